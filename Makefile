@@ -1,0 +1,49 @@
+# `make` alone lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TYPING := build/typing/lmk
+PACKAGES := embed index rerank eval cli
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with the pinned versions and the project (editable)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("lmk needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## index the sample gallery, ask it, score it, write demo/report.html
+	$(BIN)/lmk demo
+
+test: $(STAMP)  ## run the tests with coverage (slow ones too)
+	$(BIN)/coverage erase
+	$(BIN)/pytest -m "" --cov --cov-report=term --cov-fail-under=90
+
+check: $(STAMP) $(TYPING)  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# mypy sees neither package_dir nor the editable import hook: give it the namespace as symlinks.
+$(TYPING):
+	mkdir -p $@
+	for p in $(PACKAGES); do ln -sfn ../../../$$p $@/$$p; done
+
+format: $(STAMP)  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## run every benchmark that docs/results.md quotes
+	set -e; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -P $$b; done
+
+clean:  ## remove everything that can be made again, .venv included
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

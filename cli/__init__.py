@@ -1,0 +1,1 @@
+"""The `lmk` command line: thin functions over the library."""

@@ -1,0 +1,5 @@
+"""The `lmk` command."""
+
+
+def main() -> None:
+    """Runs the command line."""

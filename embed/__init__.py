@@ -1,0 +1,1 @@
+"""Pictures to vectors: manifests, decoding, embedders, streamed extraction."""

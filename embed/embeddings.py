@@ -1,0 +1,63 @@
+"""Embeddings: the vectors of pictures, with their ids and the embedder they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Unit vectors of pictures; cosine similarity is their dot product.
+
+    Attributes:
+        vectors: float32 [n, d], each row of length 1 (within 1e-3).
+        ids: the n picture ids, unique, in row order.
+        fingerprint: of the embedder that made them (Embedder.fingerprint).
+
+    Raises:
+        ValueError: on a wrong shape or dtype, NaN or infinity, a row not of length 1, repeated ids.
+    """
+
+    vectors: NDArray[np.float32]
+    ids: tuple[str, ...]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
+            got = f"{self.vectors.dtype} {self.vectors.shape}"
+            raise ValueError(f"embeddings must be float32 [n, d], got {got}")
+        if len(self.ids) != len(self.vectors):
+            raise ValueError(f"{len(self.vectors)} vectors but {len(self.ids)} ids")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("picture ids are repeated")
+        norms = np.linalg.norm(self.vectors, axis=1)
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # NaN compares false
+        if wrong.size:
+            row = int(wrong[0])
+            raise ValueError(f"row {row} ({self.ids[row]}) has length {norms[row]}, not 1")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dim(self) -> int:
+        """The number of components of a vector."""
+        return int(self.vectors.shape[1])
+
+
+def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scales each row of [n, d] to length 1; a row of zeros becomes (1, 0, 0, ...).
+
+    A black picture can have no feature at all; an arbitrary unit vector keeps it in the run
+    without a NaN, and it is near to nothing.
+    """
+    rows = np.asarray(vectors, dtype=np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(norms > 0, norms, 1)
+    units[norms[:, 0] == 0, 0] = 1
+    return units.astype(np.float32, copy=False)

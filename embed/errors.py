@@ -1,0 +1,118 @@
+"""The error tree: every error says what, where, and the way out; an exit code per branch.
+
+    LmkError                      1  the work failed
+      UsageError                  2  the call was wrong (no such folder, a bad option, -k of 0)
+        ManifestError             2  a list of pictures that cannot be read as one
+        ModelError                2  an embedder that cannot be had: unknown name, missing weights
+      GalleryError                1  a gallery folder that cannot be used
+        NotAGallery               2  the folder is no gallery, or its build never finished
+        GalleryDamaged            1  a file is missing, cut or changed
+        GalleryLocked             1  another process is writing
+        FormatTooNew              1  written by a newer lmk
+        EmbedderMismatch          1  built by another embedder than the one asked for
+      SubmissionError             1  a submission or solution file with a wrong line
+      StorageError                1  the disk is full, the folder read-only
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class LmkError(Exception):
+    """An error meant to be read by a user, as one line: what, where, the way out.
+
+    Args:
+        what: what went wrong, in words, without a full stop.
+        where: the file, line, option or id it went wrong at.
+        remedy: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        text = text if self.remedy is None else f"{text}; {self.remedy}"
+        return " ".join(text.split())
+
+
+class UsageError(LmkError):
+    """The call was wrong."""
+
+    exit_code = 2
+
+
+class ManifestError(UsageError):
+    """A list of pictures that cannot be read as one."""
+
+
+class ModelError(UsageError):
+    """An embedder that cannot be had."""
+
+
+class GalleryError(LmkError):
+    """A gallery folder that cannot be used."""
+
+
+class NotAGallery(GalleryError):
+    """The folder is no gallery, or its build never finished."""
+
+    exit_code = 2
+
+
+class GalleryDamaged(GalleryError):
+    """A file of the gallery is missing, cut or changed."""
+
+
+class GalleryLocked(GalleryError):
+    """Another process is writing to the gallery."""
+
+
+class FormatTooNew(GalleryError):
+    """The gallery was written by a newer lmk."""
+
+
+class EmbedderMismatch(GalleryError):
+    """The gallery was built by another embedder than the one asked for."""
+
+
+class SubmissionError(LmkError):
+    """A submission or solution file with a wrong line."""
+
+
+class StorageError(LmkError):
+    """The disk is full, or the folder cannot be written."""
+
+
+_STORAGE_REMEDIES = {
+    errno.ENOSPC: "free some space and run the same command again: it goes on where it stopped",
+    errno.EDQUOT: "free some space and run the same command again: it goes on where it stopped",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "check the permissions, or choose another folder",
+    errno.EPERM: "check the permissions, or choose another folder",
+}
+
+
+@contextmanager
+def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError of writing below `where` into a StorageError with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE_REMEDIES:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"cannot write: {reason}",
+            where=error.filename or os.fspath(where),
+            remedy=_STORAGE_REMEDIES[error.errno],
+        ) from error

@@ -1,0 +1,1 @@
+"""Predictions to scores: truth, submissions and the contest metrics."""

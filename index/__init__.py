@@ -1,0 +1,1 @@
+"""Vectors to neighbours: the gallery on disk and the search over it."""

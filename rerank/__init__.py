@@ -1,0 +1,1 @@
+"""Neighbours to predictions: penalties, voting, and the recognizer that joins the parts."""

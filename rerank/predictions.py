@@ -1,0 +1,65 @@
+"""Predictions: one landmark (or none) and a confidence for each query, with the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.neighbours import NO_ROW, Neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The answers to q queries and why they were given.
+
+    Attributes:
+        labels: for each query the best landmark, or None where no neighbour has a label. It is
+            named even below the threshold: a contest ranks every answer (FACTS 1.1), a person is
+            told "none of these" (`answers`).
+        confidence: float32 [q], the higher the surer; only its order matters to GAP. -inf where
+            the label is None.
+        threshold: an answer below it is "none of these".
+        neighbours: the gallery rows that voted, with their plain cosines.
+        penalty: float32 [q, k], what was taken off each neighbour's cosine (0 where no row).
+        votes: float32 [q, k], what each neighbour gave to the winning label (0 for the others).
+
+    Raises:
+        ValueError: when lengths or shapes differ, or a confidence is NaN.
+    """
+
+    labels: tuple[str | None, ...]
+    confidence: NDArray[np.float32]
+    threshold: float
+    neighbours: Neighbours
+    penalty: NDArray[np.float32]
+    votes: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        q = len(self.neighbours)
+        if len(self.labels) != q or self.confidence.shape != (q,):
+            raise ValueError(f"{q} queries, {len(self.labels)} labels, {self.confidence.shape}")
+        if np.isnan(self.confidence).any():
+            raise ValueError("a confidence is NaN")
+        for name in ("penalty", "votes"):
+            array = getattr(self, name)
+            if array.shape != self.neighbours.rows.shape:
+                raise ValueError(f"{name} must be {self.neighbours.rows.shape}, got {array.shape}")
+            if array[self.neighbours.rows == NO_ROW].any():
+                raise ValueError(f"{name} must be 0 where there is no neighbour")
+
+    def __len__(self) -> int:
+        return len(self.neighbours)
+
+    @property
+    def query_ids(self) -> tuple[str, ...]:
+        """The query ids, in order."""
+        return self.neighbours.query_ids
+
+    def answers(self) -> tuple[str | None, ...]:
+        """For each query the landmark, or None ("none of these") below the threshold."""
+        return tuple(
+            label if confidence >= self.threshold else None
+            for label, confidence in zip(self.labels, self.confidence, strict=True)
+        )
