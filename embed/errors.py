@@ -1,17 +1,18 @@
 """The error tree: every error says what, where, and the way out; an exit code per branch.
 
-    LmkError                      1  the work failed
-      UsageError                  2  the call was wrong (no such folder, a bad option, -k of 0)
-        ManifestError             2  a list of pictures that cannot be read as one
-        ModelError                2  an embedder that cannot be had: unknown name, missing weights
-      GalleryError                1  a gallery folder that cannot be used
-        NotAGallery               2  the folder is no gallery, or its build never finished
-        GalleryDamaged            1  a file is missing, cut or changed
-        GalleryLocked             1  another process is writing
-        FormatTooNew              1  written by a newer lmk
-        EmbedderMismatch          1  built by another embedder than the one asked for
-      SubmissionError             1  a submission or solution file with a wrong line
-      StorageError                1  the disk is full, the folder read-only
+LmkError                      1  the work failed
+  UsageError                  2  the call was wrong (no such folder, a bad option, -k of 0)
+    ManifestError             2  a list of pictures that cannot be read as one
+    ModelError                2  an embedder that cannot be had: unknown name, missing weights
+  GalleryError                1  a gallery folder that cannot be used
+    NotAGallery               2  the folder is no gallery, or its build never finished
+    GalleryDamaged            1  a file is missing, cut or changed
+    GalleryLocked             1  another process is writing
+    FormatTooNew              1  written by a newer lmk
+    EmbedderMismatch          1  built by another embedder than the one asked for
+  SubmissionError             1  a submission or solution file with a wrong line
+  StorageError                1  the disk is full, the folder read-only
+  DownloadError               1  a file that could not be fetched whole
 """
 
 from __future__ import annotations
@@ -93,9 +94,15 @@ class StorageError(LmkError):
     """The disk is full, or the folder cannot be written."""
 
 
+class DownloadError(LmkError):
+    """A file could not be fetched whole: not there, cut, or of the wrong checksum."""
+
+
 _STORAGE_REMEDIES = {
     errno.ENOSPC: "free some space and run the same command again: it goes on where it stopped",
     errno.EDQUOT: "free some space and run the same command again: it goes on where it stopped",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the same command again",
+    errno.EIO: "check the disk, then run the same command again",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "check the permissions, or choose another folder",
     errno.EPERM: "check the permissions, or choose another folder",

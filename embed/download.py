@@ -1,0 +1,372 @@
+"""One file over HTTP, whole or not at all: resumed, retried, checked, then renamed into place.
+
+A file grows as `NAME.part`; beside it `NAME.part.json` says which version of which address it is
+of. A process may be killed at any moment: the next call goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from lmk.embed.errors import DownloadError, StorageError, storage_errors
+
+CHUNK = 1 << 20
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may differ a moment later
+_AGAIN = "run the same command again: it goes on where it stopped"
+
+
+class StoppedError(Exception):
+    """The caller asked to stop; what is on disk can be resumed."""
+
+
+class _PassingError(Exception):
+    """The connection or the server failed in a way that may pass."""
+
+    def __init__(self, reason: object, asked_wait: float = 0.0) -> None:
+        super().__init__(str(reason))
+        self.asked_wait = asked_wait
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a download waits, and how often it tries again.
+
+    Waits are exponential with full jitter: uniform between 0 and min(longest, first * 2^n) seconds
+    (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), or what the server's
+    Retry-After asks for if that is longer, but never more than `longest_wait`.
+
+    Attributes:
+        timeout: seconds without a byte after which a connection counts as dead.
+        attempts: tries in a row that may fail without the file having grown.
+        first_wait: seconds, upper limit of the first wait.
+        longest_wait: seconds, upper limit of every wait.
+        slowest: bytes a second; slower than that over `timeout` seconds counts as dead too.
+        jitter: gives a number in [0, 1).
+        wait: waits that many seconds; None waits until the caller asks to stop, at most that long.
+        clock: gives seconds that never run backwards.
+    """
+
+    timeout: float = 30.0
+    attempts: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+    slowest: float = 1024.0
+    jitter: Callable[[], float] = random.random
+    wait: Callable[[float], object] | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def delay(self, failure: int, asked: float = 0.0) -> float:
+        """Seconds to wait after the `failure`-th failure in a row (from 1)."""
+        limit = min(self.longest_wait, self.first_wait * 2.0 ** (failure - 1))
+        return max(limit * self.jitter(), min(asked, self.longest_wait))
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that was fetched: its size in bytes and the md5 of its content."""
+
+    size: int
+    md5: str
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    md5: str | None = None,
+    patience: Patience | None = None,
+    stop: threading.Event | None = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    space_factor: float = 1.0,
+) -> Fetched:
+    """Downloads `url` to `target`, going on from what an earlier call left.
+
+    Args:
+        url: an http or https address.
+        target: the file to make; it appears whole and checked, replacing what was there.
+        md5: expected checksum, lower case; without it the length the server states is the check.
+        patience: time-outs and retries.
+        stop: set by another thread to end the call with StoppedError at the next chunk.
+        progress: called with (bytes here, bytes in all or None) as the file grows.
+        space_factor: disk bytes needed for each byte of the file (2: it is unpacked as well).
+
+    Raises:
+        DownloadError: the server has no such file, failed `patience.attempts` times in a row
+            without progress, or sent content of the wrong checksum twice.
+        StorageError: the disk is too full or cannot be written.
+        StoppedError: `stop` was set.
+    """
+    patience = patience or Patience()
+    stop = stop or threading.Event()
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = _Part(url, target)
+    transfer = _Transfer(part, patience, stop, progress, space_factor, checked=md5 is not None)
+    found = ""
+    for _ in range(2):  # a wrong checksum gets one fresh try
+        transfer.run()
+        found = part.hash.hexdigest()
+        with _writing(target):
+            if md5 is None or found == md5:
+                part.finish(target)
+                return Fetched(part.size, found)
+            part.discard()
+    raise DownloadError(
+        f"wrong checksum twice: expected md5 {md5}, found {found}",
+        where=url,
+        remedy="try again later, or name another mirror",
+    )
+
+
+def file_md5(path: Path) -> str:
+    """The md5 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _new_hash).hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small file so that a reader sees the old or the new one, never a piece."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+def _new_hash() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
+
+
+@contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    """Every OSError inside is the disk's fault, not the network's."""
+    try:
+        with storage_errors(where):
+            yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write: {(error.strerror or str(error)).lower()}",
+            where=error.filename or where,
+            remedy="check the folder and the disk, then run the same command again",
+        ) from error
+
+
+class _Part:
+    """The beginning of a file: its hash so far, and which version of which address it is of."""
+
+    def __init__(self, url: str, target: Path) -> None:
+        self.url = url
+        self.path = target.with_name(target.name + ".part")
+        self._note = target.with_name(target.name + ".part.json")
+        self.size = 0
+        self.total: int | None = None
+        self.validator: str | None = None
+        self.hash = _new_hash()
+        self.distrusted = False  # wrong content came once: ask caches on the way for a fresh copy
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            note = json.loads(self._note.read_text("utf-8"))
+            size = self.path.stat().st_size
+            usable = (
+                note["url"] == self.url
+                and isinstance(note["validator"], str)
+                and size <= note["total"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if not usable:
+            return
+        with self.path.open("rb") as file:
+            self.hash = hashlib.file_digest(file, _new_hash)
+        self.size, self.total, self.validator = size, note["total"], note["validator"]
+
+    @property
+    def complete(self) -> bool:
+        return self.size == self.total
+
+    def restart(self, validator: str | None, total: int | None) -> None:
+        """Empties the part. Without a validator or a length it could never be resumed."""
+        self._note.unlink(missing_ok=True)
+        self.path.write_bytes(b"")
+        self.size, self.total, self.validator, self.hash = 0, total, validator, _new_hash()
+        if validator is not None and total is not None:
+            note = {"url": self.url, "validator": validator, "total": total}
+            write_whole(self._note, json.dumps(note))
+
+    def discard(self) -> None:
+        self.restart(None, None)
+        self.distrusted = True
+
+    def finish(self, target: Path) -> None:
+        self.path.replace(target)
+        self._note.unlink(missing_ok=True)
+
+
+@dataclass
+class _Transfer:
+    part: _Part
+    patience: Patience
+    stop: threading.Event
+    progress: Callable[[int, int | None], None]
+    space_factor: float
+    checked: bool
+
+    def run(self) -> None:
+        """Connects until the part is complete, or nothing more comes."""
+        failures, best = 0, self.part.size
+        while not self.part.complete:
+            if self.stop.is_set():
+                raise StoppedError
+            try:
+                self._connect()
+            except _PassingError as trouble:
+                # Tries are counted since the file last grew past its longest, so that a link which
+                # drops every 100 MB gets through, and a server that cannot resume still ends.
+                failures = 1 if self.part.size > best else failures + 1
+                best = max(best, self.part.size)
+                if failures >= self.patience.attempts:
+                    raise DownloadError(
+                        f"gave up after {failures} tries without progress: {trouble}",
+                        where=self.part.url,
+                        remedy=_AGAIN,
+                    ) from trouble
+                wait = self.patience.wait or self.stop.wait
+                wait(self.patience.delay(failures, trouble.asked_wait))
+
+    def _connect(self) -> None:
+        part = self.part
+        with _open(part, self.patience.timeout) as response:
+            total = _total(response)
+            resumed = response.status == 206
+            if resumed and (_range_start(response) != part.size or total != part.total):
+                part.discard()
+                raise _PassingError("the server sent another range than the one asked for")
+            chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
+            if total is None and not chunked and not self.checked:
+                raise DownloadError(
+                    "the server does not say how long the file is, so a cut would go unseen",
+                    where=part.url,
+                    remedy="name another mirror",
+                )
+            self._check_space(total, part.size if resumed else 0)
+            with _writing(part.path):
+                if not resumed:  # a fresh start, a server without ranges, or a changed file
+                    part.restart(_validator(response), total)
+                self._receive(response)
+        if part.total is None:
+            part.total = part.size
+        if not part.complete:
+            raise _PassingError(f"the connection ended at {part.size} of {part.total} bytes")
+
+    def _check_space(self, total: int | None, have: int) -> None:
+        if total is None:
+            return
+        need = int(total * self.space_factor) - have
+        free = shutil.disk_usage(self.part.path.parent).free
+        if free < need:
+            raise StorageError(
+                f"the disk has {free / 1e6:,.0f} MB free, this needs {need / 1e6:,.0f} MB",
+                where=self.part.path.parent,
+                remedy=f"free some space and {_AGAIN}",
+            )
+
+    def _receive(self, response: http.client.HTTPResponse) -> None:
+        part, clock = self.part, self.patience.clock
+        with part.path.open("ab") as file:
+            since, size_then = clock(), part.size
+            while chunk := _read(response):
+                file.write(chunk)
+                part.hash.update(chunk)
+                part.size += len(chunk)
+                self.progress(part.size, part.total)
+                if self.stop.is_set():
+                    raise StoppedError
+                elapsed = clock() - since
+                if elapsed >= self.patience.timeout:
+                    grown = part.size - size_then
+                    if grown < self.patience.slowest * elapsed and not part.complete:
+                        raise _PassingError(f"only {grown} bytes came in {elapsed:.0f} s")
+                    since, size_then = clock(), part.size
+
+
+def _open(part: _Part, timeout: float) -> http.client.HTTPResponse:
+    headers = {"User-Agent": f"lmk/{version('lmk-landmarks')}"}
+    if part.size and part.validator:
+        headers |= {"Range": f"bytes={part.size}-", "If-Range": part.validator}
+    if part.distrusted:
+        headers["Cache-Control"] = "no-cache"
+    try:
+        request = urllib.request.Request(part.url, headers=headers)
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+        return response
+    except urllib.error.HTTPError as error:
+        with error:
+            reason = f"the server answered {error.code} {error.reason}"
+            if error.code == 416:  # the range is not there: whatever we hold is of another file
+                with _writing(part.path):
+                    part.discard()
+                raise _PassingError(reason) from error
+            if error.code in _PASSING:
+                raise _PassingError(
+                    reason, _retry_after(error.headers.get("Retry-After"))
+                ) from error
+        raise DownloadError(
+            reason, where=part.url, remedy="check the name, or name another mirror"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _PassingError(
+            getattr(error, "reason", None) or error or type(error).__name__
+        ) from error
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read1(CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _PassingError(error) from error
+
+
+def _total(response: http.client.HTTPResponse) -> int | None:
+    """The whole file's length, which for a range is the number behind the slash."""
+    if response.status == 206:
+        match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        return int(match[1]) if match else None
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _range_start(response: http.client.HTTPResponse) -> int | None:
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
+
+
+def _validator(response: http.client.HTTPResponse) -> str | None:
+    """What If-Range may carry: a strong ETag, else the date (RFC 9110, 13.1.5)."""
+    etag = response.headers.get("ETag")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return response.headers.get("Last-Modified")
+
+
+def _retry_after(value: str | None) -> float:
+    return float(value) if value and value.isdecimal() else 0.0

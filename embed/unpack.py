@@ -1,0 +1,58 @@
+"""Pictures out of a tar file that nobody vouches for."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from lmk.embed.errors import DownloadError
+
+
+def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
+    """Unpacks a tar file's pictures below `into`; returns each one's relative path and bytes.
+
+    Everything is unpacked into `stage` first, so that nothing of a refused archive and no half
+    picture ever stands below `into`; `stage` must be on the same file system.
+
+    Raises:
+        DownloadError: a link, a device, a path that leads outside, or no tar file at all.
+        OSError: of the disk.
+    """
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    sizes: dict[str, int] = {}
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                name = _safe_name(member, archive)
+                tar.extract(member, stage, set_attrs=False, filter="data")
+                sizes[name] = (stage / name).stat().st_size
+        for name in sizes:
+            place = into / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (stage / name).replace(place)
+    except tarfile.TarError as error:
+        raise DownloadError(
+            f"not a tar file that can be unpacked: {error}",
+            where=archive,
+            remedy="delete it, or name another mirror",
+        ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return sizes
+
+
+def _safe_name(member: tarfile.TarInfo, archive: Path) -> str:
+    """A regular file's normal relative path; anything that could reach outside is refused."""
+    path = PurePosixPath(member.name)
+    unsafe = not member.isreg() or member.issparse() or path.is_absolute() or "\0" in member.name
+    if unsafe or not path.parts or ".." in path.parts:
+        raise DownloadError(
+            f"unsafe member {member.name!r}: only regular files below the folder are unpacked",
+            where=archive,
+            remedy="nothing of it was unpacked; name another mirror",
+        )
+    return str(path)
