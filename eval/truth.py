@@ -1,0 +1,253 @@
+"""Truth: what each query really shows, as the contests' solution files say it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from lmk.embed.errors import SubmissionError, UsageError
+from lmk.eval.contest_csv import Row, at, parse_cells, parse_id, read_header, read_rows
+
+PUBLIC, PRIVATE, IGNORED = "Public", "Private", "Ignored"
+USAGES = (PUBLIC, PRIVATE, IGNORED)
+LABEL_COLUMNS = ("landmarks", "landmark_id", "labels", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The true landmarks of q queries.
+
+    Attributes:
+        query_ids: the q ids, unique.
+        labels: for each query its true landmarks; an empty tuple where it shows none.
+        usage: for each query "Public", "Private", "Ignored", or None where the file says nothing.
+            Public and Private are scored apart; Ignored queries count nowhere (FACTS 1.1).
+        source: the file it was read from, for error messages.
+
+    Raises:
+        ValueError: lengths differ, an id is repeated, a usage is unknown, a label stands twice.
+    """
+
+    query_ids: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    usage: tuple[str | None, ...]
+    source: str = "solution"
+
+    def __post_init__(self) -> None:
+        _check(self.query_ids, self.labels, self.usage)
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each query id."""
+        return {query: row for row, query in enumerate(self.query_ids)}
+
+    @cached_property
+    def label_counts(self) -> dict[str, int]:
+        """How many queries show each landmark."""
+        return dict(Counter(label for labels in self.labels for label in labels))
+
+    def rows(self, usage: str | None = None) -> tuple[int, ...]:
+        """The rows that are scored: those of a usage, or with None all but the Ignored.
+
+        Raises:
+            UsageError: the solution has no row of that usage.
+        """
+        return _scored_rows(self.usage, usage, self.source)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a solution file.
+
+        Three layouts, told apart by the header: the contest's `id,landmarks[,Usage]` (as
+        GLDv2's recognition_solution_v2.1.csv), a plain `id` with one of the columns landmark_id,
+        labels or label (as GLDv2's index_image_to_landmark.csv), and GLDv2's train_clean.csv
+        `landmark_id,images`. Several labels in a cell stand apart by blanks; an empty cell is a
+        query without a landmark. Further columns are skipped. Labels are compared as text.
+
+        Raises:
+            UsageError: no such file.
+            SubmissionError: with line and reason: a missing column, a repeated or empty id, an
+                unknown usage, a label twice in a cell, a row of the wrong width, bad UTF-8.
+        """
+        rows = read_rows(path)
+        columns = read_header(path, rows)
+        if "id" not in columns and {"landmark_id", "images"} <= set(columns):
+            return cls._read_by_landmark(path, columns, rows)
+        label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
+        if "id" not in columns or label_column is None:
+            raise _missing_columns(path, columns, "id and landmarks (or landmark_id, label)")
+        queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
+        for row in rows:
+            query, cell, usage = _solution_row(path, row, columns, label_column, queries)
+            labels = () if usage == IGNORED else tuple(cell.split())
+            if len(set(labels)) != len(labels):
+                raise SubmissionError("a label stands twice", where=at(path, row.line))
+            queries[query] = (labels, usage)
+        return cls._of(queries, path)
+
+    @classmethod
+    def _read_by_landmark(
+        cls, path: str | os.PathLike[str], columns: list[str], rows: Iterator[Row]
+    ) -> Self:
+        queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
+        for row in rows:
+            cells = dict(zip(columns, parse_cells(path, row, len(columns)), strict=True))
+            label = cells["landmark_id"].strip()
+            if not label or label.split() != [label]:
+                raise SubmissionError(f"not a label: {label!r}", where=at(path, row.line))
+            for image in cells["images"].split():
+                if image in queries:
+                    raise SubmissionError(f"id {image} is repeated", where=at(path, row.line))
+                queries[image] = ((label,), None)
+        return cls._of(queries, path)
+
+    @classmethod
+    def _of(
+        cls, queries: dict[str, tuple[tuple[str, ...], str | None]], path: str | os.PathLike[str]
+    ) -> Self:
+        if not queries:
+            raise SubmissionError("no rows below the header", where=path)
+        return cls(
+            tuple(queries),
+            tuple(labels for labels, _ in queries.values()),
+            tuple(usage for _, usage in queries.values()),
+            os.fspath(path),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalTruth:
+    """The gallery pictures that show the same place as each of q queries.
+
+    Attributes:
+        query_ids: the q ids, unique.
+        images: for each query its true gallery picture ids; empty where Ignored.
+        usage: as in Truth.
+        source: the file it was read from, for error messages.
+
+    Raises:
+        ValueError: lengths differ, an id is repeated, a usage is unknown, an image stands twice.
+    """
+
+    query_ids: tuple[str, ...]
+    images: tuple[tuple[str, ...], ...]
+    usage: tuple[str | None, ...]
+    source: str = "solution"
+
+    def __post_init__(self) -> None:
+        _check(self.query_ids, self.images, self.usage)
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each query id."""
+        return {query: row for row, query in enumerate(self.query_ids)}
+
+    def rows(self, usage: str | None = None) -> tuple[int, ...]:
+        """The rows that are scored: those of a usage, or with None all but the Ignored.
+
+        Raises:
+            UsageError: the solution has no row of that usage.
+        """
+        return _scored_rows(self.usage, usage, self.source)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a retrieval solution, `id,images[,Usage]`, as GLDv2's retrieval_solution_v2.1.csv.
+
+        A cell `None` or an empty one means no true picture; it may stand only in a row whose
+        Usage is Ignored, since average precision has no value without a true picture.
+
+        Raises:
+            UsageError: no such file.
+            SubmissionError: with line and reason, as Truth.read.
+        """
+        rows = read_rows(path)
+        columns = read_header(path, rows)
+        if not {"id", "images"} <= set(columns):
+            raise _missing_columns(path, columns, "id and images")
+        queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
+        for row in rows:
+            query, cell, usage = _solution_row(path, row, columns, "images", queries)
+            images = () if usage == IGNORED or cell.strip() == "None" else tuple(cell.split())
+            if not images and usage != IGNORED:
+                raise SubmissionError(
+                    f"query {query} has no true picture",
+                    where=at(path, row.line),
+                    remedy="leave the row out, or give it the Usage Ignored",
+                )
+            if len(set(images)) != len(images):
+                raise SubmissionError("an image stands twice", where=at(path, row.line))
+            queries[query] = (images, usage)
+        if not queries:
+            raise SubmissionError("no rows below the header", where=path)
+        return cls(
+            tuple(queries),
+            tuple(images for images, _ in queries.values()),
+            tuple(usage for _, usage in queries.values()),
+            os.fspath(path),
+        )
+
+
+def _solution_row(
+    path: str | os.PathLike[str],
+    row: Row,
+    columns: list[str],
+    value_column: str,
+    seen: dict[str, tuple[tuple[str, ...], str | None]],
+) -> tuple[str, str, str | None]:
+    """Id, value cell and usage of one row."""
+    cells = dict(zip(columns, parse_cells(path, row, len(columns)), strict=True))
+    query = parse_id(path, row.line, cells["id"])
+    if query in seen:
+        raise SubmissionError(f"id {query} is repeated", where=at(path, row.line))
+    usage = cells.get("Usage")
+    if usage is not None and usage not in USAGES:
+        raise SubmissionError(
+            f"unknown Usage {usage!r}", where=at(path, row.line), remedy="use " + ", ".join(USAGES)
+        )
+    return query, cells[value_column], usage
+
+
+def _missing_columns(
+    path: str | os.PathLike[str], columns: list[str], needed: str
+) -> SubmissionError:
+    return SubmissionError(
+        f"the header must name the columns {needed}, it says {','.join(columns)}",
+        where=at(path, 1),
+        remedy="recognition files have id,landmarks, retrieval files id,images",
+    )
+
+
+def _check(
+    query_ids: tuple[str, ...],
+    values: tuple[tuple[str, ...], ...],
+    usage: tuple[str | None, ...],
+) -> None:
+    if not len(query_ids) == len(values) == len(usage):
+        raise ValueError(f"{len(query_ids)} queries, {len(values)} values, {len(usage)} usages")
+    if len(set(query_ids)) != len(query_ids):
+        raise ValueError("query ids are repeated")
+    if unknown := set(usage) - {*USAGES, None}:
+        raise ValueError(f"unknown usage {sorted(map(str, unknown))}")
+    if any(len(set(value)) != len(value) for value in values if len(value) > 1):
+        raise ValueError("a query has the same true value twice")
+
+
+def _scored_rows(usages: tuple[str | None, ...], usage: str | None, source: str) -> tuple[int, ...]:
+    if usage is None:
+        return tuple(row for row, of in enumerate(usages) if of != IGNORED)
+    rows = tuple(row for row, of in enumerate(usages) if of == usage)
+    if not rows:
+        there = sorted({str(of) for of in usages if of is not None}) or ["no Usage column"]
+        raise UsageError(f"no row of usage {usage}", where=source, remedy=f"it has {there}")
+    return rows
