@@ -1,0 +1,138 @@
+"""The SQLite side of the catalog: its format, its connections, and its errors in our words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from lmk.embed.errors import GalleryDamaged, GalleryLocked, NotAGallery, StorageError
+from lmk.index.segments import REBUILD
+
+CATALOG = "catalog.db"
+
+
+APPLICATION_ID = 0x6C6D6B67  # "lmkg": tells a gallery from another program's SQLite file
+_BUSY_SECONDS = 30.0
+
+# Step n brings a catalog of format n to format n + 1. A released step is never changed.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL)",
+        "CREATE TABLE label (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE,"
+        " crc INTEGER NOT NULL)",
+        "CREATE TABLE root (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE,"
+        " crc INTEGER NOT NULL)",
+        # labels: the codes, each with a comma behind it: "3,17,"
+        "CREATE TABLE picture (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+        " root INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,"
+        " mtime_ns INTEGER NOT NULL, labels TEXT NOT NULL, crc INTEGER NOT NULL)",
+        "CREATE TABLE batch (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
+        " role TEXT NOT NULL, sha256 TEXT NOT NULL)",
+        "CREATE TABLE file (path TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL)",
+        # Segments hold rows 0 to m, inline vectors (small adds) the rows after them.
+        "CREATE TABLE segment (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
+        " file TEXT NOT NULL REFERENCES file)",
+        "CREATE TABLE inline (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
+        " vectors BLOB NOT NULL, sha256 TEXT NOT NULL)",
+        "CREATE TABLE skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL, crc INTEGER NOT NULL)",
+    ),
+)
+FORMAT = len(MIGRATIONS)
+
+
+def unfinished(folder: Path) -> NotAGallery:
+    """Returns the error for a gallery to which nothing was ever committed."""
+    remedy = "run the same `lmk build-index` command again: it goes on where it stopped"
+    return NotAGallery("its build never finished", where=folder, remedy=remedy)
+
+
+def no_gallery(folder: Path) -> NotAGallery:
+    """Returns the error for a path without a catalog, by what is there instead."""
+    if not folder.exists():
+        what = "there is no such folder"
+    elif not folder.is_dir():
+        what = "this is a file, and a gallery is a folder"
+    elif any((folder / name).exists() for name in ("cache", ".lock")):
+        return unfinished(folder)
+    else:
+        what = "this folder is no gallery"
+    return NotAGallery(what, where=folder, remedy="make a gallery with `lmk build-index`")
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Connects in autocommit; `mode` is the query of SQLite's file URI, as "mode=rw"."""
+    uri = f"file:{quote(os.fsencode(os.path.abspath(path)))}?{mode}"  # noqa: PTH100
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return connection
+
+
+def connect_reader(folder: Path) -> sqlite3.Connection:
+    """Connects and begins a snapshot, also where the folder cannot be written.
+
+    SQLite reads a write-ahead log only where it can make its index beside it. In a read-only
+    folder a catalog without a log needs none ("immutable"), and one with a log (copied while it
+    was being written, or after a crash) is read from a private copy.
+    """
+    path, log = folder / CATALOG, folder / f"{CATALOG}-wal"
+    connection = connect(path, "mode=rw")
+    try:
+        return _snapshot(connection)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+    if not log.exists() or not log.stat().st_size:
+        return _snapshot(connect(path, "mode=ro&immutable=1"))
+    with tempfile.TemporaryDirectory(prefix="lmk-") as scratch:
+        for file in (path, log):
+            shutil.copyfile(file, Path(scratch) / file.name)
+        # The descriptors stay open after the names are gone; there is no writer to need them.
+        return _snapshot(connect(Path(scratch) / CATALOG, "mode=rw"))
+
+
+def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def sqlite_errors(folder: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours, by what the user can do about them."""
+    where = folder / CATALOG
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:  # the call was wrong, as on a closed connection
+            raise
+        kind = code & 0xFF  # the low byte of an extended code
+        if kind == sqlite3.SQLITE_BUSY:
+            raise GalleryLocked("another process is writing", where=where) from error
+        remedy = _STORAGE_REMEDIES.get(kind)
+        if remedy is not None:
+            raise StorageError(
+                f"cannot use the catalog: {error}", where=where, remedy=remedy
+            ) from error
+        raise GalleryDamaged(f"SQLite says: {error}", where=where, remedy=REBUILD) from error
+
+
+_STORAGE_REMEDIES = {
+    sqlite3.SQLITE_FULL: "free some space and run the same command again",
+    sqlite3.SQLITE_IOERR: "check the disk and the free space, then run the same command again",
+    sqlite3.SQLITE_READONLY: "check the permissions, or choose another folder",
+    sqlite3.SQLITE_CANTOPEN: "check the permissions, or choose another folder",
+    sqlite3.SQLITE_PERM: "check the permissions, or choose another folder",
+}

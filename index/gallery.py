@@ -1,0 +1,326 @@
+"""Gallery: a folder of labelled vectors, opened for reading.
+
+What is opened stays as it was: a writer's later commits, even a rebuild, change neither the rows
+nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk):
+
+    catalog.db           says everything; names every other file with its checksum (catalog.py)
+    segments/000001.f16  vectors, half precision, never changed (segments.py)
+    embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors
+    arrays/000002.bin    numbers per row or per label that later steps keep
+    cache/               anything that can be made again; not checked, not named
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import GalleryDamaged
+from lmk.index.catalog import Catalog, Picture, Role, State
+from lmk.index.database import FORMAT, unfinished
+from lmk.index.segments import (
+    VECTOR_DTYPE,
+    StoredFile,
+    VectorPart,
+    closing_on_error,
+    read_vectors,
+)
+
+_EMBEDDER = "embedder"
+_READ_THREADS = 4
+
+
+@dataclass(frozen=True)
+class GalleryInfo:
+    """A gallery in numbers.
+
+    Attributes:
+        path: its folder.
+        format: of its catalog.
+        fingerprint: of its embedder.
+        dim: components of a vector.
+        pictures: with role "gallery".
+        landmarks: different labels of these pictures.
+        distractors: pictures with role "distractor".
+        unlabelled: pictures with role "gallery" that have no label.
+        skipped: files left out.
+        segments: files of vectors.
+        bytes_on_disk: of everything in the folder, cache/ too.
+        created, updated: UTC, ISO 8601.
+        generation: counts the changes of the rows.
+    """
+
+    path: Path
+    format: int
+    fingerprint: str
+    dim: int
+    pictures: int
+    landmarks: int
+    distractors: int
+    unlabelled: int
+    skipped: int
+    segments: int
+    bytes_on_disk: int
+    created: str
+    updated: str
+    generation: int
+
+
+class Gallery:
+    """A gallery as it was when it was opened; use `Gallery.open`, and `with` or `close`.
+
+    It may be used from several threads, not across a fork.
+
+    Attributes:
+        path: its folder.
+        fingerprint: of the embedder that made its vectors.
+        dim: components of a vector.
+        rows: row numbers ever given, to pictures of both roles: they are 0 to rows - 1.
+        generation: counts the changes of the rows; what is derived from them can be kept under it.
+        embedder_dir: folder of the embedder; a rebuild with another one uses another folder.
+        label_names: the labels, sorted.
+        label_offsets: int64 [rows + 1], and
+        label_codes: int32 [...]: row r has the labels
+            label_names[c] for c in label_codes[label_offsets[r] : label_offsets[r + 1]].
+    """
+
+    def __init__(self, catalog: Catalog, state: State, *, verify: bool) -> None:
+        self.path = catalog.folder
+        self.fingerprint = state.fingerprint
+        self.dim = state.dim
+        self.rows = state.rows
+        self.generation = state.generation
+        self.embedder_dir = embedder_folder(self.path, state.fingerprint)
+        self._state = state
+        self._catalog = catalog
+        self._files: dict[str, StoredFile] = {}
+        opened: list[StoredFile] = []
+        with closing_on_error(opened), _damage(catalog):
+            self._open_files(opened, verify=verify)
+            self._parts = self._vector_parts()
+            membership = catalog.membership(self.rows)
+        self.label_names = membership.names
+        self.label_offsets = membership.offsets
+        self.label_codes = membership.codes
+        self._distractor = membership.distractor
+        self.close = weakref.finalize(self, _close, catalog, opened)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Gallery:
+        """Opens the gallery folder `path` as it is now.
+
+        Args:
+            path: the folder.
+            verify: compare the checksum of every file the gallery names (about 1 s per GB);
+                without it only their sizes.
+
+        Raises:
+            NotAGallery: the folder is no gallery, or its build never finished.
+            FormatTooNew: a newer lmk wrote it.
+            GalleryDamaged: a file is missing, cut or changed.
+        """
+        folder = Path(path)
+        while True:
+            catalog = Catalog.read(folder)
+            state = None
+            try:
+                with _damage(catalog):
+                    state = catalog.state()
+                if state is None:
+                    raise unfinished(folder)
+                return cls(catalog, state, verify=verify)
+            except BaseException as error:
+                catalog.close()
+                # Between reading the catalog and opening its files two writers may have passed,
+                # the second of which sweeps what the first replaced: then look again.
+                if not isinstance(error, GalleryDamaged) or not _moved_on(folder, state):
+                    raise
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def role_rows(self, role: Role) -> NDArray[np.int64]:
+        """Returns the row numbers of that role, ascending, int64 [n]."""
+        return np.flatnonzero(self._distractor == (role == "distractor")).astype(np.int64)
+
+    def vectors(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Returns the vectors of rows (any order, repeats allowed), float32 [n, dim], unit rows.
+
+        They are kept in half precision, which moves a cosine by less than 1e-3.
+
+        Raises:
+            IndexError: for a row that the gallery does not have.
+            GalleryDamaged: when a file was cut or changed since it was opened.
+        """
+        return read_vectors(self._parts, self._checked(rows), self.dim, self.path)
+
+    def embeddings(self, role: Role) -> Embeddings:
+        """Returns all vectors of a role with their ids, in row order."""
+        rows = self.role_rows(role)
+        return Embeddings(self.vectors(rows), tuple(self.ids(rows)), self.fingerprint)
+
+    def ids(self, rows: ArrayLike) -> list[str]:
+        """Returns the picture ids of rows (IndexError, GalleryDamaged)."""
+        with _damage(self._catalog):
+            return [found[0] for found in self._catalog.rows(self._checked(rows))]
+
+    def pictures(self, rows: ArrayLike) -> list[Picture]:
+        """Returns the pictures of rows (IndexError, GalleryDamaged)."""
+        wanted = self._checked(rows)
+        pictures = []
+        with _damage(self._catalog):
+            for row, found in zip(wanted.tolist(), self._catalog.rows(wanted), strict=True):
+                id_, root, path, sha256, size, mtime_ns = found
+                labels, folder = self.labels(row), self._roots[root]
+                pictures.append(Picture(id_, labels, folder, path, sha256, size, mtime_ns))
+        return pictures
+
+    def labels(self, row: int) -> tuple[str, ...]:
+        """Returns the labels of one row."""
+        codes = self.label_codes[self.label_offsets[row] : self.label_offsets[row + 1]]
+        return tuple(self.label_names[code] for code in codes)
+
+    def file(self, picture: Picture) -> Path:
+        """Returns where the picture's file should be; it may have been removed since."""
+        return Path(picture.root) / picture.path
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """Returns (path, reason) of each file that was left out, by path."""
+        with _damage(self._catalog):
+            return self._catalog.skipped()
+
+    def setting(self, name: str) -> Any:
+        """Returns the JSON value saved under `name` (GalleryWriter.set), or None."""
+        with _damage(self._catalog):
+            return self._catalog.meta(f"setting:{name}")
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Returns the array saved under `name` (GalleryWriter.put_array).
+
+        None where there is none, or where rows were added after it was saved.
+        """
+        with _damage(self._catalog):
+            header = self._catalog.meta(f"array:{name}")
+            if header is None or header["generation"] != self.generation:
+                return None
+            file = self._files[header["file"]]
+            data = file.read(0, file.record.size)
+            return np.frombuffer(data, header["dtype"]).reshape(header["shape"]).copy()
+
+    def info(self) -> GalleryInfo:
+        """Returns the gallery in numbers."""
+        counts = np.diff(self.label_offsets)
+        of_gallery = np.repeat(~self._distractor, counts)
+        return GalleryInfo(
+            path=self.path,
+            format=FORMAT,
+            fingerprint=self.fingerprint,
+            dim=self.dim,
+            pictures=int((~self._distractor).sum()),
+            landmarks=len(np.unique(self.label_codes[of_gallery])),
+            distractors=int(self._distractor.sum()),
+            unlabelled=int((~self._distractor & (counts == 0)).sum()),
+            skipped=len(self.skipped()),
+            segments=sum(isinstance(part.source, StoredFile) for part in self._parts),
+            bytes_on_disk=sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
+            created=self._state.created,
+            updated=self._state.updated,
+            generation=self.generation,
+        )
+
+    @cached_property
+    def _roots(self) -> list[str]:
+        base = os.path.realpath(self.path)
+        roots = self._catalog.codes("root")
+        return [os.path.normpath(os.path.join(base, root)) for root in roots]  # noqa: PTH118
+
+    def _checked(self, rows: ArrayLike) -> NDArray[np.int64]:
+        wanted = np.asarray(rows)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise ValueError(f"rows must be int [n], got {wanted.dtype} {wanted.shape}")
+        wrong = (wanted < 0) | (wanted >= self.rows)
+        if wrong.any():
+            raise IndexError(f"row {wanted[wrong][0]} of a gallery of {self.rows} rows")
+        return wanted.astype(np.int64)
+
+    def _open_files(self, opened: list[StoredFile], *, verify: bool) -> None:
+        """Opens every file the catalog names, and keeps all but the embedder's open."""
+        embedder = []
+        for record in self._catalog.files():
+            file = StoredFile(self.path, record)
+            opened.append(file)
+            if record.path.startswith(f"{_EMBEDDER}/"):
+                embedder.append(file)
+            else:
+                self._files[record.path] = file
+        if verify:
+            with ThreadPoolExecutor(_READ_THREADS) as pool:
+                list(pool.map(StoredFile.check, opened))
+        for file in embedder:
+            file.close()
+
+    def _vector_parts(self) -> list[VectorPart]:
+        catalog = self._catalog
+        parts = [
+            VectorPart(first, rows, self._files[path]) for first, rows, path in catalog.segments()
+        ]
+        parts += [VectorPart(first, rows, data) for first, rows, data in catalog.inline()]
+        catalog.check_tiling([(part.first_row, part.rows) for part in parts], self.rows)
+        for part in parts:
+            source = part.source
+            size = len(source) if isinstance(source, bytes) else source.record.size
+            if size != part.rows * self.dim * VECTOR_DTYPE.itemsize:
+                raise catalog.damaged(f"the vectors from row {part.first_row} on are not whole")
+        return parts
+
+
+def embedder_folder(folder: Path, fingerprint: str) -> Path:
+    """Returns where a gallery keeps the embedder of that fingerprint."""
+    return folder / _EMBEDDER / fingerprint[:16]
+
+
+@contextmanager
+def _damage(catalog: Catalog) -> Iterator[None]:
+    """Turns what a changed number or name in the catalog can cause into GalleryDamaged.
+
+    Entries without a checksum of their own (counts, names of files) are checked by what they must
+    agree with; where one is not even of the right type that check itself fails.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise catalog.damaged(f"an entry has changed: {error}") from error
+
+
+def _moved_on(folder: Path, state: State | None) -> bool:
+    catalog = Catalog.read(folder)
+    try:
+        return catalog.state() != state
+    finally:
+        catalog.close()
+
+
+def _close(catalog: Catalog, files: list[StoredFile]) -> None:
+    for file in files:
+        file.close()
+    catalog.close()

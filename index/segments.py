@@ -1,0 +1,236 @@
+"""The files of a gallery: written once, checksummed, never changed; and the vectors in them.
+
+A file is written under another name, fsynced, renamed and its folder fsynced before the catalog
+names it, so a file with a name in the catalog is whole. Reading goes through a descriptor that
+stays open: a file unlinked by a later writer stays readable, and a file cut by someone else gives
+an error where a memory map would end the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
+
+VECTOR_DTYPE = np.dtype("<f2")  # half precision: moves a cosine by less than 1e-3
+REBUILD = "rebuild it with `lmk build-index`"
+_CHUNK = 1 << 20  # bytes hashed at a time
+_GAP = 8  # rows read in vain rather than starting another read
+_RUN = 8192  # rows read at once
+_NORM_TOLERANCE = 1e-2  # rounding to half precision moves a length by less than 1e-3
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the catalog knows of a file: enough to notice any change of it.
+
+    Attributes:
+        path: relative to the gallery folder, with forward slashes.
+        size: in bytes.
+        sha256: of the whole file, in hex.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+def write_file(folder: Path, path: str, chunks: Iterable[bytes | memoryview]) -> FileRecord:
+    """Writes `chunks` as the file `path` of the gallery `folder`, durably; it must be a new name.
+
+    Raises:
+        StorageError: when the disk is full or the folder read-only; nothing is left behind.
+    """
+    target = folder / path
+    part = target.with_name(target.name + ".part")
+    digest, size = hashlib.sha256(), 0
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(target)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+        sync_folder(target.parent)
+        sync_folder(folder)
+    return FileRecord(path, size, digest.hexdigest())
+
+
+def record_tree(folder: Path, path: str) -> list[FileRecord]:
+    """Makes the files below `path`, written by someone else, durable, and takes their checksums."""
+    top = folder / path
+    records = []
+    with storage_errors(top):
+        for item in sorted(top.rglob("*")):
+            if item.is_dir():
+                sync_folder(item)
+                continue
+            with item.open("rb") as file:
+                os.fsync(file.fileno())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+            records.append(FileRecord(item.relative_to(folder).as_posix(), size, digest))
+        sync_folder(top)
+    return records
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StoredFile:
+    """A file of the gallery, open for reading; its size is checked when it is opened.
+
+    Raises:
+        GalleryDamaged: when it is missing or has another size than the catalog says.
+        StorageError: when it is there but cannot be opened.
+    """
+
+    def __init__(self, folder: Path, record: FileRecord) -> None:
+        self.record = record
+        self.path = folder / record.path
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise GalleryDamaged("the file is missing", where=self.path, remedy=REBUILD) from error
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        found = os.fstat(self._descriptor).st_size
+        if found != record.size:
+            self.close()
+            raise self._damaged(f"the file has {found} bytes, {record.size} expected")
+
+    def check(self) -> None:
+        """Compares the content with the checksum in the catalog (GalleryDamaged)."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.record.size, _CHUNK):
+            digest.update(self.read(offset, min(_CHUNK, self.record.size - offset)))
+        found = digest.hexdigest()
+        if found != self.record.sha256:
+            raise self._damaged(
+                f"the file has changed: sha256 {found[:12]}…, {self.record.sha256[:12]}… expected"
+            )
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Returns `size` bytes from `offset` (GalleryDamaged when they are not there)."""
+        pieces = []
+        while size:
+            try:
+                piece = os.pread(self._descriptor, size, offset)
+            except OSError as error:
+                raise _unreadable(self.path, error) from error
+            if not piece:
+                raise self._damaged("the file was cut while it was open")
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _damaged(self, what: str) -> GalleryDamaged:
+        return GalleryDamaged(what, where=self.path, remedy=REBUILD)
+
+
+@dataclass(frozen=True)
+class VectorPart:
+    """Consecutive rows of half-precision vectors: a segment file, or bytes from the catalog."""
+
+    first_row: int
+    rows: int
+    source: StoredFile | bytes
+
+    def read(self, first: int, rows: int, dim: int) -> NDArray[np.float16]:
+        """Returns `rows` vectors from the part's own row number `first`, [rows, dim]."""
+        offset, size = (count * dim * VECTOR_DTYPE.itemsize for count in (first, rows))
+        if isinstance(self.source, bytes):
+            data = self.source[offset : offset + size]
+        else:
+            data = self.source.read(offset, size)
+        return np.frombuffer(data, VECTOR_DTYPE).reshape(rows, dim)
+
+
+def read_vectors(
+    parts: Sequence[VectorPart], rows: NDArray[np.int64], dim: int, where: Path
+) -> NDArray[np.float32]:
+    """Returns the vectors of `rows` (any order, repeats allowed) as unit rows, float32 [n, dim].
+
+    Args:
+        parts: consecutive, from row 0 on, holding every row asked for.
+        rows: int64 [n].
+        dim: components of a vector.
+        where: the gallery, for the error.
+
+    Raises:
+        GalleryDamaged: when a vector has no length near 1, as every stored one has.
+    """
+    vectors = np.empty((len(rows), dim), np.float32)
+    order = np.argsort(rows, kind="stable")
+    wanted = rows[order]
+    bounds = np.searchsorted(wanted, [part.first_row for part in parts] + [np.iinfo(np.int64).max])
+    for part, low, high in zip(parts, bounds, bounds[1:], strict=False):
+        local = wanted[low:high] - part.first_row
+        for start, stop in runs(local):
+            run = local[start:stop]
+            block = part.read(int(run[0]), int(run[-1] - run[0]) + 1, dim)
+            vectors[order[low + start : low + stop]] = block[run - run[0]]
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    wrong = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # NaN compares false
+    if wrong.size:
+        what = f"the vector of row {rows[wrong[0]]} has length {norms[wrong[0]]:g}, not 1"
+        raise GalleryDamaged(what, where=where, remedy=REBUILD)
+    vectors /= norms[:, None]
+    return vectors
+
+
+def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Cuts ascending row numbers where one read would fetch too much, or too much in vain."""
+    if not rows.size:
+        return
+    cuts = np.flatnonzero((np.diff(rows) > _GAP) | (np.diff(rows // _RUN) > 0)) + 1
+    edges = [0, *cuts.tolist(), len(rows)]
+    yield from pairwise(edges)
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    reason = (error.strerror or str(error)).lower()
+    return StorageError(
+        f"cannot read: {reason}", where=path, remedy="check the permissions and the disk"
+    )
+
+
+@contextmanager
+def closing_on_error(files: list[StoredFile]) -> Iterator[None]:
+    """Closes `files` when the block fails, so that a refused gallery leaves nothing open."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
