@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,11 +38,13 @@ from lmk.index.database import (
     sqlite_errors,
     unfinished,
 )
+from lmk.index.labels import Membership, join_codes, parse_codes
 from lmk.index.segments import REBUILD, FileRecord, runs
 
 Role = Literal["gallery", "distractor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 BATCH_ROWS = 65_536  # pictures added under one checksum, so that a batch stays small in memory
+_COUNTED = ("meta", "label", "root", "file", "skipped")
 _TABLES = ("meta", "label", "root", "picture", "batch", "file", "segment", "inline", "skipped")
 
 
@@ -81,6 +83,8 @@ class State:
         generation: counts the changes of the rows; never falls.
         next_file: number of the next file; never used twice, so a name never changes its content.
         created, updated: UTC, ISO 8601.
+        entries: how many entries each table has that is not counted by `rows`; SQLite does not
+            notice all damage that loses some.
     """
 
     fingerprint: str
@@ -90,23 +94,7 @@ class State:
     next_file: int
     created: str
     updated: str
-
-
-@dataclass(frozen=True, eq=False)
-class Membership:
-    """Role and labels of every row.
-
-    Attributes:
-        distractor: bool [rows].
-        names: the labels, sorted.
-        offsets, codes: int64 [rows + 1], int32 [...]; row r has the labels
-            names[c] for c in codes[offsets[r] : offsets[r + 1]].
-    """
-
-    distractor: NDArray[np.bool_]
-    names: tuple[str, ...]
-    offsets: NDArray[np.int64]
-    codes: NDArray[np.int32]
+    entries: dict[str, int] = field(default_factory=dict)
 
 
 class Catalog:
@@ -116,6 +104,7 @@ class Catalog:
         self.folder = folder
         self._connection = connection
         self._lock = threading.RLock()  # sqlite3 connections are shared, but not at the same time
+        self._entries: dict[str, int] = {}  # a reader knows how many there must be
 
     @classmethod
     def read(cls, folder: Path) -> Catalog:
@@ -179,6 +168,12 @@ class Catalog:
             raise FormatTooNew(what, where=self.folder, remedy="install a newer lmk")
         return version
 
+    def snapshot_state(self) -> State | None:
+        """Returns the state of a reader's snapshot, and holds every table to its counts."""
+        state = self.state()
+        self._entries = {} if state is None else state.entries
+        return state
+
     def state(self) -> State | None:
         """Returns the state, or None where no gallery was ever committed."""
         value = self.meta("state")
@@ -186,16 +181,14 @@ class Catalog:
 
     def meta(self, name: str) -> Any:
         """Returns the JSON value kept under `name`, None where there is none."""
-        found = self._all("SELECT value, crc FROM meta WHERE name = ?", (name,))
-        if not found:
-            return None
-        value, crc = found[0]
-        self._compare(crc, name, value)
-        return json.loads(value)
+        found = self._table("meta", "name")
+        for name_, value, crc in found:  # all of them: a changed name would only be missed
+            self._compare(crc, name_, value)
+        return next((json.loads(value) for name_, value, _ in found if name_ == name), None)
 
     def files(self) -> list[FileRecord]:
         """Returns every file the catalog names, by path."""
-        return [FileRecord(*row) for row in self._all("SELECT * FROM file ORDER BY path")]
+        return [FileRecord(*row) for row in self._table("file", "path")]
 
     def segments(self) -> list[tuple[int, int, str]]:
         """Returns (first row, rows, file) of each segment, by first row."""
@@ -224,17 +217,12 @@ class Catalog:
             if digest != sha256 or role not in ROLES:
                 raise self.damaged(f"the labels from row {first} on have changed")
             distractor[first : first + size] = role == "distractor"
-            counts[first : first + size], codes = _parse_labels(text)
+            counts[first : first + size], codes = parse_codes(text)
             pieces.append(codes)
-        names = self.codes("label")
-        order = sorted(range(len(names)), key=names.__getitem__)
-        ranks = np.empty(len(names), np.int32)
-        ranks[order] = np.arange(len(names), dtype=np.int32)
-        codes = np.concatenate(pieces)
+        names, codes = self.codes("label"), np.concatenate(pieces)
         if codes.size and codes.max() >= len(names):
             raise self.damaged("a label is missing")
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return Membership(distractor, tuple(names[i] for i in order), offsets, ranks[codes])
+        return Membership.of(distractor, counts, codes, names)
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
         """Checks that (first row, rows) pairs hold rows 0 to `rows`, each once (GalleryDamaged)."""
@@ -245,8 +233,7 @@ class Catalog:
     def codes(self, table: Literal["label", "root"]) -> list[str]:
         """Returns the texts of a table, by code (GalleryDamaged where one has changed)."""
         texts = []
-        query = f"SELECT code, text, crc FROM {table} ORDER BY code"
-        for expected, (code, text, crc) in enumerate(self._all(query)):
+        for expected, (code, text, crc) in enumerate(self._table(table, "code")):
             self._compare(crc, code, text)
             if code != expected:
                 raise self.damaged(f"{table} {expected} is missing")
@@ -275,7 +262,7 @@ class Catalog:
 
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of every file left out, by path."""
-        found = self._all("SELECT path, reason, crc FROM skipped ORDER BY path")
+        found = self._table("skipped", "path")
         for path, reason, crc in found:
             self._compare(crc, path, reason)
         return [(path, reason) for path, reason, _ in found]
@@ -302,8 +289,10 @@ class Catalog:
             self._all(f"DELETE FROM {table}")
 
     def set_state(self, state: State) -> None:
-        """Replaces the state."""
-        self.set_meta("state", asdict(state))
+        """Replaces the state, as the last thing before a commit."""
+        self.set_meta("state", None)  # counted with the others
+        entries = {t: self._all(f"SELECT count(*) FROM {t}")[0][0] for t in _COUNTED}
+        self.set_meta("state", asdict(replace(state, entries=entries)))
 
     def set_meta(self, name: str, value: Any) -> None:
         """Keeps a JSON value under `name`."""
@@ -342,7 +331,7 @@ class Catalog:
         labels = self._new_codes("label", (name for p in pictures for name in p.labels))
 
         def values(row: int, p: Picture) -> tuple[Any, ...]:
-            codes = "".join(f"{labels[name]}," for name in p.labels)
+            codes = join_codes(labels[name] for name in p.labels)
             root = roots[relative[p.root]]
             given = (row, p.id, root, p.path, p.sha256, int(p.size), int(p.mtime_ns), codes)
             id_, path = _text(p.id), _text(p.path)
@@ -367,6 +356,12 @@ class Catalog:
     def damaged(self, what: str) -> GalleryDamaged:
         """Returns the error that says what of the catalog is damaged."""
         return GalleryDamaged(what, where=self.folder / CATALOG, remedy=REBUILD)
+
+    def _table(self, table: str, key: str) -> list[Any]:
+        found = self._all(f"SELECT * FROM {table} ORDER BY {key}")
+        if len(found) != self._entries.get(table, len(found)):
+            raise self.damaged(f"{len(found)} of {self._entries[table]} entries of {table}")
+        return found
 
     def _compare(self, crc: Any, *values: Any) -> None:
         if crc != _crc(*values):
@@ -420,12 +415,3 @@ def _text(text: str) -> bytes:
 
 def _crc(*values: Any) -> int:
     return zlib.crc32(repr(values).encode())
-
-
-def _parse_labels(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Parses "3,17,||5," into the number of labels of each row, (2, 0, 1), and the codes."""
-    data = np.frombuffer(text.encode(), np.uint8)
-    ends = np.flatnonzero(np.append(data, ord("|")) == ord("|"))
-    so_far = np.concatenate([[0], np.cumsum(data == ord(","))])[ends]
-    codes = np.fromstring(text.replace("|", ""), np.int64, sep=",")
-    return np.diff(so_far, prepend=0), codes

@@ -16,14 +16,14 @@ from lmk.index.segments import REBUILD
 
 CATALOG = "catalog.db"
 
-
 APPLICATION_ID = 0x6C6D6B67  # "lmkg": tells a gallery from another program's SQLite file
 _BUSY_SECONDS = 30.0
 
 # Step n brings a catalog of format n to format n + 1. A released step is never changed.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL)",
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL)"
+        " WITHOUT ROWID",
         "CREATE TABLE label (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE,"
         " crc INTEGER NOT NULL)",
         "CREATE TABLE root (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE,"
@@ -34,13 +34,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         " mtime_ns INTEGER NOT NULL, labels TEXT NOT NULL, crc INTEGER NOT NULL)",
         "CREATE TABLE batch (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
         " role TEXT NOT NULL, sha256 TEXT NOT NULL)",
-        "CREATE TABLE file (path TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL)",
+        "CREATE TABLE file (path TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL)"
+        " WITHOUT ROWID",
         # Segments hold rows 0 to m, inline vectors (small adds) the rows after them.
         "CREATE TABLE segment (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
         " file TEXT NOT NULL REFERENCES file)",
         "CREATE TABLE inline (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
         " vectors BLOB NOT NULL, sha256 TEXT NOT NULL)",
-        "CREATE TABLE skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL, crc INTEGER NOT NULL)",
+        "CREATE TABLE skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL, crc INTEGER NOT NULL)"
+        " WITHOUT ROWID",
     ),
 )
 FORMAT = len(MIGRATIONS)

@@ -20,6 +20,7 @@ _BLOCK_ROWS = 65_536  # vectors in memory twice while the index is filled
 _BLOCK_QUERIES = 1024
 _MARGIN = 32  # candidates beyond k: enough to hold the near ties at the k-th place, nearly always
 _RESCORE_ROWS = 8192  # candidates in memory as float64 at a time
+_BLAS_QUERIES = 16  # below, FAISS's own loop is faster
 _threshold_lock = threading.Lock()
 
 
@@ -126,12 +127,12 @@ class FlatSearcher:
 
 @contextmanager
 def _blas(queries: int) -> Iterator[None]:
-    """Lets FAISS multiply matrices for two queries or more, while it is needed.
+    """Lets FAISS multiply matrices for a batch of queries, while it is needed.
 
-    By default it does so for large batches only and leaves small ones to a loop that is several
-    times slower. The setting is one for the whole process, hence set back.
+    By default it does so from some hundred queries on and leaves the others to a loop, which at 32
+    is three times slower. The setting is one for the whole process, hence set back.
     """
-    if queries < 2:
+    if queries < _BLAS_QUERIES:
         yield
         return
     with _threshold_lock:

@@ -137,7 +137,7 @@ class Gallery:
             state = None
             try:
                 with _damage(catalog):
-                    state = catalog.state()
+                    state = catalog.snapshot_state()
                 if state is None:
                     raise unfinished(folder)
                 return cls(catalog, state, verify=verify)
@@ -196,7 +196,9 @@ class Gallery:
         return pictures
 
     def labels(self, row: int) -> tuple[str, ...]:
-        """Returns the labels of one row."""
+        """Returns the labels of one row (IndexError)."""
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} of a gallery of {self.rows} rows")
         codes = self.label_codes[self.label_offsets[row] : self.label_offsets[row + 1]]
         return tuple(self.label_names[code] for code in codes)
 
@@ -308,7 +310,7 @@ def _damage(catalog: Catalog) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
         raise catalog.damaged(f"an entry has changed: {error}") from error
 
 

@@ -8,7 +8,6 @@ are about to open them.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -28,14 +27,12 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import (
     EmbedderMismatch,
     GalleryError,
-    GalleryLocked,
     NotAGallery,
-    UsageError,
     storage_errors,
 )
 from lmk.index.catalog import ROLES, Catalog, Picture, Role, State
-from lmk.index.database import CATALOG
 from lmk.index.gallery import Gallery, embedder_folder
+from lmk.index.lock import FOLDERS, make_folder, take_lock
 from lmk.index.segments import (
     VECTOR_DTYPE,
     FileRecord,
@@ -48,8 +45,6 @@ from lmk.index.segments import (
 INLINE_ROWS = 1024  # fewer rows than this stay in the catalog; adding one writes no file
 SMALL_SEGMENT_ROWS = 65_536
 SMALL_SEGMENTS = 64  # so many small segments at the end are folded into one
-_FOLDERS = ("segments", "arrays", "embedder")  # of named files; cache/ is never swept
-_OURS = {*_FOLDERS, "cache", ".lock", CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm"}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -83,10 +78,10 @@ class GalleryWriter:
         self._written: list[Path] = []  # to be removed where the transaction fails
         self._failed = False
         if create:
-            _make_folder(self.path)
+            make_folder(self.path)
         else:
             Catalog.read(self.path).close()  # says what is wrong with it
-        self._lock = _take_lock(self.path)
+        self._lock = take_lock(self.path)
         try:
             self._catalog = Catalog.write(self.path)
             self._start()
@@ -348,7 +343,7 @@ class GalleryWriter:
         """Removes the files that the catalog does not name."""
         named = {self.path / record.path for record in self._committed}
         with storage_errors(self.path):
-            for folder in _FOLDERS:
+            for folder in FOLDERS:
                 for item in sorted((self.path / folder).rglob("*"), reverse=True):  # files first
                     if item.is_dir() and not item.is_symlink():
                         if not any(item.iterdir()):
@@ -386,44 +381,6 @@ def _check(state: State, embeddings: Embeddings, pictures: Sequence[Picture], ro
     for picture in pictures:
         if not os.path.isabs(picture.root):  # noqa: PTH117
             raise ValueError(f"the root of picture {picture.id} is not absolute: {picture.root}")
-
-
-def _make_folder(folder: Path) -> None:
-    with storage_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError("this is a file, and a gallery is a folder", where=folder) from error
-        found = {item.name for item in folder.iterdir()}
-        if CATALOG not in found and found - _OURS:
-            raise UsageError(
-                f"the folder holds something else ({min(found - _OURS)})",
-                where=folder,
-                remedy="give the gallery a folder of its own, such as NAME.lmk",
-            )
-        sync_folder(folder.parent)
-
-
-def _take_lock(folder: Path) -> int:
-    """Locks the gallery; the kernel frees the lock when the process ends, however it ends."""
-    path = folder / ".lock"
-    with storage_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-        except BlockingIOError as error:
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            who = f"process {pid}" if pid else "another process"
-            raise GalleryLocked(
-                f"{who} is writing to it", where=folder, remedy="wait until it has ended"
-            ) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-    return descriptor
 
 
 def _remove(path: Path) -> None:
