@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lmk.embed.errors import GalleryLocked, UsageError, storage_errors
 from lmk.index.database import CATALOG
+from lmk.index.segments import sync_folder
 
 FOLDERS = ("segments", "arrays", "embedder")  # of the files the catalog names; never cache/
 OURS = {*FOLDERS, "cache", ".lock", CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm"}
@@ -16,6 +17,7 @@ OURS = {*FOLDERS, "cache", ".lock", CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm"}
 def make_folder(folder: Path) -> None:
     """Makes the folder of a gallery, refusing one that holds something else."""
     with storage_errors(folder):
+        new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -27,7 +29,8 @@ def make_folder(folder: Path) -> None:
                 where=folder,
                 remedy="give the gallery a folder of its own, such as NAME.lmk",
             )
-        sync_folder(folder.parent)
+        if new:
+            sync_folder(folder.parent)
 
 
 def take_lock(folder: Path) -> int:
