@@ -113,8 +113,14 @@ class Faults:
         """Closes without an answer."""
 
     @staticmethod
-    def another_range(handler: Handler, body: bytes) -> None:
-        handler.answer(206, body[1:], Content_Range=f"bytes 1-{len(body) - 1}/{len(body)}")
+    def content_range(start: int, total: int) -> Fault:
+        """Claims to answer with that range, whatever was asked for."""
+
+        def fault(handler: Handler, body: bytes) -> None:
+            stated = f"bytes {start}-{total - 1}/{total}"
+            handler.answer(206, body[start:], Content_Range=stated)
+
+        return fault
 
     @staticmethod
     def stall(count: int) -> Fault:

@@ -197,10 +197,12 @@ def test_a_damaged_beginning_is_found_and_fetched_afresh(server, faults, target)
     assert [h.get("Range") for h in server.asked(NAME)[2:]] == ["bytes=100000-", None]
 
 
-def test_another_range_than_asked_for_is_thrown_away(server, faults, target):
-    server.faults[NAME] = [faults.cut(100_000), faults.another_range, faults.another_range]
+@pytest.mark.parametrize(("start", "total"), [(1, 300_000), (99_999, 300_000), (100_000, 300_001)])
+def test_another_range_than_asked_for_is_thrown_away(server, faults, target, start, total):
+    server.faults[NAME] = [faults.cut(100_000), faults.content_range(start, total)]
     fetch(server.url + NAME, target, patience=quick())
     assert target.read_bytes() == BODY
+    assert [h.get("Range") for h in server.asked(NAME)] == [None, "bytes=100000-", None]
 
 
 def test_a_range_that_is_not_there_starts_afresh(server, faults, target):
@@ -307,6 +309,14 @@ def test_a_disk_too_small_is_told_before_a_byte_is_written(server, target, monke
         fetch(server.url + NAME, target, space_factor=2.0)
     assert list(target.parent.iterdir()) == []
     fetch(server.url + NAME, target, space_factor=1.5)
+
+
+def test_what_is_here_already_needs_no_more_space(server, faults, target, monkeypatch):
+    server.faults[NAME] = [faults.cut(100_000)]
+    free = iter([300_000, 200_000])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    fetch(server.url + NAME, target, patience=quick())
+    assert target.read_bytes() == BODY
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")

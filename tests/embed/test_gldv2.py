@@ -6,12 +6,14 @@ import io
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -289,6 +291,17 @@ def test_a_full_disk_stops_the_run_and_a_rerun_completes_it(mirror, tmp_path, mo
     assert get(mirror, tmp_path).missing == ()
     expect_pictures(tmp_path, "train", range(4))
     assert "/gl/train/images_001.tar" not in [path for path, _ in mirror.log]  # was verified
+
+
+def test_a_shard_needs_room_for_its_archive_and_its_pictures(mirror, tmp_path, monkeypatch):
+    size = len(archive("train", 0))
+    free = {"now": int(1.9 * size)}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free["now"]))
+    (item,) = get(mirror, tmp_path, shards="0").missing
+    assert isinstance(item.error, StorageError)
+    assert item.name == "train/images_000.tar"
+    free["now"] = 2 * size
+    assert get(mirror, tmp_path, shards="0").missing == ()
 
 
 def test_a_file_in_the_way_is_told(mirror, tmp_path):

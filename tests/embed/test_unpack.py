@@ -88,6 +88,16 @@ def test_a_member_that_could_reach_outside_refuses_the_whole_archive(folders, me
     assert not stage.exists()
 
 
+def test_a_sparse_file_that_would_fill_the_disk_is_refused(folders):
+    archive, stage, into = folders
+    sparse = {"major": "1", "minor": "0", "name": "big.jpg", "realsize": str(10**15)}
+    pax_headers = {f"GNU.sparse.{key}": value for key, value in sparse.items()}
+    write(archive, (info("big.jpg", pax_headers=pax_headers), b"1\n0\n0\n".ljust(512, b"\0")))
+    with pytest.raises(DownloadError, match="unsafe member"):
+        unpack(archive, stage, into)
+    assert not into.exists()
+
+
 def test_a_nul_in_a_long_name_is_refused(folders):
     archive, stage, into = folders
     write(archive, (info("x" * 200 + "N.jpg"), b""))
