@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmk.embed.errors import SubmissionError, UsageError
-from lmk.eval.gap import gap, gap_of
-from lmk.eval.judged import judge
+from lmk.eval.gap import contest_gap, contest_weights, gap, gap_of, gap_of_judged
+from lmk.eval.judged import Judged, judge
 from lmk.eval.submission import Submission
 from lmk.eval.truth import Truth
 
@@ -76,7 +76,7 @@ def test_the_parts_of_a_result_are_named_by_query() -> None:
     assert [judged.query_ids[row] for row in result.order] == ["a", "b", "d", "c", "e"]
     assert result.precision.tolist() == pytest.approx([0, 1 / 2, 2 / 3, 2 / 4, 3 / 5])
     assert result.gain.tolist() == pytest.approx([0, 1 / 8, 0, 1 / 6, 3 / 20])
-    assert result.recall().tolist() == pytest.approx([0, 1 / 4, 2 / 4, 2 / 4, 3 / 4])
+    assert result.recall.tolist() == pytest.approx([0, 1 / 4, 2 / 4, 2 / 4, 3 / 4])
     assert (result.positives, result.predictions) == (4, 5)
     assert judged.accuracy() == pytest.approx(3 / 4)
 
@@ -178,3 +178,85 @@ def test_tie_order_of_the_array_form() -> None:
     confidence, correct = np.array([0.5, 0.5]), np.array([False, True])
     assert gap(confidence, correct, 2).value == 0.25
     assert gap(confidence, correct, 2, tie_order=np.array([1, 0])).value == 0.5
+
+
+def slow_weighted_gap(
+    rows: list[tuple[float, bool, bool, float]],  # confidence, landmark, correct, weight
+) -> float:
+    ranked = sorted(rows, key=lambda row: -row[0])
+    total = 0.0
+    for i, (_, _, right, weight) in enumerate(ranked):
+        if right:
+            ahead = ranked[: i + 1]
+            share = sum(w for _, _, r, w in ahead if r) / sum(w for *_, w in ahead)
+            total += weight * share
+    return total / sum(w for _, landmark, _, w in rows if landmark)
+
+
+WEIGHTED_ROWS = st.lists(
+    st.tuples(SCORES, st.booleans(), st.booleans(), st.floats(0.01, 100)), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WEIGHTED_ROWS)
+def test_weighted_gap_equals_its_definition(rows: list[tuple[float, bool, bool, float]]) -> None:
+    rows = [(c, landmark, right and landmark, w) for c, landmark, right, w in rows]
+    rows.append((0.0, True, True, 1.0))
+    judged = judged_of([(c, landmark, right) for c, landmark, right, _ in rows])
+    weights = np.array([w for *_, w in rows])
+    result = gap_of_judged(judged, weights=weights)
+    assert result.value == pytest.approx(slow_weighted_gap(rows), abs=1e-12)
+    equal = gap_of_judged(judged, weights=np.full(len(rows), 3.5))
+    assert equal.value == pytest.approx(gap_of_judged(judged).value, abs=1e-12)
+    ones = gap_of_judged(judged, weights=np.ones(len(rows)))
+    assert ones.value == gap_of_judged(judged).value
+
+
+def judged_of(rows: list[tuple[float, bool, bool]]) -> Judged:
+    return Judged(
+        tuple(f"{row:06}" for row in range(len(rows))),
+        np.array([landmark for _, landmark, _ in rows]),
+        np.ones(len(rows), dtype=bool),
+        np.array([right for *_, right in rows]),
+        np.array([confidence for confidence, *_ in rows]),
+    )
+
+
+def test_contest_gap_weighs_the_share_without_a_landmark() -> None:
+    # Two landmarks, two others; 98 % without: each landmark weighs 2 * .02 / (2 * .98) = 1/49.
+    judged = judged_of(
+        [(0.9, True, True), (0.8, False, False), (0.7, True, True), (0.6, False, False)]
+    )
+    weights = contest_weights(judged)
+    assert weights[~judged.landmark].sum() / weights.sum() == pytest.approx(0.98)
+    w = 1 / 49
+    assert contest_gap(judged).value == pytest.approx((1 + 2 * w / (2 * w + 1)) / 2)
+    assert contest_gap(judged, 0.5).value == pytest.approx(gap_of_judged(judged).value)
+
+
+def test_contest_gap_needs_both_kinds_of_queries() -> None:
+    with pytest.raises(SubmissionError, match="every query shows a landmark"):
+        contest_gap(judged_of([(0.5, True, True)]))
+    with pytest.raises(SubmissionError, match="no query shows a landmark"):
+        contest_gap(judged_of([(0.5, False, False)]))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        contest_gap(judged_of([(0.5, True, True), (0.4, False, False)]), 1.0)
+
+
+@pytest.mark.parametrize("weights", [[0.0], [-1.0], [np.nan], [np.inf], [1.0, 1.0]])
+def test_weights_must_be_above_0(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="weights must be"):
+        gap(np.array([0.5]), np.array([True]), 1, weights=np.array(weights))
+
+
+def test_judged_refuses_what_cannot_be() -> None:
+    yes, no = np.array([True]), np.array([False])
+    with pytest.raises(ValueError, match="right where there is no landmark"):
+        Judged(("a",), no, yes, yes, np.array([0.5]))
+    with pytest.raises(ValueError, match="must rise"):
+        Judged(("b", "a"), *(np.zeros(2, dtype=bool),) * 3, np.zeros(2))
+    with pytest.raises(ValueError, match="NaN"):
+        Judged(("a",), yes, yes, yes, np.array([np.nan]))
+    with pytest.raises(ValueError, match="confidence must be"):
+        Judged(("a",), yes, yes, yes, np.zeros(2))
