@@ -116,6 +116,8 @@ def sqlite_errors(folder: Path) -> Iterator[None]:
     where = folder / CATALOG
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite quotes a damaged name in its message
+        raise GalleryDamaged("the tables are damaged", where=where, remedy=REBUILD) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None:  # the call was wrong, as on a closed connection

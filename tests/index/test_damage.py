@@ -1,0 +1,170 @@
+"""Every file of a gallery, damaged in every way: the exact error, or an answer still right."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery, StorageError
+from lmk.index.gallery import Gallery
+from lmk.index.writer import GalleryWriter
+
+FILES = {
+    "segment": "segments/000002.f16",
+    "second segment": "segments/000003.f16",
+    "array": "arrays/000004.bin",
+    "embedder": f"embedder/{'a' * 16}/weights/w.bin",
+}
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "the file is missing"),
+    "a folder": (lambda p: (p.unlink(), p.mkdir()), "the file has"),
+    "empty": (lambda p: p.write_bytes(b""), "the file has 0 bytes"),
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "the file has"),
+    "extra": (lambda p: p.write_bytes(p.read_bytes() + b"\0"), "the file has"),
+    "first bit": (lambda p: flip(p, 0), "the file has changed: sha256"),
+    "last bit": (lambda p: flip(p, 8 * p.stat().st_size - 1), "the file has changed: sha256"),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named(path: Path, file: str, damage: str) -> None:
+    act, message = DAMAGES[damage]
+    act(path / FILES[file])
+    with pytest.raises(GalleryDamaged, match=message) as caught:
+        Gallery.open(path)
+    assert caught.value.where == str(path / FILES[file])
+    assert caught.value.remedy == "rebuild it with `lmk build-index`"
+
+
+def test_files_swapped_with_each_other_are_noticed(path: Path, scenario: ModuleType) -> None:
+    with GalleryWriter(path) as writer:
+        writer.append(*scenario.batch(range(400, 403)))  # with the 2 in the catalog: 5 rows
+        writer.commit()
+    one, other = path / "segments/000003.f16", path / "segments/000005.f16"
+    assert one.stat().st_size == other.stat().st_size
+    one.rename(path / "x")
+    other.rename(one)
+    (path / "x").rename(other)
+    with pytest.raises(GalleryDamaged, match="the file has changed"):
+        Gallery.open(path)
+
+
+def test_without_verify_sizes_are_checked_and_lengths_of_vectors(path: Path) -> None:
+    segment = path / FILES["segment"]
+    data = np.fromfile(segment, "<f2")
+    data[3] = 100
+    data.tofile(segment)
+    with Gallery.open(path, verify=False) as gallery:
+        assert gallery.vectors([1, 14]).shape == (2, 8)
+        with pytest.raises(GalleryDamaged, match="row 0 has length"):
+            gallery.vectors([1, 0])
+    segment.write_bytes(segment.read_bytes()[:-2])
+    with pytest.raises(GalleryDamaged, match="bytes"):
+        Gallery.open(path, verify=False)
+
+
+def test_a_segment_cut_while_the_gallery_is_open(path: Path) -> None:
+    with Gallery.open(path) as gallery:
+        (path / FILES["segment"]).write_bytes(b"")
+        with pytest.raises(GalleryDamaged, match="cut while it was open"):
+            gallery.vectors([0])
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (Path.unlink, NotAGallery, "its build never finished"),
+        (lambda p: p.write_bytes(b""), NotAGallery, "its build never finished"),
+        (lambda p: p.write_bytes(p.read_bytes()[:50]), GalleryDamaged, "not a database"),
+        (lambda p: p.write_bytes(p.read_bytes()[:20_000]), GalleryDamaged, "malformed"),
+        (lambda p: p.write_bytes(b"x" * 4096), GalleryDamaged, "not a database"),
+        (lambda p: flip(p, 20), GalleryDamaged, "not a database"),
+        (lambda p: (p.unlink(), p.mkdir()), NotAGallery, "its build never finished"),
+    ],
+)
+def test_a_damaged_catalog(path: Path, act: Callable[[Path], object], error, message) -> None:
+    act(path / "catalog.db")
+    with pytest.raises(error, match=message):
+        Gallery.open(path)
+
+
+def test_the_catalog_of_an_older_state(path: Path, scenario: ModuleType, tmp_path: Path) -> None:
+    old = shutil.copy(path / "catalog.db", tmp_path)
+    scenario.rebuild(path, scenario.B)
+    with GalleryWriter(path):
+        pass
+    shutil.copy(old, path)
+    with pytest.raises(GalleryDamaged, match="the file is missing"):
+        Gallery.open(path)
+
+
+def test_extra_bytes_behind_the_catalog_change_nothing(path: Path, scenario: ModuleType) -> None:
+    expected = scenario.answers_at(path)
+    with (path / "catalog.db").open("ab") as file:
+        file.write(bytes(4096))
+    assert scenario.answers_at(path) == expected
+
+
+def _outcome(path: Path, scenario: ModuleType) -> dict | str:
+    try:
+        return scenario.answers_at(path)
+    except GalleryError as error:
+        return type(error).__name__
+    except StorageError as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_bit_of_the_catalog_never_gives_a_wrong_answer(
+    path: Path, scenario: ModuleType, seed: int
+) -> None:
+    """150 bits of each of four kinds of place; most of the file is free space."""
+    expected = scenario.answers_at(path)
+    catalog = path / "catalog.db"
+    whole = catalog.read_bytes()
+    used = [i for i, byte in enumerate(whole) if byte]
+    rng = random.Random(seed)
+    outcomes = []
+    for _ in range(150):
+        flip(catalog, 8 * rng.choice(used) + rng.randrange(8))
+        outcomes.append(_outcome(path, scenario))
+        for extra in path.glob("catalog.db-*"):
+            extra.unlink()
+        catalog.write_bytes(whole)
+    wrong = [o for o in outcomes if not isinstance(o, str) and o != expected]
+    assert not wrong
+    assert outcomes.count("GalleryDamaged") > 30
+
+
+def test_pages_of_the_catalog_lost_or_exchanged(path: Path, scenario: ModuleType) -> None:
+    expected = scenario.answers_at(path)
+    catalog = path / "catalog.db"
+    whole = catalog.read_bytes()
+    pages = [whole[i : i + 4096] for i in range(0, len(whole), 4096)]
+    rng = random.Random(0)
+    damaged = 0
+    for one in range(1, len(pages)):
+        for page in (bytes(4096), pages[rng.randrange(1, len(pages))]):
+            changed = [*pages[:one], page, *pages[one + 1 :]]
+            catalog.write_bytes(b"".join(changed))
+            outcome = _outcome(path, scenario)
+            assert isinstance(outcome, str) or outcome == expected, one
+            damaged += isinstance(outcome, str)
+            for extra in path.glob("catalog.db-*"):
+                extra.unlink()
+    assert damaged > len(pages) / 2

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmk.embed.embeddings import unit_rows
+from lmk.embed.errors import GalleryDamaged, StorageError
+from lmk.index.segments import (
+    FileRecord,
+    StoredFile,
+    VectorPart,
+    read_vectors,
+    record_tree,
+    runs,
+    write_file,
+)
+
+
+def test_a_written_file_is_what_was_given_and_has_its_checksum(tmp_path: Path) -> None:
+    record = write_file(tmp_path, "segments/1.f16", [b"ab", b"", b"cde"])
+    assert record == FileRecord("segments/1.f16", 5, hashlib.sha256(b"abcde").hexdigest())
+    assert [f.name for f in (tmp_path / "segments").iterdir()] == ["1.f16"]
+    assert (tmp_path / "segments" / "1.f16").read_bytes() == b"abcde"
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real_fsync, real_rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        seen.append(("fsync", Path(f"/proc/self/fd/{descriptor}").resolve().name))
+        real_fsync(descriptor)
+
+    def rename(old: Path, new: Path) -> Path:
+        seen.append(("rename", new.name))
+        return real_rename(old, new)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("reads the names of open files from /proc")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    write_file(tmp_path, "segments/1", [b"x"])
+    assert seen == [
+        ("fsync", "1.part"),
+        ("rename", "1"),
+        ("fsync", "segments"),
+        ("fsync", tmp_path.name),
+    ]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"no space left.*free some space"):
+        write_file(tmp_path, "segments/1", [b"x"])
+    assert not list((tmp_path / "segments").iterdir())
+
+
+def test_record_tree_names_every_file_below(tmp_path: Path) -> None:
+    (tmp_path / "e" / "deep").mkdir(parents=True)
+    (tmp_path / "e" / "deep" / "b").write_bytes(b"bb")
+    (tmp_path / "e" / "a").write_bytes(b"")
+    assert record_tree(tmp_path, "e") == [
+        FileRecord("e/a", 0, hashlib.sha256(b"").hexdigest()),
+        FileRecord("e/deep/b", 2, hashlib.sha256(b"bb").hexdigest()),
+    ]
+
+
+def test_a_file_unlinked_after_opening_can_still_be_read(tmp_path: Path) -> None:
+    file = StoredFile(tmp_path, write_file(tmp_path, "f", [b"abc"]))
+    file.path.unlink()
+    file.check()
+    assert file.read(1, 2) == b"bc"
+    file.close()
+    file.close()
+
+
+def test_a_file_cut_after_opening_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    file = StoredFile(tmp_path, write_file(tmp_path, "f", [bytes(10_000)]))
+    os.truncate(file.path, 100)
+    with pytest.raises(GalleryDamaged, match="cut while it was open"):
+        file.read(50, 1000)
+    file.close()
+
+
+def test_a_file_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+    record = write_file(tmp_path, "f", [b"abc"])
+    (tmp_path / "f").unlink()
+    (tmp_path / "f").symlink_to("f")  # a loop
+    with pytest.raises(StorageError, match="cannot read: too many levels"):
+        StoredFile(tmp_path, record)
+
+
+def test_reading_errors_are_storage_errors(tmp_path: Path) -> None:
+    file = StoredFile(tmp_path, write_file(tmp_path, "f", [b"abc"]))
+    file.close()
+    with pytest.raises(StorageError, match="bad file descriptor"):
+        file.check()
+
+
+@given(st.lists(st.integers(0, 59), max_size=80))
+def test_vectors_come_in_the_order_asked_from_any_mix_of_parts(rows: list[int]) -> None:
+    stored = unit_rows(np.random.default_rng(0).standard_normal((60, 5))).astype("<f2")
+    parts = [
+        VectorPart(0, 1, stored[:1].tobytes()),
+        VectorPart(1, 40, stored[1:41].tobytes()),
+        VectorPart(41, 19, stored[41:].tobytes()),
+    ]
+    found = read_vectors(parts, np.array(rows, np.int64), 5, Path("g"))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, unit_rows(stored[rows].astype(np.float32)), atol=1e-6)
+
+
+@given(st.lists(st.integers(0, 40_000)).map(sorted))
+def test_runs_cover_all_rows_once_and_are_bounded(rows: list[int]) -> None:
+    array = np.array(rows, np.int64)
+    found = list(runs(array))
+    assert [i for start, stop in found for i in range(start, stop)] == list(range(len(rows)))
+    assert all(rows[stop - 1] - rows[start] < 8192 for start, stop in found)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 60000.0])
+def test_a_vector_of_another_length_than_one_is_damage(value: float) -> None:
+    stored = unit_rows(np.ones((3, 4))).astype("<f2")
+    stored[1] = value
+    part = VectorPart(0, 3, stored.tobytes())
+    assert read_vectors([part], np.array([0, 2]), 4, Path("g")).shape == (2, 4)
+    with pytest.raises(GalleryDamaged, match="row 1 has length"):
+        read_vectors([part], np.array([0, 1]), 4, Path("g"))
