@@ -1,0 +1,122 @@
+"""FeatureStore: raw features on disk, so that an interrupted run goes on where it stopped.
+
+A folder of immutable shards, one folder for each network (feature fingerprint). A picture is
+known by the sha256 of its file, never by its name: a changed file is computed again, a moved one is
+not. A shard's name carries its own checksum; a damaged one is dropped and computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lmk.embed.errors import storage_errors
+
+_KEY_BYTES = 32  # of a sha256
+
+
+class FeatureStore:
+    """Features float16 [n, dim] by content hash.
+
+    Args:
+        folder: made when it is missing.
+        feature_fingerprint: of the network (Embedder.feature_fingerprint).
+        dim: components of a feature.
+        shard_rows: rows kept in memory before they are written.
+    """
+
+    def __init__(
+        self, folder: Path, feature_fingerprint: str, dim: int, *, shard_rows: int = 256
+    ) -> None:
+        self.dim = dim
+        self._shard_rows = shard_rows
+        self._folder = folder / feature_fingerprint[:16]
+        self._where: dict[bytes, tuple[Path, int]] = {}
+        self._waiting: dict[bytes, NDArray[np.float16]] = {}
+        self._last: tuple[Path, NDArray[np.float16]] | None = None
+        with storage_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(self._folder.iterdir()):
+                self._open_shard(path)
+
+    def __contains__(self, sha256: object) -> bool:
+        key = bytes.fromhex(str(sha256))
+        return key in self._where or key in self._waiting
+
+    def add(self, sha256: str, feature: NDArray[np.float32]) -> None:
+        """Keeps a feature [dim]; it is on disk after `flush`, or when a shard is full."""
+        # float16 holds cosines to 1e-4; the range is GeM's of a normalised network, far below it.
+        self._waiting[bytes.fromhex(sha256)] = feature.astype(np.float16)
+        if len(self._waiting) >= self._shard_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits as a shard: whole or not at all."""
+        if not self._waiting:
+            return
+        keys = list(self._waiting)
+        features = np.stack(list(self._waiting.values()))
+        key_rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES)
+        content = save({"keys": key_rows, "features": features})
+        path = self._folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        part = path.with_suffix(".part")
+        with storage_errors(self._folder):
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        self._where.update({key: (path, row) for row, key in enumerate(keys)})
+        self._waiting.clear()
+
+    def read(self, sha256s: Sequence[str]) -> NDArray[np.float32]:
+        """Features float32 [n, dim] of n stored pictures.
+
+        Raises:
+            KeyError: when one is not stored.
+        """
+        rows = np.empty((len(sha256s), self.dim), np.float32)
+        for i, sha256 in enumerate(sha256s):
+            key = bytes.fromhex(sha256)
+            if key in self._waiting:
+                rows[i] = self._waiting[key]
+            else:
+                path, row = self._where[key]
+                rows[i] = self._shard(path)[row]
+        return rows
+
+    def batches(
+        self, sha256s: Sequence[str], rows: int = 8192
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """`read` in pieces: (which of the pictures, their features)."""
+        for start in range(0, len(sha256s), rows):
+            piece = slice(start, start + rows)
+            yield piece, self.read(sha256s[piece])
+
+    def _open_shard(self, path: Path) -> None:
+        """Learns what a shard holds; a cut or changed one, or a leftover, is removed."""
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            path.unlink()
+            return
+        try:
+            tensors = load(content)
+        except SafetensorError:
+            path.unlink()
+            return
+        if tensors["features"].shape[1] == self.dim:
+            for row, key in enumerate(tensors["keys"]):
+                self._where[key.tobytes()] = (path, row)
+
+    def _shard(self, path: Path) -> NDArray[np.float16]:
+        """One shard is kept open: runs read shards in the order they were written."""
+        if self._last is None or self._last[0] != path:
+            self._last = (path, load(path.read_bytes())["features"])
+        return self._last[1]

@@ -1,0 +1,175 @@
+"""Where the network runs: OpenVINO on a CPU, torch on a GPU or where OpenVINO is not to be had.
+
+Both run the same graph on the same uint8 pictures in fp32; they differ in the last digits only
+(cosine >= .999). Nothing here imports torch unless torch is what runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import ModelError
+from lmk.embed.images import Picture
+
+if TYPE_CHECKING:
+    from lmk.embed.heads import EmbeddingNetwork
+
+_TORCH_BATCH = 32
+# One picture a request and one request a core beat larger batches on CPUs (docs/results.md).
+_REQUESTS_PER_STREAM = 2
+
+
+class Runtime(Protocol):
+    """Runs a network over a stream of pictures."""
+
+    name: str
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """Features float32 [d] of each picture (uint8 [size, size, 3]), in order.
+
+        Takes pictures from the iterable while earlier ones are being computed.
+        """
+        ...
+
+
+class OpenVinoRuntime:
+    """OpenVINO on the CPU, in fp32 (left alone it may choose bf16, which moves the vectors).
+
+    Args:
+        graph: the exported graph, a file (.xml beside its .bin).
+        cache: a folder where the compiled graph is kept, so that the next start is quicker.
+        streams: pictures computed at the same time; one for each core unless given.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, graph: Path, *, cache: Path | None = None, streams: int | None = None
+    ) -> None:
+        openvino = _import_openvino()
+        self._openvino = openvino
+        streams = streams or available_cores()
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
+        core = openvino.Core()
+        if cache is not None:
+            core.set_property({"CACHE_DIR": str(cache)})
+        try:
+            self._compiled = core.compile_model(graph, "CPU", options)
+        except RuntimeError as error:
+            raise ModelError(
+                "OpenVINO cannot read this graph",
+                where=graph,
+                remedy="build the index again, or install the openvino it was built with",
+            ) from error
+        self._requests = streams * _REQUESTS_PER_STREAM
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """See Runtime.stream."""
+        idle = [self._compiled.create_infer_request() for _ in range(self._requests)]
+        running: deque[Any] = deque()
+        for picture in pictures:
+            if not idle:
+                yield self._finish(running, idle)
+            request = idle.pop()
+            request.start_async({0: picture[None]})
+            running.append(request)
+        while running:
+            yield self._finish(running, idle)
+
+    @staticmethod
+    def _finish(running: deque[Any], idle: list[Any]) -> NDArray[np.float32]:
+        request = running.popleft()
+        request.wait()
+        features: NDArray[np.float32] = request.get_output_tensor(0).data[0].copy()
+        idle.append(request)
+        return features
+
+
+class TorchRuntime:
+    """Torch: on a CUDA device, or on the CPU where OpenVINO is not installed."""
+
+    name = "torch"
+
+    def __init__(self, network: EmbeddingNetwork, device: str | None = None) -> None:
+        import torch
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.to(self.device).eval()
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """See Runtime.stream."""
+        batch: list[Picture] = []
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == _TORCH_BATCH:
+                yield from self._run(batch)
+                batch = []
+        if batch:
+            yield from self._run(batch)
+
+    def _run(self, batch: list[Picture]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            pictures = torch.from_numpy(np.stack(batch)).to(self.device)
+            features: NDArray[np.float32] = self._network(pictures).float().cpu().numpy()
+        return features
+
+
+def openvino_usable() -> bool:
+    """Whether OpenVINO can run here (it is not on every platform)."""
+    try:
+        _import_openvino()
+    except ImportError:
+        return False
+    return True
+
+
+def available_cores() -> int:
+    """The number of cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
+    """Writes the network as an OpenVINO graph (path .xml, weights beside it in .bin, fp16).
+
+    Takes pictures uint8 [n, size, size, 3] of any n, so preprocessing is part of the graph.
+    """
+    import warnings
+
+    import torch
+
+    openvino = _import_openvino()
+    example = torch.zeros((1, size, size, 3), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, OpenVINO still uses it
+        graph = openvino.convert_model(network, example_input=example, input=[-1, size, size, 3])
+    openvino.save_model(graph, path)
+
+
+def _import_openvino() -> Any:
+    """Imports openvino with its telemetry off.
+
+    Importing it reports to its maker unless openvino_telemetry cannot be imported (there is no
+    setting for it); then it uses a stub that it carries itself.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    telemetry = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if telemetry is not None:
+            sys.modules["openvino_telemetry"] = telemetry

@@ -1,0 +1,178 @@
+"""The pipeline: the steps from neighbours to predictions, as data that is saved with the gallery.
+
+    [{"step": "penalty", ...}, {"step": "vote", "k": 10, "power": 6}, {"step": "threshold", ...}]
+
+Each step takes an Answering and gives the next one; a new kind of step is one class here and its
+arrays in the gallery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.rerank.penalty import PenaltySettings
+from lmk.rerank.predictions import Predictions
+from lmk.rerank.voting import vote
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryFacts:
+    """What the steps need to know of a gallery.
+
+    Attributes:
+        label_names: by label code.
+        label_offsets, label_codes: the labels of each row (see voting.vote).
+        penalty: float32 [rows] taken off the cosines of each row; None without a bank.
+    """
+
+    label_names: tuple[str, ...]
+    label_offsets: NDArray[np.int64]
+    label_codes: NDArray[np.int32]
+    penalty: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """Queries on their way from neighbours to predictions.
+
+    Attributes:
+        neighbours: as they were searched, by plain cosine.
+        penalty: float32 [q, k], taken off so far.
+        winner: int64 [q], label code, -1 for none.
+        confidence: float32 [q].
+        votes: float32 [q, k].
+        threshold: an answer below it is "none of these".
+    """
+
+    neighbours: Neighbours
+    penalty: NDArray[np.float32]
+    winner: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    votes: NDArray[np.float32]
+    threshold: float = float("-inf")
+
+    @classmethod
+    def of(cls, neighbours: Neighbours) -> Answering:
+        """The start: nothing taken off, nobody has voted."""
+        zeros = np.zeros(neighbours.rows.shape, np.float32)
+        q = len(neighbours)
+        none = np.full(q, -1, np.int64)
+        return cls(neighbours, zeros, none, np.full(q, -np.inf, np.float32), zeros)
+
+    @property
+    def adjusted(self) -> NDArray[np.float32]:
+        """Cosines less penalties, float32 [q, k]; -inf where there is no neighbour."""
+        return self.neighbours.scores - self.penalty
+
+
+class PenaltyStep(PenaltySettings):
+    """Takes the penalty of each gallery row off its cosine (see penalty.py)."""
+
+    step: Literal["penalty"] = "penalty"
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Fills `penalty`; does nothing where the gallery has no bank."""
+        if facts.penalty is None:
+            return answering
+        rows = answering.neighbours.rows
+        taken = np.where(rows == NO_ROW, 0, facts.penalty[np.maximum(rows, 0)])
+        return replace(answering, penalty=(answering.penalty + taken).astype(np.float32))
+
+
+class VoteStep(BaseModel):
+    """The k best neighbours after the penalty vote with max(score, 0) ** power.
+
+    The confidence is (sum of the winner's weights / k) ** (1 / power): it ranks as the sum does
+    and reads like a cosine. Where every neighbour is at or below 0 the first one's label is the
+    answer, and its score the confidence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Literal["vote"] = "vote"
+    k: int = Field(default=10, ge=1)
+    power: float = Field(default=6.0, gt=0)
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Fills `winner`, `confidence` and `votes`."""
+        adjusted = answering.adjusted
+        rows = answering.neighbours.rows
+        # By score, then row: the k best of each query, whatever order the penalty left.
+        order = np.lexsort((rows, -adjusted), axis=1)[:, : self.k]
+        voters = np.take_along_axis(rows, order, axis=1)
+        scores = np.take_along_axis(adjusted, order, axis=1)
+        weights = np.maximum(scores, 0).astype(np.float64) ** self.power
+        silent = (weights == 0).all(axis=1)
+        weights[silent, :1] = 1
+        result = vote(voters, weights, facts.label_offsets, facts.label_codes)
+        confidence = (result.total / self.k) ** (1 / self.power)
+        confidence[silent] = np.minimum(scores[silent, 0], 0)
+        confidence[result.winner < 0] = -np.inf
+        result.shares[silent] = 0
+        votes = np.zeros(rows.shape, np.float32)
+        np.put_along_axis(votes, order, result.shares, axis=1)
+        return replace(
+            answering,
+            winner=result.winner,
+            confidence=confidence.astype(np.float32),
+            votes=votes,
+        )
+
+
+class ThresholdStep(BaseModel):
+    """Answers with a confidence below `value` are "none of these"; it changes no ranking."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Literal["threshold"] = "threshold"
+    value: float
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Sets `threshold`."""
+        return replace(answering, threshold=self.value)
+
+
+Step = Annotated[PenaltyStep | VoteStep | ThresholdStep, Field(discriminator="step")]
+
+
+class Pipeline(BaseModel):
+    """A list of steps, applied in order; saved with a gallery as JSON.
+
+    Attributes:
+        steps: what is done to the neighbours.
+        candidates: neighbours that are searched for each query, from which the steps choose.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[Step, ...] = (PenaltyStep(), VoteStep())
+    candidates: int = Field(default=100, ge=1)
+
+    def predict(self, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
+        """Applies the steps."""
+        answering = Answering.of(neighbours)
+        for step in self.steps:
+            answering = step.apply(answering, facts)
+        return Predictions(
+            labels=tuple(facts.label_names[w] if w >= 0 else None for w in answering.winner),
+            confidence=answering.confidence,
+            threshold=answering.threshold,
+            neighbours=answering.neighbours,
+            penalty=answering.penalty,
+            votes=answering.votes,
+        )
+
+    def penalty(self) -> PenaltySettings | None:
+        """The settings of the penalty step, if there is one."""
+        return next((step for step in self.steps if isinstance(step, PenaltyStep)), None)
+
+    def with_threshold(self, value: float) -> Pipeline:
+        """The same steps with another threshold at the end."""
+        kept = tuple(step for step in self.steps if not isinstance(step, ThresholdStep))
+        return self.model_copy(update={"steps": (*kept, ThresholdStep(value=value))})
