@@ -1,5 +1,116 @@
-"""The `lmk` command."""
+"""The `lmk` command: finds the sub-command, turns errors into one line and an exit code.
+
+Nothing heavy is imported before a command needs it, so that `lmk --help` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+
+import click
+
+from lmk.embed.errors import LmkError
+
+DISTRIBUTION = "lmk-landmarks"
+_COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
+    "build-index": ("index_commands", "build_index", "Build an index from a folder of places."),
+    "query": ("query_command", "query", "Say which landmark a picture shows, if any."),
+    "submit": ("submit_command", "submit", "Answer many pictures into a contest's CSV file."),
+    "eval": ("eval_commands", "evaluate", "Score a submission as the contests do."),
+    "info": ("index_commands", "info", "Say what an index holds."),
+    "data": ("data_commands", "data", "Get and check sets of pictures."),
+    "demo": ("demo_command", "demo", "Run the whole job on the sample gallery."),
+}
 
 
-def main() -> None:
-    """Runs the command line."""
+class _LazyGroup(click.Group):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"lmk.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"lmk {version(DISTRIBUTION)}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: lmk build-index gallery/ (one sub-folder for each landmark), then: "
+    "lmk query photo.jpg",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version.",
+)
+def cli(debug: bool) -> None:
+    """Landmark recognition by retrieval: a photo in, the landmark out, or "none of these"."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits.
+
+    Exit codes: 0 done; 1 the work failed or a check found something; 2 the call was wrong;
+    130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    # "lmk query --debug" is as good as "lmk --debug query".
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `lmk query ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except LmkError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(_unexpected(error), 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> None:
+    click.echo(f"lmk: {text}", err=True)
+    sys.exit(code)
+
+
+def _unexpected(error: Exception) -> str:
+    """One line for an error nobody foresaw; a full disk may come from anywhere."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'the disk'}: no space left; free some and run it again"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{type(error).__name__}: {text}; run it again with --debug to see where"

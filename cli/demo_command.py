@@ -1,0 +1,85 @@
+"""`lmk demo`: the commands a user would type, on the sample gallery."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from pathlib import Path
+
+import click
+
+_ASKED = 6  # pictures with a landmark, and as many without, that the report shows
+
+
+@click.command()
+@click.option(
+    "--examples",
+    type=click.Path(path_type=Path),
+    default=Path("examples"),
+    show_default=True,
+    help="The sample gallery, as it lies in a clone of lmk.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="The folder to write to.",
+)
+def demo(examples: Path, output: Path) -> None:
+    """Index the sample gallery, ask it, write a submission, score it, write a report.
+
+    Every line that starts with $ is a command you could type yourself.
+
+    Example: lmk demo
+    """
+    from lmk.embed.errors import UsageError, storage_errors
+
+    if not (examples / "solution.csv").is_file():
+        raise UsageError(
+            "the sample gallery is not here",
+            where=examples,
+            remedy="run it in a clone of lmk, or name the clone's folder with --examples",
+        )
+    with storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    index, submission = output / "sample.lmk", output / "submission.csv"
+    report = output / "report.html"
+    _run(
+        "build-index", examples / "gallery", "--distractors", examples / "distractors", "-o", index
+    )
+    _run("query", *_some_queries(examples), "-i", index, "-k", 3, "--html", report)
+    _run("submit", examples / "queries", "-i", index, "-o", submission)
+    _run("eval", "gap", submission, examples / "solution.csv")
+    click.echo(
+        f"\nThe answers above with their pictures: {report}\n"
+        "Now your own: a folder with one sub-folder of pictures for each place, then\n"
+        "  .venv/bin/lmk build-index my-places/\n"
+        "  .venv/bin/lmk query photo.jpg -i my-places.lmk --html answer.html\n"
+        "With a folder of pictures that show none of the places lmk learns what to refuse:\n"
+        "  .venv/bin/lmk build-index my-places/ --distractors other-pictures/"
+    )
+
+
+def _run(*words: object) -> None:
+    """Prints a command and runs it, in this process."""
+    from lmk.cli.main import cli
+
+    arguments = [str(word) for word in words]
+    click.echo(f"\n$ lmk {shlex.join(arguments)}")
+    cli.main(arguments, prog_name="lmk", standalone_mode=False)
+
+
+def _some_queries(examples: Path) -> list[Path]:
+    """Some sample queries, with and without a landmark in turn, each landmark once."""
+    shown: dict[str, str] = {}
+    without: list[str] = []
+    with (examples / "solution.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["landmarks"]:
+                shown.setdefault(row["landmarks"], row["id"])
+            else:
+                without.append(row["id"])
+    pairs = zip(list(shown.values())[:_ASKED], without[:_ASKED], strict=True)
+    return [examples / "queries" / f"{id_}.jpg" for pair in pairs for id_ in pair]

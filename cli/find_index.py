@@ -1,0 +1,32 @@
+"""Which index a command means when `-i` is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmk.embed.errors import UsageError
+
+
+def find_index(named: Path | None) -> Path:
+    """The named index, or the only *.lmk folder in the working directory.
+
+    Raises:
+        UsageError: when none is named and there is none, or more than one.
+    """
+    if named is not None:
+        return named
+    here = Path.cwd()
+    found = sorted(path.name for path in here.glob("*.lmk") if path.is_dir())
+    if len(found) == 1:
+        return Path(found[0])
+    if not found:
+        raise UsageError(
+            "there is no index (*.lmk folder) in this folder",
+            where=here,
+            remedy="build one with: lmk build-index GALLERY, or name one with -i",
+        )
+    raise UsageError(
+        f"there are {len(found)} indexes here: {', '.join(found)}",
+        where=here,
+        remedy=f"name one, as in: -i {found[0]}",
+    )

@@ -1,0 +1,77 @@
+"""`lmk query`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from lmk.cli.render import answer_lines, answers_of, page, write_text
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-i",
+    "--index",
+    type=click.Path(path_type=Path),
+    help="The index to ask.  [default: the only *.lmk folder here]",
+)
+@click.option(
+    "-k",
+    "neighbours",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Neighbours to show.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page with the pictures and their neighbours.",
+)
+def query(
+    images: tuple[Path, ...], index: Path | None, neighbours: int, as_json: bool, html: Path | None
+) -> None:
+    """Say which landmark each of IMAGES shows, or "none of these", and why.
+
+    Example: lmk query photo.jpg -i gallery.lmk --html answer.html
+    """
+    from lmk.cli.find_index import find_index
+    from lmk.embed.errors import UsageError
+    from lmk.rerank.recognizer import Recognizer
+
+    for image in images:
+        if image.is_dir():
+            raise UsageError(
+                "is a folder, not a picture",
+                where=image,
+                remedy=f"for many pictures use: lmk submit {image} -o submission.csv",
+            )
+    with Recognizer.open(find_index(index)) as recognizer:
+        held = len(recognizer.gallery.role_rows("gallery"))
+        if neighbours > held:
+            click.echo(
+                f"lmk: -k {neighbours}: the index holds {held:,} pictures, all are shown", err=True
+            )
+        predictions, skipped = recognizer.query(images, k=min(neighbours, held))
+        answers = answers_of(predictions, recognizer, neighbours)
+    failed = {skip.path: skip.reason for skip in skipped}
+    by_query = {answer.query: answer for answer in answers}
+    for name in dict.fromkeys(map(str, images)):
+        if name in failed:
+            click.echo(f"lmk: {name}: {failed[name]}; it has no answer", err=True)
+            if as_json:
+                click.echo(json.dumps({"query": name, "error": failed[name]}, ensure_ascii=False))
+        elif as_json:
+            click.echo(json.dumps(by_query[name].as_dict(), ensure_ascii=False))
+        else:
+            click.echo("\n".join(answer_lines(by_query[name])))
+    if html is not None:
+        write_text(html, page("query.html", answers=answers, failed=failed))
+    if failed:
+        click.get_current_context().exit(1)

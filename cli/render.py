@@ -1,0 +1,181 @@
+"""What commands print and show: lines, JSON, thumbnails, HTML pages."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from lmk.embed.images import Skipped
+    from lmk.rerank.predictions import Predictions
+    from lmk.rerank.recognizer import Recognizer
+
+NONE_OF_THESE = "none of these"
+_SKIPPED_SHOWN = 10
+_THUMBNAIL_PIXELS = 240
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One neighbour of an answer, ready to be shown."""
+
+    id: str
+    path: str
+    labels: tuple[str, ...]
+    score: float
+    penalty: float
+    vote: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One query's answer, ready to be shown.
+
+    Attributes:
+        query: the picture's path or id.
+        label: the landmark, or None for "none of these".
+        best: the best landmark, even below the threshold; None where nothing has a label.
+        confidence: of `best`; None where there is none.
+        threshold: below it the answer is "none of these"; None where all is answered.
+        neighbours: best cosine first.
+    """
+
+    query: str
+    label: str | None
+    best: str | None
+    confidence: float | None
+    threshold: float | None
+    neighbours: tuple[Evidence, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def answers_of(predictions: Predictions, recognizer: Recognizer, k: int) -> list[Answer]:
+    """Predictions with up to k neighbours each, looked up in the gallery."""
+    return [_answer(predictions, i, recognizer, k) for i in range(len(predictions))]
+
+
+def _answer(predictions: Predictions, i: int, recognizer: Recognizer, k: int) -> Answer:
+    rows = predictions.neighbours.rows[i, :k]
+    rows = rows[rows >= 0]
+    gallery = recognizer.gallery
+    neighbours = tuple(
+        Evidence(
+            picture.id,
+            _shown_path(gallery.file(picture)),
+            picture.labels,
+            float(predictions.neighbours.scores[i, j]),
+            float(predictions.penalty[i, j]),
+            float(predictions.votes[i, j]),
+        )
+        for j, picture in enumerate(gallery.pictures(rows))
+    )
+    confidence, threshold = float(predictions.confidence[i]), predictions.threshold
+    return Answer(
+        query=predictions.query_ids[i],
+        label=predictions.answers()[i],
+        best=predictions.labels[i],
+        confidence=confidence if predictions.labels[i] is not None else None,
+        threshold=threshold if threshold > float("-inf") else None,
+        neighbours=neighbours,
+    )
+
+
+def _shown_path(path: Path) -> str:
+    """Relative to the working directory where that is shorter to read."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative
+
+
+def answer_lines(answer: Answer) -> list[str]:
+    """An answer as text: one line, then one for each neighbour."""
+    if answer.best is None or answer.confidence is None:
+        head = f"{NONE_OF_THESE} (no picture in the index has a landmark)"
+    elif answer.label is None:
+        head = (
+            f"{NONE_OF_THESE}  (the best guess, {answer.best}, has confidence "
+            f"{answer.confidence:.3f}; {answer.threshold:.3f} is needed)"
+        )
+    else:
+        needed = "" if answer.threshold is None else f" ({answer.threshold:.3f} is needed)"
+        head = f"{answer.label}  confidence {answer.confidence:.3f}{needed}"
+    lines = [f"{answer.query}: {head}"]
+    for n, near in enumerate(answer.neighbours, 1):
+        taken = f"  penalty -{near.penalty:.3f}" if near.penalty > 0 else ""
+        label = " ".join(near.labels) or "(no landmark)"
+        lines.append(f"  {n:3}  {near.score:.3f}  {label}  {near.path}{taken}")
+    return lines
+
+
+def echo_skipped(skipped: Sequence[Skipped]) -> None:
+    """Lists on stderr the files that gave nothing: the first ones, and how many more."""
+    for skip in skipped[:_SKIPPED_SHOWN]:
+        click.echo(f"lmk: skipped {skip.path}: {skip.reason}", err=True)
+    if len(skipped) > _SKIPPED_SHOWN:
+        more = len(skipped) - _SKIPPED_SHOWN
+        click.echo(f"lmk: skipped {more:,} more files (`lmk info INDEX` lists them)", err=True)
+
+
+def human_bytes(count: int) -> str:
+    """1234567 -> "1.2 MB"."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def page(template: str, **values: Any) -> str:
+    """Renders a template of this folder into one self-contained HTML page."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def data_uri(path: str) -> str | None:
+    """A picture's thumbnail for an HTML page; None where it cannot be read."""
+    from lmk.embed.images import thumbnail
+
+    jpeg = thumbnail(Path(path), _THUMBNAIL_PIXELS)
+    return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lmk.cli", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals["thumbnail"] = data_uri
+    environment.globals["none_of_these"] = NONE_OF_THESE
+    return environment
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        StorageError: the disk is full, the folder read-only.
+    """
+    from lmk.embed.errors import UsageError, storage_errors
+
+    if not path.parent.is_dir():
+        raise UsageError("no such folder", where=path.parent, remedy="make it first")
+    part = path.with_name(f".{path.name}.part")
+    with storage_errors(path):
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)

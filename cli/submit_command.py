@@ -1,0 +1,117 @@
+"""`lmk submit`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.render import echo_skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmk.embed.embeddings import Embeddings
+    from lmk.embed.images import Skipped
+    from lmk.embed.manifest import Manifest
+    from lmk.eval.submission import RetrievalWriter, SubmissionWriter
+    from lmk.rerank.recognizer import Recognizer
+
+RETRIEVED = 100  # pictures a retrieval submission names for each query
+
+
+@click.command()
+@click.argument("queries", type=click.Path(path_type=Path))
+@click.option(
+    "-i",
+    "--index",
+    type=click.Path(path_type=Path),
+    help="The index to ask.  [default: the only *.lmk folder here]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The CSV file to write.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["recognition", "retrieval"]),
+    default="recognition",
+    show_default=True,
+    help="id,landmarks (a label and its confidence), or id,images (100 ids, best first).",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of a CSV start.  [default: the folder of the CSV]",
+)
+def submit(queries: Path, index: Path | None, output: Path, task: str, root: Path | None) -> None:
+    """Answer the pictures of QUERIES, a folder or CSV, into a contest's CSV file.
+
+    Every query that can be read gets its best answer, as GAP ranks answers by confidence and a
+    blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
+    command goes on where it was; OUTPUT appears when it is whole.
+
+    Example: lmk submit queries/ -i gallery.lmk -o submission.csv
+    """
+    from lmk.cli.find_index import find_index
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.embed.manifest import read_manifest
+    from lmk.eval.submission import RetrievalWriter, SubmissionWriter
+    from lmk.rerank.recognizer import Recognizer
+
+    ignore_large_picture_warnings()
+    manifest = read_manifest(queries, root=root)
+    with Recognizer.open(find_index(index)) as recognizer:
+        work = f"{task} {recognizer.gallery.fingerprint} {recognizer.gallery.generation}"
+        writer = (
+            SubmissionWriter(output, resume=work)
+            if task == "recognition"
+            else RetrievalWriter(output, resume=work)
+        )
+        with writer, StageProgress() as progress:
+            before = len(writer.written)
+            left = tuple(row for row in manifest.rows if row.id not in writer.written)
+            todo = replace(manifest, rows=left)
+            batches = recognizer.embed_stream(
+                todo, progress=lambda done: progress("queries", before + done, len(manifest))
+            )
+            skipped = _answer(todo, batches, recognizer, writer)
+    echo_skipped(skipped)
+    again = f" ({before:,} of them in an earlier run)" if before else ""
+    click.echo(f"{output}: {len(manifest):,} queries{again}, {len(skipped):,} left blank")
+
+
+def _answer(
+    todo: Manifest,
+    batches: Iterator[tuple[Embeddings, tuple[Skipped, ...]]],
+    recognizer: Recognizer,
+    writer: SubmissionWriter | RetrievalWriter,
+) -> list[Skipped]:
+    """Writes each batch as it comes; returns the pictures that could not be read."""
+    from lmk.eval.submission import SubmissionWriter
+
+    id_of = {row.path: row.id for row in todo.rows}
+    skipped: list[Skipped] = []
+    for embeddings, failed in batches:
+        if isinstance(writer, SubmissionWriter):
+            predictions = recognizer.predict(embeddings)
+            for query, label, confidence in zip(
+                predictions.query_ids, predictions.labels, predictions.confidence, strict=True
+            ):
+                writer.write(query, label, float(confidence))
+            for skip in failed:
+                writer.write(id_of[skip.path], None, float("-inf"))
+        else:
+            found = recognizer.search(embeddings, RETRIEVED)
+            for query, rows in zip(found.query_ids, found.rows, strict=True):
+                writer.write(query, recognizer.gallery.ids(rows[rows >= 0]))
+            for skip in failed:
+                writer.write(id_of[skip.path], ())
+        skipped += failed
+    return skipped
