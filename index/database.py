@@ -81,15 +81,15 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
     """Connects and begins a snapshot, also where the folder cannot be written.
 
     SQLite reads a write-ahead log only where it can make its index beside it. In a read-only
-    folder a catalog without a log needs none ("immutable"), and one with a log (copied while it
-    was being written, or after a crash) is read from a private copy.
+    folder, or on a full disk, a catalog without a log needs none ("immutable"), and one with a log
+    (copied while it was being written, or after a crash) is read from a private copy.
     """
     path, log = folder / CATALOG, folder / f"{CATALOG}-wal"
     connection = connect(path, "mode=rw")
     try:
         return _snapshot(connection)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if error.sqlite_errorcode & 0xFF not in _NO_PLACE:
             raise
     if not log.exists() or not log.stat().st_size:
         return _snapshot(connect(path, "mode=ro&immutable=1"))
@@ -108,6 +108,10 @@ def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+# What SQLite says where it cannot make that index: a read-only folder, a full disk.
+_NO_PLACE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 
 
 @contextmanager

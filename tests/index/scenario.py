@@ -143,8 +143,10 @@ class Steps:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        real_fsync, real_rename, real_mkdir = os.fsync, Path.rename, Path.mkdir
         steps = self
+
+        def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **options: steps.step("file", lambda: real(*args, **options))
 
         class Connection(sqlite3.Connection):
             def execute(self, *args: Any) -> Any:
@@ -155,19 +157,15 @@ class Steps:
 
         real_connect = sqlite3.connect
 
-        def connect(uri: str, **options: Any) -> sqlite3.Connection:
-            if "mode=rwc" in uri:  # the writer's, not a reader's
+        def connect(address: str, **options: Any) -> sqlite3.Connection:
+            if "mode=rwc" in address:  # the writer's, not a reader's
                 options["factory"] = Connection
-            return real_connect(uri, **options)
+            return real_connect(address, **options)
 
         with (
-            mock.patch("os.fsync", lambda fd: steps.step("file", lambda: real_fsync(fd))),
-            mock.patch.object(
-                Path, "rename", lambda p, to: steps.step("file", lambda: real_rename(p, to))
-            ),
-            mock.patch.object(
-                Path, "mkdir", lambda p, **o: steps.step("file", lambda: real_mkdir(p, **o))
-            ),
+            mock.patch("os.fsync", wrapped(os.fsync)),
+            mock.patch("os.rename", wrapped(os.rename)),
+            mock.patch("os.mkdir", wrapped(os.mkdir)),
             mock.patch("lmk.index.database.sqlite3.connect", connect),
         ):
             yield

@@ -90,7 +90,7 @@ def test_a_segment_cut_while_the_gallery_is_open(path: Path) -> None:
     [
         (Path.unlink, NotAGallery, "its build never finished"),
         (lambda p: p.write_bytes(b""), NotAGallery, "its build never finished"),
-        (lambda p: p.write_bytes(p.read_bytes()[:50]), GalleryDamaged, "not a database"),
+        (lambda p: p.write_bytes(p.read_bytes()[:50]), GalleryDamaged, "malformed"),
         (lambda p: p.write_bytes(p.read_bytes()[:20_000]), GalleryDamaged, "malformed"),
         (lambda p: p.write_bytes(b"x" * 4096), GalleryDamaged, "not a database"),
         (lambda p: flip(p, 20), GalleryDamaged, "not a database"),
@@ -133,14 +133,14 @@ def _outcome(path: Path, scenario: ModuleType) -> dict | str:
 def test_one_bit_of_the_catalog_never_gives_a_wrong_answer(
     path: Path, scenario: ModuleType, seed: int
 ) -> None:
-    """150 bits of each of four kinds of place; most of the file is free space."""
+    """At bytes in use: most of the file is free space."""
     expected = scenario.answers_at(path)
     catalog = path / "catalog.db"
     whole = catalog.read_bytes()
     used = [i for i, byte in enumerate(whole) if byte]
     rng = random.Random(seed)
     outcomes = []
-    for _ in range(150):
+    for _ in range(300):
         flip(catalog, 8 * rng.choice(used) + rng.randrange(8))
         outcomes.append(_outcome(path, scenario))
         for extra in path.glob("catalog.db-*"):
@@ -148,7 +148,7 @@ def test_one_bit_of_the_catalog_never_gives_a_wrong_answer(
         catalog.write_bytes(whole)
     wrong = [o for o in outcomes if not isinstance(o, str) and o != expected]
     assert not wrong
-    assert outcomes.count("GalleryDamaged") > 30
+    assert outcomes.count("GalleryDamaged") > 60
 
 
 def test_pages_of_the_catalog_lost_or_exchanged(path: Path, scenario: ModuleType) -> None:
