@@ -101,8 +101,8 @@ def parse_cells(path: str | os.PathLike[str], row: Row, width: int) -> list[str]
     return row.cells
 
 
-def read_header(path: str | os.PathLike[str], rows: Iterator[Row]) -> list[str]:
-    """The column names in the first row of `rows`.
+def read_header(path: str | os.PathLike[str], rows: Iterator[Row]) -> Row:
+    """The first of `rows`: the column names.
 
     Raises:
         SubmissionError: an empty file, or a name that stands twice.
@@ -113,7 +113,7 @@ def read_header(path: str | os.PathLike[str], rows: Iterator[Row]) -> list[str]:
     names = [name.strip() for name in parse_cells(path, row, len(row.cells))]
     if len(set(names)) != len(names):
         raise SubmissionError("a column name stands twice", where=at(path, row.line))
-    return names
+    return Row(row.line, names)
 
 
 def parse_id(path: str | os.PathLike[str], line: int, cell: str) -> str:

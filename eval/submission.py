@@ -291,11 +291,11 @@ def read_columns(
     Raises:
         SubmissionError: another header, or none.
     """
-    columns = read_header(path, rows)
+    line, columns = read_header(path, rows)
     if sorted(columns) != sorted(header):
         raise SubmissionError(
             f"the header must be {','.join(header)}, it says {','.join(columns)[:60]}",
-            where=at(path, 1),
+            where=at(path, line),
             remedy="put it on the first line",
         )
     return columns

@@ -77,12 +77,12 @@ class Truth:
                 unknown usage, a label twice in a cell, a row of the wrong width, bad UTF-8.
         """
         rows = read_rows(path)
-        columns = read_header(path, rows)
+        line, columns = read_header(path, rows)
         if "id" not in columns and {"landmark_id", "images"} <= set(columns):
             return cls._read_by_landmark(path, columns, rows)
         label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
         if "id" not in columns or label_column is None:
-            raise _missing_columns(path, columns, "id and landmarks (or landmark_id, label)")
+            raise _missing_columns(path, line, columns, "id and landmarks (or landmark_id, label)")
         queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
         for row in rows:
             query, cell, usage = _solution_row(path, row, columns, label_column, queries)
@@ -172,9 +172,9 @@ class RetrievalTruth:
             SubmissionError: with line and reason, as Truth.read.
         """
         rows = read_rows(path)
-        columns = read_header(path, rows)
+        line, columns = read_header(path, rows)
         if not {"id", "images"} <= set(columns):
-            raise _missing_columns(path, columns, "id and images")
+            raise _missing_columns(path, line, columns, "id and images")
         queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
         for row in rows:
             query, cell, usage = _solution_row(path, row, columns, "images", queries)
@@ -219,11 +219,11 @@ def _solution_row(
 
 
 def _missing_columns(
-    path: str | os.PathLike[str], columns: list[str], needed: str
+    path: str | os.PathLike[str], line: int, columns: list[str], needed: str
 ) -> SubmissionError:
     return SubmissionError(
         f"the header must name the columns {needed}, it says {','.join(columns)}",
-        where=at(path, 1),
+        where=at(path, line),
         remedy="recognition files have id,landmarks, retrieval files id,images",
     )
 
@@ -248,6 +248,6 @@ def _scored_rows(usages: tuple[str | None, ...], usage: str | None, source: str)
         return tuple(row for row, of in enumerate(usages) if of != IGNORED)
     rows = tuple(row for row, of in enumerate(usages) if of == usage)
     if not rows:
-        there = sorted({str(of) for of in usages if of is not None}) or ["no Usage column"]
+        there = ", ".join(sorted({of for of in usages if of})) or "no Usage column"
         raise UsageError(f"no row of usage {usage}", where=source, remedy=f"it has {there}")
     return rows
