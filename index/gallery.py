@@ -181,14 +181,15 @@ class Gallery:
 
     def ids(self, rows: ArrayLike) -> list[str]:
         """Returns the picture ids of rows (IndexError, GalleryDamaged)."""
-        with _damage(self._catalog):
-            return [found[0] for found in self._catalog.rows(self._checked(rows))]
+        wanted = self._checked(rows)
+        with self._reading():
+            return [found[0] for found in self._catalog.rows(wanted)]
 
     def pictures(self, rows: ArrayLike) -> list[Picture]:
         """Returns the pictures of rows (IndexError, GalleryDamaged)."""
         wanted = self._checked(rows)
         pictures = []
-        with _damage(self._catalog):
+        with self._reading():
             for row, found in zip(wanted.tolist(), self._catalog.rows(wanted), strict=True):
                 id_, root, path, sha256, size, mtime_ns = found
                 labels, folder = self.labels(row), self._roots[root]
@@ -208,12 +209,12 @@ class Gallery:
 
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of each file that was left out, by path."""
-        with _damage(self._catalog):
+        with self._reading():
             return self._catalog.skipped()
 
     def setting(self, name: str) -> Any:
         """Returns the JSON value saved under `name` (GalleryWriter.set), or None."""
-        with _damage(self._catalog):
+        with self._reading():
             return self._catalog.meta(f"setting:{name}")
 
     def array(self, name: str) -> NDArray[Any] | None:
@@ -221,7 +222,7 @@ class Gallery:
 
         None where there is none, or where rows were added after it was saved.
         """
-        with _damage(self._catalog):
+        with self._reading():
             header = self._catalog.meta(f"array:{name}")
             if header is None or header["generation"] != self.generation:
                 return None
@@ -256,7 +257,18 @@ class Gallery:
         roots = self._catalog.codes("root")
         return [os.path.normpath(os.path.join(base, root)) for root in roots]  # noqa: PTH118
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._check_open()
+        with _damage(self._catalog):
+            yield
+
+    def _check_open(self) -> None:
+        if not self.close.alive:
+            raise ValueError(f"the gallery {self.path} is closed")
+
     def _checked(self, rows: ArrayLike) -> NDArray[np.int64]:
+        self._check_open()
         wanted = np.asarray(rows)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise ValueError(f"rows must be int [n], got {wanted.dtype} {wanted.shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -168,3 +169,36 @@ def test_pages_of_the_catalog_lost_or_exchanged(path: Path, scenario: ModuleType
             for extra in path.glob("catalog.db-*"):
                 extra.unlink()
     assert damaged > len(pages) / 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DELETE FROM picture WHERE row = 9", "1 of 2 pictures from row 8 on"),
+        ("DELETE FROM batch WHERE first_row = 8", "rows 8 to 10 are not accounted for"),
+        ("DELETE FROM segment WHERE first_row = 8", "rows 8 to 13 are not accounted for"),
+        ("DELETE FROM inline", "rows 13 to 15 are not accounted for"),
+        ("DELETE FROM label WHERE code = 0", "entries of label"),
+        ("DELETE FROM meta WHERE name = 'setting:pipeline'", "entries of meta"),
+        ("DELETE FROM skipped", "0 of 1 entries of skipped"),
+        ("DELETE FROM root", "0 of 1 entries of root"),
+        ("UPDATE label SET code = 99 WHERE code = 0", "label 0 is missing"),
+        ("UPDATE batch SET role = 'distractor' WHERE first_row = 0", "the labels from row 0 on"),
+        ("UPDATE picture SET path = 'x' WHERE row = 3", "an entry has changed"),
+        ("UPDATE picture SET labels = '0,' WHERE row = 3", "the labels from row 0 on"),
+        ("UPDATE inline SET vectors = zeroblob(32)", "the vectors from row 13 on have changed"),
+        ("UPDATE segment SET rows = 'x' WHERE first_row = 0", "an entry has changed"),
+        ("DROP TABLE batch", "SQLite says: no such table: batch"),
+        ("UPDATE meta SET value = '{}' WHERE name = 'state'", "an entry has changed"),
+        ("DELETE FROM meta WHERE name = 'state'", "its build never finished"),
+    ],
+)
+def test_an_entry_lost_or_changed(
+    path: Path, scenario: ModuleType, statement: str, message: str
+) -> None:
+    connection = sqlite3.connect(path / "catalog.db")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with pytest.raises(GalleryError, match=message):
+        scenario.answers_at(path)

@@ -101,6 +101,18 @@ def test_rows_must_be_numbers_in_a_line(path: Path) -> None:
         assert gallery.ids([]) == []
 
 
+def test_a_closed_gallery_says_so(path: Path) -> None:
+    gallery = Gallery.open(path)
+    gallery.close()
+    gallery.close()
+    for ask in (gallery.vectors, gallery.ids, gallery.pictures):
+        with pytest.raises(ValueError, match="is closed"):
+            ask([0])
+    for ask in (gallery.skipped, lambda: gallery.setting("a"), lambda: gallery.array("a")):
+        with pytest.raises(ValueError, match="is closed"):
+            ask()
+
+
 def test_a_gallery_can_be_empty(tmp_path: Path) -> None:
     with GalleryWriter(tmp_path / "e.lmk", create=True) as writer:
         writer.reset("f", 4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from lmk.embed.errors import (
     StorageError,
     UsageError,
 )
+from lmk.index import database
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter, add
 
@@ -381,6 +383,19 @@ def test_the_second_writer_is_told_who_writes(path: Path, scenario: ModuleType) 
             GalleryWriter(path)
         writer.append(*scenario.batch([300]))
         writer.commit()
+
+
+def test_another_program_in_the_catalog_keeps_a_writer_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0)
+    shell = sqlite3.connect(path / "catalog.db", isolation_level=None)
+    shell.execute("BEGIN IMMEDIATE")
+    with pytest.raises(GalleryLocked, match=r"catalog.db: another process is writing"):
+        GalleryWriter(path)
+    shell.close()
+    with GalleryWriter(path):
+        pass
 
 
 def test_generation_and_file_names_never_come_back(path: Path, scenario: ModuleType) -> None:
