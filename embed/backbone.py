@@ -93,7 +93,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             where=path,
             remedy="give a .safetensors file or a plain torch state dict",
         ) from error
-    return dict(state.get("state_dict", state))
+    inner = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(inner, dict):
+        raise ModelError(
+            "holds no weights by name",
+            where=path,
+            remedy="give a .safetensors file or a plain torch state dict",
+        )
+    return {name: part for name, part in inner.items() if isinstance(part, torch.Tensor)}
 
 
 def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -11,18 +11,26 @@ import copy
 import hashlib
 import json
 import shutil
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from importlib import resources
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from lmk.embed.config import (
+    DEFAULT,
+    FILE,
+    HUB,
+    EmbedderConfig,
+    preset,
+    preset_names,
+    timm_config,
+)
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError
 from lmk.embed.images import IMAGES_VERSION, Picture, Skipped, decode, read_bytes
@@ -38,8 +46,6 @@ from lmk.embed.whitening import WHITENING_VERSION, Whitening
 if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
 
-DEFAULT = "lite1"
-HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
 FORMAT = 1
 NETWORK_VERSION = 1  # raise it when backbone.py or heads.py compute other features
 _CONFIG, _GRAPH, _WEIGHTS, _WHITENING = (
@@ -50,29 +56,24 @@ _CONFIG, _GRAPH, _WEIGHTS, _WHITENING = (
 )
 
 
-class EmbedderConfig(BaseModel):
-    """What an embedder is made of, weights and whitening apart.
-
-    Attributes:
-        name: the preset's or model's name, for people.
-        backbone: the timm model.
-        weights: "package:NAME", "hub", or "file" for weights kept in the folder.
-        size: side of the square pictures are squashed to, in pixels.
-        mean, std: of the pixels in 0..1, as the backbone was trained.
-        gem_p: the power of GeM pooling (the start value where it is trained).
-        neck: dimension of the neck, or None for none.
-    """
+class _Saved(BaseModel):
+    """config.json of an embedder's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    backbone: str
-    weights: str
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    gem_p: float
-    neck: int | None = None
+    format: int
+    fingerprint: str
+    weights_sha256: str
+    feature_dim: int = Field(ge=1)
+    config: EmbedderConfig
+
+
+class _GraphFolder:
+    """A temporary folder for an exported graph, removed with the last embedder that has it."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="lmk-graph-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class Embedder:
@@ -106,7 +107,7 @@ class Embedder:
         self._weights_sha256 = weights_sha256
         self._network = network
         self._folder = folder
-        self._exported: TemporaryDirectory[str] | None = None  # removed with the last embedder
+        self._exported: _GraphFolder | None = None
         self._runtime: Runtime | None = None
         self.feature_fingerprint = _feature_fingerprint(config, weights_sha256)
         self.fingerprint = _fingerprint(self.feature_fingerprint, whitening)
@@ -129,8 +130,15 @@ class Embedder:
             size: side of the pictures in pixels, instead of the preset's or model's own.
 
         Raises:
-            ModelError: on an unknown name, or a timm model with neither weights nor pretrained.
+            ModelError: on an unknown name, a timm model with neither weights nor pretrained (or
+                with both), or a size that the model cannot take.
         """
+        if weights and pretrained:
+            raise ModelError(
+                "weights from a file and from the hub",
+                where=name,
+                remedy="give one of --weights and --pretrained",
+            )
         if (Path(name) / _CONFIG).is_file():
             if weights or pretrained or size:
                 raise ModelError(
@@ -139,14 +147,15 @@ class Embedder:
                     remedy="leave out --weights, --pretrained and --size",
                 )
             return cls.load(Path(name))
-        config = _preset(name) if name in preset_names() else None
+        config = preset(name) if name in preset_names() else None
         if config is None:
-            config = _timm_config(name, weights, pretrained)
+            config = timm_config(name, weights, pretrained)
         elif weights or pretrained:
             config = config.model_copy(update={"weights": HUB if pretrained else FILE})
         if size is not None:
             config = config.model_copy(update={"size": size})
         network = _build(config, weights)
+        _try(network, config)
         return cls(
             config,
             weights_sha256=_state_sha256(network),
@@ -162,25 +171,26 @@ class Embedder:
             ModelError: when the folder is no embedder, or one of a newer format.
         """
         try:
-            saved = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-            if saved["format"] > FORMAT:
+            content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
                 raise ModelError(
                     "was written by a newer lmk", where=folder, remedy="install a newer lmk"
                 )
+            saved = _Saved.model_validate(content)
             embedder = cls(
-                EmbedderConfig.model_validate(saved["config"]),
-                weights_sha256=saved["weights_sha256"],
-                feature_dim=saved["feature_dim"],
+                saved.config,
+                weights_sha256=saved.weights_sha256,
+                feature_dim=saved.feature_dim,
                 folder=folder,
-                whitening=_load_whitening(folder / _WHITENING),
+                whitening=_load_whitening(folder / _WHITENING, saved.feature_dim),
             )
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
             raise ModelError(
                 f"is not an embedder's folder ({type(error).__name__})",
                 where=folder,
                 remedy="build the index again",
             ) from error
-        if embedder.fingerprint != saved["fingerprint"]:
+        if embedder.fingerprint != saved.fingerprint:
             raise EmbedderMismatch(
                 "was made by another version of lmk, whose vectors differ",
                 where=folder,
@@ -194,22 +204,23 @@ class Embedder:
         Raises:
             OSError: when the folder cannot be written.
         """
-        saved = {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            "weights_sha256": self._weights_sha256,
-            "feature_dim": self.feature_dim,
-            "config": self.config.model_dump(),
-        }
-        (folder / _CONFIG).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        saved = _Saved(
+            format=FORMAT,
+            fingerprint=self.fingerprint,
+            weights_sha256=self._weights_sha256,
+            feature_dim=self.feature_dim,
+            config=self.config,
+        )
+        (folder / _CONFIG).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if self.whitening is not None:
             _save_whitening(self.whitening, folder / _WHITENING)
         if self._folder is not None and (self._folder / _WEIGHTS).exists():
             shutil.copyfile(self._folder / _WEIGHTS, folder / _WEIGHTS)
         elif self.config.weights in (HUB, FILE):
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file(dict(self.network().state_dict()), folder / _WEIGHTS)
+            # Not save_file, whose error on a full disk is no OSError.
+            (folder / _WEIGHTS).write_bytes(save(dict(self.network().state_dict())))
         if openvino_usable():
             graph = self._graph()
             shutil.copyfile(graph, folder / _GRAPH)
@@ -236,15 +247,11 @@ class Embedder:
                 )
         return self._network
 
-    def start(self, *, cache: Path | None = None) -> Runtime:
-        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch.
-
-        Args:
-            cache: a folder for OpenVINO's compiled graphs, for a quicker start next time.
-        """
+    def start(self) -> Runtime:
+        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch."""
         if self._runtime is None:
             if openvino_usable() and not _cuda():
-                self._runtime = OpenVinoRuntime(self._graph(), cache=cache)
+                self._runtime = OpenVinoRuntime(self._graph())
             else:
                 self._runtime = TorchRuntime(self.network())
         return self._runtime
@@ -254,10 +261,10 @@ class Embedder:
         if self._folder is not None and (self._folder / _GRAPH).exists():
             return self._folder / _GRAPH
         if self._exported is None:
-            exported = TemporaryDirectory(prefix="lmk-graph-")
-            export_graph(self.network(), self.config.size, Path(exported.name) / _GRAPH)
+            exported = _GraphFolder()
+            export_graph(self.network(), self.config.size, exported.path / _GRAPH)
             self._exported = exported
-        return Path(self._exported.name) / _GRAPH
+        return self._exported.path / _GRAPH
 
     def features(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
         """Raw features float32 [feature_dim] of decoded pictures uint8 [size, size, 3]."""
@@ -274,13 +281,14 @@ class Embedder:
         """Embeds some picture files; for thousands use `lmk.embed.extract`.
 
         Returns:
-            The embeddings of those that can be read (ids are their paths), and the others.
+            The embeddings of those that can be read (ids are their paths; a path that is given
+            twice counts once), and the others.
         """
         skipped: list[Skipped] = []
         ids: list[str] = []
 
         def decoded() -> Iterator[Picture]:
-            for path in pictures:
+            for path in dict.fromkeys(pictures):  # ids are unique
                 data = read_bytes(path)
                 picture = data if isinstance(data, str) else decode(data, self.config.size)
                 if isinstance(picture, str):
@@ -294,47 +302,6 @@ class Embedder:
         return Embeddings(self.vectors(rows), tuple(ids), self.fingerprint), tuple(skipped)
 
 
-def preset_names() -> tuple[str, ...]:
-    """The names of the presets that lmk comes with."""
-    folder = resources.files("lmk.embed") / "presets"
-    return tuple(sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json")))
-
-
-def _preset(name: str) -> EmbedderConfig:
-    text = (resources.files("lmk.embed") / "presets" / f"{name}.json").read_text("utf-8")
-    return EmbedderConfig.model_validate_json(text)
-
-
-def _timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:
-    from timm.data.config import resolve_data_config
-    from timm.models import get_pretrained_cfg, is_model
-
-    if not is_model(name):
-        raise ModelError(
-            f"is no preset ({', '.join(preset_names())}), no embedder's folder and no timm model",
-            where=name,
-            remedy="check the spelling, or leave --model out for the default",
-        )
-    if weights is None and not pretrained:
-        raise ModelError(
-            "has no weights on this machine",
-            where=name,
-            remedy="give a file with --weights, or fetch them from timm's hub with --pretrained",
-        )
-    known = get_pretrained_cfg(name)
-    cfg: Any = resolve_data_config
-    data = cfg(pretrained_cfg=asdict(known) if known else {})
-    return EmbedderConfig(
-        name=name,
-        backbone=name,
-        weights=HUB if pretrained else FILE,
-        size=data["input_size"][1],
-        mean=data["mean"],
-        std=data["std"],
-        gem_p=3.0,
-    )
-
-
 def _build(
     config: EmbedderConfig, weights: Path | None, *, whole: bool = False
 ) -> EmbeddingNetwork:
@@ -342,7 +309,7 @@ def _build(
     from lmk.embed.backbone import build_backbone, read_state
     from lmk.embed.heads import EmbeddingNetwork
 
-    kept = whole and weights is not None and weights.exists()
+    kept = whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
     source = None if kept else weights if config.weights == FILE else config.weights
     network = EmbeddingNetwork(
         build_backbone(config.backbone, source),
@@ -352,8 +319,36 @@ def _build(
         neck=config.neck,
     )
     if kept and weights is not None:
-        network.load_state_dict(read_state(weights))
+        try:
+            network.load_state_dict(read_state(weights))
+        except RuntimeError as error:
+            raise ModelError(
+                "these weights do not fit the model",
+                where=weights,
+                remedy="build the index again with lmk build-index",
+            ) from error
     return network.eval()
+
+
+def _try(network: EmbeddingNetwork, config: EmbedderConfig) -> None:
+    """Runs one grey picture: some models take pictures of one size only."""
+    import torch
+
+    picture = torch.full((1, max(config.size, 0), max(config.size, 0), 3), 127, dtype=torch.uint8)
+    try:
+        with torch.inference_mode():
+            finite = bool(torch.isfinite(network(picture)).all())
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"cannot take pictures of {config.size} px: {reason}",
+            where=config.name,
+            remedy="give another --size, or leave it out",
+        ) from error
+    if not finite:
+        raise ModelError(
+            "its weights give no finite features", where=config.name, remedy="give other --weights"
+        )
 
 
 def _cuda() -> bool:
@@ -392,15 +387,24 @@ def _fingerprint(features: str, whitening: Whitening | None) -> str:
 
 
 def _save_whitening(whitening: Whitening, path: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file({"mean": whitening.mean, "matrix": np.ascontiguousarray(whitening.matrix)}, path)
+    matrix = np.ascontiguousarray(whitening.matrix)
+    path.write_bytes(save({"mean": whitening.mean, "matrix": matrix}))
 
 
-def _load_whitening(path: Path) -> Whitening | None:
+def _load_whitening(path: Path, feature_dim: int) -> Whitening | None:
+    """The whitening of a folder, None where it has none; ValueError for a damaged one."""
     if not path.exists():
         return None
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    tensors = load_file(path)
-    return Whitening(tensors["mean"], tensors["matrix"])
+    try:
+        tensors = load(path.read_bytes())
+        whitening = Whitening(tensors["mean"], tensors["matrix"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"damaged whitening: {error}") from error
+    if len(whitening.mean) != feature_dim:
+        raise ValueError(f"a whitening of {len(whitening.mean)} components, not {feature_dim}")
+    return whitening

@@ -23,7 +23,7 @@ _KEY_BYTES = 32  # of a sha256
 
 
 class FeatureStore:
-    """Features float16 [n, dim] by content hash.
+    """Features float16 [n, dim] by content hash, of length 1: only their direction is kept.
 
     Args:
         folder: made when it is missing.
@@ -40,7 +40,6 @@ class FeatureStore:
         self._folder = folder / feature_fingerprint[:16]
         self._where: dict[bytes, tuple[Path, int]] = {}
         self._waiting: dict[bytes, NDArray[np.float16]] = {}
-        self._last: tuple[Path, NDArray[np.float16]] | None = None
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(self._folder.iterdir()):
@@ -52,8 +51,9 @@ class FeatureStore:
 
     def add(self, sha256: str, feature: NDArray[np.float32]) -> None:
         """Keeps a feature [dim]; it is on disk after `flush`, or when a shard is full."""
-        # float16 holds cosines to 1e-4; the range is GeM's of a normalised network, far below it.
-        self._waiting[bytes.fromhex(sha256)] = feature.astype(np.float16)
+        # Of length 1 it fits float16 whatever the network's range; cosines hold to 1e-4.
+        norm = float(np.linalg.norm(feature.astype(np.float64)))
+        self._waiting[bytes.fromhex(sha256)] = (feature / (norm or 1.0)).astype(np.float16)
         if len(self._waiting) >= self._shard_rows:
             self.flush()
 
@@ -77,19 +77,23 @@ class FeatureStore:
         self._waiting.clear()
 
     def read(self, sha256s: Sequence[str]) -> NDArray[np.float32]:
-        """Features float32 [n, dim] of n stored pictures.
+        """Features float32 [n, dim] of n stored pictures, each of length 1 (or 0).
 
         Raises:
             KeyError: when one is not stored.
         """
         rows = np.empty((len(sha256s), self.dim), np.float32)
+        wanted: dict[Path, list[tuple[int, int]]] = {}  # each shard is opened once, in any order
         for i, sha256 in enumerate(sha256s):
             key = bytes.fromhex(sha256)
             if key in self._waiting:
                 rows[i] = self._waiting[key]
             else:
                 path, row = self._where[key]
-                rows[i] = self._shard(path)[row]
+                wanted.setdefault(path, []).append((i, row))
+        for path, pairs in wanted.items():
+            to, of = zip(*pairs, strict=True)
+            rows[list(to)] = load(path.read_bytes())["features"][list(of)]
         return rows
 
     def batches(
@@ -114,9 +118,3 @@ class FeatureStore:
         if tensors["features"].shape[1] == self.dim:
             for row, key in enumerate(tensors["keys"]):
                 self._where[key.tobytes()] = (path, row)
-
-    def _shard(self, path: Path) -> NDArray[np.float16]:
-        """One shard is kept open: runs read shards in the order they were written."""
-        if self._last is None or self._last[0] != path:
-            self._last = (path, load(path.read_bytes())["features"])
-        return self._last[1]

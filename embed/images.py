@@ -15,12 +15,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 IMAGES_VERSION = 1  # part of every embedder's fingerprint: raise it when pixels change
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 _ORIENTATION = 0x0112  # EXIF tag
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _END_OF_JPEG = b"\xff\xd9"
 _CV2_REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -67,20 +76,21 @@ def decode(data: bytes, size: int) -> Picture | str:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 return _too_large(f"{image.width} x {image.height}")
-            turn = image.getexif().get(_ORIENTATION, 1)
             pixels = _fast_jpeg(data, image, size)
             if pixels is None:
                 pixels = _any_format(image, size)
+            # Asked after decoding: some plugins (TIFF) turn the picture themselves, and say so.
+            return _turned(_squashed(pixels, size), _orientation(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large("too many")
     except UnidentifiedImageError:
         return "not a picture that can be decoded"
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError) as error:
-        # Pillow's plugins raise all of these on damaged files.
-        return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
     except MemoryError:
         return "needs more memory than there is"
-    return _turned(_squashed(pixels, size), turn)
+    except Exception as error:
+        # Pillow's plugins raise nearly anything on damaged files (struct.error, AttributeError...);
+        # one bad file must not end a run over a million.
+        return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def thumbnail(path: Path, side: int) -> bytes | None:
@@ -90,22 +100,24 @@ def thumbnail(path: Path, side: int) -> bytes | None:
     """
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (2 * side, 2 * side))
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail((side, side))
-            file = io.BytesIO()
-            small.save(file, "JPEG", quality=80)
-            return file.getvalue()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            flat = Image.fromarray(_any_format(image, side))
+            turn = _TRANSPOSES.get(_orientation(image))
+        flat.thumbnail((side, side))
+        file = io.BytesIO()
+        (flat if turn is None else flat.transpose(turn)).save(file, "JPEG", quality=80)
+        return file.getvalue()
+    except Exception:  # see decode
         return None
 
 
 def ignore_large_picture_warnings() -> None:
-    """Silences Pillow's warning about pictures of 89 to 179 million pixels (phones make them).
+    """Silences Pillow's warnings about pictures of 89 to 179 million pixels (phones make them).
 
-    Filters are process-wide, so only a program's start may call it, never an import.
+    And about broken EXIF, which costs a picture its turn at most. Filters are process-wide, so
+    only a program's start may call it, never an import.
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def _too_large(pixels: str) -> str:
@@ -147,6 +159,15 @@ def _from_deep(values: NDArray[np.generic]) -> Picture:
     top = 255.0 if values.dtype.kind != "u" and 1 < deep.max() <= 255 else top
     grey = np.clip(deep * (255.0 / top), 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or it cannot be read."""
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF in a good picture
+        return 1
+    return turn if turn in _TRANSPOSES else 1
 
 
 def _squashed(pixels: Picture, size: int) -> Picture:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
@@ -27,6 +27,7 @@ PICTURE_SUFFIXES = frozenset(
 TABLE_SUFFIXES = frozenset({".csv", ".parquet"})
 LABEL_COLUMNS = ("landmark_id", "label", "labels", "landmarks", "tags")
 _BLANKS = re.compile(r"\s+")
+_NOT_UTF8 = "its name is not valid UTF-8"
 _NESTED_PROBE = 100  # rows looked at to tell a/b/c/<id>.jpg from <id>.jpg
 
 
@@ -80,6 +81,12 @@ class Manifest:
                 remedy="write '_' for a blank",
             )
         path = PurePosixPath(row.path)
+        if not path.parts:
+            raise ManifestError(
+                f"the path of {row.id} is empty",
+                where=self.root,
+                remedy="name the picture's file, or leave the row out",
+            )
         if path.is_absolute() or ".." in path.parts:
             raise ManifestError(
                 f"the path {row.path!r} of {row.id} leads outside the folder",
@@ -161,7 +168,18 @@ def _from_folder(root: Path) -> Manifest:
 def _walk(root: Path, skipped: list[Skipped]) -> Iterator[str]:
     """Relative paths of all files below root, sorted; hidden files and galleries left out."""
     seen = {_identity(root)}
-    for folder, folders, files in os.walk(root, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        where = Path(error.filename).relative_to(root).as_posix()
+        if where == ".":
+            raise ManifestError(
+                f"cannot be read: {(error.strerror or str(error)).lower()}",
+                where=root,
+                remedy="check the permissions",
+            ) from error
+        skipped.append(Skipped(_printable(where), "a folder that cannot be read"))
+
+    for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         here = Path(folder)
         keep = []
         for name in sorted(folders):
@@ -169,6 +187,9 @@ def _walk(root: Path, skipped: list[Skipped]) -> Iterator[str]:
                 continue
             identity = _identity(here / name)
             relative = (here / name).relative_to(root).as_posix()
+            if _printable(relative) != relative:
+                skipped.append(Skipped(_printable(relative), _NOT_UTF8))
+                continue
             if identity in seen:
                 skipped.append(Skipped(relative, "a link to a folder that was already read"))
                 continue
@@ -176,8 +197,18 @@ def _walk(root: Path, skipped: list[Skipped]) -> Iterator[str]:
             keep.append(name)
         folders[:] = keep
         for name in sorted(files):
-            if not name.startswith("."):
-                yield (here / name).relative_to(root).as_posix()
+            if name.startswith("."):
+                continue
+            relative = (here / name).relative_to(root).as_posix()
+            if _printable(relative) != relative:
+                skipped.append(Skipped(_printable(relative), _NOT_UTF8))
+                continue
+            yield relative
+
+
+def _printable(name: str) -> str:
+    """The name, with the bytes that are no UTF-8 written out (no database could hold them)."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -187,7 +218,8 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _is_gldv2(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return len(parts) == 4 and parts[3].startswith("".join(parts[:3])) and len(parts[0]) == 1
+    single = all(len(part) == 1 for part in parts[:3])
+    return len(parts) == 4 and single and parts[3].startswith("".join(parts[:3]))
 
 
 def _landmark_row(name: str) -> Row:
@@ -248,14 +280,31 @@ def _read_table(path: Path) -> pd.DataFrame:
 
     try:
         if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-            return table.astype("object").where(table.notna(), "").astype(str)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            return pd.read_parquet(path).apply(_as_text)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of one cell too many
+            raise ValueError("its rows have more cells than its header")
+        return table
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
         reason = " ".join(str(error).split())
         raise ManifestError(
             f"cannot be read as a table: {reason}", where=path, remedy="write it as UTF-8 CSV"
         ) from error
+
+
+def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
+    """Cells as text: whole numbers without a point (gaps make floats of them), lists by blanks."""
+    return column.map(_cell_text).astype(str)
+
+
+def _cell_text(cell: object) -> str:
+    if isinstance(cell, Iterable) and not isinstance(cell, str | bytes):
+        return " ".join(_cell_text(part) for part in cell)
+    if cell is None or cell != cell:  # NaN alone differs from itself
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell)
 
 
 def _one_row_a_picture(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embedder import Embedder
-from lmk.embed.embeddings import Embeddings
+from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import ManifestError, NotAGallery
 from lmk.embed.extract import Extracted, Extraction, extract
 from lmk.embed.features import FeatureStore
@@ -25,6 +25,7 @@ from lmk.embed.whitening import LEAST_PICTURES, MOST_PICTURES, Whitening, learn_
 from lmk.index.catalog import Picture
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.gallery import Gallery
+from lmk.index.segments import VECTOR_DTYPE
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.penalty import penalty_of, pick
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
@@ -106,7 +107,7 @@ def build_index(
         for skip in skipped:
             writer.skip(skip.path, skip.reason)
         labels = [picture.row.labels for picture in known.pictures]
-        contents = _Contents(added, np.arange(len(added)), labels, against)
+        contents = _Contents(_as_stored(added), np.arange(len(added)), labels, _as_stored(against))
         _learn(writer, pipeline or Pipeline(), contents, progress)
         writer.commit()
     return BuildReport(len(added), len(against), known.computed + bank.computed, skipped, whiten)
@@ -148,7 +149,7 @@ def add_pictures(
         new = [i for i, id_ in enumerate(vectors.ids) if id_ not in known]
         contents = _Contents(
             Embeddings(
-                np.concatenate([before.vectors, vectors.vectors[new]]),
+                np.concatenate([before.vectors, _as_stored(vectors).vectors[new]]),
                 (*before.ids, *(vectors.ids[i] for i in new)),
                 embedder.fingerprint,
             ),
@@ -230,10 +231,11 @@ def _extract(
 def _require_pictures(manifest: Manifest, known: Extraction) -> None:
     if known.pictures:
         return
-    first = known.skipped[0]
+    paths = {row.path for row in manifest.rows}
+    failed = [skip for skip in known.skipped if skip.path in paths]
+    first = f"; the first is {failed[0].path}: {failed[0].reason}" if failed else ""
     raise ManifestError(
-        f"none of its {len(manifest)} pictures can be read; the first is {first.path}: "
-        f"{first.reason}",
+        f"none of its {len(manifest)} pictures can be read{first}",
         where=manifest.root,
         remedy="check that the files are pictures",
     )
@@ -253,6 +255,12 @@ def _embeddings(
         vectors[piece] = embedder.vectors(features)
     ids = tuple(prefix + picture.row.id for picture in pictures)
     return Embeddings(vectors, ids, embedder.fingerprint)
+
+
+def _as_stored(embeddings: Embeddings) -> Embeddings:
+    """As the gallery will give them back, so that a build and adds learn the same."""
+    vectors = unit_rows(embeddings.vectors.astype(VECTOR_DTYPE))
+    return Embeddings(vectors, embeddings.ids, embeddings.fingerprint)
 
 
 def _pictures(pictures: Sequence[Extracted], root: Path, prefix: str = "") -> list[Picture]:

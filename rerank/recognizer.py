@@ -87,22 +87,31 @@ class Recognizer:
         """Closes the gallery."""
         self.gallery.close()
 
-    def query(self, pictures: Sequence[Path]) -> tuple[Predictions, tuple[Skipped, ...]]:
-        """Answers for picture files; ids are their paths. Those that cannot be read come apart."""
-        self._start()
+    def query(
+        self, pictures: Sequence[Path], *, k: int = 0
+    ) -> tuple[Predictions, tuple[Skipped, ...]]:
+        """Answers for picture files; ids are their paths.
+
+        Args:
+            pictures: the files.
+            k: neighbours to return at least, if that is more than the pipeline looks at.
+
+        Returns:
+            The predictions, and the files that cannot be read with the reasons.
+        """
         embeddings, skipped = self.embedder.embed(pictures)
-        return self.predict(embeddings), skipped
+        return self.predict(embeddings, k=k), skipped
 
     def embed_stream(
         self, manifest: Manifest, *, progress: Callable[[int], None] = lambda done: None
     ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
         """The embeddings of a manifest's pictures, a batch at a time (see extract_stream)."""
-        self._start()
         return extract_stream(manifest, self.embedder, progress=progress)
 
-    def predict(self, queries: Embeddings) -> Predictions:
-        """Answers for embeddings of this recognizer's embedder."""
-        return self.pipeline.predict(self.search(queries, self.pipeline.candidates), self.facts)
+    def predict(self, queries: Embeddings, *, k: int = 0) -> Predictions:
+        """Answers for embeddings of this recognizer's embedder (k as in `query`)."""
+        found = self.search(queries, max(k, self.pipeline.candidates))
+        return self.pipeline.predict(found, self.facts)
 
     def search(self, queries: Embeddings, k: int) -> Neighbours:
         """The k nearest gallery pictures of each query, by plain cosine."""
@@ -138,6 +147,3 @@ class Recognizer:
             self._searcher, bank, rows=self.gallery.rows, gallery=len(rows), top=settings.top
         )
         return penalty_of(picks, settings)
-
-    def _start(self) -> None:
-        self.embedder.start(cache=self.gallery.path / "cache" / "openvino")

@@ -1,7 +1,8 @@
 """The threshold of "none of these", learnt from the gallery itself and its bank.
 
 Right answers: each picture of a sample asked of the gallery without itself. Wrong ones: the same
-pictures with their whole landmark left out (a landmark nobody has heard of), and the bank.
+pictures with their whole landmark left out (a landmark nobody has heard of), and the bank; each
+of these two kinds weighs the same.
 The threshold is where the share of right answers kept plus the share of wrong ones refused is
 largest (Youden's J).
 """
@@ -17,6 +18,7 @@ from lmk.index.search import Searcher
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 
 SAMPLE = 2000  # pictures of each kind that are asked
+MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the largest landmarks
 
 
 def learn_threshold(
@@ -43,14 +45,25 @@ def learn_threshold(
     """
     chosen = np.unique(np.linspace(0, len(gallery) - 1, min(SAMPLE, len(gallery))).astype(int))
     asked = _some(gallery, chosen)
-    found = searcher.search(asked, pipeline.candidates + 1)
-    own = [_labels(facts, int(row)) for row in rows[chosen]]
-    alone = _without(found, [{int(row)} for row in rows[chosen]])
-    answers = pipeline.predict(alone, facts)
-    right = np.array([label in names for label, names in zip(answers.labels, own, strict=True)])
-    strangers = _without(
-        found, [_rows_with(facts, row, names) for row, names in zip(found.rows, own, strict=True)]
+    k = pipeline.candidates
+    own = [_codes(facts, int(row)) for row in rows[chosen]]
+    members = _members(facts)
+    landmarks = [
+        np.concatenate([[row], *(members[code] for code in codes)])
+        for row, codes in zip(rows[chosen], own, strict=True)
+    ]
+    # As deep as it takes to have k neighbours left when a whole landmark is left out.
+    deeper = min(max(len(members_) for members_ in landmarks), MOST_LEFT_OUT)
+    found = searcher.search(asked, k + deeper)
+    answers = pipeline.predict(_without(found, list(rows[chosen, None]), k), facts)
+    right = np.array(
+        [
+            label in {facts.label_names[code] for code in codes}
+            for label, codes in zip(answers.labels, own, strict=True)
+        ],
+        np.bool_,
     )
+    strangers = _without(found, landmarks, k)
     wrong = [_finite(pipeline.predict(strangers, facts).confidence)]
     if len(bank):
         some = _some(bank, np.arange(0, len(bank), -(-len(bank) // SAMPLE)))
@@ -79,23 +92,25 @@ def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values[np.isfinite(values)]
 
 
-def _labels(facts: GalleryFacts, row: int) -> set[str]:
-    codes = facts.label_codes[facts.label_offsets[row] : facts.label_offsets[row + 1]]
-    return {facts.label_names[code] for code in codes}
+def _codes(facts: GalleryFacts, row: int) -> NDArray[np.int32]:
+    return facts.label_codes[facts.label_offsets[row] : facts.label_offsets[row + 1]]
 
 
-def _rows_with(facts: GalleryFacts, rows: NDArray[np.int64], names: set[str]) -> set[int]:
-    """Those of `rows` that have one of these labels (an unlabelled picture is its own stranger)."""
-    return {int(row) for row in rows if row != NO_ROW and _labels(facts, int(row)) & names}
+def _members(facts: GalleryFacts) -> list[NDArray[np.int64]]:
+    """The rows of each label code."""
+    row_of = np.repeat(np.arange(len(facts.label_offsets) - 1), np.diff(facts.label_offsets))
+    order = np.argsort(facts.label_codes, kind="stable")
+    ends = np.searchsorted(facts.label_codes[order], np.arange(len(facts.label_names)), "right")
+    return np.split(row_of[order], ends)[:-1]
 
 
-def _without(found: Neighbours, banned: list[set[int]]) -> Neighbours:
-    """The neighbours less those banned for each query; gaps go to the end."""
+def _without(found: Neighbours, banned: list[NDArray[np.int64]], k: int) -> Neighbours:
+    """The k nearest of the neighbours that are not banned for their query."""
     rows, scores = found.rows.copy(), found.scores.copy()
     for i, ban in enumerate(banned):
-        out = np.isin(rows[i], list(ban))
+        out = np.isin(rows[i], ban)
         rows[i, out], scores[i, out] = NO_ROW, -np.inf
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Neighbours(
         np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1), found.query_ids
     )

@@ -1,0 +1,87 @@
+"""What an embedder is made of: presets by name, or any timm model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lmk.embed.errors import ModelError
+
+DEFAULT = "lite1"
+HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
+
+
+class EmbedderConfig(BaseModel):
+    """What an embedder is made of, weights and whitening apart.
+
+    Attributes:
+        name: the preset's or model's name, for people.
+        backbone: the timm model.
+        weights: "package:NAME", "hub", or "file" for weights kept in the folder.
+        size: side of the square pictures are squashed to, in pixels.
+        mean, std: of the pixels in 0..1, as the backbone was trained.
+        gem_p: the power of GeM pooling (the start value where it is trained).
+        neck: dimension of the neck, or None for none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    backbone: str
+    weights: str
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    gem_p: float
+    neck: int | None = None
+
+
+def preset_names() -> tuple[str, ...]:
+    """The names of the presets that lmk comes with."""
+    folder = resources.files("lmk.embed") / "presets"
+    return tuple(sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json")))
+
+
+def preset(name: str) -> EmbedderConfig:
+    """The config of a preset."""
+    text = (resources.files("lmk.embed") / "presets" / f"{name}.json").read_text("utf-8")
+    return EmbedderConfig.model_validate_json(text)
+
+
+def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:
+    """The config of a timm model, with the size and colours it was trained with.
+
+    Raises:
+        ModelError: on an unknown name, or with neither weights nor pretrained.
+    """
+    from timm.data.config import resolve_data_config
+    from timm.models import get_pretrained_cfg, is_model
+
+    if not is_model(name):
+        raise ModelError(
+            f"is no preset ({', '.join(preset_names())}), no embedder's folder and no timm model",
+            where=name,
+            remedy="check the spelling, or leave --model out for the default",
+        )
+    if weights is None and not pretrained:
+        raise ModelError(
+            "has no weights on this machine",
+            where=name,
+            remedy="give a file with --weights, or fetch them from timm's hub with --pretrained",
+        )
+    known = get_pretrained_cfg(name)
+    cfg: Any = resolve_data_config
+    data = cfg(pretrained_cfg=asdict(known) if known else {})
+    return EmbedderConfig(
+        name=name,
+        backbone=name,
+        weights=HUB if pretrained else FILE,
+        size=data["input_size"][1],
+        mean=data["mean"],
+        std=data["std"],
+        gem_p=3.0,
+    )
