@@ -144,6 +144,32 @@ def gap_of_judged(
     return replace(result, order=rows[result.order], correct=judged.correct, gain=gain)
 
 
+def gap_losses(
+    judged: Judged,
+    *,
+    ignore_non_landmark: bool = False,
+    weights: NDArray[np.floating] | None = None,
+) -> NDArray[np.float64]:
+    """float64 [q]: what each query costs; the losses and the GAP sum to 1.
+
+    Since P(i) = 1 - (wrong answers above i) / i, GAP = 1 - (landmarks missed) / M -
+    (1/M) sum over right answers i, over wrong answers j ranked above i, of 1/i. So a landmark query
+    without a right answer costs 1/M, and a wrong answer costs (1/M) sum 1/i over the right answers
+    i below it; one that is both costs both. Weights enter as in `gap`.
+
+    Args and errors: as gap_of_judged.
+    """
+    result = gap_of_judged(judged, ignore_non_landmark=ignore_non_landmark, weights=weights)
+    weight = np.ones(len(judged)) if weights is None else weights
+    hits, ranked = judged.correct[result.order], weight[result.order]
+    each = np.where(hits, ranked, 0.0) / np.cumsum(ranked)
+    below = np.cumsum(each[::-1])[::-1]  # a wrong answer adds nothing itself
+    losses = np.where(judged.landmark & ~judged.correct, weight, 0.0)
+    losses[result.order] += np.where(hits, 0.0, ranked * below)
+    costs: NDArray[np.float64] = losses / result.positives
+    return costs
+
+
 def contest_gap(judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT) -> GapResult:
     """GAP as a contest's mix of queries would give it.
 

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmk.embed.errors import SubmissionError, UsageError
-from lmk.eval.gap import contest_gap, contest_weights, gap, gap_of, gap_of_judged
+from lmk.eval.gap import (
+    contest_gap,
+    contest_weights,
+    gap,
+    gap_losses,
+    gap_of,
+    gap_of_judged,
+)
 from lmk.eval.judged import Judged, judge
 from lmk.eval.submission import Submission
 from lmk.eval.truth import Truth
@@ -260,3 +267,27 @@ def test_judged_refuses_what_cannot_be() -> None:
         Judged(("a",), yes, yes, yes, np.array([np.nan]))
     with pytest.raises(ValueError, match="confidence must be"):
         Judged(("a",), yes, yes, yes, np.zeros(2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(contests(), st.booleans(), st.integers(0, 2**32))
+def test_losses_and_gap_sum_to_1(
+    contest: tuple[dict[str, Any], dict[str, list[str]]], ignore: bool, seed: int
+) -> None:
+    answers, labels = contest
+    judged = judge(make_submission(answers), make_truth(labels))
+    for weights in (None, np.random.default_rng(seed).uniform(0.1, 9, len(judged))):
+        losses = gap_losses(judged, ignore_non_landmark=ignore, weights=weights)
+        result = gap_of_judged(judged, ignore_non_landmark=ignore, weights=weights)
+        assert losses.sum() + result.value == pytest.approx(1, abs=1e-9)
+        assert (losses >= 0).all()
+        assert not losses[judged.correct].any()
+
+
+def test_losses_blame_misses_and_false_alarms() -> None:
+    case = GOLDEN["cases"][8]  # G8: a9 wrong, b2 and d3 right, c4 a false alarm, e5 right; M = 4
+    judged = judge(make_submission(case["predictions"]), make_truth(case["truth"]))
+    a, b, c, d, e = gap_losses(judged)
+    assert a == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 5) / 4)
+    assert c == pytest.approx(1 / 5 / 4)
+    assert (b, d, e) == (0, 0, 0)

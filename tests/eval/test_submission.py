@@ -25,7 +25,7 @@ from lmk.index.neighbours import Neighbours
 from lmk.rerank.predictions import Predictions
 
 SAME_FOLDER = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
