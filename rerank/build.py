@@ -31,7 +31,8 @@ from lmk.rerank.penalty import penalty_of, pick
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 from lmk.rerank.threshold import learn_threshold
 
-PIPELINE, PENALTY = "pipeline", "penalty"
+PIPELINE, PENALTY, BACKGROUND = "pipeline", "penalty", "background"
+MOST_BACKGROUND = 0.9  # so that a gallery of copies does not divide by nothing
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
 
 Progress = Callable[[str, int, int], None]
@@ -186,14 +187,17 @@ def _learn(
     n = len(contents.pictures)
     searcher = FlatSearcher.of_embeddings(contents.pictures)
     settings = pipeline.penalty()
+    background = mean_background(contents.pictures.vectors, contents.labels)
+    writer.set(BACKGROUND, background)
     penalty = None
     if settings is not None and len(contents.bank):
         picks = pick(searcher, contents.bank, rows=n, gallery=n, top=settings.top)
-        penalty = penalty_of(picks, settings)
+        scale = background if pipeline.rescales() else 0.0
+        penalty = penalty_of(picks, settings, background=scale)
         by_row = np.zeros(max(int(contents.rows.max()) + 1, n), np.float32)
         by_row[contents.rows] = penalty
         writer.put_array(PENALTY, by_row)
-    facts = facts_of(contents.labels, penalty)
+    facts = facts_of(contents.labels, penalty, background)
     threshold = learn_threshold(
         pipeline, searcher, facts, contents.pictures, np.arange(n), contents.bank
     )
@@ -203,15 +207,37 @@ def _learn(
     progress(_LEARNING, 1, 1)
 
 
+def mean_background(vectors: NDArray[np.float32], labels: Sequence[tuple[str, ...]]) -> float:
+    """The mean cosine of two pictures of different landmarks, 0 where there are no two.
+
+    Pictures without a landmark count as strangers to all others. Read off the sums of vectors,
+    of all pictures and of each landmark, so it costs one pass.
+    """
+    keys = [(0, names) if names else (i + 1, names) for i, names in enumerate(labels)]
+    codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    code = np.array([codes[key] for key in keys])
+    order = np.argsort(code, kind="stable")
+    sizes = np.bincount(code).astype(np.float64)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    sums = np.add.reduceat(vectors[order].astype(np.float64), starts, axis=0)
+    pairs = len(vectors) ** 2 - float((sizes**2).sum())
+    if pairs == 0:
+        return 0.0
+    total = float((sums.sum(axis=0) ** 2).sum() - (sums**2).sum())
+    return float(np.clip(total / pairs, 0.0, MOST_BACKGROUND))
+
+
 def facts_of(
-    labels: Sequence[tuple[str, ...]], penalty: NDArray[np.float32] | None
+    labels: Sequence[tuple[str, ...]],
+    penalty: NDArray[np.float32] | None,
+    background: float = 0.0,
 ) -> GalleryFacts:
     """GalleryFacts of pictures numbered from 0."""
     names = tuple(sorted({name for row in labels for name in row}))
     code = {name: i for i, name in enumerate(names)}
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in labels])]).astype(np.int64)
     codes = np.array([code[name] for row in labels for name in row], np.int32)
-    return GalleryFacts(names, offsets, codes, penalty)
+    return GalleryFacts(names, offsets, codes, penalty, background)
 
 
 def _store(path: Path, embedder: Embedder) -> FeatureStore:

@@ -108,15 +108,27 @@ def pick(searcher: Searcher, bank: Embeddings, *, rows: int, gallery: int, top: 
     return Picks(counts, mean, len(bank) * min(top, gallery) / max(gallery, 1))
 
 
-def penalty_of(picks: Picks, settings: PenaltySettings) -> NDArray[np.float32]:
-    """What is taken off the cosine of each row: float32 [rows], never negative."""
+def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.float32]:
+    """(cosine - background) / (1 - background): 0 for strangers, 1 for the same picture."""
+    return (cosines - np.float32(background)) / np.float32(1 - background)
+
+
+def penalty_of(
+    picks: Picks, settings: PenaltySettings, *, background: float = 0.0
+) -> NDArray[np.float32]:
+    """What is taken off the score of each row: float32 [rows], never negative.
+
+    Args:
+        background: of scores that are rescaled cosines (see `rescaled`); 0 for plain cosines.
+    """
     n = picks.counts.astype(np.float64)
     if settings.counts == "relative" and picks.expected > 0:
         n *= CONTEST_PICKS / picks.expected
     n = np.minimum(n, settings.max_n)
     share = np.where(n < settings.min_n, 0.0, _ramp(n, settings))
     share = np.where(n >= settings.max_n, settings.max_share, share)
-    return (share * np.maximum(picks.mean, 0)).astype(np.float32)
+    mean = np.maximum(rescaled(picks.mean, background), 0)
+    return (share * mean).astype(np.float32)
 
 
 def _ramp(n: NDArray[np.float64], settings: PenaltySettings) -> NDArray[np.float64]:

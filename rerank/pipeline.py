@@ -1,6 +1,6 @@
 """The pipeline: the steps from neighbours to predictions, as data that is saved with the gallery.
 
-    [{"step": "penalty", ...}, {"step": "vote", "k": 10, "power": 6}, {"step": "threshold", ...}]
+    [{"step": "rescale"}, {"step": "penalty", ...}, {"step": "vote", ...}, {"step": "threshold", ...}]
 
 Each step takes an Answering and gives the next one; a new kind of step is one class here and its
 arrays in the gallery.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.rerank.penalty import PenaltySettings
+from lmk.rerank.penalty import PenaltySettings, rescaled
 from lmk.rerank.predictions import Predictions
 from lmk.rerank.voting import vote
 
@@ -28,13 +28,15 @@ class GalleryFacts:
     Attributes:
         label_names: by label code.
         label_offsets, label_codes: the labels of each row (see voting.vote).
-        penalty: float32 [rows] taken off the cosines of each row; None without a bank.
+        penalty: float32 [rows] taken off the scores of each row; None without a bank.
+        background: mean cosine of two pictures of different landmarks (see RescaleStep).
     """
 
     label_names: tuple[str, ...]
     label_offsets: NDArray[np.int64]
     label_codes: NDArray[np.int32]
     penalty: NDArray[np.float32] | None = None
+    background: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class Answering:
 
     Attributes:
         neighbours: as they were searched, by plain cosine.
+        scores: float32 [q, k], what is left of the cosines; -inf where there is no neighbour.
         penalty: float32 [q, k], taken off so far.
         winner: int64 [q], label code, -1 for none.
         confidence: float32 [q].
@@ -51,6 +54,7 @@ class Answering:
     """
 
     neighbours: Neighbours
+    scores: NDArray[np.float32]
     penalty: NDArray[np.float32]
     winner: NDArray[np.int64]
     confidence: NDArray[np.float32]
@@ -63,16 +67,30 @@ class Answering:
         zeros = np.zeros(neighbours.rows.shape, np.float32)
         q = len(neighbours)
         none = np.full(q, -1, np.int64)
-        return cls(neighbours, zeros, none, np.full(q, -np.inf, np.float32), zeros)
+        never = np.full(q, -np.inf, np.float32)
+        return cls(neighbours, neighbours.scores, zeros, none, never, zeros)
 
-    @property
-    def adjusted(self) -> NDArray[np.float32]:
-        """Cosines less penalties, float32 [q, k]; -inf where there is no neighbour."""
-        return self.neighbours.scores - self.penalty
+
+class RescaleStep(BaseModel):
+    """Scores become (cosine - background) / (1 - background).
+
+    Raw features of photos are alike to start with (two unrelated ones have a cosine near .5), and
+    a vote that weighs by powers of the cosine would let many distant pictures outvote a near one.
+    Rescaled, 0 is what strangers have, whatever the embedder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Literal["rescale"] = "rescale"
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Replaces `scores`."""
+        scores = rescaled(answering.neighbours.scores, facts.background)
+        return replace(answering, scores=scores.astype(np.float32))
 
 
 class PenaltyStep(PenaltySettings):
-    """Takes the penalty of each gallery row off its cosine (see penalty.py)."""
+    """Takes the penalty of each gallery row off its score (see penalty.py)."""
 
     step: Literal["penalty"] = "penalty"
 
@@ -82,7 +100,11 @@ class PenaltyStep(PenaltySettings):
             return answering
         rows = answering.neighbours.rows
         taken = np.where(rows == NO_ROW, 0, facts.penalty[np.maximum(rows, 0)])
-        return replace(answering, penalty=(answering.penalty + taken).astype(np.float32))
+        return replace(
+            answering,
+            scores=(answering.scores - taken).astype(np.float32),
+            penalty=(answering.penalty + taken).astype(np.float32),
+        )
 
 
 class VoteStep(BaseModel):
@@ -96,17 +118,16 @@ class VoteStep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: Literal["vote"] = "vote"
-    k: int = Field(default=10, ge=1)
-    power: float = Field(default=6.0, gt=0)
+    k: int = Field(default=5, ge=1)
+    power: float = Field(default=9.0, gt=0)
 
     def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
         """Fills `winner`, `confidence` and `votes`."""
-        adjusted = answering.adjusted
         rows = answering.neighbours.rows
         # By score, then row: the k best of each query, whatever order the penalty left.
-        order = np.lexsort((rows, -adjusted), axis=1)[:, : self.k]
+        order = np.lexsort((rows, -answering.scores), axis=1)[:, : self.k]
         voters = np.take_along_axis(rows, order, axis=1)
-        scores = np.take_along_axis(adjusted, order, axis=1)
+        scores = np.take_along_axis(answering.scores, order, axis=1)
         weights = np.maximum(scores, 0).astype(np.float64) ** self.power
         silent = (weights == 0).all(axis=1)
         weights[silent, :1] = 1
@@ -138,7 +159,7 @@ class ThresholdStep(BaseModel):
         return replace(answering, threshold=self.value)
 
 
-Step = Annotated[PenaltyStep | VoteStep | ThresholdStep, Field(discriminator="step")]
+Step = Annotated[RescaleStep | PenaltyStep | VoteStep | ThresholdStep, Field(discriminator="step")]
 
 
 class Pipeline(BaseModel):
@@ -151,7 +172,7 @@ class Pipeline(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: tuple[Step, ...] = (PenaltyStep(), VoteStep())
+    steps: tuple[Step, ...] = (RescaleStep(), PenaltyStep(), VoteStep())
     candidates: int = Field(default=100, ge=1)
 
     def predict(self, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
@@ -171,6 +192,10 @@ class Pipeline(BaseModel):
     def penalty(self) -> PenaltySettings | None:
         """The settings of the penalty step, if there is one."""
         return next((step for step in self.steps if isinstance(step, PenaltyStep)), None)
+
+    def rescales(self) -> bool:
+        """Whether scores are rescaled, and the penalty with them."""
+        return any(isinstance(step, RescaleStep) for step in self.steps)
 
     def with_threshold(self, value: float) -> Pipeline:
         """The same steps with another threshold at the end."""

@@ -23,7 +23,7 @@ from lmk.embed.manifest import Manifest
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher, choose
-from lmk.rerank.build import PENALTY, saved_pipeline
+from lmk.rerank.build import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.penalty import penalty_of, pick
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 from lmk.rerank.predictions import Predictions
@@ -125,7 +125,11 @@ class Recognizer:
         if self._facts is None:
             gallery = self.gallery
             self._facts = GalleryFacts(
-                gallery.label_names, gallery.label_offsets, gallery.label_codes, self._penalty()
+                gallery.label_names,
+                gallery.label_offsets,
+                gallery.label_codes,
+                self._penalty(),
+                gallery.setting(BACKGROUND) or 0.0,
             )
         return self._facts
 
@@ -135,7 +139,9 @@ class Recognizer:
         if settings is None:
             return None
         saved = self.gallery.array(PENALTY)
-        if saved is not None and saved_pipeline(self.gallery).penalty() == settings:
+        kept = saved_pipeline(self.gallery)
+        same = kept.penalty() == settings and kept.rescales() == self.pipeline.rescales()
+        if saved is not None and same:
             return saved
         bank = self.gallery.embeddings("distractor")
         rows = self.gallery.role_rows("gallery")
@@ -146,4 +152,5 @@ class Recognizer:
         picks = pick(
             self._searcher, bank, rows=self.gallery.rows, gallery=len(rows), top=settings.top
         )
-        return penalty_of(picks, settings)
+        background = self.gallery.setting(BACKGROUND) if self.pipeline.rescales() else 0.0
+        return penalty_of(picks, settings, background=background or 0.0)
