@@ -71,15 +71,7 @@ def command(source: Path, root: Path, most: int) -> float:
         lmk = Path(sys.executable).parent / "lmk"
         started = time.perf_counter()
         subprocess.run(
-            [
-                Path(sys.executable).parent / "lmk",
-                "build-index",
-                source,
-                "--root",
-                root,
-                "-o",
-                f"{folder}/bench.lmk",
-            ],
+            [lmk, "build-index", source, "--root", root, "-o", f"{folder}/bench.lmk"],
             check=True,
             stdout=subprocess.DEVNULL,
         )

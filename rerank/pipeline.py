@@ -1,6 +1,6 @@
 """The pipeline: the steps from neighbours to predictions, as data that is saved with the gallery.
 
-    [{"step": "rescale"}, {"step": "penalty", ...}, {"step": "vote", ...}, {"step": "threshold", ...}]
+    [{"step": "rescale"}, {"step": "penalty", ...}, {"step": "vote", ...}, {"step": "threshold"...}]
 
 Each step takes an Answering and gives the next one; a new kind of step is one class here and its
 arrays in the gallery.

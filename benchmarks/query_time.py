@@ -1,0 +1,59 @@
+"""Wall time of `lmk query` on one photo from the shell, and where it goes.
+
+    python -P benchmarks/query_time.py INDEX PHOTO [--runs 5]
+
+"first" is a run with an empty cache of compiled graphs (INDEX/cache/openvino is emptied); the
+operating system's own file cache is not. The phases are timed inside one further process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PHASES = """
+import sys, time
+marks = [("start", time.perf_counter())]
+def mark(name): marks.append((name, time.perf_counter()))
+from pathlib import Path
+from lmk.rerank.recognizer import Recognizer
+mark("imports (numpy, OpenCV, Pillow, pydantic)")
+recognizer = Recognizer.open(sys.argv[1]); mark("open the index, check every file")
+recognizer._start(); mark("OpenVINO: import, compile or load the graph")
+vectors, _ = recognizer.embedder.embed([Path(sys.argv[2])]); mark("decode and embed the photo")
+recognizer.search(vectors, 1); mark("FAISS: import, load, search")
+recognizer.predict(vectors); mark("vote")
+for (_, before), (name, after) in zip(marks, marks[1:]):
+    print(f"  {name:45} {1000 * (after - before):6.0f} ms")
+print("  torch imported:", "torch" in sys.modules)
+"""
+
+
+def wall(index: Path, photo: Path) -> float:
+    lmk = Path(sys.executable).parent / "lmk"
+    started = time.perf_counter()
+    subprocess.run([lmk, "query", photo, "-i", index], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    shutil.rmtree(options.index / "cache" / "openvino", ignore_errors=True)
+    print(f"first run   {wall(options.index, options.photo):.2f} s")
+    runs = [wall(options.index, options.photo) for _ in range(options.runs)]
+    print(f"later runs  {statistics.median(runs):.2f} s (median of {len(runs)})")
+    command = [sys.executable, "-P", "-c", PHASES, options.index, options.photo]
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
