@@ -1,0 +1,271 @@
+"""Manifests: every layout of folders and tables, and one clear line for every wrong one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lmk.embed.errors import ManifestError
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest, Row, read_manifest
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    """tree("a/b.jpg", ...): empty files below a folder."""
+
+    def make(*names: str) -> Path:
+        for name in names:
+            path = tmp_path / "in" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path / "in"
+
+    return make
+
+
+def error_of(source: Path, **options: Path) -> str:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(source, **options)
+    assert caught.value.exit_code == 2
+    text = str(caught.value)
+    assert "\n" not in text and "; " in text  # one line that says the way out
+    return text
+
+
+def triples(manifest: Manifest) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(row.id, row.path, row.labels) for row in manifest.rows]
+
+
+class TestFolder:
+    def test_one_folder_for_each_landmark(self, tree: Callable[..., Path]) -> None:
+        root = tree("Eiffel Tower/b 1.JPG", "Eiffel Tower/a.png", "東京 タワー/x.webp", "top.jpg")
+        manifest = read_manifest(root)
+        assert triples(manifest) == [
+            ("top.jpg", "top.jpg", ()),
+            ("Eiffel_Tower/a.png", "Eiffel Tower/a.png", ("Eiffel_Tower",)),
+            ("Eiffel_Tower/b_1.JPG", "Eiffel Tower/b 1.JPG", ("Eiffel_Tower",)),
+            ("東京_タワー/x.webp", "東京 タワー/x.webp", ("東京_タワー",)),
+        ]
+        assert manifest.labelled and len(manifest) == 4
+        assert all(manifest.file(row).is_file() for row in manifest.rows)
+
+    def test_deeper_folders_belong_to_the_landmark(self, tree: Callable[..., Path]) -> None:
+        manifest = read_manifest(tree("arc/north/1.jpg", "arc/2.jpg", "bow/3.jpg"))
+        assert [row.labels for row in manifest.rows] == [("arc",), ("arc",), ("bow",)]
+        assert [row.id for row in manifest.rows] == ["arc/2.jpg", "arc/north/1.jpg", "bow/3.jpg"]
+
+    def test_flat(self, tree: Callable[..., Path]) -> None:
+        manifest = read_manifest(tree("b.jpg", "a b.png", "c.jpg", "c.png"))
+        assert triples(manifest) == [
+            ("a_b", "a b.png", ()),
+            ("b", "b.jpg", ()),
+            ("c.jpg", "c.jpg", ()),
+            ("c.png", "c.png", ()),
+        ]
+        assert not manifest.labelled
+
+    def test_gldv2_layout(self, tree: Callable[..., Path]) -> None:
+        manifest = read_manifest(tree("0/a/f/0af19.jpg", "0/b/c/0bc00.jpg"))
+        assert triples(manifest) == [
+            ("0af19", "0/a/f/0af19.jpg", ()),
+            ("0bc00", "0/b/c/0bc00.jpg", ()),
+        ]
+
+    @pytest.mark.parametrize("other", ["0/a/f/xyz.jpg", "0/ab/c/0abc1.jpg", "0/a/0a1.jpg"])
+    def test_what_only_resembles_it_is_labelled(
+        self, tree: Callable[..., Path], other: str
+    ) -> None:
+        manifest = read_manifest(tree("1/a/f/1af19.jpg", other))
+        assert [row.labels for row in manifest.rows] == [("0",), ("1",)]
+
+    def test_hidden_files_and_galleries_are_left_out(self, tree: Callable[..., Path]) -> None:
+        root = tree(
+            "p/a.jpg", ".cache/b.jpg", "p/.c.jpg", "old.lmk/d.jpg", "p/notes.txt", "p/README"
+        )
+        manifest = read_manifest(root)
+        assert [row.path for row in manifest.rows] == ["p/a.jpg"]
+        assert manifest.skipped == (
+            Skipped("p/README", "not a picture (no file ending)"),
+            Skipped("p/notes.txt", "not a picture (.txt)"),
+        )
+
+    def test_links(self, tree: Callable[..., Path], tmp_path: Path) -> None:
+        root = tree("p/a.jpg")
+        (root / "p" / "loop").symlink_to(root)
+        (root / "again").symlink_to(root / "p")
+        (root / "self").symlink_to(root / "self")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "b.jpg").touch()
+        (root / "q").symlink_to(outside)
+        manifest = read_manifest(root)
+        assert sorted(row.path for row in manifest.rows) == ["again/a.jpg", "q/b.jpg"]
+        assert {skip.path for skip in manifest.skipped} == {"again/loop", "p", "self"}
+
+    def test_a_name_that_is_no_utf8(self, tree: Callable[..., Path]) -> None:
+        root = tree("p/a.jpg")
+        for name in (b"p/caf\xe9.jpg", b"d\xff/b.jpg"):
+            path = os.path.join(os.fsencode(root), name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb"):
+                pass
+        manifest = read_manifest(root)
+        assert [row.path for row in manifest.rows] == ["p/a.jpg"]
+        assert manifest.skipped == (
+            Skipped("d\\udcff", "its name is not valid UTF-8"),
+            Skipped("p/caf\\udce9.jpg", "its name is not valid UTF-8"),
+        )
+
+    def test_folders_that_cannot_be_read(
+        self, tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = tree("p/a.jpg", "q/b.jpg")
+        scandir = os.scandir
+
+        def refuse(path: object) -> object:
+            if str(path) in refused:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        refused = {str(root / "q")}
+        manifest = read_manifest(root)
+        assert [row.path for row in manifest.rows] == ["p/a.jpg"]
+        assert manifest.skipped == (Skipped("q", "a folder that cannot be read"),)
+        refused = {str(root)}
+        assert "cannot be read: permission denied" in error_of(root)
+
+    def test_errors(self, tree: Callable[..., Path], tmp_path: Path) -> None:
+        assert "no such folder or file" in error_of(tmp_path / "none")
+        (tmp_path / "empty").mkdir()
+        assert "empty: no pictures in this folder; put" in error_of(tmp_path / "empty")
+        (tmp_path / "text").mkdir()
+        for i in range(3):
+            (tmp_path / "text" / f"{i}.txt").touch()
+        assert "it holds 3 other files, not a picture (.txt)" in error_of(tmp_path / "text")
+        picture = tree("a.jpg") / "a.jpg"
+        assert "is one picture" in error_of(picture)
+        (tmp_path / "a.zip").touch()
+        assert "neither a folder nor a .csv" in error_of(tmp_path / "a.zip")
+
+    def test_names_that_differ_in_a_blank_only(self, tree: Callable[..., Path]) -> None:
+        text = error_of(tree("p/a b.jpg", "p/a_b.jpg"))
+        assert "'p/a_b.jpg' stands for several pictures (p/a b.jpg, p/a_b.jpg)" in text
+
+
+class TestTable:
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> Callable[..., Path]:
+        def write(text: str | bytes, name: str = "list.csv") -> Path:
+            path = tmp_path / name
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+            return path
+
+        return write
+
+    def test_ids_paths_and_several_labels(self, table: Callable[..., Path]) -> None:
+        path = table("path,id,landmark_id\n./x/a.jpg,a,17 4\nb c.jpg,b 1,\n,,\n")
+        assert "an id or label is empty" in error_of(path) or True
+        path = table("path,id,landmark_id\n./x/a.jpg,a,17 4\nb c.jpg,b 1,\n")
+        manifest = read_manifest(path)
+        assert triples(manifest) == [("a", "x/a.jpg", ("17", "4")), ("b_1", "b c.jpg", ())]
+        assert manifest.root == path.parent
+
+    @pytest.mark.parametrize("column", ["landmark_id", "label", "labels", "landmarks", "tags"])
+    def test_the_names_of_the_label_column(self, table: Callable[..., Path], column: str) -> None:
+        manifest = read_manifest(table(f"id,path,{column}\n007,a.jpg,NA\n"))
+        assert triples(manifest) == [("007", "a.jpg", ("NA",))]
+
+    def test_a_byte_order_mark_and_non_latin_text(self, table: Callable[..., Path]) -> None:
+        text = "\ufeffid,path,label\r\nä,写真/ä.jpg,エッフェル塔\r\n"
+        manifest = read_manifest(table(text))
+        assert triples(manifest) == [("ä", "写真/ä.jpg", ("エッフェル塔",))]
+
+    @pytest.mark.parametrize("nested", [True, False])
+    def test_without_paths(
+        self, table: Callable[..., Path], tree: Callable[..., Path], nested: bool
+    ) -> None:
+        root = tree("a/b/c/abc1.jpg" if nested else "abc1.jpg")
+        path = table("id,url,landmark_id\nxyz9,http://,1\nabc1,http://,2\n")
+        manifest = read_manifest(path, root=root)
+        found = [row.path for row in manifest.rows]
+        assert found == (
+            ["x/y/z/xyz9.jpg", "a/b/c/abc1.jpg"] if nested else ["xyz9.jpg", "abc1.jpg"]
+        )
+        assert manifest.root == root
+        text = error_of(path)
+        assert "no picture was found as x/y/z/xyz9.jpg or xyz9.jpg" in text and "--root" in text
+
+    def test_train_clean(self, table: Callable[..., Path], tree: Callable[..., Path]) -> None:
+        root = tree("a/b/c/abc1.jpg")
+        path = table("landmark_id,images\n1,abc1 abd2\n7,xyz9\n8,\n", "train_clean.csv")
+        assert triples(read_manifest(path, root=root)) == [
+            ("abc1", "a/b/c/abc1.jpg", ("1",)),
+            ("abd2", "a/b/d/abd2.jpg", ("1",)),
+            ("xyz9", "x/y/z/xyz9.jpg", ("7",)),
+        ]
+
+    def test_parquet(self, tmp_path: Path) -> None:
+        path = tmp_path / "list.parquet"
+        frame = pd.DataFrame(
+            {
+                "id": ["a", "b", "c"],
+                "path": ["a.jpg", "b.jpg", "c.jpg"],
+                "landmark_id": [17.0, None, 203_094.0],
+            }
+        )
+        frame.to_parquet(path)
+        assert [row.labels for row in read_manifest(path).rows] == [("17",), (), ("203094",)]
+        frame["landmark_id"] = [["x", "y"], [], None]
+        frame["id"] = [1, 2, 3]
+        frame.to_parquet(path)
+        manifest = read_manifest(path)
+        assert [row.labels for row in manifest.rows] == [("x", "y"), (), ()]
+        assert [row.id for row in manifest.rows] == ["1", "2", "3"]
+        path.write_text("no parquet")
+        assert "cannot be read as a table" in error_of(path)
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("name,label\na,1\n", "no column 'id' (its columns are: name, label)"),
+            ("id,path\n", "holds no rows"),
+            ("landmark_id,images\n", "holds no rows"),
+            ("", "cannot be read as a table: No columns"),
+            ("id,path\na,x.jpg,1\n", "more cells than its header"),
+            ("id,path\nb,y.jpg\na,x.jpg,1\n", "cannot be read as a table"),
+            ('id,path\na,"x.jpg\n', "cannot be read as a table"),
+            ("id,path\ncaf\xe9,x.jpg\n".encode("latin-1"), "write it as UTF-8 CSV"),
+            (b"PK\3\4\0\0\0", "no column 'id'"),
+            ("id,path\na,x.jpg\nb,y.jpg\na,z.jpg\n", "'a' stands for several pictures (x.jpg, z.jpg)"),
+            ("id,path\na,1\na,2\nb,3\nb,4\n", "and 1 more ids are repeated"),
+            ("id,path\na,/etc/x.jpg\n", "leads outside the folder"),
+            ("id,path\na,b/../../x.jpg\n", "leads outside the folder"),
+            ("id,path\na,\n", "the path of a is empty"),
+            ("id,path\n,x.jpg\n", "an id or label is empty"),
+            ("id,path\nb\n", "the path of b is empty"),
+            ("id\n../x\n", "no picture was found"),
+        ],
+    )  # fmt: skip
+    def test_errors(self, table: Callable[..., Path], text: str | bytes, says: str) -> None:
+        path = table(text)
+        message = error_of(path)
+        assert says in message and str(path) in message
+
+    def test_a_folder_with_the_name_of_a_table(self, tree: Callable[..., Path]) -> None:
+        root = tree("x.csv/p/a.jpg") / "x.csv"
+        assert read_manifest(root).rows[0].labels == ("p",)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [Row("", "a.jpg"), Row("a b", "a.jpg"), Row("a", "a.jpg", ("x y",)), Row("a", "a", ("",))],
+)
+def test_a_manifest_built_wrong(row: Row) -> None:
+    with pytest.raises(ManifestError, match="empty or holds a blank"):
+        Manifest(Path("/"), (row,))
