@@ -93,7 +93,7 @@ def decode(data: bytes, size: int) -> Picture | str:
         return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def thumbnail(path: Path, side: int) -> bytes | None:
+def thumbnail(path: Path, side: int, *, quality: int = 80) -> bytes | None:
     """A JPEG of a picture, turned as EXIF says, its longer side at most `side` pixels.
 
     None where the file cannot be read as a picture (it may have been removed since).
@@ -104,7 +104,7 @@ def thumbnail(path: Path, side: int) -> bytes | None:
             turn = _TRANSPOSES.get(_orientation(image))
         flat.thumbnail((side, side))
         file = io.BytesIO()
-        (flat if turn is None else flat.transpose(turn)).save(file, "JPEG", quality=80)
+        (flat if turn is None else flat.transpose(turn)).save(file, "JPEG", quality=quality)
         return file.getvalue()
     except Exception:  # see decode
         return None
