@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NORM_TOLERANCE = 1e-3
+_LEAST_NORM = 1e-15  # below it float32 cannot hold the squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +52,14 @@ class Embeddings:
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scales each row of [n, d] to length 1; a row of zeros becomes (1, 0, 0, ...).
+    """Scales each row of [n, d] to length 1; a row of zeros (or nearly) becomes (1, 0, 0, ...).
 
     A black picture can have no feature at all; an arbitrary unit vector keeps it in the run
     without a NaN, and it is near to nothing.
     """
     rows = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    units = rows / np.where(norms > 0, norms, 1)
-    units[norms[:, 0] == 0, 0] = 1
+    some = norms > _LEAST_NORM
+    units = np.where(some, rows / np.where(some, norms, 1), 0)
+    units[~some[:, 0], 0] = 1
     return units.astype(np.float32, copy=False)

@@ -120,6 +120,7 @@ def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
         reason = (error.strerror or str(error)).lower()
         raise StorageError(
             f"cannot write: {reason}",
-            where=error.filename or os.fspath(where),
+            # of a copy or rename that failed, filename is the source
+            where=error.filename2 or error.filename or os.fspath(where),
             remedy=_STORAGE_REMEDIES[error.errno],
         ) from error
