@@ -63,12 +63,13 @@ def demo(examples: Path, output: Path) -> None:
 
 
 def _run(*words: object) -> None:
-    """Prints a command and runs it, in this process."""
+    """Prints a command and runs it, in this process; its failure ends the demo."""
     from lmk.cli.main import cli
 
     arguments = [str(word) for word in words]
     click.echo(f"\n$ lmk {shlex.join(arguments)}")
-    cli.main(arguments, prog_name="lmk", standalone_mode=False)
+    if code := cli.main(arguments, prog_name="lmk", standalone_mode=False):
+        click.get_current_context().exit(code)
 
 
 def _some_queries(examples: Path) -> list[Path]:

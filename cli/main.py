@@ -83,10 +83,13 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = [word for word in arguments if word != "--debug"]
     try:
         code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as error:
-        error.show()
+        if sys.stdout is not None:  # it is None where the caller closed it: lmk ... >&-
+            sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(_wrong_call(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output has gone, as in `lmk query ... | head`
@@ -108,9 +111,16 @@ def _fail(text: str, code: int) -> None:
     sys.exit(code)
 
 
+def _wrong_call(error: click.ClickException) -> str:
+    """One line for what click found wrong with the call."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{text}; see: {context.command_path if context else 'lmk'} --help"
+
+
 def _unexpected(error: Exception) -> str:
     """One line for an error nobody foresaw; a full disk may come from anywhere."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'the disk'}: no space left; free some and run it again"
+        return f"{error.filename or 'the output'}: no space left; free some and run it again"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{type(error).__name__}: {text}; run it again with --debug to see where"

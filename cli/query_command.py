@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.render import answer_lines, answers_of, page, write_text
+from lmk.cli.render import answer_lines, answers_of, page, require_folder, write_text
 
 
 @click.command()
@@ -52,6 +52,8 @@ def query(
                 where=image,
                 remedy=f"for many pictures use: lmk submit {image} -o submission.csv",
             )
+    if html is not None:
+        require_folder(html)
     with Recognizer.open(find_index(index)) as recognizer:
         held = len(recognizer.gallery.role_rows("gallery"))
         if neighbours > held:

@@ -165,17 +165,31 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def require_folder(path: Path) -> None:
+    """Checks that the folder of a file to write is there, before the work is done.
+
+    Raises:
+        UsageError: when it is not.
+    """
+    from lmk.embed.errors import UsageError
+
+    if not path.parent.is_dir():
+        raise UsageError("no such folder", where=path.parent, remedy="make it first")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all.
 
     Raises:
         StorageError: the disk is full, the folder read-only.
     """
-    from lmk.embed.errors import UsageError, storage_errors
+    from lmk.embed.errors import storage_errors
 
-    if not path.parent.is_dir():
-        raise UsageError("no such folder", where=path.parent, remedy="make it first")
     part = path.with_name(f".{path.name}.part")
     with storage_errors(path):
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
     ignore_large_picture_warnings()
     manifest = read_manifest(queries, root=root)
     with Recognizer.open(find_index(index)) as recognizer:
-        work = f"{task} {recognizer.gallery.fingerprint} {recognizer.gallery.generation}"
+        work = _work(task, manifest, recognizer)
         writer = (
             SubmissionWriter(output, resume=work)
             if task == "recognition"
@@ -85,6 +86,21 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
     echo_skipped(skipped)
     again = f" ({before:,} of them in an earlier run)" if before else ""
     click.echo(f"{output}: {len(manifest):,} queries{again}, {len(skipped):,} left blank")
+
+
+def _work(task: str, manifest: Manifest, recognizer: Recognizer) -> str:
+    """Names the work: answers of other queries, or by another index, must not be mixed in."""
+    gallery = recognizer.gallery
+    facts = gallery.info()
+    digest = hashlib.sha256()
+    index = (gallery.path.resolve(), gallery.fingerprint, gallery.generation)
+    for part in (task, *index, facts.created, facts.updated):
+        digest.update(f"{part}\n".encode(errors="surrogateescape"))
+    digest.update(recognizer.pipeline.model_dump_json().encode())
+    digest.update(str(manifest.root.resolve()).encode(errors="surrogateescape"))
+    for row in manifest.rows:
+        digest.update(f"{row.id}\n{row.path}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def _answer(

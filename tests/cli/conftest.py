@@ -1,0 +1,189 @@
+"""A tiny network, a gallery it tells apart, and the command, run here or in a process."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+LANDMARKS = ("bridge", "castle", "tower")
+VIEWS = 4
+DISTRACTORS = 6
+COMMAND = (sys.executable, "-P", "-m", "lmk.cli")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaints(self) -> list[str]:
+        """The lines on stderr that say something."""
+        return [line for line in self.err.splitlines() if line.strip()]
+
+    def refused(self, code: int, *words: str) -> None:
+        """Asserts: this exit code, nothing but one line on stderr, with these words in it."""
+        assert self.code == code, self
+        assert self.out == ""
+        assert len(self.complaints) == 1, self.err
+        assert self.err.startswith("lmk: ")
+        assert "Traceback" not in self.err
+        for word in words:
+            assert word in self.err
+
+
+def picture(seed: int, view: int = 0, side: int = 96) -> np.ndarray:
+    """Coloured blotches, the same for one seed; views differ by noise."""
+    blotches = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
+    large = cv2.resize(blotches, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.int64)
+    noise = np.random.default_rng([seed, view]).integers(-20, 20, large.shape)
+    return np.clip(large + noise, 0, 255).astype(np.uint8)
+
+
+def write_picture(path: Path, seed: int, view: int = 0, side: int = 96) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture(seed, view, side))
+    return path
+
+
+@pytest.fixture(scope="session")
+def paint() -> Callable[..., Path]:
+    """Writes a picture: paint(path, seed, view)."""
+    return write_picture
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with gallery/, bank/, queries/ and their solution.csv: read it, leave it alone."""
+    folder = tmp_path_factory.mktemp("sample")
+    solution = ["id,landmarks,Usage"]
+    for seed, name in enumerate(LANDMARKS):
+        for view in range(VIEWS):
+            write_picture(folder / "gallery" / name / f"{view}.jpg", seed, view)
+        write_picture(folder / "queries" / f"q_{name}.jpg", seed, 99)
+        solution.append(f"q_{name},{name},{'Public' if seed else 'Private'}")
+    for n in range(DISTRACTORS):
+        write_picture(folder / "bank" / f"n{n}.jpg", 1000 + n)
+        write_picture(folder / "queries" / f"q_none{n}.jpg", 2000 + n)
+        solution.append(f"q_none{n},,Public")
+    (folder / "solution.csv").write_text("\n".join(solution) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Writes the folder of a tiny network of random weights; its seed makes it another one."""
+
+    def make(seed: int) -> Path:
+        import timm
+        import torch
+        from safetensors.torch import save_file
+
+        from lmk.embed.embedder import Embedder
+
+        folder = tmp_path_factory.mktemp("embedder")
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            network = timm.create_model("test_efficientnet", num_classes=0)
+            save_file(network.state_dict(), folder / "state.safetensors")
+            saved = folder / "tiny"
+            saved.mkdir()
+            Embedder.named(
+                "test_efficientnet", weights=folder / "state.safetensors", size=64
+            ).save(saved)
+        return saved
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_embedder: Callable[[int], Path]) -> Path:
+    """The folder of a tiny embedder; it runs without torch."""
+    return make_embedder(0)
+
+
+@pytest.fixture(scope="session")
+def _built(sample: Path, tiny: Path) -> Path:
+    from lmk.embed.embedder import Embedder
+    from lmk.embed.manifest import read_manifest
+    from lmk.rerank.build import build_index
+
+    index = sample / "sample.lmk"
+    build_index(
+        index,
+        read_manifest(sample / "gallery"),
+        Embedder.load(tiny),
+        distractors=read_manifest(sample / "bank"),
+    )
+    return index
+
+
+@pytest.fixture
+def here(sample: Path, _built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of one's own with the sample and its index, sample.lmk."""
+    folder = tmp_path / "here"
+    shutil.copytree(sample, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def lmk(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs the command in this process."""
+    from lmk.cli.main import main
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left, warnings.catch_warnings():
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Done(left.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def lmk_process() -> Callable[..., Done]:
+    """Runs the command in a process of its own; keywords go to subprocess.run."""
+
+    def run(*words: object, **options: object) -> Done:
+        command = [*COMMAND, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the command and hands out the process; whatever still runs is ended."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*words: object, **options: object) -> subprocess.Popen[str]:
+        command = [*COMMAND, *map(str, words)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )  # type: ignore[call-overload]
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
