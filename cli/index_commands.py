@@ -101,7 +101,7 @@ def build_index(
         }
         click.echo(json.dumps(summary, ensure_ascii=False))
         return
-    echo_skipped(report.skipped)
+    echo_skipped(report.skipped, f"lmk info {index} lists them")
     bank_text = f" and {report.distractors:,} distractors" if distractors else ""
     click.echo(
         f"{index}: {report.pictures:,} pictures{bank_text} in {seconds:.1f} s "

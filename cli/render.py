@@ -118,13 +118,18 @@ def answer_lines(answer: Answer) -> list[str]:
     return lines
 
 
-def echo_skipped(skipped: Sequence[Skipped]) -> None:
-    """Lists on stderr the files that gave nothing: the first ones, and how many more."""
+def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
+    """Lists on stderr the files that gave nothing: the first ones, and how many more.
+
+    Args:
+        skipped: the files.
+        rest: where the others can be seen.
+    """
     for skip in skipped[:_SKIPPED_SHOWN]:
         click.echo(f"lmk: skipped {skip.path}: {skip.reason}", err=True)
     if len(skipped) > _SKIPPED_SHOWN:
         more = len(skipped) - _SKIPPED_SHOWN
-        click.echo(f"lmk: skipped {more:,} more files (`lmk info INDEX` lists them)", err=True)
+        click.echo(f"lmk: skipped {more:,} more ({rest})", err=True)
 
 
 def human_bytes(count: int) -> str:

@@ -83,7 +83,7 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
                 todo, progress=lambda done: progress("queries", before + done, len(manifest))
             )
             skipped = _answer(todo, batches, recognizer, writer)
-    echo_skipped(skipped)
+    echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
     click.echo(f"{output}: {len(manifest):,} queries{again}, {len(skipped):,} left blank")
 

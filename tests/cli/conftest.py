@@ -39,7 +39,7 @@ class Done:
         assert self.code == code, self
         assert self.out == ""
         assert len(self.complaints) == 1, self.err
-        assert self.err.startswith("lmk: ")
+        assert self.complaints[0].startswith("lmk: ")
         assert "Traceback" not in self.err
         for word in words:
             assert word in self.err
@@ -102,9 +102,9 @@ def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
             save_file(network.state_dict(), folder / "state.safetensors")
             saved = folder / "tiny"
             saved.mkdir()
-            Embedder.named(
-                "test_efficientnet", weights=folder / "state.safetensors", size=64
-            ).save(saved)
+            Embedder.named("test_efficientnet", weights=folder / "state.safetensors", size=64).save(
+                saved
+            )
         return saved
 
     return make

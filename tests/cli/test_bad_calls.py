@@ -1,0 +1,183 @@
+"""Calls that cannot be answered: one line that says what, where and the way out, and exit code."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmk.embed.errors import LmkError, UsageError
+
+Run = Callable[..., object]
+
+
+@pytest.fixture(autouse=True)
+def bad_files(here: Path) -> None:
+    (here / "empty").mkdir()
+    (here / "notes").mkdir()
+    (here / "notes" / "a.txt").write_text("a\n")
+    (here / "notes" / "b.md").write_text("b\n")
+    (here / "no_id.csv").write_text("name,landmark_id\nx,1\n")
+    (here / "no_rows.csv").write_text("id,landmark_id\n")
+    (here / "zero.csv").write_text("")
+    (here / "twice.csv").write_text("id,path\nx,gallery/bridge/0.jpg\nx,gallery/tower/0.jpg\n")
+    (here / "outside.csv").write_text("id,path\nx,../secret.jpg\n")
+    (here / "nowhere.csv").write_text("id\nabcdef\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("build-index nowhere", ["nowhere: no such folder or file", "check the spelling"]),
+        ("build-index empty", ["empty: no pictures", "put pictures in it"]),
+        ("build-index notes", ["notes: no pictures", "2 other files", "put pictures in it"]),
+        ("build-index notes/a.txt", ["notes/a.txt: is neither", "point at a folder"]),
+        ("build-index no_id.csv", ["no_id.csv: no column 'id'", "name, landmark_id"]),
+        ("build-index no_rows.csv", ["no_rows.csv: holds no rows"]),
+        ("build-index zero.csv", ["zero.csv: cannot be read as a table"]),
+        ("build-index twice.csv", ["twice.csv: the id 'x'", "gallery/tower/0.jpg", "of its own"]),
+        ("build-index outside.csv", ["outside.csv: the path '../secret.jpg'", "--root"]),
+        ("build-index nowhere.csv", ["nowhere.csv", "a/b/c/abcdef.jpg", "--root"]),
+        ("build-index gallery/bridge/0.jpg", ["is one picture", "lmk query"]),
+        ("build-index gallery --distractors no", ["no: no such folder or file"]),
+        ("build-index gallery --root no", ["'--root'", "lmk build-index --help"]),
+        ("build-index gallery --model no", ["no: is no preset", "lite1", "check the spelling"]),
+        ("build-index gallery --model resnet18", ["resnet18", "--weights", "--pretrained"]),
+        ("build-index gallery --model resnet18 --weights no.pth", ["no.pth: no such weights"]),
+        ("build-index gallery --size 7", ["'--size'", "32<=x<=2048"]),
+        ("build-index gallery -o notes", ["notes: the folder holds something else", "NAME.lmk"]),
+        ("build-index gallery -o gallery", ["gallery: the folder holds something else"]),
+        ("build-index gallery -o notes/a.txt", ["notes/a.txt", "a gallery is a folder"]),
+        ("build-index", ["Missing argument 'GALLERY'", "lmk build-index --help"]),
+        ("query", ["Missing argument 'IMAGES...'", "lmk query --help"]),
+        ("query gallery", ["gallery: is a folder, not a picture", "lmk submit gallery"]),
+        ("query x.jpg -k 0", ["'-k'", "0 is not in the range", "lmk query --help"]),
+        ("query x.jpg -k -3", ["'-k'", "-3 is not in the range"]),
+        ("query x.jpg -k many", ["'-k'", "'many' is not a valid integer"]),
+        ("query x.jpg -i no.lmk", ["no.lmk: there is no such folder", "lmk build-index"]),
+        ("query x.jpg -i notes", ["notes: this folder is no gallery", "lmk build-index"]),
+        ("query x.jpg -i empty", ["empty: this folder is no gallery", "lmk build-index"]),
+        ("query x.jpg -i notes/a.txt", ["notes/a.txt", "lmk build-index"]),
+        ("query x.jpg --html no/x.html", ["no: no such folder", "make it first"]),
+        ("query x.jpg --html notes", ["'--html'", "'notes' is a directory"]),
+        ("query x.jpg --nope", ["No such option '--nope'", "lmk query --help"]),
+        ("submit queries", ["Missing option '-o'", "lmk submit --help"]),
+        ("submit queries -o no/x.csv", ["no: no such folder"]),
+        ("submit queries -o notes", ["'-o'", "'notes' is a directory"]),
+        ("submit queries -o x.csv --task ranking", ["'ranking' is not one of", "'retrieval'"]),
+        ("submit nowhere -o x.csv", ["nowhere: no such folder or file"]),
+        ("submit notes -o x.csv", ["notes: no pictures in this folder"]),
+        ("eval gap x.csv solution.csv", ["x.csv: no such file"]),
+        ("eval gap notes solution.csv", ["notes: a folder, not a CSV file"]),
+        ("eval gap", ["Missing argument 'SUBMISSION'", "lmk eval gap --help"]),
+        ("eval gop", ["No such command 'gop'", "lmk eval --help"]),
+        ("info", ["Missing argument 'INDEX'"]),
+        ("info no", ["no: there is no such folder", "lmk build-index"]),
+        ("demo --examples no", ["no: the sample gallery is not here", "--examples"]),
+        ("frobnicate", ["No such command 'frobnicate'", "lmk --help"]),
+        ("--frobnicate", ["No such option '--frobnicate'", "lmk --help"]),
+    ],
+)
+def test_a_wrong_call_gets_one_line_and_exit_code_2(
+    lmk: Run, here: Path, call: str, words: list[str]
+) -> None:
+    before = sorted(here.rglob("*"))
+    lmk(*call.split()).refused(2, *words)
+    assert sorted(here.rglob("*")) == before  # nothing is left behind, nothing is lost
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("hello\n", ["line 1", "the header must be"]),
+        ("", ["empty"]),
+        ("id,landmarks\nq_bridge,bridge 0.9\nq_bridge,bridge 0.8\n", ["line 3", "q_bridge"]),
+        ("id,landmarks\nq_bridge,bridge\n", ["line 2"]),
+        ("id,landmarks\nq_bridge,bridge high\n", ["line 2", "high"]),
+        ("id,landmarks\nnobody_knows,bridge 0.9\n", ["nobody_knows"]),
+    ],
+)
+def test_a_wrong_submission_gets_one_line_and_exit_code_1(
+    lmk: Run, here: Path, content: str, words: list[str]
+) -> None:
+    (here / "answers.csv").write_text(content)
+    lmk("eval", "gap", "answers.csv", "solution.csv").refused(1, "answers.csv", *words)
+
+
+@pytest.mark.parametrize("content", ["not a solution\n", "", "\x00\x01\x02", "id,landmarks\n"])
+def test_a_text_file_as_solution_is_refused(lmk: Run, here: Path, content: str) -> None:
+    (here / "answers.csv").write_text("id,landmarks\nq_bridge,bridge 0.9\n")
+    (here / "truth.txt").write_text(content)
+    lmk("eval", "gap", "answers.csv", "truth.txt").refused(1, "truth.txt")
+
+
+def test_no_command_at_all_shows_the_help_and_fails(lmk: Run) -> None:
+    done = lmk()
+    assert done.code == 2
+    assert done.out == ""
+    assert "build-index" in done.err
+
+
+def test_an_index_in_another_folder_is_not_replaced_by_a_failed_build(
+    lmk: Run, here: Path, paint: Callable[..., Path]
+) -> None:
+    """None of the pictures can be read: the index that is there stays as it was."""
+    (here / "bad").mkdir()
+    (here / "bad" / "a.jpg").write_bytes(b"no picture")
+    before = lmk("query", "queries/q_tower.jpg", "--json").out
+    lmk("build-index", "bad", "-o", "sample.lmk").refused(
+        2, "bad: none of its 1 pictures can be read", "a.jpg: not a picture", "check that"
+    )
+    assert lmk("query", "queries/q_tower.jpg", "--json").out == before
+
+
+def test_debug_shows_the_traceback_of_an_error(lmk: Run, lmk_process: Run, here: Path) -> None:
+    from lmk.cli.main import main
+
+    with pytest.raises(UsageError, match="no such folder or file"):
+        main(["build-index", "nowhere", "--debug"])
+    shown = lmk_process("--debug", "build-index", "nowhere", cwd=here)
+    assert shown.code == 1
+    assert "Traceback" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("it\nbroke"), "lmk: RuntimeError: it broke; run it again with --debug"),
+        (RuntimeError(), "lmk: RuntimeError: RuntimeError; run it again with --debug"),
+        (OSError(errno.ENOSPC, "No space", "/x"), "lmk: /x: no space left; free some"),
+        (OSError(errno.ENOSPC, "No space"), "lmk: the output: no space left; free some"),
+        (OSError(errno.EIO, "I/O error", "/x"), "lmk: OSError: "),
+        (LmkError("it failed", where="x"), "lmk: x: it failed"),
+    ],
+)
+def test_an_error_nobody_foresaw_is_one_line_too(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    from lmk.cli.main import main
+    from lmk.index.gallery import Gallery
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Gallery, "open", fail)
+    done = lmk("info", "sample.lmk")
+    done.refused(1)
+    assert done.err.startswith(words)
+    with pytest.raises(type(error)):
+        main(["info", "sample.lmk", "--debug"])
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmk.index.gallery import Gallery
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Gallery, "open", interrupt)
+    lmk("info", "sample.lmk").refused(130, "stopped")
