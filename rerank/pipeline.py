@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.rerank.penalty import PenaltySettings, rescaled
@@ -174,6 +174,12 @@ class Pipeline(BaseModel):
 
     steps: tuple[Step, ...] = (RescaleStep(), PenaltyStep(), VoteStep())
     candidates: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _rescaled_first(self) -> Pipeline:
+        if any(isinstance(step, RescaleStep) for step in self.steps[1:]):
+            raise ValueError("a rescale step must be the first: it starts from plain cosines")
+        return self
 
     def predict(self, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
         """Applies the steps."""

@@ -1,0 +1,164 @@
+"""The threshold of "none of these": leave-one-out on galleries with a known answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lmk.embed.embeddings import Embeddings
+from lmk.index.faiss_search import FlatSearcher
+from lmk.rerank import threshold as threshold_module
+from lmk.rerank.pipeline import GalleryFacts, PenaltyStep, Pipeline, VoteStep
+from lmk.rerank.threshold import _youden, learn_threshold
+
+Embed = Callable[..., Embeddings]
+Facts = Callable[..., GalleryFacts]
+TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
+
+
+def learn(
+    gallery: Embeddings, facts: GalleryFacts, bank: Embeddings, pipeline: Pipeline = TOP1
+) -> float:
+    searcher = FlatSearcher.of_embeddings(gallery)
+    return learn_threshold(pipeline, searcher, facts, gallery, np.arange(len(gallery)), bank)
+
+
+def at(*degrees: float) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@pytest.fixture
+def no_bank(embed: Embed) -> Embeddings:
+    return embed(np.zeros((0, 2)))
+
+
+class TestLearn:
+    def test_between_right_and_wrong(self, embed: Embed, facts: Facts, no_bank: Embeddings) -> None:
+        """Pairs 10 degrees apart, landmarks 60: right ones at cos 10, wrong ones at cos 50."""
+        got = learn(embed(at(0, 10, 60, 70)), facts("a", "a", "b", "b"), no_bank)
+        assert np.cos(np.radians(50)) < got < np.cos(np.radians(10))
+        middle = (np.cos(np.radians(50)) + np.cos(np.radians(10))) / 2
+        assert got == pytest.approx(middle, abs=1e-6)
+
+    def test_the_bank_raises_it(self, embed: Embed, facts: Facts, no_bank: Embeddings) -> None:
+        gallery, labels = embed(at(0, 10, 60, 70)), facts("a", "a", "b", "b")
+        bank = embed(at(-20, -20, 90), "d")
+        got = learn(gallery, labels, bank)
+        assert np.cos(np.radians(20)) < got < np.cos(np.radians(10))
+
+    def test_the_picture_itself_is_left_out(self, embed: Embed, facts: Facts) -> None:
+        """With itself every right answer would be at 1, and the threshold above cos 40."""
+        bank = embed(at(180, 200), "d")
+        got = learn(embed(at(0, 40, 100, 140)), facts("a", "a", "b", "b"), bank)
+        assert got < np.cos(np.radians(40))
+
+    def test_wrong_answers_do_not_count_as_right(
+        self, embed: Embed, facts: Facts, no_bank: Embeddings
+    ) -> None:
+        """Each is nearest to the other landmark (1 degree); right ones do not exist."""
+        got = learn(embed(at(0, 1, 90, 91)), facts("a", "b", "a", "b"), no_bank)
+        assert got == float("-inf")
+
+    def test_an_unlabelled_picture_is_not_its_own_neighbour(
+        self, embed: Embed, facts: Facts, no_bank: Embeddings
+    ) -> None:
+        gallery = embed(at(0, 10, 60, 70, 32))
+        labels = facts("a", "a", "b", "b", "")
+        seen: list[np.ndarray] = []
+
+        class Watched(Pipeline):
+            def predict(self, neighbours: object, known: GalleryFacts) -> object:
+                seen.append(neighbours.rows)  # type: ignore[attr-defined]
+                return super().predict(neighbours, known)  # type: ignore[arg-type]
+
+        learn(gallery, labels, no_bank, Watched(steps=TOP1.steps))
+        alone, strangers = seen
+        assert all(i not in row for i, row in enumerate(alone))
+        assert [sorted(row[row >= 0].tolist()) for row in strangers] == [
+            [2, 3, 4],
+            [2, 3, 4],
+            [0, 1, 4],
+            [0, 1, 4],
+            [0, 1, 2, 3],
+        ]
+
+    def test_a_landmark_of_more_pictures_than_candidates(
+        self, embed: Embed, facts: Facts, no_bank: Embeddings
+    ) -> None:
+        """Leaving it out must not leave the query without neighbours."""
+        gallery = embed(at(*np.linspace(0, 10, 20), *np.linspace(60, 70, 20)))
+        labels = facts(*["a"] * 20, *["b"] * 20)
+        pipeline = Pipeline(steps=TOP1.steps, candidates=3)
+        got = learn(gallery, labels, no_bank, pipeline)
+        assert np.cos(np.radians(50)) < got < np.cos(np.radians(0.5))
+
+    def test_several_labels(self, embed: Embed, facts: Facts, no_bank: Embeddings) -> None:
+        """A stranger to a picture of two landmarks is one of neither."""
+        gallery = embed(at(0, 10, 20, 80, 90))
+        got = learn(gallery, facts("a", "a b", "b", "c", "c"), no_bank)
+        assert np.cos(np.radians(60)) < got < np.cos(np.radians(10))
+
+    @pytest.mark.parametrize(
+        ("labels", "bank"),
+        [
+            (("a", "b", "c"), [180]),
+            (("a", "a", "a"), []),
+            (("", "", ""), [180]),
+            (("a", "", ""), []),
+        ],
+    )
+    def test_nothing_to_learn_from(
+        self, embed: Embed, facts: Facts, labels: tuple[str, ...], bank: list[float]
+    ) -> None:
+        others = embed(at(*bank) if bank else np.zeros((0, 2)), "d")
+        assert learn(embed(at(0, 10, 20)), facts(*labels), others) == float("-inf")
+
+    def test_one_landmark_and_a_bank(self, embed: Embed, facts: Facts) -> None:
+        got = learn(embed(at(0, 10, 20)), facts("a", "a", "a"), embed(at(90, 100), "d"))
+        assert np.cos(np.radians(70)) < got < np.cos(np.radians(10))
+
+    def test_one_picture(self, embed: Embed, facts: Facts) -> None:
+        assert learn(embed(at(0)), facts("a"), embed(at(90), "d")) == float("-inf")
+
+    def test_a_sample_is_enough(
+        self, embed: Embed, facts: Facts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rng = np.random.default_rng(0)
+        centres = np.repeat(np.arange(0, 360, 36), 20)
+        gallery = embed(at(*(centres + rng.uniform(-4, 4, 200))))
+        labels = facts(*(f"p{c}" for c in centres))
+        bank = embed(at(*(np.arange(18, 360, 36) + rng.uniform(-4, 4, 10))), "d")
+        whole = learn(gallery, labels, bank)
+        monkeypatch.setattr(threshold_module, "SAMPLE", 17)
+        assert learn(gallery, labels, bank) == pytest.approx(whole, abs=0.05)
+
+    def test_the_penalty_is_part_of_it(self, embed: Embed, facts: Facts) -> None:
+        gallery = embed(at(0, 10, 60, 70))
+        bank = embed(at(-20, 90), "d")
+        free = facts("a", "a", "b", "b", penalty=[0.0] * 4)
+        taken = facts("a", "a", "b", "b", penalty=[0.5] * 4)
+        pipeline = Pipeline(steps=(PenaltyStep(), *TOP1.steps))
+        low, high = (learn(gallery, known, bank, pipeline) for known in (taken, free))
+        assert low == pytest.approx(high - 0.5, abs=1e-6)
+
+
+class TestYouden:
+    def slow(self, right: np.ndarray, wrong: list[np.ndarray], cut: float) -> float:
+        return float((right >= cut).mean() + np.mean([(part < cut).mean() for part in wrong]))
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_no_cut_is_better(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        right = rng.integers(3, 12, rng.integers(1, 9)).astype(np.float32)
+        wrong = [rng.integers(0, 9, rng.integers(1, 9)).astype(np.float32) for _ in range(2)]
+        got = self.slow(right, wrong, _youden(right, wrong))
+        best = max(self.slow(right, wrong, cut) for cut in np.arange(-0.5, 13))
+        # Cuts above every value refuse all; they are never better than the last one.
+        assert got == pytest.approx(max(best, got)) and got >= best - 1e-9
+
+    def test_nothing(self) -> None:
+        some, none = np.ones(2, np.float32), np.zeros(0, np.float32)
+        assert _youden(none, [some]) == _youden(some, []) == float("-inf")
