@@ -173,4 +173,4 @@ def _step_text(step: dict[str, object]) -> str:
         for name, value in step.items()
         if name != "step"
     )
-    return f"{step['step']} ({parameters})"
+    return f"{step['step']} ({parameters})" if parameters else str(step["step"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 
@@ -75,16 +76,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
     Exit codes: 0 done; 1 the work failed or a check found something; 2 the call was wrong;
-    130 interrupted.
+    130 interrupted. A reader that leaves, as in `lmk query ... | head`, is click's to deal with.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     # "lmk query --debug" is as good as "lmk --debug query".
     arguments = [word for word in arguments if word != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
-        if sys.stdout is not None:  # it is None where the caller closed it: lmk ... >&-
-            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help
         sys.exit(error.exit_code)
@@ -92,9 +93,6 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(_wrong_call(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `lmk query ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except LmkError as error:
         if debug:
             raise

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from lmk.cli.render import answer_lines, answers_of, page, require_folder, write_text
 
@@ -45,6 +46,8 @@ def query(
     from lmk.embed.errors import UsageError
     from lmk.rerank.recognizer import Recognizer
 
+    context = click.get_current_context()
+    asked = context.get_parameter_source("neighbours") is not ParameterSource.DEFAULT
     for image in images:
         if image.is_dir():
             raise UsageError(
@@ -56,7 +59,7 @@ def query(
         require_folder(html)
     with Recognizer.open(find_index(index)) as recognizer:
         held = len(recognizer.gallery.role_rows("gallery"))
-        if neighbours > held:
+        if neighbours > held and asked:
             click.echo(
                 f"lmk: -k {neighbours}: the index holds {held:,} pictures, all are shown", err=True
             )
@@ -76,4 +79,4 @@ def query(
     if html is not None:
         write_text(html, page("query.html", answers=answers, failed=failed))
     if failed:
-        click.get_current_context().exit(1)
+        context.exit(1)

@@ -193,7 +193,7 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     with storage_errors(path):
         try:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
             part.replace(path)
         except OSError:
             part.unlink(missing_ok=True)

@@ -168,17 +168,25 @@ def test_blanks_in_names_become_underscores_in_ids_and_labels(
 
 
 def test_a_name_that_is_no_utf8_stops_nothing(
-    lmk: Run, here: Path, tiny: Path, paint: Callable[..., Path]
+    lmk_process: Run, here: Path, tiny: Path, paint: Callable[..., Path]
 ) -> None:
-    """Such a name is a byte string to the system; JSON and CSV cannot hold it."""
+    """A name is bytes to the system; JSON, CSV and HTML cannot hold these as they are."""
     odd = os.fsdecode(b"gallery/tower/caf\xe9.jpg")
     try:
-        os.rename(paint(here / "gallery" / "tower" / "x.jpg", 5), odd)
+        paint(here / "gallery" / "tower" / "x.jpg", 2).rename(odd)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    built = lmk("build-index", "gallery", "--model", tiny, "--json")
-    assert "Traceback" not in built.err
+    strict = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"}
+    built = lmk_process("build-index", "gallery", "--model", tiny, "--json", env=strict)
     assert built.code == 0, built.err
+    skipped = [skip["path"] for skip in json.loads(built.out)["skipped"]]
+    assert skipped == ["tower/caf\\udce9.jpg"]
+    asked = lmk_process("query", odd, "-i", "gallery.lmk", "--json", "--html", "a.html", env=strict)
+    assert (asked.code, asked.err) == (0, "")
+    answer = json.loads(asked.out)
+    assert os.fsencode(answer["query"]) == os.fsencode(odd)  # JSON escapes bring the bytes back
+    assert answer["best"] == "tower"
+    assert "gallery/tower/caf\\udce9.jpg" in (here / "a.html").read_text(encoding="utf-8")
 
 
 def test_the_same_picture_named_twice_is_answered_once(lmk: Run, here: Path) -> None:
