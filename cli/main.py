@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import io
-import os
 import sys
 
 import click
