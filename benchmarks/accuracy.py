@@ -4,13 +4,14 @@ DATA holds gallery.csv (id,path,landmark_id), queries.csv (the same) and distrac
 (id,path,half): one half of the distractors is the bank, the other half is asked; then swapped;
 the mean is printed. Features of all pictures are computed once for each network and size.
 
-    python -P benchmarks/accuracy.py DATA [--quick]
+    python -P benchmarks/accuracy.py [DATA] [--quick]      (DATA defaults to $LMK_REAL_DATA)
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -118,10 +119,14 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    real = Path(os.environ.get("LMK_REAL_DATA", "../shared/data"))
+    parser.add_argument("data", type=Path, nargs="?", default=real)
     parser.add_argument("--quick", action="store_true", help="the default embedder only")
     options = parser.parse_args()
     data = options.data.resolve()
+    if not (data / "gallery.csv").exists():
+        print(f"skipped: no gallery.csv in {data}; name the folder, or set LMK_REAL_DATA")
+        return
     choices = (
         [("lite1", 288)]
         if options.quick

@@ -1,6 +1,6 @@
 """Wall time of `lmk query` on one photo from the shell, and where it goes.
 
-    python -P benchmarks/query_time.py INDEX PHOTO [--runs 5]
+    python -P benchmarks/query_time.py [INDEX PHOTO] [--runs 5]
 
 "first" is a run with an empty cache of compiled graphs (INDEX/cache/openvino is emptied); the
 operating system's own file cache is not. The phases are timed inside one further process.
@@ -16,6 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+LMK = Path(sys.executable).parent / "lmk"
+SAMPLE = Path("demo/sample.lmk")  # made by `lmk demo`
+PHOTO = Path("examples/queries/04153e4e038fd33a.jpg")
 PHASES = """
 import sys, time
 marks = [("start", time.perf_counter())]
@@ -35,18 +38,19 @@ print("  torch imported:", "torch" in sys.modules)
 
 
 def wall(index: Path, photo: Path) -> float:
-    lmk = Path(sys.executable).parent / "lmk"
     started = time.perf_counter()
-    subprocess.run([lmk, "query", photo, "-i", index], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([LMK, "query", photo, "-i", index], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("index", type=Path)
-    parser.add_argument("photo", type=Path)
+    parser.add_argument("index", type=Path, nargs="?", default=SAMPLE)
+    parser.add_argument("photo", type=Path, nargs="?", default=PHOTO)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
+    if options.index == SAMPLE and not SAMPLE.exists():
+        subprocess.run([LMK, "demo"], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(options.index / "cache" / "openvino", ignore_errors=True)
     print(f"first run   {wall(options.index, options.photo):.2f} s")
     runs = [wall(options.index, options.photo) for _ in range(options.runs)]

@@ -5,7 +5,7 @@ worker for each core, torch on the CPU, the same network (backbone, weights, GeM
 the same files; the vectors of both are compared. `lmk build-index` is timed whole, as a command,
 start-up, whitening and index included, and once more as its steady rate.
 
-    python -P benchmarks/speed_build.py FOLDER|CSV [--most 1000]
+    python -P benchmarks/speed_build.py [FOLDER|CSV] [--most 1000]
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def same_pixels(manifest: Manifest, embedder: Embedder, most: int = 64) -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
+    parser.add_argument("source", type=Path, nargs="?", default=Path("examples/gallery"))
     parser.add_argument("--most", type=int, default=1000)
     parser.add_argument("--model", default="lite1")
     options = parser.parse_args()
