@@ -46,7 +46,7 @@ HUB_TIMES = 5  # a hub: among the neighbours of 5 k pictures, the mean being k
 BAD_HUB_TIMES = 2  # or of 2 k pictures of other labels
 SMALL_SIDE = 100  # pixels
 _GREYS_KEPT = 4096  # of at most 37 kB each
-_PAIRS_AT_A_TIME = 64  # so that Ctrl-C is heard within a second
+_PAIRS_AT_A_TIME = 64  # so that Ctrl-C is heard soon
 _VICTIMS = 5  # pictures of other labels shown with a hub
 
 Progress = Callable[[str, int, int], None]
