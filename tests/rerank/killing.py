@@ -1,0 +1,89 @@
+"""Builds and adds that are killed at random moments; run in a process of its own by test_kill.py.
+
+    killing.py rebuild|add FOLDER SEED ROUNDS    prints one JSON object a round
+
+FOLDER holds: old.lmk, a (embedder of it), b (another one), gallery, more, bank, asked.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.errors import LmkError
+from lmk.embed.manifest import read_manifest
+from lmk.rerank.build import add_pictures, build_index
+from lmk.rerank.recognizer import Recognizer
+
+# Children start with everything imported, and nothing of OpenVINO, FAISS or torch started.
+FORK = multiprocessing.get_context("fork")
+
+
+def rebuild(folder: Path, index: Path) -> int:
+    embedder = Embedder.load(folder / "b")
+    bank = read_manifest(folder / "bank")
+    return build_index(index, read_manifest(folder / "more"), embedder, distractors=bank).computed
+
+
+def add(folder: Path, index: Path) -> int:
+    return add_pictures(index, read_manifest(folder / "more")).computed
+
+
+def answers(folder: Path, index: Path) -> object:
+    """What the index says of some pictures, and what it holds; or the error."""
+    try:
+        with Recognizer.open(index) as recognizer:
+            predictions, _ = recognizer.query(sorted((folder / "asked").iterdir()))
+            gallery = recognizer.gallery
+            ids = gallery.ids(range(gallery.rows))
+            sure = [round(float(value), 3) for value in predictions.confidence]
+            return [gallery.fingerprint, len(ids), sorted(ids), predictions.labels, sure]
+    except LmkError as error:
+        return str(error)
+
+
+def in_child(act: Callable[[Path, Path], object], *args: Path) -> object:
+    receive, send = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=lambda: send.send(act(*args)))
+    child.start()
+    send.close()
+    result = receive.recv()
+    child.join()
+    return result
+
+
+def main(what: str, folder: Path, seed: int, rounds: int) -> None:
+    act = {"rebuild": rebuild, "add": add}[what]
+    index = folder / f"{what}.lmk"
+    shutil.copytree(folder / "old.lmk", index)
+    old = in_child(answers, folder, index)
+    started = time.monotonic()
+    in_child(act, folder, index)
+    seconds = time.monotonic() - started
+    new = in_child(answers, folder, index)
+    print(json.dumps({"old": old, "new": new, "seconds": seconds}), flush=True)
+    chance = random.Random(seed)
+    for _ in range(rounds):
+        shutil.rmtree(index)
+        shutil.copytree(folder / "old.lmk", index)
+        child = FORK.Process(target=act, args=(folder, index))
+        child.start()
+        child.join(chance.uniform(0, 1.05 * seconds))
+        child.kill()
+        child.join()
+        after = in_child(answers, folder, index)
+        computed = in_child(act, folder, index)
+        finished = in_child(answers, folder, index)
+        found = {"exit": child.exitcode, "after": after, "finished": finished, "computed": computed}
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
