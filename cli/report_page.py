@@ -1,0 +1,159 @@
+"""`lmk eval gap --report`: gathers pictures and neighbours, writes the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lmk.cli.render import Evidence, answers_of, page, require_folder, write_text
+
+if TYPE_CHECKING:
+    from lmk.embed.manifest import Manifest
+    from lmk.eval.gap_scores import GapScores
+    from lmk.eval.report import Case
+    from lmk.eval.submission import Submission
+    from lmk.eval.truth import Truth
+    from lmk.index.gallery import Gallery
+    from lmk.rerank.recognizer import Recognizer
+
+_NEIGHBOURS = 4  # shown of each query
+_SEARCHED = 100  # looked through for the true landmark
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of one wrong answer.
+
+    Attributes:
+        path: of the query; None where it is not among those given.
+        neighbours: the nearest gallery pictures, best first.
+        true: the nearest picture of the true landmark, where it is none of `neighbours`.
+        true_rank: its place among the nearest, from 1; None where it is not among `searched`.
+        searched: how many neighbours were looked through.
+    """
+
+    path: str | None
+    neighbours: tuple[Evidence, ...] = ()
+    true: Evidence | None = None
+    true_rank: int | None = None
+    searched: int = 0
+
+
+def write_report(
+    folder: Path,
+    submission: Submission,
+    truth: Truth,
+    scores: Sequence[GapScores],
+    *,
+    index: Path | None = None,
+    queries: Path | None = None,
+    root: Path | None = None,
+) -> Path:
+    """Writes folder/report.html, one page that needs no other file; gives its path.
+
+    Args:
+        folder: made if it is not there; the folder above must be.
+        submission, truth: what is reported.
+        scores: of all queries first, then of the parts.
+        index: the index to take class sizes, and with `queries` neighbours, from.
+        queries: the queries' pictures, a folder or CSV whose ids are the submission's.
+        root: where the paths of that CSV start.
+
+    Raises:
+        UsageError: no such folder or file.
+        GalleryError: the index cannot be used.
+        StorageError: the folder cannot be written.
+    """
+    from lmk.embed.errors import UsageError, storage_errors
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.embed.manifest import read_manifest
+    from lmk.eval.report import report_of
+    from lmk.index.gallery import Gallery
+    from lmk.rerank.recognizer import Recognizer
+
+    require_folder(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("is a file, a folder is wanted", where=folder, remedy="name another")
+    ignore_large_picture_warnings()
+    manifest = None if queries is None else read_manifest(queries, root=root)
+    with ExitStack() as opened:
+        recognizer, gallery = None, None
+        if index is not None and manifest is not None:
+            recognizer = opened.enter_context(Recognizer.open(index))
+            gallery = recognizer.gallery
+        elif index is not None:
+            gallery = opened.enter_context(Gallery.open(index))
+        report = report_of(
+            submission, truth, class_sizes=None if gallery is None else class_sizes(gallery)
+        )
+        cases = (*report.false_positives, *report.misses)
+        pictures, others = _pictures(cases, manifest, recognizer)
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+    path = folder / "report.html"
+    write_text(
+        path,
+        page(
+            "report.html",
+            submission=Path(submission.source).name,
+            solution=Path(truth.source).name,
+            index=None if index is None else index.name,
+            queries=queries,
+            scores=scores,
+            report=report,
+            pictures=pictures,
+            other_answers=others,
+        ),
+    )
+    return path
+
+
+def class_sizes(gallery: Gallery) -> dict[str, int]:
+    """How many gallery pictures each landmark has; distractors do not count."""
+    rows = np.zeros(gallery.rows, dtype=bool)
+    rows[gallery.role_rows("gallery")] = True
+    codes = gallery.label_codes[np.repeat(rows, np.diff(gallery.label_offsets))]
+    counts = np.bincount(codes, minlength=len(gallery.label_names))
+    return dict(zip(gallery.label_names, counts.tolist(), strict=True))
+
+
+def _pictures(
+    cases: Sequence[Case], manifest: Manifest | None, recognizer: Recognizer | None
+) -> tuple[dict[str, Shown], int]:
+    """What to show of each case, and how many the index now answers in another way."""
+    if manifest is None:
+        return {}, 0
+    wanted = {case.query for case in cases}
+    file_of = {row.id: manifest.file(row) for row in manifest.rows if row.id in wanted}
+    shown = {
+        case.query: Shown(str(file_of[case.query]) if case.query in file_of else None)
+        for case in cases
+    }
+    if recognizer is None or not file_of:
+        return shown, 0
+    held = len(recognizer.gallery.role_rows("gallery"))
+    searched = min(_SEARCHED, held)
+    predictions, _ = recognizer.query(list(dict.fromkeys(file_of.values())), k=searched)
+    answers = {answer.query: answer for answer in answers_of(predictions, recognizer, searched)}
+    others = 0
+    for case in cases:
+        answer = answers.get(str(file_of.get(case.query)))
+        if answer is None:
+            continue  # the picture is not there, or cannot be read
+        others += answer.best != case.answer
+        near = answer.neighbours
+        places = [n for n, each in enumerate(near) if not set(case.truth).isdisjoint(each.labels)]
+        place = places[0] if places else None
+        shown[case.query] = Shown(
+            answer.query,
+            near[:_NEIGHBOURS],
+            near[place] if place is not None and place >= _NEIGHBOURS else None,
+            None if place is None else place + 1,
+            len(near),
+        )
+    return shown, others

@@ -1,0 +1,142 @@
+"""Files of tags: what a tagger says of each picture, and what is true.
+
+Both are CSV with a header and the columns `id,tags` (others are skipped). In a file of predictions
+a cell holds `tag:score` pairs apart by blanks, as in `cat:0.98 sofa:0.4`; in a file of truth it
+holds tags apart by blanks. An empty cell is a picture without any.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import SubmissionError
+from lmk.eval.contest_csv import at, parse_cells, parse_id, read_header, read_rows
+
+Parse = Callable[[str, str], dict[str, float]]  # of a cell, and where it stands
+
+
+@dataclass(frozen=True, eq=False)
+class TagTable:
+    """Scores of tags beside the truth.
+
+    Attributes:
+        ids: the n pictures of the truth, in its order.
+        names: the t tags of either file, ascending.
+        scores: float64 [n, t], -inf where the prediction does not name the tag.
+        truth: bool [n, t].
+        missing: pictures that the predictions do not name; all their scores are -inf.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    scores: NDArray[np.float64]
+    truth: NDArray[np.bool_]
+    missing: tuple[str, ...]
+
+    def finite_scores(self) -> NDArray[np.float64]:
+        """float64 [n, t]: `scores` with a number below all others where a tag is not named."""
+        named = np.isfinite(self.scores)
+        lowest = float(self.scores[named].min()) if named.any() else 0.0
+        return np.where(named, self.scores, lowest - max(1.0, abs(lowest)))
+
+    def padded(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Scores and truth with k tags more that no picture has.
+
+        They stand between the named and the unnamed tags, so that the k best tags of a picture that
+        names fewer are filled up with wrong ones and never with lucky ones.
+        """
+        filler = np.full((len(self.ids), k), np.finfo(np.float64).min)
+        return (
+            np.concatenate([self.scores, filler], axis=1),
+            np.concatenate([self.truth, np.zeros_like(filler, dtype=bool)], axis=1),
+        )
+
+
+def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike[str]) -> TagTable:
+    """Reads both files and lays them beside each other.
+
+    Raises:
+        UsageError: no such file.
+        SubmissionError: with line and reason: a missing column, a repeated or empty id, a pair
+            without a score, a score that is no finite number, a tag twice in a cell, a prediction
+            for a picture that the truth does not have, no true tag at all.
+    """
+    wanted = _read(truth, _parse_tags)
+    if not any(tags for _, tags in wanted.values()):
+        raise SubmissionError("no picture has a tag", where=truth, remedy="is it the right file?")
+    given = _read(predictions, _parse_scores)
+    for id_, (line, _) in given.items():
+        if id_ not in wanted:
+            raise SubmissionError(
+                f"unknown picture {id_}", where=at(predictions, line), remedy=f"not in {truth}"
+            )
+    names = sorted({tag for _, tags in (*wanted.values(), *given.values()) for tag in tags})
+    column = {name: place for place, name in enumerate(names)}
+    scores = np.full((len(wanted), len(names)), -np.inf)
+    true = np.zeros(scores.shape, dtype=bool)
+    for place, (id_, (_, tags)) in enumerate(wanted.items()):
+        true[place, [column[tag] for tag in tags]] = True
+        for tag, score in given.get(id_, (0, {}))[1].items():
+            scores[place, column[tag]] = score
+    missing = tuple(id_ for id_ in wanted if id_ not in given)
+    return TagTable(tuple(wanted), tuple(names), scores, true, missing)
+
+
+def _read(path: str | os.PathLike[str], parse: Parse) -> dict[str, tuple[int, dict[str, float]]]:
+    """For each id its line and its cell as `parse` reads it."""
+    rows = read_rows(path)
+    line, columns = read_header(path, rows)
+    if not {"id", "tags"} <= set(columns):
+        raise SubmissionError(
+            f"the header must name the columns id and tags, it says {','.join(columns)[:60]}",
+            where=at(path, line),
+        )
+    found: dict[str, tuple[int, dict[str, float]]] = {}
+    for row in rows:
+        cells = dict(zip(columns, parse_cells(path, row, len(columns)), strict=True))
+        id_ = parse_id(path, row.line, cells["id"])
+        if id_ in found:
+            raise SubmissionError(
+                f"id {id_} is repeated",
+                where=at(path, row.line),
+                remedy=f"it stands on line {found[id_][0]}",
+            )
+        found[id_] = (row.line, parse(cells["tags"], at(path, row.line)))
+    if not found:
+        raise SubmissionError("no rows below the header", where=path)
+    return found
+
+
+def _parse_scores(cell: str, where: str) -> dict[str, float]:
+    """ "cat:0.98 sofa:0.4" -> {"cat": 0.98, "sofa": 0.4}."""
+    found: dict[str, float] = {}
+    for pair in cell.split():
+        tag, colon, number = pair.rpartition(":")
+        if not tag or not colon:
+            raise SubmissionError(
+                f"{pair[:60]!r} must be a tag and its score", where=where, remedy="as in cat:0.98"
+            )
+        try:
+            score = float(number) if number.isascii() and "_" not in number else math.nan
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise SubmissionError(f"score {number[:60]!r} is no finite number", where=where)
+        if tag in found:
+            raise SubmissionError(f"the tag {tag} stands twice", where=where)
+        found[tag] = score
+    return found
+
+
+def _parse_tags(cell: str, where: str) -> dict[str, float]:
+    """ "cat sofa" -> {"cat": 1, "sofa": 1}."""
+    tags = cell.split()
+    if len(set(tags)) != len(tags):
+        raise SubmissionError("a tag stands twice", where=where)
+    return dict.fromkeys(tags, 1.0)
