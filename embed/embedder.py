@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ from lmk.embed.config import (
     timm_config,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.embed.errors import EmbedderMismatch, ModelError
+from lmk.embed.errors import EmbedderMismatch, ModelError, storage_errors
 from lmk.embed.images import IMAGES_VERSION, Picture, Skipped, decode, read_bytes
 from lmk.embed.runtime import (
     OpenVinoRuntime,
@@ -72,7 +72,8 @@ class _GraphFolder:
     """A temporary folder for an exported graph, removed with the last embedder that has it."""
 
     def __init__(self) -> None:
-        self.path = Path(mkdtemp(prefix="lmk-graph-"))
+        with storage_errors(gettempdir()):
+            self.path = Path(mkdtemp(prefix="lmk-graph-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.errors import ModelError
+from lmk.embed.errors import ModelError, StorageError
 from lmk.embed.images import Picture
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
     """Writes the network as an OpenVINO graph (path .xml, weights beside it in .bin, fp16).
 
     Takes pictures uint8 [n, size, size, 3] of any n, so preprocessing is part of the graph.
+
+    Raises:
+        StorageError: when it cannot be written.
     """
     import copy
     import warnings
@@ -151,7 +154,14 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, OpenVINO still uses it
         graph = openvino.convert_model(network, example_input=example, input=[-1, size, size, 3])
-    openvino.save_model(graph, path)
+    try:
+        openvino.save_model(graph, path)
+    except RuntimeError as error:  # it does not say why
+        raise StorageError(
+            "cannot write the network's graph",
+            where=path.parent,
+            remedy="free some space there, or name another folder with TMPDIR",
+        ) from error
 
 
 def _import_openvino() -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.embed.errors import ManifestError, NotAGallery
+from lmk.embed.errors import ManifestError
 from lmk.embed.extract import Extracted, Extraction, extract
 from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
@@ -37,7 +37,6 @@ DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery
 
 Progress = Callable[[str, int, int], None]
 _LEARNING = "penalty and threshold"
-_BUILD_AGAIN = "run the same lmk build-index command again: it goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,15 @@ def build_index(
         if distractors is not None:
             pictures_of_bank = _pictures(bank.pictures, distractors.root, DISTRACTOR_PREFIX)
             writer.append(against, pictures_of_bank, "distractor")
-        skipped = (*known.skipped, *bank.skipped)
-        for skip in skipped:
+        for skip in known.skipped:
             writer.skip(skip.path, skip.reason)
+        for skip in bank.skipped:
+            writer.skip(DISTRACTOR_PREFIX + skip.path, skip.reason)
         labels = [picture.row.labels for picture in known.pictures]
         contents = _Contents(_as_stored(added), np.arange(len(added)), labels, _as_stored(against))
         _learn(writer, pipeline or Pipeline(), contents, progress)
         writer.commit()
+    skipped = (*known.skipped, *bank.skipped)
     return BuildReport(len(added), len(against), known.computed + bank.computed, skipped, whiten)
 
 
@@ -129,10 +130,7 @@ def add_pictures(
         GalleryError: when another picture has an id.
     """
     with GalleryWriter(path) as writer:
-        old = writer.gallery()
-        if old is None:
-            raise NotAGallery("its build never finished", where=path, remedy=_BUILD_AGAIN)
-        with old:
+        with Gallery.open(path) as old:
             embedder = Embedder.load(old.embedder_dir)
             store = _store(path, embedder)
             found = _extract(manifest, embedder, store, "pictures", progress)

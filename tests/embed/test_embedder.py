@@ -23,7 +23,7 @@ from lmk.embed.backbone import build_backbone, read_state
 from lmk.embed.config import preset_names
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
-from lmk.embed.errors import EmbedderMismatch, ModelError
+from lmk.embed.errors import EmbedderMismatch, ModelError, StorageError
 from lmk.embed.runtime import OpenVinoRuntime, TorchRuntime, export_graph
 from lmk.embed.whitening import learn_whitening
 
@@ -160,6 +160,12 @@ class TestOpenVino:
         export_graph(tiny.network(), 48, tmp_path / "g.xml")
         after = tiny.network().state_dict()
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+    def test_a_graph_that_cannot_be_written(self, tiny: Embedder, tmp_path: Path) -> None:
+        text = error_of(
+            lambda: export_graph(tiny.network(), 48, Path("/dev/full/g.xml")), StorageError
+        )
+        assert "cannot write the network's graph" in text and "TMPDIR" in text
 
     def test_the_exported_graph_is_cleared_away(self, tiny_weights: Path) -> None:
         embedder = Embedder.named("test_resnet", weights=tiny_weights, size=32)

@@ -185,6 +185,18 @@ class TestBuild:
             "place_0/bad.jpg": "not a picture that can be decoded",
             "place_1/\\udcff.jpg": "its name is not valid UTF-8",
         }
+        others = tmp_path / "bank"
+        others.mkdir()
+        (others / "notes.txt").touch()
+        (others / "a.jpg").touch()
+        with pytest.raises(ManifestError, match="none of its 1 pictures"):
+            build_index(tmp_path / "bad.lmk", read_manifest(others), tiny)
+        bank = read_manifest(others)
+        report = build_index(tmp_path / "g.lmk", read_manifest(root), tiny, distractors=bank)
+        assert (report.distractors, len(report.skipped)) == (0, 5)
+        skipped = dict(state(tmp_path / "g.lmk")["skipped"])  # type: ignore[call-overload]
+        assert len(skipped) == 5
+        assert skipped["distractor:a.jpg"] == "empty file (0 bytes)"
 
     def test_not_one_good_file(self, index: Path, tmp_path: Path, tiny: Embedder) -> None:
         before = state(index)
