@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lmk.index.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
 
-_NEIGHBOURS = 4  # shown of each query
+_NEIGHBOURS = 5  # shown of each query
 _SEARCHED = 100  # looked through for the true landmark
 
 
