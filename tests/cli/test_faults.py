@@ -227,11 +227,14 @@ def test_a_stopped_submit_is_taken_up_only_by_the_same_work(
     assert "9 queries (3 of them in an earlier run)" in lmk(*submit).out
 
 
-def no_file_over(size: int) -> Callable[[], None]:
+def no_file_over(size: int) -> dict[str, object]:
+    """Options of a process that cannot write larger files; it could not save its coverage."""
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    return limit
+    unmeasured = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    return {"preexec_fn": limit, "env": unmeasured}
 
 
 @pytest.mark.parametrize("kilobytes", [1, 20, 60, 120])
@@ -241,7 +244,7 @@ def test_a_build_that_cannot_write_leaves_the_old_index(
     """A limit on the size of files stops writing at another place each time."""
     old = answer(lmk, "sample.lmk")
     # With a whitening it is another embedder, which is written as well.
-    failed = lmk_process(*rebuilt, "--whiten", preexec_fn=no_file_over(1000 * kilobytes))
+    failed = lmk_process(*rebuilt, "--whiten", **no_file_over(1000 * kilobytes))
     failed.refused(1, "sample.lmk")
     assert "file too large" in failed.err or "disk I/O error" in failed.err
     assert "run the same command again" in failed.err
@@ -256,10 +259,10 @@ def test_a_submission_or_page_that_cannot_be_written_leaves_the_old_one(
     (here / "s.csv").write_text("old")
     (here / "a.html").write_text("old")
     submit = ("submit", many, "-i", "sample.lmk", "-o", "s.csv")
-    failed = lmk_process(*submit, preexec_fn=no_file_over(5000))
+    failed = lmk_process(*submit, **no_file_over(5000))
     failed.refused(1, "s.csv", "cannot write: file too large", "run the same command again")
     query = ("query", "queries/q_tower.jpg", "--html", "a.html")
-    page = lmk_process(*query, preexec_fn=no_file_over(5000))
+    page = lmk_process(*query, **no_file_over(5000))
     assert page.code == 1
     assert page.out.startswith("queries/q_tower.jpg: tower")  # the answer was given all the same
     assert len(page.complaints) == 1

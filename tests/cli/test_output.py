@@ -166,9 +166,8 @@ def test_eval_gap_scores_by_usage(lmk: Run, here: Path) -> None:
     assert lmk("submit", "queries", "-o", "s.csv").code == 0
     scores = json.loads(lmk("eval", "gap", "s.csv", "solution.csv", "--json").out)
     assert scores.keys() == {"all", "Public", "Private"}
-    assert scores["all"] == {
-        "gap": 1.0, "queries": 9, "with_landmark": 3, "answered": 9, "right": 3
-    }  # fmt: skip
+    counts = {"gap": 1.0, "queries": 9, "with_landmark": 3, "answered": 9, "right": 3}
+    assert scores["all"].items() >= counts.items()
     assert (scores["Public"]["queries"], scores["Private"]["queries"]) == (8, 1)
     # Worked by hand: right, wrong, right of three: (1/1 + 2/3) / 3.
     (here / "hand.csv").write_text(

@@ -30,7 +30,7 @@ def imported(call: list[str], cwd: Path | None = None) -> tuple[set[str], float]
         text=True,
         timeout=60,
         cwd=cwd,
-        env={name: value for name, value in os.environ.items() if not name.startswith("COV_")},
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
     )
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stderr
