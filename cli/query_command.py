@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from lmk.cli.render import answer_lines, answers_of, page, require_folder, write_text
+from lmk.cli.render import answer_lines, answers_of, check_output, page, write_text
 
 
 @click.command()
@@ -56,7 +56,7 @@ def query(
                 remedy=f"for many pictures use: lmk submit {image} -o submission.csv",
             )
     if html is not None:
-        require_folder(html)
+        check_output(html)
     with Recognizer.open(find_index(index)) as recognizer:
         held = len(recognizer.gallery.role_rows("gallery"))
         if neighbours > held and asked:

@@ -147,7 +147,6 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-@cache
 def data_uri(path: str) -> str | None:
     """A picture's thumbnail for an HTML page; None where it cannot be read."""
     from lmk.embed.images import thumbnail
@@ -156,7 +155,6 @@ def data_uri(path: str) -> str | None:
     return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-@cache
 def _environment() -> jinja2.Environment:
     import jinja2
 
@@ -165,21 +163,24 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["thumbnail"] = data_uri
+    environment.globals["thumbnail"] = cache(data_uri)  # a page shows some pictures many times
     environment.globals["none_of_these"] = NONE_OF_THESE
     return environment
 
 
-def require_folder(path: Path) -> None:
-    """Checks that the folder of a file to write is there, before the work is done.
+def check_output(path: Path) -> None:
+    """Checks, before the work is done, that a file can be put there.
 
     Raises:
-        UsageError: when it is not.
+        UsageError: when its folder is missing, or what is there is no plain file: putting a file
+            in its place would replace a device such as /dev/null.
     """
     from lmk.embed.errors import UsageError
 
     if not path.parent.is_dir():
         raise UsageError("no such folder", where=path.parent, remedy="make it first")
+    if path.exists() and not path.is_file():
+        raise UsageError("is no plain file", where=path, remedy="name a file to write")
 
 
 def write_text(path: Path, text: str) -> None:

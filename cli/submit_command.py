@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.render import echo_skipped
+from lmk.cli.render import check_output, echo_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,7 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
     from lmk.rerank.recognizer import Recognizer
 
     ignore_large_picture_warnings()
+    check_output(output)
     manifest = read_manifest(queries, root=root)
     with Recognizer.open(find_index(index)) as recognizer:
         work = _work(task, manifest, recognizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -171,14 +172,17 @@ def lmk_process() -> Callable[..., Done]:
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command and hands out the process; whatever still runs is ended."""
+    """Starts the command and hands out the process; whatever still runs is ended.
+
+    Its coverage is not measured: one that is killed would leave half a data file.
+    """
     running: list[subprocess.Popen[str]] = []
+    unmeasured = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
 
     def start(*words: object, **options: object) -> subprocess.Popen[str]:
         command = [*COMMAND, *map(str, words)]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )  # type: ignore[call-overload]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command, **pipes, env=unmeasured, **options)  # type: ignore[call-overload]
         running.append(process)
         return process
 

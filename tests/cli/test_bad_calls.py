@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ Run = Callable[..., object]
 @pytest.fixture(autouse=True)
 def bad_files(here: Path) -> None:
     (here / "empty").mkdir()
+    os.mkfifo(here / "pipe")
     (here / "notes").mkdir()
     (here / "notes" / "a.txt").write_text("a\n")
     (here / "notes" / "b.md").write_text("b\n")
@@ -62,9 +64,11 @@ def bad_files(here: Path) -> None:
         ("query x.jpg -i notes/a.txt", ["notes/a.txt", "lmk build-index"]),
         ("query x.jpg --html no/x.html", ["no: no such folder", "make it first"]),
         ("query x.jpg --html notes", ["'--html'", "'notes' is a directory"]),
+        ("query x.jpg --html pipe", ["pipe: is no plain file", "name a file"]),
+        ("submit queries -o pipe", ["pipe: is no plain file", "name a file"]),
         ("query x.jpg --nope", ["No such option '--nope'", "lmk query --help"]),
         ("submit queries", ["Missing option '-o'", "lmk submit --help"]),
-        ("submit queries -o no/x.csv", ["no: no such folder"]),
+        ("submit queries -o no/x.csv", ["no: no such folder", "make it first"]),
         ("submit queries -o notes", ["'-o'", "'notes' is a directory"]),
         ("submit queries -o x.csv --task ranking", ["'ranking' is not one of", "'retrieval'"]),
         ("submit nowhere -o x.csv", ["nowhere: no such folder or file"]),
