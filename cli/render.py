@@ -168,6 +168,18 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def require_folder(path: Path) -> None:
+    """Checks that the folder of something to write is there, before the work is done.
+
+    Raises:
+        UsageError: when it is not.
+    """
+    from lmk.embed.errors import UsageError
+
+    if not path.parent.is_dir():
+        raise UsageError("no such folder", where=path.parent, remedy="make it first")
+
+
 def check_output(path: Path) -> None:
     """Checks, before the work is done, that a file can be put there.
 
@@ -177,8 +189,7 @@ def check_output(path: Path) -> None:
     """
     from lmk.embed.errors import UsageError
 
-    if not path.parent.is_dir():
-        raise UsageError("no such folder", where=path.parent, remedy="make it first")
+    require_folder(path)
     if path.exists() and not path.is_file():
         raise UsageError("is no plain file", where=path, remedy="name a file to write")
 
