@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -74,16 +75,20 @@ def gap(
     if root is not None and queries is None:
         raise UsageError("--root is for the paths of --queries", remedy="add --queries CSV")
     answers, truth = Submission.read(submission), Truth.read(solution)
-    scores = [
-        gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
-        for name, usage in parts(truth)
-    ]
-    _echo_findings(submission, truth)
-    if report is not None:
-        from lmk.cli.report_page import write_report
+    with ExitStack() as opened:
+        sources = None
+        if report is not None:
+            from lmk.cli.report_page import open_sources, write_report
 
-        path = write_report(report, answers, truth, scores, index=index, queries=queries, root=root)
-        click.echo(f"lmk: wrote {path}", err=True)
+            sources = opened.enter_context(open_sources(report, index, queries, root))
+        scores = [
+            gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
+            for name, usage in parts(truth)
+        ]
+        written = sources and write_report(sources, answers, truth, scores)
+    _echo_findings(submission, truth)
+    if written:
+        click.echo(f"lmk: wrote {written}", err=True)
     if as_json:
         click.echo(json.dumps({each.name: gap_dict(each) for each in scores}))
     else:

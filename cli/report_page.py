@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmk.cli.render import Evidence, answers_of, page, require_folder, write_text
+from lmk.cli.render import Evidence, answers_of, check_output, page, require_folder, write_text
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lmk.index.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
 
+PAGE = "report.html"
 _NEIGHBOURS = 5  # shown of each query
 _SEARCHED = 100  # looked through for the true landmark
 
@@ -44,72 +45,102 @@ class Shown:
     searched: int = 0
 
 
-def write_report(
-    folder: Path,
-    submission: Submission,
-    truth: Truth,
-    scores: Sequence[GapScores],
-    *,
-    index: Path | None = None,
-    queries: Path | None = None,
-    root: Path | None = None,
-) -> Path:
-    """Writes folder/report.html, one page that needs no other file; gives its path.
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What a report takes pictures from.
+
+    Attributes:
+        folder: to write to.
+        index: the index's path, for class sizes, and with `manifest` for neighbours.
+        gallery: of the index.
+        recognizer: of the index; None where there are no queries to ask it about.
+        manifest: the queries' pictures; ids are those of the submission.
+    """
+
+    folder: Path
+    index: Path | None
+    gallery: Gallery | None
+    recognizer: Recognizer | None
+    manifest: Manifest | None
+
+
+@contextmanager
+def open_sources(
+    folder: Path, index: Path | None, queries: Path | None, root: Path | None
+) -> Iterator[Sources]:
+    """Checks and opens all that a report needs, before anything is computed.
 
     Args:
-        folder: made if it is not there; the folder above must be.
-        submission, truth: what is reported.
-        scores: of all queries first, then of the parts.
-        index: the index to take class sizes, and with `queries` neighbours, from.
-        queries: the queries' pictures, a folder or CSV whose ids are the submission's.
+        folder: made later if it is not there; the folder above must be.
+        index: an index, or None.
+        queries: the queries' pictures, a folder or CSV, or None.
         root: where the paths of that CSV start.
 
     Raises:
         UsageError: no such folder or file.
         GalleryError: the index cannot be used.
-        StorageError: the folder cannot be written.
     """
-    from lmk.embed.errors import UsageError, storage_errors
+    from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
     from lmk.embed.manifest import read_manifest
-    from lmk.eval.report import report_of
     from lmk.index.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
 
     require_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file, a folder is wanted", where=folder, remedy="name another")
+    if folder.exists():
+        check_output(folder / PAGE)
     ignore_large_picture_warnings()
     manifest = None if queries is None else read_manifest(queries, root=root)
-    with ExitStack() as opened:
-        recognizer, gallery = None, None
-        if index is not None and manifest is not None:
-            recognizer = opened.enter_context(Recognizer.open(index))
-            gallery = recognizer.gallery
-        elif index is not None:
-            gallery = opened.enter_context(Gallery.open(index))
-        report = report_of(
-            submission, truth, class_sizes=None if gallery is None else class_sizes(gallery)
-        )
-        cases = (*report.false_positives, *report.misses)
-        pictures, others = _pictures(cases, manifest, recognizer)
-    with storage_errors(folder):
-        folder.mkdir(exist_ok=True)
-    path = folder / "report.html"
-    write_text(
-        path,
-        page(
-            "report.html",
-            submission=Path(submission.source).name,
-            solution=Path(truth.source).name,
-            index=None if index is None else index.name,
-            queries=queries,
-            scores=scores,
-            report=report,
-            pictures=pictures,
-            other_answers=others,
-        ),
+    if index is None:
+        yield Sources(folder, None, None, None, manifest)
+    elif manifest is None:
+        with Gallery.open(index) as gallery:
+            yield Sources(folder, index, gallery, None, None)
+    else:
+        with Recognizer.open(index) as recognizer:
+            yield Sources(folder, index, recognizer.gallery, recognizer, manifest)
+
+
+def write_report(
+    sources: Sources, submission: Submission, truth: Truth, scores: Sequence[GapScores]
+) -> Path:
+    """Writes report.html, one page that needs no other file; gives its path.
+
+    Args:
+        sources: where to write, and where pictures are.
+        submission, truth: what is reported.
+        scores: of all queries first, then of the parts.
+
+    Raises:
+        SubmissionError: an unknown query id, or no query with a landmark.
+        StorageError: the folder cannot be written.
+    """
+    from lmk.embed.errors import storage_errors
+    from lmk.eval.report import report_of
+
+    gallery = sources.gallery
+    report = report_of(
+        submission, truth, class_sizes=None if gallery is None else class_sizes(gallery)
     )
+    cases = (*report.false_positives, *report.misses)
+    pictures, others = _pictures(cases, sources.manifest, sources.recognizer)
+    text = page(
+        "report.html",
+        submission=Path(submission.source).name,
+        solution=Path(truth.source).name,
+        index=None if sources.index is None else sources.index.name,
+        queries=sources.manifest is not None,
+        scores=scores,
+        report=report,
+        pictures=pictures,
+        other_answers=others,
+    )
+    path = sources.folder / PAGE
+    with storage_errors(path):
+        sources.folder.mkdir(exist_ok=True)
+    write_text(path, text)
     return path
 
 

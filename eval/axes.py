@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 
 _STEPS = (1, 2, 5, 10)
+LONGEST_TEXT = 9  # characters that fit between two of five ticks
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def axis_of(
         return Axis(low, high, _log_ticks(low, high), logarithmic=True)
     step = _round_step(high / ticks - low / ticks)
     if not exact:
-        high = max(high, ceil(high / step - 1e-9) * step)
+        rounded = ceil(high / step - 1e-9) * step
+        high = max(high, rounded) if isfinite(rounded) else high
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
     values = [n * step for n in range(first, last + 1)]
-    places = max(0, -floor(log10(step)))
-    return Axis(low, high, tuple((value, _text(value, places)) for value in values))
+    return Axis(low, high, _named(values, max(0, -floor(log10(step) + 1e-9))))
 
 
 def _round_step(wanted: float) -> float:
@@ -78,11 +79,27 @@ def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
     within = [10.0**n for n in powers if low <= 10.0**n <= high]
     if len(within) < 4:
         within = [m * 10.0**n for n in powers for m in (1, 2, 5) if low <= m * 10.0**n <= high]
-    return tuple((value, _text(value, max(0, -floor(log10(value))))) for value in within)
+    return tuple(
+        (value, _text(value, max(0, -floor(log10(value) + 1e-9)), value >= 10_000))
+        for value in within
+    )
 
 
-def _text(value: float, places: int) -> str:
-    """1234.5 -> "1,234.5" to so many decimal places; very large and small ones as 1e9."""
-    if value and (abs(value) >= 1e7 or places > 4):
-        return f"{value:.3g}"
-    return f"{value + 0.0:,.{places}f}"
+def _named(values: list[float], places: int) -> tuple[tuple[float, str], ...]:
+    """Ticks with their texts, all in thousands where one must be; the ends alone if too long."""
+    whole = all(value % 100 == 0 for value in values)
+    thousands = whole and max(map(abs, values), default=0) >= 10_000
+    ticks = [(value, _text(value, places, thousands)) for value in values]
+    if any(len(text) > LONGEST_TEXT for _, text in ticks):
+        ticks = ticks[:1] + ticks[1:][-1:]
+    return tuple(ticks)
+
+
+def _text(value: float, places: int, thousands: bool) -> str:
+    """5000 -> "5,000", in thousands "5k"; 0.25 to two places; very large and small ones as 1e+09."""
+    value += 0.0  # -0.0 becomes 0.0
+    if abs(value) >= 1e7 or places > 8:
+        return f"{value:.4g}"
+    if thousands:
+        return f"{value / 1000:g}k" if value else "0"
+    return f"{value:,.{places}f}"
