@@ -300,3 +300,21 @@ def test_the_same_call_writes_the_same_page(lmk: Run, here: Path) -> None:
     options = ("-i", "sample.lmk", "--queries", "queries")
     first = make_page(lmk, here, *options).source
     assert make_page(lmk, here, *options).source == first
+
+
+@pytest.mark.usefixtures("submission")
+def test_a_true_landmark_far_down_is_shown_behind_the_nearest(lmk: Run, here: Path) -> None:
+    """q_tower is said to be the bridge by the solution, and to show a place the gallery lacks."""
+    (here / "answers.csv").write_text("id,landmarks\nq_tower,tower 0.9\nq_castle,castle 0.8\n")
+    (here / "solution.csv").write_text("id,landmarks\nq_tower,bridge\nq_castle,pyramid\n")
+    misses = make_page(lmk, here, "-i", "sample.lmk", "--queries", "queries").section("misses")
+    with Recognizer.open("sample.lmk") as recognizer:
+        predictions, _ = recognizer.query([Path("queries/q_tower.jpg")], k=12)
+        rows = [row for row in predictions.neighbours.rows[0].tolist() if row >= 0]
+        labels = [recognizer.gallery.labels(row) for row in rows]
+    place = labels.index(("bridge",))
+    extra = int(place >= 5)
+    assert f"{place + 1}: {predictions.neighbours.scores[0, place]:.3f} bridge" in misses.text
+    assert len(misses.images()) == 2 * 6 + extra
+    assert "No picture of pyramid among the 12 nearest." in misses.text
+    assert "No picture of bridge" not in misses.text
