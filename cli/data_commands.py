@@ -175,11 +175,11 @@ def check(
     Example: lmk data check gallery/ --html check.html
     """
     from lmk.cli.check_page import check_json, check_lines, check_page
-    from lmk.cli.render import require_folder, write_text
+    from lmk.cli.render import check_output, write_text
     from lmk.embed.manifest import read_manifest
 
     if html is not None:
-        require_folder(html)
+        check_output(html)
     pictures = read_manifest(manifest, root=root)
     found = _check(pictures, model, save_features)
     if html is not None:

@@ -8,6 +8,7 @@ is lost (for retrieval of landmarks that did no harm and needs no crop).
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,14 @@ class Skipped:
 def read_bytes(path: Path) -> bytes | str:
     """The content of a file, or the reason why it cannot be read."""
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return "is a folder, not a picture"
+        if not stat.S_ISREG(mode):
+            return "is no plain file"  # reading a pipe would wait for ever
         data = path.read_bytes()
     except FileNotFoundError:
         return "no such file"
-    except IsADirectoryError:
-        return "is a folder, not a picture"
     except OSError as error:
         return f"cannot be read: {(error.strerror or str(error)).lower()}"
     return data if data else "empty file (0 bytes)"

@@ -264,6 +264,11 @@ def test_read_bytes(tmp_path: Path) -> None:
     assert "symbolic links" in str(read_bytes(tmp_path / "loop.jpg"))
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    assert read_bytes(tmp_path / "x.jpg") == "is no plain file"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "secret.jpg"
