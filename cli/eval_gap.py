@@ -18,6 +18,7 @@ from lmk.cli.eval_tables import (
     gap_dict,
     interval_note,
 )
+from lmk.cli.render import check_output
 
 if TYPE_CHECKING:
     from lmk.eval.compare import GapDifference
@@ -167,15 +168,21 @@ def compare(
     if blended is None and weights is not None:
         raise UsageError("--weights are those of a blend", remedy="add --blend OUT.csv")
     shares = _weights(weights, len(submissions))
+    if blended is not None:
+        check_output(blended)
+        if blended.resolve() in {path.resolve() for path in (*submissions, solution)}:
+            raise UsageError("is read here, it cannot be written", where=blended)
     read = [Submission.read(path) for path in submissions]
     truth = Truth.read(solution)
     if blended is not None:
-        read.append(_blend(read, shares, rule, blended))
+        read.append(_blend(read, shares, rule))
     names = [str(path) for path in (*submissions, *((blended,) if blended else ()))]
     pairs = [compare_two(read[0], other, truth, usage) for other in read[1:]]
     found = _compared(names, pairs, resamples, seed)
     for entry, pair, other in zip(found[1:], pairs, read[1:], strict=True):
         entry["changes"] = _changes(pair, truth, read[0], other, top)
+    if blended is not None:
+        read[-1].write(blended)
     if as_json:
         click.echo(json.dumps({"usage": usage or "all", "submissions": found}))
     else:
@@ -199,20 +206,15 @@ def _weights(text: str | None, count: int) -> list[float] | None:
     return weights
 
 
-def _blend(
-    submissions: list[Submission], weights: list[float] | None, rule: str, path: Path
-) -> Submission:
-    """Blends, writes the file, and gives what stands in it."""
+def _blend(submissions: list[Submission], weights: list[float] | None, rule: str) -> Submission:
     from lmk.embed.errors import SubmissionError
     from lmk.eval.compare import BlendRule, blend
 
     rules: dict[str, BlendRule] = {name: name for name in get_args(BlendRule)}
     try:
-        blended = blend(submissions, weights, rules[rule])
+        return blend(submissions, weights, rules[rule])
     except ValueError as error:  # a negative or infinite confidence by the rule "score"
         raise SubmissionError(str(error)) from error
-    blended.write(path)
-    return blended
 
 
 def _compared(
