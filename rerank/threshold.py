@@ -4,7 +4,8 @@ Right answers: each picture of a sample asked of the gallery without itself. Wro
 pictures with their whole landmark left out (a landmark nobody has heard of), and the bank; each
 of these two kinds weighs the same.
 The threshold is where the share of right answers kept plus the share of wrong ones refused is
-largest (Youden's J).
+largest (Youden's J). Where no landmark has two pictures there are no right answers to learn from:
+then it is where 95 % of the wrong ones are refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lmk.index.search import Searcher
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 
 SAMPLE = 2000  # pictures of each kind that are asked
+REFUSED = 0.95  # of wrong answers, where there are no right ones to weigh them against
 MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the largest landmarks
 
 
@@ -40,8 +42,8 @@ def learn_threshold(
         bank: distractors, maybe none.
 
     Returns:
-        -inf (everything is answered) where there is nothing to learn from: no landmark has two
-        pictures, or there is one landmark only and no bank.
+        -inf (everything is answered) where there is no wrong answer to learn from: there is one
+        landmark only and no bank.
     """
     chosen = np.unique(np.linspace(0, len(gallery) - 1, min(SAMPLE, len(gallery))).astype(int))
     asked = _some(gallery, chosen)
@@ -69,13 +71,15 @@ def learn_threshold(
         some = _some(bank, np.arange(0, len(bank), -(-len(bank) // SAMPLE)))
         answers_bank = pipeline.predict(searcher.search(some, pipeline.candidates), facts)
         wrong.append(_finite(answers_bank.confidence))
-    return _youden(_finite(answers.confidence[right]), [part for part in wrong if part.size])
+    return _cut(_finite(answers.confidence[right]), [part for part in wrong if part.size])
 
 
-def _youden(right: NDArray[np.float32], wrong: list[NDArray[np.float32]]) -> float:
+def _cut(right: NDArray[np.float32], wrong: list[NDArray[np.float32]]) -> float:
     """The cut between two values that keeps most of `right` and least of each of `wrong`."""
-    if not right.size or not wrong:
+    if not wrong:
         return float("-inf")
+    if not right.size:
+        return float(np.mean([np.quantile(part, REFUSED) for part in wrong]))
     values = np.unique(np.concatenate([right, *wrong]))
     cuts = np.append((values[1:] + values[:-1]) / 2, values[-1])
     kept = 1 - np.searchsorted(np.sort(right), cuts) / right.size
