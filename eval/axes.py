@@ -96,7 +96,7 @@ def _named(values: list[float], places: int) -> tuple[tuple[float, str], ...]:
 
 
 def _text(value: float, places: int, thousands: bool) -> str:
-    """5000 -> "5,000", in thousands "5k"; 0.25 to two places; very large and small ones as 1e+09."""
+    """5000 -> "5,000", in thousands "5k"; 0.25 to two places; very large or small ones as 1e+09."""
     value += 0.0  # -0.0 becomes 0.0
     if abs(value) >= 1e7 or places > 8:
         return f"{value:.4g}"
