@@ -42,6 +42,9 @@ PIPELINES = {
     "vote of 5, penalty to the letter": Pipeline(
         steps=(RescaleStep(), PenaltyStep(counts="raw"), VoteStep())
     ),
+    "vote of 3, power 3 (the pick of leave-one-out)": Pipeline(
+        steps=(RescaleStep(), PenaltyStep(), VoteStep(k=3, power=3))
+    ),
     "vote of 5, penalty by relative counts (the default)": Pipeline(),
 }
 DEFAULT = list(PIPELINES)[-1]
