@@ -179,7 +179,7 @@ def check(
     from lmk.embed.manifest import read_manifest
 
     if html is not None:
-        check_output(html)
+        check_output(html, reads=[manifest])
     pictures = read_manifest(manifest, root=root)
     found = _check(pictures, model, save_features)
     if html is not None:

@@ -56,7 +56,7 @@ def query(
                 remedy=f"for many pictures use: lmk submit {image} -o submission.csv",
             )
     if html is not None:
-        check_output(html)
+        check_output(html, reads=images)
     with Recognizer.open(find_index(index)) as recognizer:
         held = len(recognizer.gallery.role_rows("gallery"))
         if neighbours > held and asked:

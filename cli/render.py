@@ -180,18 +180,32 @@ def require_folder(path: Path) -> None:
         raise UsageError("no such folder", where=path.parent, remedy="make it first")
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
     """Checks, before the work is done, that a file can be put there.
 
+    Args:
+        path: of the file to write.
+        reads: what the work reads; none of it may be written over.
+
     Raises:
-        UsageError: when its folder is missing, or what is there is no plain file: putting a file
-            in its place would replace a device such as /dev/null.
+        UsageError: when its folder is missing; when what is there is one of `reads`, or a picture
+            (as in `lmk query --html a.jpg b.jpg`, where the page's name was forgotten), or no
+            plain file: putting a file in its place would replace a device such as /dev/null.
     """
     from lmk.embed.errors import UsageError
+    from lmk.embed.manifest import PICTURE_SUFFIXES
 
     require_folder(path)
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        return
+    if not path.is_file():
         raise UsageError("is no plain file", where=path, remedy="name a file to write")
+    if any(source.exists() and path.samefile(source) for source in reads):
+        raise UsageError("would be read and written over", where=path, remedy="name another file")
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        raise UsageError(
+            "is a picture, and would be written over", where=path, remedy="name another file"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -66,6 +66,12 @@ def bad_files(here: Path) -> None:
         ("query x.jpg --html notes", ["'--html'", "'notes' is a directory"]),
         ("query x.jpg --html pipe", ["pipe: is no plain file", "name a file"]),
         ("submit queries -o pipe", ["pipe: is no plain file", "name a file"]),
+        (  # the page's name forgotten: what follows --html is a picture
+            "query --html queries/q_tower.jpg queries/q_castle.jpg",
+            ["queries/q_tower.jpg: is a picture", "name another file"],
+        ),
+        ("query --html queries/q_tower.jpg queries/q_tower.jpg", ["q_tower.jpg: would be read"]),
+        ("data check twice.csv --html ./twice.csv", ["twice.csv: would be read"]),
         ("query x.jpg --nope", ["No such option '--nope'", "lmk query --help"]),
         ("submit queries", ["Missing option '-o'", "lmk submit --help"]),
         ("submit queries -o no/x.csv", ["no: no such folder", "make it first"]),
@@ -87,9 +93,14 @@ def bad_files(here: Path) -> None:
 def test_a_wrong_call_gets_one_line_and_exit_code_2(
     lmk: Run, here: Path, call: str, words: list[str]
 ) -> None:
-    before = sorted(here.rglob("*"))
+    before = _contents(here)
     lmk(*call.split()).refused(2, *words)
-    assert sorted(here.rglob("*")) == before  # nothing is left behind, nothing is lost
+    assert _contents(here) == before  # nothing is left behind, nothing is lost
+
+
+def _contents(folder: Path) -> dict[Path, bytes | None]:
+    paths = sorted(folder.rglob("*"))
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @pytest.mark.parametrize(
