@@ -1,0 +1,51 @@
+"""Files that are there whole or not at all, also after a crash or a power cut."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from lmk.embed.errors import storage_errors
+
+
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Writes a file durably; a reader sees what was there before or all of the new, never a piece.
+
+    Args:
+        path: the file; what was there is replaced. Its folder must exist.
+        content: all of it, or its pieces in order.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written. After this or any other
+            exception `path` is as it was and nothing else is left; a killed process may leave
+            one file whose name begins with a dot and ends in ".part".
+    """
+    # A name of its own: two processes that write the same file do not write into each other's.
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+    with storage_errors(path):
+        try:
+            with part.open("xb") as file:
+                for piece in (content,) if isinstance(content, bytes) else content:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException as error:
+            with suppress(OSError):
+                part.unlink()
+            if isinstance(error, OSError) and error.filename == os.fspath(part):
+                error.filename = os.fspath(path)  # the name the user knows
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
