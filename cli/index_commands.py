@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.render import echo_skipped, human_bytes
+from lmk.cli.render import NONE_OF_THESE, echo_skipped, human_bytes
 
 SUFFIX = ".lmk"
+FEW_PICTURES = 30  # a threshold learnt from fewer, without distractors, is a guess
 
 
 @click.command("build-index")
@@ -32,7 +33,7 @@ SUFFIX = ".lmk"
 @click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of a CSV start.  [default: the folder of the CSV]",
+    help="Where the paths of both CSVs start.  [default: the folder of each]",
 )
 @click.option(
     "--model",
@@ -96,6 +97,7 @@ def build_index(
             "distractors": report.distractors,
             "computed": report.computed,
             "whitened": report.whitened,
+            "threshold": report.threshold,
             "seconds": round(seconds, 3),
             "skipped": [asdict(skip) for skip in report.skipped],
         }
@@ -111,6 +113,18 @@ def build_index(
         click.echo(
             f"lmk: {gallery}: no picture has a landmark, so the index can find similar pictures "
             "but name nothing; put each landmark's pictures into a sub-folder of its own",
+            err=True,
+        )
+    elif report.threshold is None:
+        click.echo(
+            f"lmk: {index}: nothing here shows what to refuse, so every picture will get a landmark; "
+            "build it again with pictures of no landmark: --distractors FOLDER",
+            err=True,
+        )
+    elif not distractors and report.pictures < FEW_PICTURES:
+        click.echo(
+            f"lmk: {index}: {NONE_OF_THESE!r} was learnt from {report.pictures} pictures only; "
+            "pictures of no landmark make it surer: --distractors FOLDER",
             err=True,
         )
 

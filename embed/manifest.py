@@ -158,7 +158,12 @@ def _from_folder(root: Path) -> Manifest:
             where=root,
             remedy="put pictures in it (.jpg, .png, .webp, ...), one sub-folder for each landmark",
         )
-    nested = all(_is_gldv2(name) for name in files)
+    gldv2 = [name for name in files if _is_gldv2(name)]
+    nested = 2 * len(gldv2) > len(files)
+    if nested:  # one stray picture must not turn every id and label of the data set into another
+        strays = sorted(set(files) - set(gldv2))
+        skipped += [Skipped(name, "lies outside the a/b/c/<id>.jpg layout") for name in strays]
+        files = gldv2
     flat = all("/" not in name for name in files)
     rows = _stem_rows(files) if nested or flat else [_landmark_row(name) for name in files]
     return Manifest(root, tuple(rows), tuple(skipped))

@@ -48,6 +48,8 @@ class BuildReport:
         computed: pictures whose features were not in the cache.
         skipped: files that gave nothing, and why.
         whitened: whether a whitening was learnt.
+        threshold: below it an answer is "none of these"; None where there was nothing to learn it
+            from, so that everything is answered.
     """
 
     pictures: int
@@ -55,6 +57,7 @@ class BuildReport:
     computed: int
     skipped: tuple[Skipped, ...]
     whitened: bool
+    threshold: float | None
 
 
 def build_index(
@@ -109,10 +112,11 @@ def build_index(
             writer.skip(DISTRACTOR_PREFIX + skip.path, skip.reason)
         labels = [picture.row.labels for picture in known.pictures]
         contents = _Contents(_as_stored(added), np.arange(len(added)), labels, _as_stored(against))
-        _learn(writer, pipeline or Pipeline(), contents, progress)
+        learnt = _learn(writer, pipeline or Pipeline(), contents, progress)
         writer.commit()
     skipped = (*known.skipped, *bank.skipped)
-    return BuildReport(len(added), len(against), known.computed + bank.computed, skipped, whiten)
+    computed = known.computed + bank.computed
+    return BuildReport(len(added), len(against), computed, skipped, whiten, learnt.threshold())
 
 
 def add_pictures(
@@ -156,9 +160,10 @@ def add_pictures(
             [*labels, *(found.pictures[i].row.labels for i in new)],
             bank,
         )
-        _learn(writer, pipeline, contents, progress)
+        learnt = _learn(writer, pipeline, contents, progress)
         writer.commit()
-    return BuildReport(added, 0, found.computed, found.skipped, embedder.whitening is not None)
+    whitened = embedder.whitening is not None
+    return BuildReport(added, 0, found.computed, found.skipped, whitened, learnt.threshold())
 
 
 def saved_pipeline(gallery: Gallery) -> Pipeline:
@@ -179,8 +184,8 @@ class _Contents:
 
 def _learn(
     writer: GalleryWriter, pipeline: Pipeline, contents: _Contents, progress: Progress
-) -> None:
-    """Learns penalty and threshold from the contents, and saves them with the pipeline."""
+) -> Pipeline:
+    """Learns penalty and threshold from the contents; saves and returns the pipeline with them."""
     progress(_LEARNING, 0, 1)
     n = len(contents.pictures)
     searcher = FlatSearcher.of_embeddings(contents.pictures)
@@ -199,10 +204,10 @@ def _learn(
     threshold = learn_threshold(
         pipeline, searcher, facts, contents.pictures, np.arange(n), contents.bank
     )
-    if np.isfinite(threshold):
-        pipeline = pipeline.with_threshold(threshold)
-    writer.set(PIPELINE, pipeline.model_dump(mode="json"))
+    learnt = pipeline.with_threshold(threshold if np.isfinite(threshold) else None)
+    writer.set(PIPELINE, learnt.model_dump(mode="json"))
     progress(_LEARNING, 1, 1)
+    return learnt
 
 
 def mean_background(vectors: NDArray[np.float32], labels: Sequence[tuple[str, ...]]) -> float:

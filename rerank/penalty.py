@@ -18,9 +18,10 @@ garbled; its readings are named here:
 "shifted" is the default: it explains both "+ 1" of the fragments and is continuous at max_n.
 
 The counts 3 and 12 belong to that contest: 110,000 distractors x 20 picks over 1,580,470 gallery
-pictures, 1.39 picks a picture. Raw counts saturate on a small gallery with a large bank, so
-counts are taken relative to the expected number of picks, times 1.39; `counts="raw"` is the rule
-to the letter.
+pictures, 1.39 picks a picture. Raw counts saturate on a small gallery with a large bank, so where
+more picks are expected counts are taken relative to that number, times 1.39. Where fewer are
+expected they stay as they are: one pick is chance however small the bank. `counts="raw"` is the
+rule to the letter.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def penalty_of(
     """
     n = picks.counts.astype(np.float64)
     if settings.counts == "relative" and picks.expected > 0:
-        n *= CONTEST_PICKS / picks.expected
+        n *= min(1.0, CONTEST_PICKS / picks.expected)
     n = np.minimum(n, settings.max_n)
     share = np.where(n < settings.min_n, 0.0, _ramp(n, settings))
     share = np.where(n >= settings.max_n, settings.max_share, share)

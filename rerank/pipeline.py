@@ -45,6 +45,7 @@ class Answering:
 
     Attributes:
         neighbours: as they were searched, by plain cosine.
+        candidates: only the first that many may vote; the others are evidence to be shown.
         scores: float32 [q, k], what is left of the cosines; -inf where there is no neighbour.
         penalty: float32 [q, k], taken off so far.
         winner: int64 [q], label code, -1 for none.
@@ -54,6 +55,7 @@ class Answering:
     """
 
     neighbours: Neighbours
+    candidates: int
     scores: NDArray[np.float32]
     penalty: NDArray[np.float32]
     winner: NDArray[np.int64]
@@ -62,13 +64,13 @@ class Answering:
     threshold: float = float("-inf")
 
     @classmethod
-    def of(cls, neighbours: Neighbours) -> Answering:
+    def of(cls, neighbours: Neighbours, candidates: int) -> Answering:
         """The start: nothing taken off, nobody has voted."""
         zeros = np.zeros(neighbours.rows.shape, np.float32)
         q = len(neighbours)
         none = np.full(q, -1, np.int64)
         never = np.full(q, -np.inf, np.float32)
-        return cls(neighbours, neighbours.scores, zeros, none, never, zeros)
+        return cls(neighbours, candidates, neighbours.scores, zeros, none, never, zeros)
 
 
 class RescaleStep(BaseModel):
@@ -124,10 +126,12 @@ class VoteStep(BaseModel):
     def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
         """Fills `winner`, `confidence` and `votes`."""
         rows = answering.neighbours.rows
+        candidates = rows[:, : answering.candidates]
+        of_candidates = answering.scores[:, : answering.candidates]
         # By score, then row: the k best of each query, whatever order the penalty left.
-        order = np.lexsort((rows, -answering.scores), axis=1)[:, : self.k]
-        voters = np.take_along_axis(rows, order, axis=1)
-        scores = np.take_along_axis(answering.scores, order, axis=1)
+        order = np.lexsort((candidates, -of_candidates), axis=1)[:, : self.k]
+        voters = np.take_along_axis(candidates, order, axis=1)
+        scores = np.take_along_axis(of_candidates, order, axis=1)
         weights = np.maximum(scores, 0).astype(np.float64) ** self.power
         silent = (weights == 0).all(axis=1)
         weights[silent, :1] = 1
@@ -167,7 +171,8 @@ class Pipeline(BaseModel):
 
     Attributes:
         steps: what is done to the neighbours.
-        candidates: neighbours that are searched for each query, from which the steps choose.
+        candidates: neighbours that are searched for each query, from which the steps choose; of
+            neighbours given beyond that number none votes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -183,7 +188,7 @@ class Pipeline(BaseModel):
 
     def predict(self, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
         """Applies the steps."""
-        answering = Answering.of(neighbours)
+        answering = Answering.of(neighbours, self.candidates)
         for step in self.steps:
             answering = step.apply(answering, facts)
         return Predictions(
@@ -191,6 +196,7 @@ class Pipeline(BaseModel):
             confidence=answering.confidence,
             threshold=answering.threshold,
             neighbours=answering.neighbours,
+            scores=answering.scores,
             penalty=answering.penalty,
             votes=answering.votes,
         )
@@ -203,7 +209,12 @@ class Pipeline(BaseModel):
         """Whether scores are rescaled, and the penalty with them."""
         return any(isinstance(step, RescaleStep) for step in self.steps)
 
-    def with_threshold(self, value: float) -> Pipeline:
-        """The same steps with another threshold at the end."""
+    def threshold(self) -> float | None:
+        """What an answer needs, or None where everything is answered."""
+        return next((step.value for step in self.steps if isinstance(step, ThresholdStep)), None)
+
+    def with_threshold(self, value: float | None) -> Pipeline:
+        """The same steps with another threshold at the end, or with none."""
         kept = tuple(step for step in self.steps if not isinstance(step, ThresholdStep))
-        return self.model_copy(update={"steps": (*kept, ThresholdStep(value=value))})
+        last = () if value is None else (ThresholdStep(value=value),)
+        return self.model_copy(update={"steps": (*kept, *last)})

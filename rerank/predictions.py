@@ -16,14 +16,17 @@ class Predictions:
 
     Attributes:
         labels: for each query the best landmark, or None where no neighbour has a label. It is
-            named even below the threshold: a contest ranks every answer (FACTS 1.1), a person is
-            told "none of these" (`answers`).
+            named even below the threshold: a contest ranks every answer and a blank gains nothing, a
+            person is told "none of these" (`answers`).
         confidence: float32 [q], the higher the surer; only its order matters to GAP. -inf where
             the label is None.
         threshold: an answer below it is "none of these".
-        neighbours: the gallery rows that voted, with their plain cosines.
-        penalty: float32 [q, k], what was taken off each neighbour's cosine (0 where no row).
-        votes: float32 [q, k], what each neighbour gave to the winning label (0 for the others).
+        neighbours: the gallery rows that were looked at, with their plain cosines, best first.
+        scores: float32 [q, k], what each cosine became after rescaling and penalty; this is what
+            votes. -inf where no row.
+        penalty: float32 [q, k], what was taken off the rescaled cosine (0 where no row).
+        votes: float32 [q, k], what each neighbour gave to the winning label (0 for the others,
+            most of which did not vote).
 
     Raises:
         ValueError: when lengths or shapes differ, or a confidence is NaN.
@@ -33,6 +36,7 @@ class Predictions:
     confidence: NDArray[np.float32]
     threshold: float
     neighbours: Neighbours
+    scores: NDArray[np.float32]
     penalty: NDArray[np.float32]
     votes: NDArray[np.float32]
 
@@ -42,11 +46,12 @@ class Predictions:
             raise ValueError(f"{q} queries, {len(self.labels)} labels, {self.confidence.shape}")
         if np.isnan(self.confidence).any():
             raise ValueError("a confidence is NaN")
-        for name in ("penalty", "votes"):
+        for name in ("scores", "penalty", "votes"):
             array = getattr(self, name)
             if array.shape != self.neighbours.rows.shape:
                 raise ValueError(f"{name} must be {self.neighbours.rows.shape}, got {array.shape}")
-            if array[self.neighbours.rows == NO_ROW].any():
+        for name in ("penalty", "votes"):
+            if getattr(self, name)[self.neighbours.rows == NO_ROW].any():
                 raise ValueError(f"{name} must be 0 where there is no neighbour")
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from lmk.rerank.penalty import CONTEST_PICKS, PenaltySettings, Picks, penalty_of
 
 Embed = Callable[..., Embeddings]
 
-# FACTS 6.3: picks, mean cosine, penalty by ramp.
+# A worked example: picks, mean cosine, penalty by ramp.
 GOLDEN = [
     (2, 0.55, {"linear": 0.0, "shifted": 0.0, "unfloored": 0.0}),
     (3, 0.50, {"linear": 0.15, "shifted": 0.185, "unfloored": 0.035}),
@@ -36,7 +36,7 @@ def test_golden(ramp: str) -> None:
 
 
 def slow(cosines: np.ndarray, settings: PenaltySettings) -> list[float]:
-    """FACTS 6.2 word for word, over cosines [bank, gallery]."""
+    """The contest write-up's rule word for word, over cosines [bank, gallery]."""
     picks: list[list[float]] = [[] for _ in range(cosines.shape[1])]
     for row in cosines:
         for g in sorted(range(len(row)), key=lambda g: (-row[g], g))[: settings.top]:

@@ -71,7 +71,7 @@ class TestAsData:
 def test_golden_answer(
     facts: Facts, neighbours: Near, ramp: str, answer: str, confidence: float
 ) -> None:
-    """FACTS 6.3: without a penalty g4 at .95; the ramp changes the landmark, not only the score."""
+    """The worked example: without a penalty g4 at .95; the ramp changes the landmark, not only the score."""
     picks = Picks(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
     penalty = penalty_of(picks, PenaltySettings(counts="raw"))
     found = neighbours([(0, 0.55), (1, 0.62), (2, 0.80), (3, 0.95)])
@@ -195,7 +195,7 @@ class TestPredictions:
     def test_built_wrong(self, neighbours: Near, change: dict[str, object], says: str) -> None:
         found = Neighbours(np.array([[0, -1]]), np.array([[0.5, -np.inf]], np.float32), ("q",))
         zeros = np.zeros((1, 2), np.float32)
-        right = Predictions(("a",), np.ones(1, np.float32), 0.0, found, zeros, zeros)
+        right = Predictions(("a",), np.ones(1, np.float32), 0.0, found, found.scores, zeros, zeros)
         assert right.query_ids == ("q",)
         with pytest.raises(ValueError, match=says):
             replace(right, **change)
