@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, NamedTuple, Self
 
 from lmk.embed.errors import StorageError, SubmissionError, UsageError, storage_errors
+from lmk.embed.files import sync_folder
 
 # The longest cell in public use is train_clean.csv's largest landmark: 6,272 ids, 107 kB.
 MAX_CELL = 16 * 2**20
@@ -210,7 +211,7 @@ class AtomicRows:
                     self._file.flush()
                     os.fsync(self._file.fileno())
                     self._part.replace(self.path)
-                    _sync_folder(self.path.parent)
+                    sync_folder(self.path.parent)
             except BaseException:
                 self._abandon()
                 raise
@@ -227,14 +228,6 @@ class AtomicRows:
 
 def _surrogate(cell: str) -> bool:
     return not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _whole_rows(part: Path, header: list[str]) -> list[list[str]]:
