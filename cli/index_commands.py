@@ -117,7 +117,7 @@ def build_index(
         )
     elif report.threshold is None:
         click.echo(
-            f"lmk: {index}: nothing here shows what to refuse, so every picture will get a landmark; "
+            f"lmk: {index}: nothing shows what to refuse, so every picture will get a landmark; "
             "build it again with pictures of no landmark: --distractors FOLDER",
             err=True,
         )

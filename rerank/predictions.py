@@ -16,8 +16,8 @@ class Predictions:
 
     Attributes:
         labels: for each query the best landmark, or None where no neighbour has a label. It is
-            named even below the threshold: a contest ranks every answer and a blank gains nothing, a
-            person is told "none of these" (`answers`).
+            named even below the threshold: a contest ranks every answer and a blank gains
+            nothing; a person is told "none of these" (`answers`).
         confidence: float32 [q], the higher the surer; only its order matters to GAP. -inf where
             the label is None.
         threshold: an answer below it is "none of these".

@@ -76,6 +76,13 @@ class TestFolder:
             ("0bc00", "0/b/c/0bc00.jpg", ()),
         ]
 
+    def test_a_stray_picture_does_not_change_gldv2_ids(self, tree: Callable[..., Path]) -> None:
+        manifest = read_manifest(tree("0/a/f/0af19.jpg", "0/b/c/0bc00.jpg", "cover.jpg"))
+        assert [row.id for row in manifest.rows] == ["0af19", "0bc00"]
+        assert [(skip.path, "layout" in skip.reason) for skip in manifest.skipped] == [
+            ("cover.jpg", True)
+        ]
+
     @pytest.mark.parametrize("other", ["0/a/f/xyz.jpg", "0/ab/c/0abc1.jpg", "0/a/0a1.jpg"])
     def test_what_only_resembles_it_is_labelled(
         self, tree: Callable[..., Path], other: str

@@ -46,7 +46,7 @@ def slow(cosines: np.ndarray, settings: PenaltySettings) -> list[float]:
     for sims in picks:
         n: float = len(sims)
         if settings.counts == "relative" and expected:
-            n = n / expected * (110_000 * 20 / 1_580_470)
+            n = n * min(1, (110_000 * 20 / 1_580_470) / expected)
         n = min(n, settings.max_n)
         mu = sum(sims) / len(sims) if sims else 0.0
         rise = settings.max_share - settings.min_share
@@ -111,12 +111,20 @@ def test_an_empty_bank_takes_nothing(embed: Embed) -> None:
 
 def test_relative_counts_fit_any_size() -> None:
     """All picked alike: 1.39 picks a picture in the contest, none of them penalised."""
-    for expected in (0.02, 1.39, 500.0):
+    for expected in (CONTEST_PICKS, 7.0, 500.0):
         n = np.array([expected, 2.2 * expected, 8.7 * expected])
         picks = Picks(n, np.full(3, 0.5, np.float32), expected)
         penalty = penalty_of(picks, PenaltySettings())
         assert penalty[0] == 0 and 0 < penalty[1] < 0.5 and penalty[2] == 0.5
     assert pytest.approx(1.392, abs=1e-3) == CONTEST_PICKS
+
+
+def test_a_pick_is_chance_however_small_the_bank() -> None:
+    """20 distractors x 1 pick over 2,000 pictures: 0.01 picks are expected of each."""
+    picks = Picks(np.array([0, 1, 2, 3, 12]), np.full(5, 0.5, np.float32), 0.01)
+    penalty = penalty_of(picks, PenaltySettings())
+    assert penalty[:3].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(penalty[3:], [0.5 * 0.37, 0.5], rtol=1e-6)
 
 
 def test_the_ends_of_the_ramp() -> None:

@@ -62,6 +62,9 @@ class TestAsData:
         assert pipeline.steps == (*Pipeline().steps, ThresholdStep(value=0.2))
         assert Pipeline(steps=(TOP1,)).penalty() is None
         assert pipeline.penalty() == PenaltyStep()
+        assert pipeline.threshold() == 0.2
+        assert pipeline.with_threshold(None) == Pipeline()
+        assert Pipeline().threshold() is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ class TestAsData:
 def test_golden_answer(
     facts: Facts, neighbours: Near, ramp: str, answer: str, confidence: float
 ) -> None:
-    """The worked example: without a penalty g4 at .95; the ramp changes the landmark, not only the score."""
+    """Worked by hand: without a penalty g4 at .95; the ramp changes the landmark itself."""
     picks = Picks(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
     penalty = penalty_of(picks, PenaltySettings(counts="raw"))
     found = neighbours([(0, 0.55), (1, 0.62), (2, 0.80), (3, 0.95)])
@@ -107,7 +110,21 @@ class TestVote:
         np.testing.assert_allclose(got.votes[0], [0, 0, 0.6, 0.5], rtol=1e-6)
         np.testing.assert_allclose(got.penalty[0], [0.6, 0.6, 0, 0], rtol=1e-6)
 
-    def test_equal_scores_go_by_row(self, facts: Facts, neighbours: Near) -> None:
+    def test_neighbours_beyond_the_candidates_are_shown_but_do_not_vote(
+    facts: Facts, neighbours: Near
+) -> None:
+    """Row 2 would win after the penalty of the others, but there are two candidates only."""
+    known = facts("a", "a", "b", penalty=[0.5, 0.5, 0.0])
+    pipeline = Pipeline(steps=(PenaltyStep(), TOP1), candidates=2)
+    near = [(0, 0.9), (1, 0.8), (2, 0.7)]
+    few, more = (pipeline.predict(neighbours(near[:k]), known) for k in (2, 3))
+    assert few.labels == more.labels == ("a",)
+    assert few.confidence == more.confidence == pytest.approx(0.4)
+    np.testing.assert_allclose(more.scores, [[0.4, 0.3, 0.7]], rtol=1e-6)
+    assert more.votes[0, 2] == 0
+
+
+def test_equal_scores_go_by_row(self, facts: Facts, neighbours: Near) -> None:
         known = facts("z", "a", penalty=[0.25, 0.0])
         found = neighbours([(0, 0.75), (1, 0.5)])
         got = Pipeline(steps=(PenaltyStep(), TOP1)).predict(found, known)
