@@ -22,7 +22,7 @@ def data() -> None:
     """Get and check sets of pictures."""
 
 
-@data.command("gldv2")
+@data.command("gldv2", short_help="Download Google Landmarks v2, shard by shard.")
 @click.option("--split", type=click.Choice(["train", "index", "test"]), required=True)
 @click.option("--shards", required=True, metavar="SPEC", help="0-3, or 0,5,7-9, or all.")
 @click.option(
@@ -129,7 +129,7 @@ def _raise_missing(report: Report) -> None:
         )
 
 
-@data.command("check")
+@data.command("check", short_help="Find what is wrong in a set of pictures.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
     "--root",

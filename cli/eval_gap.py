@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lmk.eval.truth import Truth
 
 
-@click.command("gap")
+@click.command("gap", short_help="Recognition: GAP of a submission.")
 @click.argument("submission", type=FILE)
 @click.argument("solution", type=FILE)
 @as_json
@@ -108,7 +108,7 @@ def _echo_findings(submission: Path, truth: Truth) -> None:
     echo_findings(submission, [each for each in found if each.query_id not in ignored])
 
 
-@click.command("compare")
+@click.command("compare", short_help="Which submission is better, and why; blends.")
 @click.argument("submissions", nargs=-1, required=True, type=FILE)
 @click.argument("solution", type=FILE)
 @click.option(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lmk.eval.truth import RetrievalTruth
 
 
-@click.command("retrieval")
+@click.command("retrieval", short_help="Retrieval: mAP@100 of a submission.")
 @click.argument("submission", type=FILE)
 @click.argument("solution", type=FILE)
 @click.option(
@@ -176,7 +176,7 @@ def _echo_retrieval(
     click.echo(interval_note(resamples, seed))
 
 
-@click.command("revisited")
+@click.command("revisited", short_help="Revisited Oxford and Paris: mAP and mP.")
 @click.argument("ground_truth", type=FILE)
 @click.option("--ranks", type=FILE, help="Rank lists: a .npy file, or a CSV id,images of names.")
 @click.option("--columns", is_flag=True, help="The .npy of --ranks has a column for each query.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lmk.eval.uncertainty import Interval
 
 
-@click.command("tags")
+@click.command("tags", short_help="Tags of pictures: F1 and average precision.")
 @click.argument("predictions", type=FILE)
 @click.argument("solution", type=FILE)
 @click.option(

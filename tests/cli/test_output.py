@@ -274,6 +274,18 @@ def test_bars_are_drawn_on_a_terminal_only(
     assert not re.search("\x1b\\[[0-9;]*3[0-9]", plain)
 
 
+@pytest.mark.parametrize("group", ["eval", "data"])
+def test_no_line_of_a_groups_help_is_cut_off(
+    lmk: Run, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = lmk(group, "--help")
+    assert done.code == 0
+    commands = done.out.partition("Commands:\n")[2].splitlines()
+    assert len(commands) >= 2
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+
+
 def test_output_into_a_file_has_no_colours(lmk_process: Run, here: Path) -> None:
     for words in (("--help",), ("query", "queries/q_tower.jpg"), ("info", "sample.lmk")):
         done = lmk_process(*words, env={**os.environ, "NO_COLOR": "1"})
