@@ -214,13 +214,6 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the disk is full, the folder read-only.
     """
-    from lmk.embed.errors import storage_errors
+    from lmk.embed.files import write_whole
 
-    part = path.with_name(f".{path.name}.part")
-    with storage_errors(path):
-        try:
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
