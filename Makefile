@@ -42,7 +42,7 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## run every benchmark that docs/results.md quotes
+bench: $(STAMP)  ## run the benchmarks of docs/results.md (those on real photos need LMK_REAL_DATA)
 	set -e; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -P $$b; done
 
 clean:  ## remove everything that can be made again, .venv included

@@ -122,7 +122,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    real = Path(os.environ.get("LMK_REAL_DATA", "../shared/data"))
+    real = Path(os.environ.get("LMK_REAL_DATA", "."))
     parser.add_argument("data", type=Path, nargs="?", default=real)
     parser.add_argument("--quick", action="store_true", help="the default embedder only")
     options = parser.parse_args()

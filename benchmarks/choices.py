@@ -173,7 +173,7 @@ def subsets(vectors: Vectors, rows: list[Row], places: dict[str, np.ndarray]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    real = Path(os.environ.get("LMK_REAL_DATA", "../shared/data"))
+    real = Path(os.environ.get("LMK_REAL_DATA", "."))
     parser.add_argument("data", type=Path, nargs="?", default=real)
     data = parser.parse_args().data.resolve()
     if not (data / "gallery.csv").exists():

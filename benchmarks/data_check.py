@@ -123,7 +123,7 @@ def found_errors(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    real = Path(os.environ.get("LMK_REAL_DATA", "../shared/data")) / "gallery.csv"
+    real = Path(os.environ.get("LMK_REAL_DATA", ".")) / "gallery.csv"
     parser.add_argument("gallery", type=Path, nargs="?", default=real)
     options = parser.parse_args()
     if not options.gallery.exists():

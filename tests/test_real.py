@@ -9,14 +9,14 @@ import pytest
 
 from lmk.cli.main import main
 
-DATA = Path(os.environ.get("LMK_REAL_DATA", "../shared/data")).resolve()
+DATA = Path(os.environ.get("LMK_REAL_DATA", "no-real-photos")).resolve()
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
     pytest.mark.skipif(
         not (DATA / "gallery.csv").exists(),
-        reason=f"no real photos in {DATA} (set LMK_REAL_DATA)",
+        reason="no real photos: LMK_REAL_DATA names no folder with a gallery.csv",
     ),
 ]
 

@@ -111,20 +111,19 @@ class TestVote:
         np.testing.assert_allclose(got.penalty[0], [0.6, 0.6, 0, 0], rtol=1e-6)
 
     def test_neighbours_beyond_the_candidates_are_shown_but_do_not_vote(
-    facts: Facts, neighbours: Near
-) -> None:
-    """Row 2 would win after the penalty of the others, but there are two candidates only."""
-    known = facts("a", "a", "b", penalty=[0.5, 0.5, 0.0])
-    pipeline = Pipeline(steps=(PenaltyStep(), TOP1), candidates=2)
-    near = [(0, 0.9), (1, 0.8), (2, 0.7)]
-    few, more = (pipeline.predict(neighbours(near[:k]), known) for k in (2, 3))
-    assert few.labels == more.labels == ("a",)
-    assert few.confidence == more.confidence == pytest.approx(0.4)
-    np.testing.assert_allclose(more.scores, [[0.4, 0.3, 0.7]], rtol=1e-6)
-    assert more.votes[0, 2] == 0
+        self, facts: Facts, neighbours: Near
+    ) -> None:
+        """Row 2 would win after the penalty of the others, but there are two candidates only."""
+        known = facts("a", "a", "b", penalty=[0.5, 0.5, 0.0])
+        pipeline = Pipeline(steps=(PenaltyStep(), TOP1), candidates=2)
+        near = [(0, 0.9), (1, 0.8), (2, 0.7)]
+        few, more = (pipeline.predict(neighbours(near[:k]), known) for k in (2, 3))
+        assert few.labels == more.labels == ("a",)
+        assert few.confidence == more.confidence == pytest.approx(0.4)
+        np.testing.assert_allclose(more.scores, [[0.4, 0.3, 0.7]], rtol=1e-6)
+        assert more.votes[0, 2] == 0
 
-
-def test_equal_scores_go_by_row(self, facts: Facts, neighbours: Near) -> None:
+    def test_equal_scores_go_by_row(self, facts: Facts, neighbours: Near) -> None:
         known = facts("z", "a", penalty=[0.25, 0.0])
         found = neighbours([(0, 0.75), (1, 0.5)])
         got = Pipeline(steps=(PenaltyStep(), TOP1)).predict(found, known)
