@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import random
 import re
 import shutil
@@ -24,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lmk.embed.errors import DownloadError, StorageError, storage_errors
+from lmk.embed.files import remove_leftovers, write_whole
 
 CHUNK = 1 << 20
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may differ a moment later
@@ -139,16 +139,12 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, _new_hash).hexdigest()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file so that a reader sees the old or the new one, never a piece."""
+def write_note(path: Path, text: str) -> None:
+    """Writes a small file that no other process writes: whole, and its folder where it is new."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        remove_leftovers(path)
+        write_whole(path, text.encode())
 
 
 def _new_hash() -> hashlib._Hash:
@@ -211,7 +207,7 @@ class _Part:
         self.size, self.total, self.validator, self.hash = 0, total, validator, _new_hash()
         if validator is not None and total is not None:
             note = {"url": self.url, "validator": validator, "total": total}
-            write_whole(self._note, json.dumps(note))
+            write_note(self._note, json.dumps(note))
 
     def discard(self) -> None:
         self.restart(None, None)

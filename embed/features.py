@@ -8,7 +8,6 @@ not. A shard's name carries its own checksum; a damaged one is dropped and compu
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lmk.embed.errors import storage_errors
+from lmk.embed.files import write_whole
 
 _KEY_BYTES = 32  # of a sha256
 
@@ -66,13 +66,7 @@ class FeatureStore:
         key_rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES)
         content = save({"keys": key_rows, "features": features})
         path = self._folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        part = path.with_suffix(".part")
-        with storage_errors(self._folder):
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+        write_whole(path, content)
         self._where.update({key: (path, row) for row, key in enumerate(keys)})
         self._waiting.clear()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from lmk.embed.errors import storage_errors
+
+# What a killed `write_whole` leaves behind is called so: .NAME.0123456789abcdef.part
+LEFTOVER = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
@@ -21,10 +25,10 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> No
     Raises:
         StorageError: the disk is full or the folder cannot be written. After this or any other
             exception `path` is as it was and nothing else is left; a killed process may leave
-            one file whose name begins with a dot and ends in ".part".
+            one file more (`remove_leftovers`, LEFTOVER).
     """
     # A name of its own: two processes that write the same file do not write into each other's.
-    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+    part = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.part")
     with storage_errors(path):
         try:
             with part.open("xb") as file:
@@ -42,6 +46,13 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> No
         sync_folder(path.parent)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left of writing `path`; only for who alone writes it."""
+    for item in path.parent.iterdir():
+        if item.name.startswith(_prefix(path)) and LEFTOVER.fullmatch(item.name):
+            item.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -49,3 +60,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:40]}."  # a name has at most 255 bytes, a letter at most 4

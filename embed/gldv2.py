@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from lmk.embed.download import Patience, StoppedError, fetch, file_md5, write_whole
+from lmk.embed.download import Patience, StoppedError, fetch, file_md5, write_note
 from lmk.embed.errors import DownloadError, LmkError, StorageError, UsageError, storage_errors
 from lmk.embed.unpack import unpack
 
@@ -165,7 +165,7 @@ def download(
     names = [*METADATA[split], *(f"{split}/images_{number:03d}.tar" for number in shards)]
     done: dict[str, Item] = {}
     with _alone(out):
-        write_whole(out / "LICENSES.txt", LICENSES)
+        write_note(out / "LICENSES.txt", LICENSES)
         with closing(run.work(names, jobs)) as items:
             for item in items:
                 done[item.name] = item
@@ -264,7 +264,7 @@ class _Run:
             got = self._fetch(name, target, stop)
             files, size, md5 = {f"metadata/{target.name}": got[0]}, *got
         record = {"url": f"{self.base}/{name}", "size": size, "md5": md5, "files": files}
-        write_whole(self._record(name), json.dumps(record, indent=0))
+        write_note(self._record(name), json.dumps(record, indent=0))
         if name.endswith(".tar") and not self.keep_archives:
             (self.out / "archives" / name).unlink(missing_ok=True)
         return Item(name, "downloaded", _pictures(files), size, md5)

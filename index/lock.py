@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from lmk.embed.errors import GalleryLocked, UsageError, storage_errors
+from lmk.embed.files import sync_folder
 from lmk.index.database import CATALOG
-from lmk.index.segments import sync_folder
 
 FOLDERS = ("segments", "arrays", "embedder")  # of the files the catalog names; never cache/
 OURS = {*FOLDERS, "cache", ".lock", CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm"}

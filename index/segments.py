@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
+from lmk.embed.files import sync_folder, write_whole
 
 VECTOR_DTYPE = np.dtype("<f2")  # half precision: moves a cosine by less than 1e-3
 REBUILD = "rebuild it with `lmk build-index`"
@@ -45,31 +46,25 @@ class FileRecord:
 
 
 def write_file(folder: Path, path: str, chunks: Iterable[bytes | memoryview]) -> FileRecord:
-    """Writes `chunks` as the file `path` of the gallery `folder`, durably; it must be a new name.
+    """Writes `chunks` as the file `path` of the gallery `folder`, durably.
 
     Raises:
         StorageError: when the disk is full or the folder read-only; nothing is left behind.
     """
     target = folder / path
-    part = target.with_name(target.name + ".part")
     digest, size = hashlib.sha256(), 0
+
+    def measured() -> Iterator[bytes | memoryview]:
+        nonlocal size
+        for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                    digest.update(chunk)
-                    size += len(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(target)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
-        sync_folder(target.parent)
-        sync_folder(folder)
+        write_whole(target, measured())
+        sync_folder(folder)  # the folder of the file may be new
     return FileRecord(path, size, digest.hexdigest())
 
 
@@ -89,15 +84,6 @@ def record_tree(folder: Path, path: str) -> list[FileRecord]:
             records.append(FileRecord(item.relative_to(folder).as_posix(), size, digest))
         sync_folder(top)
     return records
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class StoredFile:

@@ -30,6 +30,7 @@ from lmk.embed.errors import (
     NotAGallery,
     storage_errors,
 )
+from lmk.embed.files import sync_folder
 from lmk.index.catalog import ROLES, Catalog, Picture, Role, State
 from lmk.index.gallery import Gallery, embedder_folder
 from lmk.index.lock import FOLDERS, make_folder, take_lock
@@ -38,7 +39,6 @@ from lmk.index.segments import (
     FileRecord,
     StoredFile,
     record_tree,
-    sync_folder,
     write_file,
 )
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmk.embed import download
-from lmk.embed.download import Patience, StoppedError, fetch, file_md5, write_whole
+from lmk.embed.download import Patience, StoppedError, fetch, file_md5, write_note
 from lmk.embed.errors import DownloadError, StorageError
 
 BODY = random.Random(7).randbytes(300_000)
@@ -334,18 +333,18 @@ def test_a_folder_that_cannot_be(server, target):
         fetch(server.url + NAME, target)
 
 
-def test_write_whole_replaces_or_leaves_the_old(tmp_path, monkeypatch):
+def test_write_note_replaces_or_leaves_the_old(tmp_path, monkeypatch):
     path = tmp_path / "state.json"
-    write_whole(path, "old")
+    write_note(path, "old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(StorageError):
-        patch.setattr(download.os, "fsync", full)
-        write_whole(path, "new")
+        patch.setattr("os.fsync", full)
+        write_note(path, "new")
     assert path.read_text() == "old"
-    write_whole(path, "new")
+    write_note(path, "new")
     assert path.read_text() == "new"
     assert file_md5(path) == hashlib.md5(b"new").hexdigest()
 

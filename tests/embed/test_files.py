@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lmk.embed.errors import StorageError
-from lmk.embed.files import write_whole
+from lmk.embed.files import LEFTOVER, remove_leftovers, write_whole
 
 
 @pytest.mark.parametrize("content", [b"", b"new", [b"n", memoryview(b"ew")]])
@@ -102,3 +105,27 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         thread.join()
     assert path.read_bytes() in {b"aa", b"bb"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lmk.embed.files import write_whole
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write_whole(Path(sys.argv[1]), b"new")
+"""
+
+
+def test_what_a_killed_process_leaves_is_known_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    command = [sys.executable, "-P", "-c", KILLED, path]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (left,) = set(tmp_path.iterdir()) - {path}
+    assert LEFTOVER.fullmatch(left.name)
+    others = [".file.part", ".file.0123.part", ".other.0123456789abcdef.part", "file.part"]
+    for name in others:
+        (tmp_path / name).touch()
+    remove_leftovers(path)
+    assert {item.name for item in tmp_path.iterdir()} == {"file", *others}
+    assert path.read_bytes() == b"old"

@@ -165,6 +165,7 @@ class Steps:
         with (
             mock.patch("os.fsync", wrapped(os.fsync)),
             mock.patch("os.rename", wrapped(os.rename)),
+            mock.patch("os.replace", wrapped(os.replace)),
             mock.patch("os.mkdir", wrapped(os.mkdir)),
             mock.patch("lmk.index.database.sqlite3.connect", connect),
         ):

@@ -34,24 +34,25 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    real_fsync, real_rename = os.fsync, Path.rename
+    real_fsync, real_replace = os.fsync, Path.replace
 
     def fsync(descriptor: int) -> None:
-        seen.append(("fsync", Path(f"/proc/self/fd/{descriptor}").resolve().name))
+        name = Path(f"/proc/self/fd/{descriptor}").resolve().name
+        seen.append(("fsync", "part" if name.endswith(".part") else name))
         real_fsync(descriptor)
 
-    def rename(old: Path, new: Path) -> Path:
-        seen.append(("rename", new.name))
-        return real_rename(old, new)
+    def replace(old: Path, new: Path) -> Path:
+        seen.append(("replace", new.name))
+        return real_replace(old, new)
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("reads the names of open files from /proc")
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(Path, "replace", replace)
     write_file(tmp_path, "segments/1", [b"x"])
     assert seen == [
-        ("fsync", "1.part"),
-        ("rename", "1"),
+        ("fsync", "part"),
+        ("replace", "1"),
         ("fsync", "segments"),
         ("fsync", tmp_path.name),
     ]
