@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from lmk.embed.errors import StorageError, SubmissionError, UsageError, storage_errors
 from lmk.embed.files import sync_folder
@@ -127,8 +128,9 @@ def parse_id(path: str | os.PathLike[str], line: int, cell: str) -> str:
 class AtomicRows:
     """Writes a CSV row by row; the file appears, whole, when the `with` block ends well.
 
-    Rows go to a hidden file beside the target, which is then fsynced and renamed. Nothing of the
-    rows is kept in memory.
+    Rows go to a hidden file beside the target, which is locked, and at the end fsynced and
+    renamed; those that stopped runs left for the same target are then removed. No row written
+    here is kept in memory; rows of an earlier run are (`done`).
 
     Args:
         path: the file to write; an old one stays until the new one is whole.
@@ -162,20 +164,21 @@ class AtomicRows:
             self.append(header)
 
     def _begin(self, header: list[str]) -> tuple[IO[str], Path]:
-        if self._resume is None:
-            part = self.path.parent / f".{self.path.name}.{secrets.token_hex(4)}.part"
-            return part.open("x", encoding="utf-8", newline=""), part
-        part = self.path.parent / f".{self.path.name}.{self._resume}.part"
-        file = part.open("a+", encoding="utf-8", newline="")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise UsageError(
-                "another process is writing this file", where=self.path, remedy="wait for it"
-            ) from error
-        self.done = _whole_rows(part, header)
-        file.seek(0, os.SEEK_END)
+        while True:
+            word = secrets.token_hex(8) if self._resume is None else self._resume
+            part = self.path.parent / f".{self.path.name}.{word}.part"
+            file = part.open("a+", encoding="utf-8", newline="")
+            if not _lock(file):
+                file.close()
+                raise UsageError(
+                    "another process is writing this file", where=self.path, remedy="wait for it"
+                )
+            if _still_at(part, file):
+                break
+            file.close()  # renamed or removed by another process before it was locked here
+        if self._resume is not None:
+            self.done = _whole_rows(part, header)
+            file.seek(0, os.SEEK_END)
         return file, part
 
     def append(self, cells: Sequence[str]) -> None:
@@ -216,6 +219,7 @@ class AtomicRows:
                 self._abandon()
                 raise
             self._file.close()
+            self._remove_left_over()
         else:
             self._abandon()
 
@@ -224,6 +228,32 @@ class AtomicRows:
             self._file.close()
         if self._resume is None:
             self._part.unlink(missing_ok=True)
+
+    def _remove_left_over(self) -> None:
+        """Removes what stopped runs of other work left for this target, unless one still writes."""
+        of_target = re.compile(re.escape(f".{self.path.name}.") + r"[^.]+\.part")
+        with suppress(OSError):  # the file is whole: what cannot be tidied up stays
+            for part in self.path.parent.iterdir():
+                if of_target.fullmatch(part.name):
+                    with part.open("rb") as file:
+                        if _lock(file):
+                            part.unlink()
+
+
+def _lock(file: IO[Any]) -> bool:
+    """Locks a file until it is closed; False where another holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _still_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _surrogate(cell: str) -> bool:

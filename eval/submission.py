@@ -205,7 +205,7 @@ class RetrievalSubmission:
 
 
 class SubmissionWriter(AtomicRows):
-    """Writes a recognition submission row by row, in constant memory, whole or not at all.
+    """Writes a recognition submission row by row, whole or not at all; of each row its id is kept.
 
     Use as `with SubmissionWriter(path) as writer: writer.write(query_id, label, confidence)`.
 
@@ -215,11 +215,13 @@ class SubmissionWriter(AtomicRows):
 
     Attributes:
         written: the ids written so far, those of an earlier run among them.
+        blank: how many of them are blank.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
         super().__init__(path, RECOGNITION_HEADER, resume=resume)
         self.written = {row[0] for row in self.done}
+        self.blank = sum(not cell for _, cell in self.done)
 
     def write(self, query_id: str, label: str | None, confidence: float) -> None:
         """Writes one answer; no label, or a confidence of -inf, is written as a blank.
@@ -239,11 +241,15 @@ class SubmissionWriter(AtomicRows):
                     remedy="name the landmark without blanks (as Eiffel_Tower)",
                 )
             cell = f"{label} {float(confidence)!r}"
-        _write_once(self, self.written, query_id, cell)
+        _write_once(self, query_id, cell)
+
+    def leave_blank(self, query_id: str) -> None:
+        """Writes a row without an answer; errors as `write`."""
+        self.write(query_id, None, -math.inf)
 
 
 class RetrievalWriter(AtomicRows):
-    """Writes a retrieval submission row by row, in constant memory, whole or not at all.
+    """Writes a retrieval submission row by row, whole or not at all; of each row its id is kept.
 
     Args and attributes as SubmissionWriter's.
     """
@@ -251,6 +257,7 @@ class RetrievalWriter(AtomicRows):
     def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
         super().__init__(path, RETRIEVAL_HEADER, resume=resume)
         self.written = {row[0] for row in self.done}
+        self.blank = sum(not cell for _, cell in self.done)
 
     def write(self, query_id: str, images: Sequence[str]) -> None:
         """Writes the picture ids found for one query, best first.
@@ -271,16 +278,21 @@ class RetrievalWriter(AtomicRows):
                     where=self.path,
                     remedy="rename the picture, or give it an id in a CSV manifest",
                 )
-        _write_once(self, self.written, query_id, " ".join(images))
+        _write_once(self, query_id, " ".join(images))
+
+    def leave_blank(self, query_id: str) -> None:
+        """Writes a row without an answer; errors as `write`."""
+        self.write(query_id, ())
 
 
-def _write_once(rows: AtomicRows, written: set[str], query_id: str, cell: str) -> None:
-    if query_id in written:
-        raise SubmissionError(f"id {query_id} is written twice", where=rows.path)
+def _write_once(writer: SubmissionWriter | RetrievalWriter, query_id: str, cell: str) -> None:
+    if query_id in writer.written:
+        raise SubmissionError(f"id {query_id} is written twice", where=writer.path)
     if not query_id.strip():
-        raise SubmissionError("the id is empty", where=rows.path)
-    rows.append((query_id, cell))
-    written.add(query_id)
+        raise SubmissionError("the id is empty", where=writer.path)
+    writer.append((query_id, cell))
+    writer.written.add(query_id)
+    writer.blank += not cell
 
 
 def read_columns(

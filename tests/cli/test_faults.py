@@ -216,14 +216,18 @@ def test_a_stopped_submit_is_taken_up_only_by_the_same_work(
             raise KeyboardInterrupt
         write(self, query_id, *cells)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(writer, "write", stop_after_three)
-        lmk(*submit).refused(130, "stopped")
+    def stop() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(writer, "write", stop_after_three)
+            lmk(*submit).refused(130, "stopped")
+
     for other, text in zip(others, expected, strict=True):
+        stop()
         done = lmk(*other)
         assert done.code == 0
         assert "earlier run" not in done.out
         assert (here / "s.csv").read_text() == text
+    stop()
     assert "9 queries (3 of them in an earlier run)" in lmk(*submit).out
 
 

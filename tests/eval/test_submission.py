@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -359,6 +361,40 @@ def test_another_work_starts_anew_and_two_at_once_are_refused(tmp_path: Path) ->
         with SubmissionWriter(path, resume="k2") as other:
             assert other.done == []
             other.write("b", "1", 0.5)
+    assert path.read_text() == "id,landmarks\na,1 0.5\n"
+
+
+def test_parts_left_by_stopped_runs_are_removed_when_nobody_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    others = (".out.csv.bak.k1.part", ".out.csv.part", "out.csv.k1.part")  # of other targets
+    for name in (".out.csv.k0.part", *others):
+        save(tmp_path, b"", name)
+    with pytest.raises(KeyboardInterrupt), SubmissionWriter(path, resume="k1"):
+        raise KeyboardInterrupt
+    with SubmissionWriter(path, resume="k2"), SubmissionWriter(path):
+        save(tmp_path, "id,landmarks\n", ".out.csv.k3.part")
+    assert names(tmp_path) == sorted([*others, "out.csv"])
+
+
+def test_a_part_that_is_finished_before_it_is_locked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends between our opening its part and locking it."""
+    path = tmp_path / "out.csv"
+    save(tmp_path, "id,landmarks\na,1 0.5\n", ".out.csv.k.part")
+    lock, calls = fcntl.flock, []
+
+    def late(file: IO[str], how: int) -> None:
+        if not calls:
+            (tmp_path / ".out.csv.k.part").replace(path)
+        calls.append(how)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(KeyboardInterrupt), SubmissionWriter(path, resume="k") as writer:
+        assert writer.done == []
+        writer.write("b", "1", 0.5)
+        raise KeyboardInterrupt
     assert path.read_text() == "id,landmarks\na,1 0.5\n"
 
 
