@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lmk.embed.embeddings import Embeddings
     from lmk.embed.images import Skipped
-    from lmk.embed.manifest import Manifest
+    from lmk.embed.manifest import Manifest, Row
     from lmk.eval.submission import RetrievalWriter, SubmissionWriter
     from lmk.rerank.recognizer import Recognizer
 
@@ -86,11 +86,14 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
             skipped = _answer(todo, batches, recognizer, writer)
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
-    click.echo(f"{output}: {len(manifest):,} queries{again}, {len(skipped):,} left blank")
+    click.echo(f"{output}: {len(manifest):,} queries{again}, {writer.blank:,} left blank")
 
 
 def _work(task: str, manifest: Manifest, recognizer: Recognizer) -> str:
-    """Names the work: answers of other queries, or by another index, must not be mixed in."""
+    """Names the work: answers of other queries, or by another index, must not be mixed in.
+
+    A picture that was replaced is another query.
+    """
     gallery = recognizer.gallery
     facts = gallery.info()
     digest = hashlib.sha256()
@@ -100,8 +103,18 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer) -> str:
     digest.update(recognizer.pipeline.model_dump_json().encode())
     digest.update(str(manifest.root.resolve()).encode(errors="surrogateescape"))
     for row in manifest.rows:
-        digest.update(f"{row.id}\n{row.path}\n".encode(errors="surrogateescape"))
+        state = _state(manifest.file(row))
+        digest.update(f"{row.id}\n{row.path}\n{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def _state(picture: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in ns of a picture; zeros where there is none."""
+    try:
+        found = picture.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _answer(
@@ -110,25 +123,34 @@ def _answer(
     recognizer: Recognizer,
     writer: SubmissionWriter | RetrievalWriter,
 ) -> list[Skipped]:
-    """Writes each batch as it comes; returns the pictures that could not be read."""
+    """Writes each batch as it comes, in the manifest's order; returns the pictures not read."""
     from lmk.eval.submission import SubmissionWriter
 
-    id_of = {row.path: row.id for row in todo.rows}
+    left = iter(todo.rows)
     skipped: list[Skipped] = []
     for embeddings, failed in batches:
+        skipped += failed
         if isinstance(writer, SubmissionWriter):
             predictions = recognizer.predict(embeddings)
             for query, label, confidence in zip(
                 predictions.query_ids, predictions.labels, predictions.confidence, strict=True
             ):
+                _leave_blank_before(query, left, writer)
                 writer.write(query, label, float(confidence))
-            for skip in failed:
-                writer.write(id_of[skip.path], None, float("-inf"))
         else:
             found = recognizer.search(embeddings, RETRIEVED)
             for query, rows in zip(found.query_ids, found.rows, strict=True):
+                _leave_blank_before(query, left, writer)
                 writer.write(query, recognizer.gallery.ids(rows[rows >= 0]))
-            for skip in failed:
-                writer.write(id_of[skip.path], ())
-        skipped += failed
+    _leave_blank_before(None, left, writer)
     return skipped
+
+
+def _leave_blank_before(
+    query: str | None, left: Iterator[Row], writer: SubmissionWriter | RetrievalWriter
+) -> None:
+    """Takes rows up to `query` (None: all): those passed over on the way could not be read."""
+    for row in left:
+        if row.id == query:
+            return
+        writer.leave_blank(row.id)

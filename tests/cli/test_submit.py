@@ -1,0 +1,103 @@
+"""`lmk submit`: which file it writes, in which order, and what a stopped run leaves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmk.eval.submission import RetrievalWriter, SubmissionWriter
+
+Run = Callable[..., object]
+SUBMIT = ("submit", "queries", "-i", "sample.lmk", "-o", "s.csv")
+TASKS = pytest.mark.parametrize(
+    ("task", "writer"), [("recognition", SubmissionWriter), ("retrieval", RetrievalWriter)]
+)
+
+
+def cells(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def stop_after(
+    count: int, writer: type, monkeypatch: pytest.MonkeyPatch, lmk: Run, *words: object
+) -> None:
+    """Runs the command and stops it, as Ctrl-C does, when that many rows are written."""
+    write = writer.write
+
+    def stopping(self: object, query_id: str, *answer: object) -> None:
+        if len(self.written) == count:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        write(self, query_id, *answer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "write", stopping)
+        lmk(*words).refused(130, "stopped")
+
+
+@TASKS
+def test_a_replaced_picture_is_answered_anew_after_a_stop(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch, task: str, writer: type
+) -> None:
+    submit = (*SUBMIT, "--task", task)
+    stop_after(3, writer, monkeypatch, lmk, *submit)
+    replaced = here / "queries" / "q_bridge.jpg"
+    replaced.write_bytes((here / "queries" / "q_castle.jpg").read_bytes())
+    done = lmk(*submit)
+    assert (done.code, "earlier run" in done.out) == (0, False)
+    answers = dict(cells(here / "s.csv"))
+    assert answers["q_bridge"].startswith("castle")
+    assert answers["q_bridge"] == answers["q_castle"]
+
+
+def test_a_picture_that_appears_after_a_stop_is_answered(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "asked.csv").write_text("id,path\na,gone.jpg\nb,q_tower.jpg\nc,q_castle.jpg\n")
+    submit = ("submit", "asked.csv", "--root", "queries", "-o", "s.csv")
+    stop_after(2, SubmissionWriter, monkeypatch, lmk, *submit)
+    (here / "queries" / "q_bridge.jpg").rename(here / "queries" / "gone.jpg")
+    assert lmk(*submit).out == "s.csv: 3 queries, 0 left blank\n"
+    assert [cell.partition(" ")[0] for _, cell in cells(here / "s.csv")] == [
+        "bridge",
+        "tower",
+        "castle",
+    ]
+
+
+@TASKS
+def test_rows_come_in_the_manifests_order_and_blanks_are_counted_over_all_runs(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch, task: str, writer: type
+) -> None:
+    """Two rows may name one file, readable or not; blanks stand where their query does."""
+    (here / "queries" / "bad.jpg").write_bytes(b"no picture")
+    paths = ["bad.jpg", "q_tower.jpg", "bad.jpg", "gone.jpg", "q_castle.jpg", "q_tower.jpg"]
+    rows = [f"q{9 - place},{path}" for place, path in enumerate([*paths, "bad.jpg"])]
+    (here / "asked.csv").write_text("\n".join(["id,path", *rows]) + "\n")
+    submit = ("submit", "asked.csv", "--root", "queries", "-o", "s.csv", "--task", task)
+    done = lmk(*submit)
+    assert (done.code, done.out) == (0, "s.csv: 7 queries, 4 left blank\n")
+    assert len(done.complaints) == 4
+    whole = cells(here / "s.csv")
+    assert [id_ for id_, _ in whole] == [row.partition(",")[0] for row in rows]
+    assert [bool(cell) for _, cell in whole] == [False, True, False, False, True, True, False]
+    assert whole[1][1] == whole[5][1]
+    for count in range(1, 7):
+        (here / "s.csv").unlink()
+        stop_after(count, writer, monkeypatch, lmk, *submit)
+        again = f"s.csv: 7 queries ({count} of them in an earlier run), 4 left blank\n"
+        assert lmk(*submit).out == again
+        assert cells(here / "s.csv") == whole
+
+
+def test_what_a_stopped_run_left_goes_when_the_index_has_changed(
+    lmk: Run, here: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(3, SubmissionWriter, monkeypatch, lmk, *SUBMIT)
+    assert len(list(here.glob(".s.csv.*.part"))) == 1
+    assert lmk("build-index", "gallery", "-o", "sample.lmk", "--model", tiny).code == 0
+    assert "earlier run" not in lmk(*SUBMIT).out
+    assert list(here.glob(".*.part")) == []
