@@ -57,6 +57,9 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
     blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
     command goes on where it was; OUTPUT appears when it is whole.
 
+    Ids: of a flat folder the file names without their ending, of sub-folders the paths with it
+    (tower/1.jpg), a blank as "_"; of a CSV its column id.
+
     Example: lmk submit queries/ -i gallery.lmk -o submission.csv
     """
     from lmk.cli.find_index import find_index
@@ -67,7 +70,7 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
     from lmk.rerank.recognizer import Recognizer
 
     ignore_large_picture_warnings()
-    check_output(output)
+    check_output(output, reads=[queries])
     manifest = read_manifest(queries, root=root)
     with Recognizer.open(find_index(index)) as recognizer:
         work = _work(task, manifest, recognizer)

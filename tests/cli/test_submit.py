@@ -101,3 +101,12 @@ def test_what_a_stopped_run_left_goes_when_the_index_has_changed(
     assert lmk("build-index", "gallery", "-o", "sample.lmk", "--model", tiny).code == 0
     assert "earlier run" not in lmk(*SUBMIT).out
     assert list(here.glob(".*.part")) == []
+
+
+def test_the_list_of_queries_is_not_written_over(lmk: Run, here: Path) -> None:
+    text = "id,path\na,q_tower.jpg\n"
+    (here / "q.csv").write_text(text)
+    lmk("submit", "q.csv", "--root", "queries", "-i", "sample.lmk", "-o", "./q.csv").refused(
+        2, "q.csv"
+    )
+    assert (here / "q.csv").read_text() == text
