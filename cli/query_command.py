@@ -57,19 +57,27 @@ def query(
             )
     if html is not None:
         check_output(html, reads=images)
-    with Recognizer.open(find_index(index)) as recognizer:
-        held = len(recognizer.gallery.role_rows("gallery"))
-        if neighbours > held and asked:
-            click.echo(
-                f"lmk: -k {neighbours}: the index holds {held:,} pictures, all are shown", err=True
-            )
-        predictions, skipped = recognizer.query(images, k=min(neighbours, held))
-        answers = answers_of(predictions, recognizer, neighbours)
-    failed = {skip.path: skip.reason for skip in skipped}
+    failed: dict[str, str] = {}
+    for image in images:  # first, as an index that cannot be used would hide it
+        if str(image) not in failed and _missing(image):
+            _say_failed(failed, str(image), "no such file")
+    there = [image for image in images if str(image) not in failed]
+    answers = []
+    if there:
+        with Recognizer.open(find_index(index)) as recognizer:
+            held = len(recognizer.gallery.role_rows("gallery"))
+            if neighbours > held and asked:
+                click.echo(
+                    f"lmk: -k {neighbours}: the index holds {held:,} pictures, all are shown",
+                    err=True,
+                )
+            predictions, skipped = recognizer.query(there, k=min(neighbours, held))
+            answers = answers_of(predictions, recognizer, neighbours)
+        for skip in skipped:
+            _say_failed(failed, skip.path, skip.reason)
     by_query = {answer.query: answer for answer in answers}
     for name in dict.fromkeys(map(str, images)):
         if name in failed:
-            click.echo(f"lmk: {name}: {failed[name]}; it has no answer", err=True)
             if as_json:
                 click.echo(json.dumps({"query": name, "error": failed[name]}, ensure_ascii=False))
         elif as_json:
@@ -80,3 +88,19 @@ def query(
         write_text(html, page("query.html", answers=answers, failed=failed))
     if failed:
         context.exit(1)
+
+
+def _missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # another reason, which is found and named when the picture is read
+        return False
+    return False
+
+
+def _say_failed(failed: dict[str, str], name: str, reason: str) -> None:
+    """Notes that a picture has no answer, and why, and says so on stderr."""
+    failed[name] = reason
+    click.echo(f"lmk: {name}: {reason}; it has no answer", err=True)

@@ -58,10 +58,19 @@ def bad_files(here: Path) -> None:
         ("query x.jpg -k 0", ["'-k'", "0 is not in the range", "lmk query --help"]),
         ("query x.jpg -k -3", ["'-k'", "-3 is not in the range"]),
         ("query x.jpg -k many", ["'-k'", "'many' is not a valid integer"]),
-        ("query x.jpg -i no.lmk", ["no.lmk: there is no such folder", "lmk build-index"]),
-        ("query x.jpg -i notes", ["notes: this folder is no gallery", "lmk build-index"]),
-        ("query x.jpg -i empty", ["empty: this folder is no gallery", "lmk build-index"]),
-        ("query x.jpg -i notes/a.txt", ["notes/a.txt", "lmk build-index"]),
+        (
+            "query queries/q_tower.jpg -i no.lmk",
+            ["no.lmk: there is no such folder", "lmk build-index"],
+        ),
+        (
+            "query queries/q_tower.jpg -i notes",
+            ["notes: this folder is no gallery", "lmk build-index"],
+        ),
+        (
+            "query queries/q_tower.jpg -i empty",
+            ["empty: this folder is no gallery", "lmk build-index"],
+        ),
+        ("query queries/q_tower.jpg -i notes/a.txt", ["notes/a.txt", "lmk build-index"]),
         ("query x.jpg --html no/x.html", ["no: no such folder", "make it first"]),
         ("query x.jpg --html notes", ["'--html'", "'notes' is a directory"]),
         ("query x.jpg --html pipe", ["pipe: is no plain file", "name a file"]),
@@ -126,6 +135,22 @@ def test_a_text_file_as_solution_is_refused(lmk: Run, here: Path, content: str) 
     (here / "answers.csv").write_text("id,landmarks\nq_bridge,bridge 0.9\n")
     (here / "truth.txt").write_text(content)
     lmk("eval", "gap", "answers.csv", "truth.txt").refused(1, "truth.txt")
+
+
+def test_a_picture_that_is_missing_is_said_before_any_index_is_opened(lmk: Run, here: Path) -> None:
+    (here / "second.lmk").mkdir()
+    for call in ("query x.jpg", "query x.jpg -i notes", "query x.jpg x.jpg -i no.lmk"):
+        lmk(*call.split()).refused(1, "lmk: x.jpg: no such file; it has no answer")
+    both = lmk("query", "queries/q_tower.jpg", "x.jpg")
+    assert (both.code, both.out) == (2, "")
+    first, second = both.complaints
+    assert first == "lmk: x.jpg: no such file; it has no answer"
+    assert "there are 2 indexes here: sample.lmk, second.lmk" in second
+
+
+def test_a_link_to_itself_is_named_for_what_it_is(lmk: Run, here: Path) -> None:
+    (here / "self.jpg").symlink_to("self.jpg")
+    lmk("query", "self.jpg").refused(1, "self.jpg: cannot be read: too many levels")
 
 
 def test_no_command_at_all_shows_the_help_and_fails(lmk: Run) -> None:
