@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lmk.eval.compare import GapDifference
     from lmk.eval.submission import Submission
     from lmk.eval.truth import Truth
+    from lmk.index.gallery import Gallery
 
 
 @click.command("gap", short_help="Recognition: GAP of a submission.")
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     help="Write DIR/report.html: curves, confusions, the worst answers.",
 )
 @click.option(
-    "-i", "--index", type=FILE, help="For the report: the index, for class sizes and neighbours."
+    "-i",
+    "--index",
+    type=FILE,
+    help="The index: labels it lacks are named; a report shows its neighbours.",
 )
 @click.option("--queries", type=FILE, help="For the report: the queries, a folder or CSV.")
 @click.option(
@@ -70,24 +74,28 @@ def gap(
     from lmk.eval.judged import judge
     from lmk.eval.submission import Submission
     from lmk.eval.truth import Truth
+    from lmk.index.gallery import Gallery
 
-    if report is None and (index or queries):
-        raise UsageError("--index and --queries are for a report", remedy="add --report DIR")
+    if report is None and queries:
+        raise UsageError("--queries are for a report", remedy="add --report DIR")
     if root is not None and queries is None:
         raise UsageError("--root is for the paths of --queries", remedy="add --queries CSV")
     answers, truth = Submission.read(submission), Truth.read(solution)
     with ExitStack() as opened:
-        sources = None
+        sources = gallery = None
         if report is not None:
             from lmk.cli.report_page import open_sources, write_report
 
             sources = opened.enter_context(open_sources(report, index, queries, root))
+            gallery = sources.gallery
+        elif index is not None:
+            gallery = opened.enter_context(Gallery.open(index))
         scores = [
             gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
             for name, usage in parts(truth)
         ]
         written = sources and write_report(sources, answers, truth, scores)
-    _echo_findings(submission, truth)
+        _echo_findings(submission, truth, gallery)
     if written:
         click.echo(f"lmk: wrote {written}", err=True)
     if as_json:
@@ -96,15 +104,19 @@ def gap(
         echo_gap(scores)
 
 
-def _echo_findings(submission: Path, truth: Truth) -> None:
-    """Says on stderr what is odd in a file that can be scored: missing rows, infinite numbers."""
+def _echo_findings(submission: Path, truth: Truth, gallery: Gallery | None) -> None:
+    """Says on stderr what is odd in a file that can be scored: missing rows, unknown labels."""
+    from lmk.cli.report_page import class_sizes
     from lmk.eval.truth import IGNORED
     from lmk.eval.validate import validate
 
     ignored = {
         query for query, of in zip(truth.query_ids, truth.usage, strict=True) if of == IGNORED
     }
-    found = validate(submission, queries=truth.query_ids).findings
+    known = None
+    if gallery is not None:
+        known = {label for label, pictures in class_sizes(gallery).items() if pictures}
+    found = validate(submission, queries=truth.query_ids, gallery_labels=known).findings
     echo_findings(submission, [each for each in found if each.query_id not in ignored])
 
 

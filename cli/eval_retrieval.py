@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap, parts
-from lmk.cli.eval_tables import bounds_text, echo_table, interval_note
+from lmk.cli.eval_tables import bounds_text, echo_findings, echo_table, interval_note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,14 +56,19 @@ def retrieval(
     """
     from lmk.embed.errors import UsageError
     from lmk.eval.average_precision import judge_retrieval
-    from lmk.eval.submission import RetrievalSubmission
+    from lmk.eval.submission import MAX_IMAGES, RetrievalSubmission
     from lmk.eval.truth import RetrievalTruth
+    from lmk.eval.validate import validate_retrieval
 
     if index and gallery:
         raise UsageError("--index and --gallery both say what is right", remedy="give one of them")
     found = RetrievalSubmission.read(submission)
+    known = None
     if index or gallery:
-        truth = _truth_by_label(solution, index, gallery)
+        labelled = _labelled(index, gallery)
+        truth = _truth_by_label(solution, labelled, index or gallery)
+        if index:
+            known = {id_ for id_, _ in labelled}
     else:
         truth = RetrievalTruth.read(solution)
     scores = {
@@ -75,20 +80,26 @@ def retrieval(
     named = set(found.query_ids)
     scored = [truth.query_ids[row] for row in truth.rows()]
     _echo_missing(submission, [query for query in scored if query not in named], len(scored))
+    odd = validate_retrieval(submission, gallery_ids=known).findings
+    echo_findings(
+        submission, [each for each in odd if each.kind != "too many" or ranks == MAX_IMAGES]
+    )
     if as_json:
         click.echo(json.dumps(scores))
     else:
         _echo_retrieval(scores, ranks, resamples, seed)
 
 
-def _truth_by_label(solution: Path, index: Path | None, gallery: Path | None) -> RetrievalTruth:
+def _truth_by_label(
+    solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
+) -> RetrievalTruth:
     """The gallery pictures that share a landmark with each query; the others become Ignored."""
     from lmk.embed.errors import SubmissionError
     from lmk.eval.truth import IGNORED, RetrievalTruth, Truth
 
     truth = Truth.read(solution)
     pictures: dict[str, list[str]] = {}
-    for id_, labels in _labelled(index, gallery):
+    for id_, labels in labelled:
         for label in labels:
             pictures.setdefault(label, []).append(id_)
     images = tuple(
@@ -101,14 +112,14 @@ def _truth_by_label(solution: Path, index: Path | None, gallery: Path | None) ->
     )
     if not any(images):
         raise SubmissionError(
-            f"no query shows a landmark of {index or gallery}",
+            f"no query shows a landmark of {source}",
             where=solution,
             remedy="do both use the same labels?",
         )
     if lost:
         click.echo(
             f"lmk: {solution}: {lost:,} of {len(truth):,} queries show no landmark of "
-            f"{index or gallery}: they are left out",
+            f"{source}: they are left out",
             err=True,
         )
     return RetrievalTruth(truth.query_ids, images, usage, truth.source)

@@ -264,6 +264,43 @@ def test_retrieval_by_the_labels_of_an_index(lmk: Run, here: Path) -> None:
     assert by_index["all"]["map"] > 0.5
 
 
+@pytest.mark.parametrize("report", [(), ("--report", "out")])
+def test_labels_that_the_index_lacks_are_named(
+    lmk: Run, here: Path, report: tuple[str, ...]
+) -> None:
+    (here / "s.csv").write_text(
+        "id,landmarks\n"
+        + "".join(f"q_none{n},twoer 0.{n + 1}\n" for n in range(6))
+        + "q_bridge,bridge 0.9\nq_castle,castle 0.8\nq_tower,tower 0.7\n"
+    )
+    call = ("eval", "gap", "s.csv", "solution.csv", *report)
+    assert lmk(*call).complaints == ["lmk: wrote out/report.html"] * bool(report)
+    found = lmk(*call, "-i", "sample.lmk").complaints
+    assert found[0] == (
+        "lmk: s.csv, line 2: unknown label: the gallery has no landmark twoer (query q_none0); "
+        "5 more like it"
+    )
+    assert len(found) == 1 + bool(report)
+
+
+def test_what_is_odd_in_a_retrieval_submission_is_said(lmk: Run, here: Path) -> None:
+    rows = {"q_bridge": "bridge/0.jpg bridge/0.jpg", "q_castle": "n0 castle/0.jpg"}
+    rows["q_tower"] = " ".join(f"i{rank}" for rank in range(101))
+    (here / "r.csv").write_text(
+        "id,images\n" + "".join(f"{id_},{cell}\n" for id_, cell in rows.items())
+    )
+    call = ("eval", "retrieval", "r.csv", "solution.csv", "-i", "sample.lmk")
+    left_out = "6 of 9 queries show no landmark"
+    found = lmk(*call).complaints
+    assert len(found) == 4
+    assert left_out in found[0]
+    assert "r.csv, line 2: repeated image" in found[1]
+    assert "r.csv, line 3: unknown label: the gallery has no picture n0" in found[2]
+    assert "101 more like it" in found[2]
+    assert "r.csv, line 4: too many: 101 images, only 100 are scored" in found[3]
+    assert len(lmk(*call, "-k", 200).complaints) == 3
+
+
 TAGS = "id,split,tags\np1,val,cat sofa\np2,val,\np3,val,dog\n"
 TAGGED = "id,tags\np1,cat:0.9 dog:0.4 sofa:0.1\np3,dog:0.8 cat:0.7\n"
 
@@ -355,7 +392,8 @@ def test_revisited_as_a_table(lmk: Run, benchmark: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
-        ("gap old.csv solution.csv --index x.lmk", 2, ["--index and --queries", "--report"]),
+        ("gap old.csv solution.csv --queries x", 2, ["--queries", "--report"]),
+        ("gap old.csv solution.csv --index no.lmk", 2, ["no.lmk: there is no such"]),
         ("gap old.csv solution.csv --root .", 2, ["--root", "--queries"]),
         ("gap old.csv solution.csv --resamples -1", 2, ["--resamples", "lmk eval gap --help"]),
         ("gap old.csv solution.csv --report no/where", 2, ["no: no such folder"]),
