@@ -1,4 +1,4 @@
-"""Retrieval scores: mAP@k, precision and recall at k, first hits (DELF, metrics.py; FACTS 2.1).
+"""Retrieval scores: mAP@k, precision and recall at k, first hits (DELF, metrics.py).
 
 AP_q = (1 / min(m_q, k)) * sum over the ranks i <= k that hit of P_q(i), with m_q the number of
 true pictures and P_q(i) the share of hits among the first i. A picture that stands twice in a

@@ -2,7 +2,7 @@
 
 All answers of all queries are pooled and ranked by falling confidence; with P(i) the share of
 right answers among the first i, GAP = (1/M) * sum of P(i) over the right answers, where M is the
-number of queries that show a landmark (Kaggle's definition; DELF, metrics.py; FACTS 1.1).
+number of queries that show a landmark (Kaggle's definition; DELF, metrics.py).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Judged:
     """For each scored query: does it show a landmark, was it answered, was the answer right.
 
     Rows are in the ascending order of the query ids, so that a stable sort by falling confidence
-    is the contest's order (FACTS 1.1: score, then id).
+    is the contest's order: score, then id (DELF, metrics.py).
 
     Attributes:
         query_ids: the q ids, ascending.

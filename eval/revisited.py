@@ -1,4 +1,6 @@
-"""Revisited Oxford and Paris: easy, medium and hard (Radenovic et al., CVPR 2018; FACTS 3).
+"""Revisited Oxford and Paris: easy, medium and hard (Radenovic et al., CVPR 2018).
+
+The reference is revisitop's evaluate.py.
 
 Each database picture is easy, hard, unclear or negative for a query. Easy counts `easy` as right,
 medium `easy` and `hard`, hard `hard`; the rest of the three and `junk` is taken out of the

@@ -80,7 +80,7 @@ class Submission:
 
     @classmethod
     def from_predictions(cls, predictions: Predictions) -> Self:
-        """The answers as a contest ranks them: below the threshold too (FACTS 1.1).
+        """The answers as a contest ranks them: below the threshold too, as a blank gains nothing.
 
         A query whose label is None or whose confidence is -inf becomes a blank.
         """
@@ -143,7 +143,7 @@ class RetrievalSubmission:
     Attributes:
         query_ids: the n query ids, unique.
         images: for each query its picture ids; only the first 100 count in the contest. Repeats
-            are legal and keep their rank (FACTS 2.1).
+            are legal and keep their rank (as DELF, metrics.py, counts).
         source, lines: as in Submission.
 
     Raises:

@@ -1,7 +1,7 @@
 """Scores of tagging: several labels a picture, a score for each tag.
 
-Per picture: precision, recall and F1 of the k best tags, averaged over pictures (Tencent
-ML-Images; FACTS 7.2). Per tag: average precision, precision-recall curves and thresholds at a
+Per picture: precision, recall and F1 of the k best tags, averaged over pictures (as Tencent
+ML-Images, Wu et al. 2019). Per tag: average precision, precision-recall curves and thresholds at a
 stated precision and recall, through scikit-learn.
 """
 
@@ -228,7 +228,7 @@ def precision_recall(
 def choose_threshold(
     curve: PrecisionRecallCurve, min_precision: float, min_recall: float
 ) -> Threshold:
-    """Of the thresholds that reach a precision, the one of largest recall (FACTS 7.1).
+    """Of the thresholds that reach a precision, the one of largest recall.
 
     Choose on pictures kept apart for it, not on those that are scored. Of equal recalls the higher
     threshold is taken.

@@ -25,7 +25,7 @@ class Truth:
         query_ids: the q ids, unique.
         labels: for each query its true landmarks; an empty tuple where it shows none.
         usage: for each query "Public", "Private", "Ignored", or None where the file says nothing.
-            Public and Private are scored apart; Ignored queries count nowhere (FACTS 1.1).
+            Public and Private are scored apart; Ignored queries count nowhere (GLDv2).
         source: the file it was read from, for error messages.
 
     Raises:
