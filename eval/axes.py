@@ -42,7 +42,13 @@ class Axis:
 
 
 def axis_of(
-    low: float, high: float, *, logarithmic: bool = False, exact: bool = False, ticks: int = 5
+    low: float,
+    high: float,
+    *,
+    logarithmic: bool = False,
+    exact: bool = False,
+    whole: bool = False,
+    ticks: int = 5,
 ) -> Axis:
     """An axis with round ticks.
 
@@ -50,6 +56,7 @@ def axis_of(
         low, high: what it must hold; equal ends are moved apart.
         logarithmic: ticks at powers of ten (and 2 and 5 times them where they are few).
         exact: begin and end at `low` and `high`; else the top is moved up to a round number.
+        whole: it counts: ticks at whole numbers only, and one at `low` where there is room.
         ticks: about how many.
 
     Raises:
@@ -60,12 +67,16 @@ def axis_of(
     if logarithmic:
         return Axis(low, high, _log_ticks(low, high), logarithmic=True)
     step = _round_step(high / ticks - low / ticks)
+    step = max(1.0, step) if whole else step
     if not exact:
         rounded = ceil(high / step - 1e-9) * step
         high = max(high, rounded) if isfinite(rounded) else high
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
     values = [n * step for n in range(first, last + 1)]
-    return Axis(low, high, _named(values, max(0, -floor(log10(step) + 1e-9))))
+    named = _named(values, max(0, -floor(log10(step) + 1e-9)))
+    if whole and first * step - low >= step / 2:
+        named = ((low, _text(low, 0, low >= 10_000)), *named)
+    return Axis(low, high, named)
 
 
 def _round_step(wanted: float) -> float:

@@ -211,7 +211,7 @@ def curve_of(result: GapResult, positives: int, points: int = CURVE_POINTS) -> C
         tuple(result.precision[ranks - 1].tolist()),
         tuple(np.minimum(1.0, right / np.maximum(ranks, 1)).tolist()),
         positives,
-        axis_of(int(logarithmic), max(n, positives, 2), logarithmic=logarithmic, exact=True),
+        axis_of(1, max(n, positives, 2), logarithmic=logarithmic, exact=True, whole=True),
         axis_of(0.0, 1.0),
     )
 
@@ -240,7 +240,7 @@ def histogram_of(judged: Judged, bins: int = BINS) -> Histogram:
         {name: int((rows & ~judged.answered).sum()) for name, rows in sorts.items()},
         int((judged.answered & ~finite).sum()),
         axis_of(float(edges[0]), float(edges[-1]), exact=True),
-        {name: axis_of(0, max(1, int(each.max()))) for name, each in tallest.items()},
+        {name: axis_of(0, max(1, int(each.max())), whole=True) for name, each in tallest.items()},
     )
 
 

@@ -29,13 +29,34 @@ def test_ticks_lie_within_and_rise(a: float, b: float) -> None:
 
 @given(st.integers(1, 10**9))
 def test_counts_have_ticks_of_different_short_texts_from_0_past_the_top(top: int) -> None:
-    axis = axis_of(0, top)
+    axis = axis_of(0, top, whole=True)
+    assert all(value == round(value) for value, _ in axis.ticks)
     texts = [text for _, text in axis.ticks]
     assert texts[0].strip("0.") == ""
     assert axis.ticks[-1][0] == pytest.approx(axis.high)
     assert axis.high >= top
     assert len(set(texts)) == len(texts) >= 2
     assert max(map(len, texts)) <= LONGEST_TEXT
+
+
+@pytest.mark.parametrize(
+    ("high", "texts"),
+    [
+        (2, ["1", "2"]),
+        (9, ["1", "2", "4", "6", "8"]),
+        (72, ["1", "20", "40", "60"]),
+        (14_000, ["1", "5k", "10k"]),
+    ],
+)
+def test_ranks_begin_at_1_and_are_whole(high: int, texts: list[str]) -> None:
+    axis = axis_of(1, high, exact=True, whole=True)
+    assert [text for _, text in axis.ticks] == texts
+    assert (axis.low, axis.high) == (1, high)
+
+
+@pytest.mark.parametrize(("top", "texts"), [(1, ["0", "1"]), (2, ["0", "1", "2"])])
+def test_few_counts_have_no_fractions(top: int, texts: list[str]) -> None:
+    assert [text for _, text in axis_of(0, top, whole=True).ticks] == texts
 
 
 @given(st.integers(2, 10**9))
