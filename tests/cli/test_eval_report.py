@@ -206,6 +206,12 @@ def test_sheets_show_the_query_and_its_neighbours(lmk: Run, here: Path) -> None:
         for query, label in zip(cases, predictions.labels, strict=True)
     )
     assert others >= 2  # q_tower and q_castle
+    voted = sum(
+        int((predictions.votes[n] > 0).sum())
+        for n, query in enumerate(cases)
+        if answers.labels[answers.row_of[query]] == predictions.labels[n]
+    )
+    assert page.source.count('<figure class="voted">') == voted
     assert len(report.misses) == 2  # q_tower taken for the bridge, q_castle blank
     shown = [n for n, each in enumerate(labels) if each == ("tower",)]
     assert shown  # so no sixth picture is needed
@@ -227,12 +233,23 @@ def test_without_index_and_queries_the_page_says_what_to_give(lmk: Run, here: Pa
         assert case.query in page.section("misses").text
 
 
+@pytest.mark.parametrize("count", [29, 30])
+def test_few_queries_are_said_to_be_few(lmk: Run, here: Path, count: int) -> None:
+    rows = [f"q{n},tower" for n in range(count)]
+    (here / "solution.csv").write_text("\n".join(["id,landmarks", *rows]) + "\n")
+    (here / "answers.csv").write_text("id,landmarks\n" + "".join(f"{row} 1\n" for row in rows))
+    scores = make_page(lmk, here).section("scores").text
+    assert ("Few queries: only 29 of landmarks. Read the intervals" in scores) == (count < 30)
+    assert ("Few queries" in scores) == (count < 30)
+
+
 @pytest.mark.usefixtures("submission")
 def test_an_index_alone_gives_class_sizes(lmk: Run, here: Path) -> None:
     page = make_page(lmk, here, "-i", "sample.lmk", "--resamples", 0)
     assert len(page.svgs()) == 4
     assert page.images() == []
     assert "they were switched off" in page.text
+    assert "Few queries: only 3 of landmarks. The scores are uncertain" in page.text
 
 
 @pytest.mark.usefixtures("submission")
