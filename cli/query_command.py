@@ -40,6 +40,10 @@ def query(
 ) -> None:
     """Say which landmark each of IMAGES shows, or "none of these", and why.
 
+    Below each answer stand the neighbours, those that voted for it first: number among the
+    nearest, similarity -> what is left of it after rescaling and penalty, share of the votes,
+    landmark, file.
+
     Example: lmk query photo.jpg -i gallery.lmk --html answer.html
     """
     from lmk.cli.find_index import find_index

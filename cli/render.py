@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
     from lmk.embed.images import Skipped
     from lmk.rerank.predictions import Predictions
@@ -26,14 +28,27 @@ _THUMBNAIL_PIXELS = 240
 
 @dataclass(frozen=True)
 class Evidence:
-    """One neighbour of an answer, ready to be shown."""
+    """One neighbour of an answer, ready to be shown.
+
+    Attributes:
+        id, path, labels: of the picture.
+        place: among the neighbours by cosine, from 1.
+        score: the cosine.
+        penalty: what was taken off the rescaled cosine.
+        score_after: what is left of the cosine after rescaling and penalty; this votes.
+        vote: what it gave to the best landmark; 0 where it did not vote for it.
+        share: of all that was given to the best landmark, 0 to 1.
+    """
 
     id: str
     path: str
     labels: tuple[str, ...]
+    place: int
     score: float
     penalty: float
+    score_after: float
     vote: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,8 @@ class Answer:
         best: the best landmark, even below the threshold; None where nothing has a label.
         confidence: of `best`; None where there is none.
         threshold: below it the answer is "none of these"; None where all is answered.
-        neighbours: best cosine first.
+        neighbours: those that gave most to `best` first, then by score after rescaling and
+            penalty, then by cosine.
     """
 
     query: str
@@ -62,24 +78,36 @@ class Answer:
 
 
 def answers_of(predictions: Predictions, recognizer: Recognizer, k: int) -> list[Answer]:
-    """Predictions with up to k neighbours each, looked up in the gallery."""
+    """Predictions with up to k neighbours each, looked up in the gallery.
+
+    Those that voted for the answer come first, as the penalty may have brought forward what is not
+    among the k nearest by cosine.
+    """
     return [_answer(predictions, i, recognizer, k) for i in range(len(predictions))]
 
 
 def _answer(predictions: Predictions, i: int, recognizer: Recognizer, k: int) -> Answer:
-    rows = predictions.neighbours.rows[i, :k]
-    rows = rows[rows >= 0]
+    near = predictions.neighbours
+    votes, scores_after = predictions.votes[i], predictions.scores[i]
+    given = float(votes.sum())
+    shown = sorted(
+        (j for j in range(near.rows.shape[1]) if near.rows[i, j] >= 0),
+        key=lambda j: (-votes[j], -scores_after[j], j),
+    )[:k]
     gallery = recognizer.gallery
     neighbours = tuple(
         Evidence(
-            picture.id,
-            _shown_path(gallery.file(picture)),
-            picture.labels,
-            float(predictions.neighbours.scores[i, j]),
-            float(predictions.penalty[i, j]),
-            float(predictions.votes[i, j]),
+            id=picture.id,
+            path=_shown_path(gallery.file(picture)),
+            labels=picture.labels,
+            place=j + 1,
+            score=float(near.scores[i, j]),
+            penalty=float(predictions.penalty[i, j]),
+            score_after=float(scores_after[j]),
+            vote=float(votes[j]),
+            share=float(votes[j]) / given if given else 0.0,
         )
-        for j, picture in enumerate(gallery.pictures(rows))
+        for j, picture in zip(shown, gallery.pictures(near.rows[i, shown]), strict=True)
     )
     confidence, threshold = float(predictions.confidence[i]), predictions.threshold
     return Answer(
@@ -99,7 +127,11 @@ def _shown_path(path: Path) -> str:
 
 
 def answer_lines(answer: Answer) -> list[str]:
-    """An answer as text: one line, then one for each neighbour."""
+    """An answer as text: one line, then one for each neighbour.
+
+    A neighbour's line: place by cosine, cosine, score after rescaling and penalty, share of the
+    votes for the best landmark ("-" for none), landmark, file.
+    """
     if answer.best is None or answer.confidence is None:
         head = f"{NONE_OF_THESE} (no picture in the index has a landmark)"
     elif answer.label is None:
@@ -111,10 +143,15 @@ def answer_lines(answer: Answer) -> list[str]:
         needed = "" if answer.threshold is None else f" ({answer.threshold:.3f} is needed)"
         head = f"{answer.label}  confidence {answer.confidence:.3f}{needed}"
     lines = [f"{answer.query}: {head}"]
-    for n, near in enumerate(answer.neighbours, 1):
-        taken = f"  penalty -{near.penalty:.3f}" if near.penalty > 0 else ""
-        label = " ".join(near.labels) or "(no landmark)"
-        lines.append(f"  {n:3}  {near.score:.3f}  {label}  {near.path}{taken}")
+    labels = [" ".join(near.labels) or "(no landmark)" for near in answer.neighbours]
+    width = max(map(len, labels), default=0)
+    for near, label in zip(answer.neighbours, labels, strict=True):
+        share = f"{100 * near.share:.0f} %" if near.vote > 0 else "-"
+        taken = f"  (penalty {near.penalty:.3f})" if near.penalty > 0 else ""
+        lines.append(
+            f"  {near.place:3}  {near.score:.3f} -> {near.score_after:6.3f}  {share:>5}"
+            f"  {label:{width}}  {near.path}{taken}"
+        )
     return lines
 
 
@@ -155,6 +192,13 @@ def data_uri(path: str) -> str | None:
     return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
+def breakable(name: str) -> Markup:
+    """A label or path as HTML that may be broken behind "_" and "/" rather than inside words."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(map(escape, re.split(r"(?<=[_/])(?=.)", name, flags=re.DOTALL)))
+
+
 def _environment() -> jinja2.Environment:
     import jinja2
 
@@ -165,6 +209,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals["thumbnail"] = cache(data_uri)  # a page shows some pictures many times
     environment.globals["none_of_these"] = NONE_OF_THESE
+    environment.filters["breakable"] = breakable
     return environment
 
 

@@ -32,8 +32,8 @@ class Shown:
 
     Attributes:
         path: of the query; None where it is not among those given.
-        neighbours: the nearest gallery pictures, best first.
-        true: the nearest picture of the true landmark, where it is none of `neighbours`.
+        neighbours: gallery pictures, those that voted for the index's answer first.
+        true: the nearest picture of the true landmark, where `neighbours` has none.
         true_rank: its place among the nearest, from 1; None where it is not among `searched`.
         searched: how many neighbours were looked through.
     """
@@ -178,13 +178,15 @@ def _pictures(
             continue  # the picture is not there, or cannot be read
         others += answer.best != case.answer
         near = answer.neighbours
-        places = [n for n, each in enumerate(near) if not set(case.truth).isdisjoint(each.labels)]
-        place = places[0] if places else None
+        first = near[:_NEIGHBOURS]
+        of_truth = [each for each in near if not set(case.truth).isdisjoint(each.labels)]
+        nearest = min(of_truth, key=lambda each: each.place, default=None)
+        among = any(each in first for each in of_truth)
         shown[case.query] = Shown(
             answer.query,
-            near[:_NEIGHBOURS],
-            near[place] if place is not None and place >= _NEIGHBOURS else None,
-            None if place is None else place + 1,
+            first,
+            None if among else nearest,
+            None if nearest is None else nearest.place,
             len(near),
         )
     return shown, others

@@ -10,16 +10,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lmk.cli.progress import StageProgress
-from lmk.cli.render import Answer, Evidence, answer_lines, human_bytes
+from lmk.cli.render import Answer, Evidence, answer_lines, answers_of, breakable, human_bytes
 from lmk.embed.errors import StorageError
+from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.rerank.predictions import Predictions
 
 Run = Callable[..., object]
 
@@ -34,8 +38,12 @@ def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) ->
     )
     assert named
     assert float(named[1]) >= float(named[2])
-    for n, line in enumerate(lines[1:4], 1):
-        assert re.fullmatch(rf" +{n}  [01]\.\d{{3}}  castle  gallery/castle/\d\.jpg", line)
+    for line in lines[1:4]:
+        assert re.fullmatch(
+            r" +\d+  [01]\.\d{3} -> +-?\d\.\d{3} +\d+ %  castle  gallery/castle/\d\.jpg"
+            r"(  \(penalty 0\.\d{3}\))?",
+            line,
+        ), line
     none = re.fullmatch(
         r"queries/q_none0.jpg: none of these  \(the best guess, (\w+), has confidence "
         r"(0\.\d{3}); (0\.\d{3}) is needed\)",
@@ -56,11 +64,72 @@ def test_query_json_is_one_object_a_line(lmk: Run, here: Path) -> None:
     assert none["label"] is None
     assert none["confidence"] < none["threshold"] <= castle["confidence"]
     near = castle["neighbours"][0]
-    assert near.keys() == {"id", "path", "labels", "score", "penalty", "vote"}
+    old = {"id", "path", "labels", "score", "penalty", "vote"}
+    assert near.keys() == old | {"place", "score_after", "share"}
     assert near["id"].startswith("castle/")
-    assert [near["score"] for near in castle["neighbours"]] == sorted(
-        (near["score"] for near in castle["neighbours"]), reverse=True
+
+
+def test_who_voted_is_shown_first_wherever_it_is_among_the_nearest(lmk: Run, here: Path) -> None:
+    queries = sorted((here / "queries").iterdir())
+    every = [
+        json.loads(line)
+        for line in lmk("query", *queries, "-k", "12", "--json").out.split("\n")[:-1]
+    ]
+    shown = [json.loads(line) for line in lmk("query", *queries, "--json").out.split("\n")[:-1]]
+    for whole, short in zip(every, shown, strict=True):
+        near = whole["neighbours"]
+        assert short["neighbours"] == near[:5]
+        keys = [(-each["vote"], -each["score_after"], each["place"]) for each in near]
+        assert keys == sorted(keys)
+        assert sorted(each["place"] for each in near) == list(range(1, 13))
+        by_place = sorted(near, key=lambda each: each["place"])
+        scores = [each["score"] for each in by_place]
+        assert scores == sorted(scores, reverse=True)
+        voters = [each for each in near if each["vote"] > 0]
+        assert 1 <= len(voters) <= 5
+        assert all(whole["best"] in each["labels"] for each in voters)
+        assert sum(each["share"] for each in near) == pytest.approx(1)
+        given = sum(each["vote"] for each in near)
+        assert all(each["share"] == pytest.approx(each["vote"] / given) for each in near)
+        # What votes is the score after rescaling and penalty, to the power of 9.
+        assert [each["vote"] for each in voters] == pytest.approx(
+            [each["score_after"] ** 9 for each in voters], rel=1e-4
+        )
+
+
+def test_a_voter_that_the_penalty_brought_forward_is_shown() -> None:
+    """Six neighbours, the nearest of them penalised below the last."""
+    scores = np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, -np.inf]], np.float32)
+    rows = np.array([[0, 1, 2, 3, 4, 5, NO_ROW]])
+    predictions = Predictions(
+        labels=("b",),
+        confidence=np.array([0.3], np.float32),
+        threshold=float("-inf"),
+        neighbours=Neighbours(rows, scores, ("q",)),
+        scores=np.array([[0.1, 0.1, 0, 0.2, 0.3, 0.4, -np.inf]], np.float32),
+        penalty=np.array([[0.8, 0.7, 0.7, 0.4, 0.2, 0, 0]], np.float32),
+        votes=np.array([[0, 0, 0, 0, 0.1, 0.3, 0]], np.float32),
     )
+    (answer,) = answers_of(predictions, Shelf(), 5)
+    assert [near.place for near in answer.neighbours] == [6, 5, 4, 1, 2]
+    assert [near.id for near in answer.neighbours] == ["5", "4", "3", "0", "1"]
+    assert [near.share for near in answer.neighbours] == pytest.approx([0.75, 0.25, 0, 0, 0])
+    assert answer.neighbours[0].score == pytest.approx(0.4)
+    assert answer.neighbours[1].penalty == pytest.approx(0.2)
+
+
+class Shelf:
+    """As much of a recognizer and its gallery as an answer looks at."""
+
+    @property
+    def gallery(self) -> Shelf:
+        return self
+
+    def pictures(self, rows: Iterable[int]) -> list[SimpleNamespace]:
+        return [SimpleNamespace(id=str(row), labels=("b",)) for row in rows]
+
+    def file(self, picture: SimpleNamespace) -> Path:
+        return Path(f"{picture.id}.jpg")
 
 
 def test_k_is_capped_by_the_gallery_and_said_where_it_was_asked_for(
@@ -200,7 +269,8 @@ def test_query_html_is_one_page_that_needs_no_other_file(
 ) -> None:
     hostile = paint(here / "queries" / "<script>alert(1)<.jpg", 1, 5)
     (here / "gallery" / "tower" / "0.jpg").unlink()
-    done = lmk("query", hostile, "queries/q_tower.jpg", "queries/q_none0.jpg", "--html", "a.html")
+    asked = (hostile, "queries/q_tower.jpg", "queries/q_none0.jpg")
+    done = lmk("query", *asked, "--html", "a.html")
     assert (done.code, done.err) == (0, "")
     page = (here / "a.html").read_text(encoding="utf-8")
     assert "<script" not in page
@@ -215,6 +285,12 @@ def test_query_html_is_one_page_that_needs_no_other_file(
     text = " ".join(" ".join(links.text).split())
     assert "3 answers" in text
     assert "tower Confidence 0." in text
+    assert "first those that voted for the answer" in text
+    assert re.search(r"\d+ % of the votes no\. 1: [01]\.\d{3} → 0\.\d{3} tower/ \d\.jpg", text)
+    answers = [json.loads(line) for line in lmk("query", *asked, "--json").out.splitlines()]
+    silent = [near["vote"] == 0 for answer in answers for near in answer["neighbours"]]
+    assert page.count('<figure class="silent">') == sum(silent) > 0
+    assert text.count("no vote for it") == sum(silent)
     assert "none of these The best guess" in text
     assert "the file is gone" in text
     assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
@@ -234,12 +310,32 @@ def test_a_page_is_replaced_whole_or_not_at_all(
 
 
 def test_an_answer_shows_what_the_penalty_took() -> None:
-    near = Evidence("x", "g/x.jpg", ("a", "b"), 0.9, 0.1234, 0.5)
-    answer = Answer("q.jpg", "a", "a", 0.8, None, (near,))
+    near = (
+        Evidence("x", "g/x.jpg", ("a", "b"), 12, 0.9, 0.1234, 0.5166, 0.5, 0.996),
+        Evidence("y", "g/y.jpg", ("a",), 1, 0.95, 0, 0.4, 0.002, 0.004),
+        Evidence("z", "g/z.jpg", (), 2, 0.91, 0, -0.02, 0, 0),
+    )
+    answer = Answer("q.jpg", "a", "a", 0.8, None, near)
     assert answer_lines(answer) == [
         "q.jpg: a  confidence 0.800",
-        "    1  0.900  a b  g/x.jpg  penalty -0.123",
+        "   12  0.900 ->  0.517  100 %  a b            g/x.jpg  (penalty 0.123)",
+        "    1  0.950 ->  0.400    0 %  a              g/y.jpg",
+        "    2  0.910 -> -0.020      -  (no landmark)  g/z.jpg",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "html"),
+    [
+        ("eiffel_tower", "eiffel_<wbr>tower"),
+        ("a/b_1.jpg", "a/<wbr>b_<wbr>1.jpg"),
+        ("/a__", "/<wbr>a_<wbr>_"),
+        ("<i>_&", "&lt;i&gt;_<wbr>&amp;"),
+        ("", ""),
+    ],
+)
+def test_names_may_be_broken_between_words_only(name: str, html: str) -> None:
+    assert breakable(name) == html
 
 
 @pytest.mark.parametrize(
