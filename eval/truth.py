@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,11 +46,6 @@ class Truth:
     def row_of(self) -> dict[str, int]:
         """The row of each query id."""
         return {query: row for row, query in enumerate(self.query_ids)}
-
-    @cached_property
-    def label_counts(self) -> dict[str, int]:
-        """How many queries show each landmark."""
-        return dict(Counter(label for labels in self.labels for label in labels))
 
     def rows(self, usage: str | None = None) -> tuple[int, ...]:
         """The rows that are scored: those of a usage, or with None all but the Ignored.

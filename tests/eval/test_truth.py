@@ -52,7 +52,6 @@ def test_plain_files(tmp_path: Path, data: str) -> None:
     assert truth.query_ids == ("a", "b", "c")
     assert truth.labels == (("1",), (), ("2", "3"))
     assert truth.usage == (None, None, None)
-    assert truth.label_counts == {"1": 1, "2": 1, "3": 1}
 
 
 def test_gldv2_train_clean(tmp_path: Path) -> None:
@@ -64,7 +63,6 @@ def test_gldv2_train_clean(tmp_path: Path) -> None:
     truth = Truth.read(path)
     assert truth.query_ids == ("17660ef415d37059", "92b6290d571448f6", "25c9dfc7ea69838d")
     assert truth.labels == (("1",), ("1",), ("7",))
-    assert truth.label_counts == {"1": 2, "7": 1}
 
 
 def test_a_landmark_of_6272_pictures_fits_in_a_cell(tmp_path: Path) -> None:
