@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lmk.cli.render import page
+from lmk.cli.render import counted, page
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -31,13 +31,13 @@ def check_lines(check: GalleryCheck, limit: int) -> list[str]:
 
 
 def _head(check: GalleryCheck) -> str:
-    found = f"{len(check.findings):,} findings" if check.findings else "nothing found"
+    found = counted(len(check.findings), "finding") if check.findings else "nothing found"
     equal = check.pictures - check.photos
-    counted = f"{check.pictures:,} pictures" + (
+    pictures = counted(check.pictures, "picture") + (
         f" ({equal:,} of them equal to others)" * bool(equal)
     )
     hubness = f"; skewness of the {check.k}-occurrence {check.skewness:.2f}" if check.k else ""
-    return f"{counted}: {found}{hubness}"
+    return f"{pictures}: {found}{hubness}"
 
 
 def _line(finding: Finding) -> str:

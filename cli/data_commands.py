@@ -108,9 +108,11 @@ def _sentence(report: Report, out: Path) -> str:
         return sum(item.status == status for item in report.items)
 
     images = sum(item.images for item in report.items)
+    from lmk.cli.render import counted
+
     return (
-        f"{out}: {count('downloaded')} files downloaded, {count('present')} were here, "
-        f"{count('missing')} missing; {images} pictures"
+        f"{out}: {counted(count('downloaded'), 'file')} downloaded, {count('present')} were here, "
+        f"{count('missing')} missing; {counted(images, 'picture')}"
     )
 
 

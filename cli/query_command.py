@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from lmk.cli.render import answer_lines, answers_of, check_output, page, write_text
+from lmk.cli.render import answer_lines, answers_of, check_output, counted, page, write_text
 
 
 @click.command()
@@ -71,10 +71,8 @@ def query(
         with Recognizer.open(find_index(index)) as recognizer:
             held = len(recognizer.gallery.role_rows("gallery"))
             if neighbours > held and asked:
-                click.echo(
-                    f"lmk: -k {neighbours}: the index holds {held:,} pictures, all are shown",
-                    err=True,
-                )
+                holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
+                click.echo(f"lmk: -k {neighbours}: {holds}", err=True)
             predictions, skipped = recognizer.query(there, k=min(neighbours, held))
             answers = answers_of(predictions, recognizer, neighbours)
         for skip in skipped:

@@ -169,6 +169,11 @@ def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
         click.echo(f"lmk: skipped {more:,} more ({rest})", err=True)
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """1 and "picture" -> "1 picture"; 1200 and "query", "queries" -> "1,200 queries"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def human_bytes(count: int) -> str:
     """1234567 -> "1.2 MB"."""
     size = float(count)

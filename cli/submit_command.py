@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.render import check_output, echo_skipped
+from lmk.cli.render import check_output, counted, echo_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,8 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
             skipped = _answer(todo, batches, recognizer, writer)
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
-    click.echo(f"{output}: {len(manifest):,} queries{again}, {writer.blank:,} left blank")
+    asked = counted(len(manifest), "query", "queries")
+    click.echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
 
 
 def _work(task: str, manifest: Manifest, recognizer: Recognizer) -> str:

@@ -20,7 +20,15 @@ import pytest
 from PIL import Image
 
 from lmk.cli.progress import StageProgress
-from lmk.cli.render import Answer, Evidence, answer_lines, answers_of, breakable, human_bytes
+from lmk.cli.render import (
+    Answer,
+    Evidence,
+    answer_lines,
+    answers_of,
+    breakable,
+    counted,
+    human_bytes,
+)
 from lmk.embed.errors import StorageError
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.rerank.predictions import Predictions
@@ -137,7 +145,7 @@ def test_k_is_capped_by_the_gallery_and_said_where_it_was_asked_for(
 ) -> None:
     done = lmk("query", "queries/q_castle.jpg", "-k", "1000", "--json")
     assert done.code == 0
-    assert done.complaints == ["lmk: -k 1000: the index holds 12 pictures, all are shown"]
+    assert done.complaints == ["lmk: -k 1000: the index holds 12 pictures, no more can be shown"]
     neighbours = json.loads(done.out)["neighbours"]
     assert len({near["id"] for near in neighbours}) == 12  # and no distractor among them
     assert lmk("build-index", "gallery/castle", "-o", "few.lmk", "--model", tiny).code == 0
@@ -336,6 +344,12 @@ def test_an_answer_shows_what_the_penalty_took() -> None:
 )
 def test_names_may_be_broken_between_words_only(name: str, html: str) -> None:
     assert breakable(name) == html
+
+
+def test_one_is_no_plural(lmk: Run, here: Path) -> None:
+    assert [counted(n, "file") for n in (0, 1, 1234)] == ["0 files", "1 file", "1,234 files"]
+    (here / "one.csv").write_text("id,path\na,queries/q_castle.jpg\n")
+    assert lmk("submit", "one.csv", "-o", "s.csv").out == "s.csv: 1 query, 0 left blank\n"
 
 
 @pytest.mark.parametrize(
