@@ -181,9 +181,7 @@ def compare(
         raise UsageError("--weights are those of a blend", remedy="add --blend OUT.csv")
     shares = _weights(weights, len(submissions))
     if blended is not None:
-        check_output(blended)
-        if blended.resolve() in {path.resolve() for path in (*submissions, solution)}:
-            raise UsageError("is read here, it cannot be written", where=blended)
+        check_output(blended, reads=(*submissions, solution))
     read = [Submission.read(path) for path in submissions]
     truth = Truth.read(solution)
     if blended is not None:

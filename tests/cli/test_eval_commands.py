@@ -409,7 +409,11 @@ def test_revisited_as_a_table(lmk: Run, benchmark: Path) -> None:
         ("compare old.csv new.csv solution.csv --blend b.csv --weights 1,0", 2, ["above 0"]),
         ("compare old.csv new.csv solution.csv --blend no/b.csv", 2, ["no: no such folder"]),
         ("compare old.csv minus.csv solution.csv --blend b.csv --rule score", 1, ["minus.csv"]),
-        ("compare old.csv new.csv solution.csv --blend old.csv", 2, ["old.csv: is read here"]),
+        (
+            "compare old.csv new.csv solution.csv --blend old.csv",
+            2,
+            ["old.csv: would be read and written"],
+        ),
         ("compare old.csv lost.csv solution.csv --blend b.csv", 1, ["unknown query id z"]),
         ("compare old.csv lost.csv solution.csv", 1, ["lost.csv, line 2", "unknown query id z"]),
         ("retrieval lists.csv no.csv", 2, ["no.csv: no such file"]),
