@@ -61,6 +61,41 @@ def test_a_damaged_index_is_mended_by_the_command_that_the_message_names(
     assert lmk(*QUERY) == whole
 
 
+CATALOG_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "header": lambda data: b"overwritten header" + data[18:],
+    "half": lambda data: data[: len(data) // 2],
+    "state": lambda data: data.replace(b'"fingerprint": "', b'"fingerprinT": "'),
+}
+
+
+@pytest.mark.parametrize("damage", CATALOG_DAMAGES)
+def test_a_damaged_catalog_is_mended_by_the_command_that_the_message_names(
+    lmk: Run, here: Path, tiny: Path, damage: str
+) -> None:
+    whole = lmk(*QUERY)
+    catalog = here / "sample.lmk" / "catalog.db"
+    damaged = CATALOG_DAMAGES[damage](catalog.read_bytes())
+    assert damaged != catalog.read_bytes()
+    catalog.write_bytes(damaged)
+    lmk(*QUERY).refused(1, "catalog.db", "rebuild it with `lmk build-index`")
+    lmk("add", "bank", "-i", "sample.lmk").refused(1, "rebuild it with `lmk build-index`")
+    build = ("build-index", "gallery", "--distractors", "bank", "--model", tiny)
+    built = lmk(*build, "-o", "sample.lmk", "--json")
+    assert json.loads(built.out)["computed"] == 0  # the features were kept
+    assert lmk(*QUERY) == whole
+    assert catalog.with_name("catalog.db.damaged").read_bytes() == damaged
+
+
+def test_a_users_folder_with_names_like_ours_is_left_alone(
+    lmk: Run, here: Path, tiny: Path
+) -> None:
+    (here / "mine" / "segments").mkdir(parents=True)
+    (here / "mine" / "segments" / "notes.txt").write_text("mine")
+    done = lmk("build-index", "gallery", "-o", "mine", "--model", tiny)
+    done.refused(2, "mine: the folder holds something else (segments)")
+    assert [file.name for file in (here / "mine").rglob("*")] == ["segments", "notes.txt"]
+
+
 def test_another_model_over_an_index_replaces_it_whole(
     lmk: Run, here: Path, make_embedder: Callable[[int], Path]
 ) -> None:
@@ -166,7 +201,7 @@ def test_a_flat_gallery_answers_but_is_told_that_it_names_nothing(
     assert asked.code == 0
     assert asked.out == (
         "bank/n0.jpg: none of these (no picture in the index has a landmark)\n"
-        "    1  1.000  (no landmark)  bank/n0.jpg\n"
+        "    1  1.000 ->  1.000      -  (no landmark)  bank/n0.jpg\n"
     )
     assert "No picture of the index has a landmark." in (here / "a.html").read_text()
 
@@ -200,7 +235,7 @@ def test_a_read_only_index_still_answers(
         refused.refused(1, "sample.lmk", "permission denied", "check the permissions")
         page = lmk_process(*QUERY, "--html", "answer.html", preexec_fn=heed_permissions)
         assert page.code == 1
-        assert "answer.html.part: cannot write: permission denied" in page.err
+        assert "lmk: answer.html: cannot write: permission denied" in page.err
         assert sorted(here.rglob("*")) == before
     finally:
         for path in folders:

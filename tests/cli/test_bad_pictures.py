@@ -101,9 +101,11 @@ def test_build_index_lists_the_skipped_files_on_stderr(
     done = lmk("build-index", "gallery", "--model", tiny)
     assert done.code == 0
     assert done.out.startswith("gallery.lmk: 12 pictures in ")
-    assert len(done.complaints) == 11  # ten of the twelve, and how many more
-    assert all(line.startswith("lmk: skipped ") for line in done.complaints)
-    assert done.complaints[-1] == "lmk: skipped 2 more (lmk info gallery.lmk lists them)"
+    *skipped, hint = done.complaints
+    assert "from 12 pictures only" in hint
+    assert len(skipped) == 11  # ten of the twelve, and how many more
+    assert all(line.startswith("lmk: skipped ") for line in skipped)
+    assert skipped[-1] == "lmk: skipped 2 more (lmk info gallery.lmk lists them)"
     listed = lmk("info", "gallery.lmk").out
     assert listed.count("\nskipped        ") == 12
     assert "skipped        tower/zero.jpg: empty file (0 bytes)\n" in listed
@@ -129,7 +131,7 @@ def test_query_answers_the_others(
         elif "deep" not in row["query"]:  # that one is grey
             assert row["best"] == "castle"
     assert len(done.complaints) == len(bad)
-    page = (here / "a.html").read_text(encoding="utf-8")
+    page = (here / "a.html").read_text(encoding="utf-8").replace("<wbr>", "")
     assert "東京 タワー 1.jpg" in page
     assert "naïve -k &#39;x&#39;; rm.png" in page
     for path in bad:
@@ -186,7 +188,8 @@ def test_a_name_that_is_no_utf8_stops_nothing(
     answer = json.loads(asked.out)
     assert os.fsencode(answer["query"]) == os.fsencode(odd)  # JSON escapes bring the bytes back
     assert answer["best"] == "tower"
-    assert "gallery/tower/caf\\udce9.jpg" in (here / "a.html").read_text(encoding="utf-8")
+    page = (here / "a.html").read_text(encoding="utf-8").replace("<wbr>", "")
+    assert "gallery/tower/caf\\udce9.jpg" in page
 
 
 def test_the_same_picture_named_twice_is_answered_once(lmk: Run, here: Path) -> None:
