@@ -1,8 +1,8 @@
 """The catalog of a gallery: one SQLite file that says what the gallery holds.
 
 Everything else of a gallery is a file that a row here names; what no row names does not exist.
-All SQL is in this module. The write-ahead log lets readers keep the state they opened while a
-writer commits, and neither waits for the other.
+The queries are in this module, the tables and the connections in database.py. The write-ahead log
+lets readers keep the state they opened while a writer commits, and neither waits for the other.
 
 SQLite does not notice a changed byte in a text or a number, so rows carry a CRC-32 that is
 compared whenever they are read, and the labels, which are read for all pictures at once, a SHA-256
@@ -26,14 +26,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.errors import FormatTooNew, GalleryDamaged, NotAGallery
+from lmk.embed.errors import GalleryDamaged
 from lmk.index.database import (
-    APPLICATION_ID,
     CATALOG,
-    FORMAT,
-    MIGRATIONS,
-    connect,
+    catalog_format,
+    check_structure,
     connect_reader,
+    connect_writer,
     no_gallery,
     sqlite_errors,
     unfinished,
@@ -120,7 +119,7 @@ class Catalog:
         with sqlite_errors(folder):
             catalog = cls(folder, connect_reader(folder))
         try:
-            if catalog.format() == 0:
+            if catalog_format(catalog._connection, folder) == 0:
                 raise unfinished(folder)
         except BaseException:
             catalog.close()
@@ -130,21 +129,7 @@ class Catalog:
     @classmethod
     def write(cls, folder: Path) -> Catalog:
         """Opens the catalog for the one writer (who holds the lock), inside a transaction."""
-        with sqlite_errors(folder):
-            catalog = cls(folder, connect(folder / CATALOG, "mode=rwc"))
-        try:
-            catalog._all("PRAGMA journal_mode = WAL")
-            catalog._all("PRAGMA synchronous = FULL")
-            catalog.begin()
-            for step in MIGRATIONS[catalog.format() :]:
-                for statement in step:
-                    catalog._all(statement)
-            catalog._all(f"PRAGMA application_id = {APPLICATION_ID}")
-            catalog._all(f"PRAGMA user_version = {FORMAT}")
-        except BaseException:
-            catalog.close()
-            raise
-        return catalog
+        return cls(folder, connect_writer(folder))
 
     def close(self) -> None:
         """Ends the snapshot or rolls the transaction back; a second call does nothing."""
@@ -152,21 +137,10 @@ class Catalog:
 
     # Reading
 
-    def format(self) -> int:
-        """Returns the format of the catalog; 0 where nothing was committed.
-
-        Raises:
-            FormatTooNew: a newer lmk wrote it.
-            NotAGallery: another program wrote it.
-        """
-        version = int(self._all("PRAGMA user_version")[0][0])
-        application = self._all("PRAGMA application_id")[0][0]
-        if application != APPLICATION_ID and (version or application):
-            raise NotAGallery("this file is not lmk's", where=self.folder / CATALOG)
-        if version > FORMAT:
-            what = f"written in format {version}, and this lmk reads up to format {FORMAT}"
-            raise FormatTooNew(what, where=self.folder, remedy="install a newer lmk")
-        return version
+    def check_structure(self) -> None:
+        """Checks that every table can be read and written, beyond `state` (GalleryDamaged)."""
+        with self._lock:
+            check_structure(self._connection, self.folder)
 
     def snapshot_state(self) -> State | None:
         """Returns the state of a reader's snapshot, and holds every table to its counts."""

@@ -1,4 +1,7 @@
-"""The SQLite side of the catalog: its format, its connections, and its errors in our words."""
+"""The SQLite side of the catalog: its format, its connections, and its errors in our words.
+
+What is read from the tables and written to them is in catalog.py.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from lmk.embed.errors import GalleryDamaged, GalleryLocked, NotAGallery, StorageError
+from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryLocked, NotAGallery, StorageError
 from lmk.index.segments import REBUILD
 
 CATALOG = "catalog.db"
@@ -65,6 +68,85 @@ def no_gallery(folder: Path) -> NotAGallery:
     else:
         what = "this folder is no gallery"
     return NotAGallery(what, where=folder, remedy="make a gallery with `lmk build-index`")
+
+
+def has_our_header(folder: Path) -> bool:
+    """Says whether the catalog's first bytes are ours, without asking SQLite.
+
+    A catalog may be ours without: as long as all that was committed is in its log.
+    """
+    header = _header(folder)
+    return header[:16] == b"SQLite format 3\0" and header[68:] == APPLICATION_ID.to_bytes(4)
+
+
+def _header(folder: Path) -> bytes:
+    """Returns the first 72 bytes; the fields: sqlite.org/fileformat.html, 1.3."""
+    try:
+        with (folder / CATALOG).open("rb") as file:
+            return file.read(72)
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+
+
+def catalog_format(connection: sqlite3.Connection, folder: Path) -> int:
+    """Returns the format of the catalog; 0 where nothing was committed.
+
+    Raises:
+        FormatTooNew: a newer lmk wrote it.
+        NotAGallery: another program wrote it.
+    """
+    with sqlite_errors(folder):
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        foreign = application != APPLICATION_ID and (version or application or _tables(connection))
+    if foreign:
+        remedy = "choose another folder for the gallery, or move this file away"
+        raise NotAGallery("this file is not lmk's", where=folder / CATALOG, remedy=remedy)
+    if version > FORMAT:
+        what = f"written in format {version}, and this lmk reads up to format {FORMAT}"
+        raise FormatTooNew(what, where=folder, remedy="install a newer lmk")
+    return version
+
+
+def connect_writer(folder: Path) -> sqlite3.Connection:
+    """Connects the one writer (who holds the lock) and begins a transaction, in today's format."""
+    with sqlite_errors(folder):
+        connection = connect(folder / CATALOG, "mode=rwc")
+        try:
+            version = catalog_format(connection, folder)  # first: nothing of others is changed
+            if max(_header(folder)[18:20], default=0) > 2:  # SQLite would only read such a file
+                raise GalleryDamaged("its header is damaged", where=folder, remedy=REBUILD)
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            _migrate(connection, version)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def check_structure(connection: sqlite3.Connection, folder: Path) -> None:
+    """Checks that every table is there and every page of it can be used (GalleryDamaged)."""
+    with sqlite_errors(folder), closing(sqlite3.connect(":memory:")) as fresh:
+        _migrate(fresh, 0)
+        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found == "ok" and _tables(connection) != _tables(fresh):
+            found = "the tables are others than expected"
+    if found != "ok":
+        raise GalleryDamaged(f"SQLite says: {found}", where=folder / CATALOG, remedy=REBUILD)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    for step in MIGRATIONS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    return connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -127,7 +209,7 @@ def sqlite_errors(folder: Path) -> Iterator[None]:
         if code is None:  # the call was wrong, as on a closed connection
             raise
         kind = code & 0xFF  # the low byte of an extended code
-        if kind == sqlite3.SQLITE_BUSY:
+        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
             raise GalleryLocked("another process is writing", where=where) from error
         remedy = _STORAGE_REMEDIES.get(kind)
         if remedy is not None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import (
     EmbedderMismatch,
+    GalleryDamaged,
     GalleryError,
     NotAGallery,
     storage_errors,
@@ -33,7 +34,7 @@ from lmk.embed.errors import (
 from lmk.embed.files import sync_folder
 from lmk.index.catalog import ROLES, Catalog, Picture, Role, State
 from lmk.index.gallery import Gallery, embedder_folder
-from lmk.index.lock import FOLDERS, make_folder, take_lock
+from lmk.index.lock import make_folder, set_aside, sweep, take_lock
 from lmk.index.segments import (
     VECTOR_DTYPE,
     FileRecord,
@@ -60,7 +61,8 @@ class GalleryWriter:
 
     Args:
         path: the gallery folder.
-        create: make the folder where there is none; `reset` must follow.
+        create: make the folder where there is none; `reset` must follow. A catalog that cannot be
+            read is put aside (catalog.db.damaged), and the gallery is a new one.
 
     Raises:
         NotAGallery: without `create`, where there is no finished gallery.
@@ -83,9 +85,8 @@ class GalleryWriter:
             Catalog.read(self.path).close()  # says what is wrong with it
         self._lock = take_lock(self.path)
         try:
-            self._catalog = Catalog.write(self.path)
-            self._start()
-            self._sweep()
+            self._open(create)
+            sweep(self.path, {record.path for record in self._committed})
         except BaseException:
             self.close()
             raise
@@ -256,6 +257,21 @@ class GalleryWriter:
             self._catalog.begin()
             self._start()
 
+    def _open(self, create: bool) -> None:
+        try:
+            self._catalog = Catalog.write(self.path)
+            if create:
+                self._catalog.check_structure()
+            self._start()
+        except GalleryDamaged:
+            if not create:
+                raise
+            if catalog := getattr(self, "_catalog", None):
+                catalog.close()
+            set_aside(self.path)
+            self._catalog = Catalog.write(self.path)
+            self._start()
+
     def _start(self) -> None:
         self._state = self._catalog.state()
         self._committed = self._catalog.files()
@@ -338,18 +354,6 @@ class GalleryWriter:
             finally:
                 file.close()
         return True
-
-    def _sweep(self) -> None:
-        """Removes the files that the catalog does not name."""
-        named = {self.path / record.path for record in self._committed}
-        with storage_errors(self.path):
-            for folder in FOLDERS:
-                for item in sorted((self.path / folder).rglob("*"), reverse=True):  # files first
-                    if item.is_dir() and not item.is_symlink():
-                        if not any(item.iterdir()):
-                            item.rmdir()
-                    elif item not in named:
-                        item.unlink()
 
 
 def add(

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery, StorageError
+from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery, StorageError, UsageError
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
 
@@ -102,6 +102,113 @@ def test_a_damaged_catalog(path: Path, act: Callable[[Path], object], error, mes
     act(path / "catalog.db")
     with pytest.raises(error, match=message):
         Gallery.open(path)
+
+
+def _reset_byte(at: int, values: bytes) -> Callable[[Path], object]:
+    def act(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[at : at + len(values)] = values
+        path.write_bytes(data)
+
+    return act
+
+
+def _sql(statement: str) -> Callable[[Path], object]:
+    def act(path: Path) -> None:
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA writable_schema = 1")
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    return act
+
+
+CATALOG_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "empty": lambda p: p.write_bytes(b""),
+    "50 bytes": lambda p: p.write_bytes(p.read_bytes()[:50]),
+    "half": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+    "page less": lambda p: p.write_bytes(p.read_bytes()[:-4096]),
+    "byte less": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "rubbish": lambda p: p.write_bytes(b"x" * 4096),
+    "header": _reset_byte(0, b"overwritten header"),
+    "page size": _reset_byte(16, b"\1\1"),
+    "state": _sql("UPDATE meta SET value = '{}' WHERE name = 'state'"),
+    "files": _sql("DELETE FROM file WHERE path LIKE 'seg%'"),
+    "table": _sql("DROP TABLE batch"),
+    "column": _sql("ALTER TABLE picture RENAME COLUMN labels TO mabels"),
+    "schema": _sql("UPDATE sqlite_schema SET sql = 'CREATE TABLE batch (' WHERE name = 'batch'"),
+    "root page": _sql("UPDATE sqlite_schema SET rootpage = 999 WHERE name = 'picture'"),
+}
+
+
+@pytest.mark.parametrize("damage", CATALOG_DAMAGES)
+def test_a_rebuild_mends_every_damage_of_the_catalog(
+    path: Path, scenario: ModuleType, tmp_path: Path, damage: str
+) -> None:
+    scenario.rebuild(tmp_path / "new.lmk")
+    (path / "cache").mkdir()
+    (path / "cache" / "features").write_text("kept")
+    CATALOG_DAMAGES[damage](path / "catalog.db")
+    content = (path / "catalog.db").read_bytes() if damage != "missing" else b""
+    with pytest.raises(GalleryError, match="lmk build-index"):
+        scenario.answers_at(path)
+    scenario.rebuild(path)
+    scenario.grow(path)
+    scenario.grow(tmp_path / "new.lmk")
+    assert scenario.answers_at(path) == scenario.answers_at(tmp_path / "new.lmk")
+    assert (path / "cache" / "features").read_text() == "kept"
+    aside = path / "catalog.db.damaged"
+    # After the first two there is nothing to keep, and the others change rows that a rebuild deletes.
+    replaced = damage not in {"missing", "empty", "files", "byte less"}
+    assert (aside.exists() and aside.read_bytes() == content) == replaced
+
+
+def test_the_log_of_a_damaged_catalog_is_put_aside_with_it(
+    path: Path, scenario: ModuleType
+) -> None:
+    (path / "catalog.db").write_bytes(b"x" * 4096)
+    (path / "catalog.db-wal").write_bytes(b"a log")
+    (path / "catalog.db.damaged").write_bytes(b"older")
+    scenario.rebuild(path)
+    assert (path / "catalog.db.damaged").read_bytes() == b"x" * 4096
+    assert scenario.answers_at(path)["ids"]
+
+
+def test_adding_never_puts_a_damaged_catalog_aside(path: Path) -> None:
+    CATALOG_DAMAGES["half"](path / "catalog.db")
+    files = sorted(path.rglob("*"))
+    with pytest.raises(GalleryDamaged, match="rebuild it with `lmk build-index`"):
+        GalleryWriter(path)
+    assert sorted(path.rglob("*")) == files
+
+
+def test_a_damaged_catalog_of_a_folder_with_something_else_stays(path: Path) -> None:
+    CATALOG_DAMAGES["header"](path / "catalog.db")
+    (path / "photos").mkdir()
+    with pytest.raises(UsageError, match=r"something else \(photos\)"):
+        GalleryWriter(path, create=True)
+    assert not (path / "catalog.db.damaged").exists()
+
+
+def test_any_bit_of_the_catalog_can_be_mended(path: Path, scenario: ModuleType) -> None:
+    """All but those in the header that say of which program and format the file is."""
+    whole = (path / "catalog.db").read_bytes()
+    refused = {*range(60, 64), *range(68, 72)}
+    used = [i for i, byte in enumerate(whole) if byte and i not in refused]
+    rng = random.Random(0)
+    for at in [*range(16, 60), *range(64, 68), *(rng.choice(used) for _ in range(60))]:
+        (path / "catalog.db").write_bytes(whole)
+        flip(path / "catalog.db", 8 * at + rng.randrange(8))
+        with GalleryWriter(path, create=True) as writer:
+            writer.reset(scenario.A, 8)
+            writer.append(*scenario.batch(range(6)))
+            writer.commit()
+        with Gallery.open(path) as gallery:
+            assert gallery.rows == 6, at
+        for extra in path.glob("catalog.db-*"):
+            extra.unlink()
 
 
 def test_the_catalog_of_an_older_state(path: Path, scenario: ModuleType, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import FormatTooNew, NotAGallery, StorageError
+from lmk.embed.errors import FormatTooNew, NotAGallery, StorageError, UsageError
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
@@ -250,14 +250,23 @@ def test_what_is_no_gallery_is_said_to_be_none(
         GalleryWriter(path)
 
 
-def test_another_programs_database_is_no_gallery(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    ["PRAGMA user_version = 1", "PRAGMA application_id = 7", "CREATE TABLE picture (name TEXT)"],
+)
+def test_another_programs_database_is_no_gallery(tmp_path: Path, statement: str) -> None:
     connection = sqlite3.connect(tmp_path / "catalog.db")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(statement)
     connection.close()
+    content = (tmp_path / "catalog.db").read_bytes()
     with pytest.raises(NotAGallery, match="not lmk's"):
         Gallery.open(tmp_path)
-    with pytest.raises(NotAGallery, match="not lmk's"):
+    with pytest.raises(UsageError, match=r"holds something else \(catalog.db\)"):
         GalleryWriter(tmp_path, create=True)
+    (tmp_path / ".lock").touch()
+    with pytest.raises(NotAGallery, match="not lmk's; choose another folder"):
+        GalleryWriter(tmp_path, create=True)
+    assert (tmp_path / "catalog.db").read_bytes() == content
 
 
 def test_a_newer_format_is_refused(path: Path) -> None:
@@ -266,8 +275,11 @@ def test_a_newer_format_is_refused(path: Path) -> None:
     connection.close()
     with pytest.raises(FormatTooNew, match=r"format 2.*up to format 1; install a newer lmk"):
         Gallery.open(path)
-    with pytest.raises(FormatTooNew):
-        GalleryWriter(path)
+    files = sorted(path.rglob("*"))
+    for create in (False, True):
+        with pytest.raises(FormatTooNew):
+            GalleryWriter(path, create=create)
+    assert sorted(path.rglob("*")) == files
 
 
 def test_the_sample_of_format_1_opens(tmp_path: Path, scenario: ModuleType) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -350,18 +351,93 @@ def test_a_failing_save_is_passed_on(path: Path, scenario: ModuleType) -> None:
     assert sorted(path.rglob("*")) == files
 
 
-def test_the_sweep_takes_strangers_but_not_the_cache(path: Path, scenario: ModuleType) -> None:
-    before = scenario.answers_at(path)
-    for name in ("segments/000099.f16", "arrays/x.part", "embedder/old/deep/w", "cache/f/x"):
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_text("x")
+LEFT_BY_US = (
+    "segments/000099.f16",
+    "segments/.000098.f16.0123456789abcdef.part",
+    "arrays/000097.bin",
+    "embedder/.0123456789abcdef/deep/w",
+    "embedder/fedcba9876543210/config.json",
+)
+OF_THE_USER = (
+    "notes.txt",
+    "segments/notes.txt",
+    "segments/1.f16",
+    "segments/000001.f16.txt",
+    "segments/deep/000001.f16",
+    "arrays/000001.f16",
+    "arrays/000096.bin.part",
+    "embedder/old/deep/w",
+    "embedder/config.json",
+    "embedder/fedcba9876543210x/w",
+)
+
+
+def write_all(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+
+
+def test_the_sweep_takes_what_is_ours_and_nothing_else(path: Path, scenario: ModuleType) -> None:
+    with GalleryWriter(path):  # sweeps what the fixture's commits replaced
+        pass
+    before, files = scenario.answers_at(path), sorted(path.rglob("*"))
+    write_all(path, LEFT_BY_US)
     with GalleryWriter(path):
         pass
-    assert not (path / "embedder" / "old").exists()
-    assert not (path / "segments" / "000099.f16").exists()
-    assert not (path / "arrays" / "x.part").exists()
-    assert (path / "cache" / "f" / "x").exists()
+    assert sorted(path.rglob("*")) == files
+    write_all(path, (*OF_THE_USER, "cache/f/x"))
+    with GalleryWriter(path, create=True):
+        pass
+    assert all((path / name).read_text() == "x" for name in (*OF_THE_USER, "cache/f/x"))
     assert scenario.answers_at(path) == before
+
+
+@pytest.mark.parametrize("also", [(), (".lock",), LEFT_BY_US, ("cache/x",)])
+@pytest.mark.parametrize(
+    "name", [*OF_THE_USER, "catalog.db", "segments", "cache", "catalog.db-wal"]
+)
+def test_nothing_in_a_users_folder_is_touched(
+    tmp_path: Path, name: str, also: tuple[str, ...]
+) -> None:
+    """Whatever else looks like ours there: the names are common ones."""
+    if (name, also) == ("cache", ("cache/x",)):
+        pytest.skip("a file and a folder of one name")
+    write_all(tmp_path, (name, *(a for a in also if name not in Path(a).parts)))
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    with pytest.raises(UsageError, match=r"holds something else \(.*give the gallery a folder"):
+        GalleryWriter(tmp_path, create=True)
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path, ["segments/notes.txt"])
+    with pytest.raises(UsageError, match=r"\(segments\)"):
+        GalleryWriter(tmp_path, create=True)
+    (tmp_path / ".lock").write_text("123\n")
+    with pytest.raises(UsageError, match=r"\(segments/notes.txt\)"):
+        GalleryWriter(tmp_path, create=True)
+
+
+def test_a_link_to_files_of_another_gallery_is_not_followed(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".lock").touch()
+    (tmp_path / "new" / "segments").symlink_to(path / "segments")
+    files = sorted(path.rglob("*"))
+    with pytest.raises(UsageError, match=r"\(segments\)"):
+        GalleryWriter(tmp_path / "new", create=True)
+    assert sorted(path.rglob("*")) == files
+
+
+def test_a_build_killed_before_its_first_commit_is_taken_up(
+    path: Path, scenario: ModuleType
+) -> None:
+    expected = scenario.answers_at(path)["fingerprint"]
+    write_all(path, LEFT_BY_US)
+    (path / "catalog.db").unlink()
+    scenario.rebuild(path)
+    assert scenario.answers_at(path)["fingerprint"] == expected
+    assert not any((path / name).exists() for name in LEFT_BY_US)
 
 
 def test_the_second_writer_is_told_who_writes(path: Path, scenario: ModuleType) -> None:
