@@ -8,6 +8,7 @@ not. A shard's name carries its own checksum; a damaged one is dropped and compu
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lmk.embed.errors import storage_errors
-from lmk.embed.files import write_whole
+from lmk.embed.files import LEFTOVER, write_whole
 
 _KEY_BYTES = 32  # of a sha256
+_SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 class FeatureStore:
@@ -100,6 +102,10 @@ class FeatureStore:
 
     def _open_shard(self, path: Path) -> None:
         """Learns what a shard holds; a cut or changed one, or a leftover, is removed."""
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink()
+        if not _SHARD.fullmatch(path.name):
+            return
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != path.stem:
             path.unlink()

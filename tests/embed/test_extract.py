@@ -101,7 +101,7 @@ class TestFeatureStore:
         elif damage == "flip":
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         elif damage == "part":
-            path.rename(path.with_suffix(".part")).write_bytes(content[:99])
+            path.rename(path.with_name(f".{path.name[:40]}.{'0' * 16}.part"))
         else:
             path.unlink()
             junk = b"no tensors"
@@ -109,9 +109,11 @@ class TestFeatureStore:
         again = FeatureStore(tmp_path, "f" * 64, 6)
         assert [key(number) in again for number in (1, 3, 4, 7)] == [False, False, True, True]
         assert len(list(path.parent.iterdir())) == 1
+        (path.parent / "notes.txt").write_text("not ours, and not removed")
         again.add(key(1), feature(1))
         again.flush()
         self.check(FeatureStore(tmp_path, "f" * 64, 6), [1, 4])
+        assert (path.parent / "notes.txt").exists()
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = self.fill(tmp_path, range(3))
