@@ -160,7 +160,7 @@ def test_a_rebuild_mends_every_damage_of_the_catalog(
     assert scenario.answers_at(path) == scenario.answers_at(tmp_path / "new.lmk")
     assert (path / "cache" / "features").read_text() == "kept"
     aside = path / "catalog.db.damaged"
-    # After the first two there is nothing to keep, and the others change rows that a rebuild deletes.
+    # Of the first two nothing is left to keep; the others lose rows that a rebuild replaces.
     replaced = damage not in {"missing", "empty", "files", "byte less"}
     assert (aside.exists() and aside.read_bytes() == content) == replaced
 
