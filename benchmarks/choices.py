@@ -31,7 +31,6 @@ from lmk.eval.gap import gap
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.rerank.build import facts_of, mean_background
-from lmk.rerank.penalty import penalty_of, pick
 from lmk.rerank.pipeline import PenaltyStep, Pipeline, RescaleStep, VoteStep
 
 KS, POWERS = (1, 3, 5, 10, 20), (1, 3, 6, 9, 12, 20, 30)
@@ -92,11 +91,10 @@ class Asked:
 
     def gap(self, pipeline: Pipeline) -> float:
         """GAP of what a pipeline answers."""
-        settings, penalty, n = pipeline.penalty(), None, len(self.labels)
-        if settings is not None and len(self.bank):
-            picks = pick(self.searcher, self.bank, rows=n, gallery=n, top=settings.top)
-            scale = self.background if pipeline.rescales() else 0.0
-            penalty = penalty_of(picks, settings, background=scale)
+        n = len(self.labels)
+        penalty = pipeline.learn_penalty(
+            self.searcher, self.bank, rows=n, gallery=n, background=self.background
+        )
         facts = facts_of(self.labels, penalty, self.background)
         answers = pipeline.predict(self.found, facts)
         right = [label in names for label, names in zip(answers.labels, self.truth, strict=True)]

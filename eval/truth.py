@@ -16,8 +16,32 @@ USAGES = (PUBLIC, PRIVATE, IGNORED)
 LABEL_COLUMNS = ("landmarks", "landmark_id", "labels", "label")
 
 
+class _Solution:
+    """What both kinds of truth have: queries by id, and which of them a usage scores."""
+
+    query_ids: tuple[str, ...]
+    usage: tuple[str | None, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each query id."""
+        return {query: row for row, query in enumerate(self.query_ids)}
+
+    def rows(self, usage: str | None = None) -> tuple[int, ...]:
+        """The rows that are scored: those of a usage, or with None all but the Ignored.
+
+        Raises:
+            UsageError: the solution has no row of that usage.
+        """
+        return _scored_rows(self.usage, usage, self.source)
+
+
 @dataclass(frozen=True, eq=False)
-class Truth:
+class Truth(_Solution):
     """The true landmarks of q queries.
 
     Attributes:
@@ -38,22 +62,6 @@ class Truth:
 
     def __post_init__(self) -> None:
         _check(self.query_ids, self.labels, self.usage)
-
-    def __len__(self) -> int:
-        return len(self.query_ids)
-
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """The row of each query id."""
-        return {query: row for row, query in enumerate(self.query_ids)}
-
-    def rows(self, usage: str | None = None) -> tuple[int, ...]:
-        """The rows that are scored: those of a usage, or with None all but the Ignored.
-
-        Raises:
-            UsageError: the solution has no row of that usage.
-        """
-        return _scored_rows(self.usage, usage, self.source)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -117,7 +125,7 @@ class Truth:
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalTruth:
+class RetrievalTruth(_Solution):
     """The gallery pictures that show the same place as each of q queries.
 
     Attributes:
@@ -137,22 +145,6 @@ class RetrievalTruth:
 
     def __post_init__(self) -> None:
         _check(self.query_ids, self.images, self.usage)
-
-    def __len__(self) -> int:
-        return len(self.query_ids)
-
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """The row of each query id."""
-        return {query: row for row, query in enumerate(self.query_ids)}
-
-    def rows(self, usage: str | None = None) -> tuple[int, ...]:
-        """The rows that are scored: those of a usage, or with None all but the Ignored.
-
-        Raises:
-            UsageError: the solution has no row of that usage.
-        """
-        return _scored_rows(self.usage, usage, self.source)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:

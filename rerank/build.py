@@ -27,7 +27,6 @@ from lmk.index.faiss_search import FlatSearcher
 from lmk.index.gallery import Gallery
 from lmk.index.segments import VECTOR_DTYPE
 from lmk.index.writer import GalleryWriter
-from lmk.rerank.penalty import penalty_of, pick
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 from lmk.rerank.threshold import learn_threshold
 
@@ -189,14 +188,12 @@ def _learn(
     progress(_LEARNING, 0, 1)
     n = len(contents.pictures)
     searcher = FlatSearcher.of_embeddings(contents.pictures)
-    settings = pipeline.penalty()
     background = mean_background(contents.pictures.vectors, contents.labels)
     writer.set(BACKGROUND, background)
-    penalty = None
-    if settings is not None and len(contents.bank):
-        picks = pick(searcher, contents.bank, rows=n, gallery=n, top=settings.top)
-        scale = background if pipeline.rescales() else 0.0
-        penalty = penalty_of(picks, settings, background=scale)
+    penalty = pipeline.learn_penalty(
+        searcher, contents.bank, rows=n, gallery=n, background=background
+    )
+    if penalty is not None:
         by_row = np.zeros(max(int(contents.rows.max()) + 1, n), np.float32)
         by_row[contents.rows] = penalty
         writer.put_array(PENALTY, by_row)

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lmk.embed.embeddings import Embeddings
 from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.rerank.penalty import PenaltySettings, rescaled
+from lmk.index.search import Searcher
+from lmk.rerank.penalty import PenaltySettings, penalty_of, pick, rescaled
 from lmk.rerank.predictions import Predictions
 from lmk.rerank.voting import vote
 
@@ -204,6 +206,21 @@ class Pipeline(BaseModel):
     def penalty(self) -> PenaltySettings | None:
         """The settings of the penalty step, if there is one."""
         return next((step for step in self.steps if isinstance(step, PenaltyStep)), None)
+
+    def learn_penalty(
+        self, searcher: Searcher, bank: Embeddings, *, rows: int, gallery: int, background: float
+    ) -> NDArray[np.float32] | None:
+        """The penalty float32 [rows] of these steps; None without such a step, bank or gallery.
+
+        Args:
+            searcher, bank, rows, gallery: as penalty.pick.
+            background: of the gallery (GalleryFacts).
+        """
+        settings = self.penalty()
+        if settings is None or not len(bank) or not gallery:
+            return None
+        picks = pick(searcher, bank, rows=rows, gallery=gallery, top=settings.top)
+        return penalty_of(picks, settings, background=background if self.rescales() else 0.0)
 
     def rescales(self) -> bool:
         """Whether scores are rescaled, and the penalty with them."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
@@ -24,7 +26,6 @@ from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher, choose
 from lmk.rerank.build import BACKGROUND, PENALTY, saved_pipeline
-from lmk.rerank.penalty import penalty_of, pick
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 from lmk.rerank.predictions import Predictions
 
@@ -44,8 +45,6 @@ class Recognizer:
         self.gallery = gallery
         self.embedder = embedder
         self.pipeline = pipeline or saved_pipeline(gallery)
-        self._searcher: Searcher | None = None
-        self._facts: GalleryFacts | None = None
 
     @classmethod
     def open(
@@ -115,42 +114,42 @@ class Recognizer:
 
     def search(self, queries: Embeddings, k: int) -> Neighbours:
         """The k nearest gallery pictures of each query, by plain cosine."""
-        if self._searcher is None:
-            self._searcher = choose(self.gallery)
-        return self._searcher.search(queries, k)
+        return self.searcher.search(queries, k)
 
-    @property
+    @cached_property
+    def searcher(self) -> Searcher:
+        """Over the gallery's pictures, made on first use."""
+        return choose(self.gallery)
+
+    @cached_property
     def facts(self) -> GalleryFacts:
         """What the steps know of the gallery."""
-        if self._facts is None:
-            gallery = self.gallery
-            self._facts = GalleryFacts(
-                gallery.label_names,
-                gallery.label_offsets,
-                gallery.label_codes,
-                self._penalty(),
-                gallery.setting(BACKGROUND) or 0.0,
-            )
-        return self._facts
+        gallery = self.gallery
+        background = gallery.setting(BACKGROUND) or 0.0
+        return GalleryFacts(
+            gallery.label_names,
+            gallery.label_offsets,
+            gallery.label_codes,
+            self._penalty(background),
+            background,
+        )
 
-    def _penalty(self) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:
+    def _penalty(self, background: float) -> NDArray[np.float32] | None:
         """The saved penalty if it is the pipeline's own; else it is learnt from the bank again."""
-        settings = self.pipeline.penalty()
-        if settings is None:
+        if self.pipeline.penalty() is None:
             return None
-        saved = self.gallery.array(PENALTY)
+        saved: NDArray[np.float32] | None = self.gallery.array(PENALTY)
         kept = saved_pipeline(self.gallery)
-        same = kept.penalty() == settings and kept.rescales() == self.pipeline.rescales()
+        same = (
+            kept.penalty() == self.pipeline.penalty()
+            and kept.rescales() == self.pipeline.rescales()
+        )
         if saved is not None and same:
             return saved
-        bank = self.gallery.embeddings("distractor")
-        rows = self.gallery.role_rows("gallery")
-        if not len(bank) or not len(rows):
-            return None
-        if self._searcher is None:
-            self._searcher = choose(self.gallery)
-        picks = pick(
-            self._searcher, bank, rows=self.gallery.rows, gallery=len(rows), top=settings.top
+        return self.pipeline.learn_penalty(
+            self.searcher,
+            self.gallery.embeddings("distractor"),
+            rows=self.gallery.rows,
+            gallery=len(self.gallery.role_rows("gallery")),
+            background=background,
         )
-        background = self.gallery.setting(BACKGROUND) if self.pipeline.rescales() else 0.0
-        return penalty_of(picks, settings, background=background or 0.0)
