@@ -17,7 +17,7 @@ install: $(STAMP)  ## make .venv with the pinned versions and the project (edita
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lmk needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,milvus]'
 	@touch $@
 
 demo: $(STAMP)  ## index the sample gallery, ask it, score it, write demo/report.html

@@ -8,25 +8,31 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.catalog import Role
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
+from lmk.index.view import Allow
 
 
 class Searcher(Protocol):
-    """Finds the rows of a gallery nearest to queries."""
+    """Finds the rows of a View nearest to queries."""
 
     @property
     def reason(self) -> str:
-        """Why this kind of search was chosen, in words for a user."""
+        """Which kind of search this is and why it was chosen, in words for a user."""
         ...
 
-    def search(self, queries: Embeddings, k: int) -> Neighbours:
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns the k nearest rows of each query, by score falling, then row rising.
 
+        A score is the float64 dot product of the query and of what Vectors.read gives for the row,
+        rounded to float32: every searcher that is exact or refines gives the same number.
         Where there are fewer than k rows, NO_ROW and -inf fill the end.
 
+        Args:
+            queries: of the gallery's embedder.
+            k: neighbours wanted.
+            allow: the rows of the view that may be found; all unless given.
+
         Raises:
-            UsageError: for k below 1.
-            EmbedderMismatch: for queries of another embedder than the gallery's.
-            ValueError: for queries of another dim.
+            UsageError, EmbedderMismatch, ValueError, GalleryDamaged: see View.check, View.allowed.
         """
         ...
 

@@ -1,0 +1,114 @@
+"""Derived files: what can be made again from the gallery, kept in its cache/ folder.
+
+A file goes with a note of its size and SHA-256 and is compared with it before anything reads it:
+FAISS and memory maps do not notice damage. A file whose stamp (inode, size, times of change) is
+that of the last comparison is not hashed again, so opening a large one takes no time. What is
+missing or damaged is made anew by who needs it; where it cannot be kept, work goes on without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Container
+from contextlib import suppress
+from pathlib import Path
+
+from lmk.embed.errors import StorageError, storage_errors
+from lmk.embed.files import sync_folder, write_whole
+
+_NOTE = ".note"
+
+
+def stamp(path: Path) -> str:
+    """Returns what changes when a file is written or replaced, also with its old modification time.
+
+    Raises:
+        OSError: as os.stat.
+    """
+    found = path.stat()
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
+
+class DerivedFiles:
+    """The derived files of one gallery.
+
+    Args:
+        folder: where they are kept; made when the first is saved. None: nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def load(self, name: str) -> Path | None:
+        """Returns the path of a file that is as it was saved, or None.
+
+        Args:
+            name: must say what the file was derived from (a checksum, a generation, parameters).
+        """
+        if self._folder is None:
+            return None
+        path = self._folder / name
+        try:
+            note = json.loads(_note(path).read_text("utf-8"))
+            now = stamp(path)
+            if note["stamp"] == now:
+                return path
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != note["sha256"] or stamp(path) != now:
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        self._remember(path, digest)
+        return path
+
+    def save(self, name: str, write: Callable[[Path], None]) -> Path | None:
+        """Keeps a file, and returns its path; None where the folder cannot be written.
+
+        Args:
+            name: as for `load`; a file of that name is replaced.
+            write: writes the content to the path it is given.
+        """
+        if self._folder is None:
+            return None
+        path = self._folder / name
+        part = path.with_name(f".{name}.{os.getpid()}.part")
+        try:
+            with storage_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write(part)
+                with part.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    os.fsync(file.fileno())
+                part.replace(path)
+                sync_folder(self._folder)
+                self._write_note(path, digest)
+        except StorageError:
+            return None
+        finally:
+            with suppress(OSError):
+                part.unlink()
+        return path
+
+    def prune(self, keep: Container[str]) -> None:
+        """Removes the files whose names are not in `keep`, and what killed processes left."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        with storage_errors(self._folder):
+            for item in self._folder.iterdir():
+                if item.is_file() and item.name.removesuffix(_NOTE) not in keep:
+                    item.unlink(missing_ok=True)
+
+    def _remember(self, path: Path, digest: str) -> None:
+        with suppress(StorageError):
+            self._write_note(path, digest)
+
+    def _write_note(self, path: Path, digest: str) -> None:
+        note = {"sha256": digest, "stamp": stamp(path)}
+        write_whole(_note(path), json.dumps(note).encode())
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(path.name + _NOTE)
