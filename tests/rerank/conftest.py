@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.index.neighbours import Neighbours
+from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.index.view import Allow
 from lmk.rerank.build import facts_of
 from lmk.rerank.pipeline import GalleryFacts
 
@@ -47,3 +49,28 @@ def facts() -> Callable[..., GalleryFacts]:
         return facts_of([tuple(text.split()) for text in labels], taken)
 
     return make
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A Searcher that cannot be wrong: every score, then a stable sort."""
+
+    known: Embeddings
+    reason: str = "a test"
+
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
+        assert allow is None or isinstance(allow, np.ndarray)
+        rows = np.full((len(queries), k), NO_ROW, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        wide = queries.vectors.astype(np.float64) @ self.known.vectors.T.astype(np.float64)
+        for i, cosines in enumerate(wide.astype(np.float32)):
+            order = [g for g in np.argsort(-cosines, kind="stable") if allow is None or allow[g]]
+            kept = order[:k]
+            rows[i, : len(kept)], scores[i, : len(kept)] = kept, cosines[kept]
+        return Neighbours(rows, scores, queries.ids)
+
+
+@pytest.fixture(scope="session")
+def scan() -> type[Scan]:
+    """scan(embeddings): a Searcher over them; their positions are the row numbers."""
+    return Scan
