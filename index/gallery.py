@@ -12,6 +12,7 @@ nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from collections.abc import Iterator
@@ -30,13 +31,10 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
 from lmk.index.catalog import Catalog, Picture, Role, State
 from lmk.index.database import FORMAT, unfinished
-from lmk.index.segments import (
-    VECTOR_DTYPE,
-    StoredFile,
-    VectorPart,
-    closing_on_error,
-    read_vectors,
-)
+from lmk.index.derived import DerivedFiles
+from lmk.index.segments import VECTOR_DTYPE, StoredFile, closing_on_error
+from lmk.index.vectors import VectorPart, Vectors
+from lmk.index.view import View
 
 _EMBEDDER = "embedder"
 _READ_THREADS = 4
@@ -90,6 +88,9 @@ class Gallery:
         rows: row numbers ever given, to pictures of both roles: they are 0 to rows - 1.
         generation: counts the changes of the rows; what is derived from them can be kept under it.
         embedder_dir: folder of the embedder; a rebuild with another one uses another folder.
+        stored: the vectors of all rows, mapped.
+        derived: where searches keep what they derive from the vectors.
+        membership: role and labels of each row, also as these three:
         label_names: the labels, sorted.
         label_offsets: int64 [rows + 1], and
         label_codes: int32 [...]: row r has the labels
@@ -109,12 +110,13 @@ class Gallery:
         opened: list[StoredFile] = []
         with closing_on_error(opened), _damage(catalog):
             self._open_files(opened, verify=verify)
-            self._parts = self._vector_parts()
-            membership = catalog.membership(self.rows)
-        self.label_names = membership.names
-        self.label_offsets = membership.offsets
-        self.label_codes = membership.codes
-        self._distractor = membership.distractor
+            self.stored = Vectors(self._vector_parts(), self.dim, self.path)
+            self.membership = catalog.membership(self.rows)
+        self.label_names = self.membership.names
+        self.label_offsets = self.membership.offsets
+        self.label_codes = self.membership.codes
+        self._distractor = self.membership.distractor
+        self.derived = DerivedFiles(self.path / "cache" / "search")
         self.close = weakref.finalize(self, _close, catalog, opened)
 
     @classmethod
@@ -163,6 +165,11 @@ class Gallery:
         """Returns the row numbers of that role, ascending, int64 [n]."""
         return np.flatnonzero(self._distractor == (role == "distractor")).astype(np.int64)
 
+    def view(self, role: Role = "gallery") -> View:
+        """Returns what a search of that role looks at; it stays usable when the gallery closes."""
+        mask = self._distractor == (role == "distractor")
+        return View(self.stored, mask, self.fingerprint, self.membership, self.derived)
+
     def vectors(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Returns the vectors of rows (any order, repeats allowed), float32 [n, dim], unit rows.
 
@@ -172,7 +179,7 @@ class Gallery:
             IndexError: for a row that the gallery does not have.
             GalleryDamaged: when a file was cut or changed since it was opened.
         """
-        return read_vectors(self._parts, self._checked(rows), self.dim, self.path)
+        return self.stored.read(self._checked(rows))
 
     def embeddings(self, role: Role) -> Embeddings:
         """Returns all vectors of a role with their ids, in row order."""
@@ -244,7 +251,7 @@ class Gallery:
             distractors=int(self._distractor.sum()),
             unlabelled=int((~self._distractor & (counts == 0)).sum()),
             skipped=len(self.skipped()),
-            segments=sum(isinstance(part.source, StoredFile) for part in self._parts),
+            segments=sum(path.startswith("segments/") for path in self._files),
             bytes_on_disk=sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
             created=self._state.created,
             updated=self._state.updated,
@@ -293,19 +300,27 @@ class Gallery:
         for file in embedder:
             file.close()
 
-    def _vector_parts(self) -> list[VectorPart]:
-        catalog = self._catalog
-        parts = [
-            VectorPart(first, rows, self._files[path]) for first, rows, path in catalog.segments()
-        ]
-        parts += [VectorPart(first, rows, data) for first, rows, data in catalog.inline()]
-        catalog.check_tiling([(part.first_row, part.rows) for part in parts], self.rows)
-        for part in parts:
-            source = part.source
-            size = len(source) if isinstance(source, bytes) else source.record.size
-            if size != part.rows * self.dim * VECTOR_DTYPE.itemsize:
-                raise catalog.damaged(f"the vectors from row {part.first_row} on are not whole")
-        return parts
+    def _vector_parts(self) -> tuple[VectorPart, ...]:
+        """The segments, mapped, and the inline vectors as one part."""
+        catalog, parts = self._catalog, []
+        segments, inline = catalog.segments(), catalog.inline()
+        catalog.check_tiling([part[:2] for part in (*segments, *inline)], self.rows)
+        for first, rows, path in segments:
+            file = self._files[path]
+            if file.record.size != rows * self.dim * VECTOR_DTYPE.itemsize:
+                raise catalog.damaged(f"the vectors from row {first} on are not whole")
+            array, check = file.map(VECTOR_DTYPE)
+            parts.append(
+                VectorPart(first, array.reshape(rows, self.dim), file.record.sha256, check)
+            )
+        if inline:
+            data = b"".join(vectors for _, _, vectors in inline)
+            first, rows = inline[0][0], sum(rows for _, rows, _ in inline)
+            if len(data) != rows * self.dim * VECTOR_DTYPE.itemsize:
+                raise catalog.damaged(f"the vectors from row {first} on are not whole")
+            array = np.frombuffer(data, VECTOR_DTYPE).reshape(rows, self.dim)
+            parts.append(VectorPart(first, array, hashlib.sha256(data).hexdigest()))
+        return tuple(parts)
 
 
 def embedder_folder(folder: Path, fingerprint: str) -> Path:

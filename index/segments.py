@@ -1,20 +1,23 @@
-"""The files of a gallery: written once, checksummed, never changed; and the vectors in them.
+"""The files of a gallery: written once, checksummed, never changed.
 
 A file is written under another name, fsynced, renamed and its folder fsynced before the catalog
 names it, so a file with a name in the catalog is whole. Reading goes through a descriptor that
 stays open: a file unlinked by a later writer stays readable, and a file cut by someone else gives
-an error where a memory map would end the process.
+an error. Vectors are read through a memory map, which ends the process where the file was cut, so
+its size is asked for before each use.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +30,6 @@ REBUILD = "rebuild it with `lmk build-index`"
 _CHUNK = 1 << 20  # bytes hashed at a time
 _GAP = 8  # rows read in vain rather than starting another read
 _RUN = 8192  # rows read at once
-_NORM_TOLERANCE = 1e-2  # rounding to half precision moves a length by less than 1e-3
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,24 @@ class StoredFile:
             offset, size = offset + len(piece), size - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def map(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], Callable[[], None]]:
+        """Returns the content as numbers that are read when they are used, and a check.
+
+        Both stay usable when the file is closed. The check raises GalleryDamaged where the file
+        was cut, to be called before the numbers are used.
+        """
+        try:
+            # It keeps a descriptor of its own, and the system needs the size at once.
+            mapping = mmap.mmap(self._descriptor, self.record.size, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise self._damaged("the file was cut while it was open") from error
+
+        def check() -> None:
+            if mapping.size() < self.record.size:
+                raise self._damaged("the file was cut while it was open")
+
+        return np.frombuffer(mapping, dtype), check
+
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         if self._descriptor >= 0:
@@ -141,58 +161,6 @@ class StoredFile:
 
     def _damaged(self, what: str) -> GalleryDamaged:
         return GalleryDamaged(what, where=self.path, remedy=REBUILD)
-
-
-@dataclass(frozen=True)
-class VectorPart:
-    """Consecutive rows of half-precision vectors: a segment file, or bytes from the catalog."""
-
-    first_row: int
-    rows: int
-    source: StoredFile | bytes
-
-    def read(self, first: int, rows: int, dim: int) -> NDArray[np.float16]:
-        """Returns `rows` vectors from the part's own row number `first`, [rows, dim]."""
-        offset, size = (count * dim * VECTOR_DTYPE.itemsize for count in (first, rows))
-        if isinstance(self.source, bytes):
-            data = self.source[offset : offset + size]
-        else:
-            data = self.source.read(offset, size)
-        return np.frombuffer(data, VECTOR_DTYPE).reshape(rows, dim)
-
-
-def read_vectors(
-    parts: Sequence[VectorPart], rows: NDArray[np.int64], dim: int, where: Path
-) -> NDArray[np.float32]:
-    """Returns the vectors of `rows` (any order, repeats allowed) as unit rows, float32 [n, dim].
-
-    Args:
-        parts: consecutive, from row 0 on, holding every row asked for.
-        rows: int64 [n].
-        dim: components of a vector.
-        where: the gallery, for the error.
-
-    Raises:
-        GalleryDamaged: when a vector has no length near 1, as every stored one has.
-    """
-    vectors = np.empty((len(rows), dim), np.float32)
-    order = np.argsort(rows, kind="stable")
-    wanted = rows[order]
-    bounds = np.searchsorted(wanted, [part.first_row for part in parts] + [np.iinfo(np.int64).max])
-    for part, low, high in zip(parts, bounds, bounds[1:], strict=False):
-        local = wanted[low:high] - part.first_row
-        for start, stop in runs(local):
-            run = local[start:stop]
-            block = part.read(int(run[0]), int(run[-1] - run[0]) + 1, dim)
-            vectors[order[low + start : low + stop]] = block[run - run[0]]
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    wrong = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # NaN compares false
-    if wrong.size:
-        what = f"the vector of row {rows[wrong[0]]} has length {norms[wrong[0]]:g}, not 1"
-        raise GalleryDamaged(what, where=where, remedy=REBUILD)
-    vectors /= norms[:, None]
-    return vectors
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -10,13 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import GalleryDamaged, StorageError
 from lmk.index.segments import (
     FileRecord,
     StoredFile,
-    VectorPart,
-    read_vectors,
     record_tree,
     runs,
     write_file,
@@ -110,17 +107,24 @@ def test_reading_errors_are_storage_errors(tmp_path: Path) -> None:
         file.check()
 
 
-@given(st.lists(st.integers(0, 59), max_size=80))
-def test_vectors_come_in_the_order_asked_from_any_mix_of_parts(rows: list[int]) -> None:
-    stored = unit_rows(np.random.default_rng(0).standard_normal((60, 5))).astype("<f2")
-    parts = [
-        VectorPart(0, 1, stored[:1].tobytes()),
-        VectorPart(1, 40, stored[1:41].tobytes()),
-        VectorPart(41, 19, stored[41:].tobytes()),
-    ]
-    found = read_vectors(parts, np.array(rows, np.int64), 5, Path("g"))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, unit_rows(stored[rows].astype(np.float32)), atol=1e-6)
+def test_a_map_outlives_the_file_and_notices_a_cut(tmp_path: Path) -> None:
+    file = StoredFile(tmp_path, write_file(tmp_path, "f", [np.arange(5000, dtype="<f2").tobytes()]))
+    array, check = file.map(np.dtype("<f2"))
+    file.close()
+    check()
+    assert array.tolist() == np.arange(5000, dtype="<f2").tolist()
+    assert not array.flags.writeable
+    os.truncate(file.path, 100)
+    with pytest.raises(GalleryDamaged, match="cut while it was open"):
+        check()
+
+
+def test_a_file_cut_between_opening_and_mapping_is_an_error(tmp_path: Path) -> None:
+    file = StoredFile(tmp_path, write_file(tmp_path, "f", [bytes(10_000)]))
+    os.truncate(file.path, 100)
+    with pytest.raises(GalleryDamaged, match="cut while it was open"):
+        file.map(np.dtype("<f2"))
+    file.close()
 
 
 @given(st.lists(st.integers(0, 40_000)).map(sorted))
@@ -129,13 +133,3 @@ def test_runs_cover_all_rows_once_and_are_bounded(rows: list[int]) -> None:
     found = list(runs(array))
     assert [i for start, stop in found for i in range(start, stop)] == list(range(len(rows)))
     assert all(rows[stop - 1] - rows[start] < 8192 for start, stop in found)
-
-
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 60000.0])
-def test_a_vector_of_another_length_than_one_is_damage(value: float) -> None:
-    stored = unit_rows(np.ones((3, 4))).astype("<f2")
-    stored[1] = value
-    part = VectorPart(0, 3, stored.tobytes())
-    assert read_vectors([part], np.array([0, 2]), 4, Path("g")).shape == (2, 4)
-    with pytest.raises(GalleryDamaged, match="row 1 has length"):
-        read_vectors([part], np.array([0, 1]), 4, Path("g"))

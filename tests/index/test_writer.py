@@ -32,7 +32,9 @@ def segments_of(path: Path) -> list[str]:
 
 def parts_of(gallery: Gallery) -> list[tuple[int, int, bool]]:
     """(first row, rows, kept in the catalog) of each part of the vectors."""
-    return [(p.first_row, p.rows, isinstance(p.source, bytes)) for p in gallery._parts]
+    catalog = gallery._catalog
+    parts = [(first, rows, False) for first, rows, _ in catalog.segments()]
+    return parts + [(first, rows, True) for first, rows, _ in catalog.inline()]
 
 
 def test_nothing_is_visible_before_the_commit(path: Path, scenario: ModuleType) -> None:
