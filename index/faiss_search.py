@@ -1,25 +1,28 @@
-"""Search with FAISS."""
+"""Exact search with FAISS: every query against every vector, in float32 blocks."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import EmbedderMismatch, UsageError
-from lmk.index.catalog import Role
-from lmk.index.gallery import Gallery
 from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.index.rescoring import best, score_pairs
+from lmk.index.view import Allow, View
 
-_BLOCK_ROWS = 65_536  # vectors in memory twice while the index is filled
+_BLOCK_ROWS = 65_536  # vectors compared with the queries at a time
 _BLOCK_QUERIES = 1024
+_TIED_QUERIES = 16  # at a time, of those that need a look at every row
 _MARGIN = 32  # candidates beyond k: enough to hold the near ties at the k-th place, nearly always
-_RESCORE_ROWS = 8192  # candidates in memory as float64 at a time
+_HELD_SHARE = 0.5  # of the memory that is free, at most, goes into a copy of the vectors
+_HELD_ANYHOW = 64 * 2**20  # bytes
 _BLAS_QUERIES = 16  # below, FAISS's own loop is faster
 _threshold_lock = threading.Lock()
 
@@ -27,102 +30,151 @@ _threshold_lock = threading.Lock()
 class FlatSearcher:
     """Exact search: every query against every vector.
 
-    FAISS proposes candidates; each is scored again as the float64 dot product rounded to float32.
-    FAISS's own float32 sums differ in the last bits with the number of queries and the place of a
-    vector; the float64 ones do not, so a query gets the same answer alone and in a batch, and
-    equal vectors get equal scores. More candidates are taken until those left out cannot belong to
-    the answer: any float32 sum of d products of unit vectors is within d 2^-24 / (1 - d 2^-24) of
-    the true one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). So the
-    answer is the exact one: score falling, then row rising, at the k-th place too.
+    FAISS proposes candidates by float32 sums, which differ in the last bits with the number of
+    queries and the place of a vector; those that can belong to the answer are scored again in
+    float64, so a query gets the same answer alone and in a batch, and equal vectors get equal
+    scores. Any float32 sum of d products of unit vectors is within d 2^-24 / (1 - d 2^-24) of the
+    true one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1): where the rows
+    that were not proposed could belong to the answer by that bound, every row is looked at again.
+
+    The vectors are kept as a float32 copy, made by the first search, where that takes at most half
+    of the free memory; else they are read from the gallery in blocks for every batch of queries.
+
+    Args:
+        view: what is searched.
+        hold: whether to keep the copy; decided by the free memory unless given.
 
     Attributes:
         reason: why this kind of search was chosen, in words for a user.
     """
 
-    def __init__(self, index: faiss.IndexFlatIP, rows: NDArray[np.int64], fingerprint: str) -> None:
-        self.reason = f"exact search: {len(rows)} vectors are compared with each query"
-        self._index = index
-        self._rows = rows
-        self._fingerprint = fingerprint
-        size = index.ntotal * index.d
-        stored = faiss.rev_swig_ptr(index.get_xb(), size) if size else np.empty(0, np.float32)
-        self._vectors = stored.reshape(index.ntotal, index.d)  # FAISS's own memory, not a copy
-        self._error = 1.01 * index.d * 2.0**-24 + 2.0**-24  # and the rounding of the score
-
-    @classmethod
-    def of_gallery(cls, gallery: Gallery, role: Role = "gallery") -> FlatSearcher:
-        """Returns a searcher over the gallery's rows of one role."""
-        rows = gallery.role_rows(role)
-        index = faiss.IndexFlatIP(gallery.dim)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            index.add(gallery.vectors(rows[start : start + _BLOCK_ROWS]))
-        return cls(index, rows, gallery.fingerprint)
+    def __init__(self, view: View, *, hold: bool | None = None) -> None:
+        self._view = view
+        self._rows = np.flatnonzero(view.mask)
+        self.reason = f"exact search: {len(self._rows)} vectors are compared with each query"
+        self._hold = _fits(len(self._rows) * view.dim * 4) if hold is None else hold
+        self._held: list[NDArray[np.float32]] | None = None
+        self._lock = threading.Lock()
+        self._error = 1.05 * (view.dim + 4) * 2.0**-24  # queries may be .1 % long; and rounding
 
     @classmethod
     def of_embeddings(cls, embeddings: Embeddings) -> FlatSearcher:
         """Returns a searcher over embeddings; their positions are the row numbers."""
-        index = faiss.IndexFlatIP(embeddings.dim)
-        index.add(np.ascontiguousarray(embeddings.vectors))
-        return cls(index, np.arange(len(embeddings), dtype=np.int64), embeddings.fingerprint)
+        return cls(View.of_embeddings(embeddings))
 
-    def search(self, queries: Embeddings, k: int) -> Neighbours:
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns the k nearest rows of each query; see Searcher.search."""
-        if k < 1:
-            raise UsageError(f"{k} neighbours asked for", remedy="ask for at least 1")
-        if queries.fingerprint != self._fingerprint:
-            raise EmbedderMismatch(
-                f"queries of embedder {queries.fingerprint[:16]} for a gallery of embedder"
-                f" {self._fingerprint[:16]}",
-                remedy="embed the queries with the gallery's own embedder, or rebuild the gallery"
-                " with `lmk build-index`",
-            )
-        if queries.dim != self._index.d:
-            raise ValueError(f"queries of {queries.dim} components, vectors of {self._index.d}")
+        self._view.check(queries, k)
+        mask = self._view.allowed(allow)
+        allowed = self._rows if mask is self._view.mask else np.flatnonzero(mask)
         rows = np.full((len(queries), k), NO_ROW, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        kept = min(k, len(self._rows))
+        kept = min(k, len(allowed))
         if kept:
             for start in range(0, len(queries), _BLOCK_QUERIES):
                 block = np.ascontiguousarray(queries.vectors[start : start + _BLOCK_QUERIES])
-                places, values = self._search_block(block, kept)
-                rows[start : start + len(block), :kept] = self._rows[places]
-                scores[start : start + len(block), :kept] = values
+                piece = slice(start, start + len(block))
+                rows[piece, :kept], scores[piece, :kept] = self._nearest(block, kept, allowed)
         return Neighbours(rows, scores, queries.ids)
 
-    def _search_block(
-        self, queries: NDArray[np.float32], k: int
+    def _nearest(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Returns places in the index and scores, [q, k], for k not above the vectors there are."""
-        places = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
-        open_ = np.arange(len(queries))
-        depth = k + _MARGIN
-        while open_.size:
-            depth = min(depth, len(self._rows))
-            with _blas(len(open_)):
-                proposed, candidates = self._index.search(queries[open_], depth)
-            done = np.zeros(len(open_), np.bool_)
-            for i, query in enumerate(open_):
-                exact = self._score(queries[query], candidates[i])
-                best = np.lexsort((candidates[i], -exact))[:k]
-                places[query], scores[query] = candidates[i][best], exact[best]
-                left_out_at_most = proposed[i, -1] + self._error
-                done[i] = depth == len(self._rows) or left_out_at_most < exact[best[-1]]
-            open_ = open_[~done]
-            depth *= 4
-        return places, scores
+        """Returns rows and scores [q, k], for k not above the rows allowed (ascending)."""
+        depth = min(k + _MARGIN, len(allowed))
+        candidates, proposed = self._propose(queries, depth, allowed)
+        least = proposed[:, k - 1] - 2 * self._error  # below it a row cannot be among the k best
+        query, place = np.nonzero(~(proposed < least[:, None]))
+        chosen = candidates[query, place]
+        scores = score_pairs(self._view.stored, queries, query, chosen)
+        rows, values = best(query, chosen, scores, len(queries), k)
+        if depth < len(allowed):
+            tied = np.flatnonzero(~(proposed[:, -1] < least))
+            for start in range(0, len(tied), _TIED_QUERIES):
+                some = tied[start : start + _TIED_QUERIES]
+                rows[some], values[some] = self._among_all(queries[some], k, allowed, least[some])
+        return rows, values
 
-    def _score(
-        self, query: NDArray[np.float32], candidates: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Returns the scores of candidates, summed in float64, float32 [n]."""
-        scores = np.empty(len(candidates), np.float32)
-        wide = query.astype(np.float64)
-        for start in range(0, len(candidates), _RESCORE_ROWS):
-            chosen = self._vectors[candidates[start : start + _RESCORE_ROWS]]
-            products = np.einsum("ij,j->i", chosen.astype(np.float64), wide)
-            scores[start : start + len(chosen)] = products
-        return scores
+    def _propose(
+        self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
+        rows = np.full((len(queries), 0), NO_ROW, np.int64)
+        scores = np.full((len(queries), 0), -np.inf, np.float32)
+        for block, vectors in self._blocks(allowed):
+            with _blas(len(queries)):
+                got, places = faiss.knn(
+                    queries, vectors, min(depth, len(block)), faiss.METRIC_INNER_PRODUCT
+                )
+            rows = np.concatenate([rows, block[places]], axis=1)
+            scores = np.concatenate([scores, got], axis=1)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+            rows = np.take_along_axis(rows, order, axis=1)
+            scores = np.take_along_axis(scores, order, axis=1)
+        return rows, scores
+
+    def _among_all(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64],
+        least: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `_nearest`, scoring every row whose float32 score is not below `least`, [q]."""
+        query = np.empty(0, np.int64)
+        rows, scores = query, np.empty(0, np.float32)
+        for block, vectors in self._blocks(allowed):
+            got, place = np.nonzero(~(queries @ vectors.T < least[:, None]))
+            query, rows = np.concatenate([query, got]), np.concatenate([rows, block[place]])
+            more = score_pairs(self._view.stored, queries, got, block[place])
+            found, values = best(query, rows, np.concatenate([scores, more]), len(queries), k)
+            query, place = np.nonzero(found != NO_ROW)
+            rows, scores = found[query, place], values[query, place]
+        return found, values
+
+    def _blocks(
+        self, allowed: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yields the rows allowed in blocks: row numbers [n] and vectors [n, dim]."""
+        few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
+        held = None if few and self._held is None else self._vectors()
+        if held is None:
+            for start in range(0, len(allowed), _BLOCK_ROWS):
+                block = allowed[start : start + _BLOCK_ROWS]
+                yield block, self._view.stored.read(block)
+            return
+        for number, vectors in enumerate(held):
+            rows = self._rows[number * _BLOCK_ROWS : (number + 1) * _BLOCK_ROWS]
+            low, high = np.searchsorted(allowed, [rows[0], rows[-1] + 1])
+            if high - low == len(rows):
+                yield rows, vectors
+            elif high > low:
+                chosen = allowed[low:high]
+                yield chosen, vectors[np.searchsorted(rows, chosen)]
+
+    def _vectors(self) -> list[NDArray[np.float32]] | None:
+        """Returns the copy of the vectors, in blocks, if it is kept."""
+        with self._lock:
+            if self._hold and self._held is None:
+                starts = range(0, len(self._rows), _BLOCK_ROWS)
+                read = self._view.stored.read
+                self._held = [read(self._rows[start : start + _BLOCK_ROWS]) for start in starts]
+            return self._held
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that can be had without swapping; 4 GiB where nothing says."""
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 4 * 2**30
+
+
+def _fits(size: int) -> bool:
+    return size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
 
 
 @contextmanager

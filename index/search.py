@@ -41,4 +41,4 @@ def choose(gallery: Gallery, role: Role = "gallery") -> Searcher:
     """Returns a searcher over the rows of one role; it stays usable when the gallery closes."""
     from lmk.index.faiss_search import FlatSearcher  # FAISS takes most of a second to import
 
-    return FlatSearcher.of_gallery(gallery, role)
+    return FlatSearcher(gallery.view(role))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, UsageError
-from lmk.index import faiss_search
+from lmk.index import faiss_search, rescoring
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import NO_ROW
 from lmk.index.search import choose
+from lmk.index.vectors import Vectors
+from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 
 
@@ -25,7 +28,8 @@ def embeddings(vectors: np.ndarray, fingerprint: str = "f") -> Embeddings:
 
 def by_numpy(stored: Embeddings, queries: Embeddings, k: int) -> tuple[np.ndarray, np.ndarray]:
     """All scores in float64, rounded to float32; a stable sort keeps equal ones in row order."""
-    products = queries.vectors.astype(np.float64)[:, None, :] * stored.vectors.astype(np.float64)
+    vectors = Vectors.of_array(stored.vectors).read(np.arange(len(stored)))
+    products = queries.vectors.astype(np.float64)[:, None, :] * vectors.astype(np.float64)
     scores = products.sum(axis=2).astype(np.float32)
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return rows, np.take_along_axis(scores, rows, axis=1)
@@ -64,29 +68,59 @@ def test_ties_go_to_the_lower_row_also_at_the_last_place(seed: int, n: int, k: i
 def test_more_equal_scores_than_the_margin_are_all_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """FAISS may propose any of the equal ones; here it proposes the highest rows."""
     rng = np.random.default_rng(0)
     one = rng.normal(size=(1, 32))
     stored = embeddings(np.concatenate([rng.normal(size=(500, 32)), np.repeat(one, 900, axis=0)]))
-    searcher = FlatSearcher.of_embeddings(stored)
-    depths = []
-    real = searcher._index.search
+    real = faiss.knn
 
-    class Shuffled:
-        """FAISS may give any of the equal ones; this gives the highest rows first."""
+    def highest_rows(queries: np.ndarray, vectors: np.ndarray, depth: int, metric: int):
+        scores, places = real(queries, vectors, len(vectors), metric)
+        order = np.lexsort((-places, -scores))[:, :depth]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
 
-        def search(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-            depths.append(depth)
-            scores, rows = real(queries, len(stored))
-            order = np.lexsort((-rows, -scores))[:, :depth]
-            return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    monkeypatch.setattr(faiss, "knn", highest_rows)
+    monkeypatch.setattr(faiss_search, "_BLOCK_ROWS", 700)
+    monkeypatch.setattr(rescoring, "_PAIRS", 100)
+    found = FlatSearcher.of_embeddings(stored).search(embeddings(np.repeat(one, 20, axis=0)), 5)
+    assert found.rows.tolist() == [[500, 501, 502, 503, 504]] * 20
 
-        d = 32
 
-    monkeypatch.setattr(searcher, "_index", Shuffled())
-    monkeypatch.setattr(faiss_search, "_RESCORE_ROWS", 100)
-    found = searcher.search(embeddings(one), 5)
-    assert found.rows.tolist() == [[500, 501, 502, 503, 504]]
-    assert depths == [37, 148, 592, 1400]
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_only_allowed_rows_are_found(
+    monkeypatch: pytest.MonkeyPatch, share: float, hold: bool
+) -> None:
+    monkeypatch.setattr(faiss_search, "_BLOCK_ROWS", 64)
+    rng = np.random.default_rng(3)
+    stored, queries = embeddings(rng.normal(size=(900, 16))), embeddings(rng.normal(size=(20, 16)))
+    view = View.of_embeddings(stored)
+    searcher = FlatSearcher(replace(view, mask=rng.random(900) < 0.9), hold=hold)
+    allow = rng.random(900) < share
+    rows = np.flatnonzero(allow & searcher._view.mask)
+    for _ in range(2):  # the second search has the copy that the first one made
+        found = searcher.search(queries, 30, allow)
+        kept = min(30, len(rows))
+        expected = Embeddings(stored.vectors[rows], tuple(map(str, rows)), "f")
+        places, scores = by_numpy(expected, queries, 30)
+        np.testing.assert_array_equal(found.rows[:, :kept], rows[places])
+        np.testing.assert_array_equal(found.scores[:, :kept], scores)
+        assert (found.rows[:, kept:] == NO_ROW).all()
+        assert (searcher._held is not None) == (hold and share > 0.25)
+
+
+def test_the_copy_is_kept_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_search, "_HELD_ANYHOW", 1000)
+    stored = embeddings(np.eye(40))
+    monkeypatch.setattr(faiss_search, "free_memory", lambda: 2 * 40 * 40 * 4)
+    assert FlatSearcher.of_embeddings(stored)._hold
+    monkeypatch.setattr(faiss_search, "free_memory", lambda: 2 * 40 * 40 * 4 - 1)
+    assert not FlatSearcher.of_embeddings(stored)._hold
+    assert FlatSearcher.of_embeddings(embeddings(np.eye(10)))._hold
+
+
+def test_free_memory_is_some_share_of_the_machine() -> None:
+    assert 2**20 < faiss_search.free_memory() < 2**50
 
 
 def test_a_query_gets_the_same_answer_alone_and_in_a_batch() -> None:

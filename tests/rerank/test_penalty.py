@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.faiss_search import FlatSearcher
+from lmk.index.view import View
 from lmk.rerank import penalty as penalty_module
 from lmk.rerank.penalty import CONTEST_PICKS, PenaltySettings, Picks, penalty_of, pick
 
@@ -143,9 +145,9 @@ def test_a_negative_mean_adds_nothing() -> None:
 
 def test_rows_that_are_not_in_the_gallery(embed: Embed) -> None:
     """Rows of distractors lie between those of the gallery; they are never picked."""
-    vectors = unit_rows(np.eye(4)[[0, 1]])
-    searcher = FlatSearcher.of_embeddings(embed(vectors))
-    searcher._rows = np.array([1, 4])
+    view = View.of_embeddings(embed(unit_rows(np.eye(4)[[1, 0, 1, 1, 1]])))
+    mask = np.isin(np.arange(5), [1, 4])
+    searcher = FlatSearcher(replace(view, mask=mask))
     picks = pick(searcher, embed(np.eye(4)[[1, 1]], "d"), rows=6, gallery=2, top=1)
     assert picks.counts.tolist() == [0, 0, 0, 0, 2, 0] and picks.mean[4] == 1
 

@@ -1,0 +1,69 @@
+"""Rescoring: the scores of chosen rows by the rule of Searcher, and the best k of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.neighbours import NO_ROW
+from lmk.index.vectors import Vectors
+
+_PAIRS = 4096  # pairs of vectors in memory as float64 at a time
+
+
+def score_pairs(
+    stored: Vectors,
+    queries: NDArray[np.float32],
+    query: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Returns the score of each pair of a query and a row: the float64 dot product, rounded.
+
+    Args:
+        stored: the vectors of the rows.
+        queries: float32 [q, dim].
+        query: int64 [n], positions in queries.
+        rows: int64 [n], row numbers.
+
+    Returns:
+        float32 [n].
+
+    Raises:
+        GalleryDamaged: see Vectors.read.
+    """
+    scores = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _PAIRS):
+        piece = slice(start, start + _PAIRS)
+        left = stored.read(rows[piece]).astype(np.float64)
+        scores[piece] = np.einsum("ij,ij->i", left, queries[query[piece]].astype(np.float64))
+    return scores
+
+
+def best(
+    query: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    queries: int,
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the k best rows of each query: score falling, then row rising.
+
+    Args:
+        query: int64 [n], the query of each pair, in any order.
+        rows: int64 [n]; no pair twice.
+        scores: float32 [n].
+        queries: how many there are.
+        k: rows wanted of each.
+
+    Returns:
+        Rows int64 [queries, k] and scores float32 [queries, k]; NO_ROW and -inf fill the end.
+    """
+    order = np.lexsort((rows, -scores, query))
+    counts = np.bincount(query, minlength=queries)
+    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = order[rank < k]
+    places = (query[kept], rank[rank < k])
+    found = np.full((queries, k), NO_ROW, np.int64)
+    values = np.full((queries, k), -np.inf, np.float32)
+    found[places], values[places] = rows[kept], scores[kept]
+    return found, values
