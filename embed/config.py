@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from lmk.embed.errors import ModelError
 
 DEFAULT = "lite1"
+TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
 
 
@@ -26,6 +27,10 @@ class EmbedderConfig(BaseModel):
         mean, std: of the pixels in 0..1, as the backbone was trained.
         gem_p: the power of GeM pooling (the start value where it is trained).
         neck: dimension of the neck, or None for none.
+        pooling: "gem", or "avg" for the plain mean.
+        neck_activation: what follows the neck's BatchNorm.
+        global_context: reduction ratio of the Global Context blocks put into the backbone's
+            residual blocks, or None for none (a backbone that has its own needs none).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,13 +42,27 @@ class EmbedderConfig(BaseModel):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     gem_p: float
-    neck: int | None = None
+    neck: int | None = Field(default=None, ge=1)
+    pooling: Literal["gem", "avg"] = "gem"
+    neck_activation: Literal["prelu"] | None = "prelu"
+    global_context: float | None = Field(default=None, gt=0, le=1)
+
+    def moving(self) -> dict[str, Any]:
+        """What moves a vector, weights apart; a setting younger than the first release counts
+        only where it is used, so that embedders made before it keep their fingerprint.
+        """
+        parts = self.model_dump(exclude={"name", "weights"})
+        for name in ("pooling", "neck_activation", "global_context"):
+            if parts[name] == type(self).model_fields[name].default:
+                del parts[name]
+        return parts
 
 
 def preset_names() -> tuple[str, ...]:
     """The names of the presets that lmk comes with."""
     folder = resources.files("lmk.embed") / "presets"
-    return tuple(sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json")))
+    files = (file.name for file in folder.iterdir() if file.name.endswith(".json"))
+    return tuple(sorted(name[:-5] for name in files if not name.endswith(TRAINING_SUFFIX)))
 
 
 def preset(name: str) -> EmbedderConfig:

@@ -41,7 +41,7 @@ from lmk.embed.runtime import (
     export_graph,
     openvino_usable,
 )
-from lmk.embed.whitening import WHITENING_VERSION, Whitening
+from lmk.embed.whitening import WHITENING_VERSION, Whitening, load_whitening, save_whitening
 
 if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
@@ -155,8 +155,18 @@ class Embedder:
             config = config.model_copy(update={"weights": HUB if pretrained else FILE})
         if size is not None:
             config = config.model_copy(update={"size": size})
-        network = _build(config, weights)
+        network = build_network(config, weights)
         _try(network, config)
+        return cls.of(config, network)
+
+    @classmethod
+    def of(cls, config: EmbedderConfig, network: EmbeddingNetwork) -> Embedder:
+        """An embedder of a network in memory, which nobody changes afterwards.
+
+        Args:
+            config: of that network; its weights come from the hub, a file or a package.
+            network: as `build_network(config, ...)` makes it.
+        """
         return cls(
             config,
             weights_sha256=_state_sha256(network),
@@ -183,7 +193,7 @@ class Embedder:
                 weights_sha256=saved.weights_sha256,
                 feature_dim=saved.feature_dim,
                 folder=folder,
-                whitening=_load_whitening(folder / _WHITENING, saved.feature_dim),
+                whitening=load_whitening(folder / _WHITENING, saved.feature_dim),
             )
         except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
             raise ModelError(
@@ -214,7 +224,7 @@ class Embedder:
         )
         (folder / _CONFIG).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if self.whitening is not None:
-            _save_whitening(self.whitening, folder / _WHITENING)
+            save_whitening(self.whitening, folder / _WHITENING)
         if self._folder is not None and (self._folder / _WEIGHTS).exists():
             shutil.copyfile(self._folder / _WEIGHTS, folder / _WEIGHTS)
         elif self.config.weights in (HUB, FILE):
@@ -239,7 +249,7 @@ class Embedder:
         """The torch network, built on first use."""
         if self._network is None:
             kept = self._folder / _WEIGHTS if self._folder else None
-            self._network = _build(self.config, kept, whole=True)
+            self._network = build_network(self.config, kept, whole=True)
             if _state_sha256(self._network) != self._weights_sha256:
                 raise EmbedderMismatch(
                     "the weights are not the ones this index was built with",
@@ -303,22 +313,28 @@ class Embedder:
         return Embeddings(self.vectors(rows), tuple(ids), self.fingerprint), tuple(skipped)
 
 
-def _build(
+def build_network(
     config: EmbedderConfig, weights: Path | None, *, whole: bool = False
 ) -> EmbeddingNetwork:
-    """The network of a config; `whole` weights are our own file, neck and pooling included."""
-    from lmk.embed.backbone import build_backbone, read_state
+    """The network of a config, in eval mode.
+
+    Args:
+        config: what it is made of.
+        weights: a file, where config.weights is "file"; None for random weights there.
+        whole: `weights` is a file of an embedder's folder, neck and pooling included.
+
+    Raises:
+        ModelError: weights that cannot be had or do not fit.
+    """
+    from lmk.embed.backbone import build_backbone, insert_global_context, read_state
     from lmk.embed.heads import EmbeddingNetwork
 
     kept = whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
     source = None if kept else weights if config.weights == FILE else config.weights
-    network = EmbeddingNetwork(
-        build_backbone(config.backbone, source),
-        mean=config.mean,
-        std=config.std,
-        gem_p=config.gem_p,
-        neck=config.neck,
-    )
+    backbone = build_backbone(config.backbone, source)
+    if config.global_context is not None:
+        insert_global_context(backbone, config.global_context)
+    network = EmbeddingNetwork(backbone, config)
     if kept and weights is not None:
         try:
             network.load_state_dict(read_state(weights))
@@ -372,8 +388,7 @@ def _state_sha256(network: EmbeddingNetwork) -> str:
 
 
 def _feature_fingerprint(config: EmbedderConfig, weights_sha256: str) -> str:
-    moving = config.model_dump(exclude={"name", "weights"})
-    parts = {"config": moving, "weights": weights_sha256}
+    parts: dict[str, object] = {"config": config.moving(), "weights": weights_sha256}
     parts["versions"] = {"images": IMAGES_VERSION, "network": NETWORK_VERSION}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -385,27 +400,3 @@ def _fingerprint(features: str, whitening: Whitening | None) -> str:
         digest.update(np.ascontiguousarray(whitening.mean).tobytes())
         digest.update(np.ascontiguousarray(whitening.matrix).tobytes())
     return digest.hexdigest()
-
-
-def _save_whitening(whitening: Whitening, path: Path) -> None:
-    from safetensors.numpy import save
-
-    matrix = np.ascontiguousarray(whitening.matrix)
-    path.write_bytes(save({"mean": whitening.mean, "matrix": matrix}))
-
-
-def _load_whitening(path: Path, feature_dim: int) -> Whitening | None:
-    """The whitening of a folder, None where it has none; ValueError for a damaged one."""
-    if not path.exists():
-        return None
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tensors = load(path.read_bytes())
-        whitening = Whitening(tensors["mean"], tensors["matrix"])
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"damaged whitening: {error}") from error
-    if len(whitening.mean) != feature_dim:
-        raise ValueError(f"a whitening of {len(whitening.mean)} components, not {feature_dim}")
-    return whitening

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lmk.embed.config import EmbedderConfig
 
 
 class GeM(nn.Module):
@@ -25,14 +30,24 @@ class GeM(nn.Module):
         return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
-class Neck(nn.Sequential):
-    """Linear, BatchNorm, PReLU: features [n, c] to an embedding [n, dim], not of length 1.
+class Mean(nn.Module):
+    """Average pooling. Shape: float [n, c, h, w] -> float32 [n, c]."""
 
-    As the winners of the Google Landmark Recognition contest of 2020 had it.
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools the height and width away."""
+        return x.float().mean(dim=(2, 3))
+
+
+class Neck(nn.Sequential):
+    """Linear, BatchNorm, and PReLU if asked: [n, c] to an embedding [n, dim], not of length 1.
+
+    With PReLU as the winners of the Google Landmark Recognition contest of 2020 had it.
     """
 
-    def __init__(self, channels: int, dim: int) -> None:
-        super().__init__(nn.Linear(channels, dim), nn.BatchNorm1d(dim), nn.PReLU())
+    def __init__(self, channels: int, dim: int, *, prelu: bool = True) -> None:
+        super().__init__(nn.Linear(channels, dim), nn.BatchNorm1d(dim))
+        if prelu:
+            self.append(nn.PReLU())
 
 
 class EmbeddingNetwork(nn.Module):
@@ -40,27 +55,24 @@ class EmbeddingNetwork(nn.Module):
 
     Shape: uint8 [n, size, size, 3] (RGB) -> float32 [n, dim], not of length 1.
 
-    Convolutional backbones are pooled by GeM; a transformer, whose features are tokens, by its
-    own pooling.
+    Convolutional backbones are pooled by GeM (or the mean); a transformer, whose features are
+    tokens, by its own pooling.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        gem_p: float,
-        neck: int | None,
+        config: EmbedderConfig,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.pool = GeM(gem_p)
+        self.pool = GeM(config.gem_p) if config.pooling == "gem" else Mean()
         self.channels = int(backbone.num_features)  # type: ignore[arg-type]
-        self.neck = nn.Identity() if neck is None else Neck(self.channels, neck)
-        self.dim = self.channels if neck is None else neck
-        self.register_buffer("mean", torch.tensor(mean) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std) * 255, persistent=False)
+        self.dim = config.neck or self.channels
+        prelu = config.neck_activation == "prelu"
+        self.neck = Neck(self.channels, self.dim, prelu=prelu) if config.neck else nn.Identity()
+        self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Features of a batch of pictures."""

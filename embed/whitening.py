@@ -8,6 +8,7 @@ distractors, so it can be done for any gallery in seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,3 +71,32 @@ def learn_whitening(
     signs = np.sign(vectors[np.abs(vectors[:, keep]).argmax(axis=0), keep])
     scale = np.maximum(values[keep], 1e-9) ** (-power / 2)
     return Whitening(mean.astype(np.float32), (vectors[:, keep] * signs * scale).astype(np.float32))
+
+
+def save_whitening(whitening: Whitening, path: Path) -> None:
+    """Writes a whitening as safetensors."""
+    from safetensors.numpy import save
+
+    matrix = np.ascontiguousarray(whitening.matrix)
+    path.write_bytes(save({"mean": whitening.mean, "matrix": matrix}))
+
+
+def load_whitening(path: Path, feature_dim: int) -> Whitening | None:
+    """The whitening of a file, None where there is none.
+
+    Raises:
+        ValueError: it is damaged, or not for features of `feature_dim` components.
+    """
+    if not path.exists():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(path.read_bytes())
+        whitening = Whitening(tensors["mean"], tensors["matrix"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"damaged whitening: {error}") from error
+    if len(whitening.mean) != feature_dim:
+        raise ValueError(f"a whitening of {len(whitening.mean)} components, not {feature_dim}")
+    return whitening

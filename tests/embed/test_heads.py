@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lmk.embed.backbone import build_backbone
+from lmk.embed.config import EmbedderConfig
 from lmk.embed.heads import EmbeddingNetwork, GeM, Neck
 
 
@@ -72,9 +75,19 @@ class ChannelsLast(nn.Module):
         return self.inner.forward_features(x).permute(0, 2, 3, 1)
 
 
-def network(backbone: nn.Module, neck: int | None = None) -> EmbeddingNetwork:
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    return EmbeddingNetwork(backbone, mean=mean, std=std, gem_p=3.0, neck=neck).eval()
+def network(backbone: nn.Module, neck: int | None = None, **settings: Any) -> EmbeddingNetwork:
+    config = EmbedderConfig(
+        name="test",
+        backbone="",
+        weights="file",
+        size=64,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        gem_p=3.0,
+        neck=neck,
+        **settings,
+    )
+    return EmbeddingNetwork(backbone, config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +134,19 @@ def test_with_a_neck(pictures: torch.Tensor) -> None:
     net = network(build_backbone("test_resnet", None), neck=7)
     assert net.dim == 7 and net.channels == 96
     torch.testing.assert_close(net(pictures), net.neck(network(net.backbone)(pictures)))
+
+
+@torch.inference_mode()
+def test_a_neck_without_its_activation(pictures: torch.Tensor) -> None:
+    net = network(build_backbone("test_resnet", None), neck=7, neck_activation=None)
+    assert [type(part).__name__ for part in net.neck] == ["Linear", "BatchNorm1d"]
+    assert (net(pictures) < 0).any()
+
+
+@torch.inference_mode()
+def test_average_pooling(pictures: torch.Tensor) -> None:
+    net = network(build_backbone("test_resnet", None), pooling="avg")
+    x = ((pictures.float() - net.mean) / net.std).permute(0, 3, 1, 2)
+    expected = net.backbone.forward_features(x).mean(dim=(2, 3))
+    torch.testing.assert_close(net(pictures), expected)
+    assert "pool.p" not in net.state_dict()
