@@ -13,6 +13,7 @@ LmkError                      1  the work failed
   SubmissionError             1  a submission or solution file with a wrong line
   StorageError                1  the disk is full, the folder read-only
   DownloadError               1  a file that could not be fetched whole
+  ServerError                 1  a search server that cannot be reached, or that fails
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class StorageError(LmkError):
 
 class DownloadError(LmkError):
     """A file could not be fetched whole: not there, cut, or of the wrong checksum."""
+
+
+class ServerError(LmkError):
+    """A search server cannot be reached, does not answer in time, or fails."""
 
 
 _STORAGE_REMEDIES = {
