@@ -8,12 +8,14 @@ FeatureStore as they come, so a killed run loses seconds, not hours.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
@@ -41,11 +43,50 @@ class Extracted:
     mtime_ns: int
 
 
+class ExtractedPictures(Sequence[Extracted]):
+    """Pictures of a manifest, kept in 56 bytes each beside the manifest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._rows = manifest.rows
+        self._keys = bytearray()
+        self._places, self._sizes, self._mtimes = array("q"), array("q"), array("q")
+
+    def add(self, place: int, sha256: str, size: int, mtime_ns: int) -> None:
+        """Adds the picture of the manifest's row number `place`."""
+        self._keys += bytes.fromhex(sha256)
+        self._places.append(place)
+        self._sizes.append(size)
+        self._mtimes.append(mtime_ns)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, item: int) -> Extracted: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Extracted]: ...
+    def __getitem__(self, item: int | slice) -> Extracted | list[Extracted]:
+        if isinstance(item, slice):
+            return [self._get(i) for i in range(*item.indices(len(self)))]
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"picture {item} of {len(self)}")
+        return self._get(item % len(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExtractedPictures) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def _get(self, i: int) -> Extracted:
+        sha256 = self._keys[32 * i : 32 * (i + 1)].hex()
+        return Extracted(self._rows[self._places[i]], sha256, self._sizes[i], self._mtimes[i])
+
+
 @dataclass(frozen=True)
 class Extraction:
     """What a run gave: the pictures in manifest order, and the files that gave nothing."""
 
-    pictures: tuple[Extracted, ...]
+    pictures: Sequence[Extracted]
     skipped: tuple[Skipped, ...]
     computed: int  # of the pictures, how many were not in the store before
 
@@ -54,7 +95,7 @@ class Extraction:
 class _Read:
     """A file as a worker thread leaves it: `picture` is None where its feature is stored."""
 
-    row: Row
+    place: int  # of the row in the manifest
     sha256: str
     size: int
     mtime_ns: int
@@ -66,6 +107,7 @@ def extract(
     embedder: Embedder,
     store: FeatureStore,
     *,
+    known: Container[str] = (),
     progress: Progress = lambda done: None,
 ) -> Extraction:
     """Puts the features of all pictures of a manifest into a store.
@@ -74,9 +116,10 @@ def extract(
     (Ctrl-C, kill), the next run with the same store goes on.
 
     Args:
+        known: the sha256 of pictures that need no feature: they are listed, and not computed.
         progress: called with the number of pictures done, after each.
     """
-    pictures: list[Extracted] = []
+    pictures = ExtractedPictures(manifest)
     skipped = list(manifest.skipped)
     pending: deque[_Read] = deque()
     done = 0
@@ -88,7 +131,7 @@ def extract(
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
-                pictures.append(Extracted(result.row, result.sha256, result.size, result.mtime_ns))
+                pictures.add(result.place, result.sha256, result.size, result.mtime_ns)
                 if result.picture is not None:
                     pending.append(result)
                     yield result.picture
@@ -99,7 +142,7 @@ def extract(
     computed = 0
     with _one_thread_opencv():
         try:
-            results = _read_all(manifest, embedder.config.size, store)
+            results = _read_all(manifest, embedder.config.size, (known, store))
             for feature in embedder.features(to_compute(results)):
                 store.add(pending.popleft().sha256, feature)
                 computed += 1
@@ -107,7 +150,7 @@ def extract(
                 progress(done)
         finally:
             store.flush()
-    return Extraction(tuple(pictures), tuple(skipped), computed)
+    return Extraction(pictures, tuple(skipped), computed)
 
 
 def extract_stream(
@@ -132,7 +175,7 @@ def extract_stream(
             if isinstance(result, Skipped):
                 skipped.append(result)
             elif result.picture is not None:
-                pending.append(result.row.id)
+                pending.append(manifest.rows[result.place].id)
                 yield result.picture
 
     def collected() -> tuple[Embeddings, tuple[Skipped, ...]]:
@@ -158,17 +201,19 @@ def extract_stream(
         progress(len(manifest))
 
 
-def _read_all(manifest: Manifest, size: int, stored: Container[str]) -> Iterator[_Read | Skipped]:
+def _read_all(
+    manifest: Manifest, size: int, stored: Sequence[Container[str]]
+) -> Iterator[_Read | Skipped]:
     """Reads, hashes and decodes files in threads, in order, a bounded number ahead.
 
-    Pictures whose sha256 is in `stored` are not decoded.
+    Pictures whose sha256 is in one of `stored` are not decoded.
     """
     workers = available_cores()
     waiting: deque[Future[_Read | Skipped]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="lmk-decode")
     try:
-        for row in manifest.rows:
-            waiting.append(pool.submit(_read, row, manifest.file(row), size, stored))
+        for place, row in enumerate(manifest.rows):
+            waiting.append(pool.submit(_read, place, row, manifest.file(row), size, stored))
             if len(waiting) >= workers * _WINDOW_PER_CORE:
                 yield waiting.popleft().result()
         while waiting:
@@ -177,19 +222,21 @@ def _read_all(manifest: Manifest, size: int, stored: Container[str]) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _read(row: Row, path: Path, size: int, stored: Container[str]) -> _Read | Skipped:
+def _read(
+    place: int, row: Row, path: Path, size: int, stored: Sequence[Container[str]]
+) -> _Read | Skipped:
     data = read_bytes(path)
     if isinstance(data, str):
         return Skipped(row.path, data)
     sha256 = hashlib.sha256(data).hexdigest()
-    picture = None if sha256 in stored else decode(data, size)
+    picture = None if any(sha256 in some for some in stored) else decode(data, size)
     if isinstance(picture, str):
         return Skipped(row.path, picture)
     try:
         mtime_ns = path.stat().st_mtime_ns
     except OSError:
         return Skipped(row.path, "was removed while it was read")
-    return _Read(row, sha256, len(data), mtime_ns, picture)
+    return _Read(place, sha256, len(data), mtime_ns, picture)
 
 
 @contextmanager

@@ -53,6 +53,16 @@ def remove_leftovers(path: Path) -> None:
             item.unlink(missing_ok=True)
 
 
+def stamp(path: Path) -> str:
+    """Returns what changes when a file is written or replaced, also with its old modification time.
+
+    Raises:
+        OSError: as os.stat.
+    """
+    found = path.stat()
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

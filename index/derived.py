@@ -16,19 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmk.embed.errors import StorageError, storage_errors
+from lmk.embed.files import stamp as stamp
 from lmk.embed.files import sync_folder, write_whole
 
 _NOTE = ".note"
-
-
-def stamp(path: Path) -> str:
-    """Returns what changes when a file is written or replaced, also with its old modification time.
-
-    Raises:
-        OSError: as os.stat.
-    """
-    found = path.stat()
-    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
 
 class DerivedFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from safetensors.numpy import save
 
 from lmk.embed import extract as extract_module
+from lmk.embed import features as features_module
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
-from lmk.embed.errors import StorageError
+from lmk.embed.errors import GalleryDamaged, StorageError
 from lmk.embed.extract import extract, extract_stream
 from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
@@ -92,9 +94,9 @@ class TestFeatureStore:
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "part", "junk"])
     def test_a_damaged_shard_is_dropped(self, tmp_path: Path, damage: str) -> None:
-        self.fill(tmp_path, range(8), shard_rows=4).flush()
-        store = FeatureStore(tmp_path, "f" * 64, 6)
-        path = store._where[bytes.fromhex(key(1))][0]
+        self.fill(tmp_path, range(4)).flush()
+        (path,) = (tmp_path / ("f" * 16)).iterdir()
+        self.fill(tmp_path, range(4, 8)).flush()
         content = path.read_bytes()
         if damage == "cut":
             path.write_bytes(content[:-1])
@@ -114,6 +116,100 @@ class TestFeatureStore:
         again.flush()
         self.check(FeatureStore(tmp_path, "f" * 64, 6), [1, 4])
         assert (path.parent / "notes.txt").exists()
+
+    def test_a_large_store_opens_without_reading_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        numbers = list(range(60))
+        self.fill(tmp_path, range(60), shard_rows=3).flush()
+        FeatureStore(tmp_path, "f" * 64, 6)  # 20 shards: they are hashed, and listed
+        read, reads = Path.read_bytes, []
+        monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read(path))[1])
+        again = FeatureStore(tmp_path, "f" * 64, 6)
+        assert [path.suffix for path in reads] == [".index"]
+        self.check(again, numbers)
+        self.fill(tmp_path, range(60, 62)).flush()
+        reads.clear()
+        more = FeatureStore(tmp_path, "f" * 64, 6)
+        assert [path.suffix for path in reads] == [".index", ".safetensors"]
+        self.check(more, list(range(62)))
+        assert key(62) not in more
+
+    @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "foreign", "junk"])
+    def test_an_index_is_checked(self, tmp_path: Path, damage: str) -> None:
+        self.fill(tmp_path, range(60), shard_rows=3).flush()
+        FeatureStore(tmp_path, "f" * 64, 6)
+        index = tmp_path / f"{'f' * 16}.index"
+        content = index.read_bytes()
+        if damage == "cut":
+            index.write_bytes(content[:-1])
+        elif damage == "flip":
+            index.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        elif damage == "gone":
+            index.unlink()
+        elif damage == "junk":
+            index.write_bytes(b"junk")
+        else:
+            self.fill(tmp_path / "other", range(100, 160), shard_rows=3).flush()
+            FeatureStore(tmp_path / "other", "f" * 64, 6)
+            shutil.copy(tmp_path / "other" / index.name, index)
+        again = FeatureStore(tmp_path, "f" * 64, 6)
+        self.check(again, list(range(60)))
+        assert key(100) not in again
+
+    def test_listed_shards_that_change_or_go(self, tmp_path: Path) -> None:
+        self.fill(tmp_path, range(60), shard_rows=3).flush()
+        FeatureStore(tmp_path, "f" * 64, 6)
+        one, two = sorted((tmp_path / ("f" * 16)).iterdir())[:2]
+        content = one.read_bytes()
+        one.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        two.unlink()
+        again = FeatureStore(tmp_path, "f" * 64, 6)
+        left = [number for number in range(60) if key(number) in again]
+        assert len(left) == 54 and not one.exists()
+        self.check(again, left)
+        self.check(FeatureStore(tmp_path, "f" * 64, 6), left)
+
+    @pytest.mark.parametrize("damage", ["flip", "gone"])
+    def test_a_shard_that_changes_while_it_is_open(self, tmp_path: Path, damage: str) -> None:
+        store = self.fill(tmp_path, range(3), shard_rows=3)
+        (shard,) = (tmp_path / ("f" * 16)).iterdir()
+        content = shard.read_bytes()
+        shard.unlink()
+        if damage == "flip":
+            shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(GalleryDamaged, match="run the same command again"):
+            store.read([key(0)])
+        assert not shard.exists() and key(0) not in FeatureStore(tmp_path, "f" * 64, 6)
+
+    def test_many_keys_in_little_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(features_module, "_MOST_FRESH", 10)
+        store = self.fill(tmp_path, range(50), shard_rows=4)
+        self.check(store, list(range(49, -1, -1)))
+        assert len(store._fresh) < 10 and key(50) not in store
+        store.add(key(7), feature(7))  # again
+        store.flush()
+        self.check(store, [7, 8])
+
+    def test_prune(self, tmp_path: Path) -> None:
+        store = self.fill(tmp_path, range(40), shard_rows=4)
+        other = FeatureStore(tmp_path, "e" * 64, 6)
+        other.add(key(0), feature(0))
+        other.flush()
+        kept = [0, 1, 2, 3, 4, 8, 12, 13, 14]  # shards: whole, a quarter twice, three quarters
+        (tmp_path / ("e" * 16) / "notes.txt").touch()
+        (tmp_path / "notes").mkdir()
+        assert store.prune(key(number) for number in kept) == 30
+        for again in (store, FeatureStore(tmp_path, "f" * 64, 6)):
+            assert [n for n in range(40) if key(n) in again] == [*kept, 15]
+            self.check(again, [*kept, 15])
+        assert len(list((tmp_path / ("f" * 16)).iterdir())) == 3
+        assert [path.name for path in (tmp_path / ("e" * 16)).iterdir()] == ["notes.txt"]
+        assert (tmp_path / "notes").exists()
+        assert store.prune(()) == 10 and key(0) not in store
+        assert not list((tmp_path / ("f" * 16)).iterdir())
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = self.fill(tmp_path, range(3))
@@ -181,6 +277,24 @@ class TestExtract:
         monkeypatch.setattr(extract_module, "decode", lambda data, size: "not asked for")
         again = extract(manifest, tiny, store())
         assert again.computed == 0 and again.pictures == first.pictures
+
+    def test_known_pictures_are_listed_and_not_computed(
+        self, gallery: Path, tiny: Embedder, store: Store
+    ) -> None:
+        manifest = read_manifest(gallery)
+        known = {hashlib.sha256(manifest.file(row).read_bytes()).hexdigest()
+                 for row in manifest.rows[:3]}  # fmt: skip
+        result = extract(manifest, tiny, kept := store(), known=known)
+        assert (result.computed, len(result.pictures)) == (9, 12)
+        assert [p.sha256 in kept for p in result.pictures] == [False] * 3 + [True] * 9
+
+    def test_the_pictures_are_a_sequence(self, gallery: Path, tiny: Embedder, store: Store) -> None:
+        pictures = extract(read_manifest(gallery), tiny, store()).pictures
+        listed = list(pictures)
+        assert pictures[-1] == pictures[11] == listed[11] and pictures[3:-2:2] == listed[3:-2:2]
+        with pytest.raises(IndexError):
+            pictures[12]
+        assert pictures != extract(Manifest(gallery, ()), tiny, store()).pictures
 
     def test_changed_moved_and_new_files(self, gallery: Path, tiny: Embedder, store: Store) -> None:
         extract(read_manifest(gallery), tiny, store())
