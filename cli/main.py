@@ -16,11 +16,12 @@ from lmk.embed.errors import LmkError
 
 DISTRIBUTION = "lmk-landmarks"
 _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
-    "build-index": ("index_commands", "build_index", "Build an index from a folder of places."),
+    "build-index": ("build_command", "build_index", "Build an index from a folder of places."),
     "query": ("query_command", "query", "Say which landmark a picture shows, if any."),
     "submit": ("submit_command", "submit", "Answer many pictures into a contest's CSV file."),
     "eval": ("eval_commands", "evaluate", "Score a submission as the contests do."),
-    "info": ("index_commands", "info", "Say what an index holds."),
+    "info": ("index_info", "info", "Say what an index holds."),
+    "index": ("index_commands", "index", "Change, check, list and search an index."),
     "data": ("data_commands", "data", "Get and check sets of pictures."),
     "demo": ("demo_command", "demo", "Run the whole job on the sample gallery."),
 }

@@ -1,0 +1,216 @@
+"""`lmk build-index`."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.index_change import echo_duplicates
+from lmk.cli.index_milvus import push_to_server
+from lmk.cli.index_options import duplicates, wait
+from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
+
+if TYPE_CHECKING:
+    from lmk.rerank.build import BuildReport
+
+SUFFIX = ".lmk"
+FEW_PICTURES = 30  # a threshold learnt from fewer, without distractors, is a guess
+
+
+def _shard(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Reads "2/8" as (2, 8)."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 1/4")
+    return number, count
+
+
+@click.command("build-index")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "index",
+    type=click.Path(path_type=Path),
+    help="The index to write.  [default: GALLERY.lmk]",
+)
+@click.option(
+    "--distractors",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|CSV",
+    help="Pictures that show none of the landmarks: they teach the index what to refuse.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of both CSVs start.  [default: the folder of each]",
+)
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    default="lite1",
+    show_default=True,
+    help="lite1, lite0 (faster), an embedder's folder, or any timm model.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Weights of a timm model, a local file."
+)
+@click.option("--pretrained", is_flag=True, help="Fetch the timm model's weights from its hub.")
+@click.option("--size", type=click.IntRange(32, 2048), help="Side of the pictures in pixels.")
+@click.option(
+    "--whiten/--no-whiten",
+    default=None,
+    help="Learn a whitening.  [default: with distractors and 1,000 pictures or more]",
+)
+@click.option(
+    "--kind",
+    metavar="KIND",
+    help="How it is searched: auto, exact, flat, ivfpq, hnsw or a FAISS factory string.  "
+    "[default: auto]",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["local", "milvus"]),
+    help="What searches it: this machine, or a Milvus server.  [default: local]",
+)
+@click.option("--uri", metavar="URI", help="Of the Milvus server, as in http://localhost:19530.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_shard,
+    help="Build part I of N only, I from 1 to N; `lmk index merge` joins them.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["f16", "f32"]),
+    default="f16",
+    show_default=True,
+    help="Of the stored vectors: half or single.",
+)
+@duplicates
+@wait
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def build_index(
+    gallery: Path,
+    index: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    model: str,
+    weights: Path | None,
+    pretrained: bool,
+    size: int | None,
+    whiten: bool | None,
+    kind: str | None,
+    backend: str | None,
+    uri: str | None,
+    shard: tuple[int, int] | None,
+    precision: str,
+    duplicates: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Build an index from GALLERY: a folder with one sub-folder for each landmark, or a CSV.
+
+    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg.
+    Stopped or killed, the same command goes on where it was; an index that is there already
+    answers until the new one is whole.
+
+    Example: lmk build-index gallery/ --distractors not-landmarks/
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.embedder import Embedder
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.embed.manifest import read_manifest
+    from lmk.rerank.build import build_index as build
+
+    _check_backend(backend, uri, kind)
+    ignore_large_picture_warnings()
+    started = time.monotonic()
+    pictures = read_manifest(gallery, root=root)
+    bank = read_manifest(distractors, root=root) if distractors else None
+    index = index or default_index(gallery, shard)
+    embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
+    with StageProgress() as progress:
+        given = {"kind": kind, "backend": backend, "uri": uri, "shard": shard}  # TODO: contract
+        given |= {"precision": precision if precision != "f16" else None, "wait": wait or None}
+        given |= {"duplicates": duplicates or None}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value}
+        report = build(
+            index,
+            pictures,
+            embedder,
+            distractors=bank,
+            whiten=whiten,
+            progress=progress,
+            **options,
+        )
+        if uri is not None:
+            push_to_server(index, uri, progress)
+    seconds = time.monotonic() - started
+    if as_json:
+        facts = {"index": str(index)} | asdict(report) | {"seconds": round(seconds, 3)}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    echo_skipped(report.skipped, f"lmk info {index} lists them")
+    echo_duplicates(getattr(report, "duplicates", ()))  # TODO
+    bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
+    click.echo(
+        f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "
+        f"({report.computed:,} newly computed)"
+    )
+    if shard is None:
+        _advise(gallery, index, report, labelled=pictures.labelled, bank=bank is not None)
+
+
+def _check_backend(backend: str | None, uri: str | None, kind: str | None) -> None:
+    if backend == "milvus" and uri is None:
+        raise click.UsageError("--backend milvus needs the server's address: --uri URI")
+    if backend != "milvus" and uri is not None:
+        raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
+    if backend == "milvus" and kind is not None:
+        raise click.UsageError("--kind is for --backend local: Milvus chooses its own index")
+
+
+def _advise(gallery: Path, index: Path, report: BuildReport, *, labelled: bool, bank: bool) -> None:
+    """Says on stderr what would make the index better at refusing."""
+    if not labelled:
+        advice = (
+            f"{gallery}: no picture has a landmark, so the index can find similar pictures "
+            "but name nothing; put each landmark's pictures into a sub-folder of its own"
+        )
+    elif report.threshold is None:
+        advice = (
+            f"{index}: nothing shows what to refuse, so every picture will get a landmark; "
+            "build it again with pictures of no landmark: --distractors FOLDER"
+        )
+    elif not bank and report.pictures < FEW_PICTURES:
+        advice = (
+            f"{index}: {NONE_OF_THESE!r} was learnt from {report.pictures} pictures only; "
+            "pictures of no landmark make it surer: --distractors FOLDER"
+        )
+    else:
+        return
+    click.echo(f"lmk: {advice}", err=True)
+
+
+def default_index(gallery: Path, shard: tuple[int, int] | None = None) -> Path:
+    """GALLERY.lmk, beside the gallery: gallery/ and gallery.csv both give gallery.lmk.
+
+    Shard (2, 4) of it gives gallery.2of4.lmk.
+    """
+    plain = Path(gallery).resolve()
+    name = plain.stem if plain.is_file() else plain.name
+    folder = gallery.parent if gallery.name not in ("", ".", "..") else plain.parent
+    part = "" if shard is None else f".{shard[0]}of{shard[1]}"
+    return folder / f"{name}{part}{SUFFIX}"

@@ -1,0 +1,254 @@
+"""`lmk index add|remove|sync|merge|compact`: what changes an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
+from lmk.cli.render import counted, echo_skipped
+
+if TYPE_CHECKING:
+    from lmk.index.gallery import Gallery
+
+_SHOWN = 10  # duplicates named on stderr
+
+
+@click.command(short_help="Add pictures.")
+@click.argument("index", type=PATH)
+@click.argument("pictures", type=PATH)
+@click.option(
+    "--distractors", is_flag=True, help="PICTURES show no landmark: they teach what to refuse."
+)
+@root
+@duplicates
+@wait
+@as_json
+def add(
+    index: Path,
+    pictures: Path,
+    distractors: bool,
+    root: Path | None,
+    duplicates: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Add PICTURES to INDEX: a folder with one sub-folder for each landmark, or a CSV.
+
+    A picture that the index has is left as it is; one that has changed is refused: `lmk index
+    sync` replaces it.
+
+    Example: lmk index add gallery.lmk new-pictures/
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.embed.manifest import read_manifest
+    from lmk.rerank.build import add_pictures
+
+    ignore_large_picture_warnings()
+    manifest = read_manifest(pictures, root=root)
+    with StageProgress() as progress:
+        report = add_pictures(
+            index,
+            manifest,
+            role="distractor" if distractors else "gallery",
+            duplicates=duplicates,
+            wait=wait,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps({"index": str(index)} | asdict(report), ensure_ascii=False))
+        return
+    echo_skipped(report.skipped, f"lmk index info {index} lists them")
+    echo_duplicates(report.duplicates)
+    noun = "distractor" if distractors else "picture"
+    click.echo(
+        f"{index}: {counted(report.added, noun)} added, {report.unchanged:,} were there unchanged"
+    )
+
+
+@click.command(short_help="Remove pictures by id or landmark.")
+@click.argument("index", type=PATH)
+@click.argument("ids", nargs=-1)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME",
+    help="Remove all pictures of this landmark; may be given again.",
+)
+@click.option(
+    "--from",
+    "listed",
+    type=click.File(encoding="utf-8"),
+    help='A file with an id on each line; "-" reads them from stdin.',
+)
+@wait
+@as_json
+def remove(
+    index: Path,
+    ids: tuple[str, ...],
+    labels: tuple[str, ...],
+    listed: IO[str] | None,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Remove pictures from INDEX by their IDS, as `lmk index list --pictures` shows them.
+
+    The picture files are left alone. The numbers of the other rows stay as they are; `lmk index
+    compact` frees the space.
+
+    Example: lmk index remove gallery.lmk eiffel_tower/1.jpg --label big_ben
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.index.gallery import Gallery
+    from lmk.rerank.build import remove_pictures
+
+    wanted = list(ids)
+    if listed is not None:
+        wanted += _lines(listed)
+    if labels:
+        with Gallery.open(index) as gallery:
+            wanted += _ids_of(gallery, labels)
+    wanted = list(dict.fromkeys(wanted))
+    if not wanted:
+        raise UsageError(
+            "no picture is named", where=index, remedy="name ids, or use --label or --from"
+        )
+    removed = remove_pictures(index, wanted, wait=wait)
+    if as_json:
+        click.echo(json.dumps({"index": str(index)} | asdict(removed), ensure_ascii=False))
+    else:
+        click.echo(f"{index}: {counted(removed.removed, 'picture')} removed")
+
+
+@click.command(short_help="Make it hold what a folder holds.")
+@click.argument("index", type=PATH)
+@click.argument("pictures", type=PATH)
+@click.option(
+    "--distractors",
+    type=PATH,
+    metavar="FOLDER|CSV",
+    help="The distractors too; those of the index stay as they are unless this is given.",
+)
+@root
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@wait
+@as_json
+def sync(
+    index: Path,
+    pictures: Path,
+    distractors: Path | None,
+    root: Path | None,
+    dry_run: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Make INDEX hold what PICTURES holds: add the new, replace the changed, drop what is gone.
+
+    Only new and changed pictures are embedded. Stopped or killed, the same command goes on.
+
+    Example: lmk index sync gallery.lmk gallery/
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.embed.manifest import read_manifest
+    from lmk.rerank.build import sync_index
+
+    ignore_large_picture_warnings()
+    manifest = read_manifest(pictures, root=root)
+    bank = None if distractors is None else read_manifest(distractors, root=root)
+    with StageProgress() as progress:
+        report = sync_index(
+            index, manifest, distractors=bank, wait=wait, dry_run=dry_run, progress=progress
+        )
+    if as_json:
+        facts = {"index": str(index), "dry_run": dry_run} | asdict(report)
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    echo_skipped(report.skipped, f"lmk index info {index} lists them")
+    would = "would be " * dry_run
+    click.echo(
+        f"{index}: {counted(report.added, 'picture')} {would}added, {report.changed:,} {would}"
+        f"replaced, {report.removed:,} {would}removed, {report.unchanged:,} unchanged"
+    )
+
+
+@click.command(short_help="Join several indexes into a new one.")
+@click.argument("indexes", nargs=-1, required=True, type=PATH, metavar="INDEX...")
+@click.option("-o", "--output", type=PATH, required=True, help="The index to write.")
+@duplicates
+@as_json
+def merge(indexes: tuple[Path, ...], output: Path, duplicates: bool, as_json: bool) -> None:
+    """Join several INDEXes, such as the shards of one gallery, into a new one.
+
+    They must have been built with the same model. A picture that several hold is taken once.
+
+    Example: lmk index merge shard1.lmk shard2.lmk -o gallery.lmk
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.rerank.build import merge_indexes
+
+    with StageProgress() as progress:
+        report = merge_indexes(output, list(indexes), duplicates=duplicates, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"index": str(output)} | asdict(report), ensure_ascii=False))
+        return
+    echo_duplicates(report.duplicates)
+    pictures, bank = counted(report.pictures, "picture"), counted(report.distractors, "distractor")
+    click.echo(f"{output}: {pictures} and {bank} of {counted(len(indexes), 'index', 'indexes')}")
+
+
+@click.command(short_help="Free the space of removed pictures.")
+@click.argument("index", type=PATH)
+@wait
+@as_json
+def compact(index: Path, wait: float, as_json: bool) -> None:
+    """Rewrite INDEX without the rows of removed pictures, in few files.
+
+    Row numbers change. Whoever has the index open goes on with what they opened.
+
+    Example: lmk index compact gallery.lmk
+    """
+    from lmk.rerank.build import compact_index
+
+    report = compact_index(index, wait=wait)
+    if as_json:
+        click.echo(json.dumps({"index": str(index)} | asdict(report)))
+    else:
+        click.echo(f"{index}: {counted(report.removed, 'row')} freed, {report.rows:,} left")
+
+
+def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
+    """Says on stderr which pictures were left out as others have their content.
+
+    Args:
+        found: (id left out, id that has its content).
+    """
+    for given, held in found[:_SHOWN]:
+        click.echo(f"lmk: left out {given}: the same file as {held}", err=True)
+    if len(found) > _SHOWN:
+        click.echo(
+            f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True
+        )
+
+
+def _lines(file: IO[str]) -> list[str]:
+    from lmk.embed.errors import UsageError
+
+    try:
+        return [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UsageError("is no text in UTF-8", where=file.name) from error
+
+
+def _ids_of(gallery: Gallery, labels: Sequence[str]) -> list[str]:
+    """The ids of all pictures that carry one of the labels, in row order."""
+    import numpy as np
+
+    return gallery.ids(np.flatnonzero(gallery.view().allowed(labels)))

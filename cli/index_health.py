@@ -1,0 +1,68 @@
+"""`lmk index verify` and `lmk index repair`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from lmk.cli.index_options import PATH, as_json, wait
+from lmk.cli.render import counted
+
+
+@click.command(short_help="Find what is damaged.")
+@click.argument("index", type=PATH)
+@as_json
+@click.pass_context
+def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
+    """Compare every byte of INDEX with its checksum, and say what is wrong and what mends it.
+
+    Exits with 1 when something was found.
+
+    Example: lmk index verify gallery.lmk
+    """
+    from lmk.index.verify import verify as verify_gallery
+
+    findings = verify_gallery(index)
+    if as_json:
+        facts = [asdict(finding) | {"where": str(finding.where)} for finding in findings]
+        click.echo(json.dumps({"index": str(index), "findings": facts}, ensure_ascii=False))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.where}: {finding.what}; {finding.remedy}")
+        click.echo(f"{index}: {counted(len(findings), 'finding') if findings else 'all is well'}")
+    ctx.exit(1 if findings else 0)
+
+
+@click.command(short_help="Mend what is damaged.")
+@click.argument("index", type=PATH)
+@wait
+@as_json
+@click.pass_context
+def repair(ctx: click.Context, index: Path, wait: float, as_json: bool) -> None:
+    """Mend INDEX: make again what can be, embed again the pictures whose vectors are damaged.
+
+    Pictures whose vectors are lost and whose files are gone or changed are dropped and named;
+    then it exits with 1.
+
+    Example: lmk index repair gallery.lmk
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.rerank.build import repair_index
+
+    ignore_large_picture_warnings()
+    with StageProgress() as progress:
+        report = repair_index(index, wait=wait, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"index": str(index)} | asdict(report), ensure_ascii=False))
+    else:
+        click.echo(
+            f"{index}: {counted(len(report.remade), 'part')} made again, "
+            f"{counted(report.reembedded, 'picture')} embedded again, {len(report.lost):,} lost"
+        )
+        for picture in report.lost:
+            click.echo(f"lmk: lost {picture}", err=True)
+    ctx.exit(1 if report.lost else 0)

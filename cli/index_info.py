@@ -1,0 +1,183 @@
+"""`lmk info`, `lmk index info` and `lmk index list`."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.index_options import PATH, as_json, labels
+from lmk.cli.render import counted, human_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lmk.index.gallery import Gallery
+
+_ROWS_AT_A_TIME = 10_000
+_NO_LANDMARK = "(no landmark)"
+
+
+@click.command(short_help="Say what it holds and how it is searched.")
+@click.argument("index", type=PATH)
+@as_json
+def info(index: Path, as_json: bool) -> None:
+    """Say what INDEX holds, after checking every file of it.
+
+    Example: lmk info gallery.lmk
+    """
+    from lmk.index.gallery import Gallery
+
+    with Gallery.open(index, verify=True) as gallery:
+        facts = _facts(gallery)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for name, text in _lines(facts).items():
+        click.echo(f"{name:14} {text}")
+    for skip in facts["skipped_files"]:
+        click.echo(f"skipped        {skip['path']}: {skip['reason']}")
+
+
+# `lmk index info` is the same command; its help shows the call by that name.
+index_info = copy.copy(info)
+index_info.help = (info.help or "").replace("lmk info", "lmk index info")
+
+
+def _facts(gallery: Gallery) -> dict[str, Any]:
+    from lmk.embed.embedder import Embedder
+    from lmk.rerank.build import saved_pipeline
+
+    embedder = Embedder.load(gallery.embedder_dir)
+    skipped = [{"path": path, "reason": reason} for path, reason in gallery.skipped()]
+    return asdict(gallery.info()) | {
+        "path": str(gallery.path),
+        "removed": getattr(gallery, "removed", 0),
+        "precision": getattr(gallery, "precision", "f16"),
+        "cache_bytes": _bytes_in(gallery.path / "cache"),
+        "search": _search(gallery),
+        "embedder": embedder.config.model_dump() | {"whitened": embedder.whitening is not None},
+        "steps": [step.model_dump() for step in saved_pipeline(gallery).steps],
+        "skipped_files": skipped,
+    }
+
+
+def _search(gallery: Gallery) -> str:
+    """How the gallery is searched and why; a server that does not answer is no reason to fail."""
+    from lmk.embed.errors import LmkError
+    from lmk.index.search import choose
+
+    try:
+        return choose(gallery).reason
+    except LmkError as error:
+        return f"cannot be searched now: {error}"
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _lines(facts: dict[str, Any]) -> dict[str, str]:
+    embedder = facts["embedder"]
+    whitened = ", whitened" if embedder["whitened"] else ""
+    model = f"{embedder['name']} at {embedder['size']} px, {facts['dim']}-d{whitened}"
+    cache = human_bytes(facts["cache_bytes"])
+    removed = facts["removed"]
+    return {
+        "index": facts["path"],
+        "landmarks": f"{facts['landmarks']:,}",
+        "pictures": f"{facts['pictures']:,} ({facts['unlabelled']:,} without a landmark)",
+        "distractors": f"{facts['distractors']:,}",
+        "removed rows": f"{removed:,}" + " (`lmk index compact` frees them)" * bool(removed),
+        "skipped files": f"{facts['skipped']:,}",
+        "embedder": f"{model}, fingerprint {facts['fingerprint'][:16]}",
+        "vectors": f"{facts['precision']} in {counted(facts['segments'], 'segment file')}",
+        "search": facts["search"],
+        "steps": ", ".join(_step_text(step) for step in facts["steps"]),
+        "size": f"{human_bytes(facts['bytes_on_disk'])}, of it cache {cache}; "
+        f"format {facts['format']}",
+        "created": facts["created"],
+        "updated": facts["updated"],
+    }
+
+
+def _step_text(step: dict[str, object]) -> str:
+    parameters = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in step.items()
+        if name != "step"
+    )
+    return f"{step['step']} ({parameters})" if parameters else str(step["step"])
+
+
+@click.command("list", short_help="List landmarks or pictures.")
+@click.argument("index", type=PATH)
+@click.option("--pictures", is_flag=True, help="List pictures, distractors too, not landmarks.")
+@labels
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -> None:
+    """List the landmarks of INDEX with their numbers of pictures, or with --pictures each picture.
+
+    A picture's line: id, landmarks, file, with a tab between two.
+
+    Example: lmk index list gallery.lmk --pictures --label eiffel_tower
+    """
+    from lmk.index.gallery import Gallery
+
+    with Gallery.open(index) as gallery:
+        rows = gallery.role_rows("gallery")
+        allowed = gallery.view().allowed(labels or None)
+        rows = rows[allowed[rows]]
+        if pictures:
+            _list_pictures(gallery, rows, "gallery", as_json)
+            if not labels:
+                _list_pictures(gallery, gallery.role_rows("distractor"), "distractor", as_json)
+            return
+        counts = _counts(gallery, rows)
+        width = max((len(f"{count:,}") for _, count in counts), default=0)
+        for label, count in counts:
+            if labels and label not in labels:
+                continue
+            if as_json:
+                line = json.dumps({"label": label, "pictures": count}, ensure_ascii=False)
+            else:
+                line = f"{count:{width},}  {_NO_LANDMARK if label is None else label}"
+            click.echo(line)
+
+
+def _counts(gallery: Gallery, rows: NDArray[np.int64]) -> list[tuple[str | None, int]]:
+    """The pictures of each landmark among the rows, by name; last those without one, if any."""
+    import numpy as np
+
+    chosen = np.zeros(gallery.rows, np.bool_)
+    chosen[rows] = True
+    each = np.diff(gallery.label_offsets)
+    codes = gallery.label_codes[np.repeat(chosen, each)]
+    counts = np.bincount(codes, minlength=len(gallery.label_names)).tolist()
+    found: list[tuple[str | None, int]] = [
+        (name, count) for name, count in zip(gallery.label_names, counts, strict=True) if count
+    ]
+    without = int((each[rows] == 0).sum())
+    return [*found, (None, without)] if without else found
+
+
+def _list_pictures(gallery: Gallery, rows: NDArray[np.int64], role: str, as_json: bool) -> None:
+    for row, picture in _pictures(gallery, rows):
+        if as_json:
+            facts = asdict(picture) | {"row": row, "role": role, "file": str(gallery.file(picture))}
+            click.echo(json.dumps(facts, ensure_ascii=False))
+        else:
+            names = "(distractor)" if role == "distractor" else " ".join(picture.labels)
+            click.echo(f"{picture.id}\t{names or _NO_LANDMARK}\t{gallery.file(picture)}")
+
+
+def _pictures(gallery: Gallery, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    for low in range(0, len(rows), _ROWS_AT_A_TIME):
+        piece = rows[low : low + _ROWS_AT_A_TIME]
+        yield from zip(piece.tolist(), gallery.pictures(piece), strict=True)

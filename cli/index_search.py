@@ -1,0 +1,84 @@
+"""`lmk index search`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from lmk.cli.index_options import PATH, as_json, labels
+from lmk.cli.render import counted
+
+
+@click.command(short_help="Find neighbours of many queries.")
+@click.argument("index", type=PATH)
+@click.argument("queries", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to fill with Parquet files; a second run goes on where the first stopped.",
+)
+@click.option(
+    "-k",
+    "neighbours",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Neighbours of each query.",
+)
+@click.option(
+    "--kind", metavar="KIND", help="Another kind of search than the index's own; see build-index."
+)
+@labels
+@as_json
+def search(
+    index: Path,
+    queries: Path,
+    output: Path,
+    neighbours: int,
+    kind: str | None,
+    labels: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Find the nearest pictures of INDEX for many QUERIES: an index, or a safetensors file.
+
+    Queries are read and neighbours written a block at a time, so their number does not matter.
+    OUTPUT holds the columns query, rows, scores and ids; pandas.read_parquet reads the folder.
+
+    Example: lmk index search gallery.lmk queries.lmk -o neighbours/ -k 20
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.index.batch import search_batches
+    from lmk.index.gallery import Gallery
+    from lmk.index.queries import open_queries, state_of
+    from lmk.index.search import choose
+
+    with Gallery.open(index) as gallery, open_queries(queries) as asked:
+        searcher = choose(gallery)
+        how = {"setting": gallery.setting("search"), "kind": kind}
+        with StageProgress() as progress:
+            report = search_batches(
+                searcher,
+                asked,
+                neighbours,
+                output,
+                searched=state_of(gallery) | {"search": how},
+                allow=labels or None,
+                ids_of=gallery.ids,
+                progress=lambda done, total: progress("queries", done, total),
+            )
+        reason = searcher.reason
+    if as_json:
+        facts = {"output": str(output), "k": neighbours, "search": reason} | asdict(report)
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    again = f", {report.kept:,} of them from an earlier run" if report.kept else ""
+    click.echo(
+        f"{output}: {neighbours:,} neighbours of {counted(report.queries, 'query', 'queries')} "
+        f"in {counted(report.blocks, 'file')}{again}"
+    )
+    click.echo(f"search: {reason}", err=True)
