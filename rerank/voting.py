@@ -1,4 +1,14 @@
-"""kNN voting: the labels of the nearest gallery pictures, weighed by their similarity."""
+"""kNN voting: the labels of the nearest gallery pictures, weighed by their similarity.
+
+How the known rules are written:
+
+    top-1             the first column alone
+    sum of cosines    power_weights(scores, 1)
+    powers            power_weights(scores, p): p = 9 in the third place of the Google Landmark
+                      Recognition contest of 2020
+    softmax           softmax_weights(scores, temperature)
+    class prior       scale = class_prior(...)
+"""
 
 from __future__ import annotations
 
@@ -24,11 +34,71 @@ class Votes:
     shares: NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
+class LabelSums:
+    """What each label of each query got, labels without a neighbour left out.
+
+    Attributes:
+        query, code: int64 [n], sorted by query, then label code.
+        total: float64 [n].
+    """
+
+    query: NDArray[np.int64]
+    code: NDArray[np.int64]
+    total: NDArray[np.float64]
+
+
+def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[np.float64]:
+    """max(score, 0) ** power, float64 [q, k]; 0 where there is no neighbour.
+
+    Raises:
+        ValueError: when power is not above 0.
+    """
+    if not power > 0:
+        raise ValueError(f"power must be above 0, got {power}")
+    return np.asarray(np.maximum(scores, 0).astype(np.float64) ** power, np.float64)
+
+
+def softmax_weights(scores: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """exp(score / temperature), each query's divided by their sum: float64 [q, k].
+
+    0 where there is no neighbour; a query without any has zeros only.
+
+    Raises:
+        ValueError: when temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    wide = scores.astype(np.float64)
+    best = wide.max(axis=1, keepdims=True, initial=-np.inf)
+    best = np.where(np.isneginf(best), 0, best)  # so that the largest is exp(0)
+    weights = np.exp((wide - best) / temperature)
+    whole = weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / np.where(whole > 0, whole, 1), np.float64)
+
+
+def class_prior(pictures: NDArray[np.integer], strength: float) -> NDArray[np.float64]:
+    """pictures ** strength for each label: log n, `strength` times, added to the log of a sum.
+
+    1 makes what is photographed often more probable, as it is among queries of a contest; -1
+    makes a sum over all pictures of a label their mean. 0 does nothing.
+
+    Args:
+        pictures: int [labels], gallery pictures of each; a label without any gets 1.
+        strength: of the prior.
+    """
+    counted = np.maximum(pictures, 1).astype(np.float64)
+    return np.asarray(counted**strength, np.float64)
+
+
 def vote(
     rows: NDArray[np.int64],
     weights: NDArray[np.floating],
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
+    *,
+    most: int | None = None,
+    scale: NDArray[np.float64] | None = None,
 ) -> Votes:
     """Sums weights by label and takes the label with the largest sum.
 
@@ -38,8 +108,49 @@ def vote(
         label_offsets: int64 [gallery rows + 1]; row r has the labels
             label_codes[label_offsets[r]:label_offsets[r + 1]] and votes for each of them.
         label_codes: int32, codes from 0.
+        most: votes of a label that count, the largest ones, the earlier of equals; all unless
+            given.
+        scale: float [labels], what votes for each label are multiplied by (class_prior).
+
+    Raises:
+        ValueError: when most is below 1.
     """
     q, k = rows.shape
+    place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, most, scale)
+    sums = _sum(place // max(k, 1), codes, weight)
+    winner, total = np.full(q, -1, np.int64), np.zeros(q, np.float64)
+    # Best last, so that the assignment below leaves it: sum rising, then code falling.
+    order = np.lexsort((-sums.code, sums.total))
+    winner[sums.query[order]] = sums.code[order]
+    total[sums.query[order]] = sums.total[order]
+    shares = np.zeros(rows.size, np.float32)
+    won = codes == winner[place // max(k, 1)]
+    shares[place[won]] = weight[won]
+    return Votes(winner, total, shares.reshape(q, k))
+
+
+def label_sums(
+    rows: NDArray[np.int64],
+    weights: NDArray[np.floating],
+    label_offsets: NDArray[np.int64],
+    label_codes: NDArray[np.int32],
+) -> LabelSums:
+    """The sums of all labels, where `vote` keeps the largest; arguments as there."""
+    place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, None, None)
+    return _sum(place // max(rows.shape[1], 1), codes, weight)
+
+
+def _ballots(
+    rows: NDArray[np.int64],
+    weights: NDArray[np.floating],
+    label_offsets: NDArray[np.int64],
+    label_codes: NDArray[np.int32],
+    most: int | None,
+    scale: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """One entry a neighbour and label: place in rows.ravel(), label code, weight."""
+    if most is not None and most < 1:
+        raise ValueError(f"at least 1 vote of a label must count, got {most}")
     flat = rows.ravel()
     safe = np.where(flat < 0, 0, flat)
     starts = label_offsets[safe] if len(label_offsets) > 1 else np.zeros_like(safe)
@@ -49,25 +160,28 @@ def vote(
     within = np.arange(place.size) - np.repeat(np.cumsum(counts) - counts, counts)
     codes = label_codes[starts[place] + within].astype(np.int64)
     weight = weights.ravel()[place].astype(np.float64)
-    winner, total = _winners(place // max(k, 1), codes, weight, q)
-    shares = np.zeros(flat.size, np.float32)
-    won = codes == winner[place // max(k, 1)]
-    shares[place[won]] = weight[won]
-    return Votes(winner, total, shares.reshape(q, k))
+    if most is not None:
+        weight[_beyond(place // max(rows.shape[1], 1), codes, weight, most)] = 0
+    if scale is not None:
+        weight *= scale[codes]
+    return place, codes, weight
 
 
-def _winners(
-    query: NDArray[np.int64], codes: NDArray[np.int64], weight: NDArray[np.float64], q: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each query the code with the largest sum of weights, and the sum."""
-    winner, total = np.full(q, -1, np.int64), np.zeros(q, np.float64)
-    if not codes.size:
-        return winner, total
-    labels = int(codes.max()) + 1
+def _beyond(
+    query: NDArray[np.int64], codes: NDArray[np.int64], weight: NDArray[np.float64], most: int
+) -> NDArray[np.int64]:
+    """The votes that come after the `most` largest of their query and label."""
+    order = np.lexsort((-weight, codes, query))
+    fresh = np.ones(order.size, np.bool_)
+    fresh[1:] = (np.diff(query[order]) != 0) | (np.diff(codes[order]) != 0)
+    first = np.maximum.accumulate(np.where(fresh, np.arange(order.size), 0))
+    return order[np.arange(order.size) - first >= most]
+
+
+def _sum(
+    query: NDArray[np.int64], codes: NDArray[np.int64], weight: NDArray[np.float64]
+) -> LabelSums:
+    labels = int(codes.max(initial=0)) + 1
     keys, inverse = np.unique(query * labels + codes, return_inverse=True)
-    sums = np.bincount(inverse, weight)
-    # Best last, so that the assignment below leaves it: sum rising, then code falling.
-    order = np.lexsort((-keys, sums))
-    winner[keys[order] // labels] = keys[order] % labels
-    total[keys[order] // labels] = sums[order]
-    return winner, total
+    total = np.bincount(inverse, weight, len(keys)).astype(np.float64, copy=False)
+    return LabelSums(keys // labels, keys % labels, total)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmk.rerank.voting import vote
+from lmk.rerank.voting import class_prior, label_sums, power_weights, softmax_weights, vote
 
 
 def slow(
@@ -70,3 +73,91 @@ def test_a_tie_goes_to_the_smaller_code() -> None:
         np.array([[0, 1]]), np.array([[1.0, 1.0]]), np.array([0, 1, 2]), np.array([7, 3], np.int32)
     )
     assert got.winner.tolist() == [3] and got.shares.tolist() == [[0, 1]]
+
+
+def slow_sums(
+    rows: list[list[int]],
+    weights: list[list[float]],
+    labels: list[list[int]],
+    most: int | None,
+    scale: list[float],
+) -> list[dict[int, float]]:
+    sums = []
+    for query, given_ in zip(rows, weights, strict=True):
+        got: dict[int, list[float]] = {}
+        for row, weight in zip(query, given_, strict=True):
+            for label in labels[row] if row >= 0 else []:
+                got.setdefault(label, []).append(weight * scale[label])
+        kept = {label: sorted(values, reverse=True)[:most] for label, values in got.items()}
+        sums.append({label: sum(values) for label, values in kept.items()})
+    return sums
+
+
+@given(votes(), st.sampled_from([None, 1, 2, 3]), st.permutations([1.0, 0.5, 2.0, 0.25, 4.0]))
+def test_top_m_and_priors_against_a_slow_count(
+    case: tuple[list[list[int]], list[list[float]], list[list[int]]],
+    most: int | None,
+    scale: list[float],
+) -> None:
+    rows, weights, labels = case
+    k = len(rows[0]) if rows else 0
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in labels])]).astype(np.int64)
+    codes = np.array([code for row in labels for code in row], np.int32)
+    array = np.array(rows, np.int64).reshape(len(rows), k)
+    given_ = np.array(weights, np.float64).reshape(len(rows), k)
+    got = vote(array, given_, offsets, codes, most=most, scale=np.array(scale))
+    expected = slow_sums(rows, weights, labels, most, scale)
+    winners = [min(s, key=lambda c, s=s: (-s[c], c)) if s else -1 for s in expected]
+    assert got.winner.tolist() == winners
+    totals = [s.get(w, 0.0) for s, w in zip(expected, winners, strict=True)]
+    assert got.total.tolist() == totals
+    assert got.shares.sum(axis=1).tolist() == totals, "the shares are what the total is made of"
+    sums = label_sums(array, given_, offsets, codes)
+    plain = slow_sums(rows, weights, labels, None, [1.0] * 5)
+    listed = [(i, code, s[code]) for i, s in enumerate(plain) for code in sorted(s)]
+    assert [*zip(sums.query, sums.code, sums.total, strict=True)] == listed
+
+
+def test_top_m_keeps_a_crowd_from_winning() -> None:
+    """Three pictures of label 0 at .5 against one of label 1 at .9."""
+    rows, weights = np.array([[3, 0, 1, 2]]), np.array([[0.9, 0.5, 0.5, 0.5]])
+    offsets, codes = np.arange(5), np.array([0, 0, 0, 1], np.int32)
+    assert vote(rows, weights, offsets, codes).winner.tolist() == [0]
+    one = vote(rows, weights, offsets, codes, most=1)
+    assert one.winner.tolist() == [1] and one.total.tolist() == [0.9]
+    two = vote(rows, weights, offsets, codes, most=2)
+    assert two.winner.tolist() == [0] and two.shares.tolist() == [[0, 0.5, 0.5, 0]]
+    mean = vote(rows, weights, offsets, codes, scale=class_prior(np.array([3, 1]), -1))
+    assert mean.winner.tolist() == [1]
+
+
+def test_the_prior_is_a_power_of_the_count() -> None:
+    got = class_prior(np.array([0, 1, 4, 100]), 0.5)
+    assert got.tolist() == [1, 1, 2, 10]
+    assert np.log(class_prior(np.array([7]), 1)).tolist() == [pytest.approx(math.log(7))]
+    assert class_prior(np.array([3, 9]), 0).tolist() == [1, 1]
+
+
+def test_weights() -> None:
+    scores = np.array([[0.5, 0.2, -np.inf], [-0.5, -np.inf, -np.inf]], np.float32)
+    assert power_weights(scores).tolist() == [[0.5, pytest.approx(0.2), 0], [0, 0, 0]]
+    np.testing.assert_allclose(power_weights(scores, 3)[0], [0.125, 0.008, 0], rtol=1e-6)
+    soft = softmax_weights(scores, 0.1)
+    assert soft[0, 0] / soft[0, 1] == pytest.approx(math.exp(3), rel=1e-5)
+    assert soft[0].sum() == pytest.approx(1) and soft[0, 2] == 0
+    assert soft[1].tolist() == [1, 0, 0]
+    nobody = np.full((1, 2), -np.inf, np.float32)
+    assert softmax_weights(nobody, 0.1).tolist() == power_weights(nobody).tolist() == [[0, 0]]
+    assert softmax_weights(np.zeros((0, 3)), 1).shape == (0, 3)
+    assert softmax_weights(np.zeros((2, 0)), 1).shape == (2, 0)
+    assert np.isfinite(softmax_weights(scores, 1e-6)).all(), "nothing overflows"
+
+
+def test_numbers_that_cannot_be() -> None:
+    one = np.zeros((1, 1))
+    with pytest.raises(ValueError, match="power"):
+        power_weights(one, 0)
+    with pytest.raises(ValueError, match="temperature"):
+        softmax_weights(one, 0)
+    with pytest.raises(ValueError, match="at least 1 vote"):
+        vote(np.zeros((1, 1), np.int64), one, np.array([0, 1]), np.zeros(1, np.int32), most=0)
