@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_change import echo_duplicates
-from lmk.cli.index_milvus import push_to_server
+from lmk.cli.index_milvus import push_to_server, pushed_text
 from lmk.cli.index_options import duplicates, wait
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
 
@@ -155,8 +155,7 @@ def build_index(
             progress=progress,
             **options,
         )
-        if uri is not None:
-            push_to_server(index, uri, progress)
+        pushed = push_to_server(index, progress) if backend == "milvus" else None
     seconds = time.monotonic() - started
     if as_json:
         facts = {"index": str(index)} | asdict(report) | {"seconds": round(seconds, 3)}
@@ -169,6 +168,8 @@ def build_index(
         f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "
         f"({report.computed:,} newly computed)"
     )
+    if pushed is not None:
+        click.echo(pushed_text(pushed))
     if shard is None:
         _advise(gallery, index, report, labelled=pictures.labelled, bank=bank is not None)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
@@ -85,7 +85,8 @@ def add(
 @click.option(
     "--from",
     "listed",
-    type=click.File(encoding="utf-8"),
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    metavar="FILE",
     help='A file with an id on each line; "-" reads them from stdin.',
 )
 @wait
@@ -94,7 +95,7 @@ def remove(
     index: Path,
     ids: tuple[str, ...],
     labels: tuple[str, ...],
-    listed: IO[str] | None,
+    listed: Path | None,
     wait: float,
     as_json: bool,
 ) -> None:
@@ -238,13 +239,19 @@ def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def _lines(file: IO[str]) -> list[str]:
+def _lines(file: Path) -> list[str]:
+    """The lines of a file, "-" for stdin, without empty ones."""
     from lmk.embed.errors import UsageError
 
     try:
-        return [line.strip() for line in file if line.strip()]
+        data = click.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"cannot be read: {reason}", where=file) from error
     except UnicodeDecodeError as error:
-        raise UsageError("is no text in UTF-8", where=file.name) from error
+        raise UsageError("is no text in UTF-8", where=file) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _ids_of(gallery: Gallery, labels: Sequence[str]) -> list[str]:

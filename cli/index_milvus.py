@@ -14,7 +14,7 @@ from lmk.cli.render import counted
 
 if TYPE_CHECKING:
     from lmk.cli.progress import StageProgress
-    from lmk.index.milvus import PushReport
+    from lmk.index.milvus_push import PushReport
 
 
 @click.command(short_help="Copy the vectors to a Milvus server.")
@@ -24,8 +24,18 @@ if TYPE_CHECKING:
     metavar="URI",
     help="Of the server, as in http://localhost:19530.  [default: the one it was built for]",
 )
+@click.option(
+    "--collection",
+    metavar="NAME",
+    help='Of the server\'s collection.  [default: "lmk_" and the name of INDEX]',
+)
+@click.option(
+    "--replace", is_flag=True, help="Drop a collection of that name first, whatever it holds."
+)
 @as_json
-def push(index: Path, uri: str | None, as_json: bool) -> None:
+def push(
+    index: Path, uri: str | None, collection: str | None, replace: bool, as_json: bool
+) -> None:
     """Copy the vectors of INDEX to a Milvus server, which then can search them.
 
     INDEX stays what counts: it can be pushed again at any time, and only what is new is sent.
@@ -35,30 +45,49 @@ def push(index: Path, uri: str | None, as_json: bool) -> None:
     from lmk.cli.progress import StageProgress
 
     with StageProgress() as progress:
-        report, uri = push_to_server(index, uri, progress)
+        report = push_to_server(index, progress, uri, collection, replace=replace)
     if as_json:
-        click.echo(json.dumps({"index": str(index), "uri": uri} | asdict(report)))
+        click.echo(json.dumps({"path": str(index)} | asdict(report), ensure_ascii=False))
     else:
-        click.echo(f"{index}: {counted(report.sent, 'row')} sent to {uri}")
+        click.echo(pushed_text(report))
 
 
-def push_to_server(index: Path, uri: str | None, progress: StageProgress) -> tuple[PushReport, str]:
-    """Pushes an index to the server at `uri`, or to its own; says what was sent and to where.
+def push_to_server(
+    index: Path,
+    progress: StageProgress,
+    uri: str | None = None,
+    collection: str | None = None,
+    *,
+    replace: bool = False,
+) -> PushReport:
+    """Pushes an index to a server, to the one it was built for unless another is given.
 
     Raises:
         UsageError: no address is given and the index has none.
     """
     from lmk.embed.errors import UsageError
     from lmk.index.gallery import Gallery
-    from lmk.index.milvus import push as push_gallery
+    from lmk.index.milvus_push import push as push_gallery
 
     with Gallery.open(index) as gallery:
-        uri = uri or (gallery.setting("search") or {}).get("uri")
+        setting = gallery.setting("search") or {}
+        uri = uri or setting.get("uri")
         if uri is None:
             raise UsageError(
                 "was not built for a Milvus server", where=index, remedy="name one with --uri"
             )
-        report = push_gallery(
-            gallery, uri, progress=lambda done, total: progress("rows sent", done, total)
+        return push_gallery(
+            gallery,
+            uri,
+            collection=collection or setting.get("collection"),
+            replace=replace,
+            progress=lambda done, total: progress("rows", done, total),
         )
-    return report, uri
+
+
+def pushed_text(report: PushReport) -> str:
+    """What a push did, as one line."""
+    return (
+        f"{report.uri}: collection {report.collection} holds {counted(report.rows, 'row')} "
+        f"({report.sent:,} sent, {report.deleted:,} deleted)"
+    )

@@ -139,7 +139,7 @@ def _open(path: Path) -> tuple[Any, str]:
             remedy="name an index (NAME.lmk) or a safetensors file of vectors",
         )
     try:
-        tensors = safe_open(path, framework="numpy")
+        tensors: Any = safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise _wrong(path, f"it is no safetensors file ({error})") from error
     missing = {VECTORS, IDS} - set(tensors.keys())
