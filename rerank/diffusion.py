@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from lmk.embed.embeddings import Embeddings
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.search import Searcher
-from lmk.index.vectors import Vectors
+from lmk.index.view import View
 from lmk.rerank.ranking import ranked
 
 _BLOCK = 4096  # rows searched at a time
@@ -38,22 +38,13 @@ class NeighbourGraph:
 
     @classmethod
     def build(
-        cls,
-        searcher: Searcher,
-        vectors: Vectors,
-        rows: NDArray[np.int64],
-        fingerprint: str,
-        *,
-        neighbours: int = 50,
-        gamma: float = 3.0,
+        cls, searcher: Searcher, view: View, *, neighbours: int = 50, gamma: float = 3.0
     ) -> NeighbourGraph:
         """Searches every row among the others; memory grows with rows x neighbours.
 
         Args:
-            searcher: over the rows.
-            vectors: of all rows.
-            rows: int64 [n], those that the searcher holds; others have no neighbours.
-            fingerprint: of the embedder that made the vectors.
+            searcher: over the view.
+            view: the rows of the graph; others have no neighbours.
             neighbours: of each picture, without itself.
             gamma: power of the cosine.
 
@@ -63,16 +54,17 @@ class NeighbourGraph:
         if neighbours < 1:
             raise ValueError(f"neighbours must be at least 1, got {neighbours}")
         starts, ends, cosines = [], [], []
+        rows = np.flatnonzero(view.mask)
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            asked = Embeddings(vectors.read(block), tuple(map(str, block)), fingerprint)
+            asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
             found = searcher.search(asked, neighbours + 1)
             others = (found.rows != NO_ROW) & (found.rows != block[:, None])
             others &= np.cumsum(others, axis=1) <= neighbours
             starts.append(np.repeat(block, others.sum(axis=1)))
             ends.append(found.rows[others])
             cosines.append(found.scores[others])
-        return cls.of_pairs(starts, ends, cosines, vectors.rows, gamma)
+        return cls.of_pairs(starts, ends, cosines, view.stored.rows, gamma)
 
     @classmethod
     def of_pairs(

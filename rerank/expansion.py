@@ -15,6 +15,7 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.search import Searcher
 from lmk.index.vectors import Vectors
+from lmk.index.view import View
 
 _BLOCK = 1024  # queries whose neighbours' vectors are in memory at a time
 
@@ -83,34 +84,28 @@ def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64
 
 
 def augment(
-    searcher: Searcher,
-    vectors: Vectors,
-    rows: NDArray[np.int64],
-    fingerprint: str,
-    weights: NDArray[np.float64] | None = None,
+    searcher: Searcher, view: View, weights: NDArray[np.float64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Database-side augmentation: each picture becomes a weighted mean of itself and its nearest.
 
     Args:
-        searcher: over the pictures to be augmented.
-        vectors: of all rows.
-        rows: int64 [n], the rows that the searcher holds.
-        fingerprint: of the embedder that made the vectors.
+        searcher: over the view.
+        view: the pictures to be augmented.
         weights: of the picture itself, its nearest, its second nearest...; falling.
             `augmentation_weights()` unless given. Where there are fewer pictures, the first ones.
 
     Yields:
-        Rows int64 [b] in the order given, and their new unit vectors float32 [b, d].
+        Rows int64 [b], rising, and their new unit vectors float32 [b, d].
     """
     by_rank = augmentation_weights() if weights is None else np.asarray(weights, np.float64)
+    rows = np.flatnonzero(view.mask)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        own = vectors.read(block)
-        asked = Embeddings(own, tuple(map(str, block)), fingerprint)
+        asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
         found = searcher.search(asked, len(by_rank))
         near = _itself_first(block, found)
         used = np.where(near == NO_ROW, 0, by_rank)
-        yield block, unit_rows(_sums(vectors, near, used))
+        yield block, unit_rows(_sums(view.stored, near, used))
 
 
 def _itself_first(block: NDArray[np.int64], found: Neighbours) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings
 from lmk.index.search import Searcher
-from lmk.index.vectors import Vectors
+from lmk.index.view import View
 from lmk.rerank import diffusion
 from lmk.rerank.diffusion import NeighbourGraph
 
@@ -48,8 +48,8 @@ def test_against_a_dense_solution(
 ) -> None:
     rng = np.random.default_rng(seed)
     known = embed(rng.standard_normal((gallery, 3)).reshape(gallery, 3))
-    searcher, vectors = scan(known), Vectors.of_array(known.vectors)
-    graph = NeighbourGraph.build(searcher, vectors, np.arange(gallery), "f", neighbours=neighbours)
+    searcher = scan(known)
+    graph = NeighbourGraph.build(searcher, View.of_embeddings(known), neighbours=neighbours)
     dense = slow_transition(known.vectors, neighbours, 3)
     np.testing.assert_allclose(graph.transition.toarray(), dense, atol=1e-6)
     assert not graph.transition.diagonal().any()
@@ -74,9 +74,7 @@ def test_it_walks_along_a_chain(embed: Embed, scan: Scan) -> None:
     searcher = scan(known)
     found = searcher.search(embed([[1, 0]], "q"), 6)
     assert found.rows[0].tolist() == [0, 1, 2, 4, 5, 3]
-    graph = NeighbourGraph.build(
-        searcher, Vectors.of_array(known.vectors), np.arange(6), "f", neighbours=2
-    )
+    graph = NeighbourGraph.build(searcher, View.of_embeddings(known), neighbours=2)
     got = graph.rerank(found, sources=1)
     assert set(got.rows[0, :4].tolist()) == {0, 1, 2, 3}
     assert got.rows[0, 4:].tolist() == [4, 5], "what nothing reaches stays in its order"
@@ -85,7 +83,7 @@ def test_it_walks_along_a_chain(embed: Embed, scan: Scan) -> None:
 def test_pictures_without_friends(embed: Embed, scan: Scan) -> None:
     known = embed(np.eye(3))
     searcher = scan(known)
-    graph = NeighbourGraph.build(searcher, Vectors.of_array(known.vectors), np.arange(3), "f")
+    graph = NeighbourGraph.build(searcher, View.of_embeddings(known))
     assert graph.transition.nnz == 0
     found = searcher.search(embed([[0.8, 0.6, 0]], "q"), 5)
     assert graph.rerank(found).rows.tolist() == [[0, 1, 2, -1, -1]]
@@ -96,7 +94,8 @@ def test_pictures_without_friends(embed: Embed, scan: Scan) -> None:
 def test_rows_that_are_not_searched(embed: Embed, scan: Scan) -> None:
     """Blocks, and rows of distractors in between, which have no neighbours."""
     known = embed(np.random.default_rng(0).standard_normal((9, 3)))
-    vectors, rows = Vectors.of_array(known.vectors), np.array([0, 2, 3, 5, 8])
+    view, rows = View.of_embeddings(known), np.array([0, 2, 3, 5, 8])
+    view.mask[[1, 4, 6, 7]] = False
 
     class Some:
         reason = ""
@@ -104,7 +103,7 @@ def test_rows_that_are_not_searched(embed: Embed, scan: Scan) -> None:
         def search(self, queries: Embeddings, k: int, allow: object = None) -> object:
             return scan(known).search(queries, k, np.isin(np.arange(9), rows))
 
-    graph = NeighbourGraph.build(Some(), vectors, rows, "f", neighbours=2)
+    graph = NeighbourGraph.build(Some(), view, neighbours=2)
     dense = slow_transition(known.vectors[rows], 2, 3)
     np.testing.assert_allclose(graph.transition.toarray()[np.ix_(rows, rows)], dense, atol=1e-6)
     assert graph.transition.shape == (9, 9)
@@ -113,7 +112,7 @@ def test_rows_that_are_not_searched(embed: Embed, scan: Scan) -> None:
 
 def test_blocks_change_nothing(embed: Embed, scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     known = embed(np.random.default_rng(0).standard_normal((9, 3)))
-    given_ = (scan(known), Vectors.of_array(known.vectors), np.arange(9), "f")
+    given_ = (scan(known), View.of_embeddings(known))
     whole = NeighbourGraph.build(*given_, neighbours=3).transition.toarray()
     monkeypatch.setattr(diffusion, "_BLOCK", 4)
     assert np.array_equal(NeighbourGraph.build(*given_, neighbours=3).transition.toarray(), whole)
@@ -121,7 +120,7 @@ def test_blocks_change_nothing(embed: Embed, scan: Scan, monkeypatch: pytest.Mon
 
 def test_what_cannot_be(embed: Embed, scan: Scan) -> None:
     known = embed(np.eye(3))
-    given_ = (scan(known), Vectors.of_array(known.vectors), np.arange(3), "f")
+    given_ = (scan(known), View.of_embeddings(known))
     with pytest.raises(ValueError, match="neighbours"):
         NeighbourGraph.build(*given_, neighbours=0)
     graph = NeighbourGraph.build(*given_)

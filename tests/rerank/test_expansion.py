@@ -13,6 +13,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher
 from lmk.index.vectors import Vectors
+from lmk.index.view import View
 from lmk.rerank import expansion
 from lmk.rerank.expansion import augment, augmentation_weights, expand, search_expanded
 
@@ -64,12 +65,12 @@ def test_blocks_change_nothing(embed: Embed, scan: Scan, monkeypatch: pytest.Mon
     rng = np.random.default_rng(0)
     known, asked = embed(rng.standard_normal((9, 5))), embed(rng.standard_normal((7, 5)), "q")
     vectors, searcher = Vectors.of_array(known.vectors), scan(known)
-    found, rows = searcher.search(asked, 4), np.arange(9)
+    found, view = searcher.search(asked, 4), View.of_embeddings(known)
     whole = expand(asked, found, vectors).vectors
-    augmented = np.concatenate([new for _, new in augment(searcher, vectors, rows, "f")])
+    augmented = np.concatenate([new for _, new in augment(searcher, view)])
     monkeypatch.setattr(expansion, "_BLOCK", 2)
     assert np.array_equal(expand(asked, found, vectors).vectors, whole)
-    parts = [*augment(searcher, vectors, rows, "f")]
+    parts = [*augment(searcher, view)]
     assert [len(part) for part, _ in parts] == [2, 2, 2, 2, 1]
     assert np.array_equal(np.concatenate([new for _, new in parts]), augmented)
 
@@ -92,9 +93,7 @@ def test_augmentation_against_a_loop(
     values[gallery // 2 :] = values[: gallery - gallery // 2]  # every picture has a copy
     known = embed(values)
     weights = augmentation_weights(n)
-    ((rows, got),) = augment(
-        scan(known), Vectors.of_array(known.vectors), np.arange(gallery), "f", weights
-    )
+    ((rows, got),) = augment(scan(known), View.of_embeddings(known), weights)
     assert rows.tolist() == list(range(gallery))
     for i, x in enumerate(known.vectors):
         others = sorted(
@@ -107,10 +106,27 @@ def test_augmentation_against_a_loop(
 
 def test_a_picture_alone_stays_as_it_is(embed: Embed, scan: Scan) -> None:
     known = embed([[0.6, 0.8]])
-    vectors = Vectors.of_array(known.vectors)
-    ((_, got),) = augment(scan(known), vectors, np.array([0]), "f")
+    view = View.of_embeddings(known)
+    ((rows, got),) = augment(scan(known), view)
+    assert rows.tolist() == [0]
     np.testing.assert_allclose(got, known.vectors, atol=1e-7)
-    assert [*augment(scan(known), vectors, np.zeros(0, np.int64), "f")] == []
+    view.mask[:] = False
+    assert [*augment(scan(known), view)] == []
+
+
+def test_a_search_that_misses_the_picture_itself(embed: Embed, scan: Scan) -> None:
+    """An approximate one may; the picture counts first all the same."""
+    known = embed([[1, 0], [0.6, 0.8], [0, 1]])
+
+    class Others:
+        reason = ""
+
+        def search(self, queries: Embeddings, k: int, allow: object = None) -> object:
+            return scan(known).search(queries, k, np.array([False, True, True]))
+
+    blocks = [*augment(Others(), View.of_embeddings(known), np.array([0.75, 0.25]))]
+    expected = [0.75 * 1 + 0.25 * 0.6, 0.25 * 0.8]
+    np.testing.assert_allclose(blocks[0][1][0], expected / np.linalg.norm(expected), atol=1e-6)
 
 
 def test_what_cannot_be(embed: Embed, neighbours: Callable[..., Neighbours]) -> None:
