@@ -245,7 +245,7 @@ def _lines(file: Path) -> list[str]:
 
     try:
         data = click.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
+        lines = data.decode("utf-8-sig").split("\n")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"cannot be read: {reason}", where=file) from error

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,21 @@ class _Ids:
         self._data, self._path = data.tobytes(), path
         ends = np.flatnonzero(data == ord("\n"))
         self._bounds = np.concatenate([[-1], ends, [len(data)]]) if len(data) else np.array([-1])
-        lines = self._data.split(b"\n") if self._data else []
-        if len(set(lines)) != len(lines):
+        if self._repeated():
             raise _wrong(path, "an id is repeated")
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
+
+    def _repeated(self) -> bool:
+        bounds = self._bounds.tolist()
+        lines = (self._data[low + 1 : high] for low, high in pairwise(bounds))
+        # 8 bytes an id, where a set of them would take a hundred.
+        hashes = np.fromiter(map(hash, lines), np.int64, len(self))
+        if len(np.unique(hashes)) == len(self):
+            return False
+        lines = (self._data[low + 1 : high] for low, high in pairwise(bounds))
+        return len(set(lines)) < len(self)  # two ids may share a hash
 
     def read(self, low: int, high: int) -> tuple[str, ...]:
         first, after = self._bounds[low] + 1, self._bounds[high]
