@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged
+from lmk.index.segments import REPAIR
 
-REPAIR = "mend it with `lmk index repair`"
 _NORM_TOLERANCE = 1e-2  # rounding to half precision moves a length by less than 1e-3
 
 
@@ -100,20 +100,45 @@ class Vectors:
         Raises:
             GalleryDamaged: when a vector has no length near 1, as every stored one has.
         """
+        vectors = self.gather(rows)
+        norms = lengths(vectors)
+        self.check_lengths(norms, rows)
+        vectors /= norms[:, None]
+        return vectors
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the vectors of rows as they are stored, of length 1 within rounding or damage.
+
+        For a rough look at many; what is kept of them is read by `read`.
+
+        Args:
+            rows: int64 [n], any order, repeats allowed, each from 0 to `rows` - 1.
+
+        Returns:
+            float32 [n, dim].
+        """
         vectors = np.empty((len(rows), self.dim), np.float32)
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
         for part, low, high in self._spans(wanted):
             part.check()
             vectors[order[low:high]] = part.array[wanted[low:high] - part.first_row]
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        wrong = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # NaN compares false
-        if wrong.size:
-            what = f"the vector of row {rows[wrong[0]]} has length {norms[wrong[0]]:g}, not 1"
-            raise GalleryDamaged(what, where=self.where, remedy=REPAIR)
-        vectors /= norms[:, None]
         return vectors
+
+    def check_lengths(self, found: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Checks that vectors have the length of stored ones.
+
+        Args:
+            found: float32 [n], what `lengths` returned.
+            rows: int64 [n], of which rows.
+
+        Raises:
+            GalleryDamaged: naming the first row that has another length.
+        """
+        wrong = np.flatnonzero(~(np.abs(found - 1) <= _NORM_TOLERANCE))  # NaN compares false
+        if wrong.size:
+            what = f"the vector of row {rows[wrong[0]]} has length {found[wrong[0]]:g}, not 1"
+            raise GalleryDamaged(what, where=self.where, remedy=REPAIR)
 
     def _spans(self, wanted: NDArray[np.int64]) -> Iterator[tuple[VectorPart, int, int]]:
         """For each part the piece of the ascending rows that lies in it, if any."""
@@ -122,3 +147,9 @@ class Vectors:
         for part, (low, high) in zip(self.parts, pairwise(bounds), strict=True):
             if high > low:
                 yield part, low, high
+
+
+def lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the lengths of vectors, float32 [n]; what is too long for float32 is not a number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
