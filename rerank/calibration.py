@@ -1,0 +1,327 @@
+"""Calibration: confidences become probabilities, and a threshold keeps a wanted precision.
+
+An answer is right when the query shows a landmark and that landmark is the answer. What it is
+learnt from is a set of answers with that verdict (`Answers`), best of all from photos like those
+that will be asked; a gallery without such photos makes them of its own pictures
+(`Answers.of_gallery`). Non-landmarks can count as much as they are expected among queries, however
+few of them were at hand (`Answers.at_share`): in a contest 98 of 100 queries show none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from lmk.embed.errors import UsageError
+
+Method = Literal["isotonic", "logistic"]
+_REMEDY = "give more photos with known answers, of landmarks and of none"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers with their verdicts.
+
+    Attributes:
+        confidence: float32 [n]; -inf where there was no answer.
+        right: bool [n].
+        landmark: bool [n], whether the query shows a landmark of the gallery.
+        weight: float64 [n], how much each counts; above 0.
+
+    Raises:
+        ValueError: for other shapes, NaN, a right answer where there is no landmark, weights not
+            above 0.
+    """
+
+    confidence: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    landmark: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shapes = {a.shape for a in (self.confidence, self.right, self.landmark, self.weight)}
+        if len(shapes) != 1 or self.confidence.ndim != 1:
+            raise ValueError(f"confidence, right, landmark and weight must be [n], got {shapes}")
+        if np.isnan(self.confidence).any() or np.isposinf(self.confidence).any():
+            raise ValueError("a confidence is NaN or infinite")
+        if (self.right & ~(self.landmark & np.isfinite(self.confidence))).any():
+            raise ValueError("an answer is right though there is no landmark or no answer")
+        if not (np.isfinite(self.weight) & (self.weight > 0)).all():
+            raise ValueError("a weight is not above 0")
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    @classmethod
+    def of(
+        cls,
+        confidence: NDArray[np.float32],
+        right: NDArray[np.bool_],
+        landmark: NDArray[np.bool_],
+    ) -> Answers:
+        """Answers that count alike."""
+        return cls(confidence, right, landmark, np.ones(len(confidence)))
+
+    @classmethod
+    def of_gallery(
+        cls,
+        known: NDArray[np.float32],
+        right: NDArray[np.bool_],
+        strangers: NDArray[np.float32],
+        bank: NDArray[np.float32],
+    ) -> Answers:
+        """Answers made of a gallery alone; non-landmarks of both kinds count alike.
+
+        Args:
+            known: confidences of gallery pictures, each asked of the gallery without itself.
+            right: whether each of these answers was right.
+            strangers: of the same pictures, each asked without its whole landmark: places nobody
+                has heard of.
+            bank: of distractors, asked of the gallery.
+        """
+        confidence = np.concatenate([known, strangers, bank]).astype(np.float32)
+        others = len(strangers) + len(bank)
+        landmark = np.arange(len(confidence)) < len(known)
+        verdict = np.concatenate([right, np.zeros(others, np.bool_)])
+        weight = np.ones(len(confidence))
+        if len(strangers) and len(bank):
+            weight[len(known) : len(known) + len(strangers)] = others / 2 / len(strangers)
+            weight[len(known) + len(strangers) :] = others / 2 / len(bank)
+        return cls(confidence, verdict, landmark, weight)
+
+    def at_share(self, none: float) -> Answers:
+        """Weighs them so that queries without a landmark make up the share `none` of all.
+
+        Raises:
+            UsageError: when all or none of them show a landmark.
+            ValueError: when the share is not between 0 and 1.
+        """
+        if not 0 < none < 1:
+            raise ValueError(f"the share of non-landmarks must be between 0 and 1, got {none}")
+        with_, without = self.weight[self.landmark].sum(), self.weight[~self.landmark].sum()
+        if not with_ or not without:
+            kind = "without a landmark" if with_ else "with a landmark"
+            raise UsageError(f"there is no answer to a query {kind} to weigh", remedy=_REMEDY)
+        factor = np.where(self.landmark, (1 - none) / with_, none / without)
+        return replace(self, weight=self.weight * factor * len(self))
+
+
+class Calibration(BaseModel):
+    """How probable it is that an answer of some confidence is right; saved as JSON.
+
+    Attributes:
+        method: "isotonic" (the best rising steps, joined by lines) or "logistic" (Platt scaling).
+        confidence, probability: for isotonic, points of the curve, both rising; between two of
+            them it is linear, beyond the ends constant.
+        slope, intercept: for logistic, probability = 1 / (1 + exp(-(slope * c + intercept))).
+        answers: number it was learnt from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Method
+    confidence: tuple[float, ...] = ()
+    probability: tuple[float, ...] = ()
+    slope: float = Field(default=0.0, ge=0)
+    intercept: float = 0.0
+    answers: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Calibration:
+        if len(self.confidence) != len(self.probability):
+            raise ValueError("as many confidences as probabilities are needed")
+        if self.method == "isotonic" and not self.confidence:
+            raise ValueError("an isotonic calibration needs points")
+        if (np.diff(self.confidence) <= 0).any() or (np.diff(self.probability) < 0).any():
+            raise ValueError("confidences must rise and probabilities must not fall")
+        if any(not 0 <= p <= 1 for p in self.probability):
+            raise ValueError("a probability is not between 0 and 1")
+        return self
+
+    def probabilities(self, confidence: NDArray[np.floating]) -> NDArray[np.float64]:
+        """float64, of the shape of `confidence`; 0 for -inf, never falling with the confidence."""
+        wide = confidence.astype(np.float64)
+        there = np.isfinite(wide)
+        finite = np.where(there, wide, 0)
+        if self.method == "isotonic":
+            value = np.interp(finite, self.confidence, self.probability)
+        else:
+            exponent = np.clip(self.slope * finite + self.intercept, -700, 700)
+            value = 1 / (1 + np.exp(-exponent))
+        return np.where(there, value, 0.0)
+
+
+def calibrate(answers: Answers, method: Method = "isotonic") -> Calibration:
+    """Learns the probability of being right from answers, by scikit-learn.
+
+    Platt's targets (n + 1) / (n + 2) and 1 / (n + 2) keep the logistic curve from being sure where
+    right and wrong answers do not overlap (Platt, "Probabilistic outputs for support vector
+    machines", 1999); the counts are those of the answers, not of their weights.
+
+    Raises:
+        UsageError: when all answers are right, or none is.
+    """
+    given = np.isfinite(answers.confidence)
+    confidence = answers.confidence[given].astype(np.float64)
+    right, weight = answers.right[given], answers.weight[given]
+    if right.all() or not right.any():
+        kind = "right" if len(right) and right.all() else "wrong"
+        raise UsageError(f"nothing to learn a calibration from: all answers are {kind}",
+                         remedy=_REMEDY)  # fmt: skip
+    if method == "isotonic":
+        return _isotonic(confidence, right, weight)
+    return _logistic(confidence, right, weight)
+
+
+def _isotonic(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> Calibration:
+    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    fitted.fit(confidence, right.astype(np.float64), sample_weight=weight)
+    return Calibration(
+        method="isotonic",
+        confidence=tuple(fitted.X_thresholds_.tolist()),
+        probability=tuple(np.clip(fitted.y_thresholds_, 0, 1).tolist()),
+        answers=len(confidence),
+    )
+
+
+def _logistic(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> Calibration:
+    n_right, n_wrong = int(right.sum()), int((~right).sum())
+    target = np.where(right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
+    # A soft target is both outcomes, weighed.
+    middle, spread = confidence.mean(), confidence.std() or 1.0
+    inputs = np.tile((confidence - middle) / spread, 2)[:, None]
+    outcomes = np.repeat([1, 0], len(confidence))
+    weights = np.concatenate([weight * target, weight * (1 - target)])
+    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+    fitted.fit(inputs, outcomes, sample_weight=weights / weights.mean())
+    slope = float(fitted.coef_[0, 0]) / spread
+    if slope < 0:  # surer answers are worse: there is nothing in the confidence to go by
+        share = float(np.average(target, weights=weight))
+        return Calibration(method="logistic", intercept=float(np.log(share / (1 - share))),
+                           answers=len(confidence))  # fmt: skip
+    return Calibration(
+        method="logistic",
+        slope=slope,
+        intercept=float(fitted.intercept_[0]) - slope * middle,
+        answers=len(confidence),
+    )
+
+
+def expected_calibration_error(
+    probability: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    weight: NDArray[np.float64] | None = None,
+    *,
+    bins: int = 15,
+) -> float:
+    """Mean over answers of |share of right ones - mean probability| in their bin (ECE).
+
+    Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017): bins of equal width; a
+    probability on a border belongs to the lower bin, 0 to the first.
+
+    Args:
+        probability: float64 [n], 0 to 1.
+        right: bool [n].
+        weight: float64 [n]; all alike unless given.
+        bins: their number.
+
+    Returns:
+        0 (perfect) to 1; NaN without answers.
+    """
+    if not len(probability):
+        return float("nan")
+    weighed = np.ones(len(probability)) if weight is None else weight
+    bin_ = np.clip(np.ceil(probability * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(bin_, weighed * (right - probability), minlength=bins)
+    return float(np.abs(gap).sum() / weighed.sum())
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold of "none of these" gives.
+
+    Attributes:
+        threshold: an answer below it is "none of these"; inf refuses all.
+        precision: share of right answers among those given; 1 where none is given.
+        recall: share of the queries with a landmark that are answered rightly.
+        feasible: whether the wanted precision is reached with any right answer given.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    feasible: bool
+
+
+def threshold_for(answers: Answers, precision: float) -> OperatingPoint:
+    """The threshold with the largest recall among those that keep a precision.
+
+    Of equal recalls the higher threshold. It lies between two confidences, where float32 has a
+    number between them. Where no threshold reaches the precision the one with the best is given
+    (of equal ones, the larger recall) and said to be infeasible.
+
+    Raises:
+        UsageError: when no query shows a landmark.
+        ValueError: when the precision is not above 0 and at most 1.
+    """
+    if not 0 < precision <= 1:
+        raise ValueError(f"a precision is above 0 and at most 1, got {precision}")
+    landmarks = answers.weight[answers.landmark].sum()
+    if not landmarks:
+        raise UsageError("no query shows a landmark: recall is not defined", remedy=_REMEDY)
+    cuts, kept_right, kept = _curve(answers)
+    if not cuts.size:
+        return OperatingPoint(float("inf"), 1.0, 0.0, False)
+    reached = kept_right / kept
+    enough = (reached >= precision - 1e-12) & (kept_right > 0)
+    # cuts fall: argmax takes the first, the higher threshold
+    if enough.any():
+        best = int(np.argmax(np.where(enough, kept_right, -1)))
+    else:
+        best = int(np.lexsort((-kept_right, -reached))[0])
+    return OperatingPoint(
+        threshold=float(cuts[best]),
+        precision=float(reached[best]),
+        recall=float(kept_right[best] / landmarks),
+        feasible=bool(enough.any()),
+    )
+
+
+def operating_point(answers: Answers, threshold: float) -> OperatingPoint:
+    """What a threshold gives on answers it was not chosen on; feasible is whether any is right."""
+    kept = answers.confidence >= np.float32(threshold)
+    weight = answers.weight[kept].sum()
+    right = answers.weight[kept & answers.right].sum()
+    landmarks = answers.weight[answers.landmark].sum()
+    return OperatingPoint(
+        threshold=threshold,
+        precision=float(right / weight) if weight else 1.0,
+        recall=float(right / landmarks) if landmarks else float("nan"),
+        feasible=bool(right > 0),
+    )
+
+
+def _curve(
+    answers: Answers,
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Thresholds, falling, one for each confidence there is; weight of right and of all kept."""
+    given = np.isfinite(answers.confidence)
+    values, inverse = np.unique(-answers.confidence[given], return_inverse=True)
+    values = -values
+    weight = answers.weight[given]
+    kept, right = np.zeros(len(values)), np.zeros(len(values))
+    np.add.at(kept, inverse, weight)
+    np.add.at(right, inverse, weight * answers.right[given])
+    middle = ((values + np.append(values[1:], values[-1:])) / 2).astype(np.float32)
+    below = np.append(values[1:], -np.inf)
+    return np.where(middle > below, middle, values), np.cumsum(right), np.cumsum(kept)
