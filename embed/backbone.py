@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -79,7 +79,7 @@ def insert_global_context(backbone: nn.Module, ratio: float) -> int:
         ModelError: there are no such blocks, or they have Global Context already.
     """
     import torch.nn as nn
-    from timm.layers import GlobalContext
+    from timm.layers.global_context import GlobalContext
 
     if any(isinstance(module, GlobalContext) for module in backbone.modules()):
         raise ModelError(
@@ -87,7 +87,7 @@ def insert_global_context(backbone: nn.Module, ratio: float) -> int:
             where=type(backbone).__name__,
             remedy="leave out global_context",
         )
-    blocks = [block for block in backbone.modules() if _is_residual(block)]
+    blocks: list[Any] = [block for block in backbone.modules() if _is_residual(block)]
     widths = [(block, width) for block in blocks if (width := _width(block))]
     if not widths:
         raise ModelError(
@@ -96,7 +96,7 @@ def insert_global_context(backbone: nn.Module, ratio: float) -> int:
             remedy="choose a ResNet, ResNeXt, EfficientNet or RegNet, or leave out global_context",
         )
     for block, width in widths:
-        context = GlobalContext(width, fuse_add=True, fuse_scale=False, rd_ratio=ratio)
+        context: Any = GlobalContext(width, fuse_add=True, fuse_scale=False, rd_ratio=ratio)
         nn.init.zeros_(context.mlp_add.fc2.bias)  # timm zeroes the weight alone
         if getattr(block, "se", context) is None:
             block.se = context  # a ResNet's own place for it
@@ -121,18 +121,19 @@ def _width(block: nn.Module) -> int:
     """The channels that come out of a residual block: those of its last BatchNorm; 0 for none."""
     parts = [part for name, part in block.named_children() if name not in _SHORTCUTS]
     norms = [module for part in parts for module in part.modules()]
-    widths = [module.num_features for module in norms if hasattr(module, "running_mean")]
-    return int(widths[-1]) if widths else 0  # type: ignore[call-overload]
+    widths: list[Any] = [norm.num_features for norm in norms if hasattr(norm, "running_mean")]
+    return int(widths[-1]) if widths else 0
 
 
 def start_global_context(backbone: nn.Module) -> None:
     """Lets a backbone's own additive Global Context blocks start as the identity, as the paper."""
-    from timm.layers import GlobalContext
+    from timm.layers.global_context import GlobalContext
     from torch.nn import init
 
     for module in backbone.modules():
-        if isinstance(module, GlobalContext) and module.mlp_add is not None:
-            init.zeros_(module.mlp_add.fc2.bias)
+        context: Any = module
+        if isinstance(module, GlobalContext) and context.mlp_add is not None:
+            init.zeros_(context.mlp_add.fc2.bias)
 
 
 def _hub_error(name: str, error: Exception) -> ModelError:

@@ -1,0 +1,1 @@
+"""Training an embedder: settings, losses, sampling, the loop, distillation."""

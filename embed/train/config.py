@@ -1,0 +1,353 @@
+"""Settings of a training run: presets by name, JSON files, single values on top."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lmk.embed.config import TRAINING_SUFFIX
+from lmk.embed.errors import UsageError
+
+NONE = "none"  # of model.weights: random
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(_Settings):
+    """The network.
+
+    Attributes:
+        backbone: the timm model.
+        weights: what it starts from: "none" (random), "hub" (timm's, needs a network),
+            "package:NAME", a weights file of the backbone, or an embedder's folder (neck and all).
+        mean, std: of the pixels in 0..1; timm's own for the backbone unless given.
+        pooling, gem_p, neck, neck_activation, global_context: as of EmbedderConfig.
+        train_gem: whether the power of GeM is learnt.
+    """
+
+    backbone: str
+    weights: str = NONE
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    pooling: Literal["gem", "avg"] = "gem"
+    gem_p: float = Field(default=3.0, gt=0)
+    train_gem: bool = True
+    neck: int | None = Field(default=512, ge=1)
+    neck_activation: Literal["prelu"] | None = "prelu"
+    global_context: float | None = Field(default=None, gt=0, le=1)
+
+
+class MarginByRank(_Settings):
+    """Margins between `low` (the largest class) and `high` (the smallest), by n^-power.
+
+    m(n) = low + (high - low) (n^-power - min) / (max - min), as the 3rd place of Google Landmark
+    Recognition 2020 had it (power 1/4, low .05, high .5). Where all classes have the same size
+    all margins are `low`.
+    """
+
+    form: Literal["rank"] = "rank"
+    power: float = Field(default=0.25, gt=0)
+    low: float = Field(default=0.05, ge=0, le=3)
+    high: float = Field(default=0.5, ge=0, le=3)
+
+
+class MarginByPower(_Settings):
+    """m(n) = a n^-b + c: Ha et al., "Google Landmark Recognition 2020 Competition Third Place"."""
+
+    form: Literal["power"]
+    a: float
+    b: float
+    c: float
+
+
+class Classes(_Settings):
+    """Learn to tell the landmarks of the labels apart.
+
+    Attributes:
+        loss: "softmax" is a plain linear classifier.
+        scale: s of the margin losses.
+        margin: in radians; of cosface a difference of cosines.
+        sub_centers: of "subcenter", for each class.
+        dynamic_margin: a margin for each class by its number of pictures, instead of `margin`.
+        class_weights: weigh each class by 1 / log(1 + n).
+        unlabelled: pictures without a label count for nothing here ("skip"), or are one more
+            class ("background").
+        share: of this loss in the sum.
+    """
+
+    task: Literal["classes"]
+    loss: Literal["softmax", "arcface", "subcenter", "cosface"] = "arcface"
+    scale: float = Field(default=30.0, gt=0)
+    margin: float = Field(default=0.3, ge=0, lt=3)
+    sub_centers: int = Field(default=3, ge=1)
+    dynamic_margin: Annotated[MarginByRank | MarginByPower, Field(discriminator="form")] | None = (
+        None
+    )
+    class_weights: bool = False
+    unlabelled: Literal["skip", "background"] = "skip"
+    share: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.dynamic_margin is not None and self.loss not in ("arcface", "subcenter"):
+            raise ValueError(f"dynamic_margin is for arcface and subcenter, not {self.loss}")
+        return self
+
+
+class Teacher(_Settings):
+    """One network of the ensemble: its unit features at all sizes are summed."""
+
+    model: str
+    sizes: tuple[int, ...] = Field(min_length=1)
+
+
+class Distillation(_Settings):
+    """Learn the vectors of an ensemble, without labels.
+
+    The teachers' features are concatenated, then PCA-whitened to the embedding's dimension.
+
+    Attributes:
+        teachers: presets, embedders' folders or timm models with their sizes in pixels.
+        power: of the whitening, learnt on the training pictures.
+        feature: weight of 1 - cosine to the teacher's vector.
+        relation: weight of the mean squared difference of the cosines between the pictures of a
+            batch: Park et al., "Relational Knowledge Distillation", 2019, with cosines.
+        share: of this loss in the sum.
+    """
+
+    task: Literal["distillation"]
+    teachers: tuple[Teacher, ...] = Field(min_length=1)
+    power: float = Field(default=0.5, ge=0, le=1)
+    feature: float = Field(default=1.0, ge=0)
+    relation: float = Field(default=1.0, ge=0)
+    share: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.feature + self.relation == 0:
+            raise ValueError("feature and relation are both 0")
+        return self
+
+
+class Stage(_Settings):
+    """Some epochs at one size of pictures, in pixels."""
+
+    epochs: int = Field(ge=1)
+    size: int = Field(ge=16, le=2048)
+
+
+class Optimizer(_Settings):
+    """What moves the weights.
+
+    Attributes:
+        lr: the peak, for the batch as given.
+        backbone_lr: of the backbone, as a multiple of `lr`.
+        weight_decay: not of biases, norms and the power of GeM.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.05, gt=0)
+    backbone_lr: float = Field(default=1.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+
+class Schedule(_Settings):
+    """The learning rate over the epochs: linear warm-up, then cosine or steps.
+
+    Attributes:
+        warmup: epochs, whole or not.
+        floor: the end of the cosine, as a part of the peak.
+        milestones: epochs after which `gamma` multiplies the rate.
+    """
+
+    kind: Literal["cosine", "multistep"] = "cosine"
+    warmup: float = Field(default=1.0, ge=0)
+    floor: float = Field(default=0.0, ge=0, le=1)
+    milestones: tuple[float, ...] = ()
+    gamma: float = Field(default=0.1, gt=0)
+
+
+class Augment(_Settings):
+    """How a picture is changed before it is learnt; 0 switches a change off.
+
+    Attributes:
+        crop: the smallest part of the picture's area that a crop keeps (1: no crop).
+        ratio: the widest crop's width by height, and one by it the narrowest.
+        flip, perspective, grey, erase: how often, 0 to 1.
+        rotate: at most, in degrees.
+        light: brightness, contrast and saturation change by up to this part, hue by a quarter.
+    """
+
+    crop: float = Field(default=0.5, gt=0, le=1)
+    ratio: float = Field(default=4 / 3, ge=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    rotate: float = Field(default=10.0, ge=0, le=180)
+    light: float = Field(default=0.2, ge=0, le=1)
+    perspective: float = Field(default=0.0, ge=0, le=1)
+    grey: float = Field(default=0.0, ge=0, le=1)
+    erase: float = Field(default=0.0, ge=0, le=1)
+
+
+class TrainConfig(_Settings):
+    """All settings of a training run.
+
+    Attributes:
+        name: of the embedder that comes out.
+        tasks: what is learnt; the losses are summed by their shares.
+        sampling: every picture once an epoch, or classes drawn by the root of their size, or
+            equally often.
+        stages: in order; their epochs add up.
+        size: of the pictures of the embedder that comes out; the last stage's unless given.
+        batch: pictures a pass, over all processes; `accumulate` passes make a step.
+        precision: "auto" is bf16 on GPUs that have it and on CPUs with AMX, else fp16 on GPUs,
+            else fp32.
+        clip: the longest gradient, or None.
+        ema: decay of the average of the weights that is kept beside them, or None.
+        freeze: beginnings of names of the network's weights that stay as they are.
+        freeze_norms: keep the running means and variances of all BatchNorms.
+        best_by: which figure of the validation chooses the best epoch.
+        seed: of all chance.
+        workers: processes that read pictures; one for each core unless given, 0 for none.
+        save_minutes: between checkpoints within an epoch; 0 is after each step.
+    """
+
+    name: str
+    model: Model
+    tasks: tuple[Annotated[Classes | Distillation, Field(discriminator="task")], ...] = Field(
+        min_length=1
+    )
+    sampling: Literal["natural", "sqrt", "balanced"] = "natural"
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    size: int | None = Field(default=None, ge=16, le=2048)
+    batch: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    clip: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    freeze: tuple[str, ...] = ()
+    freeze_norms: bool = False
+    best_by: Literal["gap", "map", "accuracy"] = "gap"
+    seed: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
+    save_minutes: float = Field(default=10.0, ge=0)
+
+    @property
+    def epochs(self) -> int:
+        """Of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def embedder_size(self) -> int:
+        """Side of the pictures of the embedder that comes out, in pixels."""
+        return self.size or self.stages[-1].size
+
+    def size_of(self, epoch: int) -> int:
+        """Side of the pictures in an epoch, from 0."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage.size
+            epoch -= stage.epochs
+        raise ValueError("there is no such epoch")
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.schedule.warmup >= self.epochs and self.schedule.kind == "cosine":
+            raise ValueError(
+                f"{self.schedule.warmup} epochs of warm-up leave none of {self.epochs}"
+            )
+        if self.sampling != "natural" and not any(isinstance(t, Classes) for t in self.tasks):
+            raise ValueError(f"sampling {self.sampling!r} needs a task of classes")
+        return self
+
+
+def training_presets() -> tuple[str, ...]:
+    """The names of the training presets that lmk comes with."""
+    names = (file.name for file in (resources.files("lmk.embed") / "presets").iterdir())
+    found = (name for name in names if name.endswith(TRAINING_SUFFIX))
+    return tuple(sorted(name.removesuffix(TRAINING_SUFFIX) for name in found))
+
+
+def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
+    """The settings of a preset or a JSON file.
+
+    Args:
+        source: a preset's name, or a file.
+        changes: single values, as "optimizer.lr=0.01" or "tasks.0.margin=0.4"; the value is JSON,
+            or else text.
+
+    Raises:
+        UsageError: no such preset or file, an unknown key, a value that does not fit.
+    """
+    values = json_object(_text(source), source)
+    for change in changes:
+        _apply(values, change)
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        kinds = ("classes", "distillation", "rank", "power")
+        key = ".".join(str(part) for part in first["loc"] if part not in kinds)
+        reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise UsageError(
+            f"{key}: {reason}" if key else reason,
+            where=source,
+            remedy="docs/training.md lists all keys",
+        ) from None
+
+
+def json_object(text: str, source: str) -> dict[str, Any]:
+    """The object that a JSON text holds; UsageError for anything else."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"is no JSON: {error}", where=source, remedy="mend it") from None
+    if not isinstance(values, dict):
+        raise UsageError("holds no settings", where=source, remedy="write one JSON object")
+    return values
+
+
+def _text(source: str) -> str:
+    if source in training_presets():
+        preset = resources.files("lmk.embed") / "presets" / f"{source}{TRAINING_SUFFIX}"
+        return preset.read_text("utf-8")
+    try:
+        return Path(source).read_text("utf-8")
+    except (OSError, ValueError):
+        raise UsageError(
+            f"is neither a training preset ({', '.join(training_presets())}) nor a readable file",
+            where=source,
+            remedy="check the spelling",
+        ) from None
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Sets one value in place, by its dotted path."""
+    path, equals, text = change.partition("=")
+    *parents, last = path.strip().split(".")
+    target: Any = values
+    try:
+        for name in parents:
+            target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
+        key: Any = int(last) if isinstance(target, list) else last
+        if not equals or not last or not isinstance(target, dict | list):
+            raise KeyError
+        try:
+            target[key] = json.loads(text)
+        except ValueError:
+            target[key] = text
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise UsageError(
+            f"{change!r} changes no setting", where="--set", remedy="write KEY=VALUE"
+        ) from None

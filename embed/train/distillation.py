@@ -1,0 +1,181 @@
+"""Distillation: a network learns the vectors of an ensemble, from pictures without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.embeddings import unit_rows
+from lmk.embed.errors import ManifestError
+from lmk.embed.extract import Extraction, extract
+from lmk.embed.features import FeatureStore
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest
+from lmk.embed.train.config import Distillation
+from lmk.embed.train.tasks import Task
+from lmk.embed.whitening import learn_whitening
+
+_TAUGHT_BY = 20_000  # pictures that the whitening is learnt on
+_ROWS = 8192  # at a time
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherVectors:
+    """What the ensemble says of the training set.
+
+    Attributes:
+        vectors: float16 [n, dim], of length 1; zeros where `known` is false.
+        known: bool [n]; false for a picture that cannot be read.
+        skipped: the pictures that cannot be read, and why.
+    """
+
+    vectors: NDArray[np.float16]
+    known: NDArray[np.bool_]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def teacher_vectors(
+    settings: Distillation,
+    manifests: Sequence[Manifest],
+    dim: int,
+    store: Path,
+    *,
+    progress: Progress = lambda stage, done, total: None,
+) -> TeacherVectors:
+    """Computes the ensemble's vectors; features go through FeatureStores, so a stop loses little.
+
+    Args:
+        settings: the ensemble and its whitening.
+        manifests: the training set.
+        dim: of the vectors.
+        store: the folder of the stores; may be shared by many runs.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ManifestError: too few pictures for a whitening of `dim` components.
+        ModelError: a teacher that cannot be had.
+    """
+    members = []
+    known: tuple[Extraction, ...] = ()
+    for teacher in settings.teachers:
+        stores = []
+        for size in teacher.sizes:
+            embedder = Embedder.named(teacher.model, size=size)
+            kept = FeatureStore(store, embedder.feature_fingerprint, embedder.feature_dim)
+            stage = f"teacher {teacher.model} at {size} px"
+            known = tuple(_extracted(manifests, embedder, kept, stage, progress))
+            stores.append(kept)
+        members.append(stores)
+    rows, sha256s = _pictures(manifests, known)
+    width = sum(stores[0].dim for stores in members)
+    if len(rows) <= dim or width < dim:
+        raise ManifestError(
+            f"{len(rows)} readable pictures and {width} features of the teachers are too few "
+            f"for vectors of {dim} components",
+            where="--data",
+            remedy="give more pictures, or choose a smaller model.neck",
+        )
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(_TAUGHT_BY, len(rows))).astype(np.int64))
+    whitening = learn_whitening(
+        _ensemble(members, [sha256s[i] for i in chosen]), dim, settings.power
+    )
+    total = sum(len(manifest) for manifest in manifests)
+    vectors = np.zeros((total, dim), np.float16)
+    for start in range(0, len(rows), _ROWS):
+        piece = slice(start, start + _ROWS)
+        vectors[rows[piece]] = whitening.apply(_ensemble(members, sha256s[piece]))
+    is_known = np.zeros(total, dtype=bool)
+    is_known[rows] = True
+    skipped = tuple(skip for each in known for skip in each.skipped)
+    return TeacherVectors(vectors, is_known, skipped)
+
+
+def _extracted(
+    manifests: Sequence[Manifest],
+    embedder: Embedder,
+    store: FeatureStore,
+    stage: str,
+    progress: Progress,
+) -> list[Extraction]:
+    total = sum(len(manifest) for manifest in manifests)
+    before, result = 0, []
+    for manifest in manifests:
+
+        def count(done: int, before: int = before) -> None:
+            progress(stage, before + done, total)
+
+        result.append(extract(manifest, embedder, store, progress=count))
+        before += len(manifest)
+    return result
+
+
+def _pictures(
+    manifests: Sequence[Manifest], known: Sequence[Extraction]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """The readable pictures: their numbers in the training set, and their sha256s."""
+    numbers, sha256s, first = [], [], 0
+    for manifest, extraction in zip(manifests, known, strict=True):
+        place = {row.id: first + i for i, row in enumerate(manifest.rows)}
+        numbers += [place[picture.row.id] for picture in extraction.pictures]
+        sha256s += [picture.sha256 for picture in extraction.pictures]
+        first += len(manifest)
+    return np.array(numbers, np.int64), sha256s
+
+
+def _ensemble(
+    members: Sequence[Sequence[FeatureStore]], sha256s: Sequence[str]
+) -> NDArray[np.float32]:
+    """Unit features of each network, summed over its sizes, side by side: float32 [n, width]."""
+    sums = [np.sum([unit_rows(store.read(sha256s)) for store in stores], 0) for stores in members]
+    return np.concatenate([unit_rows(each) for each in sums], axis=1)
+
+
+class DistillationTask(Task):
+    """Follows the vectors of a teacher, one by one and in their relations.
+
+    Args:
+        settings: the weights of both.
+        teacher: the vectors of the training set's pictures.
+    """
+
+    name = "distillation"
+
+    def __init__(self, settings: Distillation, teacher: TeacherVectors) -> None:
+        super().__init__()
+        self.share = settings.share
+        self._settings = settings
+        self._teacher = teacher
+
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """The teacher's vectors float32 [n, dim]; zeros where it has none."""
+        return torch.from_numpy(self._teacher.vectors[pictures].astype(np.float32))
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """See Task.weights."""
+        return (targets.abs().amax(dim=1) > 0).float()
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """feature (1 - cos(e, t)) + relation mean_j (cos(e, e_j) - cos(t, t_j))^2, of each."""
+        own = functional.normalize(embeddings.float())
+        losses = self._settings.feature * (1 - (own * targets).sum(dim=1))
+        if self._settings.relation and len(own) > 1:
+            known = self.weights(targets)
+            pairs = known[:, None] * known * (1 - torch.eye(len(own), device=own.device))
+            squares = pairs * (own @ own.T - targets @ targets.T).square()
+            relations = squares.sum(dim=1) / pairs.sum(dim=1).clamp(min=1)
+            losses = losses + self._settings.relation * relations
+        return losses
+
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """See Task.repeats: all once, those without a vector never."""
+        return self._teacher.known.astype(np.float64)

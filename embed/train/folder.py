@@ -1,0 +1,128 @@
+"""The folder of a run: the embedder on top, everything of the training below training/."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.errors import UsageError, storage_errors
+from lmk.embed.files import write_whole
+from lmk.embed.images import Skipped
+from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.config import TrainConfig
+
+FORMAT = 1
+_FREE = {"workers", "save_minutes"}  # settings that a run may change when it goes on
+
+
+class RunFolder:
+    """The files of a run: training/ with config.json, last.safetensors, best.safetensors,
+    steps.csv, epochs.csv and skipped.csv, and at the end the embedder's own files.
+
+    Args:
+        out: the folder; made when it is missing.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.training = out / "training"
+        self.last = self.training / "last.safetensors"
+        self.best = self.training / "best.safetensors"
+        self.teacher = self.training / "teacher.safetensors"
+
+    def start(
+        self, config: TrainConfig, digest: str, *, resume: bool, write: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Makes the folder, or opens the checkpoint to go on from; None where there is none.
+
+        Args:
+            config: of the run.
+            digest: of the training set (TrainingPictures.digest).
+            resume: whether to go on.
+            write: whether this process writes.
+
+        Raises:
+            UsageError: there is a run already and `resume` is not set, or it had other settings
+                or pictures, or the folder holds something else.
+            LmkError: the checkpoint is damaged.
+        """
+        if self.last.exists():
+            return self._checkpoint(config, digest, resume=resume)
+        foreign = self.out.exists() and not self.training.is_dir() and any(self.out.iterdir())
+        if foreign or (self.out.exists() and not self.out.is_dir()):
+            raise UsageError(
+                "is there already and holds no training",
+                where=self.out,
+                remedy="name another --out",
+            )
+        if write:
+            with storage_errors(self.out):
+                self.training.mkdir(parents=True, exist_ok=True)
+            text = config.model_dump_json(indent=2) + "\n"
+            write_whole(self.training / "config.json", text.encode())
+        return None
+
+    def _checkpoint(
+        self, config: TrainConfig, digest: str, *, resume: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if not resume:
+            raise UsageError(
+                "holds a training already",
+                where=self.out,
+                remedy="go on with it by --resume, or name another --out",
+            )
+        tensors, state = load_checkpoint(self.last)
+        if state.get("format") != FORMAT:
+            raise UsageError(
+                "was written by another version of lmk", where=self.last, remedy="train anew"
+            )
+        before, now = state["config"], config.model_dump(mode="json")
+        changed = sorted(
+            key for key in before.keys() | now.keys() if before.get(key) != now.get(key)
+        )
+        different = [key for key in changed if key not in _FREE]
+        if state["data"] != digest:
+            different.append("the training pictures")
+        if different:
+            raise UsageError(
+                f"was started with other settings: {', '.join(different)}",
+                where=self.out,
+                remedy="give the same ones (training/config.json), or name another --out",
+            )
+        return tensors, state
+
+    def save(
+        self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], skipped: Sequence[Skipped]
+    ) -> None:
+        """Writes the checkpoint that the run goes on from, and the list of skipped files."""
+        buffer = io.StringIO()
+        rows = [(skip.path, skip.reason) for skip in skipped]
+        csv.writer(buffer, lineterminator="\n").writerows([("path", "reason"), *rows])
+        write_whole(
+            self.training / "skipped.csv", buffer.getvalue().encode(errors="surrogateescape")
+        )
+        save_checkpoint(self.last, tensors, {"format": FORMAT, **state})
+
+    def publish(self, embedder: Embedder) -> None:
+        """Writes the embedder into the folder; config.json comes last and makes it one.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        made = self.training / "embedder"
+        with storage_errors(self.out):
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            embedder.save(made)
+            files = sorted(made.iterdir(), key=lambda file: file.name == "config.json")
+            (self.out / "config.json").unlink(missing_ok=True)
+            for file in files:
+                file.replace(self.out / file.name)
+            made.rmdir()

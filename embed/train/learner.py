@@ -1,0 +1,165 @@
+"""Learner: a network with its tasks, taking one step at a time; whole state in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lmk.embed.heads import EmbeddingNetwork
+from lmk.embed.train.checkpoint import load_optimizer, optimizer_tensors, part, prefixed
+from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.devices import World
+from lmk.embed.train.network import build_optimizer, set_training
+from lmk.embed.train.pictures import Batch
+from lmk.embed.train.tasks import Task
+
+
+class _Forward(nn.Module):
+    """Pictures and targets to the weighted sum of each task's losses."""
+
+    def __init__(
+        self, network: EmbeddingNetwork, tasks: nn.ModuleList, precision: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.tasks = tasks
+        self._precision = precision
+
+    def forward(self, pictures: Tensor, targets: list[Tensor], weights: list[Tensor]) -> Tensor:
+        """Sums float32 [tasks] over pictures uint8 [n, size, size, 3]."""
+        kind = pictures.device.type
+        reduced = self._precision != torch.float32
+        with torch.autocast(kind, self._precision, enabled=reduced):
+            embeddings = self.network(pictures)
+        each = zip(self.tasks, targets, weights, strict=True)
+        return torch.stack(
+            [(task(embeddings.float(), wanted) * weight).sum() for task, wanted, weight in each]
+        )
+
+
+class Learner:
+    """Learns from steps, each of one or more passes.
+
+    A step's loss is, for each task, sum(weight * loss) / sum(weight) over all its passes in all
+    processes, so accumulated passes and several processes give the gradients of one large batch
+    (but for BatchNorm, whose statistics are those of a pass; on GPUs, of all processes').
+
+    Args:
+        config: of the run.
+        network: with the weights to start from.
+        tasks: what is learnt.
+        device, precision, world: where.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: EmbeddingNetwork,
+        tasks: Sequence[Task],
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        world: World,
+    ) -> None:
+        self._config = config
+        self._device = device
+        self._world = world
+        if world.size > 1 and device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.tasks = tuple(tasks)
+        modules = nn.ModuleList(tasks).to(device)
+        self._modules = modules
+        forward = _Forward(network, modules, precision)
+        self._forward: nn.Module = forward
+        if world.size > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self._forward = DistributedDataParallel(forward, device_ids=ids)
+        self._optimizer = build_optimizer(config.optimizer, network, modules)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self._ema = ModelEmaV3(network, config.ema, use_warmup=True) if config.ema else None
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and saved: the averaged one where there is one."""
+        return self.network if self._ema is None else self._ema.module
+
+    def step(self, number: int, batches: Sequence[Batch], rate: float) -> Tensor:
+        """Takes one step.
+
+        Args:
+            number: of the step, from 0; with the seed it determines all chance in it.
+            batches: this process's part of each pass.
+            rate: the learning rate as a part of its peak.
+
+        Returns:
+            The mean loss of each task over the whole step, float32 [tasks], on the device.
+        """
+        _seed(self._config.seed, number, self._world.rank)
+        set_training(self._forward, freeze_norms=self._config.freeze_norms)
+        prepared = [self._prepare(batch) for batch in batches]
+        weights = torch.stack([torch.stack([w.sum() for w in each[2]]) for each in prepared])
+        whole = self._world.sum(weights.sum(dim=0)).clamp(min=1e-12)
+        shares = torch.tensor([task.share for task in self.tasks], device=self._device) / whole
+        totals = torch.zeros_like(whole)
+        for i, inputs in enumerate(prepared):
+            last = i == len(prepared) - 1
+            ddp = isinstance(self._forward, DistributedDataParallel)
+            # DistributedDataParallel averages gradients over processes; the loss is their sum.
+            with nullcontext() if last or not ddp else self._forward.no_sync():  # type: ignore[operator]
+                sums = self._forward(*inputs)
+                self._scaler.scale((sums * shares).sum() * self._world.size).backward()
+            totals += sums.detach()
+        self._update(number, rate)
+        return self._world.sum(totals) / whole
+
+    def _prepare(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        pictures = batch.pictures.to(self._device, non_blocking=True)
+        targets = [task.targets(batch.numbers).to(self._device) for task in self.tasks]
+        weights = [task.weights(own) for task, own in zip(self.tasks, targets, strict=True)]
+        return pictures, targets, weights
+
+    def _update(self, number: int, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.optimizer.lr * group["scale"] * rate
+        if self._config.clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            moved = [p for group in self._optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(moved, self._config.clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.update(self.network, step=number + 1)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next step depends on: tensors by name, and numbers."""
+        tensors = prefixed("network", self.network.state_dict())
+        tensors |= prefixed("tasks", self._modules.state_dict())
+        tensors |= prefixed("optimizer", optimizer_tensors(self._optimizer))
+        if self._ema is not None:
+            tensors |= prefixed("ema", self._ema.module.state_dict())
+        return tensors, {"scaler": self._scaler.state_dict()}
+
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Goes back to a state."""
+        self.network.load_state_dict(part("network", tensors))
+        self._modules.load_state_dict(part("tasks", tensors))
+        load_optimizer(self._optimizer, part("optimizer", tensors))
+        if self._ema is not None:
+            self._ema.module.load_state_dict(part("ema", tensors))
+        if numbers["scaler"]:
+            self._scaler.load_state_dict(numbers["scaler"])
+
+
+def _seed(*parts: int) -> None:
+    """Seeds all of torch's chance from whole numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1))

@@ -1,0 +1,319 @@
+"""The training loop: epochs, checkpoints, logs, validation; it ends in an embedder's folder.
+
+All chance follows from the seed and the step's number, all rates from the step alone: a
+checkpoint is weights, momenta and the step, and a run that goes on from one is the run that never
+stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmk.embed.embedder import Embedder, build_network
+from lmk.embed.errors import LmkError, UsageError
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest
+from lmk.embed.runtime import available_cores
+from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.devices import World, chosen_device, chosen_precision, joined
+from lmk.embed.train.folder import RunFolder
+from lmk.embed.train.learner import Learner
+from lmk.embed.train.log import EPOCHS, STEPS, Log
+from lmk.embed.train.network import embedder_config, rate, start_network
+from lmk.embed.train.pictures import Batch, TrainingPictures, read_passes
+from lmk.embed.train.sampling import epoch_order, passes_of, share_of
+from lmk.embed.train.setup import build_tasks
+
+Validate = Callable[[Embedder], Mapping[str, float]]
+Progress = Callable[[str, int, int], None]
+FIGURES = ("gap", "map", "accuracy")  # of a validation
+_FLUSHED = 20  # steps whose losses wait on the device
+_MOST_WORKERS = 8
+_CHANGES = 1  # beside seed and epoch, for the seeds of the pictures' changes
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        folder: the embedder's, with training/ in it.
+        epochs: rows of epochs.csv, in order.
+        best: the epoch whose weights were taken, from 1.
+        skipped: pictures that could not be read.
+    """
+
+    folder: Path
+    epochs: tuple[dict[str, str], ...]
+    best: int
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass
+class _Position:
+    """Where a run is; all of it goes into checkpoints."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    sums: list[float] = field(default_factory=list)  # of each task's losses in this epoch
+    seconds: float = 0.0  # of this epoch
+    best: int = 0  # from 1; 0 is none
+    best_value: float = float("-inf")
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def train(
+    config: TrainConfig,
+    manifests: Sequence[Manifest],
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    features: Path | None = None,
+    validate: Validate | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    epoch_done: Callable[[Mapping[str, Any]], None] = lambda row: None,
+) -> TrainingResult:
+    """Trains an embedder. Under torchrun each process calls this, and the first one writes.
+
+    Args:
+        config: all settings.
+        manifests: the training set.
+        out: the folder of the run, and of the embedder.
+        resume: go on from the last checkpoint, if there is one.
+        device: "auto", "cpu" or "cuda".
+        features: the folder for teachers' features; below `out` unless given.
+        validate: called after each epoch with the embedder so far; gives "gap", "map" and
+            "accuracy", of which config.best_by chooses the weights that are kept.
+        progress: called with (stage, done, total).
+        epoch_done: called after each epoch with its row of epochs.csv.
+
+    Raises:
+        LmkError: see its kinds; each says what, where, and the way out.
+    """
+    place = chosen_device(device)
+    precision = chosen_precision(config.precision, place)
+    pictures = TrainingPictures.of(manifests)
+    with joined(place) as world:
+        if config.batch % world.size:
+            raise UsageError(
+                f"{config.batch} pictures cannot be shared out among {world.size} processes",
+                where="batch",
+                remedy=f"choose a multiple of {world.size}",
+            )
+        folder = RunFolder(out)
+        network = start_network(config)
+        checkpoint = folder.start(config, pictures.digest, resume=resume, write=world.first)
+        world.wait()
+        tasks, unread = build_tasks(
+            config,
+            manifests,
+            pictures,
+            network.dim,
+            teacher=folder.teacher,
+            features=features or folder.training / "features",
+            world=world,
+            progress=progress,
+        )
+        learner = Learner(config, network, tasks, device=place, precision=precision, world=world)
+        run = _Run(config, pictures, folder, learner, world, validate, progress, epoch_done)
+        if checkpoint is not None:
+            run.load(*checkpoint)
+        run.skip(unread)
+        return run.finish()
+
+
+class _Run:
+    """One run; `finish` does what is left of it."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        pictures: TrainingPictures,
+        folder: RunFolder,
+        learner: Learner,
+        world: World,
+        validate: Validate | None,
+        progress: Progress,
+        epoch_done: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._config = config
+        self._pictures = pictures
+        self._folder = folder
+        self._learner = learner
+        self._world = world
+        self._validate = validate
+        self._progress = progress
+        self._epoch_done = epoch_done
+        self._repeats = learner.tasks[0].repeats(config.sampling)
+        self._names = _different([task.name for task in learner.tasks])
+        self._at = _Position(sums=[0.0] * len(learner.tasks))
+        self._steps = len(self._passes(0)) // config.accumulate  # the same in every epoch
+        self._waiting: list[tuple[int, float, Tensor]] = []
+        self._saved = time.monotonic()
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Goes to where a checkpoint was made."""
+        self._learner.load(tensors, state["learner"])
+        self._at = _Position(**state["position"])
+
+    def skip(self, unread: Sequence[Skipped]) -> None:
+        """Notes pictures that cannot be read."""
+        self._at.skipped.update({skip.path: skip.reason for skip in unread})
+
+    def finish(self) -> TrainingResult:
+        """Trains what is left, and writes the embedder."""
+        rows: tuple[dict[str, str], ...] = ()
+        if self._world.first:
+            self._open_logs()
+        for epoch in range(self._at.epoch, self._config.epochs):
+            self._train_epoch(epoch)
+            self._end_epoch(epoch)
+        if self._world.first:
+            self._steps_log.close()
+            self._epochs_log.close()
+            self._publish()
+            rows = tuple(self._epochs_log.rows())
+        self._world.wait()
+        skipped = tuple(Skipped(path, reason) for path, reason in self._at.skipped.items())
+        return TrainingResult(self._folder.out, rows, self._at.best or self._at.epoch, skipped)
+
+    def _open_logs(self) -> None:
+        training, at = self._folder.training, self._at
+        board = training / "tensorboard"
+        done = at.epoch * self._steps + at.step
+        self._steps_log = Log(training / STEPS, ("step", "rate", *self._names), done, board)
+        columns = ("epoch", "size", *self._names, "seconds", *FIGURES)
+        self._epochs_log = Log(training / EPOCHS, columns, at.epoch + 1, board)
+
+    def _passes(self, epoch: int) -> Any:
+        order = epoch_order(self._repeats, self._config.seed, epoch)
+        step = self._config.batch * self._config.accumulate
+        return passes_of(order, step).reshape(-1, self._config.batch)
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """This process's part of the passes of an epoch that are not done yet."""
+        config, world = self._config, self._world
+        passes = self._passes(epoch)
+        rng = np.random.default_rng([config.seed, epoch, _CHANGES])
+        seeds = rng.integers(0, 2**62, passes.shape)
+        left = slice(self._at.step * config.accumulate, None)
+        workers = config.workers
+        return read_passes(
+            self._pictures,
+            share_of(passes, world.rank, world.size)[left],
+            size=config.size_of(epoch),
+            augment=config.augment,
+            seeds=share_of(seeds, world.rank, world.size)[left],
+            workers=min(available_cores(), _MOST_WORKERS) if workers is None else workers,
+        )
+
+    def _train_epoch(self, epoch: int) -> None:
+        config, at = self._config, self._at
+        total = self._steps * config.epochs
+        batches = self._batches(epoch)
+        while at.step < self._steps:
+            began = time.monotonic()
+            done = epoch * self._steps + at.step
+            passes = [next(batches) for _ in range(config.accumulate)]
+            for each in passes:
+                at.skipped.update({skip.path: skip.reason for skip in each.skipped})
+            part = rate(config.schedule, (done + 0.5) / self._steps, config.epochs)
+            losses = self._learner.step(done, passes, part)
+            self._waiting.append((done, part, losses))
+            at.step += 1
+            at.seconds += time.monotonic() - began
+            if len(self._waiting) >= _FLUSHED:
+                self._flush()
+            self._progress("training", done + 1, total)
+            if time.monotonic() - self._saved >= 60 * config.save_minutes:
+                self._save()
+
+    def _flush(self) -> None:
+        """Looks at the losses of the last steps, and logs them."""
+        if not self._waiting:
+            return
+        steps, parts, losses = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        values = torch.stack(losses).double().cpu().numpy()
+        if not np.isfinite(values).all():
+            first = steps[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
+            raise LmkError(
+                f"the loss is not finite at step {first}",
+                where=self._folder.out,
+                remedy="train anew with a smaller optimizer.lr, with clip, or in fp32",
+            )
+        for row in values.tolist():  # one by one, so that the sums do not depend on the flushes
+            self._at.sums = [a + b for a, b in zip(self._at.sums, row, strict=True)]
+        if self._world.first:
+            rows = [
+                {"step": step, "rate": f"{part:.9g}"}
+                | {name: f"{value:.9g}" for name, value in zip(self._names, row, strict=True)}
+                for step, part, row in zip(steps, parts, values.tolist(), strict=True)
+            ]
+            self._steps_log.add(rows)
+
+    def _end_epoch(self, epoch: int) -> None:
+        config, at = self._config, self._at
+        self._flush()
+        for skipped in self._world.gather(at.skipped):
+            at.skipped.update(skipped)
+        figures: Mapping[str, float] = {}
+        if self._world.first and self._validate is not None:
+            figures = self._validate(self._embedder(self._learner.kept.state_dict()))
+            if figures[config.best_by] > at.best_value:
+                at.best, at.best_value = epoch + 1, figures[config.best_by]
+                save_checkpoint(self._folder.best, self._learner.kept.state_dict(), {})
+        if self._world.first:
+            row: dict[str, Any] = {"epoch": epoch + 1, "size": config.size_of(epoch)}
+            row |= {n: f"{s / self._steps:.6g}" for n, s in zip(self._names, at.sums, strict=True)}
+            row |= {"seconds": f"{at.seconds:.1f}"}
+            row |= {name: f"{figures[name]:.4f}" if name in figures else "" for name in FIGURES}
+            self._epochs_log.add([row])
+            self._epoch_done(row)
+        at.epoch, at.step, at.seconds = epoch + 1, 0, 0.0
+        at.sums = [0.0] * len(at.sums)
+        self._save()
+        self._world.wait()
+
+    def _save(self) -> None:
+        self._flush()
+        self._saved = time.monotonic()
+        if self._world.first:
+            tensors, numbers = self._learner.state()
+            state = {
+                "config": self._config.model_dump(mode="json"),
+                "data": self._pictures.digest,
+                "learner": numbers,
+                "position": vars(self._at),
+            }
+            skipped = [Skipped(path, reason) for path, reason in self._at.skipped.items()]
+            self._folder.save(tensors, state, skipped)
+
+    def _publish(self) -> None:
+        """Writes the embedder of the best epoch, or of the last one where nothing was validated."""
+        weights = load_checkpoint(self._folder.best)[0] if self._at.best else None
+        self._folder.publish(self._embedder(weights or self._learner.kept.state_dict()))
+
+    def _embedder(self, weights: Mapping[str, Tensor]) -> Embedder:
+        """A network of its own with these weights, on the CPU."""
+        config = embedder_config(self._config)
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(config, None)
+        network.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
+        return Embedder.of(config, network)
+
+
+def _different(names: list[str]) -> list[str]:
+    """Names of losses, with a number where one comes again."""
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{n}_{again + 1}" if again else n for n, again in zip(names, before, strict=True)]

@@ -1,0 +1,160 @@
+"""The network of a run: what it starts from, what of it moves, and at which rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmk.embed.backbone import PACKAGED, read_state
+from lmk.embed.config import FILE, HUB, EmbedderConfig
+from lmk.embed.embedder import build_network
+from lmk.embed.errors import ModelError, UsageError
+from lmk.embed.heads import EmbeddingNetwork, GeM
+from lmk.embed.train.config import NONE, Optimizer, Schedule, TrainConfig
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+_WEIGHTS, _CONFIG = "weights.safetensors", "config.json"  # of an embedder's folder
+
+
+def embedder_config(config: TrainConfig) -> EmbedderConfig:
+    """The config of the embedder that a run makes.
+
+    Raises:
+        ModelError: timm knows no such backbone.
+    """
+    from timm.data.config import resolve_data_config
+    from timm.models import get_pretrained_cfg, is_model
+
+    model = config.model
+    if not is_model(model.backbone):
+        raise ModelError(
+            "timm knows no such model", where=model.backbone, remedy="check model.backbone"
+        )
+    known = get_pretrained_cfg(model.backbone)
+    resolve: Any = resolve_data_config
+    data = resolve(pretrained_cfg=asdict(known) if known else {})
+    return EmbedderConfig(
+        name=config.name,
+        backbone=model.backbone,
+        weights=FILE,
+        size=config.embedder_size,
+        mean=model.mean or data["mean"],
+        std=model.std or data["std"],
+        gem_p=model.gem_p,
+        neck=model.neck,
+        pooling=model.pooling,
+        neck_activation=model.neck_activation,
+        global_context=model.global_context,
+    )
+
+
+def start_network(config: TrainConfig) -> EmbeddingNetwork:
+    """The network with the weights that the run starts from; random ones come from the seed.
+
+    Raises:
+        ModelError: weights that cannot be had or do not fit.
+    """
+    wanted, source = embedder_config(config), config.model.weights
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if source == HUB or source.startswith(PACKAGED):
+            network = build_network(wanted.model_copy(update={"weights": source}), None)
+        elif source == NONE:
+            network = build_network(wanted, None)
+        elif (Path(source) / _CONFIG).is_file():
+            network = _from_folder(wanted, Path(source))
+        else:
+            network = build_network(wanted, Path(source))
+    for module in network.modules():
+        if isinstance(module, GeM):
+            module.p.requires_grad_(config.model.train_gem)
+    _freeze(network, config.freeze)
+    return network
+
+
+def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
+    """The whole network of an embedder's folder, as a start."""
+    network = build_network(wanted, None)
+    try:
+        network.load_state_dict(read_state(folder / _WEIGHTS))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"this embedder's network is not that of the settings: {reason}",
+            where=folder,
+            remedy="give the settings of `model` it was trained with",
+        ) from error
+    return network
+
+
+def _freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
+    for beginning in beginnings:
+        found = [p for name, p in network.named_parameters() if name.startswith(beginning)]
+        if not found:
+            first = next(name for name, _ in network.named_parameters())
+            raise UsageError(
+                f"no weight's name begins with {beginning!r} (the first is {first})",
+                where="freeze",
+                remedy="see the names in weights.safetensors",
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+
+
+def set_training(module: nn.Module, *, freeze_norms: bool) -> None:
+    """Puts a module into training mode; a BatchNorm that is frozen keeps its mean and variance.
+
+    A BatchNorm with frozen weights is frozen wholly: its statistics are a part of it.
+    """
+    module.train()
+    for each in module.modules():
+        if isinstance(each, _NORMS):
+            fixed = each.weight is not None and not each.weight.requires_grad
+            if freeze_norms or fixed:
+                each.eval()
+
+
+def build_optimizer(
+    settings: Optimizer, network: EmbeddingNetwork, tasks: nn.Module
+) -> torch.optim.Optimizer:
+    """The optimizer; each group's "scale" is its rate as a multiple of the schedule's."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    named = [*network.named_parameters(), *tasks.named_parameters(prefix="tasks")]
+    for name, parameter in named:
+        if parameter.requires_grad:
+            scale = settings.backbone_lr if name.startswith("backbone.") else 1.0
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    listed = [
+        {"params": params, "scale": scale, "weight_decay": decay}
+        for (scale, decay), params in groups.items()
+    ]
+    if not listed:
+        raise UsageError("leaves nothing to train", where="freeze", remedy="freeze less")
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(listed, lr=settings.lr, betas=(settings.momentum, 0.999))
+    nesterov = settings.nesterov and settings.momentum > 0
+    return torch.optim.SGD(listed, settings.lr, momentum=settings.momentum, nesterov=nesterov)
+
+
+def rate(settings: Schedule, epoch: float, epochs: int) -> float:
+    """The learning rate as a part of its peak.
+
+    Args:
+        settings: the schedule.
+        epoch: epochs done, whole or not, 0 to `epochs`.
+        epochs: of the run.
+    """
+    if epoch < settings.warmup:
+        return epoch / settings.warmup
+    if settings.kind == "multistep":
+        return float(settings.gamma ** sum(milestone <= epoch for milestone in settings.milestones))
+    done = (epoch - settings.warmup) / (epochs - settings.warmup)
+    half_wave = 0.5 * (1 + cos(pi * done))
+    return settings.floor + (1 - settings.floor) * half_wave

@@ -1,0 +1,196 @@
+"""Training pictures: read, decoded and changed at random, in processes of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from lmk.embed.errors import LmkError, ManifestError
+from lmk.embed.images import Skipped, decode, read_bytes
+from lmk.embed.manifest import Manifest
+from lmk.embed.train.config import Augment
+
+_MARGIN = 1.25  # decoded larger than shown, so that crops are not blown up
+_MOST_BAD = 100  # unreadable pictures in a row
+_GREY = 127
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPictures:
+    """The pictures of one or more manifests, in order.
+
+    Attributes:
+        files: bytes [n], paths in the file system's encoding (an array, as processes that read
+            share it without a copy).
+        labels: of each picture.
+    """
+
+    files: NDArray[np.bytes_]
+    labels: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, manifests: Sequence[Manifest]) -> TrainingPictures:
+        """The pictures of manifests, one after the other.
+
+        Raises:
+            ManifestError: they hold no picture.
+        """
+        rows = [(manifest.file(row), row.labels) for manifest in manifests for row in manifest.rows]
+        if not rows:
+            raise ManifestError(
+                "there are no pictures to learn from", where="--data", remedy="name some"
+            )
+        files, labels = zip(*rows, strict=True)
+        return cls(np.array([os.fsencode(file) for file in files]), labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, picture: int) -> Path:
+        """The file of a picture."""
+        return Path(os.fsdecode(self.files[picture]))
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of all paths and labels, in order."""
+        digest = hashlib.sha256()
+        for file, labels in zip(self.files.tolist(), self.labels, strict=True):
+            digest.update(file + b"\0" + " ".join(labels).encode() + b"\n")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one process gets of a pass.
+
+    Attributes:
+        pictures: uint8 [n, size, size, 3].
+        numbers: int64 [n], which pictures they are.
+        skipped: files that could not be read; the next picture of the training set that can be
+            took the place of each.
+    """
+
+    pictures: Tensor
+    numbers: NDArray[np.int64]
+    skipped: tuple[Skipped, ...]
+
+
+class _Reader(Dataset[Any]):
+    """Reads a picture by (its number, the seed of its changes)."""
+
+    def __init__(self, files: NDArray[np.bytes_], size: int, augment: Augment) -> None:
+        self._files = files
+        self._size = size
+        self._change = augmentation(augment, size)
+        cropped = augment.crop < 1
+        self._decoded = round(size * _MARGIN) if cropped else size
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, list[Skipped]]:
+        wanted, seed = key
+        skipped = []
+        for step in range(min(_MOST_BAD, len(self._files))):
+            number = (wanted + step) % len(self._files)
+            path = Path(os.fsdecode(self._files[number]))
+            data = read_bytes(path)
+            picture = data if isinstance(data, str) else decode(data, self._decoded)
+            if isinstance(picture, str):
+                skipped.append(Skipped(str(path), picture))
+                continue
+            channels_first = torch.from_numpy(picture).permute(2, 0, 1)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                changed = self._change(channels_first)
+            return changed.permute(1, 2, 0).contiguous(), number, skipped
+        return torch.empty(0), -1, skipped
+
+
+def augmentation(augment: Augment, size: int) -> v2.Transform:
+    """The changes as one transform: uint8 [3, side, side] -> uint8 [3, size, size]."""
+    steps: list[v2.Transform] = []
+    if augment.rotate:
+        steps.append(v2.RandomRotation(augment.rotate, v2.InterpolationMode.BILINEAR, fill=_GREY))
+    if augment.perspective:
+        steps.append(v2.RandomPerspective(0.3, augment.perspective, fill=_GREY))
+    if augment.crop < 1:
+        ratio = (1 / augment.ratio, augment.ratio)
+        steps.append(v2.RandomResizedCrop((size, size), (augment.crop, 1.0), ratio, antialias=True))
+    if augment.flip:
+        steps.append(v2.RandomHorizontalFlip(augment.flip))
+    if augment.light:
+        light = augment.light
+        steps.append(v2.ColorJitter(light, light, light, min(light / 4, 0.5)))
+    if augment.grey:
+        steps.append(v2.RandomGrayscale(augment.grey))
+    if augment.erase:
+        # A square of 40 % of the side, as the winners of 2020 and 2021 cut it out.
+        steps.append(v2.RandomErasing(augment.erase, (0.16, 0.16), (1.0, 1.0), value=_GREY))
+    return v2.Compose(steps) if steps else v2.Identity()
+
+
+def _collate(items: list[tuple[Tensor, int, list[Skipped]]]) -> Batch:
+    skipped = tuple(skip for item in items for skip in item[2])
+    if any(number < 0 for _, number, _ in items):
+        return Batch(torch.empty(0), np.array([], np.int64), skipped)
+    pictures = torch.stack([picture for picture, _, _ in items])
+    return Batch(pictures, np.array([number for _, number, _ in items], np.int64), skipped)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def read_passes(
+    pictures: TrainingPictures,
+    passes: NDArray[np.int64],
+    *,
+    size: int,
+    augment: Augment,
+    seeds: NDArray[np.int64],
+    workers: int,
+) -> Iterator[Batch]:
+    """Reads passes in order; the same picture, size and seed give the same pixels.
+
+    Args:
+        pictures: the training set.
+        passes: int64 [passes, n], which pictures.
+        size: of the result, in pixels.
+        augment: how they are changed.
+        seeds: int64 [passes, n], of each picture's changes.
+        workers: processes that read; 0 for none.
+
+    Raises:
+        LmkError: no picture can be read.
+    """
+    keys: Iterable[list[tuple[int, int]]] = [
+        [(int(number), int(seed)) for number, seed in zip(row, own, strict=True)]
+        for row, own in zip(passes, seeds, strict=True)
+    ]
+    loader: DataLoader[Any] = DataLoader(
+        _Reader(pictures.files, size, augment),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if not len(batch.numbers):
+            raise LmkError(
+                f"{len(batch.skipped)} pictures in a row cannot be read, the first: "
+                f"{batch.skipped[0].reason}",
+                where=batch.skipped[0].path,
+                remedy="check the folder of the pictures (--root)",
+            )
+        yield batch

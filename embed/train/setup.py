@@ -1,0 +1,81 @@
+"""The tasks of a run, made from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest
+from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.config import Classes, Distillation, TrainConfig
+from lmk.embed.train.devices import World
+from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
+from lmk.embed.train.pictures import TrainingPictures
+from lmk.embed.train.tasks import ClassTask, Task
+
+
+def build_tasks(
+    config: TrainConfig,
+    manifests: Sequence[Manifest],
+    pictures: TrainingPictures,
+    dim: int,
+    *,
+    teacher: Path,
+    features: Path,
+    world: World,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> tuple[list[Task], tuple[Skipped, ...]]:
+    """The tasks in the order of the settings, and the pictures that no teacher could read.
+
+    The heads' random weights are drawn from the seed.
+
+    Args:
+        config: of the run.
+        manifests: the training set.
+        pictures: the same.
+        dim: components of an embedding.
+        teacher: the file that keeps the teachers' vectors, for a run that goes on.
+        features: the folder that keeps the teachers' features.
+        world: the processes; the first one asks the teachers.
+        progress: called with (stage, done, total).
+    """
+    tasks: list[Task] = []
+    skipped: tuple[Skipped, ...] = ()
+    for number, settings in enumerate(config.tasks):
+        if isinstance(settings, Classes):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed + 1 + number)
+                tasks.append(ClassTask(settings, pictures.labels, dim))
+        else:
+            kept = teacher.with_stem(f"{teacher.stem}_{number}")
+            vectors = _teacher(settings, manifests, dim, kept, features, world, progress)
+            tasks.append(DistillationTask(settings, vectors))
+            skipped += vectors.skipped
+    return tasks, skipped
+
+
+def _teacher(
+    settings: Distillation,
+    manifests: Sequence[Manifest],
+    dim: int,
+    kept: Path,
+    features: Path,
+    world: World,
+    progress: Callable[[str, int, int], None],
+) -> TeacherVectors:
+    """The teacher's vectors: computed once by the first process, then read by all."""
+    if world.first and not kept.exists():
+        asked = teacher_vectors(settings, manifests, dim, features, progress=progress)
+        tensors = {
+            "vectors": torch.from_numpy(asked.vectors),
+            "known": torch.from_numpy(asked.known),
+        }
+        skipped = [[skip.path, skip.reason] for skip in asked.skipped]
+        save_checkpoint(kept, tensors, {"skipped": skipped})
+    world.wait()
+    tensors, state = load_checkpoint(kept)
+    unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
+    return TeacherVectors(tensors["vectors"].numpy(), tensors["known"].numpy(), unread)

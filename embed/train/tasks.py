@@ -1,0 +1,134 @@
+"""Tasks: what a network learns. Target, head, loss and sampling of each are in one place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lmk.embed.errors import ManifestError
+from lmk.embed.train.config import Classes
+from lmk.embed.train.losses import class_loss, class_weights
+
+BACKGROUND = "(none)"
+
+
+class Task(nn.Module, ABC):
+    """Something to learn from the pictures' embeddings.
+
+    The loop asks for the targets of a batch and their weights, then for the losses, and
+    takes sum(weight * loss) / sum(weight) over the whole step (all passes, all processes), so a
+    step is the same however it is cut up. Parameters of a task are trained with the network's.
+
+    Attributes:
+        name: of the loss in logs.
+        share: of this loss in the sum of the tasks.
+    """
+
+    name: str
+    share: float
+
+    @abstractmethod
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """The targets [n, ...] of pictures, given by their numbers in the training set."""
+
+    @abstractmethod
+    def weights(self, targets: Tensor) -> Tensor:
+        """How much each picture counts: float32 [n], 0 where it has no target."""
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """Losses float32 [n] of embeddings float32 [n, dim], not of length 1."""
+
+    @abstractmethod
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """How often an epoch shows each picture on average: float64 [pictures]."""
+
+
+class ClassTask(Task):
+    """Tells landmarks apart; a picture's landmark is the first of its labels.
+
+    Args:
+        settings: the loss.
+        labels: of each picture of the training set.
+        dim: components of an embedding.
+
+    Raises:
+        ManifestError: there are no two classes.
+    """
+
+    name = "classes"
+
+    def __init__(self, settings: Classes, labels: Sequence[tuple[str, ...]], dim: int) -> None:
+        super().__init__()
+        self.share = settings.share
+        self.classes, self._codes = class_codes(labels, settings.unlabelled == "background")
+        if len(self.classes) < 2:
+            raise ManifestError(
+                f"the pictures have {len(self.classes)} landmarks, two at least are needed to "
+                "tell them apart",
+                where="--data",
+                remedy="give a CSV with a column landmark_id, or one sub-folder for each landmark",
+            )
+        counts = np.bincount(self._codes[self._codes >= 0], minlength=len(self.classes))
+        self.loss = class_loss(settings, counts, dim)
+        weights = class_weights(counts) if settings.class_weights else np.ones(len(counts))
+        self.register_buffer("class_weights", torch.from_numpy(weights).float(), persistent=False)
+
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """Class numbers int64 [n], -1 for a picture of none."""
+        return torch.from_numpy(self._codes[pictures])
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """See Task.weights."""
+        weights: Tensor = self.class_weights[targets.clamp(min=0)]  # type: ignore[index]
+        return torch.where(targets >= 0, weights, torch.zeros_like(weights))
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """See Task.forward."""
+        losses: Tensor = self.loss(embeddings, targets.clamp(min=0))
+        return torch.where(targets >= 0, losses, torch.zeros_like(losses))
+
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """See Task.repeats; a picture without a class is shown once."""
+        return class_repeats(self._codes, sampling)
+
+
+def class_codes(
+    labels: Sequence[tuple[str, ...]], background: bool
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The classes in order of their names, and each picture's class: int64 [n], -1 for none.
+
+    Args:
+        labels: of each picture; the first one counts.
+        background: pictures without a label are the last class.
+    """
+    names = sorted(Counter(own[0] for own in labels if own))
+    number = {name: i for i, name in enumerate(names)}
+    without = len(names) if background else -1
+    codes = np.array([number[own[0]] if own else without for own in labels], np.int64)
+    return (*names, BACKGROUND) if (codes == len(names)).any() else tuple(names), codes
+
+
+def class_repeats(codes: NDArray[np.int64], sampling: str) -> NDArray[np.float64]:
+    """How often an epoch shows each picture: float64 [n], as many in all as there are pictures.
+
+    Args:
+        codes: int [n], the class of each picture; -1 for none, which is shown once.
+        sampling: "natural": once; "sqrt": a class is drawn by the root of its size; "balanced":
+            all classes equally often.
+    """
+    repeats = np.ones(len(codes))
+    of_class = codes >= 0
+    if sampling == "natural" or not of_class.any():
+        return repeats
+    sizes = np.bincount(codes[of_class]).astype(np.float64)
+    draws = np.sqrt(sizes) if sampling == "sqrt" else (sizes > 0).astype(np.float64)
+    share = draws / draws.sum() * of_class.sum() / np.maximum(sizes, 1)
+    repeats[of_class] = share[codes[of_class]]
+    return repeats
