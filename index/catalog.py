@@ -1,12 +1,13 @@
 """The catalog of a gallery: one SQLite file that says what the gallery holds.
 
 Everything else of a gallery is a file that a row here names; what no row names does not exist.
-The queries are in this module, the tables and the connections in database.py. The write-ahead log
-lets readers keep the state they opened while a writer commits, and neither waits for the other.
+The queries are in this module, what changes it in changes.py, the tables in migrations.py and the
+connections in database.py. The write-ahead log lets readers keep the state they opened while a
+writer commits, and neither waits for the other.
 
 SQLite does not notice a changed byte in a text or a number, so rows carry a CRC-32 that is
-compared whenever they are read, and the labels, which are read for all pictures at once, a SHA-256
-per batch. Texts that are not UTF-8 (names of files) are kept byte by byte.
+compared whenever they are read, and what is read for all pictures at once (roles, labels, removed
+rows) a SHA-256 per batch. Texts that are not UTF-8 (names of files) are kept byte by byte.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,18 +34,18 @@ from lmk.index.database import (
     check_structure,
     connect_reader,
     connect_writer,
+    in_todays_format,
     no_gallery,
     sqlite_errors,
-    unfinished,
 )
-from lmk.index.labels import Membership, join_codes, parse_codes
+from lmk.index.labels import ROLES, Membership, Packed
+from lmk.index.labels import Role as Role
+from lmk.index.migrations import FORMAT
 from lmk.index.segments import REBUILD, FileRecord, runs
 
-Role = Literal["gallery", "distractor"]
-ROLES: tuple[Role, ...] = get_args(Role)
-BATCH_ROWS = 65_536  # pictures added under one checksum, so that a batch stays small in memory
-_COUNTED = ("meta", "label", "root", "file", "skipped")
-_TABLES = ("meta", "label", "root", "picture", "batch", "file", "segment", "inline", "skipped")
+COUNTED = ("meta", "label", "root", "file", "skipped", "removal")
+Precision = Literal["f16", "f32"]
+DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,28 @@ class Picture:
     mtime_ns: int
 
 
+class PictureRow(NamedTuple):
+    """One picture as its table keeps it, without the checksum.
+
+    Attributes:
+        row, id, path, sha256, size, mtime_ns: as in Picture.
+        root: its code.
+        labels: their codes, as join_codes makes it.
+    """
+
+    row: int
+    id: str
+    root: int
+    path: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    labels: str
+
+
+_PICTURE = ", ".join((*PictureRow._fields, "crc"))
+
+
 @dataclass(frozen=True)
 class State:
     """What is true of the gallery as a whole; written anew by every commit.
@@ -79,6 +102,8 @@ class State:
         fingerprint: of the embedder that made every vector.
         dim: components of a vector.
         rows: row numbers given so far; rows are 0 to rows - 1.
+        removed: how many of them were removed.
+        precision: of the stored vectors: "f16" moves a cosine by less than 1e-3, "f32" by nothing.
         generation: counts the changes of the rows; never falls.
         next_file: number of the next file; never used twice, so a name never changes its content.
         created, updated: UTC, ISO 8601.
@@ -93,7 +118,14 @@ class State:
     next_file: int
     created: str
     updated: str
+    removed: int = 0
+    precision: Precision = "f16"
     entries: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored vectors, little-endian."""
+        return DTYPES[self.precision]
 
 
 class Catalog:
@@ -104,6 +136,7 @@ class Catalog:
         self._connection = connection
         self._lock = threading.RLock()  # sqlite3 connections are shared, but not at the same time
         self._entries: dict[str, int] = {}  # a reader knows how many there must be
+        self.format = FORMAT  # on disk
 
     @classmethod
     def read(cls, folder: Path) -> Catalog:
@@ -119,8 +152,8 @@ class Catalog:
         with sqlite_errors(folder):
             catalog = cls(folder, connect_reader(folder))
         try:
-            if catalog_format(catalog._connection, folder) == 0:
-                raise unfinished(folder)
+            catalog.format = catalog_format(catalog._connection, folder)
+            catalog._connection = in_todays_format(catalog._connection, folder)
         except BaseException:
             catalog.close()
             raise
@@ -155,10 +188,19 @@ class Catalog:
 
     def meta(self, name: str) -> Any:
         """Returns the JSON value kept under `name`, None where there is none."""
+        value = self._meta().get(name)
+        return None if value is None else json.loads(value)
+
+    def metas(self, prefix: str) -> dict[str, Any]:
+        """Returns the JSON values kept under names that begin so, by the rest of the name."""
+        found = self._meta().items()
+        return {n.removeprefix(prefix): json.loads(v) for n, v in found if n.startswith(prefix)}
+
+    def _meta(self) -> dict[str, str]:
         found = self._table("meta", "name")
-        for name_, value, crc in found:  # all of them: a changed name would only be missed
-            self._compare(crc, name_, value)
-        return next((json.loads(value) for name_, value, _ in found if name_ == name), None)
+        for name, value, crc in found:  # all of them: a changed name would only be missed
+            self._compare(crc, name, value)
+        return {name: value for name, value, _ in found}
 
     def files(self) -> list[FileRecord]:
         """Returns every file the catalog names, by path."""
@@ -166,37 +208,72 @@ class Catalog:
 
     def segments(self) -> list[tuple[int, int, str]]:
         """Returns (first row, rows, file) of each segment, by first row."""
-        return self._all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
+        return self.all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
 
     def inline(self) -> list[tuple[int, int, bytes]]:
-        """Returns (first row, rows, half-precision vectors) of each small add, by first row."""
+        """Returns (first row, rows, vectors as stored) of each small add, by first row."""
         parts = []
-        query = "SELECT first_row, rows, vectors, sha256 FROM inline ORDER BY first_row"
-        for first, rows, vectors, sha256 in self._all(query):
-            if not isinstance(vectors, bytes) or hashlib.sha256(vectors).hexdigest() != sha256:
+        for first, rows, vectors in self.inline_entries():
+            if vectors is None:
                 raise self.damaged(f"the vectors from row {first} on have changed")
             parts.append((first, rows, vectors))
         return parts
 
-    def membership(self, rows: int) -> Membership:
-        """Returns role and labels of each of the gallery's `rows` rows (GalleryDamaged)."""
-        query = "SELECT first_row, rows, role, sha256 FROM batch ORDER BY first_row"
-        batches = self._all(query)
-        self.check_tiling([batch[:2] for batch in batches], rows)
-        distractor = np.zeros(rows, np.bool_)
-        counts = np.empty(rows, np.int64)
-        pieces = [np.empty(0, np.int64)]
-        for first, size, role, sha256 in batches:
-            text, digest = self._batch_labels(first, size, role)
-            if digest != sha256 or role not in ROLES:
-                raise self.damaged(f"the labels from row {first} on have changed")
-            distractor[first : first + size] = role == "distractor"
-            counts[first : first + size], codes = parse_codes(text)
-            pieces.append(codes)
-        names, codes = self.codes("label"), np.concatenate(pieces)
-        if codes.size and codes.max() >= len(names):
+    def inline_entries(self) -> list[tuple[int, int, bytes | None]]:
+        """As `inline`, with None for vectors that have changed."""
+        query = "SELECT first_row, rows, vectors, sha256 FROM inline ORDER BY first_row"
+        return [
+            (first, rows, data if hashlib.sha256(data).hexdigest() == sha256 else None)
+            for first, rows, data, sha256 in self.all(query)
+        ]
+
+    def inline_rows(self) -> int:
+        """Returns how many rows have their vectors in the catalog."""
+        return int(self.all("SELECT coalesce(sum(rows), 0) FROM inline")[0][0])
+
+    def membership(self, state: State) -> Membership:
+        """Returns role and labels of each of the gallery's rows (GalleryDamaged)."""
+        packed, names = self.packed(state.rows), self.codes("label")
+        if packed.codes.size and packed.codes.max() >= len(names):
             raise self.damaged("a label is missing")
-        return Membership.of(distractor, counts, codes, names)
+        return Membership.of(packed, self.alive(state), names)
+
+    def packed(self, rows: int) -> Packed:
+        """Returns role and label codes of each of the gallery's `rows` rows (GalleryDamaged)."""
+        batches = self.batches(0)
+        self.check_tiling([batch[:2] for batch in batches], rows)
+        return Packed.joined([packed for _, _, packed in batches])
+
+    def batches(self, first_row: int) -> list[tuple[int, int, Packed]]:
+        """Returns (first row, rows, their roles and labels) of the batches from a row on."""
+        query = (
+            "SELECT first_row, rows, data, sha256 FROM batch WHERE first_row >= ?"
+            " ORDER BY first_row"
+        )
+        found = []
+        for first, rows, data, sha256 in self.all(query, (first_row,)):
+            if batch_digest(first, rows, data) != sha256:
+                raise self.damaged(f"the labels from row {first} on have changed")
+            found.append((first, rows, Packed.from_bytes(data, rows)))
+        return found
+
+    def alive(self, state: State) -> NDArray[np.bool_]:
+        """Returns which rows were not removed, bool [rows] (GalleryDamaged)."""
+        alive = np.ones(state.rows, np.bool_)
+        for rows in self.removals():
+            alive[rows] = False
+        if state.removed != state.rows - np.count_nonzero(alive):
+            raise self.damaged("not as many rows are removed as were")
+        return alive
+
+    def removals(self) -> list[NDArray[np.int64]]:
+        """Returns the rows of each removal, ascending (GalleryDamaged)."""
+        found = []
+        for number, rows, sha256 in self._table("removal", "number"):
+            if hashlib.sha256(rows).hexdigest() != sha256:
+                raise self.damaged(f"the rows of removal {number} have changed")
+            found.append(np.frombuffer(rows, "<i8"))
+        return found
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
         """Checks that (first row, rows) pairs hold rows 0 to `rows`, each once (GalleryDamaged)."""
@@ -214,25 +291,36 @@ class Catalog:
             texts.append(text)
         return texts
 
-    def rows(self, rows: NDArray[np.int64]) -> list[tuple[str, int, str, str, int, int]]:
-        """Returns (id, code of the root, path, sha256, size, mtime_ns) of each row asked for."""
+    def rows(self, rows: NDArray[np.int64]) -> list[PictureRow]:
+        """Returns the entries of rows that were not removed, in the order asked for."""
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
-        found: list[tuple[str, int, str, str, int, int]] = [("", 0, "", "", 0, 0)] * len(rows)
-        query = (
-            "SELECT row, id, root, path, sha256, size, mtime_ns, labels, crc FROM picture"
-            " WHERE row BETWEEN ? AND ? ORDER BY row"
-        )
+        found: list[PictureRow | None] = [None] * len(rows)
+        query = f"SELECT {_PICTURE} FROM picture WHERE row BETWEEN ? AND ? ORDER BY row"
         for start, stop in runs(wanted):
             first, last = int(wanted[start]), int(wanted[stop - 1])
-            block = self._all(query, (first, last))
-            if len(block) != last - first + 1:
-                raise self.damaged(f"a picture of rows {first} to {last} is missing")
-            for position, row in zip(order[start:stop], wanted[start:stop] - first, strict=True):
+            block = {values[0]: values for values in self.all(query, (first, last))}
+            for position, row in zip(order[start:stop], wanted[start:stop].tolist(), strict=True):
+                if row not in block:
+                    raise self.damaged(f"the picture of row {row} is missing")
                 *values, crc = block[row]
                 self._compare(crc, *values)
-                found[position] = tuple(values[1:7])
-        return found
+                found[position] = PictureRow(*values)
+        return found  # type: ignore[return-value]  # each is there by now
+
+    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
+        """Returns the pictures of rows that were not removed, in the order asked for."""
+        entries, roots, names = self.rows(rows), self.roots(), self.codes("label")
+        pictures = []
+        for entry in entries:
+            labels = tuple(names[int(code)] for code in entry.labels.split(",")[:-1])
+            pictures.append(picture_of(entry, labels, roots[entry.root]))
+        return pictures
+
+    def roots(self) -> list[str]:
+        """Returns the folders of the manifests, absolute, by code."""
+        base = os.path.realpath(self.folder)
+        return [os.path.normpath(os.path.join(base, r)) for r in self.codes("root")]  # noqa: PTH118
 
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of every file left out, by path."""
@@ -241,89 +329,37 @@ class Catalog:
             self._compare(crc, path, reason)
         return [(path, reason) for path, reason, _ in found]
 
-    def known(self, ids: Iterable[str]) -> dict[str, str]:
-        """Returns the SHA-256 of those pictures among `ids` that are in the gallery."""
-        query = "SELECT sha256 FROM picture WHERE id = CAST(? AS TEXT)"
-        found = ((id_, self._all(query, (_text(id_),))) for id_ in ids)
-        return {id_: rows[0][0] for id_, rows in found if rows}
+    def known(self, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """Returns (row, SHA-256) of those pictures among `ids` that are in the gallery."""
+        query = "SELECT row, sha256 FROM picture WHERE id = CAST(? AS TEXT)"
+        found = ((id_, self.all(query, (text_bytes(id_),))) for id_ in ids)
+        return {id_: rows[0] for id_, rows in found if rows}
 
-    # Writing
-
-    def begin(self) -> None:
-        """Begins the writer's transaction."""
-        self._all("BEGIN IMMEDIATE")
-
-    def commit(self) -> None:
-        """Makes the transaction durable and visible."""
-        self._all("COMMIT")
-
-    def clear(self) -> None:
-        """Deletes every row of every table."""
-        for table in _TABLES:
-            self._all(f"DELETE FROM {table}")
-
-    def set_state(self, state: State) -> None:
-        """Replaces the state, as the last thing before a commit."""
-        self.set_meta("state", None)  # counted with the others
-        entries = {t: self._all(f"SELECT count(*) FROM {t}")[0][0] for t in _COUNTED}
-        self.set_meta("state", asdict(replace(state, entries=entries)))
-
-    def set_meta(self, name: str, value: Any) -> None:
-        """Keeps a JSON value under `name`."""
-        text = json.dumps(value)
-        crc = _crc(name, text)
-        self._all("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, crc))
-
-    def add_files(self, records: Iterable[FileRecord]) -> None:
-        """Names files, replacing what was said of the same paths."""
-        rows = ((record.path, record.size, record.sha256) for record in records)
-        self._many("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", rows)
-
-    def drop_files(self, paths: Iterable[str]) -> None:
-        """Names files no longer."""
-        self._many("DELETE FROM file WHERE path = ?", ((path,) for path in paths))
-
-    def add_segment(self, first_row: int, rows: int, record: FileRecord) -> None:
-        """Names a segment in place of the segments and inline vectors that began at its rows."""
-        replaced = "SELECT file FROM segment WHERE first_row >= ?"
-        self.drop_files([path for (path,) in self._all(replaced, (first_row,))])
-        self._all("DELETE FROM segment WHERE first_row >= ?", (first_row,))
-        self._all("DELETE FROM inline WHERE first_row >= ?", (first_row,))
-        self.add_files([record])
-        self._all("INSERT INTO segment VALUES (?, ?, ?)", (first_row, rows, record.path))
-
-    def add_inline(self, first_row: int, rows: int, vectors: bytes) -> None:
-        """Keeps the half-precision vectors of a small add."""
-        digest = hashlib.sha256(vectors).hexdigest()
-        self._all("INSERT INTO inline VALUES (?, ?, ?, ?)", (first_row, rows, vectors, digest))
-
-    def add_pictures(self, first_row: int, pictures: Sequence[Picture], role: Role) -> None:
-        """Gives the pictures, whose ids are new, the row numbers from `first_row` on."""
-        base = os.path.realpath(self.folder)
-        relative = {root: os.path.relpath(root, base) for root in {p.root for p in pictures}}
-        roots = self._new_codes("root", relative.values())
-        labels = self._new_codes("label", (name for p in pictures for name in p.labels))
-
-        def values(row: int, p: Picture) -> tuple[Any, ...]:
-            codes = join_codes(labels[name] for name in p.labels)
-            root = roots[relative[p.root]]
-            given = (row, p.id, root, p.path, p.sha256, int(p.size), int(p.mtime_ns), codes)
-            id_, path = _text(p.id), _text(p.path)
-            return row, id_, root, path, *given[4:], _crc(*given)
-
-        insert = (
-            "INSERT INTO picture VALUES (?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?, ?)"
+    def same_content(self, sha256: str, role: Role) -> str | None:
+        """Returns the id of a picture of that role with that content, the first one added."""
+        query = (
+            "SELECT row, id FROM picture WHERE substr(sha256, 1, 16) = substr(?1, 1, 16)"
+            " AND sha256 = ?1 ORDER BY row"
         )
-        self._many(insert, (values(row, p) for row, p in enumerate(pictures, first_row)))
-        for start in range(0, len(pictures), BATCH_ROWS):
-            first, size = first_row + start, min(BATCH_ROWS, len(pictures) - start)
-            _, digest = self._batch_labels(first, size, role)
-            self._all("INSERT INTO batch VALUES (?, ?, ?, ?)", (first, size, role, digest))
+        return next(
+            (id_ for row, id_ in self.all(query, (sha256,)) if self.role(row) == role), None
+        )
 
-    def add_skipped(self, path: str, reason: str) -> None:
-        """Records a file left out, in place of what was said of it before."""
-        insert = "INSERT OR REPLACE INTO skipped VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?)"
-        self._all(insert, (_text(path), _text(reason), _crc(path, reason)))
+    def role(self, row: int) -> Role:
+        """Returns the role of a row."""
+        query = (
+            "SELECT substr(data, 1 + ?1 - first_row, 1) FROM batch WHERE first_row <= ?1"
+            " ORDER BY first_row DESC LIMIT 1"
+        )
+        found = self.all(query, (row,))
+        if not found or len(found[0][0]) != 1:
+            raise self.damaged(f"row {row} has no role")
+        role: Role = ROLES[found[0][0][0]]
+        return role
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many entries each table has that State.entries counts."""
+        return {table: self.all(f"SELECT count(*) FROM {table}")[0][0] for table in COUNTED}
 
     # Parts
 
@@ -332,60 +368,44 @@ class Catalog:
         return GalleryDamaged(what, where=self.folder / CATALOG, remedy=REBUILD)
 
     def _table(self, table: str, key: str) -> list[Any]:
-        found = self._all(f"SELECT * FROM {table} ORDER BY {key}")
+        found = self.all(f"SELECT * FROM {table} ORDER BY {key}")
         if len(found) != self._entries.get(table, len(found)):
             raise self.damaged(f"{len(found)} of {self._entries[table]} entries of {table}")
         return found
 
     def _compare(self, crc: Any, *values: Any) -> None:
-        if crc != _crc(*values):
+        if crc != checksum(*values):
             raise self.damaged("an entry has changed")
 
-    def _batch_labels(self, first: int, size: int, role: str) -> tuple[str, str]:
-        """Returns the labels of a batch as one text, "3,17,||5," and the checksum over it.
-
-        SQLite joins them: a Python object for each of a million rows would take seconds.
-        """
-        query = (
-            "SELECT count(*), group_concat(labels, '|') FROM"
-            " (SELECT labels FROM picture WHERE row BETWEEN ? AND ? ORDER BY row)"
-        )
-        count, text = self._all(query, (first, first + size - 1))[0]
-        if count != size or not isinstance(text, str):
-            raise self.damaged(f"{count} of {size} pictures from row {first} on")
-        return text, hashlib.sha256(_text(f"{first} {size} {role} {text}")).hexdigest()
-
-    def _new_codes(self, table: str, texts: Iterable[str]) -> dict[str, int]:
-        """Returns the code of each text, giving the next ones to new texts."""
-        codes: dict[str, int] = {}
-        free = int(self._all(f"SELECT count(*) FROM {table}")[0][0])
-        for text in texts:
-            if text in codes:
-                continue
-            query = f"SELECT code FROM {table} WHERE text = CAST(? AS TEXT)"
-            found = self._all(query, (_text(text),))
-            codes[text] = found[0][0] if found else free
-            if not found:
-                insert = f"INSERT INTO {table} VALUES (?, CAST(? AS TEXT), ?)"
-                self._all(insert, (free, _text(text), _crc(free, text)))
-                free += 1
-        return codes
-
-    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    def all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Returns all that a statement gives."""
         with self._lock, sqlite_errors(self.folder):
             return self._connection.execute(sql, values).fetchall()
 
-    def _many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs a statement once for each of `rows`."""
         with self._lock, sqlite_errors(self.folder):
             self._connection.executemany(sql, rows)
 
 
-def _text(text: str) -> bytes:
+def picture_of(entry: PictureRow, labels: tuple[str, ...], root: str) -> Picture:
+    """Returns the picture of an entry whose codes were looked up."""
+    size, mtime_ns = entry.size, entry.mtime_ns
+    return Picture(entry.id, labels, root, entry.path, entry.sha256, size, mtime_ns)
+
+
+def batch_digest(first: int, rows: int, data: bytes) -> str:
+    """Returns the checksum kept with a batch; it also holds the batch to its place."""
+    return hashlib.sha256(b"%d %d " % (first, rows) + data).hexdigest()
+
+
+def text_bytes(text: str) -> bytes:
     """Returns a text as the bytes to bind under CAST(? AS TEXT): sqlite3 refuses surrogates."""
     if "\0" in text:
         raise ValueError(f"a NUL character in {text!r}")
     return text.encode("utf-8", "surrogateescape")
 
 
-def _crc(*values: Any) -> int:
+def checksum(*values: Any) -> int:
+    """Returns the CRC-32 kept with an entry."""
     return zlib.crc32(repr(values).encode())

@@ -15,40 +15,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryLocked, NotAGallery, StorageError
+from lmk.index.migrations import FORMAT, MIGRATIONS
 from lmk.index.segments import REBUILD
 
 CATALOG = "catalog.db"
 
 APPLICATION_ID = 0x6C6D6B67  # "lmkg": tells a gallery from another program's SQLite file
 _BUSY_SECONDS = 30.0
-
-# Step n brings a catalog of format n to format n + 1. A released step is never changed.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL)"
-        " WITHOUT ROWID",
-        "CREATE TABLE label (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE,"
-        " crc INTEGER NOT NULL)",
-        "CREATE TABLE root (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE,"
-        " crc INTEGER NOT NULL)",
-        # labels: the codes, each with a comma behind it: "3,17,"
-        "CREATE TABLE picture (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
-        " root INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,"
-        " mtime_ns INTEGER NOT NULL, labels TEXT NOT NULL, crc INTEGER NOT NULL)",
-        "CREATE TABLE batch (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
-        " role TEXT NOT NULL, sha256 TEXT NOT NULL)",
-        "CREATE TABLE file (path TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL)"
-        " WITHOUT ROWID",
-        # Segments hold rows 0 to m, inline vectors (small adds) the rows after them.
-        "CREATE TABLE segment (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
-        " file TEXT NOT NULL REFERENCES file)",
-        "CREATE TABLE inline (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
-        " vectors BLOB NOT NULL, sha256 TEXT NOT NULL)",
-        "CREATE TABLE skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL, crc INTEGER NOT NULL)"
-        " WITHOUT ROWID",
-    ),
-)
-FORMAT = len(MIGRATIONS)
+_CACHE_KIB = 65_536  # a build of millions finds its way through indexes this large
 
 
 def unfinished(folder: Path) -> NotAGallery:
@@ -119,7 +93,8 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            _migrate(connection, version)
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            _migrate(connection, version, folder)
         except BaseException:
             connection.close()
             raise
@@ -129,7 +104,7 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
 def check_structure(connection: sqlite3.Connection, folder: Path) -> None:
     """Checks that every table is there and every page of it can be used (GalleryDamaged)."""
     with sqlite_errors(folder), closing(sqlite3.connect(":memory:")) as fresh:
-        _migrate(fresh, 0)
+        _migrate(fresh, 0, folder)
         found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
         if found == "ok" and _tables(connection) != _tables(fresh):
             found = "the tables are others than expected"
@@ -137,10 +112,9 @@ def check_structure(connection: sqlite3.Connection, folder: Path) -> None:
         raise GalleryDamaged(f"SQLite says: {found}", where=folder / CATALOG, remedy=REBUILD)
 
 
-def _migrate(connection: sqlite3.Connection, version: int) -> None:
+def _migrate(connection: sqlite3.Connection, version: int, folder: Path) -> None:
     for step in MIGRATIONS[version:]:
-        for statement in step:
-            connection.execute(statement)
+        step(connection, folder)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
 
@@ -152,11 +126,42 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Connects in autocommit; `mode` is the query of SQLite's file URI, as "mode=rw"."""
     uri = f"file:{quote(os.fsencode(os.path.abspath(path)))}?{mode}"  # noqa: PTH100
+    return _connect(uri)
+
+
+def _connect(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return connection
+
+
+def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Connection:
+    """Returns the snapshot of a reader in today's format: of an older one, a migrated copy.
+
+    The copy is SQLite's own temporary file; the gallery stays as it is until somebody writes.
+
+    Raises:
+        NotAGallery, FormatTooNew: see catalog_format; also where nothing was ever committed.
+        GalleryDamaged: where the older one cannot be migrated.
+    """
+    version = catalog_format(connection, folder)
+    if version == 0:
+        raise unfinished(folder)
+    if version == FORMAT:
+        return connection
+    with sqlite_errors(folder):
+        copy = _connect("")
+        try:
+            connection.backup(copy)
+            connection.close()
+            copy.execute("BEGIN")
+            _migrate(copy, version, folder)
+        except BaseException:
+            copy.close()
+            raise
+    return copy
 
 
 def connect_reader(folder: Path) -> sqlite3.Connection:

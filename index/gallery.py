@@ -4,19 +4,17 @@ What is opened stays as it was: a writer's later commits, even a rebuild, change
 nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk):
 
     catalog.db           says everything; names every other file with its checksum (catalog.py)
-    segments/000001.f16  vectors, half precision, never changed (segments.py)
+    segments/000001.f16  vectors, half precision (or .f32), never changed (segments.py)
     embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors
     arrays/000002.bin    numbers per row or per label that later steps keep
-    cache/               anything that can be made again; not checked, not named
+    cache/               anything that can be made again; not named by the catalog
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,15 +27,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
-from lmk.index.catalog import Catalog, Picture, Role, State
-from lmk.index.database import FORMAT, unfinished
+from lmk.index.catalog import Catalog, Picture, State, picture_of
+from lmk.index.checked import check_files
+from lmk.index.database import unfinished
 from lmk.index.derived import DerivedFiles
-from lmk.index.segments import VECTOR_DTYPE, StoredFile, closing_on_error
-from lmk.index.vectors import VectorPart, Vectors
+from lmk.index.labels import Role
+from lmk.index.parts import vector_parts
+from lmk.index.segments import StoredFile, closing_on_error
+from lmk.index.vectors import Vectors
 from lmk.index.view import View
 
 _EMBEDDER = "embedder"
-_READ_THREADS = 4
+_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class GalleryInfo:
         format: of its catalog.
         fingerprint: of its embedder.
         dim: components of a vector.
+        precision: of the stored vectors: "f16" or "f32".
         pictures: with role "gallery".
         landmarks: different labels of these pictures.
         distractors: pictures with role "distractor".
         unlabelled: pictures with role "gallery" that have no label.
+        removed: rows that were removed; `compact` gives their space back.
         skipped: files left out.
         segments: files of vectors.
         bytes_on_disk: of everything in the folder, cache/ too.
@@ -64,10 +67,12 @@ class GalleryInfo:
     format: int
     fingerprint: str
     dim: int
+    precision: str
     pictures: int
     landmarks: int
     distractors: int
     unlabelled: int
+    removed: int
     skipped: int
     segments: int
     bytes_on_disk: int
@@ -86,22 +91,27 @@ class Gallery:
         fingerprint: of the embedder that made its vectors.
         dim: components of a vector.
         rows: row numbers ever given, to pictures of both roles: they are 0 to rows - 1.
+        removed: how many of them were removed.
+        precision: of the stored vectors: "f16" or "f32".
         generation: counts the changes of the rows; what is derived from them can be kept under it.
         embedder_dir: folder of the embedder; a rebuild with another one uses another folder.
         stored: the vectors of all rows, mapped.
         derived: where searches keep what they derive from the vectors.
         membership: role and labels of each row, also as these three:
+        alive: bool [rows], false for removed rows.
         label_names: the labels, sorted.
         label_offsets: int64 [rows + 1], and
         label_codes: int32 [...]: row r has the labels
             label_names[c] for c in label_codes[label_offsets[r] : label_offsets[r + 1]].
     """
 
-    def __init__(self, catalog: Catalog, state: State, *, verify: bool) -> None:
+    def __init__(self, catalog: Catalog, state: State, *, verify: bool | None) -> None:
         self.path = catalog.folder
         self.fingerprint = state.fingerprint
         self.dim = state.dim
         self.rows = state.rows
+        self.removed = state.removed
+        self.precision = state.precision
         self.generation = state.generation
         self.embedder_dir = embedder_folder(self.path, state.fingerprint)
         self._state = state
@@ -110,23 +120,24 @@ class Gallery:
         opened: list[StoredFile] = []
         with closing_on_error(opened), _damage(catalog):
             self._open_files(opened, verify=verify)
-            self.stored = Vectors(self._vector_parts(), self.dim, self.path)
-            self.membership = catalog.membership(self.rows)
+            parts = vector_parts(catalog, self._files, state, self.rows)
+            self.stored = Vectors(parts, self.dim, self.path)
+            self.membership = catalog.membership(state)
         self.label_names = self.membership.names
         self.label_offsets = self.membership.offsets
         self.label_codes = self.membership.codes
-        self._distractor = self.membership.distractor
+        self.alive = self.membership.alive
         self.derived = DerivedFiles(self.path / "cache" / "search")
         self.close = weakref.finalize(self, _close, catalog, opened)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Gallery:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Gallery:
         """Opens the gallery folder `path` as it is now.
 
         Args:
             path: the folder.
-            verify: compare the checksum of every file the gallery names (about 1 s per GB);
-                without it only their sizes.
+            verify: compare files with their checksums (about 1 s per GB). None: those that have
+                changed since they were last compared; True: all; False: only their sizes.
 
         Raises:
             NotAGallery: the folder is no gallery, or its build never finished.
@@ -162,12 +173,12 @@ class Gallery:
         self.close()
 
     def role_rows(self, role: Role) -> NDArray[np.int64]:
-        """Returns the row numbers of that role, ascending, int64 [n]."""
-        return np.flatnonzero(self._distractor == (role == "distractor")).astype(np.int64)
+        """Returns the row numbers of that role, ascending, without removed ones, int64 [n]."""
+        return np.flatnonzero(self.membership.role(role)).astype(np.int64)
 
     def view(self, role: Role = "gallery") -> View:
         """Returns what a search of that role looks at; it stays usable when the gallery closes."""
-        mask = self._distractor == (role == "distractor")
+        mask = self.membership.role(role)
         return View(self.stored, mask, self.fingerprint, self.membership, self.derived)
 
     def vectors(self, rows: ArrayLike) -> NDArray[np.float32]:
@@ -187,21 +198,32 @@ class Gallery:
         return Embeddings(self.vectors(rows), tuple(self.ids(rows)), self.fingerprint)
 
     def ids(self, rows: ArrayLike) -> list[str]:
-        """Returns the picture ids of rows (IndexError, GalleryDamaged)."""
-        wanted = self._checked(rows)
+        """Returns the picture ids of rows (IndexError, also for removed ones; GalleryDamaged)."""
+        wanted = self._living(rows)
         with self._reading():
-            return [found[0] for found in self._catalog.rows(wanted)]
+            return [entry.id for entry in self._catalog.rows(wanted)]
 
     def pictures(self, rows: ArrayLike) -> list[Picture]:
-        """Returns the pictures of rows (IndexError, GalleryDamaged)."""
-        wanted = self._checked(rows)
-        pictures = []
+        """Returns the pictures of rows (IndexError, also for removed ones; GalleryDamaged)."""
+        wanted = self._living(rows)
         with self._reading():
-            for row, found in zip(wanted.tolist(), self._catalog.rows(wanted), strict=True):
-                id_, root, path, sha256, size, mtime_ns = found
-                labels, folder = self.labels(row), self._roots[root]
-                pictures.append(Picture(id_, labels, folder, path, sha256, size, mtime_ns))
-        return pictures
+            return [
+                picture_of(entry, self.labels(entry.row), self._roots[entry.root])
+                for entry in self._catalog.rows(wanted)
+            ]
+
+    def find(self, ids: Iterable[str]) -> dict[str, int]:
+        """Returns the rows of those ids that the gallery has."""
+        with self._reading():
+            return {id_: row for id_, (row, _) in self._catalog.known(ids).items()}
+
+    def entries(self) -> Iterator[tuple[int, Picture, Role]]:
+        """Yields (row, picture, role) in row order, without removed rows; reads as it goes."""
+        rows = np.flatnonzero(self.alive)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS]
+            for row, picture in zip(block.tolist(), self.pictures(block), strict=True):
+                yield row, picture, "distractor" if self.membership.distractor[row] else "gallery"
 
     def labels(self, row: int) -> tuple[str, ...]:
         """Returns the labels of one row (IndexError)."""
@@ -240,16 +262,19 @@ class Gallery:
     def info(self) -> GalleryInfo:
         """Returns the gallery in numbers."""
         counts = np.diff(self.label_offsets)
-        of_gallery = np.repeat(~self._distractor, counts)
+        of_gallery = self.membership.role("gallery")
+        used = self.label_codes[np.repeat(of_gallery, counts)]
         return GalleryInfo(
             path=self.path,
-            format=FORMAT,
+            format=self._catalog.format,
             fingerprint=self.fingerprint,
             dim=self.dim,
-            pictures=int((~self._distractor).sum()),
-            landmarks=len(np.unique(self.label_codes[of_gallery])),
-            distractors=int(self._distractor.sum()),
-            unlabelled=int((~self._distractor & (counts == 0)).sum()),
+            precision=self.precision,
+            pictures=int(of_gallery.sum()),
+            landmarks=len(np.unique(used)),
+            distractors=int(self.membership.role("distractor").sum()),
+            unlabelled=int((of_gallery & (counts == 0)).sum()),
+            removed=self.removed,
             skipped=len(self.skipped()),
             segments=sum(path.startswith("segments/") for path in self._files),
             bytes_on_disk=sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
@@ -260,9 +285,7 @@ class Gallery:
 
     @cached_property
     def _roots(self) -> list[str]:
-        base = os.path.realpath(self.path)
-        roots = self._catalog.codes("root")
-        return [os.path.normpath(os.path.join(base, root)) for root in roots]  # noqa: PTH118
+        return self._catalog.roots()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -284,7 +307,14 @@ class Gallery:
             raise IndexError(f"row {wanted[wrong][0]} of a gallery of {self.rows} rows")
         return wanted.astype(np.int64)
 
-    def _open_files(self, opened: list[StoredFile], *, verify: bool) -> None:
+    def _living(self, rows: ArrayLike) -> NDArray[np.int64]:
+        wanted = self._checked(rows)
+        gone = wanted[~self.alive[wanted]]
+        if gone.size:
+            raise IndexError(f"row {gone[0]} was removed")
+        return wanted
+
+    def _open_files(self, opened: list[StoredFile], *, verify: bool | None) -> None:
         """Opens every file the catalog names, and keeps all but the embedder's open."""
         embedder = []
         for record in self._catalog.files():
@@ -294,33 +324,9 @@ class Gallery:
                 embedder.append(file)
             else:
                 self._files[record.path] = file
-        if verify:
-            with ThreadPoolExecutor(_READ_THREADS) as pool:
-                list(pool.map(StoredFile.check, opened))
+        check_files(self.path, opened, verify)
         for file in embedder:
             file.close()
-
-    def _vector_parts(self) -> tuple[VectorPart, ...]:
-        """The segments, mapped, and the inline vectors as one part."""
-        catalog, parts = self._catalog, []
-        segments, inline = catalog.segments(), catalog.inline()
-        catalog.check_tiling([part[:2] for part in (*segments, *inline)], self.rows)
-        for first, rows, path in segments:
-            file = self._files[path]
-            if file.record.size != rows * self.dim * VECTOR_DTYPE.itemsize:
-                raise catalog.damaged(f"the vectors from row {first} on are not whole")
-            array, check = file.map(VECTOR_DTYPE)
-            parts.append(
-                VectorPart(first, array.reshape(rows, self.dim), file.record.sha256, check)
-            )
-        if inline:
-            data = b"".join(vectors for _, _, vectors in inline)
-            first, rows = inline[0][0], sum(rows for _, rows, _ in inline)
-            if len(data) != rows * self.dim * VECTOR_DTYPE.itemsize:
-                raise catalog.damaged(f"the vectors from row {first} on are not whole")
-            array = np.frombuffer(data, VECTOR_DTYPE).reshape(rows, self.dim)
-            parts.append(VectorPart(first, array, hashlib.sha256(data).hexdigest()))
-        return tuple(parts)
 
 
 def embedder_folder(folder: Path, fingerprint: str) -> Path:
@@ -337,7 +343,7 @@ def _damage(catalog: Catalog) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
         raise catalog.damaged(f"an entry has changed: {error}") from error
 
 

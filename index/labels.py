@@ -1,65 +1,128 @@
-"""The labels of all rows, as the catalog keeps them and as arrays."""
+"""Roles and labels of all rows, as the catalog keeps them and as arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+Role = Literal["gallery", "distractor"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Role and labels of consecutive rows, the labels by their code in the catalog.
+
+    Attributes:
+        roles: uint8 [rows], positions in ROLES.
+        counts: uint32 [rows], labels of each row.
+        codes: uint32 [sum of counts], row by row.
+    """
+
+    roles: NDArray[np.uint8]
+    counts: NDArray[np.uint32]
+    codes: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, role: Role, labels: Sequence[Sequence[int]]) -> Packed:
+        """Packs the label codes of rows of one role."""
+        return cls(
+            np.full(len(labels), ROLES.index(role), np.uint8),
+            np.array([len(codes) for codes in labels], np.uint32),
+            np.array([code for codes in labels for code in codes], np.uint32),
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, rows: int) -> Packed:
+        """Reads what `to_bytes` made of `rows` rows (ValueError for anything else)."""
+        roles = np.frombuffer(data, np.uint8, rows)
+        counts = np.frombuffer(data, "<u4", rows, offset=rows)
+        codes = np.frombuffer(data, "<u4", offset=5 * rows)
+        if codes.size != counts.sum(dtype=np.int64) or (roles >= len(ROLES)).any():
+            raise ValueError("roles and labels do not fit together")
+        return cls(roles, counts, codes)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Packed]) -> Packed:
+        """Joins parts in the order of their rows."""
+        return cls(
+            np.concatenate([np.empty(0, np.uint8), *(part.roles for part in parts)]),
+            np.concatenate([np.empty(0, np.uint32), *(part.counts for part in parts)]),
+            np.concatenate([np.empty(0, np.uint32), *(part.codes for part in parts)]),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Returns roles, counts and codes one behind the other, little-endian."""
+        arrays = (self.roles, self.counts.astype("<u4"), self.codes.astype("<u4"))
+        return b"".join(array.tobytes() for array in arrays)
+
+    def keep(self, mask: NDArray[np.bool_]) -> Packed:
+        """Returns the rows of a mask, bool [rows]."""
+        return Packed(self.roles[mask], self.counts[mask], self.codes[np.repeat(mask, self.counts)])
+
+    def pieces(self, rows: int) -> list[Packed]:
+        """Cuts it into pieces of `rows` rows."""
+        cuts = np.arange(rows, len(self.roles), rows)
+        ends = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+        columns = (
+            np.split(self.roles, cuts),
+            np.split(self.counts, cuts),
+            np.split(self.codes, ends[cuts]),
+        )
+        return [Packed(*columns) for columns in zip(*columns, strict=True)]
+
 
 @dataclass(frozen=True, eq=False)
 class Membership:
-    """Role and labels of every row.
+    """Role and labels of every row; a removed row has no label.
 
     Attributes:
         distractor: bool [rows].
-        names: the labels, sorted.
+        alive: bool [rows]; false for rows that were removed.
+        names: the labels that a row has, sorted.
         offsets, codes: int64 [rows + 1], int32 [...]; row r has the labels
             names[c] for c in codes[offsets[r] : offsets[r + 1]].
     """
 
     distractor: NDArray[np.bool_]
+    alive: NDArray[np.bool_]
     names: tuple[str, ...]
     offsets: NDArray[np.int64]
     codes: NDArray[np.int32]
 
     @classmethod
-    def of(
-        cls,
-        distractor: NDArray[np.bool_],
-        counts: NDArray[np.int64],
-        codes: NDArray[np.int64],
-        names: Sequence[str],
-    ) -> Membership:
-        """Builds it from labels in the order they were first seen.
+    def of(cls, packed: Packed, alive: NDArray[np.bool_], names: Sequence[str]) -> Membership:
+        """Builds it from what the catalog keeps.
 
         Args:
-            distractor: bool [rows].
-            counts: int64 [rows], labels of each row.
-            codes: int64 [sum of counts], positions in `names`, row by row.
-            names: the labels in any order.
+            packed: of all rows.
+            alive: bool [rows].
+            names: the labels by their code.
         """
-        order = sorted(range(len(names)), key=names.__getitem__)
-        ranks = np.empty(len(names), np.int32)
-        ranks[order] = np.arange(len(names), dtype=np.int32)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return cls(distractor, tuple(names[i] for i in order), offsets, ranks[codes])
+        codes = packed.codes[np.repeat(alive, packed.counts)]
+        used = np.flatnonzero(np.bincount(codes, minlength=len(names)))
+        order = sorted(used.tolist(), key=names.__getitem__)
+        ranks = np.zeros(len(names), np.int32)
+        ranks[order] = np.arange(len(order), dtype=np.int32)
+        counts = np.where(alive, packed.counts, 0)
+        return cls(
+            packed.roles == ROLES.index("distractor"),
+            alive,
+            tuple(names[code] for code in order),
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]),
+            ranks[codes],
+        )
+
+    def role(self, role: Role) -> NDArray[np.bool_]:
+        """Returns the rows of that role, without the removed, bool [rows]."""
+        found: NDArray[np.bool_] = self.distractor == (role == "distractor")
+        return self.alive & found
 
 
-def join_codes(codes: Iterable[int]) -> str:
-    """Returns the codes of one row's labels as the catalog keeps them: "3,17,"."""
+def join_codes(codes: Sequence[int]) -> str:
+    """Returns the codes of one row's labels as the catalog keeps them with it: "3,17,"."""
     return "".join(f"{code}," for code in codes)
-
-
-def parse_codes(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Parses rows joined by "|", as "3,17,||5,".
-
-    Returns:
-        The number of labels of each row, here (2, 0, 1), and the codes of all, (3, 17, 5).
-    """
-    data = np.frombuffer(text.encode(), np.uint8)
-    ends = np.flatnonzero(np.append(data, ord("|")) == ord("|"))
-    so_far = np.concatenate([[0], np.cumsum(data == ord(","))])[ends]
-    return np.diff(so_far, prepend=0), np.fromstring(text.replace("|", ""), np.int64, sep=",")

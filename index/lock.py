@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -20,10 +21,11 @@ _DAMAGED = f"{CATALOG}.damaged"
 _BESIDE = ("", "-wal", "-shm")  # what SQLite keeps beside a file
 # The files the catalog names, and what a killed writer leaves of them; never cache/.
 _NAMED = {
-    "segments": re.compile(r"[0-9]{6,}\.f16"),
+    "segments": re.compile(r"[0-9]{6,}\.f(16|32)"),
     "arrays": re.compile(r"[0-9]{6,}\.bin"),
     "embedder": re.compile(r"\.?[0-9a-f]{16}/.*", re.DOTALL),
 }
+_POLL_SECONDS = 0.05
 _PID = re.compile(rb"([0-9]+\n)?")
 
 
@@ -51,8 +53,12 @@ def make_folder(folder: Path) -> None:
             sync_folder(folder.parent)
 
 
-def take_lock(folder: Path) -> int:
+def take_lock(folder: Path, wait: float = 0.0) -> int:
     """Locks the gallery; the kernel frees the lock when the process ends, however it ends.
+
+    Args:
+        folder: the gallery.
+        wait: seconds to wait for who holds it.
 
     Returns:
         The descriptor that holds the lock; closing it frees the lock.
@@ -61,23 +67,36 @@ def take_lock(folder: Path) -> int:
         GalleryLocked: another process, or another writer in this one, holds it.
     """
     path = folder / ".lock"
+    deadline = time.monotonic() + wait
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not _locked(descriptor):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise _held(folder, descriptor, wait)
+                time.sleep(min(_POLL_SECONDS, left))  # flock has no time limit of its own
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-        except BlockingIOError as error:
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            who = f"process {pid}" if pid else "another process"
-            raise GalleryLocked(
-                f"{who} is writing to it", where=folder, remedy="wait until it has ended"
-            ) from error
         except BaseException:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _held(folder: Path, descriptor: int, waited: float) -> GalleryLocked:
+    pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    who = f"process {pid}" if pid else "another process"
+    still = f"still writing to it after {waited:g} s" if waited else "writing to it"
+    return GalleryLocked(f"{who} is {still}", where=folder, remedy="wait until it has ended")
 
 
 def set_aside(folder: Path) -> None:

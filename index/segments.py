@@ -27,6 +27,7 @@ from lmk.embed.files import sync_folder, write_whole
 
 VECTOR_DTYPE = np.dtype("<f2")  # half precision: moves a cosine by less than 1e-3
 REBUILD = "rebuild it with `lmk build-index`"
+REPAIR = "mend it with `lmk index repair`"
 _CHUNK = 1 << 20  # bytes hashed at a time
 _GAP = 8  # rows read in vain rather than starting another read
 _RUN = 8192  # rows read at once
@@ -102,13 +103,18 @@ class StoredFile:
         try:
             self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise GalleryDamaged("the file is missing", where=self.path, remedy=REBUILD) from error
+            raise GalleryDamaged("the file is missing", where=self.path, remedy=REPAIR) from error
         except OSError as error:
             raise _unreadable(self.path, error) from error
         found = os.fstat(self._descriptor).st_size
         if found != record.size:
             self.close()
             raise self._damaged(f"the file has {found} bytes, {record.size} expected")
+
+    def stamp(self) -> str:
+        """Returns what changes when the file is written, also with its old modification time."""
+        found = os.fstat(self._descriptor)
+        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def check(self) -> None:
         """Compares the content with the checksum in the catalog (GalleryDamaged)."""
@@ -160,7 +166,7 @@ class StoredFile:
             self._descriptor = -1
 
     def _damaged(self, what: str) -> GalleryDamaged:
-        return GalleryDamaged(what, where=self.path, remedy=REBUILD)
+        return GalleryDamaged(what, where=self.path, remedy=REPAIR)
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -13,15 +13,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import (
@@ -32,20 +30,17 @@ from lmk.embed.errors import (
     storage_errors,
 )
 from lmk.embed.files import sync_folder
-from lmk.index.catalog import ROLES, Catalog, Picture, Role, State
+from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
+from lmk.index.checked import note_written
+from lmk.index.derived import DerivedFiles
 from lmk.index.gallery import Gallery, embedder_folder
+from lmk.index.labels import ROLES, Membership, Role
 from lmk.index.lock import make_folder, set_aside, sweep, take_lock
-from lmk.index.segments import (
-    VECTOR_DTYPE,
-    FileRecord,
-    StoredFile,
-    record_tree,
-    write_file,
-)
+from lmk.index.rewriting import compact, replace_vectors
+from lmk.index.segments import FileRecord, StoredFile, record_tree
+from lmk.index.transaction import Transaction
+from lmk.index.view import View
 
-INLINE_ROWS = 1024  # fewer rows than this stay in the catalog; adding one writes no file
-SMALL_SEGMENT_ROWS = 65_536
-SMALL_SEGMENTS = 64  # so many small segments at the end are folded into one
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -58,11 +53,13 @@ class GalleryWriter:
     Attributes:
         path: the gallery folder.
         unchanged: pictures given to `append` that the gallery had already.
+        duplicates: (id given, id that has this content) of the pictures `append` left out.
 
     Args:
         path: the gallery folder.
         create: make the folder where there is none; `reset` must follow. A catalog that cannot be
             read is put aside (catalog.db.damaged), and the gallery is a new one.
+        wait: seconds to wait for another writer.
 
     Raises:
         NotAGallery: without `create`, where there is no finished gallery.
@@ -71,22 +68,22 @@ class GalleryWriter:
         FormatTooNew, GalleryDamaged, StorageError: as the folder is.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, create: bool = False, wait: float = 0.0
+    ) -> None:
         self.path = Path(path)
         self.unchanged = 0
-        self._state: State | None = None
-        self._committed: list[FileRecord] = []
-        self._pending: list[NDArray[np.float16]] = []  # vectors of the last rows, not stored yet
-        self._written: list[Path] = []  # to be removed where the transaction fails
+        self.duplicates: list[tuple[str, str]] = []
         self._failed = False
+        self._transaction: Transaction | None = None
         if create:
             make_folder(self.path)
         else:
             Catalog.read(self.path).close()  # says what is wrong with it
-        self._lock = take_lock(self.path)
+        self._lock = take_lock(self.path, wait)
         try:
-            self._open(create)
-            sweep(self.path, {record.path for record in self._committed})
+            self._transaction = self._open(create)
+            sweep(self.path, {record.path for record in self._transaction.committed})
         except BaseException:
             self.close()
             raise
@@ -106,35 +103,63 @@ class GalleryWriter:
         """Undoes what was not committed and lets others write; a second call does nothing."""
         if self._lock < 0:
             return
-        if catalog := getattr(self, "_catalog", None):
-            catalog.close()
-            for path in self._written:
-                _remove(path)
+        if self._transaction is not None:
+            self._transaction.undo()
         os.close(self._lock)
         self._lock = -1
 
-    def gallery(self, *, verify: bool = True) -> Gallery | None:
+    # Reading
+
+    def gallery(self, *, verify: bool | None = None) -> Gallery | None:
         """Opens what is committed; None where nothing is."""
         try:
             return Gallery.open(self.path, verify=verify)
         except NotAGallery:
             return None
 
-    def reset(self, fingerprint: str, dim: int) -> None:
+    def membership(self) -> Membership:
+        """Returns role and labels of each row, with what is not committed yet (GalleryDamaged)."""
+        return self._t.catalog.membership(self._t.state)
+
+    def view(self, role: Role = "gallery") -> View:
+        """Returns what a search looks at, with what is not committed yet (GalleryDamaged)."""
+        t, membership = self._t, self.membership()
+        derived = DerivedFiles(self.path / "cache" / "search")
+        mask = membership.role(role)
+        return View(t.stored(), mask, t.state.fingerprint, membership, derived)
+
+    def find(self, ids: Iterable[str]) -> dict[str, int]:
+        """Returns the rows of those ids that the gallery has, with what is not committed yet."""
+        return {id_: row for id_, (row, _) in self._t.catalog.known(ids).items()}
+
+    def pictures(self, rows: ArrayLike) -> list[Picture]:
+        """Returns the pictures of rows that were not removed (GalleryDamaged).
+
+        It works where vectors are missing or damaged and the gallery cannot be opened.
+        """
+        return self._t.catalog.pictures(np.asarray(rows, np.int64))
+
+    # Changing
+
+    def reset(self, fingerprint: str, dim: int, precision: Precision = "f16") -> None:
         """Empties the gallery (rows, labels, settings, embedder) for vectors of that embedder.
 
         Readers keep seeing the old state until `commit`.
 
+        Args:
+            fingerprint: of the embedder.
+            dim: components of a vector.
+            precision: of the stored vectors: "f16" moves a cosine by less than 1e-3, "f32" by
+                nothing, and takes twice the space.
+
         Raises:
             ValueError: for an empty fingerprint, one that cannot name a folder, or a dim below 1.
         """
-        if not _SAFE_NAME.fullmatch(fingerprint[:16]) or dim < 1:
-            raise ValueError(f"a gallery of fingerprint {fingerprint!r} and dim {dim}")
-        old = self._state
-        with self._changing():
-            self._catalog.clear()
-            self._pending = []
-            self._state = State(
+        if not _SAFE_NAME.fullmatch(fingerprint[:16]) or dim < 1 or precision not in DTYPES:
+            raise ValueError(f"a gallery of fingerprint {fingerprint!r} and dim {dim}, {precision}")
+        with self._changing() as t:
+            old = t.old_state
+            fresh = State(
                 fingerprint=fingerprint,
                 dim=dim,
                 rows=0,
@@ -142,7 +167,9 @@ class GalleryWriter:
                 next_file=old.next_file if old else 1,
                 created=old.created if old else _now(),
                 updated=_now(),
+                precision=precision,
             )
+            t.reset(fresh)
 
     def install_embedder(self, save: Callable[[Path], None]) -> None:
         """Keeps the embedder in the gallery: `save` writes its files into the folder it is given.
@@ -150,25 +177,33 @@ class GalleryWriter:
         An intact embedder of the same fingerprint that is there already is kept: the fingerprint
         says that it is the same one.
         """
-        folder = embedder_folder(self.path, self._needed().fingerprint)
+        t = self._t
+        folder = embedder_folder(self.path, t.state.fingerprint)
         path = folder.relative_to(self.path).as_posix()
-        records = [record for record in self._committed if record.path.startswith(f"{path}/")]
+        records = [record for record in t.committed if record.path.startswith(f"{path}/")]
         with self._changing(), storage_errors(folder):
             if not records or not self._intact(records):
                 fresh = folder.with_name(f".{folder.name}")
                 shutil.rmtree(fresh, ignore_errors=True)
-                self._written += [fresh, folder]
+                t.written += [fresh, folder]
                 fresh.mkdir(parents=True)
                 save(fresh)
                 shutil.rmtree(folder, ignore_errors=True)
                 fresh.rename(folder)
+                t.changes.drop_files([record.path for record in records])
                 records = record_tree(self.path, path)
+                t.records += records
                 sync_folder(folder.parent)
                 sync_folder(self.path)
-            self._catalog.add_files(records)
+            t.changes.add_files(records)
 
     def append(
-        self, embeddings: Embeddings, pictures: Sequence[Picture], role: Role = "gallery"
+        self,
+        embeddings: Embeddings,
+        pictures: Sequence[Picture],
+        role: Role = "gallery",
+        *,
+        duplicates: bool = False,
     ) -> int:
         """Adds pictures; a picture whose id and SHA-256 the gallery has is left as it is.
 
@@ -176,183 +211,247 @@ class GalleryWriter:
             embeddings: their vectors.
             pictures: one for each vector, with the same ids in the same order.
             role: "gallery" for pictures to be found, "distractor" for known non-landmarks.
+            duplicates: also add a picture whose content a picture of that role has already.
 
         Returns:
-            The number of pictures added; `unchanged` counts the others.
+            The number of pictures added; `unchanged` and `duplicates` tell of the others.
 
         Raises:
-            EmbedderMismatch: for vectors of another embedder.
+            EmbedderMismatch: for vectors of another embedder or another dim.
             GalleryError: for an id that the gallery has with another content.
-            ValueError: for vectors of another dim, ids or a role that do not fit.
+            ValueError: for ids or a role that do not fit.
         """
-        state = self._needed()
-        _check(state, embeddings, pictures, role)
-        known = self._catalog.known(embeddings.ids)
+        if embeddings.ids != tuple(picture.id for picture in pictures):
+            raise ValueError("embeddings and pictures have different ids")
+        vectors, fingerprint = embeddings.vectors, embeddings.fingerprint
+        return self.append_stored(vectors, fingerprint, pictures, role, duplicates=duplicates)
+
+    def append_stored(
+        self,
+        vectors: NDArray[Any],
+        fingerprint: str,
+        pictures: Sequence[Picture],
+        role: Role = "gallery",
+        *,
+        duplicates: bool = False,
+    ) -> int:
+        """As `append`, for vectors [n, dim] as another gallery stored them: they keep every bit.
+
+        That is where the precision of this gallery is not the lower one.
+        """
+        t = self._t
+        _check(t.state, vectors.shape[1], fingerprint, pictures, role)
+        known = t.catalog.known(picture.id for picture in pictures)
         for picture in pictures:
-            if known.get(picture.id, picture.sha256) != picture.sha256:
+            if known.get(picture.id, (0, picture.sha256))[1] != picture.sha256:
                 raise GalleryError(
                     "another picture has this id",
                     where=picture.id,
-                    remedy="rebuild the gallery with `lmk build-index`, or give it another id",
+                    remedy="give it another id, or let `lmk index sync` replace the old one",
                 )
-        new = [i for i, id_ in enumerate(embeddings.ids) if id_ not in known]
+        new = [i for i, picture in enumerate(pictures) if picture.id not in known]
         self.unchanged += len(pictures) - len(new)
+        if not duplicates:
+            new = self._without_duplicates(pictures, new, role)
         if not new:
             return 0
         with self._changing():
-            self._catalog.add_pictures(state.rows, [pictures[i] for i in new], role)
-            self._pending.append(embeddings.vectors[new].astype(VECTOR_DTYPE))
-            rows, generation = state.rows + len(new), state.generation + 1
-            self._state = replace(state, rows=rows, generation=generation)
-            if self._pending_rows() >= SMALL_SEGMENT_ROWS:
-                self._store_pending()
+            t.changes.add_pictures(t.state.rows, [pictures[i] for i in new], role)
+            t.add_vectors(vectors[new].astype(t.state.dtype))
         return len(new)
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Removes pictures; the row numbers of the others stay, and the ids are free again.
+
+        Returns:
+            The number of pictures removed.
+
+        Raises:
+            GalleryError: for an id that the gallery does not have; then nothing is removed.
+        """
+        t, wanted = self._t, list(dict.fromkeys(ids))
+        known = self.find(wanted)
+        for id_ in wanted:
+            if id_ not in known:
+                remedy = "`lmk index list` shows the ids there are"
+                raise GalleryError(
+                    "no picture of the gallery has this id", where=id_, remedy=remedy
+                )
+        if not wanted:
+            return 0
+        with self._changing():
+            t.changes.remove_pictures(np.sort(np.array(list(known.values()), np.int64)))
+            removed, generation = t.state.removed + len(wanted), t.state.generation + 1
+            t.change_state(removed=removed, generation=generation)
+        return len(wanted)
+
+    def compact(self) -> None:
+        """Numbers the rows densely and gives back the space of the removed ones.
+
+        Arrays saved for the rows as they are now are carried over. Readers keep what they opened.
+
+        Raises:
+            GalleryDamaged: when a file that must be written anew has changed.
+        """
+        with self._changing() as t:
+            compact(t)
+
+    def replace_vectors(self, rows: ArrayLike, vectors: NDArray[np.float32]) -> None:
+        """Stores other vectors for rows, as a repair does.
+
+        Args:
+            rows: int [n], different, not removed.
+            vectors: float32 [n, dim], of length 1.
+
+        Raises:
+            GalleryDamaged: where damaged vectors have a row that is neither given nor removed.
+            ValueError: for rows that are not there, or vectors that do not fit.
+        """
+        wanted, t = np.asarray(rows, np.int64), self._t
+        order = np.argsort(wanted)
+        wanted = wanted[order]
+        # Embeddings refuses vectors that are not of length 1.
+        given = Embeddings(vectors[order], tuple(map(str, wanted.tolist())), t.state.fingerprint)
+        alive = t.catalog.alive(t.state)
+        if wanted.size and (wanted[0] < 0 or wanted[-1] >= t.state.rows or not alive[wanted].all()):
+            raise ValueError("vectors for rows that the gallery does not have")
+        if given.dim != t.state.dim:
+            raise ValueError(f"vectors of {given.dim} components in a gallery of {t.state.dim}")
+        with self._changing():
+            replace_vectors(t, wanted, given.vectors)
 
     def skip(self, path: str, reason: str) -> None:
         """Records a file that was left out, and why."""
         self._needed()
-        with self._changing():
-            self._catalog.add_skipped(path, reason)
+        with self._changing() as t:
+            t.changes.add_skipped(path, reason)
+
+    def unskip(self, path: str) -> None:
+        """Forgets that a file was left out."""
+        self._needed()
+        with self._changing() as t:
+            t.changes.drop_skipped(path)
 
     def set(self, name: str, value: Any) -> None:
         """Saves a JSON value with the gallery (Gallery.setting)."""
         self._needed()
-        with self._changing():
-            self._catalog.set_meta(f"setting:{name}", value)
+        with self._changing() as t:
+            t.changes.set_meta(f"setting:{name}", value)
 
-    def put_array(self, name: str, array: NDArray[Any]) -> None:
+    def put_array(self, name: str, array: NDArray[Any], *, by_row: bool = False) -> None:
         """Saves numbers that belong to the rows as they are now (Gallery.array).
 
+        Args:
+            name: replaces what was saved under it.
+            array: plain numbers.
+            by_row: array[r] belongs to row r, and moves with it in `compact`.
+
         Raises:
-            ValueError: for an array that does not hold plain numbers.
+            ValueError: for an array that does not hold plain numbers, or not one for each row.
         """
         if array.dtype.kind not in "biufc":
             raise ValueError(f"an array of {array.dtype} holds no plain numbers")
-        state = self._needed()
-        data = np.ascontiguousarray(array)
-        with self._changing():
-            record = self._write("arrays", "bin", [data.tobytes()])
-            old = self._catalog.meta(f"array:{name}")
-            if old is not None:
-                self._catalog.drop_files([old["file"]])
-            self._catalog.add_files([record])
-            header = {
-                "file": record.path,
-                "dtype": data.dtype.str,
-                "shape": array.shape,
-                "generation": state.generation,
-            }
-            self._catalog.set_meta(f"array:{name}", header)
+        rows = self._needed().rows
+        if by_row and array.shape[:1] != (rows,):
+            raise ValueError(f"an array of {array.shape} for {rows} rows")
+        with self._changing() as t:
+            t.put_array(name, array, by_row=by_row)
+
+    def drop_array(self, name: str) -> None:
+        """Forgets an array."""
+        self._needed()
+        with self._changing() as t:
+            t.drop_array(name)
 
     def commit(self) -> None:
         """Makes everything since the last commit durable, and visible to who opens from now on."""
         self._needed()
-        with self._changing():
-            self._store_pending()
-            self._catalog.set_state(replace(self._needed(), updated=_now()))
-            self._written = []
+        with self._changing() as t:
+            t.store_pending()
+            t.change_state(updated=_now())
+            t.changes.set_state(t.state)
+            written, t.written = t.records, []
             # From here on a failure may or may not have reached the disk: files stay for the next
             # writer, who knows whether the catalog names them.
-            self._catalog.commit()
-            self._catalog.begin()
-            self._start()
+            t.changes.commit()
+            t.changes.begin()
+            t.start()
+            named = {record.path for record in t.committed}
+            kept = [record for record in written if record.path in named]
+            if kept:
+                note_written(self.path, kept, named)
 
-    def _open(self, create: bool) -> None:
+    # Parts
+
+    @property
+    def _t(self) -> Transaction:
+        if self._transaction is None:
+            raise ValueError("the writer is closed")
+        self._needed()
+        return self._transaction
+
+    def _open(self, create: bool) -> Transaction:
+        transaction = None
         try:
-            self._catalog = Catalog.write(self.path)
+            transaction = Transaction(self.path)
             if create:
-                self._catalog.check_structure()
-            self._start()
-        except GalleryDamaged:
-            if not create:
+                transaction.catalog.check_structure()
+            transaction.start()
+            return transaction
+        except BaseException as error:
+            if transaction is not None:
+                transaction.undo()
+            if not create or not isinstance(error, GalleryDamaged):
                 raise
-            if catalog := getattr(self, "_catalog", None):
-                catalog.close()
-            set_aside(self.path)
-            self._catalog = Catalog.write(self.path)
-            self._start()
-
-    def _start(self) -> None:
-        self._state = self._catalog.state()
-        self._committed = self._catalog.files()
-        self._pending, self._written = [], []
+        set_aside(self.path)
+        transaction = Transaction(self.path)
+        transaction.start()
+        return transaction
 
     def _needed(self) -> State:
-        if self._state is None:
-            raise ValueError("a new gallery: call reset first")
-        return self._state
+        assert self._transaction is not None
+        return self._transaction.state
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> Iterator[Transaction]:
         """After an error in the block nothing can be committed: half of a change may be there."""
         if self._failed:
             raise GalleryError(
                 "an error has undone this change", where=self.path, remedy="open the writer again"
             )
+        assert self._transaction is not None
         try:
-            yield
+            yield self._transaction
         except BaseException:
             self._failed = True
             raise
 
-    def _pending_rows(self) -> int:
-        return sum(len(block) for block in self._pending)
-
-    def _store_pending(self) -> None:
-        """Puts the pending vectors into the catalog, or with what is there into a segment."""
-        if not self._pending:
-            return
-        rows, first = self._pending_rows(), self._needed().rows - self._pending_rows()
-        inline = self._catalog.inline()
-        total = rows + sum(part[1] for part in inline)
-        blocks = [block.tobytes() for block in self._pending]
-        if total < INLINE_ROWS:
-            self._catalog.add_inline(first, rows, b"".join(blocks))
-        else:
-            old = self._small_segments()
-            start = self._needed().rows - total - sum(part[1] for part in old)
-            chunks = chain(self._contents(old), (part[2] for part in inline), blocks)
-            record = self._write("segments", "f16", chunks)
-            self._catalog.add_segment(start, self._needed().rows - start, record)
-        self._pending = []
-
-    def _small_segments(self) -> list[tuple[int, int, str]]:
-        """Returns the small segments at the end once they are many (else none), to be folded."""
-        segments = self._catalog.segments()
-        large = [i for i, (_, rows, _) in enumerate(segments) if rows >= SMALL_SEGMENT_ROWS]
-        small = segments[large[-1] + 1 :] if large else segments
-        return small if len(small) >= SMALL_SEGMENTS else []
-
-    def _contents(self, segments: list[tuple[int, int, str]]) -> Iterator[bytes]:
-        """Reads segments whole, each checked: a fold must not give damage a new checksum."""
-        records = {record.path: record for record in self._catalog.files()}
-        for _, _, path in segments:
-            file = StoredFile(self.path, records[path])
-            try:
-                file.check()
-                yield file.read(0, file.record.size)
-            finally:
-                file.close()
-
-    def _write(self, folder: str, suffix: str, chunks: Iterable[bytes]) -> FileRecord:
-        state = self._needed()
-        path = f"{folder}/{state.next_file:06d}.{suffix}"
-        self._state = replace(state, next_file=state.next_file + 1)
-        self._written.append(self.path / path)
-        return write_file(self.path, path, chunks)
+    def _without_duplicates(
+        self, pictures: Sequence[Picture], new: Sequence[int], role: Role
+    ) -> list[int]:
+        """Leaves out positions of pictures whose content is there, or came before among them."""
+        first: dict[str, str] = {}
+        kept = []
+        for i in new:
+            picture = pictures[i]
+            twin = first.get(picture.sha256) or self._t.catalog.same_content(picture.sha256, role)
+            if twin is None:
+                first[picture.sha256] = picture.id
+                kept.append(i)
+            else:
+                self.duplicates.append((picture.id, twin))
+        return kept
 
     def _intact(self, records: Sequence[FileRecord]) -> bool:
         for record in records:
-            try:
+            with suppress(GalleryError):
                 file = StoredFile(self.path, record)
-            except GalleryError:
-                return False
-            try:
-                file.check()
-            except GalleryError:
-                return False
-            finally:
-                file.close()
+                try:
+                    file.check()
+                    continue
+                finally:
+                    file.close()
+            return False
         return True
 
 
@@ -369,31 +468,22 @@ def add(
     return added
 
 
-def _check(state: State, embeddings: Embeddings, pictures: Sequence[Picture], role: Role) -> None:
-    if embeddings.fingerprint != state.fingerprint:
-        raise EmbedderMismatch(
-            f"vectors of embedder {embeddings.fingerprint[:16]} for a gallery of embedder"
-            f" {state.fingerprint[:16]}",
-            remedy="use the gallery's own embedder, or rebuild it with `lmk build-index`",
-        )
-    if embeddings.dim != state.dim:
-        raise ValueError(f"vectors of {embeddings.dim} components in a gallery of {state.dim}")
+def _check(
+    state: State, dim: int, fingerprint: str, pictures: Sequence[Picture], role: Role
+) -> None:
+    what = None
+    if fingerprint != state.fingerprint:
+        what = f"of embedder {fingerprint[:16]} for a gallery of embedder {state.fingerprint[:16]}"
+    elif dim != state.dim:
+        what = f"of {dim} components for a gallery of {state.dim}"
+    if what is not None:
+        remedy = "use the gallery's own embedder, or rebuild it with `lmk build-index`"
+        raise EmbedderMismatch(f"vectors {what}", remedy=remedy)
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
-    if embeddings.ids != tuple(picture.id for picture in pictures):
-        raise ValueError("embeddings and pictures have different ids")
     for picture in pictures:
         if not os.path.isabs(picture.root):  # noqa: PTH117
             raise ValueError(f"the root of picture {picture.id} is not absolute: {picture.root}")
-
-
-def _remove(path: Path) -> None:
-    """Removes what a failed transaction wrote; what stays is left to the next writer's sweep."""
-    with suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _now() -> str:

@@ -52,9 +52,7 @@ def test_a_damaged_index_is_mended_by_the_command_that_the_message_names(
     whole = lmk(*QUERY)
     graph = next((here / "sample.lmk").rglob("graph.bin"))
     graph.write_bytes(graph.read_bytes()[:1000])
-    lmk(*QUERY).refused(
-        1, "graph.bin: the file has 1000 bytes", "rebuild it with `lmk build-index`"
-    )
+    lmk(*QUERY).refused(1, "graph.bin: the file has 1000 bytes", "mend it with `lmk index repair`")
     build = ("build-index", "gallery", "--distractors", "bank", "--model", tiny)
     built = lmk(*build, "-o", "sample.lmk", "--json")
     assert json.loads(built.out)["computed"] == 0  # the features were kept
@@ -117,7 +115,7 @@ def test_an_embedder_of_another_index_is_noticed(
     mine, theirs = (next((here / f"{n}.lmk" / "embedder").iterdir()) for n in ("sample", "other"))
     shutil.rmtree(mine)
     shutil.copytree(theirs, mine)
-    lmk(*QUERY).refused(1, "sample.lmk/embedder/", "rebuild it with `lmk build-index`")
+    lmk(*QUERY).refused(1, "sample.lmk/embedder/", "mend it with `lmk index repair`")
     lmk("info", "sample.lmk").refused(1, "sample.lmk/embedder/")
     lmk("submit", "queries", "-i", "sample.lmk", "-o", "s.csv").refused(1, "sample.lmk/embedder/")
     assert not (here / "s.csv").exists()

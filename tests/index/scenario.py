@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.index import writer as writer_module
+from lmk.index import transaction
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
@@ -119,9 +119,9 @@ def answers_at(path: Path) -> dict[str, Any]:
 def small_segments(inline: int = 4, small: int = 12, many: int = 3) -> Iterator[None]:
     """Makes the writer's sizes small enough that a few pictures reach all its paths."""
     with (
-        mock.patch.object(writer_module, "INLINE_ROWS", inline),
-        mock.patch.object(writer_module, "SMALL_SEGMENT_ROWS", small),
-        mock.patch.object(writer_module, "SMALL_SEGMENTS", many),
+        mock.patch.object(transaction, "INLINE_ROWS", inline),
+        mock.patch.object(transaction, "SMALL_SEGMENT_ROWS", small),
+        mock.patch.object(transaction, "SMALL_SEGMENTS", many),
     ):
         yield
 

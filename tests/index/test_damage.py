@@ -49,7 +49,7 @@ def test_a_damaged_file_is_named(path: Path, file: str, damage: str) -> None:
     with pytest.raises(GalleryDamaged, match=message) as caught:
         Gallery.open(path)
     assert caught.value.where == str(path / FILES[file])
-    assert caught.value.remedy == "rebuild it with `lmk build-index`"
+    assert caught.value.remedy == "mend it with `lmk index repair`"
 
 
 def test_files_swapped_with_each_other_are_noticed(path: Path, scenario: ModuleType) -> None:
@@ -148,12 +148,12 @@ def test_a_rebuild_mends_every_damage_of_the_catalog(
     path: Path, scenario: ModuleType, tmp_path: Path, damage: str
 ) -> None:
     scenario.rebuild(tmp_path / "new.lmk")
-    (path / "cache").mkdir()
     (path / "cache" / "features").write_text("kept")
     CATALOG_DAMAGES[damage](path / "catalog.db")
     content = (path / "catalog.db").read_bytes() if damage != "missing" else b""
-    with pytest.raises(GalleryError, match="lmk build-index"):
-        scenario.answers_at(path)
+    if damage != "byte less":  # of an index that answers do not use: `verify` finds it
+        with pytest.raises(GalleryError, match="lmk build-index"):
+            scenario.answers_at(path)
     scenario.rebuild(path)
     scenario.grow(path)
     scenario.grow(tmp_path / "new.lmk")
@@ -281,7 +281,7 @@ def test_pages_of_the_catalog_lost_or_exchanged(path: Path, scenario: ModuleType
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("DELETE FROM picture WHERE row = 9", "1 of 2 pictures from row 8 on"),
+        ("DELETE FROM picture WHERE row = 9", "the picture of row 9 is missing"),
         ("DELETE FROM batch WHERE first_row = 8", "rows 8 to 10 are not accounted for"),
         ("DELETE FROM segment WHERE first_row = 8", "rows 8 to 13 are not accounted for"),
         ("DELETE FROM inline", "rows 13 to 15 are not accounted for"),
@@ -290,9 +290,10 @@ def test_pages_of_the_catalog_lost_or_exchanged(path: Path, scenario: ModuleType
         ("DELETE FROM skipped", "0 of 1 entries of skipped"),
         ("DELETE FROM root", "0 of 1 entries of root"),
         ("UPDATE label SET code = 99 WHERE code = 0", "label 0 is missing"),
-        ("UPDATE batch SET role = 'distractor' WHERE first_row = 0", "the labels from row 0 on"),
+        ("UPDATE batch SET data = zeroblob(length(data))", "the labels from row 0 on"),
+        ("UPDATE batch SET rows = 'x' WHERE first_row = 0", "an entry has changed"),
         ("UPDATE picture SET path = 'x' WHERE row = 3", "an entry has changed"),
-        ("UPDATE picture SET labels = '0,' WHERE row = 3", "the labels from row 0 on"),
+        ("UPDATE picture SET labels = '0,' WHERE row = 3", "an entry has changed"),
         ("UPDATE inline SET vectors = zeroblob(32)", "the vectors from row 13 on have changed"),
         ("UPDATE segment SET rows = 'x' WHERE first_row = 0", "an entry has changed"),
         ("DROP TABLE batch", "SQLite says: no such table: batch"),

@@ -75,7 +75,7 @@ def test_info_counts(path: Path, scenario: ModuleType) -> None:
     assert (info.pictures, info.distractors, info.skipped) == (13, 2, 1)
     assert info.unlabelled == sum(not scenario.labels_of(n) for n in of_gallery)
     assert info.landmarks == len({name for n in of_gallery for name in scenario.labels_of(n)})
-    assert (info.format, info.dim, info.fingerprint) == (1, 8, scenario.A)
+    assert (info.format, info.dim, info.fingerprint) == (2, 8, scenario.A)
     assert info.segments == 2  # of 8 and 5 rows; 2 more are in the catalog
     assert info.bytes_on_disk >= sum(f.stat().st_size for f in path.glob("segments/*"))
     assert info.created <= info.updated
@@ -272,9 +272,9 @@ def test_another_programs_database_is_no_gallery(tmp_path: Path, statement: str)
 
 def test_a_newer_format_is_refused(path: Path) -> None:
     connection = sqlite3.connect(path / "catalog.db")
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(FormatTooNew, match=r"format 2.*up to format 1; install a newer lmk"):
+    with pytest.raises(FormatTooNew, match=r"format 3.*up to format 2; install a newer lmk"):
         Gallery.open(path)
     files = sorted(path.rglob("*"))
     for create in (False, True):

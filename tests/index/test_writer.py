@@ -124,7 +124,7 @@ def test_another_embedder_is_refused_with_the_way_out(path: Path, scenario: Modu
         with pytest.raises(EmbedderMismatch, match=r"bbbb for a gallery.*rebuild it with"):
             writer.append(*scenario.batch([7], scenario.B))
         embeddings, pictures = scenario.batch([7])
-        with pytest.raises(ValueError, match="6 components in a gallery of 8"):
+        with pytest.raises(EmbedderMismatch, match="6 components for a gallery of 8; use"):
             short = scenario.batch([7], scenario.B)[0].vectors
             writer.append(Embeddings(short, embeddings.ids, scenario.A), pictures)
         with pytest.raises(ValueError, match="role 'query'"):
@@ -145,7 +145,7 @@ def test_a_known_picture_is_left_as_it_is_and_a_changed_one_refused(
         assert writer.append(*scenario.batch([0, 1, 100, 50])) == 1
         assert writer.unchanged == 3
         embeddings, (picture,) = scenario.batch([2])
-        with pytest.raises(GalleryError, match=r"00002.jpg: another picture has this id; rebuild"):
+        with pytest.raises(GalleryError, match=r"00002.jpg: another picture has this id; give it"):
             writer.append(embeddings, [replace(picture, sha256="other")])
         writer.commit()
     after = scenario.answers_at(path)
@@ -320,7 +320,7 @@ def test_a_rebuild_mends_a_damaged_embedder(path: Path, scenario: ModuleType, da
     expected = scenario.answers_at(path)["embedder"]
     file = path / "embedder" / ("a" * 16) / "config.json"
     file.unlink() if damage == "remove" else file.write_text('{"backbone": "NONE"}')
-    with pytest.raises(GalleryDamaged, match=r"config.json.*rebuild it with"):
+    with pytest.raises(GalleryDamaged, match=r"config.json.*mend it with"):
         Gallery.open(path)
     scenario.rebuild(path)
     assert scenario.answers_at(path)["embedder"] == expected

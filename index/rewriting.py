@@ -1,0 +1,148 @@
+"""Rewriting vectors: without the rows that were removed, or with others in the place of some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import GalleryDamaged
+from lmk.index import transaction as sizes  # read when used: tests make them small
+from lmk.index.segments import REPAIR, FileRecord
+from lmk.index.transaction import Transaction
+
+
+def compact(t: Transaction) -> None:
+    """Gives the rows that were not removed the numbers from 0 on, and drops the others' vectors.
+
+    Large segments that lose no row stay as they are. Arrays saved for the rows as they are now
+    are carried over; older ones are dropped.
+    """
+    t.store_pending()
+    if not t.state.removed:
+        return
+    alive = t.catalog.alive(t.state)
+    segments = _without_removed(t, alive)
+    arrays = t.catalog.metas("array:")
+    contents = {name: _carried(t, header, alive) for name, header in arrays.items()}
+    t.changes.renumber(alive)
+    t.changes.set_segments(segments)
+    rows = int(np.count_nonzero(alive))
+    t.change_state(rows=rows, removed=0, generation=t.state.generation + 1)
+    for name, header in arrays.items():
+        t.drop_array(name)
+        array = contents[name]
+        if array is not None:
+            t.put_array(name, array, by_row=header.get("by_row", True))
+
+
+def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    """Stores other vectors for rows; what holds them is written anew.
+
+    Damaged vectors can be replaced where each of their rows is given or removed.
+
+    Args:
+        t: the transaction.
+        rows: int64 [n], ascending, different.
+        vectors: float32 [n, dim], of length 1.
+
+    Raises:
+        GalleryDamaged: where a damaged part has a row that is neither given nor removed.
+    """
+    t.store_pending()
+    alive, new = t.catalog.alive(t.state), vectors.astype(t.state.dtype)
+    for first, size, path in t.catalog.segments():
+        low, high = np.searchsorted(rows, [first, first + size])
+        if low == high:
+            continue
+        try:
+            block = _block(t, t.content(path))
+        except GalleryDamaged as error:
+            block = _anew(t, first, alive[first : first + size], rows[low:high], error)
+        block[rows[low:high] - first] = new[low:high]
+        record = t.write("segments", t.state.precision, [block.tobytes()])
+        t.changes.replace_segment(path, record)
+    for first, size, data in t.catalog.inline_entries():
+        low, high = np.searchsorted(rows, [first, first + size])
+        if low == high:
+            continue
+        if data is None:
+            damage = t.catalog.damaged(f"the vectors from row {first} on have changed")
+            block = _anew(t, first, alive[first : first + size], rows[low:high], damage)
+        else:
+            block = _block(t, data)
+        block[rows[low:high] - first] = new[low:high]
+        t.changes.add_inline(first, size, block.tobytes())
+    t.change_state(generation=t.state.generation + 1)
+
+
+def _without_removed(t: Transaction, alive: NDArray[np.bool_]) -> list[tuple[int, FileRecord]]:
+    """Writes the segments that lose rows, and those that are small, anew.
+
+    Returns:
+        (rows, file) of the segments that there will be.
+    """
+    records = {record.path: record for record in t.catalog.files()}
+    segments: list[tuple[int, FileRecord]] = []
+    blocks: list[NDArray[Any]] = []
+
+    def flush() -> None:
+        rows = sum(len(block) for block in blocks)
+        if rows:
+            record = t.write("segments", t.state.precision, (b.tobytes() for b in blocks))
+            segments.append((rows, record))
+        blocks.clear()
+
+    for first, size, path in t.catalog.segments():
+        mask = alive[first : first + size]
+        if size >= sizes.SMALL_SEGMENT_ROWS and mask.all():
+            flush()
+            segments.append((size, records[path]))
+        elif mask.any():
+            blocks.append(_block(t, t.content(path))[mask])
+        if sum(len(block) for block in blocks) >= sizes.SMALL_SEGMENT_ROWS:
+            flush()
+    for first, size, data in t.catalog.inline():
+        blocks.append(_block(t, data)[alive[first : first + size]])
+    flush()
+    return segments
+
+
+def _carried(
+    t: Transaction, header: dict[str, Any], alive: NDArray[np.bool_]
+) -> NDArray[Any] | None:
+    """Returns an array without the numbers of removed rows; None for one that is out of date.
+
+    Format 1 did not say whether an array goes by row: then its length must.
+    """
+    if header["generation"] != t.state.generation:
+        return None
+    array = np.frombuffer(t.content(header["file"]), header["dtype"]).reshape(header["shape"])
+    by_row = header.get("by_row")
+    if by_row is None and (array.ndim == 0 or len(array) != len(alive)):
+        return None
+    return array[alive] if by_row is not False else array
+
+
+def _block(t: Transaction, data: bytes) -> NDArray[Any]:
+    return np.frombuffer(data, t.state.dtype).reshape(-1, t.state.dim).copy()
+
+
+def _anew(
+    t: Transaction,
+    first: int,
+    alive: NDArray[np.bool_],
+    given: NDArray[np.int64],
+    error: GalleryDamaged,
+) -> NDArray[Any]:
+    """Returns vectors for a damaged part whose living rows are all given (else raises `error`)."""
+    missing = alive.copy()
+    missing[given - first] = False
+    if missing.any():
+        row = first + int(np.flatnonzero(missing)[0])
+        what = f"{error.what}, and nothing is given for row {row}"
+        raise GalleryDamaged(what, where=error.where, remedy=REPAIR) from error
+    block = np.zeros((len(alive), t.state.dim), t.state.dtype)
+    block[:, 0] = 1  # removed rows: of length 1, as every stored vector is
+    return block

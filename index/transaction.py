@@ -1,0 +1,175 @@
+"""Transaction: what a writer has changed since the last commit, and the vectors it has written."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.catalog import Catalog, State
+from lmk.index.changes import Changes
+from lmk.index.parts import vector_parts
+from lmk.index.segments import FileRecord, StoredFile, write_file
+from lmk.index.vectors import VectorPart, Vectors
+
+INLINE_ROWS = 1024  # fewer rows than this stay in the catalog; adding one writes no file
+SMALL_SEGMENT_ROWS = 65_536
+SMALL_SEGMENTS = 64  # so many small segments at the end are folded into one
+
+
+class Transaction:
+    """The state of one writer between two commits.
+
+    Attributes:
+        folder: the gallery.
+        catalog, changes: its catalog, to read and to change.
+        committed: the files that the last commit names.
+        written: what was written since then, to be removed where the transaction fails.
+        records: the numbered files among it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.catalog = Catalog.write(folder)
+        self.changes = Changes(self.catalog)
+        self.committed: list[FileRecord] = []
+        self.written: list[Path] = []
+        self.records: list[FileRecord] = []
+        self._state: State | None = None
+        self._pending: list[NDArray[Any]] = []  # vectors of the last rows, not stored yet
+
+    def start(self) -> None:
+        """Reads what is committed."""
+        self._state = self.catalog.state()
+        self.committed = self.catalog.files()
+        self._pending, self.written, self.records = [], [], []
+
+    @property
+    def state(self) -> State:
+        """The state as it will be committed."""
+        if self._state is None:
+            raise ValueError("a new gallery: call reset first")
+        return self._state
+
+    def change_state(self, **values: Any) -> None:
+        """Replaces fields of the state."""
+        self._state = replace(self.state, **values)
+
+    def reset(self, state: State) -> None:
+        """Empties the gallery."""
+        self.changes.clear()
+        self._pending, self._state = [], state
+
+    @property
+    def old_state(self) -> State | None:
+        """The state, None in a new gallery."""
+        return self._state
+
+    def undo(self) -> None:
+        """Rolls back, and removes what was written; what stays is left to the next sweep."""
+        self.catalog.close()
+        for path in self.written:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def write(self, folder: str, suffix: str, chunks: Iterable[bytes | memoryview]) -> FileRecord:
+        """Writes a file under the next number; the caller has the catalog name it."""
+        path = f"{folder}/{self.state.next_file:06d}.{suffix}"
+        self.change_state(next_file=self.state.next_file + 1)
+        self.written.append(self.folder / path)
+        record = write_file(self.folder, path, chunks)
+        self.records.append(record)
+        return record
+
+    def add_vectors(self, vectors: NDArray[Any]) -> None:
+        """Takes the vectors of the next rows, [n, dim], in the gallery's own dtype."""
+        self._pending.append(vectors)
+        self.change_state(rows=self.state.rows + len(vectors), generation=self.state.generation + 1)
+        if self._pending_rows() >= SMALL_SEGMENT_ROWS:
+            self.store_pending()
+
+    def store_pending(self) -> None:
+        """Puts the pending vectors into the catalog, or with what is there into a segment."""
+        if not self._pending:
+            return
+        rows, first = self._pending_rows(), self.state.rows - self._pending_rows()
+        inline_rows = self.catalog.inline_rows()
+        blocks = [block.tobytes() for block in self._pending]
+        if rows + inline_rows < INLINE_ROWS:
+            self.changes.add_inline(first, rows, b"".join(blocks))
+        else:
+            old, inline = self._small_segments(), self.catalog.inline()
+            start = first - inline_rows - sum(part[1] for part in old)
+            contents = (self.content(path) for _, _, path in old)
+            chunks = chain(contents, (part[2] for part in inline), blocks)
+            record = self.write("segments", self.state.precision, chunks)
+            self.changes.add_segment(start, self.state.rows - start, record)
+        self._pending = []
+
+    def put_array(self, name: str, array: NDArray[Any], *, by_row: bool) -> None:
+        """Saves numbers in place of what was saved under that name."""
+        data = np.ascontiguousarray(array)
+        record = self.write("arrays", "bin", [data.tobytes()])
+        self.drop_array(name)
+        self.changes.add_files([record])
+        header = {
+            "file": record.path,
+            "dtype": data.dtype.str,
+            "shape": array.shape,
+            "generation": self.state.generation,
+            "by_row": by_row,
+        }
+        self.changes.set_meta(f"array:{name}", header)
+
+    def drop_array(self, name: str) -> None:
+        """Forgets the array of that name, if there is one."""
+        old = self.catalog.meta(f"array:{name}")
+        if old is not None:
+            self.changes.drop_files([old["file"]])
+            self.changes.drop_meta(f"array:{name}")
+
+    def content(self, path: str) -> bytes:
+        """Reads a file whole, checked: writing it anew must not give damage a new checksum."""
+        records = {record.path: record for record in self.catalog.files()}
+        file = StoredFile(self.folder, records[path])
+        try:
+            file.check()
+            return file.read(0, file.record.size)
+        finally:
+            file.close()
+
+    def stored(self) -> Vectors:
+        """Returns the vectors of all rows, with those not committed yet."""
+        opened: dict[str, StoredFile] = {}
+        records = {record.path: record for record in self.catalog.files()}
+        try:
+            for _, _, path in self.catalog.segments():
+                opened[path] = StoredFile(self.folder, records[path])
+            rows = self.state.rows - self._pending_rows()
+            parts = vector_parts(self.catalog, opened, self.state, rows)
+        finally:
+            for file in opened.values():
+                file.close()
+        if self._pending:
+            block = np.concatenate(self._pending)
+            key = hashlib.sha256(block.tobytes()).hexdigest()
+            parts = (*parts, VectorPart(self.state.rows - len(block), block, key))
+        return Vectors(parts, self.state.dim, self.folder)
+
+    def _pending_rows(self) -> int:
+        return sum(len(block) for block in self._pending)
+
+    def _small_segments(self) -> list[tuple[int, int, str]]:
+        """Returns the small segments at the end once they are many (else none), to be folded."""
+        segments = self.catalog.segments()
+        large = [i for i, (_, rows, _) in enumerate(segments) if rows >= SMALL_SEGMENT_ROWS]
+        small = segments[large[-1] + 1 :] if large else segments
+        return small if len(small) >= SMALL_SEGMENTS else []
