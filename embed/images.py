@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import stat
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,36 @@ def decode(data: bytes, size: int) -> Picture | str:
     Returns:
         uint8 [size, size, 3], RGB; or the reason why there is no picture.
     """
+    return _decoded(data, size, lambda pixels: _squashed(pixels, size))
+
+
+def decode_grey(data: bytes, longest: int) -> Picture | str:
+    """Decodes a picture to grey and shrinks it, its shape kept.
+
+    Args:
+        data: as for `decode`.
+        longest: pixels its longer side has at most; a smaller picture stays as it is.
+
+    Returns:
+        uint8 [height, width]; or the reason why there is no picture.
+    """
+
+    def shrunk(pixels: Picture) -> Picture:
+        height, width = pixels.shape[:2]
+        share = longest / max(height, width)
+        if share < 1:
+            smaller = (max(round(width * share), 1), max(round(height * share), 1))
+            pixels = np.asarray(cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA), np.uint8)
+        return pixels
+
+    pixels = _decoded(data, longest, shrunk)
+    if isinstance(pixels, str):
+        return pixels
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Picture | str:
+    """The picture at not less than twice `size` where it has that many pixels, resized, turned."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -84,7 +115,7 @@ def decode(data: bytes, size: int) -> Picture | str:
             if pixels is None:
                 pixels = _any_format(image, size)
             # Asked after decoding: some plugins (TIFF) turn the picture themselves, and say so.
-            return _turned(_squashed(pixels, size), _orientation(image))
+            return _turned(resize(pixels), _orientation(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large("too many")
     except UnidentifiedImageError:
@@ -110,7 +141,7 @@ def thumbnail(path: Path, side: int, *, quality: int = 80) -> bytes | None:
         file = io.BytesIO()
         (flat if turn is None else flat.transpose(turn)).save(file, "JPEG", quality=quality)
         return file.getvalue()
-    except Exception:  # see decode
+    except Exception:  # see _decoded
         return None
 
 
@@ -188,7 +219,7 @@ def _squashed(pixels: Picture, size: int) -> Picture:
 
 
 def _turned(pixels: Picture, orientation: int) -> Picture:
-    """Applies an EXIF orientation (1 to 8; anything else counts as 1) to a square picture."""
+    """Applies an EXIF orientation (1 to 8; anything else counts as 1)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from lmk.embed import images
-from lmk.embed.images import decode, read_bytes, thumbnail
+from lmk.embed.images import decode, decode_grey, read_bytes, thumbnail
 
 Render = Callable[..., np.ndarray]
 
@@ -357,3 +357,26 @@ def test_warnings_of_pillow_can_be_silenced(render: Render) -> None:
     assert loud.stdout == silent.stdout == "ndarray\n"
     assert "DecompressionBombWarning" in loud.stderr and "Corrupt EXIF" in loud.stderr
     assert silent.stderr == ""
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_grey_keeps_the_shape(render: Render, kind: str, orientation: int) -> None:
+    picture = Image.fromarray(render(3, width=160, height=80))
+    got = decode_grey(encoded(picture, kind, exif=exif(orientation)), 40)
+    assert isinstance(got, np.ndarray) and got.dtype == np.uint8 and got.flags.c_contiguous
+    assert got.shape == ((20, 40) if orientation < 5 else (40, 20))
+    with Image.open(io.BytesIO(encoded(picture, "PNG", exif=exif(orientation)))) as image:
+        turned = ImageOps.exif_transpose(image).convert("L")
+    expected = np.asarray(turned.resize(got.shape[::-1], Image.Resampling.BOX))
+    assert difference(got, expected) < 3
+
+
+def test_a_small_or_thin_picture_in_grey(render: Render) -> None:
+    same = decode_grey(encoded(Image.fromarray(render(3, width=30, height=20)), "PNG"), 40)
+    assert isinstance(same, np.ndarray) and same.shape == (20, 30)
+    thin = decode_grey(encoded(Image.new("RGB", (400, 2)), "PNG"), 40)
+    assert isinstance(thin, np.ndarray) and thin.shape == (1, 40)
+    large = decode_grey(encoded(Image.fromarray(render(3, width=1600, height=1200)), "JPEG"), 100)
+    assert isinstance(large, np.ndarray) and large.shape == (75, 100)
+    assert decode_grey(b"no picture", 40) == "not a picture that can be decoded"
