@@ -83,6 +83,23 @@ class DerivedFiles:
                 part.unlink()
         return path
 
+    def names(self) -> list[str]:
+        """Returns the names of the files there are, sorted; `load` says which are whole."""
+        if self._folder is None:
+            return []
+        try:
+            notes = [item.name for item in self._folder.iterdir() if item.name.endswith(_NOTE)]
+        except OSError:
+            return []
+        return sorted(name.removesuffix(_NOTE) for name in notes)
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there and the folder can be written."""
+        if self._folder is not None:
+            for path in (self._folder / name, _note(self._folder / name)):
+                with suppress(OSError):
+                    path.unlink()
+
     def prune(self, keep: Container[str]) -> None:
         """Removes the files whose names are not in `keep`, and what killed processes left."""
         if self._folder is None or not self._folder.is_dir():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
+from lmk.index.memory import free_memory
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.rescoring import best, score_pairs
 from lmk.index.view import Allow, View
@@ -102,7 +101,7 @@ class FlatSearcher:
         rows = np.full((len(queries), 0), NO_ROW, np.int64)
         scores = np.full((len(queries), 0), -np.inf, np.float32)
         for block, vectors in self._blocks(allowed):
-            with _blas(len(queries)):
+            with blas(len(queries)):
                 got, places = faiss.knn(
                     queries, vectors, min(depth, len(block)), faiss.METRIC_INNER_PRODUCT
                 )
@@ -162,23 +161,12 @@ class FlatSearcher:
             return self._held
 
 
-def free_memory() -> int:
-    """Returns the bytes of memory that can be had without swapping; 4 GiB where nothing says."""
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 4 * 2**30
-
-
 def _fits(size: int) -> bool:
     return size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
 
 
 @contextmanager
-def _blas(queries: int) -> Iterator[None]:
+def blas(queries: int) -> Iterator[None]:
     """Lets FAISS multiply matrices for a batch of queries, while it is needed.
 
     By default it does so from some hundred queries on and leaves the others to a loop, which at 32

@@ -9,6 +9,7 @@ from lmk.index.neighbours import NO_ROW
 from lmk.index.vectors import Vectors
 
 _PAIRS = 4096  # pairs of vectors in memory as float64 at a time
+_ROUGH = 2.5e-3  # twice what rounding to half precision changes of a score, and more
 
 
 def score_pairs(
@@ -67,3 +68,38 @@ def best(
     values = np.full((queries, k), -np.inf, np.float32)
     found[places], values[places] = rows[kept], scores[kept]
     return found, values
+
+
+def rescore(
+    stored: Vectors,
+    queries: NDArray[np.float32],
+    query: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the k best of the rows proposed for each query, as `best`, with their scores.
+
+    A rough look at all of them comes first: a stored vector is of length 1 within 1e-3, so only
+    those within twice that of the k-th best are scored in float64.
+
+    Args:
+        stored: the vectors of the rows.
+        queries: float32 [q, dim].
+        query: int64 [n], positions in queries, ascending.
+        rows: int64 [n], row numbers; no pair twice.
+        k: rows wanted of each query.
+    """
+    rough = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _PAIRS):
+        piece = slice(start, start + _PAIRS)
+        vectors = stored.gather(rows[piece])
+        rough[piece] = np.einsum("ij,ij->i", vectors, queries[query[piece]])
+    order = np.lexsort((-rough, query))
+    counts = np.bincount(query, minlength=len(queries))
+    firsts = np.cumsum(counts) - counts
+    least = np.full(len(queries), -np.inf, np.float32)
+    enough = counts > k
+    least[enough] = rough[order[firsts[enough] + k - 1]] - _ROUGH
+    near = ~(rough < least[query])
+    query, rows = query[near], rows[near]
+    return best(query, rows, score_pairs(stored, queries, query, rows), len(queries), k)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import UsageError
 from lmk.index.catalog import Role
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
-from lmk.index.view import Allow
+from lmk.index.view import Allow, View
+
+RECALL = 0.99
+LEAST_INDEXED = 1000  # rows; comparing with fewer takes no time worth saving
+FLAT_ROWS = 20_000  # up to here the time of loading the compiled search would not come back
+_SECONDS_A_QUERY = 0.1  # that exact search may take, before an index is worth its recall
+_BYTES_A_SECOND = 8e9  # that one query reads of the codes of exact search, on two cores
+_BATCH = 64  # queries at a time, from which on exact search multiplies matrices
+_PRODUCTS_A_SECOND = 4e11  # it then computes
+_MEMORY_SHARE = 0.7  # of the free memory that the codes of exact search may take
+
+KINDS = ("auto", "exact", "flat", "ivfpq", "hnsw")
 
 
 class Searcher(Protocol):
@@ -37,8 +50,157 @@ class Searcher(Protocol):
         ...
 
 
-def choose(gallery: Gallery, role: Role = "gallery") -> Searcher:
-    """Returns a searcher over the rows of one role; it stays usable when the gallery closes."""
-    from lmk.index.faiss_search import FlatSearcher  # FAISS takes most of a second to import
+def choose(
+    gallery: Gallery,
+    role: Role = "gallery",
+    *,
+    kind: str | None = None,
+    recall: float | None = None,
+    batch: int | None = None,
+    backend: str | None = None,
+    uri: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Searcher:
+    """Returns a searcher over the rows of one role; it stays usable when the gallery closes.
 
-    return FlatSearcher(gallery.view(role))
+    What is not given is what was chosen when the gallery was built, its setting "search": a dict of
+    "kind", "recall", "backend" and "uri", each of which may be missing.
+
+    Args:
+        gallery: searched.
+        role: of the rows to search.
+        kind: see searcher_of; the index of the collection decides for "milvus".
+        recall: see searcher_of.
+        batch: see searcher_of.
+        backend: "local" or "milvus".
+        uri: of the Milvus server.
+        tell: is told what is going on while an index is built.
+
+    Raises:
+        UsageError: for a kind, backend or recall that there is not, or a server without a URI.
+        LmkError: see MilvusSearcher.
+    """
+    saved: dict[str, Any] = gallery.setting("search") or {}
+    backend = backend or saved.get("backend") or "local"
+    if backend == "milvus":
+        uri = uri or saved.get("uri")
+        if not uri:
+            remedy = "name it with --uri http://HOST:19530"
+            raise UsageError("no Milvus server is named", remedy=remedy)
+        from lmk.index.milvus import MilvusSearcher
+
+        return MilvusSearcher(gallery, uri, role=role)
+    if backend != "local":
+        raise UsageError(f"no backend {backend!r}", remedy="choose local or milvus")
+    recall = saved.get("recall") if recall is None else recall
+    return searcher_of(
+        gallery.view(role),
+        kind or saved.get("kind") or "auto",
+        recall=RECALL if recall is None else recall,
+        batch=batch,
+        tell=tell,
+    )
+
+
+def searcher_of(
+    view: View,
+    kind: str = "auto",
+    *,
+    recall: float = RECALL,
+    batch: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Searcher:
+    """Returns a searcher over a view.
+
+    Args:
+        view: what is searched.
+        kind: "exact", "flat" (FAISS, every vector in float32), "ivfpq" and "hnsw" (indexes, which
+            miss some neighbours), a FAISS factory string, or "auto": exact as long as it takes at
+            most 0.1 s a query and its codes fit into memory, then ivfpq if that has the recall.
+        recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves only exact search.
+        batch: queries that come at a time, if known; exact search takes less for each of many.
+        tell: is told what is going on while an index is built, which may take minutes.
+
+    Raises:
+        UsageError: for a kind that there is not or that the gallery is too small for, or a recall
+            that is none.
+    """
+    if not 0 <= recall <= 1:
+        raise UsageError(f"a recall of {recall:g}", remedy="choose one from 0 to 1")
+    rows = int(view.mask.sum())
+    if kind == "auto":
+        return _automatic(view, rows, recall, batch, tell)
+    if kind == "flat":
+        return _flat(view)
+    if kind == "exact":
+        return _exact(view)
+    from lmk.index.faiss_recipes import factory_of, new_index
+
+    if rows < LEAST_INDEXED:
+        new_index(factory_of(kind, LEAST_INDEXED, view.dim), view.dim, 10**12)  # is it a kind?
+        few = f"{kind} begins at {LEAST_INDEXED} vectors"
+        return Explained(_flat(view), few)
+    from lmk.index.approximate import ApproximateSearcher
+
+    return ApproximateSearcher(view, kind, recall=recall, tell=tell)
+
+
+class Explained:
+    """A searcher with more to say about why it was chosen.
+
+    Args:
+        searcher: what searches.
+        why: added to its reason.
+    """
+
+    def __init__(self, searcher: Searcher, why: str) -> None:
+        self.searcher = searcher
+        self._why = why
+
+    @property
+    def reason(self) -> str:
+        """Which kind of search this is and why it was chosen, in words for a user."""
+        return f"{self.searcher.reason} ({self._why})"
+
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
+        """Returns the k nearest rows of each query; see Searcher.search."""
+        return self.searcher.search(queries, k, allow)
+
+
+def _automatic(
+    view: View, rows: int, recall: float, batch: int | None, tell: Callable[[str], None]
+) -> Searcher:
+    """Chooses by the number of rows, the free memory, the queries at a time and the recall."""
+    if rows <= FLAT_ROWS:
+        return _flat(view)
+    from lmk.index.memory import free_memory
+
+    codes = rows * view.dim  # bytes
+    seconds = codes / (_PRODUCTS_A_SECOND if (batch or 1) >= _BATCH else _BYTES_A_SECOND)
+    slow, large = seconds > _SECONDS_A_QUERY, codes > _MEMORY_SHARE * free_memory()
+    if recall == 1 or not (slow or large):
+        return _exact(view)
+    why = (
+        f"exact search would take {seconds:.1g} s a query"
+        if slow
+        else f"the codes of exact search, {codes / 2**30:.1f} GiB, do not fit into the free memory"
+    )
+    from lmk.index.approximate import ApproximateSearcher
+
+    searcher = ApproximateSearcher(view, "ivfpq", recall=recall, tell=tell)
+    got = searcher.tuned[0].recall
+    if got >= recall:
+        return Explained(searcher, f"auto: {why}")
+    return Explained(_exact(view), f"auto: {why}, but an index finds only {got:.3f} of the nearest")
+
+
+def _flat(view: View) -> Searcher:
+    from lmk.index.faiss_search import FlatSearcher  # FAISS takes a while to import
+
+    return FlatSearcher(view)
+
+
+def _exact(view: View) -> Searcher:
+    from lmk.index.exact import ExactSearcher  # numba and torch take longer
+
+    return ExactSearcher(view)

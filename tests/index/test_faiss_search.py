@@ -150,9 +150,9 @@ def test_the_setting_of_faiss_is_set_back() -> None:
     stored = embeddings(np.eye(40))
     FlatSearcher.of_embeddings(stored).search(stored, 1)
     assert faiss.cvar.distance_compute_blas_threshold == before
-    with faiss_search._blas(1):
+    with faiss_search.blas(1):
         assert faiss.cvar.distance_compute_blas_threshold == before
-    with faiss_search._blas(16):
+    with faiss_search.blas(16):
         assert faiss.cvar.distance_compute_blas_threshold == 1
 
 

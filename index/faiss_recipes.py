@@ -1,0 +1,140 @@
+"""Recipes of FAISS indexes: kinds and factory strings, what they need, how hard they search."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import UsageError
+
+faiss: Any = typed_faiss  # its stubs know neither keyword arguments nor all classes
+
+PER_CELL = 39  # vectors that FAISS wants to train a cell or a code word with
+LEAST_ROWS = 1000  # below, there is nothing to gain over comparing with every vector
+_MOST_CELLS = 16_384  # their training takes time and memory that grow with the square
+_KINDS = "auto, exact, flat, ivfpq, hnsw, or a FAISS factory string such as IVF1024,PQ128x4fs"
+
+
+def factory_of(kind: str, rows: int, dim: int) -> str:
+    """Returns the FAISS factory string of a kind for a gallery of some size.
+
+    ivfpq: 2 to 4 sqrt(rows) cells, never more than the rows can train, and one code word of 4 bits
+    for every two components (dim / 4 bytes a vector). hnsw: 32 links a vector, a byte a component.
+    Neither keeps the vectors: what they find is scored again from the gallery's own.
+    """
+    if kind == "hnsw":
+        return "HNSW32,SQ8"
+    if kind != "ivfpq":
+        return kind
+    most = min(_MOST_CELLS, 4 * math.sqrt(rows), rows / PER_CELL)
+    cells = 2 ** math.floor(math.log2(max(most, 1)))
+    pad = f"Pad{dim + 1}," if dim % 2 else ""
+    return f"{pad}IVF{cells},PQ{(dim + 1) // 2}x4fs"
+
+
+def new_index(factory: str, dim: int, rows: int) -> Any:
+    """Returns an empty FAISS index for unit vectors compared by their dot product.
+
+    Args:
+        factory: see https://github.com/facebookresearch/faiss/wiki/The-index-factory.
+        dim: components of a vector.
+        rows: vectors it will hold.
+
+    Raises:
+        UsageError: for what FAISS does not know or cannot use with dot products, and for more cells
+            than the vectors can train.
+    """
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:120]
+        raise UsageError(
+            f"FAISS makes no index for dot products from {factory!r} ({reason})",
+            remedy=f"choose {_KINDS}",
+        ) from error
+    cells = cells_of(index)
+    if cells * PER_CELL > rows:
+        most = rows // PER_CELL
+        raise UsageError(
+            f"{factory!r} has {cells} cells, and {rows} vectors can train {most}",
+            remedy=f"take at most {most} cells, or the kind ivfpq, which chooses them",
+        )
+    return index
+
+
+def cells_of(index: Any) -> int:
+    """Returns the number of cells of an index with inverted lists; 0 for others."""
+    inner = _innermost(index)
+    return int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 0
+
+
+def training_rows(index: Any, rows: int) -> int:
+    """Returns how many of the rows to train with."""
+    return min(rows, max(65_536, (PER_CELL + 1) * cells_of(index)))
+
+
+def efforts(index: Any, rows: int) -> tuple[int, ...]:
+    """Returns how hard an index can search, rising: cells looked at, or nodes kept in view.
+
+    (1,) for an index that has no such choice.
+    """
+    inner = _innermost(index)
+    if isinstance(inner, faiss.IndexIVF):
+        first, last = 1, int(inner.nlist)
+    elif isinstance(inner, faiss.IndexHNSW):
+        first, last = 16, min(4096, max(16, rows))
+    else:
+        return (1,)
+    steps = [first]
+    while steps[-1] < last:
+        steps.append(min(last, max(steps[-1] + 1, round(steps[-1] * 1.4))))
+    return tuple(steps)
+
+
+def search_parameters(index: Any, effort: int, allowed: NDArray[np.bool_] | None) -> Any:
+    """Returns the parameters of one search.
+
+    Args:
+        index: the index searched.
+        effort: see `efforts`.
+        allowed: bool [ntotal], the positions that may be found; None for all.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = search_parameters(index.index, effort, allowed)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(index, faiss.IndexRefine):
+        inner = search_parameters(index.base_index, effort, allowed)
+        return faiss.IndexRefineSearchParameters(k_factor=4.0, base_index_params=inner)
+    chosen: dict[str, Any] = {}
+    if allowed is not None:
+        # it refers to the array, which SWIG keeps alive with it
+        chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=effort, **chosen)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=effort, **chosen)
+    return faiss.SearchParameters(**chosen) if chosen else None
+
+
+def effort_words(index: Any, effort: int) -> str:
+    """Returns what an effort means, in words."""
+    inner = _innermost(index)
+    if isinstance(inner, faiss.IndexIVF):
+        return f"{effort} of {inner.nlist} cells are looked at"
+    if isinstance(inner, faiss.IndexHNSW):
+        return f"{effort} nodes of the graph are kept in view"
+    return "every code is looked at"
+
+
+def _innermost(index: Any) -> Any:
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return _innermost(index.index)
+    if isinstance(index, faiss.IndexRefine):
+        return _innermost(index.base_index)
+    return index
