@@ -23,6 +23,7 @@ _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
     "info": ("index_info", "info", "Say what an index holds."),
     "index": ("index_commands", "index", "Change, check, list and search an index."),
     "data": ("data_commands", "data", "Get and check sets of pictures."),
+    "train": ("train_command", "train", "Train an embedder of one's own."),
     "demo": ("demo_command", "demo", "Run the whole job on the sample gallery."),
 }
 

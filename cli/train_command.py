@@ -1,0 +1,202 @@
+"""`lmk train`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.render import counted, echo_skipped
+
+if TYPE_CHECKING:
+    from lmk.cli.progress import StageProgress
+    from lmk.cli.train_validation import Validation
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("config", metavar="PRESET|CONFIG")
+@click.option(
+    "--data",
+    type=_PATH,
+    multiple=True,
+    required=True,
+    metavar="FOLDER|CSV",
+    help="The pictures to learn from; may be given again.",
+)
+@click.option("--out", type=_PATH, required=True, metavar="DIR", help="The embedder to write.")
+@click.option(
+    "--val",
+    "held_out",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Pictures with labels that are not learnt: after each epoch GAP, mAP@100 and acc@1 are "
+    "measured on them, and the best epoch is kept.",
+)
+@click.option(
+    "--val-gallery",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Search these for the landmarks of --val.  [default: the other pictures of --val]",
+)
+@click.option(
+    "--distractors",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Pictures of no landmark that also ask, for the GAP of --val.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of all CSVs start.  [default: the folder of each]",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR, if any.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto is a GPU if there is one.",
+)
+@click.option(
+    "--weights",
+    metavar="FILE|DIR",
+    help="Start from a backbone's weights, or from the network of an embedder's folder.",
+)
+@click.option("--pretrained", is_flag=True, help="Start from timm's weights, fetched from its hub.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, as in optimizer.lr=0.01; may be given again.",
+)
+@click.option(
+    "--features", type=_PATH, metavar="DIR", help="Keep teachers' features there, for other runs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def train(
+    config: str,
+    data: tuple[Path, ...],
+    out: Path,
+    held_out: Path | None,
+    val_gallery: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    resume: bool,
+    device: str,
+    weights: str | None,
+    pretrained: bool,
+    changes: tuple[str, ...],
+    features: Path | None,
+    as_json: bool,
+) -> None:
+    """Train an embedder, which `lmk build-index --model DIR` then takes.
+
+    PRESET names settings that lmk comes with, CONFIG is a JSON file of one's own; docs/training.md
+    has both. Killed, the same command with --resume ends with the same weights as if it had never
+    been stopped. For several GPUs: torchrun --nproc-per-node 8 -m lmk.cli train ...
+
+    Example: lmk train gcresnext26 --data gallery/ --val held-out/ --out my-embedder
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.cli.render import require_folder
+    from lmk.cli.train_page import write_page
+    from lmk.embed.errors import UsageError
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.embed.manifest import read_manifest
+    from lmk.embed.train.config import training_config
+    from lmk.embed.train.loop import train as run
+
+    if weights and pretrained:
+        raise UsageError(
+            "weights from a file and from the hub",
+            where="--weights",
+            remedy="give one of --weights and --pretrained",
+        )
+    require_folder(out)
+    start = "hub" if pretrained else weights
+    chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
+    settings = training_config(config, [*changes, *chosen])
+    ignore_large_picture_warnings()
+    manifests = [read_manifest(each, root=root) for each in data]
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
+    with StageProgress() as progress:
+        validate = _validation(held_out, val_gallery, distractors, root, progress)
+
+        def epoch_done(row: Mapping[str, Any]) -> None:
+            write_page(out)
+            if not as_json:
+                click.echo(_epoch_line(row, settings.epochs), err=True)
+
+        result = run(
+            settings,
+            manifests,
+            out,
+            resume=resume,
+            device=device,
+            features=features,
+            validate=validate,
+            progress=progress if first else lambda stage, done, total: None,
+            epoch_done=epoch_done,
+        )
+    if not first:
+        return
+    report = write_page(out)
+    if as_json:
+        summary = {
+            "embedder": str(result.folder),
+            "report": str(report),
+            "best_epoch": result.best,
+            "epochs": [_numbers(row) for row in result.epochs],
+            "skipped": [asdict(skip) for skip in result.skipped],
+        }
+        click.echo(json.dumps(summary, ensure_ascii=False))
+        return
+    echo_skipped(result.skipped, f"{out / 'training' / 'skipped.csv'} lists them")
+    learnt = counted(sum(map(len, manifests)), "picture")
+    click.echo(
+        f"{out}: learnt from {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
+        f"{result.best}; curves: {report}; use it: lmk build-index GALLERY --model {out}"
+    )
+
+
+def _validation(
+    held_out: Path | None,
+    gallery: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    progress: StageProgress,
+) -> Validation | None:
+    from lmk.cli.train_validation import Validation
+    from lmk.embed.errors import UsageError
+    from lmk.embed.manifest import read_manifest
+
+    if held_out is None:
+        for name, given in (("--val-gallery", gallery), ("--distractors", distractors)):
+            if given is not None:
+                raise UsageError("belongs to a validation", where=name, remedy="add --val")
+        return None
+    return Validation(
+        read_manifest(held_out, root=root),
+        None if distractors is None else read_manifest(distractors, root=root),
+        None if gallery is None else read_manifest(gallery, root=root),
+        progress=progress,
+    )
+
+
+def _epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    text = ", ".join(
+        f"{name} {value}" for name, value in row.items() if name != "epoch" and value != ""
+    )
+    return f"epoch {row['epoch']} of {epochs}: {text}"
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float | None]:
+    return {name: float(value) if value else None for name, value in row.items()}
