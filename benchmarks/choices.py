@@ -17,6 +17,7 @@ import argparse
 import csv
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,11 @@ from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.embed.whitening import learn_whitening
 from lmk.eval.gap import gap
 from lmk.index.faiss_search import FlatSearcher
+from lmk.index.labels import Membership
 from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.rerank.build import facts_of, mean_background
-from lmk.rerank.pipeline import PenaltyStep, Pipeline, RescaleStep, VoteStep
+from lmk.index.view import View
+from lmk.rerank.background import landmark_sums
+from lmk.rerank.pipeline import GalleryFacts, PenaltyStep, Pipeline, RescaleStep, VoteStep
 
 KS, POWERS = (1, 3, 5, 10, 20), (1, 3, 6, 9, 12, 20, 30)
 DRAWS = 10
@@ -83,9 +86,14 @@ class Asked:
     ) -> None:
         self.labels = [row.labels for row in gallery]
         self.truth = truth
-        self.bank = embeddings(vectors[bank])
-        self.background = mean_background(vectors[known], self.labels)
-        self.searcher = FlatSearcher.of_embeddings(embeddings(vectors[known]))
+        self.bank = View.of_embeddings(embeddings(vectors[bank]))
+        facts = GalleryFacts.of_labels(self.labels)
+        view = View.of_embeddings(embeddings(vectors[known]))
+        labels = Membership(
+            ~view.mask, view.mask, facts.label_names, facts.label_offsets, facts.label_codes
+        )
+        self.background = landmark_sums(replace(view, labels=labels)).mean_cosine()
+        self.searcher = FlatSearcher(view)
         found = self.searcher.search(embeddings(vectors[asked]), 101)
         self.found = leave_out(found, asked, known) if without_self else found
 
@@ -95,7 +103,7 @@ class Asked:
         penalty = pipeline.learn_penalty(
             self.searcher, self.bank, rows=n, gallery=n, background=self.background
         )
-        facts = facts_of(self.labels, penalty, self.background)
+        facts = GalleryFacts.of_labels(self.labels, penalty, self.background)
         answers = pipeline.predict(self.found, facts)
         right = [label in names for label, names in zip(answers.labels, self.truth, strict=True)]
         positives = sum(bool(names) for names in self.truth)

@@ -26,19 +26,17 @@ rule to the letter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lmk.embed.embeddings import Embeddings
-from lmk.index.neighbours import NO_ROW
 from lmk.index.search import Searcher
+from lmk.index.view import View
+from lmk.rerank.picks import Picks, PickTable
 
 CONTEST_PICKS = 110_000 * 20 / 1_580_470
-_BATCH = 4096  # distractors searched at a time
 
 Ramp = Literal["linear", "shifted", "unfloored"]
 
@@ -71,22 +69,7 @@ class PenaltySettings(BaseModel):
         return self
 
 
-@dataclass(frozen=True, eq=False)
-class Picks:
-    """How a bank picked the gallery.
-
-    Attributes:
-        counts: int64 [rows], how often each row was picked.
-        mean: float32 [rows], mean cosine of those picks; 0 where there was none.
-        expected: picks a gallery picture would get if all were picked alike.
-    """
-
-    counts: NDArray[np.int64]
-    mean: NDArray[np.float32]
-    expected: float
-
-
-def pick(searcher: Searcher, bank: Embeddings, *, rows: int, gallery: int, top: int) -> Picks:
+def pick(searcher: Searcher, bank: View, *, rows: int, gallery: int, top: int) -> Picks:
     """Lets each distractor pick its `top` gallery rows.
 
     Args:
@@ -96,17 +79,10 @@ def pick(searcher: Searcher, bank: Embeddings, *, rows: int, gallery: int, top: 
         gallery: number of gallery pictures.
         top: picks a distractor has.
     """
-    counts = np.zeros(rows, np.int64)
-    sums = np.zeros(rows, np.float64)
-    for start in range(0, len(bank), _BATCH):
-        stop = start + _BATCH
-        batch = Embeddings(bank.vectors[start:stop], bank.ids[start:stop], bank.fingerprint)
-        found = searcher.search(batch, top)
-        picked = found.rows[found.rows != NO_ROW]
-        counts += np.bincount(picked, minlength=rows)
-        sums += np.bincount(picked, found.scores[found.rows != NO_ROW], minlength=rows)
-    mean = (sums / np.maximum(counts, 1)).astype(np.float32)
-    return Picks(counts, mean, len(bank) * min(top, gallery) / max(gallery, 1))
+    table = PickTable.empty(rows, bank.stored.rows)
+    asked = np.flatnonzero(bank.mask)
+    table.count(searcher, bank, asked, top=top)
+    return table.picks(bank=len(asked), gallery=gallery, top=top)
 
 
 def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ arrays in the gallery.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -15,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lmk.embed.embeddings import Embeddings
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.search import Searcher
+from lmk.index.view import View
 from lmk.rerank.penalty import PenaltySettings, penalty_of, pick, rescaled
+from lmk.rerank.picks import Picks
 from lmk.rerank.predictions import Predictions
 from lmk.rerank.voting import vote
 
@@ -39,6 +41,20 @@ class GalleryFacts:
     label_codes: NDArray[np.int32]
     penalty: NDArray[np.float32] | None = None
     background: float = 0.0
+
+    @classmethod
+    def of_labels(
+        cls,
+        labels: Sequence[tuple[str, ...]],
+        penalty: NDArray[np.float32] | None = None,
+        background: float = 0.0,
+    ) -> GalleryFacts:
+        """Facts of rows numbered from 0, by the labels of each."""
+        names = tuple(sorted({name for row in labels for name in row}))
+        code = {name: i for i, name in enumerate(names)}
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in labels])]).astype(np.int64)
+        codes = np.array([code[name] for row in labels for name in row], np.int32)
+        return cls(names, offsets, codes, penalty, background)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +224,7 @@ class Pipeline(BaseModel):
         return next((step for step in self.steps if isinstance(step, PenaltyStep)), None)
 
     def learn_penalty(
-        self, searcher: Searcher, bank: Embeddings, *, rows: int, gallery: int, background: float
+        self, searcher: Searcher, bank: View, *, rows: int, gallery: int, background: float
     ) -> NDArray[np.float32] | None:
         """The penalty float32 [rows] of these steps; None without such a step, bank or gallery.
 
@@ -217,9 +233,16 @@ class Pipeline(BaseModel):
             background: of the gallery (GalleryFacts).
         """
         settings = self.penalty()
-        if settings is None or not len(bank) or not gallery:
+        if settings is None or not bank.mask.any() or not gallery:
             return None
         picks = pick(searcher, bank, rows=rows, gallery=gallery, top=settings.top)
+        return self.penalty_of(picks, background)
+
+    def penalty_of(self, picks: Picks, background: float) -> NDArray[np.float32] | None:
+        """The penalty float32 [rows] of these steps for known picks; None without such a step."""
+        settings = self.penalty()
+        if settings is None:
+            return None
         return penalty_of(picks, settings, background=background if self.rescales() else 0.0)
 
     def rescales(self) -> bool:

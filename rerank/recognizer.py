@@ -25,7 +25,7 @@ from lmk.embed.manifest import Manifest
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher, choose
-from lmk.rerank.build import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 from lmk.rerank.predictions import Predictions
 
@@ -52,14 +52,14 @@ class Recognizer:
         path: str | os.PathLike[str],
         *,
         pipeline: Pipeline | None = None,
-        verify: bool = True,
+        verify: bool | None = None,
     ) -> Recognizer:
         """Opens an index.
 
         Args:
             path: the gallery folder (NAME.lmk).
             pipeline: other steps than the saved ones.
-            verify: check every file against its checksum.
+            verify: which files are compared with their checksums (Gallery.open).
 
         Raises:
             NotAGallery, GalleryDamaged, FormatTooNew: as the folder is.
@@ -148,7 +148,7 @@ class Recognizer:
             return saved
         return self.pipeline.learn_penalty(
             self.searcher,
-            self.gallery.embeddings("distractor"),
+            self.gallery.view("distractor"),
             rows=self.gallery.rows,
             gallery=len(self.gallery.role_rows("gallery")),
             background=background,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.search import Searcher
+from lmk.index.view import View
 from lmk.rerank.pipeline import GalleryFacts, Pipeline
 
 SAMPLE = 2000  # pictures of each kind that are asked
@@ -24,40 +25,32 @@ MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the lar
 
 
 def learn_threshold(
-    pipeline: Pipeline,
-    searcher: Searcher,
-    facts: GalleryFacts,
-    gallery: Embeddings,
-    rows: NDArray[np.int64],
-    bank: Embeddings,
+    pipeline: Pipeline, searcher: Searcher, facts: GalleryFacts, gallery: View, bank: View
 ) -> float:
     """The threshold for a pipeline over a gallery.
 
     Args:
         pipeline: without a threshold.
-        searcher: over the gallery.
-        facts: of the gallery.
+        searcher: over the gallery's pictures.
+        facts: of the gallery, by the rows of `gallery`.
         gallery: its labelled and unlabelled pictures.
-        rows: int64 [n], the row number of each of them.
         bank: distractors, maybe none.
 
     Returns:
         -inf (everything is answered) where there is no wrong answer to learn from: there is one
-        landmark only and no bank.
+        landmark only and no bank, or no picture.
     """
-    chosen = np.unique(np.linspace(0, len(gallery) - 1, min(SAMPLE, len(gallery))).astype(int))
-    asked = _some(gallery, chosen)
+    rows = np.flatnonzero(gallery.mask)
+    if not rows.size:
+        return float("-inf")
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))]
     k = pipeline.candidates
-    own = [_codes(facts, int(row)) for row in rows[chosen]]
-    members = _members(facts)
-    landmarks = [
-        np.concatenate([[row], *(members[code] for code in codes)])
-        for row, codes in zip(rows[chosen], own, strict=True)
-    ]
+    own = [_codes(facts, int(row)) for row in chosen]
+    landmarks = _landmarks(facts, chosen, own)
     # As deep as it takes to have k neighbours left when a whole landmark is left out.
-    deeper = min(max(len(members_) for members_ in landmarks), MOST_LEFT_OUT)
-    found = searcher.search(asked, k + deeper)
-    answers = pipeline.predict(_without(found, list(rows[chosen, None]), k), facts)
+    deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
+    found = searcher.search(_embeddings(gallery, chosen), k + deeper)
+    answers = pipeline.predict(_without(found, list(chosen[:, None]), k), facts)
     right = np.array(
         [
             label in {facts.label_names[code] for code in codes}
@@ -67,8 +60,9 @@ def learn_threshold(
     )
     strangers = _without(found, landmarks, k)
     wrong = [_finite(pipeline.predict(strangers, facts).confidence)]
-    if len(bank):
-        some = _some(bank, np.arange(0, len(bank), -(-len(bank) // SAMPLE)))
+    others = np.flatnonzero(bank.mask)
+    if others.size:
+        some = _embeddings(bank, others[:: -(-len(others) // SAMPLE)])
         answers_bank = pipeline.predict(searcher.search(some, pipeline.candidates), facts)
         wrong.append(_finite(answers_bank.confidence))
     return _cut(_finite(answers.confidence[right]), [part for part in wrong if part.size])
@@ -87,9 +81,8 @@ def _cut(right: NDArray[np.float32], wrong: list[NDArray[np.float32]]) -> float:
     return float(cuts[np.argmax(kept + refused)])
 
 
-def _some(embeddings: Embeddings, chosen: NDArray[np.integer]) -> Embeddings:
-    ids = tuple(embeddings.ids[i] for i in chosen)
-    return Embeddings(embeddings.vectors[chosen], ids, embeddings.fingerprint)
+def _embeddings(view: View, rows: NDArray[np.int64]) -> Embeddings:
+    return Embeddings(view.stored.read(rows), tuple(map(str, rows)), view.fingerprint)
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,12 +93,19 @@ def _codes(facts: GalleryFacts, row: int) -> NDArray[np.int32]:
     return facts.label_codes[facts.label_offsets[row] : facts.label_offsets[row + 1]]
 
 
-def _members(facts: GalleryFacts) -> list[NDArray[np.int64]]:
-    """The rows of each label code."""
+def _landmarks(
+    facts: GalleryFacts, rows: NDArray[np.int64], own: list[NDArray[np.int32]]
+) -> list[NDArray[np.int64]]:
+    """For each of the rows, itself and the rows of its landmarks (`own`, label codes)."""
     row_of = np.repeat(np.arange(len(facts.label_offsets) - 1), np.diff(facts.label_offsets))
     order = np.argsort(facts.label_codes, kind="stable")
-    ends = np.searchsorted(facts.label_codes[order], np.arange(len(facts.label_names)), "right")
-    return np.split(row_of[order], ends)[:-1]
+    row_of, codes = row_of[order], facts.label_codes[order]
+    landmarks = []
+    for row, wanted in zip(rows, own, strict=True):
+        first, last = (np.searchsorted(codes, wanted, side) for side in ("left", "right"))
+        members = [row_of[start:stop] for start, stop in zip(first, last, strict=True)]
+        landmarks.append(np.concatenate([[row], *members]))
+    return landmarks
 
 
 def _without(found: Neighbours, banned: list[NDArray[np.int64]], k: int) -> Neighbours:

@@ -9,7 +9,6 @@ import pytest
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.view import Allow
-from lmk.rerank.build import facts_of
 from lmk.rerank.pipeline import GalleryFacts
 
 
@@ -46,7 +45,7 @@ def facts() -> Callable[..., GalleryFacts]:
 
     def make(*labels: str, penalty: list[float] | None = None) -> GalleryFacts:
         taken = None if penalty is None else np.array(penalty, np.float32)
-        return facts_of([tuple(text.split()) for text in labels], taken)
+        return GalleryFacts.of_labels([tuple(text.split()) for text in labels], taken)
 
     return make
 

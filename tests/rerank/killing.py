@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import LmkError
 from lmk.embed.manifest import read_manifest
@@ -42,7 +44,7 @@ def answers(folder: Path, index: Path) -> object:
         with Recognizer.open(index) as recognizer:
             predictions, _ = recognizer.query(sorted((folder / "asked").iterdir()))
             gallery = recognizer.gallery
-            ids = gallery.ids(range(gallery.rows))
+            ids = gallery.ids(np.flatnonzero(gallery.alive))
             sure = [round(float(value), 3) for value in predictions.confidence]
             return [gallery.fingerprint, len(ids), sorted(ids), predictions.labels, sure]
     except LmkError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lmk.embed.embedder import Embedder
-from lmk.embed.embeddings import Embeddings, unit_rows
+from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import (
     EmbedderMismatch,
     GalleryError,
@@ -26,15 +26,9 @@ from lmk.embed.errors import (
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
-from lmk.rerank import build as build_module
-from lmk.rerank.build import (
-    BACKGROUND,
-    PENALTY,
-    add_pictures,
-    build_index,
-    mean_background,
-    saved_pipeline,
-)
+from lmk.rerank import whiten as whiten_module
+from lmk.rerank.build import add_pictures, build_index
+from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.pipeline import PenaltyStep, Pipeline, VoteStep
 from lmk.rerank.recognizer import Recognizer
 
@@ -217,7 +211,7 @@ class TestBuild:
         path = tmp_path / "g.lmk"
         assert not build_index(path, gallery, tiny, distractors=bank).whitened
         assert build_index(path, gallery, tiny, whiten=True).whitened
-        monkeypatch.setattr(build_module, "LEAST_PICTURES", 28)
+        monkeypatch.setattr(whiten_module, "LEAST_PICTURES", 28)
         assert not build_index(path, gallery, tiny).whitened
         assert not build_index(path, gallery, tiny, distractors=bank, whiten=False).whitened
         report = build_index(path, gallery, tiny, distractors=bank)
@@ -265,7 +259,7 @@ class TestAdd:
         build_index(tmp_path / "parts.lmk", parts[0], tiny, distractors=others)
         for part in parts[1:]:
             report = add_pictures(tmp_path / "parts.lmk", part)
-            assert (report.pictures, report.computed, report.distractors) == (8, 8, 0)
+            assert (report.added, report.computed, report.unchanged) == (8, 8, 0)
         assert_same(state(tmp_path / "whole.lmk"), state(tmp_path / "parts.lmk"))
         asked = [*(photos / "bank").iterdir(), *(photos / "gallery").rglob("1.jpg")]
         with (
@@ -279,7 +273,7 @@ class TestAdd:
     def test_again_adds_nothing(self, index: Path, photos: Path) -> None:
         before = state(index)
         report = add_pictures(index, read_manifest(photos / "gallery"))
-        assert (report.pictures, report.computed) == (0, 0)
+        assert (report.added, report.computed, report.unchanged) == (0, 0, 20)
         assert_same(before, state(index))
 
     def test_nothing_that_can_be_read(self, index: Path, tmp_path: Path) -> None:
@@ -287,7 +281,7 @@ class TestAdd:
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "a.jpg").write_text("words")
         report = add_pictures(index, read_manifest(tmp_path / "bad"))
-        assert report.pictures == 0 and len(report.skipped) == 1
+        assert report.added == 0 and len(report.skipped) == 1
         assert_same(before, state(index))
 
     def test_another_picture_of_the_same_id(
@@ -307,29 +301,6 @@ class TestAdd:
     def test_no_index(self, tmp_path: Path, photos: Path) -> None:
         with pytest.raises(NotAGallery):
             add_pictures(tmp_path / "none.lmk", read_manifest(photos / "gallery"))
-
-
-class TestBackground:
-    @pytest.mark.parametrize("seed", range(5))
-    def test_against_all_pairs(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        vectors = unit_rows(rng.standard_normal((15, 4)) + 1)
-        labels = [(("a",), ("b",), ("a", "b"), ())[i] for i in rng.integers(0, 4, 15)]
-        pairs = [
-            float(vectors[i].astype(float) @ vectors[j])
-            for i in range(15)
-            for j in range(15)
-            if i != j and (labels[i] != labels[j] or not labels[i])
-        ]
-        expected = max(float(np.mean(pairs)), 0.0)
-        assert mean_background(vectors, labels) == pytest.approx(expected, abs=1e-6)
-
-    def test_bounds(self) -> None:
-        same = unit_rows(np.ones((3, 4)))
-        assert mean_background(same, [("a",)] * 3) == 0
-        assert mean_background(same, [("a",), ("b",), ()]) == 0.9
-        opposite = np.array([[1, 0], [-1, 0]], np.float32)
-        assert mean_background(opposite, [("a",), ("b",)]) == 0
 
 
 class TestRecognizer:
@@ -378,7 +349,7 @@ class TestRecognizer:
         with Recognizer.open(built, pipeline=other) as recognizer:
             penalty = recognizer.facts.penalty
             assert penalty is not None and penalty.shape == (28,) and (penalty[20:] == 0).all()
-            assert not np.allclose(penalty[:20], saved)
+            assert not np.allclose(penalty, saved)
             assert recognizer.query([photos / "bank" / "1000.jpg"])[0].threshold == -np.inf
         again = Pipeline(steps=kept.steps[:-1])
         with Recognizer.open(built, pipeline=again) as recognizer:
@@ -394,7 +365,7 @@ class TestRecognizer:
             saved = gallery.array(PENALTY)
         monkeypatch.setattr(Gallery, "array", lambda self, name: None)
         with Recognizer.open(built) as recognizer:
-            np.testing.assert_allclose(recognizer.facts.penalty[:20], saved, atol=1e-5)
+            np.testing.assert_allclose(recognizer.facts.penalty, saved, atol=1e-5)
 
     def test_a_moved_index(self, index: Path, photos: Path, tmp_path: Path) -> None:
         index.rename(tmp_path / "moved.lmk")
@@ -418,7 +389,7 @@ class TestRecognizer:
         def fail(folder: Path) -> Embedder:
             raise ModelError("no such weights", where=folder)
 
-        def watched(path: Path, *, verify: bool) -> Gallery:
+        def watched(path: Path, *, verify: bool | None) -> Gallery:
             opened.append(open_gallery(path, verify=verify))
             return opened[0]
 
@@ -501,6 +472,8 @@ def test_rows_of_one_manifest_with_the_same_content(
     row = "gallery/place_0/0.jpg"
     manifest = Manifest(photos, (Row("a", row, ("x",)), Row("b", row, ("y",))))
     report = build_index(tmp_path / "g.lmk", manifest, tiny)
-    assert report.pictures == 2
+    assert report.pictures == 1 and report.duplicates == (("b", "a"),)
+    report = build_index(tmp_path / "g.lmk", manifest, tiny, duplicates=True)
+    assert report.pictures == 2 and report.duplicates == ()
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         np.testing.assert_array_equal(*gallery.vectors([0, 1]))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.view import View
-from lmk.rerank import penalty as penalty_module
+from lmk.rerank import picks as picks_module
 from lmk.rerank.penalty import CONTEST_PICKS, PenaltySettings, Picks, penalty_of, pick
 
 Embed = Callable[..., Embeddings]
@@ -84,7 +84,7 @@ def test_against_a_slow_loop(
     others = embed(rng.standard_normal((bank, 3)), "d")
     settings = PenaltySettings(top=top, ramp=ramp, counts=counts, min_n=low, max_n=low + 4)
     searcher = FlatSearcher.of_embeddings(known)
-    picks = pick(searcher, others, rows=gallery, gallery=gallery, top=top)
+    picks = pick(searcher, View.of_embeddings(others), rows=gallery, gallery=gallery, top=top)
     got = penalty_of(picks, settings)
     wide = others.vectors.astype(np.float64) @ known.vectors.astype(np.float64).T
     np.testing.assert_allclose(got, slow(wide, settings), atol=1e-5)
@@ -96,9 +96,9 @@ def test_a_bank_in_batches(embed: Embed, monkeypatch: pytest.MonkeyPatch, bank: 
     rng = np.random.default_rng(0)
     searcher = FlatSearcher.of_embeddings(embed(rng.standard_normal((5, 4))))
     others = embed(rng.standard_normal((bank, 4)), "d")
-    whole = pick(searcher, others, rows=5, gallery=5, top=2)
-    monkeypatch.setattr(penalty_module, "_BATCH", 3)
-    parts = pick(searcher, others, rows=5, gallery=5, top=2)
+    whole = pick(searcher, View.of_embeddings(others), rows=5, gallery=5, top=2)
+    monkeypatch.setattr(picks_module, "_BATCH", 3)
+    parts = pick(searcher, View.of_embeddings(others), rows=5, gallery=5, top=2)
     assert whole.counts.tolist() == parts.counts.tolist() and whole.counts.sum() == 2 * bank
     np.testing.assert_allclose(whole.mean, parts.mean, rtol=1e-6)
     assert whole.expected == parts.expected == pytest.approx(2 * bank / 5)
@@ -106,7 +106,7 @@ def test_a_bank_in_batches(embed: Embed, monkeypatch: pytest.MonkeyPatch, bank: 
 
 def test_an_empty_bank_takes_nothing(embed: Embed) -> None:
     searcher = FlatSearcher.of_embeddings(embed(np.eye(3)))
-    picks = pick(searcher, embed(np.zeros((0, 3))), rows=3, gallery=3, top=20)
+    picks = pick(searcher, View.of_embeddings(embed(np.zeros((0, 3)))), rows=3, gallery=3, top=20)
     for counts in ("raw", "relative"):
         assert penalty_of(picks, PenaltySettings(counts=counts)).tolist() == [0, 0, 0]
 
@@ -148,7 +148,9 @@ def test_rows_that_are_not_in_the_gallery(embed: Embed) -> None:
     view = View.of_embeddings(embed(unit_rows(np.eye(4)[[1, 0, 1, 1, 1]])))
     mask = np.isin(np.arange(5), [1, 4])
     searcher = FlatSearcher(replace(view, mask=mask))
-    picks = pick(searcher, embed(np.eye(4)[[1, 1]], "d"), rows=6, gallery=2, top=1)
+    picks = pick(
+        searcher, View.of_embeddings(embed(np.eye(4)[[1, 1]], "d")), rows=6, gallery=2, top=1
+    )
     assert picks.counts.tolist() == [0, 0, 0, 0, 2, 0] and picks.mean[4] == 1
 
 

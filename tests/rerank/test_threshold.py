@@ -9,6 +9,7 @@ import pytest
 
 from lmk.embed.embeddings import Embeddings
 from lmk.index.faiss_search import FlatSearcher
+from lmk.index.view import View
 from lmk.rerank import threshold as threshold_module
 from lmk.rerank.pipeline import GalleryFacts, PenaltyStep, Pipeline, VoteStep
 from lmk.rerank.threshold import _cut, learn_threshold
@@ -21,8 +22,8 @@ TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
 def learn(
     gallery: Embeddings, facts: GalleryFacts, bank: Embeddings, pipeline: Pipeline = TOP1
 ) -> float:
-    searcher = FlatSearcher.of_embeddings(gallery)
-    return learn_threshold(pipeline, searcher, facts, gallery, np.arange(len(gallery)), bank)
+    known = View.of_embeddings(gallery)
+    return learn_threshold(pipeline, FlatSearcher(known), facts, known, View.of_embeddings(bank))
 
 
 def at(*degrees: float) -> np.ndarray:

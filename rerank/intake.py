@@ -1,0 +1,150 @@
+"""From the pictures of a manifest to rows of a gallery, a bounded number in memory at a time.
+
+Raw features go to the gallery's cache first, as they come; a run that is killed goes on there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import ManifestError, UsageError
+from lmk.embed.extract import Extracted, Extraction, extract
+from lmk.embed.features import FeatureStore
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest
+from lmk.index.catalog import Picture
+from lmk.index.gallery import Gallery
+from lmk.index.labels import Role
+from lmk.index.writer import GalleryWriter
+from lmk.rerank.learning import Progress
+
+DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
+BLOCK = 8192  # pictures whose vectors are in memory
+
+NOTHING = Extraction((), (), 0)
+
+
+def prefix_of(role: Role) -> str:
+    """What the ids and skipped files of a role begin with."""
+    return DISTRACTOR_PREFIX if role == "distractor" else ""
+
+
+def open_store(path: Path, embedder: Embedder) -> FeatureStore:
+    """The raw features that a gallery keeps of its pictures."""
+    folder = path / "cache" / "features"
+    return FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
+
+
+def extract_all(
+    manifest: Manifest,
+    embedder: Embedder,
+    store: FeatureStore,
+    stage: str,
+    progress: Progress,
+    known: Container[str] = (),
+) -> Extraction:
+    """Puts the features of a manifest's pictures into the store; see embed.extract."""
+    progress(stage, 0, len(manifest))
+    return extract(
+        manifest,
+        embedder,
+        store,
+        known=known,
+        progress=lambda done: progress(stage, done, len(manifest)),
+    )
+
+
+def append_all(
+    writer: GalleryWriter,
+    store: FeatureStore,
+    embedder: Embedder,
+    pictures: Sequence[Extracted],
+    root: Path,
+    *,
+    role: Role = "gallery",
+    duplicates: bool = False,
+) -> int:
+    """Adds pictures whose features are in the store to the gallery; returns how many are new.
+
+    Raises:
+        GalleryError: when another picture has an id.
+    """
+    added = 0
+    for start in range(0, len(pictures), BLOCK):
+        block = pictures[start : start + BLOCK]
+        entries = entries_of(block, root, role)
+        vectors = embedder.vectors(store.read([picture.sha256 for picture in block]))
+        ids = tuple(entry.id for entry in entries)
+        embeddings = Embeddings(vectors, ids, embedder.fingerprint)
+        added += writer.append(embeddings, entries, role, duplicates=duplicates)
+    return added
+
+
+def entries_of(pictures: Sequence[Extracted], root: Path, role: Role) -> list[Picture]:
+    """What the catalog keeps of pictures of a role, found below a root."""
+    folder, prefix = str(root.resolve()), prefix_of(role)
+    return [
+        Picture(
+            id=prefix + picture.row.id,
+            labels=picture.row.labels,
+            root=folder,
+            path=picture.row.path,
+            sha256=picture.sha256,
+            size=picture.size,
+            mtime_ns=picture.mtime_ns,
+        )
+        for picture in pictures
+    ]
+
+
+def record_skipped(writer: GalleryWriter, skipped: Iterable[Skipped], role: Role) -> None:
+    """Records the files of a role that gave nothing."""
+    for skip in skipped:
+        writer.skip(prefix_of(role) + skip.path, skip.reason)
+
+
+def require_pictures(manifest: Manifest, found: Extraction) -> None:
+    """Checks that at least one picture of a manifest could be read (ManifestError)."""
+    if found.pictures:
+        return
+    paths = {row.path for row in manifest.rows}
+    failed = [skip for skip in found.skipped if skip.path in paths]
+    first = f"; the first is {failed[0].path}: {failed[0].reason}" if failed else ""
+    raise ManifestError(
+        f"none of its {len(manifest)} pictures can be read{first}",
+        where=manifest.root,
+        remedy="check that the files are pictures",
+    )
+
+
+def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
+    """Part i of n of a manifest: the pictures whose id falls into it, whatever others there are.
+
+    Args:
+        manifest: the whole.
+        shard: (i, n), i from 1 to n; None for the whole.
+
+    Raises:
+        UsageError: for a part that there is not.
+    """
+    if shard is None:
+        return manifest
+    number, count = shard
+    if not 1 <= number <= count:
+        raise UsageError(f"part {number} of {count}", remedy="count the parts from 1")
+
+    def ours(name: str) -> bool:
+        return zlib.crc32(name.encode("utf-8", "surrogateescape")) % count == number - 1
+
+    rows = tuple(row for row in manifest.rows if ours(row.id))
+    return Manifest(manifest.root, rows, tuple(s for s in manifest.skipped if ours(s.path)))
+
+
+def prune_features(path: Path, gallery: Gallery) -> int:
+    """Drops cached features of pictures that the gallery does not hold; returns how many."""
+    store = open_store(path, Embedder.load(gallery.embedder_dir))
+    return store.prune(picture.sha256 for _, picture, _ in gallery.entries())
