@@ -337,13 +337,15 @@ class Catalog:
 
     def same_content(self, sha256: str, role: Role) -> str | None:
         """Returns the id of a picture of that role with that content, the first one added."""
+        # With "AND sha256 = ?" SQLite would put the constant into substr() too and use no index.
         query = (
-            "SELECT row, id FROM picture WHERE substr(sha256, 1, 16) = substr(?1, 1, 16)"
-            " AND sha256 = ?1 ORDER BY row"
+            "SELECT row, id, sha256 FROM picture INDEXED BY picture_content"
+            " WHERE substr(sha256, 1, 16) = ?"
         )
-        return next(
-            (id_ for row, id_ in self.all(query, (sha256,)) if self.role(row) == role), None
-        )
+        for row, id_, found in sorted(self.all(query, (sha256[:16],))):
+            if found == sha256 and self.role(row) == role:
+                return str(id_)
+        return None
 
     def role(self, row: int) -> Role:
         """Returns the role of a row."""

@@ -204,15 +204,17 @@ _NO_PLACE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IO
 @contextmanager
 def sqlite_errors(folder: Path) -> Iterator[None]:
     """Turns SQLite's errors into ours, by what the user can do about them."""
-    where = folder / CATALOG
     try:
         yield
     except UnicodeDecodeError as error:  # SQLite quotes a damaged name in its message
-        raise GalleryDamaged("the tables are damaged", where=where, remedy=REBUILD) from error
+        raise GalleryDamaged(
+            "the tables are damaged", where=folder / CATALOG, remedy=REBUILD
+        ) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None:  # the call was wrong, as on a closed connection
             raise
+        where = folder / CATALOG
         kind = code & 0xFF  # the low byte of an extended code
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
             raise GalleryLocked("another process is writing", where=where) from error
