@@ -246,6 +246,11 @@ class Gallery:
         with self._reading():
             return self._catalog.meta(f"setting:{name}")
 
+    def settings(self) -> dict[str, Any]:
+        """Returns every JSON value saved, by name."""
+        with self._reading():
+            return self._catalog.metas("setting:")
+
     def array(self, name: str) -> NDArray[Any] | None:
         """Returns the array saved under `name` (GalleryWriter.put_array).
 

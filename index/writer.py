@@ -117,6 +117,11 @@ class GalleryWriter:
         except NotAGallery:
             return None
 
+    @property
+    def rows(self) -> int:
+        """Row numbers given so far, with what is not committed yet."""
+        return self._t.state.rows
+
     def membership(self) -> Membership:
         """Returns role and labels of each row, with what is not committed yet (GalleryDamaged)."""
         return self._t.catalog.membership(self._t.state)
