@@ -359,6 +359,10 @@ class Catalog:
         role: Role = ROLES[found[0][0][0]]
         return role
 
+    def picture_count(self) -> int:
+        """Returns how many pictures there are."""
+        return int(self.all("SELECT count(*) FROM picture NOT INDEXED")[0][0])
+
     def counts(self) -> dict[str, int]:
         """Returns how many entries each table has that State.entries counts."""
         return {table: self.all(f"SELECT count(*) FROM {table}")[0][0] for table in COUNTED}

@@ -46,14 +46,24 @@ class DerivedFiles:
             now = stamp(path)
             if note["stamp"] == now:
                 return path
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = _digest(path)
             if digest != note["sha256"] or stamp(path) != now:
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
         self._remember(path, digest)
         return path
+
+    def intact(self, name: str) -> bool:
+        """Says whether a file is as it was saved, by its content whatever its stamp."""
+        if self._folder is None:
+            return False
+        path = self._folder / name
+        try:
+            note = json.loads(_note(path).read_text("utf-8"))
+            return bool(_digest(path) == note["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def save(self, name: str, write: Callable[[Path], None]) -> Path | None:
         """Keeps a file, and returns its path; None where the folder cannot be written.
@@ -116,6 +126,11 @@ class DerivedFiles:
     def _write_note(self, path: Path, digest: str) -> None:
         note = {"sha256": digest, "stamp": stamp(path)}
         write_whole(_note(path), json.dumps(note).encode())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _note(path: Path) -> Path:

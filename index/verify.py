@@ -1,0 +1,165 @@
+"""Verify: every byte of a gallery compared with what the catalog says, and what is wrong, named.
+
+Opening compares what was changed since the last comparison, and reads of the catalog what it needs.
+This reads everything, and goes on behind the first damage, so that a repair knows all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError
+from lmk.index.catalog import Catalog, State
+from lmk.index.checked import damaged_files
+from lmk.index.database import CATALOG, unfinished
+from lmk.index.derived import DerivedFiles
+from lmk.index.segments import REBUILD, REPAIR, StoredFile
+
+_BLOCK_ROWS = 8192
+Mend = Literal["remake", "re-embed", "none"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        where: the file.
+        what: what is wrong with it, in words.
+        remedy: what the user can do.
+        mend: how a repair mends it: "remake" what is learnt or derived from the rest (arrays,
+            the embedder's files, cache/), "re-embed" the pictures of `rows`, or "none": it cannot.
+        rows: of which the vectors are lost; removed rows among them need nothing.
+    """
+
+    where: Path
+    what: str
+    remedy: str
+    mend: Mend
+    rows: range = range(0)
+
+
+def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
+    """Returns all that is wrong with a gallery; nothing where it is whole.
+
+    Raises:
+        NotAGallery: the folder is no gallery, or its build never finished.
+        StorageError: a file is there but cannot be read.
+    """
+    folder = Path(path)
+    try:
+        catalog = Catalog.read(folder)
+    except (GalleryDamaged, FormatTooNew) as error:
+        return (_finding(folder, error, "none"),)
+    try:
+        found = list(_of_catalog(catalog))
+        state = None if found else catalog.state()
+        if state is not None:
+            found += _of_files(catalog, state)
+    finally:
+        catalog.close()
+    return (*found, *_of_derived(folder))
+
+
+def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
+    """Reads every entry there is."""
+    steps = (catalog.check_structure, lambda: _check_entries(catalog))
+    for step in steps:
+        try:
+            step()
+        except GalleryDamaged as error:
+            yield _finding(catalog.folder, error, "none")
+            return
+        except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
+            damage = catalog.damaged(f"an entry has changed: {error}")
+            yield _finding(catalog.folder, damage, "none")
+            return
+
+
+def _check_entries(catalog: Catalog) -> None:
+    state = catalog.snapshot_state()
+    if state is None:
+        raise unfinished(catalog.folder)
+    membership = catalog.membership(state)
+    roots, labels = catalog.roots(), catalog.codes("label")
+    for entries in (catalog.files, catalog.skipped):
+        entries()
+    alive = np.flatnonzero(membership.alive)
+    pictures = catalog.picture_count()
+    if pictures != len(alive):
+        raise catalog.damaged(f"{pictures} pictures, {len(alive)} expected")
+    for start in range(0, len(alive), _BLOCK_ROWS):
+        for entry in catalog.rows(alive[start : start + _BLOCK_ROWS]):
+            low, high = membership.offsets[entry.row : entry.row + 2]
+            expected = [membership.names[code] for code in membership.codes[low:high]]
+            given = [labels[int(code)] for code in entry.labels.split(",")[:-1]]
+            if given != expected or not 0 <= entry.root < len(roots):
+                raise catalog.damaged(f"the labels or the folder of row {entry.row} have changed")
+
+
+def _of_files(catalog: Catalog, state: State) -> Iterator[Finding]:
+    """Compares every file with its checksum, and the parts of the vectors with the rows."""
+    segments = {path: range(first, first + rows) for first, rows, path in catalog.segments()}
+    inline = [range(first, first + rows) for first, rows, _ in catalog.inline_entries()]
+    tiles = [(rows.start, len(rows)) for rows in (*segments.values(), *inline)]
+    try:
+        catalog.check_tiling(tiles, state.rows)
+    except GalleryDamaged as error:
+        yield _finding(catalog.folder, error, "none")
+    row_bytes = state.dim * state.dtype.itemsize
+    for first, rows, data in catalog.inline_entries():
+        if data is None or len(data) != rows * row_bytes:
+            what = f"the vectors from row {first} on have changed"
+            where = catalog.folder / CATALOG
+            yield Finding(where, what, REPAIR, "re-embed", range(first, first + rows))
+    opened: list[StoredFile] = []
+    errors: list[GalleryError] = []
+    try:
+        for record in catalog.files():
+            try:
+                opened.append(StoredFile(catalog.folder, record))
+            except GalleryDamaged as error:
+                errors.append(error)
+        errors += damaged_files(catalog.folder, opened, verify=True)
+    finally:
+        for file in opened:
+            file.close()
+    for damage in errors:
+        path = Path(damage.where or "").relative_to(catalog.folder).as_posix()
+        lost = segments.get(path, range(0))
+        yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
+
+
+def _of_derived(folder: Path) -> Iterator[Finding]:
+    """Compares the derived files with their notes."""
+    search = folder / "cache" / "search"
+    derived = DerivedFiles(search)
+    for name in derived.names():
+        if not derived.intact(name):
+            what = "the file is missing or has changed; it is made again when it is needed"
+            yield Finding(search / name, what, REPAIR, "remake")
+
+
+def _finding(folder: Path, error: GalleryError, mend: Mend, rows: range = range(0)) -> Finding:
+    where = folder if error.where is None else Path(error.where)
+    return Finding(where, error.what, error.remedy or REBUILD, mend, rows)
+
+
+def drop_derived(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> int:
+    """Removes the damaged derived files among findings; they are made again when needed.
+
+    Returns:
+        How many there were.
+    """
+    search = Path(path) / "cache" / "search"
+    names = [finding.where.name for finding in findings if finding.where.parent == search]
+    derived = DerivedFiles(search)
+    for name in names:
+        derived.remove(name)
+    return len(names)
