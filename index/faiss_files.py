@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
-from lmk.index.faiss_recipes import new_index, training_rows
+from lmk.index.faiss_recipes import new_index, train, training_rows
 from lmk.index.faiss_search import blas
 from lmk.index.view import View
 
@@ -115,7 +115,7 @@ def _build(view: View, factory: str, tell: Tell) -> Built:
             tell(f"training {factory} with {count} of {len(rows)} vectors")
             sample = np.random.default_rng(0).choice(rows, count, replace=False)
             with blas(count):
-                index.train(read(np.sort(sample)))
+                train(index, read(np.sort(sample)))
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = rows[start : start + _BLOCK_ROWS]
             with blas(len(block)):

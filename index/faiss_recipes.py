@@ -77,6 +77,28 @@ def training_rows(index: Any, rows: int) -> int:
     return min(rows, max(65_536, (PER_CELL + 1) * cells_of(index)))
 
 
+def train(index: Any, vectors: NDArray[np.float32]) -> None:
+    """Trains an index with float32 [n, dim].
+
+    The cells first, with all threads; then what is left with one: code words are trained in so many
+    small steps that threads wait for each other 25 times as long as one works.
+
+    Raises:
+        RuntimeError: for what FAISS cannot train with so few vectors.
+    """
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexIVF) and isinstance(
+        faiss.downcast_index(index.quantizer), faiss.IndexFlat
+    ):
+        faiss.Clustering(index.d, index.nlist, index.cp).train(vectors, index.quantizer)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        index.train(vectors)
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
 def efforts(index: Any, rows: int) -> tuple[int, ...]:
     """Returns how hard an index can search, rising: cells looked at, or nodes kept in view.
 
