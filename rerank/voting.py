@@ -13,9 +13,13 @@ How the known rules are written:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_MANY = 16  # queries from which the fast way is taken
+_BLOCK = 2048  # queries of the fast way at a time: small enough for the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +119,10 @@ def vote(
     Raises:
         ValueError: when most is below 1.
     """
+    if most is None and scale is None and len(rows) >= _MANY:
+        row_codes = _single_codes(rows, label_offsets, label_codes)
+        if row_codes is not None:
+            return vote_single(row_codes, weights.astype(np.float64, copy=False))
     q, k = rows.shape
     place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, most, scale)
     sums = _sum(place // max(k, 1), codes, weight)
@@ -127,6 +135,70 @@ def vote(
     won = codes == winner[place // max(k, 1)]
     shares[place[won]] = weight[won]
     return Votes(winner, total, shares.reshape(q, k))
+
+
+def vote_single(codes: NDArray[np.integer], weights: NDArray[np.floating]) -> Votes:
+    """The same vote where no gallery picture has more than one label; much faster.
+
+    Args:
+        codes: int [q, k], the label code of each neighbour; -1 where it has none, or where there
+            is no neighbour.
+        weights: float [q, k], not negative. They are added up as float32 if that is what they
+            are, which takes two thirds of the time, else as float64.
+
+    Returns:
+        What `vote` gives, to the last bit of float64 weights.
+    """
+    q, k = codes.shape
+    precision = np.float32 if weights.dtype == np.float32 else np.float64
+    winner, total = np.full(q, -1, np.int64), np.zeros(q, np.float64)
+    shares = np.zeros((q, k), np.float32)
+    if not k:
+        return Votes(winner, total, shares)
+    for start in range(0, q, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        # Neighbours first: then each step below works on a whole block of queries.
+        code = np.ascontiguousarray(codes[part].T)
+        weight = np.ascontiguousarray(weights[part].T, precision)
+        best, label = _largest(code, weight)
+        winner[part] = label
+        total[part] = np.maximum(best, 0)
+        shares[part] = (weight * ((code == label) & (label >= 0))).T
+    return Votes(winner, total, shares)
+
+
+def _largest(
+    code: NDArray[np.integer], weight: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.integer]]:
+    """The largest sum and its label code, [q], of [k, q]; -1 and -1 where there is no label.
+
+    Each neighbour gathers the weights of its label from itself on. The first one of a label has
+    the whole sum and no later one has more, as no weight is negative.
+    """
+    sums = np.empty_like(weight)
+    for i in range(len(code)):
+        same = code[i:] == code[i]
+        # Added up in the order of the neighbours. numpy would do otherwise for a single query,
+        # so that it might differ from the same query among others: see _MANY.
+        np.add.reduce(same * weight[i:], axis=0, out=sums[i])
+    sums[code < 0] = -1
+    best = sums.max(axis=0)
+    label = np.where(sums == best, code, np.iinfo(code.dtype).max).min(axis=0)
+    return best, np.where(best < 0, -1, label)
+
+
+def _single_codes(
+    rows: NDArray[np.int64], label_offsets: NDArray[np.int64], label_codes: NDArray[np.int32]
+) -> NDArray[np.int32] | None:
+    """int32 [q, k], the label of each neighbour, -1 for none; None where one has several."""
+    if len(label_offsets) < 2 or not len(label_codes):
+        return np.full(rows.shape, -1, np.int32)
+    starts = label_offsets[rows]  # -1 takes the last one, as many labels as there are
+    counts = np.where(rows < 0, 0, label_offsets[rows + 1] - starts)
+    if counts.max(initial=0) > 1:
+        return None
+    codes = label_codes[np.minimum(starts, len(label_codes) - 1)]
+    return np.where(counts == 0, np.int32(-1), codes)
 
 
 def label_sums(

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmk.rerank.voting import class_prior, label_sums, power_weights, softmax_weights, vote
+from lmk.rerank import voting
+from lmk.rerank.voting import (
+    class_prior,
+    label_sums,
+    power_weights,
+    softmax_weights,
+    vote,
+    vote_single,
+)
 
 
 def slow(
@@ -161,3 +169,56 @@ def test_numbers_that_cannot_be() -> None:
         softmax_weights(one, 0)
     with pytest.raises(ValueError, match="at least 1 vote"):
         vote(np.zeros((1, 1), np.int64), one, np.array([0, 1]), np.zeros(1, np.int32), most=0)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    q=st.integers(0, 40),
+    k=st.integers(0, 24),
+    gallery=st.integers(0, 30),
+    labels=st.integers(1, 5),
+    several=st.booleans(),
+)
+def test_the_fast_way_is_the_same_to_the_last_bit(
+    seed: int, q: int, k: int, gallery: int, labels: int, several: bool
+) -> None:
+    """Random weights: a sum in another order would show in the last bits."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, gallery, (q, k)) if gallery else np.full((q, k), -1)
+    weights = np.where(rng.random((q, k)) < 0.2, 0, rng.random((q, k)))
+    counts = rng.integers(0, 3 if several else 2, gallery)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    codes = np.concatenate(
+        [np.zeros(0, np.int64), *(rng.permutation(labels + 2)[:n] for n in counts)]
+    ).astype(np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(voting, "_BLOCK", 16)
+        patch.setattr(voting, "_MANY", 16)
+        fast = vote(rows, weights, offsets, codes)
+        patch.setattr(voting, "_MANY", 10**9)
+        plain = vote(rows, weights, offsets, codes)
+    for name in ("winner", "total", "shares"):
+        got, expected = getattr(fast, name), getattr(plain, name)
+        assert got.dtype == expected.dtype and got.shape == expected.shape
+        assert np.array_equal(got, expected), name
+
+
+def test_a_query_alone_and_among_many() -> None:
+    rng = np.random.default_rng(0)
+    rows, weights = rng.integers(0, 300, (100, 33)), rng.random((100, 33))
+    offsets, codes = np.arange(301), rng.integers(0, 3, 300).astype(np.int32)
+    together = vote(rows, weights, offsets, codes)
+    alone = [vote(rows[i : i + 1], weights[i : i + 1], offsets, codes) for i in range(100)]
+    assert together.winner.tolist() == [int(one.winner[0]) for one in alone]
+    assert together.total.tolist() == [float(one.total[0]) for one in alone]
+
+
+def test_single_labels_in_single_precision() -> None:
+    codes = np.array([[2, 1, 2, -1], [-1, -1, -1, -1], [3, 1, -1, -1]], np.int32)
+    weights = np.array([[0.3, 0.5, 0.3, 9], [1, 1, 1, 1], [0, 0, 0, 0]], np.float32)
+    got = vote_single(codes, weights)
+    assert got.winner.tolist() == [2, -1, 1]
+    assert got.total.tolist() == [np.float32(0.3) + np.float32(0.3), 0, 0]
+    assert got.total.dtype == np.float64 and got.shares.dtype == np.float32
+    np.testing.assert_array_equal(got.shares[0], np.float32([0.3, 0, 0.3, 0]))
+    assert not got.shares[1:].any()
