@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,22 +21,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import (
-    EmbedderMismatch,
-    GalleryDamaged,
-    GalleryError,
-    NotAGallery,
-    storage_errors,
-)
-from lmk.embed.files import sync_folder
+from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery
+from lmk.index.admission import admit, check_pictures, check_vectors
 from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
 from lmk.index.derived import DerivedFiles
-from lmk.index.gallery import Gallery, embedder_folder
-from lmk.index.labels import ROLES, Membership, Role
+from lmk.index.embedder_files import install_embedder
+from lmk.index.gallery import Gallery
+from lmk.index.labels import Membership, Role
 from lmk.index.lock import make_folder, set_aside, sweep, take_lock
 from lmk.index.rewriting import compact, replace_vectors
-from lmk.index.segments import FileRecord, StoredFile, record_tree
 from lmk.index.transaction import Transaction
 from lmk.index.view import View
 
@@ -182,25 +175,9 @@ class GalleryWriter:
         An intact embedder of the same fingerprint that is there already is kept: the fingerprint
         says that it is the same one.
         """
-        t = self._t
-        folder = embedder_folder(self.path, t.state.fingerprint)
-        path = folder.relative_to(self.path).as_posix()
-        records = [record for record in t.committed if record.path.startswith(f"{path}/")]
-        with self._changing(), storage_errors(folder):
-            if not records or not self._intact(records):
-                fresh = folder.with_name(f".{folder.name}")
-                shutil.rmtree(fresh, ignore_errors=True)
-                t.written += [fresh, folder]
-                fresh.mkdir(parents=True)
-                save(fresh)
-                shutil.rmtree(folder, ignore_errors=True)
-                fresh.rename(folder)
-                t.changes.drop_files([record.path for record in records])
-                records = record_tree(self.path, path)
-                t.records += records
-                sync_folder(folder.parent)
-                sync_folder(self.path)
-            t.changes.add_files(records)
+        self._needed()
+        with self._changing() as t:
+            install_embedder(t, save)
 
     def append(
         self,
@@ -245,19 +222,12 @@ class GalleryWriter:
         That is where the precision of this gallery is not the lower one.
         """
         t = self._t
-        _check(t.state, vectors.shape[1], fingerprint, pictures, role)
-        known = t.catalog.known(picture.id for picture in pictures)
-        for picture in pictures:
-            if known.get(picture.id, (0, picture.sha256))[1] != picture.sha256:
-                raise GalleryError(
-                    "another picture has this id",
-                    where=picture.id,
-                    remedy="give it another id, or let `lmk index sync` replace the old one",
-                )
-        new = [i for i, picture in enumerate(pictures) if picture.id not in known]
-        self.unchanged += len(pictures) - len(new)
-        if not duplicates:
-            new = self._without_duplicates(pictures, new, role)
+        check_vectors(t.state, vectors.shape[1], fingerprint)
+        check_pictures(pictures, role)
+        admission = admit(t.catalog, pictures, role, duplicates=duplicates)
+        self.unchanged += admission.unchanged
+        self.duplicates += admission.duplicates
+        new = admission.new
         if not new:
             return 0
         with self._changing():
@@ -431,34 +401,6 @@ class GalleryWriter:
             self._failed = True
             raise
 
-    def _without_duplicates(
-        self, pictures: Sequence[Picture], new: Sequence[int], role: Role
-    ) -> list[int]:
-        """Leaves out positions of pictures whose content is there, or came before among them."""
-        first: dict[str, str] = {}
-        kept = []
-        for i in new:
-            picture = pictures[i]
-            twin = first.get(picture.sha256) or self._t.catalog.same_content(picture.sha256, role)
-            if twin is None:
-                first[picture.sha256] = picture.id
-                kept.append(i)
-            else:
-                self.duplicates.append((picture.id, twin))
-        return kept
-
-    def _intact(self, records: Sequence[FileRecord]) -> bool:
-        for record in records:
-            with suppress(GalleryError):
-                file = StoredFile(self.path, record)
-                try:
-                    file.check()
-                    continue
-                finally:
-                    file.close()
-            return False
-        return True
-
 
 def add(
     path: str | os.PathLike[str],
@@ -471,24 +413,6 @@ def add(
         added = writer.append(embeddings, pictures, role)
         writer.commit()
     return added
-
-
-def _check(
-    state: State, dim: int, fingerprint: str, pictures: Sequence[Picture], role: Role
-) -> None:
-    what = None
-    if fingerprint != state.fingerprint:
-        what = f"of embedder {fingerprint[:16]} for a gallery of embedder {state.fingerprint[:16]}"
-    elif dim != state.dim:
-        what = f"of {dim} components for a gallery of {state.dim}"
-    if what is not None:
-        remedy = "use the gallery's own embedder, or rebuild it with `lmk build-index`"
-        raise EmbedderMismatch(f"vectors {what}", remedy=remedy)
-    if role not in ROLES:
-        raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
-    for picture in pictures:
-        if not os.path.isabs(picture.root):  # noqa: PTH117
-            raise ValueError(f"the root of picture {picture.id} is not absolute: {picture.root}")
 
 
 def _now() -> str:

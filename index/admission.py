@@ -1,0 +1,75 @@
+"""Which of the pictures given to a gallery are new to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmk.embed.errors import EmbedderMismatch, GalleryError
+from lmk.index.catalog import Catalog, Picture, State
+from lmk.index.labels import ROLES, Role
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What becomes of pictures given to a gallery.
+
+    Attributes:
+        new: positions of those to add.
+        unchanged: how many the gallery has already, by id and content.
+        duplicates: (id given, id that has this content) of those left out.
+    """
+
+    new: list[int]
+    unchanged: int
+    duplicates: list[tuple[str, str]]
+
+
+def admit(
+    catalog: Catalog, pictures: Sequence[Picture], role: Role, *, duplicates: bool
+) -> Admission:
+    """Says which pictures are new; GalleryError for an id that has another content."""
+    known = catalog.known(picture.id for picture in pictures)
+    for picture in pictures:
+        if known.get(picture.id, (0, picture.sha256))[1] != picture.sha256:
+            raise GalleryError(
+                "another picture has this id",
+                where=picture.id,
+                remedy="give it another id, or let `lmk index sync` replace the old one",
+            )
+    new = [i for i, picture in enumerate(pictures) if picture.id not in known]
+    unchanged, left_out = len(pictures) - len(new), []
+    if not duplicates:
+        given, new = new, []
+        first: dict[str, str] = {}
+        for i in given:
+            picture = pictures[i]
+            twin = first.get(picture.sha256) or catalog.same_content(picture.sha256, role)
+            if twin is None:
+                first[picture.sha256] = picture.id
+                new.append(i)
+            else:
+                left_out.append((picture.id, twin))
+    return Admission(new, unchanged, left_out)
+
+
+def check_vectors(state: State, dim: int, fingerprint: str) -> None:
+    """Refuses vectors of another embedder or another dim (EmbedderMismatch)."""
+    what = None
+    if fingerprint != state.fingerprint:
+        what = f"of embedder {fingerprint[:16]} for a gallery of embedder {state.fingerprint[:16]}"
+    elif dim != state.dim:
+        what = f"of {dim} components for a gallery of {state.dim}"
+    if what is not None:
+        remedy = "use the gallery's own embedder, or rebuild it with `lmk build-index`"
+        raise EmbedderMismatch(f"vectors {what}", remedy=remedy)
+
+
+def check_pictures(pictures: Sequence[Picture], role: Role) -> None:
+    """Refuses what no gallery can hold (ValueError)."""
+    if role not in ROLES:
+        raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
+    for picture in pictures:
+        if not os.path.isabs(picture.root):  # noqa: PTH117
+            raise ValueError(f"the root of picture {picture.id} is not absolute: {picture.root}")
