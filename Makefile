@@ -4,10 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TYPING := build/typing/lmk
+MILVUS := .venv-milvus/.installed
 PACKAGES := embed index rerank eval cli
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install milvus demo test check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +19,13 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lmk needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,milvus]'
+	@touch $@
+
+milvus: $(MILVUS)  ## make .venv-milvus, the server of its tests (LMK_MILVUS_VENV=.venv-milvus)
+
+$(MILVUS):
+	$(PYTHON) -m venv .venv-milvus
+	.venv-milvus/bin/pip install --quiet --disable-pip-version-check milvus==2.3.5
 	@touch $@
 
 demo: $(STAMP)  ## index the sample gallery, ask it, score it, write demo/report.html
@@ -46,4 +54,4 @@ bench: $(STAMP)  ## run the benchmarks of docs/results.md (those on real photos 
 	set -e; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -P $$b; done
 
 clean:  ## remove everything that can be made again, .venv included
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) .venv-milvus build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

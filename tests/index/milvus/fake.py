@@ -25,6 +25,7 @@ class Collection:
     index: str = ""
     loaded: bool = False
     indexing: int = 0
+    lasting: dict[str, str] = field(default_factory=dict)
 
 
 class FakeServer:
@@ -58,6 +59,11 @@ class FakeServer:
         """What the next calls of that name do first: raise, run something, or nothing (None)."""
         self._planned.setdefault(name, []).extend(steps)
 
+    def restart(self) -> None:
+        """Forgets the last change of the properties, as Milvus 2.3 does."""
+        for collection in self.collections.values():
+            collection.properties = dict(collection.lasting)
+
     def _enter(self, name: str) -> None:
         self.calls.append(name)
         if self.down:
@@ -77,13 +83,16 @@ class FakeServer:
     def create_collection(self, name: str, schema: Any, properties: dict[str, str]) -> None:
         assert name not in self.collections
         vector = next(f for f in schema.fields if f.name == "vector")
-        self.collections[name] = Collection(dict(properties), vector.params["dim"])
+        collection = Collection(dict(properties), vector.params["dim"], lasting=dict(properties))
+        self.collections[name] = collection
 
     def describe_collection(self, name: str) -> dict[str, Any]:
         return {"properties": dict(self.collections[name].properties)}
 
     def alter_collection_properties(self, name: str, properties: dict[str, str]) -> None:
-        self.collections[name].properties |= properties
+        collection = self.collections[name]
+        collection.lasting = dict(collection.properties)
+        collection.properties |= properties
 
     def list_indexes(self, name: str) -> list[str]:
         return ["vector"] if self.collections[name].index else []

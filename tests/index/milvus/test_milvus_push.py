@@ -68,6 +68,26 @@ def test_a_second_push_sends_nothing(path: Path, server) -> None:
     assert not {"upsert", "alter_collection_properties"} & set(server.calls)
 
 
+def test_a_state_that_was_written_outlasts_a_restart(path: Path, server, fill) -> None:
+    """Also of Milvus 2.3, which loses the last change of the properties."""
+    with Gallery.open(path) as gallery:
+        push(gallery, URI, connect=server.connect)
+        server.restart()
+        MilvusSearcher(gallery, URI, connect=server.connect)
+    fill(path, np.eye(DIM, dtype=np.float32)[:1], create=False, first=900)
+    with Gallery.open(path) as gallery:
+        seen = []
+
+        def restart() -> None:
+            server.restart()
+            seen.append(server.collections["lmk_Notre_Dame_2"].properties["lmk.complete"])
+
+        server.plan("upsert", restart)
+        push(gallery, URI, connect=server.connect)
+        assert seen == ["False"]
+        MilvusSearcher(gallery, URI, connect=server.connect)
+
+
 def test_a_complete_collection_that_lost_rows_is_mended(path: Path, server) -> None:
     with Gallery.open(path) as gallery:
         push(gallery, URI, connect=server.connect)
@@ -92,7 +112,7 @@ def test_every_failure_leaves_a_collection_that_the_next_push_completes(path, fa
                 push(gallery, URI, connect=server.connect)
             complete = [c.properties["lmk.complete"] for c in server.collections.values()]
             if complete == ["True"]:  # only the confirmation was lost
-                assert name in ("has_collection", "describe_collection")
+                assert step > len(calls) - 6
             else:
                 with pytest.raises(GalleryError, match=r"not complete|no such collection"):
                     MilvusSearcher(gallery, URI, connect=server.connect)
