@@ -170,10 +170,14 @@ class Catalog:
 
     # Reading
 
-    def check_structure(self) -> None:
-        """Checks that every table can be read and written, beyond `state` (GalleryDamaged)."""
+    def check_structure(self, *, whole: bool = False) -> None:
+        """Checks that every table can be read and written, beyond `state` (GalleryDamaged).
+
+        Args:
+            whole: also that the indexes say what the tables say.
+        """
         with self._lock:
-            check_structure(self._connection, self.folder)
+            check_structure(self._connection, self.folder, whole=whole)
 
     def snapshot_state(self) -> State | None:
         """Returns the state of a reader's snapshot, and holds every table to its counts."""

@@ -101,11 +101,18 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_structure(connection: sqlite3.Connection, folder: Path) -> None:
-    """Checks that every table is there and every page of it can be used (GalleryDamaged)."""
+def check_structure(connection: sqlite3.Connection, folder: Path, *, whole: bool) -> None:
+    """Checks that every table is there and every page of it can be used (GalleryDamaged).
+
+    Args:
+        connection: to the catalog.
+        folder: the gallery.
+        whole: also that the indexes say what the tables say.
+    """
     with sqlite_errors(folder), closing(sqlite3.connect(":memory:")) as fresh:
         _migrate(fresh, 0, folder)
-        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        check = "integrity_check" if whole else "quick_check"
+        found = str(connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
         if found == "ok" and _tables(connection) != _tables(fresh):
             found = "the tables are others than expected"
     if found != "ok":

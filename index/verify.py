@@ -69,7 +69,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
 
 def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
     """Reads every entry there is."""
-    steps = (catalog.check_structure, lambda: _check_entries(catalog))
+    steps = (lambda: catalog.check_structure(whole=True), lambda: _check_entries(catalog))
     for step in steps:
         try:
             step()
@@ -88,8 +88,12 @@ def _check_entries(catalog: Catalog) -> None:
         raise unfinished(catalog.folder)
     membership = catalog.membership(state)
     roots, labels = catalog.roots(), catalog.codes("label")
-    for entries in (catalog.files, catalog.skipped):
-        entries()
+    catalog.skipped()
+    segments, inline = catalog.segments(), catalog.inline_entries()
+    catalog.check_tiling([part[:2] for part in (*segments, *inline)], state.rows)
+    unnamed = {path for _, _, path in segments} - {record.path for record in catalog.files()}
+    if unnamed:
+        raise catalog.damaged(f"nothing is said of {min(unnamed)}")
     alive = np.flatnonzero(membership.alive)
     pictures = catalog.picture_count()
     if pictures != len(alive):
@@ -106,12 +110,6 @@ def _check_entries(catalog: Catalog) -> None:
 def _of_files(catalog: Catalog, state: State) -> Iterator[Finding]:
     """Compares every file with its checksum, and the parts of the vectors with the rows."""
     segments = {path: range(first, first + rows) for first, rows, path in catalog.segments()}
-    inline = [range(first, first + rows) for first, rows, _ in catalog.inline_entries()]
-    tiles = [(rows.start, len(rows)) for rows in (*segments.values(), *inline)]
-    try:
-        catalog.check_tiling(tiles, state.rows)
-    except GalleryDamaged as error:
-        yield _finding(catalog.folder, error, "none")
     row_bytes = state.dim * state.dtype.itemsize
     for first, rows, data in catalog.inline_entries():
         if data is None or len(data) != rows * row_bytes:

@@ -98,6 +98,7 @@ class GalleryWriter:
             return
         if self._transaction is not None:
             self._transaction.undo()
+            self._transaction = None
         os.close(self._lock)
         self._lock = -1
 
@@ -175,8 +176,8 @@ class GalleryWriter:
         An intact embedder of the same fingerprint that is there already is kept: the fingerprint
         says that it is the same one.
         """
-        self._needed()
-        with self._changing() as t:
+        t = self._t
+        with self._changing():
             install_embedder(t, save)
 
     def append(
@@ -297,20 +298,20 @@ class GalleryWriter:
 
     def skip(self, path: str, reason: str) -> None:
         """Records a file that was left out, and why."""
-        self._needed()
-        with self._changing() as t:
+        t = self._t
+        with self._changing():
             t.changes.add_skipped(path, reason)
 
     def unskip(self, path: str) -> None:
         """Forgets that a file was left out."""
-        self._needed()
-        with self._changing() as t:
+        t = self._t
+        with self._changing():
             t.changes.drop_skipped(path)
 
     def set(self, name: str, value: Any) -> None:
         """Saves a JSON value with the gallery (Gallery.setting)."""
-        self._needed()
-        with self._changing() as t:
+        t = self._t
+        with self._changing():
             t.changes.set_meta(f"setting:{name}", value)
 
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool = False) -> None:
@@ -326,7 +327,7 @@ class GalleryWriter:
         """
         if array.dtype.kind not in "biufc":
             raise ValueError(f"an array of {array.dtype} holds no plain numbers")
-        rows = self._needed().rows
+        rows = self._t.state.rows
         if by_row and array.shape[:1] != (rows,):
             raise ValueError(f"an array of {array.shape} for {rows} rows")
         with self._changing() as t:
@@ -334,14 +335,14 @@ class GalleryWriter:
 
     def drop_array(self, name: str) -> None:
         """Forgets an array."""
-        self._needed()
-        with self._changing() as t:
+        t = self._t
+        with self._changing():
             t.drop_array(name)
 
     def commit(self) -> None:
         """Makes everything since the last commit durable, and visible to who opens from now on."""
-        self._needed()
-        with self._changing() as t:
+        t = self._t
+        with self._changing():
             t.store_pending()
             t.change_state(updated=_now())
             t.changes.set_state(t.state)
@@ -360,9 +361,14 @@ class GalleryWriter:
 
     @property
     def _t(self) -> Transaction:
+        """The transaction, of a gallery that was committed or reset."""
+        transaction = self._open_transaction()
+        _ = transaction.state  # refuses a new gallery
+        return transaction
+
+    def _open_transaction(self) -> Transaction:
         if self._transaction is None:
-            raise ValueError("the writer is closed")
-        self._needed()
+            raise ValueError(f"the writer of {self.path} is closed")
         return self._transaction
 
     def _open(self, create: bool) -> Transaction:
@@ -383,10 +389,6 @@ class GalleryWriter:
         transaction.start()
         return transaction
 
-    def _needed(self) -> State:
-        assert self._transaction is not None
-        return self._transaction.state
-
     @contextmanager
     def _changing(self) -> Iterator[Transaction]:
         """After an error in the block nothing can be committed: half of a change may be there."""
@@ -394,9 +396,9 @@ class GalleryWriter:
             raise GalleryError(
                 "an error has undone this change", where=self.path, remedy="open the writer again"
             )
-        assert self._transaction is not None
+        transaction = self._open_transaction()
         try:
-            yield self._transaction
+            yield transaction
         except BaseException:
             self._failed = True
             raise
