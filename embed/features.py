@@ -65,6 +65,9 @@ class FeatureStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._open()
 
+    def __len__(self) -> int:
+        return len(self._known[0]) + len(self._fresh) + len(self._waiting)
+
     def __contains__(self, sha256: object) -> bool:
         key = bytes.fromhex(str(sha256))
         return key in self._waiting or self._place(key) is not None

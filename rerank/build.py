@@ -19,6 +19,7 @@ from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import (
+    DUPLICATES,
     NOTHING,
     append_all,
     extract_all,
@@ -31,6 +32,8 @@ from lmk.rerank.intake import (
 from lmk.rerank.learning import PIPELINE, SHARD, Progress, learn, learn_change
 from lmk.rerank.learning import saved_pipeline as saved_pipeline
 from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.sync import SyncReport as SyncReport
+from lmk.rerank.sync import sync_index as sync_index
 from lmk.rerank.whiten import whitened, whitening_helps
 
 SEARCH = "search"
@@ -176,6 +179,7 @@ def build_index(
         search = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
         writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
         writer.set(SHARD, shard)
+        writer.set(DUPLICATES, duplicates)
         pipeline, threshold = pipeline or Pipeline(), None
         if shard is None:
             threshold = learn(writer, pipeline, progress=progress).pipeline.threshold()

@@ -23,6 +23,7 @@ from lmk.index.writer import GalleryWriter
 from lmk.rerank.learning import Progress
 
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
+DUPLICATES = "duplicates"  # setting: whether a build took pictures whose content another one has
 BLOCK = 8192  # pictures whose vectors are in memory
 
 NOTHING = Extraction((), (), 0)
@@ -107,9 +108,9 @@ def record_skipped(writer: GalleryWriter, skipped: Iterable[Skipped], role: Role
         writer.skip(prefix_of(role) + skip.path, skip.reason)
 
 
-def require_pictures(manifest: Manifest, found: Extraction) -> None:
-    """Checks that at least one picture of a manifest could be read (ManifestError)."""
-    if found.pictures:
+def require_pictures(manifest: Manifest, found: Extraction, *, others: int = 0) -> None:
+    """Checks that at least one picture of a manifest could be read, or is known (ManifestError)."""
+    if found.pictures or others:
         return
     paths = {row.path for row in manifest.rows}
     failed = [skip for skip in found.skipped if skip.path in paths]

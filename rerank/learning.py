@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.index.gallery import Gallery
-from lmk.index.search import Searcher
+from lmk.index.search import Searcher, searcher_of
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.background import LandmarkSums, Pictures
@@ -159,10 +159,8 @@ def learn_change(
 
 
 def exact_searcher(view: View) -> Searcher:
-    """An exact search, the fastest for the size of the view."""
-    from lmk.index.faiss_search import FlatSearcher  # FAISS takes most of a second to import
-
-    return FlatSearcher(view)
+    """An exact search for many queries, the fastest for the size of the view."""
+    return searcher_of(view, recall=1.0, batch=SAMPLE)
 
 
 def _nothing(pipeline: Pipeline, gallery: View, bank: View) -> Learnt:

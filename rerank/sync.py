@@ -1,0 +1,223 @@
+"""Makes a gallery hold what a folder holds, with as little work as that takes.
+
+Size and time of change say which files are read; their content says which are embedded. A picture
+that was moved, touched or given another landmark keeps its vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.extract import identify
+from lmk.embed.features import FeatureStore
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest
+from lmk.index.catalog import Picture
+from lmk.index.gallery import Gallery
+from lmk.index.labels import Role
+from lmk.index.writer import GalleryWriter
+from lmk.rerank.intake import (
+    BLOCK,
+    DISTRACTOR_PREFIX,
+    DUPLICATES,
+    append_all,
+    entries_of,
+    extract_all,
+    open_store,
+    part_of,
+    prefix_of,
+    prune_features,
+    record_skipped,
+    require_pictures,
+)
+from lmk.rerank.learning import SHARD, Progress, learn_change
+from lmk.rerank.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
+
+_STAGES: dict[Role, str] = {"gallery": "pictures", "distractor": "distractors"}
+_UNREADABLE = "unreadable"  # setting: size and time of files that are no pictures
+_MOST_UNUSED = 2.0  # times the pictures of the gallery: so many features may be in the cache
+_SOME_UNUSED = 10_000  # and so many in any case
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a sync did, or would do.
+
+    Attributes:
+        added: pictures that are new.
+        changed: that have another content than before.
+        moved: whose content was there under another id or path.
+        relabelled: that are where they were, with other labels.
+        removed: that are gone.
+        unchanged: all others.
+        computed: whose features were not in the cache.
+        skipped: files that gave nothing, and why.
+        duplicates: (id left out, id that has its content).
+        threshold: below it an answer is "none of these"; None where everything is answered.
+        would: ("add", id), ("change", id), ... of a dry run, in the order of the manifest.
+    """
+
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    relabelled: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    computed: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    duplicates: tuple[tuple[str, str], ...] = ()
+    threshold: float | None = None
+    would: tuple[tuple[str, str], ...] = ()
+
+
+def sync_index(
+    path: Path,
+    manifest: Manifest,
+    *,
+    distractors: Manifest | None = None,
+    wait: float = 0.0,
+    dry_run: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> SyncReport:
+    """Makes a gallery hold the pictures of a manifest: adds, replaces, and removes what is gone.
+
+    A picture of the gallery whose file is there but cannot be opened stays as it is; one whose file
+    is no picture any more goes. A file that was no picture is not tried again before its size or
+    time of change is another. Of a gallery that is one part of several (build_index), only the
+    pictures that belong to the part are looked at.
+
+    Args:
+        path: the gallery.
+        manifest: all of its pictures.
+        distractors: all of its distractors; those there are stay unless this is given.
+        wait: seconds to wait for another writer.
+        dry_run: only say what would be done; files are read, nothing is written. A file that is no
+            picture counts as one then.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ManifestError: when not one picture can be read, as of a drive that is not there.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        GalleryError: when a distractor has an id of the gallery, or the other way round.
+    """
+    if dry_run:
+        with Gallery.open(path) as old:
+            plans = _compared(old, manifest, distractors, progress)
+            for plan in plans:
+                plan.sort(identify(plan.candidates, progress=_files_of(plan, progress)))
+                require_pictures(plan.manifest, plan.found, others=plan.unchanged)
+            return _report(plans)
+    with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
+        embedder = Embedder.load(old.embedder_dir)
+        store = open_store(path, embedder)
+        plans = _compared(old, manifest, distractors, progress)
+        for plan in plans:
+            files, stage = plan.candidates, _STAGES[plan.role]
+            plan.sort(extract_all(files, embedder, store, stage, progress, plan.held))
+            require_pictures(plan.manifest, plan.found, others=plan.unchanged)
+        changed = any(len(plan.going) or len(plan.items["add"]) for plan in plans)
+        for plan in plans:
+            for start in range(0, len(plan.going), BLOCK):
+                writer.remove(old.ids(plan.going[start : start + BLOCK]))
+        added = sum(_append(plan, writer, old, store, embedder) for plan in plans)
+        _record_skipped(writer, old, plans)
+        threshold = learn_change(writer, old, changed=changed, progress=progress)
+        writer.commit()
+        report = replace(
+            _report(plans),
+            added=added,
+            computed=sum(plan.found.computed for plan in plans),
+            duplicates=tuple(writer.duplicates),
+            threshold=threshold,
+            would=(),
+        )
+    with Gallery.open(path) as new:
+        if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:
+            prune_features(path, new)
+    return report
+
+
+def _compared(
+    old: Gallery, manifest: Manifest, distractors: Manifest | None, progress: Progress
+) -> list[Plan]:
+    shard = old.setting(SHARD)
+    given: list[tuple[Role, Manifest | None]] = [("gallery", manifest), ("distractor", distractors)]
+    plans = [Plan(role, part_of(whole, shard), old) for role, whole in given if whole is not None]
+    unreadable = old.setting(_UNREADABLE) or {}
+    for plan in plans:
+        plan.compare(unreadable, progress)
+    return plans
+
+
+def _files_of(plan: Plan, progress: Progress) -> Callable[[int], None]:
+    total = len(plan.candidates)
+    return lambda done: progress(_STAGES[plan.role], done, total)
+
+
+def _append(
+    plan: Plan, writer: GalleryWriter, old: Gallery, store: FeatureStore, embedder: Embedder
+) -> int:
+    """Appends what a plan has to append; returns how many pictures are new."""
+    root, role = plan.manifest.root, plan.role
+    duplicates = bool(old.setting(DUPLICATES))
+
+    def held(rows: NDArray[np.int64], entries: list[Picture], *, twins: bool) -> int:
+        vectors = old.stored.gather(rows)  # to the bit, as they were stored
+        return writer.append_stored(vectors, old.fingerprint, entries, role, duplicates=twins)
+
+    for rows, entries in plan.relabelled_batches():
+        held(rows, entries, twins=True)
+    for verb in VERBS:  # the new ones last: what moved is no duplicate of them
+        appended = 0
+        for rows, pictures in plan.batches(verb):
+            computed = rows == COMPUTED
+            kept = [picture for picture, new in zip(pictures, computed, strict=True) if not new]
+            new = [picture for picture, new in zip(pictures, computed, strict=True) if new]
+            same = verb in ("touch", "relabel", "move")
+            entries = entries_of(kept, root, role)
+            appended += held(rows[~computed], entries, twins=same or duplicates)
+            appended += append_all(
+                writer, store, embedder, new, root, role=role, duplicates=duplicates
+            )
+    return appended
+
+
+def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) -> None:
+    """Records what was skipped and is skipped now, and forgets the rest of these roles."""
+    before, synced = old.skipped(), {plan.role for plan in plans}
+    now = {(plan.role, skip.path) for plan in plans for skip in plan.skipped}
+    stamps: dict[str, Stamp] = {}
+    for path, _ in before:
+        role: Role = "distractor" if path.startswith(DISTRACTOR_PREFIX) else "gallery"
+        if role in synced and (role, path.removeprefix(prefix_of(role))) not in now:
+            writer.unskip(path)
+    for path, stamp in (old.setting(_UNREADABLE) or {}).items():
+        role = "distractor" if path.startswith(DISTRACTOR_PREFIX) else "gallery"
+        if role not in synced:
+            stamps[path] = stamp
+    for plan in plans:
+        record_skipped(writer, plan.found.skipped, plan.role)
+        stamps |= plan.stamps
+    writer.set(_UNREADABLE, stamps)
+
+
+def _report(plans: Sequence[Plan]) -> SyncReport:
+    def count(verb: Verb) -> int:
+        return sum(len(plan.items[verb]) for plan in plans)
+
+    return SyncReport(
+        added=count("add"),
+        changed=count("change"),
+        moved=count("move"),
+        relabelled=count("relabel") + sum(len(plan.relabelled) for plan in plans),
+        removed=sum(plan.removed for plan in plans),
+        unchanged=sum(plan.unchanged for plan in plans),
+        skipped=tuple(skip for plan in plans for skip in plan.skipped),
+        would=tuple(one for plan in plans for one in plan.would()),
+    )
