@@ -192,7 +192,8 @@ def prepare_collection(server: Server, name: str, index: IndexKind) -> None:
     if not server.call("list_indexes", name):
         params = MilvusClient.prepare_index_params()
         params.add_index("vector", metric_type="IP", **_BUILD[index])
-        server.call("create_index", name, params)
+        # It is empty; waiting for the index here would have no limit.
+        server.call("create_index", name, params, sync=False)
     server.call("load_collection", name, patience=10)
 
 

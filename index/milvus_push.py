@@ -216,7 +216,7 @@ class _Push:
     def _finish(self) -> None:
         """Has all of it stored and indexed, counts it, and declares the collection complete."""
         self._server.call("flush", self._name, patience=10)
-        self._server.wait(self._rows_without_index, 0, "build the index")
+        self._server.wait(self._rows_without_index, 0, "build the index", patience=10)
         found = count_rows(self._server, self._name)
         if found != self._rows:
             raise ServerError(

@@ -71,25 +71,27 @@ class Server:
                     raise self._failed(name, error) from error
             time.sleep(_POLL)
 
-    def wait(self, state: Callable[[], Any], done: Any, what: str) -> None:
-        """Waits until `state()` equals `done`, at most `timeout` seconds without a change of it.
+    def wait(self, state: Callable[[], Any], done: Any, what: str, patience: float = 1) -> None:
+        """Waits until `state()` equals `done`, for as long as it changes.
 
         Args:
             state: asks the server.
             done: the value to wait for.
             what: is waited for, in words.
+            patience: how many times the timeout it may stand still.
 
         Raises:
             ServerError: when it stands still for longer.
         """
+        limit = patience * self.timeout
         last, since = state(), time.monotonic()
         while last != done:
             time.sleep(_POLL)
             now = state()
             if now != last:
                 last, since = now, time.monotonic()
-            elif time.monotonic() - since > self.timeout:
-                problem = f"the Milvus server did not {what} within {self.timeout:g} s"
+            elif time.monotonic() - since > limit:
+                problem = f"the Milvus server did not {what} within {limit:g} s"
                 raise ServerError(problem, where=self.uri, remedy=f"see its log, {_AGAIN}")
 
     def close(self) -> None:

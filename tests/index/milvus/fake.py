@@ -97,7 +97,8 @@ class FakeServer:
     def list_indexes(self, name: str) -> list[str]:
         return ["vector"] if self.collections[name].index else []
 
-    def create_index(self, name: str, params: Any) -> None:
+    def create_index(self, name: str, params: Any, sync: bool = True) -> None:
+        assert not sync
         (wanted,) = params
         assert wanted.field_name == "vector"
         assert wanted.get_index_configs()["metric_type"] == "IP"
