@@ -7,16 +7,25 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lmk.cli.index_change import echo_duplicates
 from lmk.cli.index_milvus import push_to_server, pushed_text
-from lmk.cli.index_options import duplicates, wait
+from lmk.cli.index_options import (
+    backend,
+    check_backend,
+    duplicates,
+    kind,
+    recall,
+    uri,
+    wait,
+)
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
 
 if TYPE_CHECKING:
+    from lmk.index.catalog import Precision
     from lmk.rerank.build import BuildReport
 
 SUFFIX = ".lmk"
@@ -73,18 +82,10 @@ def _shard(
     default=None,
     help="Learn a whitening.  [default: with distractors and 1,000 pictures or more]",
 )
-@click.option(
-    "--kind",
-    metavar="KIND",
-    help="How it is searched: auto, exact, flat, ivfpq, hnsw or a FAISS factory string.  "
-    "[default: auto]",
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["local", "milvus"]),
-    help="What searches it: this machine, or a Milvus server.  [default: local]",
-)
-@click.option("--uri", metavar="URI", help="Of the Milvus server, as in http://localhost:19530.")
+@kind
+@recall
+@backend
+@uri
 @click.option(
     "--shard",
     metavar="I/N",
@@ -112,10 +113,11 @@ def build_index(
     size: int | None,
     whiten: bool | None,
     kind: str | None,
+    recall: float | None,
     backend: str | None,
     uri: str | None,
     shard: tuple[int, int] | None,
-    precision: str,
+    precision: Precision,
     duplicates: bool,
     wait: float,
     as_json: bool,
@@ -134,7 +136,7 @@ def build_index(
     from lmk.embed.manifest import read_manifest
     from lmk.rerank.build import build_index as build
 
-    _check_backend(backend, uri, kind)
+    check_backend(backend, uri, kind)
     ignore_large_picture_warnings()
     started = time.monotonic()
     pictures = read_manifest(gallery, root=root)
@@ -142,18 +144,21 @@ def build_index(
     index = index or default_index(gallery, shard)
     embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
     with StageProgress() as progress:
-        given = {"kind": kind, "backend": backend, "uri": uri, "shard": shard}  # TODO: contract
-        given |= {"precision": precision if precision != "f16" else None, "wait": wait or None}
-        given |= {"duplicates": duplicates or None}
-        options: dict[str, Any] = {name: value for name, value in given.items() if value}
         report = build(
             index,
             pictures,
             embedder,
             distractors=bank,
             whiten=whiten,
+            kind=kind,
+            recall=recall,
+            backend=backend,
+            uri=uri,
+            shard=shard,
+            precision=precision,
+            duplicates=duplicates,
+            wait=wait,
             progress=progress,
-            **options,
         )
         pushed = push_to_server(index, progress) if backend == "milvus" else None
     seconds = time.monotonic() - started
@@ -162,7 +167,7 @@ def build_index(
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
     echo_skipped(report.skipped, f"lmk info {index} lists them")
-    echo_duplicates(getattr(report, "duplicates", ()))  # TODO
+    echo_duplicates(report.duplicates)
     bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
     click.echo(
         f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "
@@ -172,15 +177,6 @@ def build_index(
         click.echo(pushed_text(pushed))
     if shard is None:
         _advise(gallery, index, report, labelled=pictures.labelled, bank=bank is not None)
-
-
-def _check_backend(backend: str | None, uri: str | None, kind: str | None) -> None:
-    if backend == "milvus" and uri is None:
-        raise click.UsageError("--backend milvus needs the server's address: --uri URI")
-    if backend != "milvus" and uri is not None:
-        raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
-    if backend == "milvus" and kind is not None:
-        raise click.UsageError("--kind is for --backend local: Milvus chooses its own index")
 
 
 def _advise(gallery: Path, index: Path, report: BuildReport, *, labelled: bool, bank: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -106,6 +107,7 @@ def remove(
 
     Example: lmk index remove gallery.lmk eiffel_tower/1.jpg --label big_ben
     """
+    from lmk.cli.progress import StageProgress
     from lmk.embed.errors import UsageError
     from lmk.index.gallery import Gallery
     from lmk.rerank.build import remove_pictures
@@ -121,7 +123,8 @@ def remove(
         raise UsageError(
             "no picture is named", where=index, remedy="name ids, or use --label or --from"
         )
-    removed = remove_pictures(index, wanted, wait=wait)
+    with StageProgress() as progress:
+        removed = remove_pictures(index, wanted, wait=wait, progress=progress)
     if as_json:
         click.echo(json.dumps({"index": str(index)} | asdict(removed), ensure_ascii=False))
     else:
@@ -173,10 +176,14 @@ def sync(
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
-    would = "would be " * dry_run
+    echo_duplicates(report.duplicates)
+    for verb, id_ in report.would:
+        click.echo(f"{verb:8} {id_}")
+    done = "dry run, nothing is changed: " * dry_run
     click.echo(
-        f"{index}: {counted(report.added, 'picture')} {would}added, {report.changed:,} {would}"
-        f"replaced, {report.removed:,} {would}removed, {report.unchanged:,} unchanged"
+        f"{index}: {done}{report.added:,} added, {report.changed:,} changed, "
+        f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
+        f"{report.removed:,} removed, {report.unchanged:,} unchanged"
     )
 
 
@@ -216,9 +223,11 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
 
     Example: lmk index compact gallery.lmk
     """
+    from lmk.cli.progress import StageProgress
     from lmk.rerank.build import compact_index
 
-    report = compact_index(index, wait=wait)
+    with StageProgress() as progress:
+        report = compact_index(index, wait=wait, progress=progress)
     if as_json:
         click.echo(json.dumps({"index": str(index)} | asdict(report)))
     else:
@@ -244,7 +253,7 @@ def _lines(file: Path) -> list[str]:
     from lmk.embed.errors import UsageError
 
     try:
-        data = click.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         lines = data.decode("utf-8-sig").split("\n")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmk.cli.index_options import PATH, as_json, wait
 from lmk.cli.render import counted
+
+if TYPE_CHECKING:
+    from lmk.index.verify import Finding
 
 
 @click.command(short_help="Find what is damaged.")
@@ -27,8 +31,8 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
 
     findings = verify_gallery(index)
     if as_json:
-        facts = [asdict(finding) | {"where": str(finding.where)} for finding in findings]
-        click.echo(json.dumps({"index": str(index), "findings": facts}, ensure_ascii=False))
+        facts = {"index": str(index), "findings": [_facts(finding) for finding in findings]}
+        click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         for finding in findings:
             click.echo(f"{finding.where}: {finding.what}; {finding.remedy}")
@@ -66,3 +70,9 @@ def repair(ctx: click.Context, index: Path, wait: float, as_json: bool) -> None:
         for picture in report.lost:
             click.echo(f"lmk: lost {picture}", err=True)
     ctx.exit(1 if report.lost else 0)
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    """For JSON; `rows` are the first one and the one behind the last."""
+    rows = [finding.rows.start, finding.rows.stop]
+    return asdict(finding) | {"where": str(finding.where), "rows": rows}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, labels
+from lmk.cli.index_options import PATH, as_json, labels, tell
 from lmk.cli.render import counted, human_bytes
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
     skipped = [{"path": path, "reason": reason} for path, reason in gallery.skipped()]
     return asdict(gallery.info()) | {
         "path": str(gallery.path),
-        "removed": getattr(gallery, "removed", 0),
-        "precision": getattr(gallery, "precision", "f16"),
+        "removed": gallery.removed,
+        "precision": gallery.precision,
         "cache_bytes": _bytes_in(gallery.path / "cache"),
         "search": _search(gallery),
         "embedder": embedder.config.model_dump() | {"whitened": embedder.whitening is not None},
@@ -74,7 +74,7 @@ def _search(gallery: Gallery) -> str:
     from lmk.index.search import choose
 
     try:
-        return choose(gallery).reason
+        return choose(gallery, tell=tell).reason
     except LmkError as error:
         return f"cannot be searched now: {error}"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_options import PATH, as_json
+from lmk.cli.index_options import PATH, as_json, collection
 from lmk.cli.render import counted
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
     metavar="URI",
     help="Of the server, as in http://localhost:19530.  [default: the one it was built for]",
 )
-@click.option(
-    "--collection",
-    metavar="NAME",
-    help='Of the server\'s collection.  [default: "lmk_" and the name of INDEX]',
-)
+@collection
 @click.option(
     "--replace", is_flag=True, help="Drop a collection of that name first, whatever it holds."
 )
@@ -39,6 +35,7 @@ def push(
     """Copy the vectors of INDEX to a Milvus server, which then can search them.
 
     INDEX stays what counts: it can be pushed again at any time, and only what is new is sent.
+    `lmk index set INDEX --backend milvus --uri URI` makes it be searched there.
 
     Example: lmk index push gallery.lmk --uri http://localhost:19530
     """

@@ -34,3 +34,42 @@ labels = click.option(
     metavar="NAME",
     help="Only pictures of this landmark; may be given again.",
 )
+kind = click.option(
+    "--kind",
+    metavar="KIND",
+    help="How it is searched: auto, exact, flat, ivfpq, hnsw or a FAISS factory string.  "
+    "[default: auto]",
+)
+recall = click.option(
+    "--recall",
+    type=click.FloatRange(0, 1),
+    help="Share of the 10 nearest that a search must find; 1: exact search only.  [default: 0.99]",
+)
+backend = click.option(
+    "--backend",
+    type=click.Choice(["local", "milvus"]),
+    help="What searches it: this machine, or a Milvus server.  [default: local]",
+)
+uri = click.option(
+    "--uri", metavar="URI", help="Of the Milvus server, as in http://localhost:19530."
+)
+collection = click.option(
+    "--collection",
+    metavar="NAME",
+    help='Of the server\'s collection.  [default: "lmk_" and the name of INDEX]',
+)
+
+
+def check_backend(backend: str | None, uri: str | None, kind: str | None) -> None:
+    """Checks that options of a backend go together (click.UsageError)."""
+    if backend == "milvus" and uri is None:
+        raise click.UsageError("--backend milvus needs the server's address: --uri URI")
+    if backend != "milvus" and uri is not None:
+        raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
+    if backend == "milvus" and kind is not None:
+        raise click.UsageError("--kind is for --backend local: Milvus has an index of its own")
+
+
+def tell(text: str) -> None:
+    """Says on stderr what is going on."""
+    click.echo(f"lmk: {text}", err=True)

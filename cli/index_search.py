@@ -1,4 +1,4 @@
-"""`lmk index search`."""
+"""`lmk index search`, and `lmk index set`: how an index is searched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, labels
+from lmk.cli.index_options import (
+    PATH,
+    as_json,
+    backend,
+    check_backend,
+    collection,
+    kind,
+    labels,
+    recall,
+    tell,
+    uri,
+    wait,
+)
 from lmk.cli.render import counted
 
 
@@ -52,13 +64,13 @@ def search(
     Example: lmk index search gallery.lmk queries.lmk -o neighbours/ -k 20
     """
     from lmk.cli.progress import StageProgress
-    from lmk.index.batch import search_batches
+    from lmk.index.batch import BLOCK, search_batches
     from lmk.index.gallery import Gallery
     from lmk.index.queries import open_queries, state_of
     from lmk.index.search import choose
 
     with Gallery.open(index) as gallery, open_queries(queries) as asked:
-        searcher = choose(gallery)
+        searcher = choose(gallery, kind=kind, batch=BLOCK, tell=tell)
         how = {"setting": gallery.setting("search"), "kind": kind}
         with StageProgress() as progress:
             report = search_batches(
@@ -82,3 +94,62 @@ def search(
         f"in {counted(report.blocks, 'file')}{again}"
     )
     click.echo(f"search: {reason}", err=True)
+
+
+@click.command("set", short_help="Change how it is searched.")
+@click.argument("index", type=PATH)
+@kind
+@recall
+@backend
+@uri
+@collection
+@wait
+@as_json
+def set_(
+    index: Path,
+    kind: str | None,
+    recall: float | None,
+    backend: str | None,
+    uri: str | None,
+    collection: str | None,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Change how INDEX is searched, without building it again.
+
+    What is not given stays as it is. What the search needs is made now, not at the first question.
+
+    Example: lmk index set gallery.lmk --kind exact
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.index.gallery import Gallery
+    from lmk.index.search import choose
+    from lmk.index.writer import GalleryWriter
+    from lmk.rerank.build import SEARCH
+
+    check_backend(backend, uri, kind)
+    values = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
+    values |= {"collection": collection}
+    given = {name: value for name, value in values.items() if value is not None}
+    if not given:
+        remedy = "use --kind, --recall, --backend or --collection"
+        raise UsageError("nothing to change is named", where=index, remedy=remedy)
+    with Gallery.open(index) as gallery:
+        searcher = choose(  # what is wrong is refused here
+            gallery,
+            kind=kind,
+            recall=recall,
+            backend=backend,
+            uri=uri,
+            collection=collection,
+            tell=tell,
+        )
+        setting = (gallery.setting(SEARCH) or {}) | given
+    with GalleryWriter(index, wait=wait) as writer:
+        writer.set(SEARCH, setting)
+        writer.commit()
+    if as_json:
+        facts = {"index": str(index), "setting": setting, "search": searcher.reason}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        click.echo(f"{index}: {searcher.reason}")

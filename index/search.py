@@ -59,12 +59,13 @@ def choose(
     batch: int | None = None,
     backend: str | None = None,
     uri: str | None = None,
+    collection: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Searcher:
     """Returns a searcher over the rows of one role; it stays usable when the gallery closes.
 
     What is not given is what was chosen when the gallery was built, its setting "search": a dict of
-    "kind", "recall", "backend" and "uri", each of which may be missing.
+    "kind", "recall", "backend", "uri" and "collection", each of which may be missing.
 
     Args:
         gallery: searched.
@@ -74,6 +75,7 @@ def choose(
         batch: see searcher_of.
         backend: "local" or "milvus".
         uri: of the Milvus server.
+        collection: on that server, see MilvusSearcher.
         tell: is told what is going on while an index is built.
 
     Raises:
@@ -89,7 +91,7 @@ def choose(
             raise UsageError("no Milvus server is named", remedy=remedy)
         from lmk.index.milvus import MilvusSearcher
 
-        return MilvusSearcher(gallery, uri, role=role)
+        return MilvusSearcher(gallery, uri, collection or saved.get("collection"), role=role)
     if backend != "local":
         raise UsageError(f"no backend {backend!r}", remedy="choose local or milvus")
     recall = saved.get("recall") if recall is None else recall

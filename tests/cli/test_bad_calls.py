@@ -52,6 +52,18 @@ def bad_files(here: Path) -> None:
         ("build-index gallery -o notes", ["notes: the folder holds something else", "NAME.lmk"]),
         ("build-index gallery -o gallery", ["gallery: the folder holds something else"]),
         ("build-index gallery -o notes/a.txt", ["notes/a.txt", "a gallery is a folder"]),
+        ("build-index gallery --shard 0/4", ["'--shard'", "'0/4' is not I/N", "such as 1/4"]),
+        ("build-index gallery --shard 5/4", ["'--shard'", "'5/4' is not I/N"]),
+        ("build-index gallery --shard half", ["'--shard'", "'half' is not I/N"]),
+        ("build-index gallery --precision f8", ["'--precision'", "'f8' is not one of"]),
+        ("build-index gallery --backend cloud", ["'--backend'", "'cloud' is not one of"]),
+        ("build-index gallery --backend milvus", ["needs the server's address: --uri"]),
+        ("build-index gallery --uri http://localhost:1", ["--backend milvus"]),
+        (
+            "build-index gallery --backend milvus --uri http://localhost:1 --kind hnsw",
+            ["--kind is for --backend local"],
+        ),
+        ("build-index gallery --wait never", ["'--wait'", "'never' is not a valid float"]),
         ("build-index", ["Missing argument 'GALLERY'", "lmk build-index --help"]),
         ("query", ["Missing argument 'IMAGES...'", "lmk query --help"]),
         ("query gallery", ["gallery: is a folder, not a picture", "lmk submit gallery"]),
@@ -94,6 +106,12 @@ def bad_files(here: Path) -> None:
         ("eval gop", ["No such command 'gop'", "lmk eval --help"]),
         ("info", ["Missing argument 'INDEX'"]),
         ("info no", ["no: there is no such folder", "lmk build-index"]),
+        ("index frob", ["No such command 'frob'", "lmk index --help"]),
+        ("index info", ["Missing argument 'INDEX'", "lmk index info --help"]),
+        ("index verify no", ["no: there is no such folder"]),
+        ("index push sample.lmk", ["sample.lmk: was not built for a Milvus server", "--uri"]),
+        ("index push no --uri http://localhost:1", ["no: there is no such folder"]),
+        ("index push sample.lmk --uri nonsense", ["nonsense"]),
         ("demo --examples no", ["no: the sample gallery is not here", "--examples"]),
         ("frobnicate", ["No such command 'frobnicate'", "lmk --help"]),
         ("--frobnicate", ["No such option '--frobnicate'", "lmk --help"]),
@@ -108,7 +126,8 @@ def test_a_wrong_call_gets_one_line_and_exit_code_2(
 
 
 def _contents(folder: Path) -> dict[Path, bytes | None]:
-    paths = sorted(folder.rglob("*"))
+    """All files; but not what an index notes of those it has compared with their checksums."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.name != "files.json"]
     return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 

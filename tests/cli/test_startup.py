@@ -41,7 +41,9 @@ def imported(call: list[str], cwd: Path | None = None) -> tuple[set[str], float]
     return tops, seconds
 
 
-@pytest.mark.parametrize("call", [["--help"], ["--version"], ["query", "--help"], ["data", "-h"]])
+@pytest.mark.parametrize(
+    "call", [["--help"], ["--version"], ["query", "--help"], ["data", "-h"], ["index", "-h"]]
+)
 def test_help_is_quick_and_imports_nothing_heavy(call: list[str]) -> None:
     seconds = []
     for _ in range(3):
@@ -65,6 +67,12 @@ def test_query_runs_without_torch_timm_and_pandas(here: Path) -> None:
         "build-index gallery --distractors bank --model {tiny} -o new.lmk --json",
         "submit queries -i sample.lmk -o s.csv",
         "info sample.lmk --json",
+        "index list sample.lmk",
+        "index search sample.lmk sample.lmk -o found",
+        "index add sample.lmk queries --distractors",
+        "index remove sample.lmk tower/0.jpg",
+        "index sync sample.lmk gallery",
+        "index verify sample.lmk",
     ],
 )
 def test_no_other_command_over_a_saved_embedder_needs_torch(

@@ -87,7 +87,7 @@ def at_once(n: int, k: int, seed: int = 0) -> tuple[list[list[int]], list[list[f
     return near.rows.tolist(), near.scores.tolist(), list(ids)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(n=st.integers(0, 30), k=st.integers(1, 25), block=st.integers(1, 31))
 def test_blocks_joined_are_the_search_in_one_piece(
     tmp_path_factory: pytest.TempPathFactory, n: int, k: int, block: int
