@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
+from lmk.index import faiss_gpu
 from lmk.index.memory import free_memory
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.rescoring import best, score_pairs
@@ -36,23 +37,21 @@ class FlatSearcher:
     true one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1): where the rows
     that were not proposed could belong to the answer by that bound, every row is looked at again.
 
-    The vectors are kept as a float32 copy, made by the first search, where that takes at most half
-    of the free memory; else they are read from the gallery in blocks for every batch of queries.
+    Large galleries are searched on GPUs where there are any that can hold them, except among
+    allowed rows. Else the vectors are kept as a float32 copy, made by the first search, where that
+    takes at most half of the free memory; else they are read in blocks for every batch of queries.
 
     Args:
         view: what is searched.
         hold: whether to keep the copy; decided by the free memory unless given.
-
-    Attributes:
-        reason: why this kind of search was chosen, in words for a user.
     """
 
     def __init__(self, view: View, *, hold: bool | None = None) -> None:
         self._view = view
         self._rows = np.flatnonzero(view.mask)
-        self.reason = f"exact search: {len(self._rows)} vectors are compared with each query"
         self._hold = _fits(len(self._rows) * view.dim * 4) if hold is None else hold
         self._held: list[NDArray[np.float32]] | None = None
+        self._gpus: list[faiss_gpu.Shard] | None = None
         self._lock = threading.Lock()
         self._error = 1.05 * (view.dim + 4) * 2.0**-24  # queries may be .1 % long; and rounding
 
@@ -60,6 +59,12 @@ class FlatSearcher:
     def of_embeddings(cls, embeddings: Embeddings) -> FlatSearcher:
         """Returns a searcher over embeddings; their positions are the row numbers."""
         return cls(View.of_embeddings(embeddings))
+
+    @property
+    def reason(self) -> str:
+        """Which kind of search this is and why it was chosen, in words for a user."""
+        where = f", on GPUs ({len(self._gpus)})" if self._gpus else ""
+        return f"exact search: {len(self._rows)} vectors are compared with each query{where}"
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns the k nearest rows of each query; see Searcher.search."""
@@ -81,13 +86,45 @@ class FlatSearcher:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns rows and scores [q, k], for k not above the rows allowed (ascending)."""
         depth = min(k + _MARGIN, len(allowed))
-        candidates, proposed = self._propose(queries, depth, allowed)
+        if len(allowed) == len(self._rows) and depth <= faiss_gpu.MOST_NEIGHBOURS:
+            shards = self._on_gpus()
+            if shards:
+                with self._lock:  # FAISS lets one thread at a time use a GPU
+                    proposed = faiss_gpu.search(shards, queries, depth)
+                if self._as_exact_as_float32(queries, *proposed):
+                    return self._refined(queries, k, allowed, *proposed)
+                self._gpus = []
+        return self._refined(queries, k, allowed, *self._propose(queries, depth, allowed))
+
+    def _as_exact_as_float32(
+        self,
+        queries: NDArray[np.float32],
+        candidates: NDArray[np.int64],
+        proposed: NDArray[np.float32],
+    ) -> bool:
+        """Whether a GPU multiplied in float32: some settings of its driver round the factors."""
+        every = np.arange(len(queries))
+        for place in (0, -1):
+            scores = score_pairs(self._view.stored, queries, every, candidates[:, place])
+            if (np.abs(scores - proposed[:, place]) > self._error).any():
+                return False
+        return True
+
+    def _refined(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        proposed: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the k best rows of the candidates, or of all where those may not hold them."""
         least = proposed[:, k - 1] - 2 * self._error  # below it a row cannot be among the k best
         query, place = np.nonzero(~(proposed < least[:, None]))
         chosen = candidates[query, place]
         scores = score_pairs(self._view.stored, queries, query, chosen)
         rows, values = best(query, chosen, scores, len(queries), k)
-        if depth < len(allowed):
+        if candidates.shape[1] < len(allowed):
             tied = np.flatnonzero(~(proposed[:, -1] < least))
             for start in range(0, len(tied), _TIED_QUERIES):
                 some = tied[start : start + _TIED_QUERIES]
@@ -150,6 +187,16 @@ class FlatSearcher:
             elif high > low:
                 chosen = allowed[low:high]
                 yield chosen, vectors[np.searchsorted(rows, chosen)]
+
+    def _on_gpus(self) -> list[faiss_gpu.Shard]:
+        """Returns the vectors on GPUs; none where there are no GPUs, or few vectors."""
+        with self._lock:
+            if self._gpus is None:
+                starts = range(0, len(self._rows), _BLOCK_ROWS)
+                blocks = (self._rows[start : start + _BLOCK_ROWS] for start in starts)
+                pairs = ((block, self._view.stored.read(block)) for block in blocks)
+                self._gpus = faiss_gpu.load(pairs, len(self._rows), self._view.dim)
+            return self._gpus
 
     def _vectors(self) -> list[NDArray[np.float32]] | None:
         """Returns the copy of the vectors, in blocks, if it is kept."""

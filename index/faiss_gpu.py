@@ -1,0 +1,80 @@
+"""Vectors on GPUs, as many on each, searched by FAISS in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+faiss: Any = typed_faiss  # its stubs do not know what only some builds have
+
+LEAST_ROWS = 100_000  # fewer are found sooner than a GPU is ready
+MOST_NEIGHBOURS = 2048  # that FAISS finds on a GPU
+
+Block = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The rows that one GPU holds.
+
+    Attributes:
+        rows: int64 [n], their row numbers.
+        index: of FAISS, on the GPU.
+        resources: that the index uses; kept as long as it.
+    """
+
+    rows: NDArray[np.int64]
+    index: Any
+    resources: Any
+
+
+def load(blocks: Iterable[Block], rows: int, dim: int) -> list[Shard]:
+    """Puts vectors on the GPUs there are; none where there is no GPU, or too little memory on them.
+
+    Args:
+        blocks: row numbers [n] and vectors [n, dim].
+        rows: in all blocks.
+        dim: components of a vector.
+    """
+    count = min(faiss.get_num_gpus(), rows // LEAST_ROWS)
+    if not count:
+        return []
+    try:
+        indexes = [_empty(device, dim) for device in range(count)]
+        held: list[list[NDArray[np.int64]]] = [[] for _ in range(count)]
+        done = 0
+        for numbers, vectors in blocks:
+            device = done * count // rows
+            indexes[device][0].add(vectors)
+            held[device].append(numbers)
+            done += len(numbers)
+    except RuntimeError:  # what FAISS makes of an error of CUDA, as when its memory is full
+        return []
+    return [
+        Shard(np.concatenate(numbers), index, resources)
+        for numbers, (index, resources) in zip(held, indexes, strict=True)
+        if numbers
+    ]
+
+
+def search(
+    shards: list[Shard], queries: NDArray[np.float32], depth: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
+    found = [(shard, *shard.index.search(queries, min(depth, len(shard.rows)))) for shard in shards]
+    scores = np.concatenate([scores for _, scores, _ in found], axis=1)
+    rows = np.concatenate([shard.rows[places] for shard, _, places in found], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def _empty(device: int, dim: int) -> tuple[Any, Any]:
+    resources = faiss.StandardGpuResources()
+    config = faiss.GpuIndexFlatConfig()
+    config.device = device
+    return faiss.GpuIndexFlatIP(resources, dim, config), resources
