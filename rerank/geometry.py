@@ -34,6 +34,7 @@ class GeometrySettings(BaseModel):
             Google Landmark contests: cap 70 with weight 1 beside a vote (2019), cap 90 with
             weight .15 beside a cosine (2021).
         ratio: a match must be nearer than this times the second nearest (Lowe's test), 1 for all.
+            The default is for SIFT; XFeat's descriptors are more alike and want some .95.
         model: what inliers agree on. A plane suits façades and seldom errs; a pair of cameras
             takes in depth, and chance matches with it.
         threshold: pixels that an inlier may be off.

@@ -1,7 +1,7 @@
 """Local features: points of a picture that are found again in other photos of the same place.
 
-An Extractor makes them from a grey picture; RootSIFT, by OpenCV, is built in. They are kept on
-disk by the content of the picture, within a bound of bytes (`FeatureCache`).
+An Extractor makes them from a grey picture: RootSIFT, by OpenCV, or XFeat, an extra. They are
+kept on disk by the content of the picture, within a bound of bytes (`FeatureCache`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from safetensors.numpy import load, save
 from lmk.embed.errors import StorageError, storage_errors
 from lmk.embed.files import LEFTOVER, write_whole
 from lmk.embed.images import decode_grey
+
+if TYPE_CHECKING:
+    from lmk.embed.xfeat import XFeatNetwork
 
 _VERSION = "1"  # of what is stored: raise it when features change
 _DIGEST = hashlib.sha256().digest_size
@@ -144,6 +148,41 @@ class RootSift:
         order = sorted(range(len(keys)), key=keys.__getitem__)[: self.most]
         roots = np.sqrt(raw[order] / np.maximum(raw[order].sum(axis=1, keepdims=True), 1))
         return LocalFeatures(points[order], roots.astype(np.float16), width, height)
+
+
+@dataclass(frozen=True)
+class XFeat:
+    """Learnt features (the extra `xfeat`); they need torch, which takes seconds to import.
+
+    Attributes:
+        most: points kept, the most reliable ones.
+        longest: as of Extractor.
+
+    Raises:
+        ModelError: when the package is not installed, at the first use.
+    """
+
+    most: int = 1000
+    longest: int = 640
+
+    @cached_property
+    def name(self) -> str:
+        """Of the method, its version and parameters."""
+        from lmk.embed.xfeat import xfeat_version
+
+        return f"xfeat-{_VERSION}-{self.most}-{self.longest}-{xfeat_version()}"
+
+    def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
+        """See Extractor."""
+        height, width = picture.shape
+        points, descriptors = self._network.detect(picture)
+        return LocalFeatures(points, descriptors.astype(np.float16), width, height)
+
+    @cached_property
+    def _network(self) -> XFeatNetwork:
+        from lmk.embed.xfeat import XFeatNetwork
+
+        return XFeatNetwork(self.most)
 
 
 class FeatureCache:

@@ -13,7 +13,13 @@ import pytest
 
 from lmk.embed.errors import StorageError
 from lmk.rerank import local_features as module
-from lmk.rerank.local_features import FeatureCache, LocalFeatures, RootSift, local_features
+from lmk.rerank.local_features import (
+    FeatureCache,
+    LocalFeatures,
+    RootSift,
+    XFeat,
+    local_features,
+)
 
 
 def texture(seed: int, width: int = 200, height: int = 150) -> np.ndarray:
@@ -207,3 +213,25 @@ class TestOfAPicture:
     def test_a_reason(self, tmp_path: Path, read: Callable[[], bytes | str]) -> None:
         got = local_features(name(0), read, RootSift(), FeatureCache(tmp_path, 10**7))
         assert got in ("no such file", "not a picture that can be decoded")
+
+
+class TestXFeat:
+    def test_features_of_the_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the network finds, in half precision, under a name of its own."""
+        from lmk.embed import xfeat
+
+        class Network:
+            def __init__(self, most: int) -> None:
+                self.most = most
+
+            def detect(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                points = np.arange(2 * self.most, dtype=np.float32).reshape(-1, 2)
+                return points, np.eye(self.most, 64, dtype=np.float32)
+
+        monkeypatch.setattr(xfeat, "XFeatNetwork", Network)
+        monkeypatch.setattr(xfeat, "xfeat_version", lambda: "9.9")
+        got = XFeat(most=3).extract(texture(0))
+        assert got.points.tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert got.descriptors.dtype == np.float16 and (got.width, got.height) == (200, 150)
+        names = {XFeat().name, XFeat(most=3).name, XFeat(longest=9).name, RootSift().name}
+        assert len(names) == 4 and all("9.9" in name for name in names - {RootSift().name})

