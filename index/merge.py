@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmk.embed.embedder import Embedder
 from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
 from lmk.index.catalog import Picture, Precision, Role
 from lmk.index.gallery import Gallery
@@ -41,6 +42,8 @@ def merge(
     paths: Sequence[Path],
     *,
     duplicates: bool = False,
+    embedder: Embedder | None = None,
+    finish: Callable[[GalleryWriter], None] = lambda writer: None,
     wait: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MergeReport:
@@ -53,6 +56,8 @@ def merge(
         out: the new gallery, not one of `paths`.
         paths: the galleries.
         duplicates: keep pictures whose content another one of the same role has too.
+        embedder: the galleries' own with a whitening, by which their vectors are mapped.
+        finish: called with all rows in their place, before they are committed.
         wait: seconds to wait for who writes to `out`.
         progress: called with (rows done, rows in all).
 
@@ -71,11 +76,16 @@ def merge(
         writer = stack.enter_context(GalleryWriter(out, create=True, wait=wait))
         first = galleries[0]
         precision: Precision = "f32" if any(g.precision == "f32" for g in galleries) else "f16"
-        writer.reset(first.fingerprint, first.dim, precision)
-        writer.install_embedder(lambda folder: _copy(first.embedder_dir, folder))
+        if embedder is None:
+            writer.reset(first.fingerprint, first.dim, precision)
+            writer.install_embedder(lambda folder: _copy(first.embedder_dir, folder))
+        else:
+            writer.reset(embedder.fingerprint, embedder.dim, precision)
+            writer.install_embedder(embedder.save)
         for name, value in first.settings().items():
             writer.set(name, value)
-        _append_all(writer, galleries, duplicates=duplicates, progress=progress)
+        _append_all(writer, galleries, embedder, duplicates=duplicates, progress=progress)
+        finish(writer)
         distractor = writer.membership().distractor
         writer.commit()
         bank = int(np.count_nonzero(distractor))
@@ -91,6 +101,7 @@ def _copy(source: Path, folder: Path) -> None:
 def _append_all(
     writer: GalleryWriter,
     galleries: Sequence[Gallery],
+    embedder: Embedder | None,
     *,
     duplicates: bool,
     progress: Callable[[int, int], None],
@@ -104,6 +115,8 @@ def _append_all(
             _require_same_pictures(writer, galleries, starts, pictures)
             vectors = gallery.stored.gather(np.array(rows, np.int64))
             fingerprint = gallery.fingerprint
+            if embedder is not None:
+                vectors, fingerprint = embedder.vectors(vectors), embedder.fingerprint
             writer.append_stored(vectors, fingerprint, pictures, role, duplicates=duplicates)
             done += len(rows)
             progress(done, total)

@@ -158,6 +158,14 @@ def learn_change(
     return learn(writer, pipeline, before=before, progress=progress).pipeline.threshold()
 
 
+def forget_learning(writer: GalleryWriter) -> None:
+    """Forgets what a gallery was taught, as the settings of another one came into it."""
+    for name in (_LEARNT, BACKGROUND):
+        writer.set(name, None)
+    for name in (PENALTY, _PICKS, _WORST):
+        writer.drop_array(name)
+
+
 def exact_searcher(view: View) -> Searcher:
     """An exact search for many queries, the fastest for the size of the view."""
     return searcher_of(view, recall=1.0, batch=SAMPLE)
@@ -219,10 +227,14 @@ def _save(
 ) -> None:
     writer.set(PIPELINE, learnt.pipeline.model_dump(mode="json"))
     writer.set(BACKGROUND, background)
-    if penalty is not None:
+    if penalty is None:
+        writer.drop_array(PENALTY)
+    else:
         writer.put_array(PENALTY, penalty, by_row=True)
     if _is_cheap(learnt.gallery, learnt.bank):  # and will be learnt anew by the next change
         writer.set(_LEARNT, None)
+        for name in (_PICKS, _WORST):
+            writer.drop_array(name)
         return
     if learnt.table is not None:
         picks = np.stack([learnt.table.counts.astype(np.float64), learnt.table.sums], axis=1)

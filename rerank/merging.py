@@ -1,0 +1,92 @@
+"""Joins galleries, such as the parts that several machines built, and learns from the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.errors import UsageError
+from lmk.embed.whitening import MOST_PICTURES, learn_whitening
+from lmk.index.gallery import Gallery
+from lmk.index.merge import MergeReport, merge
+from lmk.index.writer import GalleryWriter
+from lmk.rerank.learning import SHARD, Progress, forget_learning, learn, saved_pipeline
+from lmk.rerank.whiten import whitening_helps
+
+_STAGE = "merging"
+
+
+def merge_indexes(
+    out: Path,
+    paths: Sequence[Path],
+    *,
+    whiten: bool | None = None,
+    duplicates: bool = False,
+    wait: float = 0.0,
+    progress: Progress = lambda stage, done, total: None,
+) -> MergeReport:
+    """Makes the gallery `out` of several, and learns its penalty and threshold, in one transaction.
+
+    Args:
+        out: the new gallery; one that is there is replaced.
+        paths: galleries of one embedder; the steps of the first one are the new one's.
+        whiten: whether to learn a whitening and map the vectors by it; by default where the
+            galleries are parts of one (build_index with a shard), by the rule of build_index.
+        duplicates: keep pictures whose content another one of the same role has too.
+        wait: seconds to wait for who writes to `out`.
+        progress: called with (stage, done, total).
+
+    Raises:
+        UsageError: for no galleries, `out` among them, or galleries to be whitened that are.
+        EmbedderMismatch: for galleries of different embedders.
+        GalleryError: when two galleries give one id to different pictures.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folders are.
+    """
+    with ExitStack() as stack:
+        galleries = [stack.enter_context(Gallery.open(path)) for path in paths]
+        embedder = _whitened(galleries, whiten) if galleries else None
+        pipeline = saved_pipeline(galleries[0]) if galleries else None
+
+    def finish(writer: GalleryWriter) -> None:
+        forget_learning(writer)
+        writer.set(SHARD, None)
+        if pipeline is not None:
+            learn(writer, pipeline, progress=progress)
+
+    return merge(
+        out,
+        paths,
+        duplicates=duplicates,
+        embedder=embedder,
+        finish=finish,
+        wait=wait,
+        progress=lambda done, total: progress(_STAGE, done, total),
+    )
+
+
+def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | None:
+    """The embedder of the galleries with a whitening learnt from all of them, if there is to be."""
+    embedder = Embedder.load(galleries[0].embedder_dir)
+    if whiten is None:
+        parts = all(gallery.setting(SHARD) is not None for gallery in galleries)
+        pictures, distractors = (
+            sum(len(gallery.role_rows(role)) for gallery in galleries)
+            for role in ("gallery", "distractor")
+        )
+        whiten = parts and embedder.whitening is None and whitening_helps(pictures, distractors)
+    if not whiten:
+        return None
+    if embedder.whitening is not None:
+        raise UsageError(
+            "the vectors are whitened already",
+            where=galleries[0].path,
+            remedy="merge parts that `lmk build-index --shard` made, or leave out --whiten",
+        )
+    same = [gallery for gallery in galleries if gallery.fingerprint == galleries[0].fingerprint]
+    step = -(-sum(int(gallery.alive.sum()) for gallery in same) // MOST_PICTURES)
+    sample = [gallery.stored.read(np.flatnonzero(gallery.alive)[::step]) for gallery in same]
+    return embedder.with_whitening(learn_whitening(np.concatenate(sample)))
