@@ -1,0 +1,40 @@
+"""Scores: the one number that every search gives for a query and a stored vector."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUMS = 16
+
+
+def padded(vectors: NDArray[np.float32], rows: int = 0) -> NDArray[np.float32]:
+    """Returns the vectors with zeros up to a multiple of SUMS components, and up to `rows` rows."""
+    n, dim = vectors.shape
+    whole = np.zeros((max(n, rows), -(-dim // SUMS) * SUMS), np.float32)
+    whole[:n, :dim] = vectors
+    return whole
+
+
+def scores(query: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the float64 dot products of a query and vectors, rounded to float32.
+
+    A product of two float32 is exact in float64; the sums are added in a stated order (SUMS partial
+    sums of every SUMS-th product, added by halves), in which the compiled search adds them too. So
+    a vector gets the same score alone and in company, on any processor.
+
+    Args:
+        query: float32 [dim].
+        vectors: float32 [n, dim], as Vectors.read returns them.
+
+    Returns:
+        float32 [n].
+    """
+    products = padded(vectors).astype(np.float64)
+    products *= padded(query[None])
+    # numpy adds along an axis that is not the last one number by number, in order
+    sums = np.add.reduce(products.reshape(len(vectors), -1, SUMS), axis=1)
+    while sums.shape[1] > 1:
+        half = sums.shape[1] // 2
+        sums = sums[:, :half] + sums[:, half:]
+    return np.asarray(sums[:, 0], np.float32)
