@@ -15,7 +15,7 @@ from lmk.embed.errors import LmkError, ServerError, UsageError
 TOKEN = "LMK_MILVUS_TOKEN"  # environment variable
 _OLDEST = (2, 3)  # the first with upsert
 _POLL = 0.2  # seconds between two questions for something the server is doing
-_AGAIN = "then run the same command again: it goes on where it stopped"
+_AGAIN = "then run the same command again"
 _NOT_LOADED = 101
 _LOADING = re.compile("not loaded|not fully loaded|on recovering|no available|not servi?ceable")
 _SILENT = re.compile("Fail connecting|UNAVAILABLE|DEADLINE_EXCEEDED|Retry timeout|timeout")
