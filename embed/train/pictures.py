@@ -184,6 +184,7 @@ def read_passes(
         collate_fn=_collate,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # it draws a number nobody uses: not from the loop's chance
     )
     for batch in loader:
         if not len(batch.numbers):

@@ -1,0 +1,118 @@
+"""Settings: every preset is whole, single values on top, one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from timm.models import is_model
+
+from lmk.embed.config import preset_names
+from lmk.embed.errors import UsageError
+from lmk.embed.train.config import Classes, TrainConfig, training_config, training_presets
+
+
+@pytest.mark.parametrize("name", training_presets())
+def test_presets(name: str) -> None:
+    config = training_config(name)
+    assert config.name == name and is_model(config.model.backbone)
+    assert config.model.weights == "none"  # no network unless asked
+    assert config.model.neck == 512
+
+
+def test_the_recipe_of_2021() -> None:
+    """512 px, SGD of .05, decay 1e-4, 10 epochs, batch 64; the rows differ in the network."""
+    rows = [name for name in training_presets() if name.startswith("glr2021-")]
+    assert len(rows) == 6
+    configs = [training_config(name) for name in rows]
+    for config in configs:
+        assert (config.epochs, config.embedder_size, config.batch) == (10, 512, 64)
+        settings = config.optimizer
+        assert (settings.kind, settings.lr, settings.weight_decay) == ("sgd", 0.05, 1e-4)
+        assert config.tasks == configs[0].tasks
+    networks = {
+        name.removeprefix("glr2021-"): c.model for name, c in zip(rows, configs, strict=True)
+    }
+    full, without_gem, plain = (
+        networks[name] for name in ("resnext101", "resnext101-gc", "resnext101-plain")
+    )
+    assert (full.backbone, full.pooling, full.global_context) == ("resnext101_32x4d", "gem", 0.125)
+    assert without_gem == full.model_copy(update={"pooling": "avg"})
+    assert plain == without_gem.model_copy(update={"global_context": None})
+
+
+def test_training_presets_are_no_embedders() -> None:
+    assert not set(training_presets()) & set(preset_names())
+    assert all(not name.endswith(".train") for name in preset_names())
+
+
+def test_a_file_and_single_values(tmp_path: Path) -> None:
+    values = {
+        "name": "mine",
+        "model": {"backbone": "test_resnet"},
+        "tasks": [{"task": "classes"}],
+        "stages": [{"epochs": 2, "size": 64}, {"epochs": 3, "size": 96}],
+    }
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(values))
+    config = training_config(str(path))
+    assert (config.epochs, config.embedder_size) == (5, 96)
+    assert [config.size_of(epoch) for epoch in range(5)] == [64, 64, 96, 96, 96]
+    with pytest.raises(ValueError, match="no such epoch"):
+        config.size_of(5)
+    changes = [
+        "optimizer.lr=0.5",
+        "tasks.0.margin=0.1",
+        'model.backbone="resnet18"',
+        "name=other",
+        "stages.1.epochs=1",
+        "ema=0.9",
+    ]
+    other = training_config(str(path), changes)
+    assert other.optimizer.lr == 0.5 and other.name == "other" and other.epochs == 3
+    assert other.model.backbone == "resnet18" and other.ema == 0.9
+    assert isinstance(other.tasks[0], Classes) and other.tasks[0].margin == 0.1
+    assert TrainConfig.model_validate_json(other.model_dump_json()) == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["optimizer.rate=1"], "gcresnext26: optimizer.rate: unknown key"),
+        (["speed=1"], "speed: unknown key"),
+        (["tasks.0.loss=hinge"], "tasks.0.loss: Input should be"),
+        (["tasks.0.task=tags"], "tasks.0: "),
+        (["batch=0"], "batch: Input should be greater"),
+        (["schedule.warmup=10"], "10.0 epochs of warm-up leave none of 10"),
+        (["tasks.0.loss=softmax"], "dynamic_margin is for arcface and subcenter, not softmax"),
+        (["batch"], "--set: 'batch' changes no setting; write KEY=VALUE"),
+        (["tasks.9.loss=softmax"], "--set: 'tasks.9.loss=softmax' changes no setting"),
+        (["name.x.y=1"], "changes no setting"),
+        (["=1"], "changes no setting"),
+    ],
+)
+def test_mistakes(changes: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        training_config("gcresnext26", changes)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_sampling_by_class_needs_classes() -> None:
+    with pytest.raises(UsageError, match="sampling 'balanced' needs a task of classes"):
+        training_config("gcresnext26-distil", ["sampling=balanced"])
+    with pytest.raises(UsageError, match="feature and relation are both 0"):
+        training_config("gcresnext26-distil", ["tasks.0.feature=0", "tasks.0.relation=0"])
+
+
+def test_files_that_are_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"neither a training preset \(gcresnext26, .*\) nor"):
+        training_config("gcresnext27")
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    with pytest.raises(UsageError, match="is no JSON"):
+        training_config(str(path))
+    path.write_text("[]")
+    with pytest.raises(UsageError, match="holds no settings"):
+        training_config(str(path))

@@ -1,0 +1,91 @@
+"""Reading: the same pixels from the same seed, whoever reads; every change can be switched off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lmk.embed.images import decode
+from lmk.embed.manifest import Manifest
+from lmk.embed.train.config import Augment
+from lmk.embed.train.pictures import Batch, TrainingPictures, augmentation, read_passes
+
+NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)
+ALL = Augment(crop=0.4, rotate=20, light=0.3, perspective=0.5, grey=0.3, erase=0.5)
+
+
+def read(manifest: Manifest, augment: Augment, workers: int = 0, size: int = 40) -> list[Batch]:
+    numbers = np.arange(12).reshape(3, 4)
+    return list(
+        read_passes(
+            TrainingPictures.of([manifest]),
+            numbers,
+            size=size,
+            augment=augment,
+            seeds=numbers + 100,
+            workers=workers,
+        )
+    )
+
+
+def test_without_changes_it_is_what_the_embedder_sees(gallery: Manifest) -> None:
+    batches = read(gallery, NOTHING)
+    for i, row in enumerate(gallery.rows[:12]):
+        expected = decode(gallery.file(row).read_bytes(), 40)
+        assert np.array_equal(batches[i // 4].pictures[i % 4].numpy(), expected)
+    assert [batch.numbers.tolist() for batch in batches] == [[*range(i, i + 4)] for i in (0, 4, 8)]
+
+
+def test_changes_follow_from_the_seed_whoever_reads(gallery: Manifest) -> None:
+    torch.manual_seed(1)
+    first = read(gallery, ALL)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), after)  # the loop's own chance is left alone
+    again = read(gallery, ALL, workers=2)
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.pictures, other.pictures)
+        assert one.pictures.shape == (4, 40, 40, 3) and one.pictures.dtype == torch.uint8
+    plain = read(gallery, NOTHING)
+    assert not any(torch.equal(a.pictures, b.pictures) for a, b in zip(first, plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop": 0.3},
+        {"flip": 1.0},
+        {"rotate": 45.0},
+        {"light": 0.5},
+        {"perspective": 1.0},
+        {"grey": 1.0},
+        {"erase": 1.0},
+    ],
+)
+def test_each_change_changes_something(change: dict[str, float]) -> None:
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    step = augmentation(NOTHING.model_copy(update=change), 64)
+    torch.manual_seed(0)
+    changed = step(picture)
+    assert changed.shape == picture.shape and changed.dtype == torch.uint8
+    assert not torch.equal(changed, picture)
+    if change == {"flip": 1.0}:
+        assert torch.equal(changed, picture.flip(2))
+    if change == {"grey": 1.0}:
+        assert torch.equal(changed[0], changed[1])
+    if change == {"erase": 1.0}:
+        share = (changed != picture).float().mean().item()
+        assert 0.14 < share < 0.17  # a square of 40 % of the side
+
+
+def test_the_training_set(gallery: Manifest, bank: Manifest) -> None:
+    both = TrainingPictures.of([gallery, bank])
+    assert len(both) == 28 and both.labels[0] == gallery.rows[0].labels and both.labels[-1] == ()
+    assert both.path(20) == bank.file(bank.rows[0])
+    digests = {TrainingPictures.of(m).digest for m in ([gallery], [gallery, bank], [bank, gallery])}
+    assert len(digests) == 3
+    renamed = Manifest(gallery.root, tuple(
+        type(row)(row.id, row.path, ("x", *row.labels)) for row in gallery.rows
+    ))  # fmt: skip
+    assert TrainingPictures.of([renamed]).digest != TrainingPictures.of([gallery]).digest

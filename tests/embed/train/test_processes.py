@@ -1,0 +1,97 @@
+"""Killed runs and runs of two processes, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lmk.embed.manifest import Manifest
+from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.log import read_log
+from lmk.embed.train.loop import train
+
+Small = Callable[..., TrainConfig]
+# A process that is killed would leave half a file of coverage.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")} | {
+    "OMP_NUM_THREADS": "1"
+}
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+pytestmark = pytest.mark.slow
+
+
+def command(folder: Path, config: TrainConfig, data: Path, *launcher: str) -> list[str]:
+    """`lmk train` with these settings, into folder/run."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(config.model_dump(mode="json")))
+    words = ["train", str(file), "--data", str(data), "--out", str(folder / "run")]
+    return [sys.executable, "-P", *launcher, "-m", "lmk.cli", *words, "--device", "cpu"]
+
+
+def losses(run: Path) -> list[str]:
+    return [row["classes"] for row in read_log(run / "training" / "steps.csv")]
+
+
+def test_killed_in_the_middle_of_an_epoch(small: Small, gallery: Manifest, tmp_path: Path) -> None:
+    config = small(save_minutes=0, ema=0.9, stages=[{"epochs": 4, "size": 64}])
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = command(tmp_path / "whole", config, gallery.root)
+    subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
+    call = [*command(tmp_path / "killed", config, gallery.root), "--resume"]
+    run = tmp_path / "killed" / "run"
+    seen = []
+    for kill in range(2):
+        with subprocess.Popen(call, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 90
+            while len(losses(run)) < 3 + 4 * kill and time.monotonic() < deadline:
+                if process.poll() is not None:
+                    break
+            process.kill()
+        seen.append(len(losses(run)))
+    assert 3 <= seen[0] < 16  # it was still at work
+    subprocess.run(call, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
+    assert losses(run) == losses(tmp_path / "whole" / "run")
+    ended = [load_file(f / "weights.safetensors") for f in (run, tmp_path / "whole" / "run")]
+    assert all(np.array_equal(ended[0][name], ended[1][name]) for name in ended[0])
+
+
+def test_two_processes_are_one_with_the_same_batch(
+    small: Small, gallery: Manifest, tmp_path: Path
+) -> None:
+    """With class weights and accumulation; BatchNorm, which is each process's own, is frozen."""
+    settings: dict[str, Any] = {
+        "model": {"backbone": "test_resnet", "neck": None},
+        "freeze_norms": True,
+        "tasks": [{"task": "classes", "class_weights": True}],
+        "batch": 4,
+        "accumulate": 2,
+        "ema": 0.5,
+    }
+    train(small(**settings), [gallery], tmp_path / "one", device="cpu")
+    call = command(tmp_path, small(**settings), gallery.root, *TWO)
+    done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("learnt from 20 pictures") == 1  # one process speaks
+    pair = [[float(x) for x in losses(f)] for f in (tmp_path / "one", tmp_path / "run")]
+    assert len(pair[0]) == 9 and pair[1] == pytest.approx(pair[0], rel=1e-4)
+    ended = [load_file(f / "weights.safetensors") for f in (tmp_path / "one", tmp_path / "run")]
+    for name in ended[0]:
+        np.testing.assert_allclose(ended[1][name], ended[0][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_out(small: Small, gallery: Manifest, tmp_path: Path) -> None:
+    call = command(tmp_path, small(batch=5), gallery.root, *TWO)
+    done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
+    assert done.returncode != 0
+    assert "batch: 5 pictures cannot be shared out among 2 processes" in done.stderr

@@ -1,0 +1,97 @@
+"""The order of an epoch: golden values, exact totals, resumable, shared out among processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmk.embed.train.sampling import epoch_order, passes_of, share_of
+from lmk.embed.train.tasks import class_codes, class_repeats
+
+GOLDEN = [[2, 3, 4, 1, 1], [2, 3, 1, 1, 4]]
+CODES = np.array([0] * 1 + [1] * 4 + [2] * 16 + [-1])
+
+
+class TestRepeats:
+    def test_natural_is_once_each(self) -> None:
+        assert class_repeats(CODES, "natural").tolist() == [1.0] * 22
+
+    def test_sqrt(self) -> None:
+        """Classes of 1, 4 and 16 are drawn as 1 : 2 : 4, 21 pictures in all."""
+        repeats = class_repeats(CODES, "sqrt")
+        totals = [repeats[c == CODES].sum() for c in (0, 1, 2)]
+        np.testing.assert_allclose(totals, [3, 6, 12])
+        assert repeats[1] == pytest.approx(1.5) and repeats[-1] == 1
+
+    def test_balanced(self) -> None:
+        repeats = class_repeats(CODES, "balanced")
+        np.testing.assert_allclose([repeats[c == CODES].sum() for c in (0, 1, 2)], [7, 7, 7])
+        assert repeats[0] == pytest.approx(7) and repeats[5] == pytest.approx(7 / 16)
+
+    def test_without_any_class(self) -> None:
+        assert class_repeats(np.array([-1, -1]), "balanced").tolist() == [1.0, 1.0]
+
+
+class TestOrder:
+    def test_natural_is_a_permutation_and_another_one_each_epoch(self) -> None:
+        orders = [epoch_order(np.ones(50), 0, epoch) for epoch in range(3)]
+        for order in orders:
+            assert sorted(order) == list(range(50))
+        assert len({tuple(order) for order in orders}) == 3
+        assert tuple(epoch_order(np.ones(50), 1, 0)) != tuple(orders[0])
+
+    def test_golden(self) -> None:
+        """The order belongs to the checkpoints: a run that goes on must see the same one."""
+        repeats = np.array([0.5, 2.0, 0.25, 1.25, 1.0])
+        assert epoch_order(repeats, 7, 0).tolist() == GOLDEN[0]
+        assert epoch_order(repeats, 7, 1).tolist() == GOLDEN[1]
+
+    @given(
+        st.lists(st.floats(0, 9), min_size=1, max_size=40),
+        st.integers(0, 1000),
+        st.integers(0, 50),
+    )
+    def test_each_comes_floor_or_ceil_times_and_the_total_is_exact(
+        self, repeats: list[float], seed: int, epoch: int
+    ) -> None:
+        wanted = np.array(repeats)
+        if round(wanted.sum()) < 1:
+            return
+        order = epoch_order(wanted, seed, epoch)
+        total = round(float(np.cumsum(wanted)[-1]))
+        scaled = wanted * total / wanted.sum()
+        times = np.bincount(order, minlength=len(wanted))
+        assert abs(len(order) - total) <= (wanted.sum() % 1 > 0.499)
+        assert (times >= np.floor(scaled - 1e-6) - 1e-9).all()
+        assert (times <= np.ceil(scaled + 1e-6) + 1e-9).all()
+
+    def test_on_average_it_is_as_often_as_wanted(self) -> None:
+        repeats = np.array([0.1, 0.4, 1.5, 2.0, 3.0])
+        times = sum(np.bincount(epoch_order(repeats, 0, e), minlength=5) for e in range(600))
+        np.testing.assert_allclose(times / 600, repeats, atol=0.07)
+
+
+class TestPasses:
+    def test_the_last_one_is_filled_from_the_beginning(self) -> None:
+        passes = passes_of(np.arange(5), 3)
+        assert passes.tolist() == [[0, 1, 2], [3, 4, 0]]
+        assert passes_of(np.arange(2), 5).tolist() == [[0, 1, 0, 1, 0]]
+        assert passes_of(np.arange(4), 2).shape == (2, 2)
+
+    @pytest.mark.parametrize("world", [1, 2, 4])
+    def test_processes_share_each_pass(self, world: int) -> None:
+        passes = passes_of(np.arange(30), 8)
+        parts = [share_of(passes, rank, world) for rank in range(world)]
+        assert all(part.shape == (4, 8 // world) for part in parts)
+        assert np.concatenate(parts, axis=1).tolist() == passes.tolist()
+
+
+def test_class_codes() -> None:
+    labels = [("b",), (), ("a", "b"), ("b",)]
+    names, codes = class_codes(labels, background=False)
+    assert names == ("a", "b") and codes.tolist() == [1, -1, 0, 1]
+    names, codes = class_codes(labels, background=True)
+    assert names == ("a", "b", "(none)") and codes.tolist() == [1, 2, 0, 1]
+    assert class_codes(labels[2:], background=True)[0] == ("a", "b")
