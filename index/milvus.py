@@ -31,6 +31,7 @@ from lmk.index.milvus_collection import (
 from lmk.index.milvus_push import PushReport, push, text
 from lmk.index.milvus_server import Server
 from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.index.scores import scores as true_scores
 from lmk.index.view import Allow
 
 __all__ = ["MilvusSearcher", "PushReport", "push"]
@@ -132,18 +133,18 @@ class MilvusSearcher:
         self._view.check(queries, k)
         wanted = self._wanted(allow)
         rows = np.full((len(queries), k), NO_ROW, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
+        values = np.full((len(queries), k), -np.inf, np.float32)
         kept = min(k, int(wanted.mask.sum()))
         if kept:
             for start in range(0, len(queries), _BLOCK_QUERIES):
                 block = slice(start, start + _BLOCK_QUERIES)
                 vectors = np.ascontiguousarray(queries.vectors[block])
-                rows[block, :kept], scores[block, :kept] = self._nearest(vectors, kept, wanted)
+                rows[block, :kept], values[block, :kept] = self._nearest(vectors, kept, wanted)
             found = read_mark(self._server, self._name)
             if found != self._mark:
                 self._checked(found, self._mark.content)
                 raise self._unusable("the collection has been replaced", "open the gallery again")
-        return Neighbours(rows, scores, queries.ids)
+        return Neighbours(rows, values, queries.ids)
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, wanted: _Wanted
@@ -233,13 +234,11 @@ class MilvusSearcher:
 
     def _score(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the scores of rows as the Searcher protocol defines them, float32 [n]."""
-        scores = np.empty(len(rows), np.float32)
-        wide = query.astype(np.float64)
+        found = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _RESCORE_ROWS):
-            vectors = self._view.stored.read(rows[start : start + _RESCORE_ROWS])
-            products = np.einsum("ij,j->i", vectors.astype(np.float64), wide)
-            scores[start : start + len(vectors)] = products
-        return scores
+            block = slice(start, start + _RESCORE_ROWS)
+            found[block] = true_scores(query, self._view.stored.read(rows[block]))
+        return found
 
     def _wanted(self, allow: Allow | None) -> _Wanted:
         """What a search may find: labels and few rows are left to the server to choose."""

@@ -179,7 +179,7 @@ def test_a_collection_that_is_missing_or_half_pushed_is_refused(gallery, server)
     with pytest.raises(GalleryError, match=r"no such collection; make it with `lmk index push"):
         MilvusSearcher(gallery, URI, connect=server.connect)
     server.plan("upsert", MilvusException(1, "disk is full"))
-    with pytest.raises(ServerError, match=r"refused \(upsert\): disk is full; .*same command again"):
+    with pytest.raises(ServerError, match=r"refused \(upsert\): disk is full; see its log"):
         push(gallery, URI, collection="mine", connect=server.connect)
     expected = (
         rf"collection mine: it is not complete; complete it with `lmk index push {gallery.path}"
