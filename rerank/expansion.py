@@ -103,13 +103,16 @@ def augment(
         block = rows[start : start + _BLOCK]
         asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
         found = searcher.search(asked, len(by_rank))
-        near = _itself_first(block, found)
+        near = itself_first(block, found)
         used = np.where(near == NO_ROW, 0, by_rank)
         yield block, unit_rows(_sums(view.stored, near, used))
 
 
-def _itself_first(block: NDArray[np.int64], found: Neighbours) -> NDArray[np.int64]:
-    """The neighbours with the row itself in front, where copies of it or none stood."""
+def itself_first(block: NDArray[np.int64], found: Neighbours) -> NDArray[np.int64]:
+    """The rows int64 [b, n] found for the rows of a block, each with itself in front.
+
+    Copies of a picture may stand before it, and an approximate search may miss it.
+    """
     order = np.argsort(found.rows != block[:, None], axis=1, kind="stable")
     rows = np.take_along_axis(found.rows, order, axis=1)
     missing = np.flatnonzero(rows[:, 0] != block)
