@@ -164,6 +164,7 @@ def build_index(
     seconds = time.monotonic() - started
     if as_json:
         facts = {"index": str(index)} | asdict(report) | {"seconds": round(seconds, 3)}
+        facts |= {} if pushed is None else {"pushed": asdict(pushed)}
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
     echo_skipped(report.skipped, f"lmk info {index} lists them")

@@ -46,7 +46,8 @@ def push(
     if as_json:
         click.echo(json.dumps({"path": str(index)} | asdict(report), ensure_ascii=False))
     else:
-        click.echo(pushed_text(report))
+        hint = f"; search it with `lmk index set {index} --backend milvus --uri {report.uri}`"
+        click.echo(pushed_text(report) + hint * (uri is not None))
 
 
 def push_to_server(

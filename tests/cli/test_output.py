@@ -172,6 +172,7 @@ def test_build_index_says_what_it_did(lmk: Run, here: Path, tiny: Path) -> None:
         "computed": 0,
         "whitened": False,
         "skipped": [],
+        "duplicates": [],
     }
 
 

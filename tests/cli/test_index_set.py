@@ -1,0 +1,69 @@
+"""`lmk index set`, and the search that an index was built with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmk.index.gallery import Gallery
+from lmk.index.writer import GalleryWriter
+
+Run = Callable[..., object]
+
+
+def setting(index: str = "sample.lmk") -> dict[str, object]:
+    with Gallery.open(index) as gallery:
+        found = gallery.setting("search")
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["flat", "exact"])
+def test_the_kind_is_used_and_answers_stay(lmk: Run, here: Path, kind: str) -> None:
+    query = ("query", "queries/q_tower.jpg", "queries/q_none0.jpg", "--json")
+    before = lmk(*query)
+    done = lmk("index", "set", "sample.lmk", "--kind", kind)
+    assert (done.code, done.err) == (0, "")
+    reason = json.loads(lmk("info", "sample.lmk", "--json").out)["search"]
+    assert done.out == f"sample.lmk: {reason}\n"
+    assert setting() == {"kind": kind}
+    assert lmk(*query) == before
+    facts = json.loads(lmk("index", "set", "sample.lmk", "--recall", "0.9", "--json").out)
+    assert facts["setting"] == {"kind": kind, "recall": 0.9} == setting()
+
+
+def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> None:
+    build = ("build-index", "gallery", "--model", tiny)
+    assert lmk(*build, "--kind", "exact", "--recall", "1", "--precision", "f32").code == 0
+    assert setting("gallery.lmk") == {"kind": "exact", "recall": 1.0}
+    facts = json.loads(lmk("info", "gallery.lmk", "--json").out)
+    assert facts["precision"] == "f32"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaints"),
+    [
+        ("", ["sample.lmk: nothing to change is named", "--kind"]),
+        ("--kind fast", ["fast"]),
+        ("--recall 2", ["'--recall'", "0<=x<=1"]),
+        ("--recall high", ["'--recall'", "not a valid float"]),
+        ("--backend milvus", ["--uri URI"]),
+        ("--uri http://localhost:1", ["--backend milvus"]),
+        ("--backend cloud", ["'cloud' is not one of"]),
+        ("--backend milvus --uri nonsense", ["nonsense"]),
+    ],
+)
+def test_what_is_wrong_is_not_kept(lmk: Run, here: Path, words: str, complaints: list[str]) -> None:
+    before = setting()
+    lmk("index", "set", "sample.lmk", *words.split()).refused(2, *complaints)
+    assert setting() == before
+
+
+def test_a_second_writer_is_told_of_the_first(lmk: Run, here: Path) -> None:
+    with GalleryWriter(here / "sample.lmk"):
+        call = ("index", "set", "sample.lmk", "--kind", "flat")
+        lmk(*call).refused(1, "sample.lmk", f"process {os.getpid()} is writing")
