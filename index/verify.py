@@ -69,10 +69,9 @@ def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
 
 def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
     """Reads every entry there is."""
-    steps = (lambda: catalog.check_structure(whole=True), lambda: _check_entries(catalog))
-    for step in steps:
+    for check in (_check_structure, _check_entries):
         try:
-            step()
+            check(catalog)
         except GalleryDamaged as error:
             yield _finding(catalog.folder, error, "none")
             return
@@ -80,6 +79,10 @@ def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
             damage = catalog.damaged(f"an entry has changed: {error}")
             yield _finding(catalog.folder, damage, "none")
             return
+
+
+def _check_structure(catalog: Catalog) -> None:
+    catalog.check_structure(whole=True)
 
 
 def _check_entries(catalog: Catalog) -> None:
