@@ -40,7 +40,8 @@ def compact(t: Transaction) -> None:
 def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
     """Stores other vectors for rows; what holds them is written anew.
 
-    Damaged vectors can be replaced where each of their rows is given or removed.
+    Damaged vectors can be replaced where each of their rows is given or removed; where all are
+    removed, the part is written anew without being named.
 
     Args:
         t: the transaction.
@@ -54,18 +55,21 @@ def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np
     alive, new = t.catalog.alive(t.state), vectors.astype(t.state.dtype)
     for first, size, path in t.catalog.segments():
         low, high = np.searchsorted(rows, [first, first + size])
-        if low == high:
+        if low == high and alive[first : first + size].any():
             continue
         try:
             block = _block(t, t.content(path))
         except GalleryDamaged as error:
             block = _anew(t, first, alive[first : first + size], rows[low:high], error)
+        else:
+            if low == high:  # nothing but removed rows, and not damaged
+                continue
         block[rows[low:high] - first] = new[low:high]
         record = t.write("segments", t.state.precision, [block.tobytes()])
         t.changes.replace_segment(path, record)
     for first, size, data in t.catalog.inline_entries():
         low, high = np.searchsorted(rows, [first, first + size])
-        if low == high:
+        if low == high and (data is not None or alive[first : first + size].any()):
             continue
         if data is None:
             damage = t.catalog.damaged(f"the vectors from row {first} on have changed")

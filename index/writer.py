@@ -116,6 +116,20 @@ class GalleryWriter:
         """Row numbers given so far, with what is not committed yet."""
         return self._t.state.rows
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the embedder of the gallery."""
+        return self._t.state.fingerprint
+
+    def setting(self, name: str) -> Any:
+        """Returns the JSON value saved under `name`, or None, with what is not committed yet."""
+        return self._t.catalog.meta(f"setting:{name}")
+
+    def arrays(self) -> dict[str, Path]:
+        """Returns the file of each array, by name."""
+        found = self._t.catalog.metas("array:")
+        return {name: self.path / header["file"] for name, header in found.items()}
+
     def membership(self) -> Membership:
         """Returns role and labels of each row, with what is not committed yet (GalleryDamaged)."""
         return self._t.catalog.membership(self._t.state)

@@ -33,6 +33,8 @@ from lmk.rerank.learning import PIPELINE, SHARD, Progress, learn, learn_change
 from lmk.rerank.learning import saved_pipeline as saved_pipeline
 from lmk.rerank.merging import merge_indexes as merge_indexes
 from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.repair import RepairReport as RepairReport
+from lmk.rerank.repair import repair_index as repair_index
 from lmk.rerank.sync import SyncReport as SyncReport
 from lmk.rerank.sync import sync_index as sync_index
 from lmk.rerank.whiten import whitened, whitening_helps
