@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,20 +11,27 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmk.embed.embeddings import Embeddings
+from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
+from lmk.index.neighbours import NO_ROW
+from lmk.index.search import choose
+from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 
+NUMBERS = st.lists(st.integers(0, 40), unique=True, max_size=9)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(
-            st.just("append"),
-            st.lists(st.integers(0, 40), unique=True, max_size=9),
-            st.sampled_from(["gallery", "distractor"]),
-        ),
+        st.tuples(st.just("append"), NUMBERS, st.sampled_from(["gallery", "distractor"])),
+        st.tuples(st.just("remove"), NUMBERS),
+        st.tuples(st.just("change"), NUMBERS),
+        st.tuples(st.just("mend"), NUMBERS),
+        st.tuples(st.just("compact")),
         st.tuples(st.just("set"), st.sampled_from("ab"), st.integers() | st.text(max_size=3)),
         st.tuples(st.just("array"), st.lists(st.floats(allow_nan=False), max_size=4)),
+        st.tuples(st.just("row array")),
         st.tuples(st.just("skip"), st.text(st.characters(codec="utf-8"), max_size=3)),
-        st.tuples(st.just("reset"), st.sampled_from("AB")),
+        st.tuples(st.just("reset"), st.sampled_from("AB"), st.sampled_from(["f16", "f32"])),
         st.tuples(st.just("commit")),
         st.tuples(st.just("abandon")),
     ),
@@ -32,51 +40,131 @@ STEPS = st.lists(
 
 
 def new_model(fingerprint: str) -> dict:
-    return {"fingerprint": fingerprint, "rows": {}, "set": {}, "array": None, "skip": set()}
+    """rows: (number, role, version of its content and vector, of its vector), None if removed."""
+    return {
+        "fingerprint": fingerprint,
+        "rows": [],
+        "set": {},
+        "array": None,
+        "row array": None,
+        "skip": set(),
+    }
 
 
 def copied(model: dict) -> dict:
     return {key: value.copy() if hasattr(value, "copy") else value for key, value in model.items()}
 
 
+def picture_of(entry: tuple, scenario: ModuleType) -> Picture:
+    number, _, content, _ = entry
+    picture = scenario.picture(number)
+    return replace(picture, sha256=f"{picture.sha256[:60]}{content:04d}", mtime_ns=content)
+
+
+def vector_of(entry: tuple, model: dict, scenario: ModuleType) -> np.ndarray:
+    number, _, content, version = entry
+    return scenario.vector_of(number + 1000 * content + 10**6 * version, model["fingerprint"])
+
+
 def agree(gallery: Gallery, model: dict, scenario: ModuleType) -> None:
-    numbers = list(model["rows"])
+    living = {row: entry for row, entry in enumerate(model["rows"]) if entry is not None}
+    rows = list(living)
     assert gallery.fingerprint == model["fingerprint"]
-    assert gallery.pictures(range(gallery.rows)) == [scenario.picture(n) for n in numbers]
-    expected = [scenario.vector_of(n, model["fingerprint"]) for n in numbers]
-    expected = np.array(expected).reshape(len(numbers), gallery.dim)
-    np.testing.assert_allclose(gallery.vectors(range(gallery.rows)), expected, atol=1e-3)
+    assert gallery.alive.tolist() == [entry is not None for entry in model["rows"]]
+    assert gallery.pictures(rows) == [picture_of(e, scenario) for e in living.values()]
+    expected = [vector_of(entry, model, scenario) for entry in living.values()]
+    expected = np.array(expected).reshape(len(rows), gallery.dim)
+    np.testing.assert_allclose(gallery.vectors(rows), expected, atol=1e-3)
     for role in ("gallery", "distractor"):
-        rows = [row for row, n in enumerate(numbers) if model["rows"][n] == role]
-        assert gallery.role_rows(role).tolist() == rows
+        of_role = [row for row, entry in living.items() if entry[1] == role]
+        assert gallery.role_rows(role).tolist() == of_role
     assert {name: gallery.setting(name) for name in model["set"]} == model["set"]
-    array = gallery.array("x")
-    assert (None if array is None else array.tolist()) == model["array"]
+    for name in ("array", "row array"):
+        array = gallery.array(name)
+        assert (None if array is None else array.tolist()) == model[name]
     assert {path for path, _ in gallery.skipped()} == model["skip"]
+
+
+def agree_on_search(gallery: Gallery, model: dict, scenario: ModuleType) -> None:
+    """The nearest of each query: every product in float64, equal ones by row."""
+    fingerprint = model["fingerprint"]
+    vectors = np.array([scenario.vector_of(7000 + i, fingerprint) for i in range(3)])
+    queries = Embeddings(vectors, ("a", "b", "c"), fingerprint)
+    rows = gallery.role_rows("gallery")
+    products = vectors.astype(np.float64) @ gallery.vectors(rows).astype(np.float64).T
+    order = np.argsort(-products.astype(np.float32), axis=1, kind="stable")[:, :5]
+    found = choose(gallery).search(queries, 5)
+    assert found.rows[:, : order.shape[1]].tolist() == rows[order].tolist()
+    assert (found.rows[:, order.shape[1] :] == NO_ROW).all()
+
+
+def rows_changed(model: dict) -> None:
+    model["array"] = model["row array"] = None
 
 
 def apply(writer: GalleryWriter, model: dict, step: tuple, scenario: ModuleType) -> dict:
     """Does one step to both; returns the model after it."""
     kind, *values = step
-    if kind == "append":
-        numbers, role = values
-        new = [n for n in numbers if n not in model["rows"]]
-        assert writer.append(*scenario.batch(numbers, model["fingerprint"]), role) == len(new)
-        model["rows"].update(dict.fromkeys(new, role))
+    rows = model["rows"]
+    here = {entry[0]: row for row, entry in enumerate(rows) if entry is not None}
+    if kind in ("append", "change"):
+        if kind == "append":
+            role = values[1]
+            new = [(number, role, 0, 0) for number in values[0] if number not in here]
+            again = [rows[here[number]] for number in values[0] if number in here]
+        else:
+            role, again = "gallery", []
+            old = [rows[here[number]] for number in values[0] if number in here]
+            new = [(number, role, content + 1, 0) for number, _, content, _ in old]
+            writer.remove([picture_of(entry, scenario).id for entry in old])
+            for entry in old:
+                rows[here[entry[0]]] = None
+        vectors = np.array([vector_of(entry, model, scenario) for entry in new + again])
+        pictures = [picture_of(entry, scenario) for entry in new + again]
+        ids = tuple(picture.id for picture in pictures)
+        if ids:
+            given = Embeddings(vectors, ids, model["fingerprint"])
+            assert writer.append(given, pictures, role) == len(new)
+        rows += new
         if new:
-            model["array"] = None
+            rows_changed(model)
+    elif kind == "remove":
+        gone = [number for number in values[0] if number in here]
+        assert writer.remove([scenario.picture(number).id for number in gone]) == len(gone)
+        for number in gone:
+            rows[here[number]] = None
+        if gone:
+            rows_changed(model)
+    elif kind == "mend":
+        which = [here[number] for number in values[0] if number in here]
+        for row in which:
+            *same, version = rows[row]
+            rows[row] = (*same, version + 1)
+        if which:
+            vectors = np.array([vector_of(rows[row], model, scenario) for row in which])
+            writer.replace_vectors(which, vectors)
+            rows_changed(model)
+    elif kind == "compact":
+        writer.compact()
+        if model["row array"] is not None:
+            kept = zip(model["row array"], rows, strict=True)
+            model["row array"] = [value for value, entry in kept if entry is not None]
+        model["rows"] = [entry for entry in rows if entry is not None]
     elif kind == "set":
         writer.set(*values)
         model["set"][values[0]] = values[1]
     elif kind == "array":
-        writer.put_array("x", np.array(values[0]))
+        writer.put_array("array", np.array(values[0]))
         model["array"] = values[0]
+    elif kind == "row array":
+        model["row array"] = [10 * row for row in range(len(rows))]
+        writer.put_array("row array", np.array(model["row array"], np.int64), by_row=True)
     elif kind == "skip" and "\0" not in values[0]:
         writer.skip(values[0], "reason")
         model["skip"].add(values[0])
     elif kind == "reset":
         fingerprint = getattr(scenario, values[0])
-        writer.reset(fingerprint, scenario.DIMS[fingerprint])
+        writer.reset(fingerprint, scenario.DIMS[fingerprint], values[1])
         model = new_model(fingerprint)
     return model
 
@@ -106,5 +194,7 @@ def test_a_gallery_says_what_a_dict_says(scenario: ModuleType, steps: list[tuple
         writer.close()
         with Gallery.open(path) as gallery:
             agree(gallery, committed, scenario)
+            agree_on_search(gallery, committed, scenario)
+        assert verify(path) == ()
         agree(first, new_model(scenario.A), scenario)
         first.close()
