@@ -190,9 +190,22 @@ def sync(
 @click.command(short_help="Join several indexes into a new one.")
 @click.argument("indexes", nargs=-1, required=True, type=PATH, metavar="INDEX...")
 @click.option("-o", "--output", type=PATH, required=True, help="The index to write.")
+@click.option(
+    "--whiten/--no-whiten",
+    default=None,
+    help="Learn a whitening.  [default: of shards with distractors and 1,000 pictures or more]",
+)
 @duplicates
+@wait
 @as_json
-def merge(indexes: tuple[Path, ...], output: Path, duplicates: bool, as_json: bool) -> None:
+def merge(
+    indexes: tuple[Path, ...],
+    output: Path,
+    whiten: bool | None,
+    duplicates: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
     """Join several INDEXes, such as the shards of one gallery, into a new one.
 
     They must have been built with the same model. A picture that several hold is taken once.
@@ -203,13 +216,17 @@ def merge(indexes: tuple[Path, ...], output: Path, duplicates: bool, as_json: bo
     from lmk.rerank.build import merge_indexes
 
     with StageProgress() as progress:
-        report = merge_indexes(output, list(indexes), duplicates=duplicates, progress=progress)
+        report = merge_indexes(
+            output, indexes, whiten=whiten, duplicates=duplicates, wait=wait, progress=progress
+        )
     if as_json:
         click.echo(json.dumps({"index": str(output)} | asdict(report), ensure_ascii=False))
         return
     echo_duplicates(report.duplicates)
     pictures, bank = counted(report.pictures, "picture"), counted(report.distractors, "distractor")
-    click.echo(f"{output}: {pictures} and {bank} of {counted(len(indexes), 'index', 'indexes')}")
+    several = f" ({report.repeated:,} in several of them)" if report.repeated else ""
+    sources = counted(len(indexes), "index", "indexes")
+    click.echo(f"{output}: {pictures} and {bank} of {sources}{several}")
 
 
 @click.command(short_help="Free the space of removed pictures.")

@@ -42,10 +42,32 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
 
 @click.command(short_help="Mend what is damaged.")
 @click.argument("index", type=PATH)
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    help="What INDEX was built with, where its own copy is damaged and the model is not lite1 or "
+    "lite0.",
+)
+@click.option(
+    "--weights", type=PATH, help="Weights of --model, where it is a timm model: a local file."
+)
+@click.option(
+    "--size",
+    type=click.IntRange(32, 2048),
+    help="Side of the pictures that --model was used with, in pixels.",
+)
 @wait
 @as_json
 @click.pass_context
-def repair(ctx: click.Context, index: Path, wait: float, as_json: bool) -> None:
+def repair(
+    ctx: click.Context,
+    index: Path,
+    model: str | None,
+    weights: Path | None,
+    size: int | None,
+    wait: float,
+    as_json: bool,
+) -> None:
     """Mend INDEX: make again what can be, embed again the pictures whose vectors are damaged.
 
     Pictures whose vectors are lost and whose files are gone or changed are dropped and named;
@@ -54,12 +76,16 @@ def repair(ctx: click.Context, index: Path, wait: float, as_json: bool) -> None:
     Example: lmk index repair gallery.lmk
     """
     from lmk.cli.progress import StageProgress
+    from lmk.embed.embedder import Embedder
     from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.build import repair_index
 
+    if model is None and (weights is not None or size is not None):
+        raise click.UsageError("--weights and --size are of a model: give --model with them")
     ignore_large_picture_warnings()
+    embedder = None if model is None else Embedder.named(model, weights=weights, size=size)
     with StageProgress() as progress:
-        report = repair_index(index, wait=wait, progress=progress)
+        report = repair_index(index, embedder=embedder, wait=wait, progress=progress)
     if as_json:
         click.echo(json.dumps({"index": str(index)} | asdict(report), ensure_ascii=False))
     else:
