@@ -14,6 +14,7 @@ import pytest
 
 from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery, StorageError, UsageError
 from lmk.index.gallery import Gallery
+from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 
 FILES = {
@@ -38,6 +39,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "extra": (lambda p: p.write_bytes(p.read_bytes() + b"\0"), "the file has"),
     "first bit": (lambda p: flip(p, 0), "the file has changed: sha256"),
     "last bit": (lambda p: flip(p, 8 * p.stat().st_size - 1), "the file has changed: sha256"),
+    "another gallery's": (lambda p: p.write_bytes(p.read_bytes()[::-1]), "the file has changed"),
 }
 
 
@@ -50,6 +52,31 @@ def test_a_damaged_file_is_named(path: Path, file: str, damage: str) -> None:
         Gallery.open(path)
     assert caught.value.where == str(path / FILES[file])
     assert caught.value.remedy == "mend it with `lmk index repair`"
+    (finding,) = verify(path)
+    assert (finding.where, finding.what) == (path / FILES[file], caught.value.what)
+    if damage != "a folder":  # which needs another name first
+        mend(path, file)
+        Gallery.open(path, verify=True).close()
+
+
+def mend(path: Path, file: str) -> None:
+    """Mends what can be made without the pictures' files, by the numbers the findings give."""
+    (finding,) = verify(path)
+    with GalleryWriter(path) as writer:
+        if finding.mend == "re-embed":
+            rows = np.array(finding.rows)
+            vectors = np.zeros((len(rows), 8), np.float32)
+            vectors[:, 1] = 1
+            writer.replace_vectors(rows, vectors)
+        elif file == "array":
+            writer.put_array("penalty", np.zeros(3))
+        else:
+            writer.install_embedder(_save)
+        writer.commit()
+
+
+def _save(folder: Path) -> None:
+    (folder / "w.bin").write_bytes(b"w")
 
 
 def test_files_swapped_with_each_other_are_noticed(path: Path, scenario: ModuleType) -> None:

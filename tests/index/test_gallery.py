@@ -15,9 +15,17 @@ import numpy as np
 import pytest
 
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import FormatTooNew, NotAGallery, StorageError, UsageError
+from lmk.embed.errors import (
+    FormatTooNew,
+    GalleryDamaged,
+    NotAGallery,
+    StorageError,
+    UsageError,
+)
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
+from lmk.index.search import choose
+from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format1.lmk"
@@ -300,8 +308,77 @@ def test_the_sample_of_format_1_opens(tmp_path: Path, scenario: ModuleType) -> N
         assert gallery.array("penalty").tolist() == [0, 1, 2]
         assert gallery.skipped() == [("broken.jpg", "cut short")]
         assert gallery.info().format == 1
+        assert (gallery.precision, gallery.removed) == ("f16", 0)
+        assert gallery.labels(0) == scenario.labels_of(0)
+        queries = Embeddings(np.array(vectors[:1]), ("q",), scenario.A)
+        assert choose(gallery).search(queries, 1).rows.tolist() == [[0]]
+    content = (path / "catalog.db").read_bytes()
+    assert verify(path) == ()
+    assert (path / "catalog.db").read_bytes() == content  # reading migrates a copy
+    assert not list(path.glob("catalog.db-*"))
+    with GalleryWriter(path) as writer:
+        assert writer.append(*scenario.batch([2, 300])) == 1
+        assert writer.remove(["00001.jpg"]) == 1
+    with Gallery.open(path) as gallery:
+        assert gallery.info().format == 1  # an abandoned change leaves it as it was
+        before = gallery.pictures(range(5))
     scenario.grow(path)
-    assert len(scenario.answers_at(path)["ids"]) == 10
+    with Gallery.open(path) as gallery:
+        assert gallery.info().format == 2
+        assert gallery.pictures(range(5)) == before
+        assert gallery.rows == 10
+    with GalleryWriter(path) as writer:
+        writer.put_array("penalty", np.arange(10), by_row=True)
+        writer.remove(["00001.jpg"])
+        writer.compact()
+        writer.commit()
+    assert verify(path) == ()
+    assert len(scenario.answers_at(path)["ids"]) == 9
+
+
+def test_arrays_of_format_1_are_carried_over_where_they_go_by_row(
+    tmp_path: Path, scenario: ModuleType
+) -> None:
+    """It did not say so: one for each row does, another length is dropped by compact."""
+    path = tmp_path / "g"
+    with GalleryWriter(path, create=True) as writer:
+        writer.reset(scenario.A, 8)
+        writer.append(*scenario.batch(range(4)))
+        writer.remove(["00001.jpg"])
+        for name, array in (("rows", np.arange(4)), ("other", np.arange(3))):
+            writer.put_array(name, array)
+            header = writer._t.catalog.meta(f"array:{name}")
+            del header["by_row"]
+            writer._t.changes.set_meta(f"array:{name}", header)
+        writer.compact()
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        assert gallery.array("rows").tolist() == [0, 2, 3]
+        assert gallery.array("other") is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE picture SET labels = '1,' WHERE row = 1", "the labels from row 0 on"),
+        ("DELETE FROM picture WHERE row = 1", "the labels from row 0 on"),
+        ("UPDATE batch SET role = 'distractor'", "the labels from row 0 on"),
+        ("DROP TABLE batch", "no such table: batch"),
+    ],
+)
+def test_a_damaged_gallery_of_format_1_is_not_migrated(
+    tmp_path: Path, statement: str, message: str
+) -> None:
+    path = tmp_path / "format1.lmk"
+    shutil.copytree(GOLDEN, path)
+    connection = sqlite3.connect(path / "catalog.db")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    for opening in (Gallery.open, GalleryWriter):
+        with pytest.raises(GalleryDamaged, match=message):
+            opening(path)
+    assert message in verify(path)[0].what
 
 
 READ_ALL = textwrap.dedent("""

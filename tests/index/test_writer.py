@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -461,6 +463,19 @@ def test_the_second_writer_is_told_who_writes(path: Path, scenario: ModuleType) 
             GalleryWriter(path)
         writer.append(*scenario.batch([300]))
         writer.commit()
+
+
+def test_a_writer_waits_for_another_as_long_as_it_is_told(path: Path, scenario: ModuleType) -> None:
+    first = GalleryWriter(path)
+    message = f"process {os.getpid()} is still writing to it after 0.2 s; wait"
+    with pytest.raises(GalleryLocked, match=message):
+        GalleryWriter(path, wait=0.2)
+    timer = threading.Timer(0.2, first.close)
+    timer.start()
+    with GalleryWriter(path, wait=60) as second:
+        second.append(*scenario.batch([300]))
+        second.commit()
+    timer.join()
 
 
 def test_another_program_in_the_catalog_keeps_a_writer_out(
