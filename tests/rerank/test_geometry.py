@@ -15,6 +15,7 @@ from lmk.rerank.geometry import (
     Checked,
     GeometrySettings,
     Match,
+    _possible,
     check,
     fused,
     in_doubt,
@@ -122,6 +123,16 @@ def test_a_mirror_image_is_no_view(views: dict[str, LocalFeatures]) -> None:
     settings = GeometrySettings(ratio=1)
     assert verify(plane, plane, settings).inliers > 100
     assert verify(plane, mirrored, settings).inliers == 0
+
+
+def test_a_plane_seen_from_behind_is_no_view() -> None:
+    """The camera would have some of the points behind it."""
+    square = np.array([[0, 0], [90, 0], [0, 90], [90, 90], [50, 20]], np.float32)
+    seen = np.array([[1, 0, 0], [0, 1, 0], [-0.02, 0, 1]])
+    assert not _possible(seen, square)
+    assert _possible(np.eye(3), square) and _possible(-np.eye(3), square)
+    assert not _possible(np.diag([0.01, 0.01, 1]), square), "all but a point"
+    assert not _possible(np.eye(3), square[:0])
 
 
 @pytest.mark.parametrize("model", ["homography", "fundamental"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings, unit_rows
@@ -50,6 +50,7 @@ def slow(pool: np.ndarray, k1: int, k2: int, share: float) -> list[float]:
     return final
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     m=st.integers(1, 14),
