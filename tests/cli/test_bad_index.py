@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -206,16 +204,14 @@ def test_a_flat_gallery_answers_but_is_told_that_it_names_nothing(
     assert "No picture of the index has a landmark." in (here / "a.html").read_text()
 
 
-def heed_permissions() -> None:
-    """Makes root heed the permissions of files it owns: drops CAP_DAC_OVERRIDE (prctl(2))."""
-    drop, dac_override = 24, 1
-    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(drop, dac_override, 0, 0, 0) != 0:
-        os._exit(77)
-
-
 @pytest.mark.parametrize("cache", ["kept", "lost"])
 def test_a_read_only_index_still_answers(
-    lmk: Run, lmk_process: Run, here: Path, tiny: Path, cache: str
+    lmk: Run,
+    lmk_process: Run,
+    here: Path,
+    tiny: Path,
+    cache: str,
+    heed_permissions: Callable[[], None],
 ) -> None:
     expected = lmk(*QUERY)
     if cache == "lost":
