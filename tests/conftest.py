@@ -7,10 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import hypothesis
 import pytest
 from PIL import Image
 
 from lmk.embed.embedder import Embedder
+
+# A busy machine is no bug: no case has a limit of its own. Failures are printed so that they can be
+# run again.
+hypothesis.settings.register_profile("lmk", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("lmk")
 
 Render = Callable[..., np.ndarray]
 
