@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import numpy as np
 import hypothesis
+import numpy as np
 import pytest
 from PIL import Image
 
