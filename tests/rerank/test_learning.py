@@ -1,0 +1,214 @@
+"""What a large gallery is taught of a change is what it would be taught anew."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmk.embed.embeddings import Embeddings, unit_rows
+from lmk.index.catalog import Picture
+from lmk.index.gallery import Gallery
+from lmk.index.labels import Role
+from lmk.index.writer import GalleryWriter
+from lmk.rerank import learning as learning_module
+from lmk.rerank.learning import (
+    BACKGROUND,
+    PENALTY,
+    learn,
+    learn_change,
+    saved_learning,
+    saved_pipeline,
+)
+from lmk.rerank.pipeline import PenaltyStep, Pipeline, RescaleStep, VoteStep
+
+DIM, LANDMARKS = 6, 8
+# Counts at which a small gallery is penalised.
+PIPELINE = Pipeline(
+    steps=(RescaleStep(), PenaltyStep(top=4, min_n=2, max_n=5, counts="raw"), VoteStep(k=2))
+)
+
+
+@pytest.fixture(autouse=True)
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every gallery is too large to be learnt anew."""
+    monkeypatch.setattr(learning_module, "CHEAP", 0)
+
+
+class World:
+    """Pictures by id: vector and landmark of the gallery's, vector of the distractors'."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.centres = self.rng.standard_normal((LANDMARKS, DIM)) + 1
+
+    def make(self, numbers: range, role: Role) -> tuple[Embeddings, list[Picture]]:
+        landmarks = self.rng.integers(0, LANDMARKS, len(numbers))
+        noise = self.rng.standard_normal((len(numbers), DIM))
+        gallery = role == "gallery"
+        vectors = self.centres[landmarks] + 0.5 * noise if gallery else noise + 1
+        ids = tuple(f"{role}{n}" for n in numbers)
+        labels = [(f"l{at}",) if gallery and at else () for at in landmarks]
+        pictures = [
+            Picture(id_, names, "/nowhere", f"{id_}.jpg", sha256(id_.encode()).hexdigest(), 1, 1)
+            for id_, names in zip(ids, labels, strict=True)
+        ]
+        return Embeddings(unit_rows(vectors), ids, "f" * 64), pictures
+
+
+def new(path: Path, *parts: tuple[tuple[Embeddings, list[Picture]], Role]) -> None:
+    with GalleryWriter(path, create=True) as writer:
+        writer.reset("f" * 64, DIM)
+        for part, role in parts:
+            writer.append(*part, role)
+        learn(writer, PIPELINE)
+        writer.commit()
+
+
+def taught(path: Path) -> tuple[dict[str, float], float, float | None]:
+    """The penalty by id, the background and the threshold."""
+    with Gallery.open(path) as gallery:
+        rows, penalty = np.flatnonzero(gallery.alive), gallery.array(PENALTY)
+        assert penalty is not None
+        by_id = dict(zip(gallery.ids(rows), penalty[rows].tolist(), strict=True))
+        return by_id, gallery.setting(BACKGROUND), saved_pipeline(gallery).threshold()
+
+
+def assert_as_anew(path: Path, fresh: Path) -> None:
+    """Against a gallery that is given the same rows at once."""
+    with Gallery.open(path) as gallery, GalleryWriter(fresh, create=True) as writer:
+        writer.reset("f" * 64, DIM)
+        roles: tuple[Role, ...] = ("gallery", "distractor")
+        for role in roles:
+            rows = gallery.role_rows(role)
+            vectors, pictures = gallery.stored.gather(rows), gallery.pictures(rows)
+            writer.append_stored(vectors, gallery.fingerprint, pictures, role)
+        learn(writer, PIPELINE)
+        writer.commit()
+    (penalty, background, _), (expected, known, _) = taught(path), taught(fresh)
+    assert max(expected.values()) > 0.1 and min(expected.values()) == 0
+    assert penalty == pytest.approx(expected, abs=1e-5)
+    assert background == pytest.approx(known, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_changes(tmp_path: Path, seed: int) -> None:
+    world, path = World(seed), tmp_path / "g.lmk"
+    new(path, (world.make(range(60), "gallery"), "gallery"),
+        (world.make(range(40), "distractor"), "distractor"))  # fmt: skip
+    changes: list[tuple[Role, range, list[str]]] = [
+        ("gallery", range(60, 61), []),
+        ("gallery", range(0), ["gallery3"]),
+        ("distractor", range(40, 43), ["distractor7"]),
+        ("gallery", range(61, 75), [f"gallery{n}" for n in range(10, 24)]),
+        ("distractor", range(43, 44), ["gallery61", "distractor40"]),
+    ]
+    for number, (role, numbers, gone) in enumerate(changes):
+        with GalleryWriter(path) as writer, Gallery.open(path) as old:
+            assert saved_learning(old) is not None
+            writer.append(*world.make(numbers, role), role)
+            writer.remove(gone)
+            learn_change(writer, old, changed=True)
+            writer.commit()
+        assert_as_anew(path, tmp_path / f"{number}.lmk")
+
+
+def test_the_threshold_is_kept_until_a_tenth_has_changed(tmp_path: Path) -> None:
+    world, path = World(9), tmp_path / "g.lmk"
+    new(path, (world.make(range(50), "gallery"), "gallery"),
+        (world.make(range(30), "distractor"), "distractor"))  # fmt: skip
+    first = taught(path)[2]
+    assert first is not None
+    seen = []
+    for number in range(50, 57):
+        with GalleryWriter(path) as writer, Gallery.open(path) as old:
+            writer.append(*world.make(range(number, number + 1), "gallery"))
+            learn_change(writer, old, changed=True)
+            writer.commit()
+        seen.append(taught(path)[2])
+    assert seen[:5] == [first] * 5 and seen[5] != first and seen[6] == seen[5]
+    with Gallery.open(path) as gallery:
+        learnt = saved_learning(gallery)
+        assert learnt is not None and (learnt.weighed, learnt.changed) == (56, 1)
+
+
+def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, path = World(1), tmp_path / "g.lmk"
+    parts = [(world.make(range(30), role), role) for role in ("gallery", "distractor")]  # type: ignore[arg-type]
+    new(path, *parts)  # type: ignore[arg-type]
+    before = taught(path)
+    with Gallery.open(path) as gallery:
+        assert saved_learning(gallery) is not None
+    monkeypatch.setattr(learning_module, "CHEAP", 1e11)
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        learn_change(writer, old, changed=True)
+        writer.commit()
+    assert taught(path)[0] == pytest.approx(before[0], abs=1e-6)
+    assert taught(path)[1:] == pytest.approx(before[1:])
+    with Gallery.open(path) as gallery:
+        assert saved_learning(gallery) is None
+        assert len(list((path / "arrays").iterdir())) <= 4
+
+
+def test_tables_that_do_not_fit_are_not_used(tmp_path: Path) -> None:
+    """Rows that came by another way, as through GalleryWriter alone."""
+    world, path = World(2), tmp_path / "g.lmk"
+    parts = [(world.make(range(30), role), role) for role in ("gallery", "distractor")]  # type: ignore[arg-type]
+    new(path, *parts)  # type: ignore[arg-type]
+    for change in ("add", "remove"):
+        with GalleryWriter(path) as writer:
+            if change == "add":
+                writer.append(*world.make(range(30, 35), "gallery"))
+            else:
+                writer.remove(["gallery31"])
+            writer.commit()
+        with GalleryWriter(path) as writer, Gallery.open(path) as old:
+            assert saved_learning(old) is None
+            learn_change(writer, old, changed=True)
+            writer.commit()
+        assert_as_anew(path, tmp_path / f"{change}.lmk")
+
+
+def test_another_rule_is_learnt_anew(tmp_path: Path) -> None:
+    world, path = World(3), tmp_path / "g.lmk"
+    parts = [(world.make(range(30), role), role) for role in ("gallery", "distractor")]  # type: ignore[arg-type]
+    new(path, *parts)  # type: ignore[arg-type]
+    steps = (PenaltyStep(top=2, min_n=1, max_n=3, counts="raw"), VoteStep(k=2))
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        learn(writer, Pipeline(steps=steps), before=saved_learning(old))
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        picks = gallery.array("picks")
+        assert picks is not None and picks[:, 0].sum() == 30 * 2
+    none = Pipeline(steps=(VoteStep(k=2),))
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        learn(writer, none, before=saved_learning(old))
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        assert gallery.array(PENALTY) is None and saved_learning(gallery) is not None
+        assert saved_pipeline(gallery).penalty() is None
+
+
+@pytest.mark.parametrize("left", ["gallery", "distractor", "nothing"])
+def test_what_is_left_of_a_gallery(tmp_path: Path, left: str) -> None:
+    """All pictures removed, or all distractors, or both; and some come back."""
+    world, path = World(4), tmp_path / "g.lmk"
+    parts = {role: world.make(range(30), role) for role in ("gallery", "distractor")}  # type: ignore[arg-type]
+    new(path, *((part, role) for role, part in parts.items()))  # type: ignore[arg-type, misc]
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        for role, (embeddings, _) in parts.items():
+            writer.remove(embeddings.ids if role != left else ())
+        threshold = learn_change(writer, old, changed=True)
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        assert gallery.array(PENALTY) is None
+        assert (threshold is None) == (left != "gallery")
+        assert (gallery.setting(BACKGROUND) > 0) == (left == "gallery")
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        for role, part in parts.items():
+            writer.append(*part, role)  # type: ignore[arg-type]
+        learn_change(writer, old, changed=True)
+        writer.commit()
+    assert_as_anew(path, tmp_path / "fresh.lmk")
