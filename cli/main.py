@@ -24,6 +24,7 @@ _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
     "index": ("index_commands", "index", "Change, check, list and search an index."),
     "data": ("data_commands", "data", "Get and check sets of pictures."),
     "train": ("train_command", "train", "Train an embedder of one's own."),
+    "export": ("export_command", "export", "Write an embedder's network for other programs."),
     "demo": ("demo_command", "demo", "Run the whole job on the sample gallery."),
 }
 

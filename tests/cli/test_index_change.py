@@ -66,6 +66,7 @@ def test_add_json(lmk: Run, here: Path, more: Path) -> None:
     facts = json.loads(lmk("index", "add", "sample.lmk", "more", "--json").out)
     assert (facts["index"], facts["added"], facts["unchanged"]) == ("sample.lmk", 3, 0)
     assert [skip["path"] for skip in facts["skipped"]] == ["fountain/broken.jpg"]
+    assert "skipped        fountain/broken.jpg: " in lmk("info", "sample.lmk").out
 
 
 def test_a_copy_is_left_out_and_named_unless_asked_for(lmk: Run, here: Path) -> None:
@@ -81,6 +82,16 @@ def test_a_copy_is_left_out_and_named_unless_asked_for(lmk: Run, here: Path) -> 
         "",
     )
     assert ids()[-1] == "tower/copy.jpg"
+
+
+def test_of_many_copies_some_are_named(lmk: Run, here: Path) -> None:
+    for n, file in enumerate(sorted((here / "gallery").rglob("*.jpg"))):
+        (here / "copies" / "all").mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, here / "copies" / "all" / f"{n:02}.jpg")
+    done = lmk("index", "add", "sample.lmk", "copies")
+    assert len(done.complaints) == 11
+    assert done.complaints[9] == "lmk: left out all/09.jpg: the same file as tower/1.jpg"
+    assert done.complaints[10] == "lmk: left out 2 more (--duplicates takes them)"
 
 
 def test_distractors_can_be_added(lmk: Run, here: Path, paint: Paint) -> None:
@@ -241,6 +252,12 @@ def test_shards_joined_are_the_index_built_at_once(lmk: Run, here: Path, tiny: P
     assert (done.code, done.err) == (0, "")
     assert done.out == "all.lmk: 12 pictures and 6 distractors of 3 indexes\n"
     assert sorted(ids("all.lmk")) == sorted(ids())
+    twice = ("index", "merge", "sample.lmk", shards[0], "-o", "twice.lmk", "--no-whiten")
+    facts = json.loads(lmk(*twice, "--json").out)
+    assert (facts["pictures"], facts["distractors"]) == (12, 6)
+    assert facts["repeated"] == len(rows(lmk, shards[0])) > 0
+    said = f"of 2 indexes ({facts['repeated']} in several of them)\n"
+    assert lmk(*twice).out == f"twice.lmk: 12 pictures and 6 distractors {said}"
     for query in ("queries/q_tower.jpg", "queries/q_none1.jpg"):
         one, other = (
             json.loads(lmk("query", query, "-i", index, "--json").out)

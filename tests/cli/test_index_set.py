@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lmk.embed.embeddings import Embeddings, unit_rows
+from lmk.index.batch import read_neighbours
+from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
 
@@ -34,6 +39,29 @@ def test_the_kind_is_used_and_answers_stay(lmk: Run, here: Path, kind: str) -> N
     assert lmk(*query) == before
     facts = json.loads(lmk("index", "set", "sample.lmk", "--recall", "0.9", "--json").out)
     assert facts["setting"] == {"kind": kind, "recall": 0.9} == setting()
+
+
+def test_an_index_is_made_at_once_and_said_to_be(lmk: Run, here: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = unit_rows(rng.standard_normal((1500, 16)))
+    ids = tuple(f"{n}.jpg" for n in range(1500))
+    pictures = [
+        Picture(id_, (), "/photos", id_, sha256(id_.encode()).hexdigest(), 1, 1) for id_ in ids
+    ]
+    with GalleryWriter(here / "many.lmk", create=True) as writer:
+        writer.reset("a" * 64, 16)
+        writer.append(Embeddings(vectors, ids, "a" * 64), pictures)
+        writer.commit()
+    done = lmk("index", "set", "many.lmk", "--kind", "hnsw", "--recall", "0.9")
+    assert done.code == 0, done.err
+    assert done.complaints and all(line.startswith("lmk: ") for line in done.complaints)
+    assert "hnsw" in done.out.lower()
+    again = lmk("index", "set", "many.lmk", "--kind", "hnsw")
+    assert (again.code, again.err) == (0, "")  # it is kept
+    found = lmk("index", "search", "many.lmk", "many.lmk", "-o", "found", "-k", "1")
+    assert found.code == 0
+    (near,) = read_neighbours(here / "found")
+    assert (near.rows[:, 0] == np.arange(1500)).mean() > 0.9  # each is the nearest to itself
 
 
 def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> None:

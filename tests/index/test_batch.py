@@ -27,6 +27,7 @@ from lmk.index.gallery import Gallery
 from lmk.index.lock import take_lock
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.queries import Queries, open_queries, state_of
+from lmk.index.writer import GalleryWriter
 
 DIM, PRINT = 8, "e" * 64
 SEARCHED = {"generation": 1}
@@ -87,7 +88,9 @@ def at_once(n: int, k: int, seed: int = 0) -> tuple[list[list[int]], list[list[f
     return near.rows.tolist(), near.scores.tolist(), list(ids)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(n=st.integers(0, 30), k=st.integers(1, 25), block=st.integers(1, 31))
 def test_blocks_joined_are_the_search_in_one_piece(
     tmp_path_factory: pytest.TempPathFactory, n: int, k: int, block: int
@@ -389,6 +392,19 @@ def test_pictures_of_a_gallery_are_queries(tmp_path: Path, scenario: ModuleType)
     scenario.grow(tmp_path / "q.lmk")
     with open_queries(tmp_path / "q.lmk") as queries:
         assert queries.identity != before
+
+
+def test_galleries_made_alike_are_told_apart(tmp_path: Path, scenario: ModuleType) -> None:
+    """Of one embedder, in one second, with as many rows."""
+    states = []
+    for name, numbers in (("a", range(5)), ("b", range(5, 10))):
+        with GalleryWriter(tmp_path / name, create=True) as writer:
+            writer.reset(scenario.A, 8)
+            writer.append(*scenario.batch(numbers))
+            writer.commit()
+        with Gallery.open(tmp_path / name) as gallery:
+            states.append(state_of(gallery) | {"created": "now"})
+    assert states[0] != states[1]
 
 
 def test_half_precision_and_other_alphabets_are_read(tmp_path: Path) -> None:
