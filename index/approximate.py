@@ -109,7 +109,17 @@ class ApproximateSearcher:
         """Returns rows and scores [q, k] of what the index finds."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
         depth = max(k, setting.k) * setting.factor
-        proposed = self._propose(queries, depth, setting.effort, among)
+        rows, scores = self._found(queries, k, depth, setting.effort, among)
+        last = min(k, setting.k) - 1
+        again = np.flatnonzero(scores[:, last] < setting.sure)
+        if again.size:
+            rows[again], scores[again] = self._found(queries[again], k, depth, setting.more, among)
+        return rows, scores
+
+    def _found(
+        self, queries: NDArray[np.float32], k: int, depth: int, effort: int, among: _Among
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        proposed = self._propose(queries, depth, effort, among)
         query, place = np.nonzero(proposed != NO_ROW)
         return rescore(self._view.stored, queries, query, proposed[query, place], k)
 
@@ -187,7 +197,8 @@ class ApproximateSearcher:
         path = self._view.derived.load(name)
         if path is not None:
             try:
-                return tuple(Tuned(**one) for one in json.loads(path.read_bytes()))
+                if kept := tuple(Tuned(**one) for one in json.loads(path.read_bytes())):
+                    return kept
             except (OSError, ValueError, TypeError):
                 pass  # removed meanwhile, or not written by this program
         tell(f"measuring the recall of {self.factory}")
@@ -207,8 +218,10 @@ class ApproximateSearcher:
         one = self.tuned[0]
         name = kind if kind == self.factory else f"{kind} ({self.factory})"
         goal_words = f"below the {goal:g} asked for" if one.recall < goal else f"{goal:g} asked for"
+        index = self._built.index
+        more = f" ({effort_words(index, one.more)} by {one.again:.0%} of queries)"
         return (
-            f"{name}: {effort_words(self._built.index, one.effort)},"
+            f"{name}: {effort_words(index, one.effort)}{more if one.again else ''},"
             f" {one.k * one.factor} candidates are scored again;"
             f" recall@{one.k} {one.recall:.3f} measured, {goal_words}"
         )

@@ -147,10 +147,11 @@ def _keep(view: View, built: Built, described: bytes) -> None:
     view.derived.save(f"{built.stem}.rows.json", lambda path: _write_bytes(path, described))
     prefix = built.stem.rsplit("-", 1)[0]
     for name in view.derived.names():
-        if name.startswith(prefix) and not name.startswith(built.stem):
-            stem = name.split(".", 1)[0]
-            if not _of_other_rows(view, stem):
-                view.derived.remove(name)
+        stem, ending = name.split(".", 1)
+        measured = stem == built.stem and ending not in ("index", "rows.json")
+        other = name.startswith(prefix) and stem != built.stem and not _of_other_rows(view, stem)
+        if measured or other:
+            view.derived.remove(name)
 
 
 def _of_other_rows(view: View, stem: str) -> bool:

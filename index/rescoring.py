@@ -89,14 +89,13 @@ def rescore(
         rows: int64 [n], row numbers; no pair twice.
         k: rows wanted of each query.
     """
-    rough = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), _PAIRS):
-        piece = slice(start, start + _PAIRS)
-        vectors = stored.gather(rows[piece])
-        rough[piece] = np.einsum("ij,ij->i", vectors, queries[query[piece]])
-    order = np.lexsort((-rough, query))
     counts = np.bincount(query, minlength=len(queries))
     firsts = np.cumsum(counts) - counts
+    rough = np.empty(len(rows), np.float32)
+    for vector, first, count in zip(queries, firsts.tolist(), counts.tolist(), strict=True):
+        piece = slice(first, first + count)
+        rough[piece] = stored.gather(rows[piece]) @ vector
+    order = np.lexsort((-rough, query))
     least = np.full(len(queries), -np.inf, np.float32)
     enough = counts > k
     least[enough] = rough[order[firsts[enough] + k - 1]] - _ROUGH

@@ -3,12 +3,16 @@
 Recall@k is the share of the k nearest rows that are found. Pictures of the gallery are the queries,
 each without itself; the nearest rows are those of exact search. One half of the sample chooses,
 the other half measures what was chosen.
+
+Most queries have their k nearest among pictures of one landmark, close together and found with
+little effort; the others need many times more. So there are two efforts: queries whose k-th
+neighbour found is not near enough are searched again with the greater one. The score that is near
+enough is chosen with the efforts, for the least expected work.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +24,12 @@ from lmk.index.view import View
 
 SAMPLE = 256  # queries in each half
 _FACTORS = {10: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64), 100: (1, 2, 3, 4, 6, 8, 12, 16)}
-_MARGIN = 0.2  # of what the goal leaves: aimed at beyond it, so that the other half reaches it too
+_MARGINS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of what the goal leaves: aimed at beyond it, until it holds
 _TIES = 32
+_MISSING = 2**62  # a place beyond all
+_NEVER = -2.0  # below every score
 
-# The positions found for vectors, best first, -1 where there are fewer: (vectors, depth, effort).
+# The rows found for vectors, best first, -1 where there are fewer: (vectors, depth, effort).
 Propose = Callable[[NDArray[np.float32], int, int], NDArray[np.int64]]
 
 
@@ -33,24 +39,30 @@ class Tuned:
 
     Attributes:
         k: the neighbours it was tuned for.
-        effort: see faiss_recipes.efforts.
+        effort: of the first search; see faiss_recipes.efforts.
+        more: of the second, for queries whose k-th score is below `sure`; `effort` if none.
+        sure: a score; below all others where there is no second search.
         factor: candidates scored again, for each neighbour wanted.
-        recall: recall@k that this had on the half of the sample that did not choose it.
+        again: share of the sample that was searched twice.
+        recall: recall@k on the half of the sample that chose nothing.
     """
 
     k: int
     effort: int
+    more: int
+    sure: float
     factor: int
+    again: float
     recall: float
 
 
 def tune(view: View, propose: Propose, efforts: Sequence[int], goal: float) -> tuple[Tuned, ...]:
-    """Returns the least effort, and with it the fewest candidates, that reach a recall.
+    """Returns the efforts and candidates that reach a recall with the least work.
 
-    Where none does, the greatest of both, with the recall they have.
+    Where none do, the greatest of each, with the recall they have.
 
     Args:
-        view: the rows that `propose` finds.
+        view: the rows that `propose` finds, at least 2.
         propose: returns row numbers, int64 [q, depth].
         efforts: rising.
         goal: recall wanted, from 0 to 1.
@@ -58,73 +70,146 @@ def tune(view: View, propose: Propose, efforts: Sequence[int], goal: float) -> t
     Returns:
         One for k = 10, and one for k = 100 where there are 400 rows.
     """
-    trial = _Trial(view, propose)
+    sample = _Sample(view)
     return tuple(
-        trial.tuned(k, efforts, goal) for k in _FACTORS if k == 10 or 4 * k <= trial.available
+        _tuned(_Trials(sample, propose, k, efforts, goal), goal)
+        for k in _FACTORS
+        if k == 10 or 4 * k <= sample.available
     )
 
 
-class _Trial:
-    """The sample, its true neighbours, and what was proposed at each effort."""
+class _Sample:
+    """Queries from the gallery and their true neighbours.
 
-    def __init__(self, view: View, propose: Propose) -> None:
+    Attributes:
+        available: rows that a query can find.
+        rows: int64 [q], the query's own.
+        vectors: float32 [q, dim].
+        true: int64 [q, n], the nearest other rows, best first.
+        scores: float32 [q, n], theirs.
+    """
+
+    def __init__(self, view: View) -> None:
         rows = np.flatnonzero(view.mask)
         self.available = len(rows) - 1
         count = min(2 * SAMPLE, len(rows))
-        self._rows = np.random.default_rng(0).choice(rows, count, replace=False)
-        self._vectors = view.stored.read(self._rows)
+        self.rows = np.random.default_rng(0).choice(rows, count, replace=False)
+        self.vectors = view.stored.read(self.rows)
         names = tuple(map(str, range(count)))
-        sample = Embeddings(self._vectors, names, view.fingerprint)
-        true = FlatSearcher(view, hold=False).search(sample, max(_FACTORS) + _TIES + 1)
-        self._true = [
-            (found[found != row], scores[found != row])
-            for row, found, scores in zip(self._rows, true.rows, true.scores, strict=True)
-        ]
-        self._propose = propose
-        self._proposed: dict[tuple[int, int], NDArray[np.int64]] = {}
+        queries = Embeddings(self.vectors, names, view.fingerprint)
+        deepest = min(self.available, max(_FACTORS) + _TIES)
+        exact = FlatSearcher(view, hold=False).search(queries, deepest + 1)
+        own = exact.rows == self.rows[:, None]
+        own[~own.any(axis=1), -1] = True  # not among so many equal ones
+        self.true = exact.rows[~own].reshape(count, deepest)
+        self.scores = exact.scores[~own].reshape(count, deepest)
 
-    def tuned(self, k: int, efforts: Sequence[int], goal: float) -> Tuned:
-        """Returns the setting for k."""
-        choosing, measuring = slice(0, None, 2), slice(1, None, 2)
-        want = goal + _MARGIN * (1 - goal)
-        deepest = _FACTORS[k][-1]
 
-        def setting(place: int) -> Tuned:
-            effort = efforts[min(place, len(efforts) - 1)]
-            enough = (f for f in _FACTORS[k] if self._recall(k, effort, f, choosing) >= want)
-            factor = next(enough, deepest)
-            return Tuned(k, effort, factor, self._recall(k, effort, factor, measuring))
+class _Trials:
+    """What each effort finds of the k nearest, for one k.
 
-        place = bisect_left(
-            range(len(efforts)),
-            True,
-            key=lambda place: self._recall(k, efforts[place], deepest, choosing) >= want,
-        )
-        best = setting(place)
-        while place + 1 < len(efforts):
-            place += 1
-            more = setting(place)
-            if best.recall >= goal and more.factor * 2 > best.factor:
+    Attributes:
+        k: the neighbours wanted.
+        tried: the efforts tried, rising, up to the first that finds enough with all candidates.
+        places: for each of them int64 [q, n], the place of each true neighbour among the
+            candidates; _MISSING if it is none of them.
+    """
+
+    def __init__(
+        self, sample: _Sample, propose: Propose, k: int, efforts: Sequence[int], goal: float
+    ) -> None:
+        self.k = k
+        self._wanted = min(k, sample.available)
+        self._scores = sample.scores
+        self._right = sample.scores >= sample.scores[:, self._wanted - 1 : self._wanted]
+        depth = min(k * _FACTORS[k][-1], sample.available) + 1
+        self.tried: list[int] = []
+        self.places: list[NDArray[np.int64]] = []
+        for effort in efforts:
+            found = propose(sample.vectors, depth, effort)
+            self.tried.append(effort)
+            self.places.append(_places(sample, found))
+            if self.hits(len(self.tried) - 1, _FACTORS[k][-1]).mean() >= goal + 0.95 * (1 - goal):
                 break
-            best = more
-        return best
 
-    def _recall(self, k: int, effort: int, factor: int, half: slice) -> float:
-        candidates = self._candidates(k, effort)[half]
-        hits, wanted = 0, 0
-        for row, found, (true, scores) in zip(
-            self._rows[half], candidates, self._true[half], strict=True
-        ):
-            least = scores[: min(k, self.available)][-1]
-            right = true[scores >= least]  # ties at the k-th place are as good
-            others = found[found != row][: k * factor]
-            hits += min(k, int(np.isin(right, others).sum()))
-            wanted += min(k, self.available)
-        return hits / wanted
+    def hits(self, trial: int, factor: int) -> NDArray[np.float64]:
+        """Returns the recall of each query with so many candidates, [q]."""
+        found = self.places[trial] < self.k * factor
+        right = np.minimum(np.count_nonzero(found & self._right, axis=1), self._wanted)
+        share: NDArray[np.float64] = right / self._wanted
+        return share
 
-    def _candidates(self, k: int, effort: int) -> NDArray[np.int64]:
-        key = (k, effort)
-        if key not in self._proposed:
-            depth = min(k * _FACTORS[k][-1] + 1, self.available + 1)
-            self._proposed[key] = self._propose(self._vectors, depth, effort)
-        return self._proposed[key]
+    def last_scores(self, trial: int, factor: int) -> NDArray[np.float32]:
+        """Returns the k-th score found for each query, or a bound above it, [q].
+
+        Where fewer than k of the true neighbours known are found, the k-th is below all of those.
+        """
+        found = self.places[trial] < self.k * factor
+        last = found & (np.cumsum(found, axis=1) == self._wanted)
+        place = np.where(last.any(axis=1), last.argmax(axis=1), last.shape[1] - 1)
+        scores: NDArray[np.float32] = self._scores[np.arange(len(place)), place]
+        return scores
+
+
+def _places(sample: _Sample, found: NDArray[np.int64]) -> NDArray[np.int64]:
+    places = np.empty(sample.true.shape, np.int64)
+    for i, row in enumerate(sample.rows):
+        others = found[i][(found[i] != row) & (found[i] >= 0)]
+        order = np.argsort(others)
+        at = np.minimum(np.searchsorted(others, sample.true[i], sorter=order), len(others) - 1)
+        if len(others):
+            place = order[at]
+            places[i] = np.where(others[place] == sample.true[i], place, _MISSING)
+        else:
+            places[i] = _MISSING
+    return places
+
+
+def _tuned(trials: _Trials, goal: float) -> Tuned:
+    """Chooses with every second query, and measures with the others."""
+    choosing, measuring = slice(0, None, 2), slice(1, None, 2)
+    best = None
+    for margin in _MARGINS:
+        want = goal + margin * (1 - goal)
+        choices = list(_choices(trials, choosing, want))
+        if not choices:
+            break
+        best = _measured(trials, min(choices), measuring)
+        if best.recall >= goal:
+            return best
+    last, factor = len(trials.tried) - 1, _FACTORS[trials.k][-1]
+    most = _measured(trials, (0.0, last, last, _NEVER, factor), measuring)
+    return most if best is None or most.recall > best.recall else best
+
+
+_Choice = tuple[float, int, int, float, int]  # work, first and second trial, sure, factor
+
+
+def _choices(trials: _Trials, half: slice, want: float) -> Iterator[_Choice]:
+    """Yields for every two efforts and number of candidates the least work that gives a recall."""
+    for factor in _FACTORS[trials.k]:
+        hits = [trials.hits(trial, factor)[half] for trial in range(len(trials.tried))]
+        candidates = trials.k * factor  # each is about the work of a cell or a node
+        for first, effort in enumerate(trials.tried):
+            if hits[first].mean() >= want:
+                yield effort + candidates, first, first, _NEVER, factor
+                break
+            scores = trials.last_scores(first, factor)[half]
+            order = np.argsort(scores, kind="stable")
+            for second in range(first + 1, len(trials.tried)):
+                gained = np.cumsum((hits[second] - hits[first])[order])
+                enough = np.flatnonzero(hits[first].sum() + gained >= want * len(order))
+                if enough.size:
+                    again = (enough[0] + 1) / len(order)
+                    sure = np.nextafter(scores[order[enough[0]]], np.float32(2))
+                    work = effort + candidates + again * (trials.tried[second] + candidates)
+                    yield work, first, second, float(sure), factor
+
+
+def _measured(trials: _Trials, choice: _Choice, half: slice) -> Tuned:
+    _, first, second, sure, factor = choice
+    unsure = (trials.last_scores(first, factor) < sure)[half]
+    hits = np.where(unsure, trials.hits(second, factor)[half], trials.hits(first, factor)[half])
+    effort, more = trials.tried[first], trials.tried[second]
+    recall = float(hits.mean())
+    return Tuned(trials.k, effort, more, sure, factor, float(unsure.mean()), recall)

@@ -122,7 +122,8 @@ class Vectors:
         wanted = rows[order]
         for part, low, high in self._spans(wanted):
             part.check()
-            vectors[order[low:high]] = part.array[wanted[low:high] - part.first_row]
+            stored = np.asarray(part.array)  # indexing a memmap itself takes twice as long
+            vectors[order[low:high]] = stored.take(wanted[low:high] - part.first_row, axis=0)
         return vectors
 
     def check_lengths(self, found: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
