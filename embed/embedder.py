@@ -233,7 +233,7 @@ class Embedder:
             # Not save_file, whose error on a full disk is no OSError.
             (folder / _WEIGHTS).write_bytes(save(dict(self.network().state_dict())))
         if openvino_usable():
-            graph = self._graph()
+            graph = self.graph()
             shutil.copyfile(graph, folder / _GRAPH)
             shutil.copyfile(graph.with_suffix(".bin"), (folder / _GRAPH).with_suffix(".bin"))
 
@@ -243,6 +243,12 @@ class Embedder:
         other.whitening = whitening
         other.dim = whitening.dim if whitening else self.feature_dim
         other.fingerprint = _fingerprint(self.feature_fingerprint, whitening)
+        return other
+
+    def with_runtime(self, runtime: Runtime) -> Embedder:
+        """The same embedder with its network run by another runtime, as of an exported graph."""
+        other = copy.copy(self)
+        other._runtime = runtime
         return other
 
     def network(self) -> EmbeddingNetwork:
@@ -262,12 +268,12 @@ class Embedder:
         """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch."""
         if self._runtime is None:
             if openvino_usable() and not _cuda():
-                self._runtime = OpenVinoRuntime(self._graph())
+                self._runtime = OpenVinoRuntime(self.graph())
             else:
                 self._runtime = TorchRuntime(self.network())
         return self._runtime
 
-    def _graph(self) -> Path:
+    def graph(self) -> Path:
         """The network as an OpenVINO graph: the folder's own, else exported once a process."""
         if self._folder is not None and (self._folder / _GRAPH).exists():
             return self._folder / _GRAPH

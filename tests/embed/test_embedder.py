@@ -116,7 +116,7 @@ class TestOpenVino:
         embedder: Embedder = request.getfixturevalue(which)
         size = embedder.config.size
         pictures = [render(seed, width=size, height=size) for seed in range(40)]
-        there = list(OpenVinoRuntime(embedder._graph(), streams=2).stream(pictures))
+        there = list(OpenVinoRuntime(embedder.graph(), streams=2).stream(pictures))
         here = list(TorchRuntime(embedder.network(), "cpu").stream(pictures))
         assert len(there) == len(here) == 40
         cosines = (unit_rows(np.stack(there)) * unit_rows(np.stack(here))).sum(axis=1)
@@ -171,7 +171,7 @@ class TestOpenVino:
         embedder = Embedder.named("test_resnet", weights=tiny_weights, size=32)
         embedder.start()
         other = embedder.with_whitening(None)
-        graph = embedder._graph()
+        graph = embedder.graph()
         del embedder
         assert graph.exists()
         del other
