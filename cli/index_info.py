@@ -88,7 +88,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     whitened = ", whitened" if embedder["whitened"] else ""
     model = f"{embedder['name']} at {embedder['size']} px, {facts['dim']}-d{whitened}"
     cache = human_bytes(facts["cache_bytes"])
-    removed = facts["removed"]
+    removed, segments = facts["removed"], facts["segments"]
     return {
         "index": facts["path"],
         "landmarks": f"{facts['landmarks']:,}",
@@ -97,7 +97,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "removed rows": f"{removed:,}" + " (`lmk index compact` frees them)" * bool(removed),
         "skipped files": f"{facts['skipped']:,}",
         "embedder": f"{model}, fingerprint {facts['fingerprint'][:16]}",
-        "vectors": f"{facts['precision']} in {counted(facts['segments'], 'segment file')}",
+        "vectors": f"{facts['precision']}, in "
+        + ("catalog.db" if not segments else counted(segments, "segment file")),
         "search": facts["search"],
         "steps": ", ".join(_step_text(step) for step in facts["steps"]),
         "size": f"{human_bytes(facts['bytes_on_disk'])}, of it cache {cache}; "
