@@ -51,6 +51,11 @@ class PartCodes:
     file: mmap.mmap | None = None
 
     @property
+    def fours(self) -> NDArray[np.uint32]:
+        """The codes by fours, uint32 [panels, steps, PANEL]."""
+        return self.codes.view(np.uint32)[..., 0]
+
+    @property
     def whole(self) -> bool:
         """Whether the file was not cut since it was mapped (reading on would end the process)."""
         return self.file is None or self.file.size() == len(self.file)
@@ -148,6 +153,19 @@ def _code(
         for codes in workers.map(code, starts[first : first + ahead]):
             append(codes)
     append(numbers)
+    release(part.array)
+
+
+def release(array: NDArray[Any]) -> None:
+    """Lets go of the memory that reading a mapped file has taken; it is read again where needed.
+
+    Scoring reads few vectors, but the system maps what lies around each, soon the whole file.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 @njit(nogil=True, cache=True)
@@ -162,11 +180,12 @@ def _code_block(
         for j in range(vectors.shape[1]):
             largest = max(largest, abs(vectors[row, j]))
         scale = np.float32(largest / np.float32(127))
+        per_step = 1 / np.float64(scale)
         panel, lane = row // PANEL, row % PANEL
         lost = 0.0
         for j in range(vectors.shape[1]):
             value = np.float64(vectors[row, j])
-            code = np.rint(value / np.float64(scale))
+            code = np.rint(value * per_step)
             code = min(max(code, -127.0), 127.0)
             codes[panel, j // 4, lane, j % 4] = np.uint8(code + 128.0)
             lost += (value - np.float64(scale) * code) ** 2

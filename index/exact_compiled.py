@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged
 from lmk.index import scan
-from lmk.index.exact_codes import PartCodes, QueryCodes, codes_of, float_slacks
+from lmk.index.exact_codes import PartCodes, QueryCodes, codes_of, float_slacks, release
 from lmk.index.exact_rates import rates
 from lmk.index.exact_tiles import HALVES, INT8_LANES, PANEL
 from lmk.index.found import SPARE, Asked, Found, Stored, settle_all
@@ -23,6 +24,7 @@ _MEMORY = 128 << 20  # bytes that all workers of a search may gather
 _QUERY_BYTES = 1 << 20  # codes of queries compared in one pass: they stay in a core's cache
 _TASKS = 8  # a worker, so that none waits long for another
 _LEAST_TASK, _LARGEST_TASK = 32, 2048  # panels
+_RELEASE_AFTER = 16  # queries: what their scores have mapped is let go
 
 
 class CompiledScan:
@@ -42,6 +44,8 @@ class CompiledScan:
         self._threads = threads
         self._derived = view.derived
         self._codes: list[PartCodes] = []
+        self._loading = threading.Lock()
+        self._asked = 0  # queries since the mapped vectors were let go
         measured = rates(view.derived)
         faster = measured.codes > measured.floats if int8 is None else int8
         self._int8 = bool(INT8_LANES) and faster
@@ -71,7 +75,8 @@ class CompiledScan:
         Raises:
             GalleryDamaged: for a vector that has not the length of a stored one.
         """
-        self._load()
+        with self._loading:
+            self._load()
         bits = [_bits(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
         tasks = _tasks(bits, _TASKS * self._threads)
         workers = min(self._threads, len(tasks))
@@ -125,28 +130,35 @@ class CompiledScan:
             coded.slacks if coded else float_slacks(queries),
             np.full(len(queries), -np.inf, np.float32),
         )
+        self._asked = len(queries) + self._asked % _RELEASE_AFTER
         left = iter(tasks)
 
         def work(found: Found) -> None:
             packed = scan.Codes.one_panel(self._view.dim)
             for part, start, stop in left:
+                vectors = self._view.stored.parts[part]
                 if coded:
                     codes = self._codes[part]
                     given = scan.Codes(
-                        *(codes.codes, codes.scales, codes.errors, bits[part]),
+                        *(codes.fours, codes.scales, codes.errors, bits[part]),
                         *(coded.codes, coded.starts, coded.factors),
                     )
-                    first = self._view.stored.parts[part].first_row
-                    scan.scan_codes(self._stored, asked, found, given, packed, first, start, stop)
+                    row = vectors.first_row
+                    scan.scan_codes(self._stored, asked, found, given, packed, row, start, stop)
                 else:
                     inverse, allowed = self._inverse[part], bits[part]
                     scan.scan_floats(
                         self._stored, asked, found, part, inverse, allowed, start, stop
                     )
+                if self._asked >= _RELEASE_AFTER:
+                    release(vectors.array)
             settle_all(self._stored, asked, found)
 
         for done in pool.map(work, founds):
             assert done is None
+        if self._asked >= _RELEASE_AFTER:
+            for part in self._view.stored.parts:
+                release(part.array)
 
     def _check_damage(self, founds: list[Found]) -> None:
         damaged = max(int(found.damaged[0]) for found in founds)

@@ -62,7 +62,7 @@ def _codes_rate() -> float:
     coded = QueryCodes.of(queries)
     asked = _nothing_asked(coded.units, coded.slacks)
     given = scan.Codes(
-        rng.integers(1, 256, (_PANELS, _DIM // 4, PANEL, 4), np.uint8),
+        rng.integers(0, 2**32, (_PANELS, _DIM // 4, PANEL), np.uint32),
         np.ones((_PANELS, PANEL), np.float32),
         np.ones((_PANELS, PANEL), np.float32),
         np.full(_PANELS, 2**32 - 1, np.uint32),

@@ -92,6 +92,11 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
         )
         return self.b.shl(self.b.zext(lanes, _I32), ir.Constant(_I32, shift))
 
+    def bit_if_any(self, mask: Any, number: int) -> Any:
+        """That bit, int32, if the mask is not 0."""
+        some = self.b.zext(self.b.icmp_unsigned("!=", mask, ir.Constant(_I32, 0)), _I32)
+        return self.b.shl(some, ir.Constant(_I32, number))
+
     def sum_lanes(self, vector: Any) -> Any:
         """The sum of the lanes: halves are added until one is left."""
         while vector.type.count > 1:
@@ -177,7 +182,8 @@ def int8_tile(queries: int) -> Any:
         out[j, i] = scales[i] * (starts[j] + sum over 4 * steps components of code * query code)
                     + factors[j] * errors[i]
 
-    and sets bit i of masks[j] where it is at least limits[j]; it returns all masks or'ed.
+    and sets bit i of masks[j] where it is at least limits[j]; it returns bits of the masks that are
+    not 0.
 
     Layout: codes uint8 [steps, PANEL, 4], query_codes int8 [steps, queries, 4], starts int32
     [queries], factors and limits float32 [queries], scales and errors float32 [PANEL], out float32
@@ -219,7 +225,7 @@ def int8_tile(queries: int) -> Any:
                 c.store(value, out, 4 * (j * PANEL + v * lanes))
                 mask = c.b.or_(mask, c.bits_at_least(value, limit, v * lanes))
             c.store(mask, masks, 4 * j)
-            found = c.b.or_(found, mask)
+            found = c.b.or_(found, c.bit_if_any(mask, j))
         return c.b.zext(found, _I64)
 
     return _of_addresses(write)
@@ -324,5 +330,15 @@ def score_tile(half: bool) -> Any:
         c.store(c.sum_lanes(last[0]), out, 0)
         c.store(c.b.fpext(c.sum_lanes(last[1]), _DOUBLE), out, 8)
         return ir.Constant(_I64, 0)
+
+    return _of_addresses(write)
+
+
+def lowest_bit() -> Any:
+    """The call `lowest((mask,))` returns the number of the lowest bit that is set."""
+
+    def write(c: _Code, mask: Any) -> Any:  # pragma: no cover (runs while numba compiles)
+        count = c.external("llvm.cttz.i64", _I64, _I64, ir.IntType(1))
+        return c.b.call(count, [mask, ir.Constant(ir.IntType(1), 1)])
 
     return _of_addresses(write)

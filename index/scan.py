@@ -19,6 +19,7 @@ from lmk.index.exact_tiles import (
     ROWS,
     float_tile,
     int8_tile,
+    lowest_bit,
 )
 from lmk.index.found import Asked, Found, Stored, address_of, raise_limit, settle
 
@@ -29,6 +30,7 @@ _WIDTH, _MIDDLE, _LEAST = INT8_QUERIES
 _wide_tile, _middle_tile, _least_tile = (int8_tile(width) for width in INT8_QUERIES)
 _half_tile, _half_one = float_tile(FLOAT_QUERIES, half=True), float_tile(1, half=True)
 _single_tile, _single_one = float_tile(FLOAT_QUERIES, half=False), float_tile(1, half=False)
+_lowest = lowest_bit()
 _ALL = 2**32 - 1  # vectors of a panel, a bit each
 
 
@@ -36,14 +38,14 @@ class Codes(NamedTuple):
     """The int8 codes of one part, and the queries' for it (see exact_codes.py).
 
     Attributes:
-        codes: uint8 [panels, steps, PANEL, 4].
+        codes: uint32 [panels, steps, PANEL], four codes each.
         scales, errors: float32 [panels, PANEL].
         allowed: uint32 [panels], a bit for each vector that may be found.
         query_codes: int8, for each tile [steps, width, 4].
         starts, factors: int32 and float32 [q and the queries that fill the last tile].
     """
 
-    codes: NDArray[np.uint8]
+    codes: NDArray[np.uint32]
     scales: NDArray[np.float32]
     errors: NDArray[np.float32]
     allowed: NDArray[np.uint32]
@@ -55,7 +57,7 @@ class Codes(NamedTuple):
     def one_panel(cls, dim: int) -> Codes:
         """Room for the codes of one panel, without queries."""
         return cls(
-            np.full((1, -(-dim // 4), PANEL, 4), 128, np.uint8),
+            np.full((1, -(-dim // 4), PANEL), 0x80808080, np.uint32),
             np.zeros((1, PANEL), np.float32),
             np.zeros((1, PANEL), np.float32),
             np.zeros(1, np.uint32),
@@ -63,24 +65,6 @@ class Codes(NamedTuple):
             np.empty(0, np.int32),
             np.empty(0, np.float32),
         )
-
-
-@njit(nogil=True, cache=True)
-def _lowest(mask: np.int64) -> int:  # pragma: no cover (compiled)
-    """The number of the lowest bit that is set."""
-    mask &= -mask
-    bit = 0
-    if mask & 0xFFFF0000:
-        bit += 16
-    if mask & 0xFF00FF00:
-        bit += 8
-    if mask & 0xF0F0F0F0:
-        bit += 4
-    if mask & 0xCCCCCCCC:
-        bit += 2
-    if mask & 0xAAAAAAAA:
-        bit += 1
-    return bit
 
 
 @njit(nogil=True, cache=True)
@@ -109,8 +93,7 @@ def _pack(
     for i in range(n):
         lane, to = lanes[i], filled + i
         for step in range(given.codes.shape[1]):
-            for j in range(4):
-                packed.codes[0, step, to, j] = given.codes[panel, step, lane, j]
+            packed.codes[0, step, to] = given.codes[panel, step, lane]
         packed.scales[0, to] = given.scales[panel, lane]
         packed.errors[0, to] = given.errors[panel, lane]
         rows[to] = first_row + panel * PANEL + lane
@@ -200,21 +183,22 @@ def scan_codes(
                 reached = _middle_tile(at)
             else:
                 reached = _least_tile(at)
-            if reached & allowed:
-                for j in range(min(width, left)):
-                    mask = np.int64(found.masks[j]) & allowed
-                    while mask:
-                        lane = _lowest(mask)
-                        mask &= mask - 1
-                        value = found.out[j * PANEL + lane]
-                        if value >= found.limits[q + j]:
-                            # written out here: a call with all of Found costs more than the rest
-                            m = found.gathered[q + j]
-                            found.values[q + j, m] = value
-                            found.rows[q + j, m] = here[lane]
-                            found.gathered[q + j] = m + 1
-                            if m + 1 == found.values.shape[1]:
-                                settle(stored, asked, found, q + j, False)
+            while reached:
+                j = _lowest((reached,))
+                reached &= reached - 1
+                mask = np.int64(found.masks[j]) & allowed
+                while mask:
+                    lane = _lowest((mask,))
+                    mask &= mask - 1
+                    value = found.out[j * PANEL + lane]
+                    if value >= found.limits[q + j]:
+                        # written out here: a call with all of Found costs more than the rest
+                        m = found.gathered[q + j]
+                        found.values[q + j, m] = value
+                        found.rows[q + j, m] = here[lane]
+                        found.gathered[q + j] = m + 1
+                        if m + 1 == found.values.shape[1]:
+                            settle(stored, asked, found, q + j, False)
             query += 4 * width * steps
             q += width
         if few:

@@ -216,6 +216,31 @@ def test_queries_are_compared_in_blocks_of_little_memory(monkeypatch):
     check(view_of(random_units(rng, 500, 16)), "floats", random_units(rng, 40, 16), 5, monkeypatch)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux says what is mapped")
+def test_a_mapped_file_does_not_stay_in_memory(tmp_path, monkeypatch):
+    rng = np.random.default_rng(14)
+    path = tmp_path / "vectors.npy"
+    np.save(path, random_units(rng, 20_000, 64).astype(np.float16))
+    mapped = np.load(path, mmap_mode="r")
+    stored = Vectors((VectorPart(0, mapped, ""),), 64)
+    view = View(stored, np.ones(20_000, np.bool_), "embedder")
+    queries = random_units(rng, 300, 64)
+    kept = searcher(view, "codes", monkeypatch)
+    found = kept.search(asked(queries), 50)
+    after = resident(path)
+    rows, scores = brute_force(view, queries, 50, view.mask)  # reads all of the file
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(found.scores, scores)
+    assert after < resident(path) / 4
+
+
+def resident(path: Path) -> int:
+    """Kilobytes of a mapped file that are in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_no_rows_and_no_queries(way, monkeypatch):
     none = np.empty((0, 8), np.float32)
