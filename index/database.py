@@ -45,21 +45,23 @@ def no_gallery(folder: Path) -> NotAGallery:
 
 
 def has_our_header(folder: Path) -> bool:
-    """Says whether the catalog's first bytes are ours, without asking SQLite.
+    """Says whether the catalog's header is ours.
 
-    A catalog may be ours without: as long as all that was committed is in its log.
+    A catalog may be ours without: as long as all that was committed is in its log, or damaged.
+
+    SQLite is asked, because a program that opens and closes the file itself frees the locks of its
+    own connections to it, and another process may then delete the log they write to
+    (sqlite.org/howtocorrupt.html, 2.2). "immutable" leaves no file and waits for nobody.
     """
-    header = _header(folder)
-    return header[:16] == b"SQLite format 3\0" and header[68:] == APPLICATION_ID.to_bytes(4)
-
-
-def _header(folder: Path) -> bytes:
-    """Returns the first 72 bytes; the fields: sqlite.org/fileformat.html, 1.3."""
+    path = folder / CATALOG
     try:
-        with (folder / CATALOG).open("rb") as file:
-            return file.read(72)
-    except (FileNotFoundError, IsADirectoryError):
-        return b""
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with closing(connect(path, "mode=ro&immutable=1")) as connection:
+            found = connection.execute("PRAGMA application_id").fetchone()[0]
+            return bool(found == APPLICATION_ID)
+    except sqlite3.Error:
+        return False
 
 
 def catalog_format(connection: sqlite3.Connection, folder: Path) -> int:
@@ -88,17 +90,24 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
         connection = connect(folder / CATALOG, "mode=rwc")
         try:
             version = catalog_format(connection, folder)  # first: nothing of others is changed
-            if max(_header(folder)[18:20], default=0) > 2:  # SQLite would only read such a file
-                raise GalleryDamaged("its header is damaged", where=folder, remedy=REBUILD)
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             _migrate(connection, version, folder)
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if _is_read_only(error) and os.access(folder / CATALOG, os.W_OK):
+                # The header asks for a SQLite that does not exist yet.
+                what = "its header is damaged"
+                raise GalleryDamaged(what, where=folder, remedy=REBUILD) from error
             raise
     return connection
+
+
+def _is_read_only(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def check_structure(connection: sqlite3.Connection, folder: Path, *, whole: bool) -> None:

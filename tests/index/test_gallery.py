@@ -18,6 +18,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import (
     FormatTooNew,
     GalleryDamaged,
+    GalleryLocked,
     NotAGallery,
     StorageError,
     UsageError,
@@ -232,6 +233,34 @@ def test_a_reader_neither_waits_for_a_writer_nor_keeps_it_waiting(
             with Gallery.open(path) as other:
                 assert other.rows == reader.rows + 20
         assert scenario.answers(reader) == before
+
+
+def test_a_reader_that_ends_leaves_the_writer_its_log(path: Path, scenario: ModuleType) -> None:
+    """SQLite removes the log with the last connection; it must not take a reader's for that one.
+
+    It does where the writer's locks are gone, as after any close of a descriptor of the catalog in
+    its process; what the writer commits then is lost.
+    """
+    read = "import sys; from lmk.index.gallery import Gallery\n"
+    read += "with Gallery.open(sys.argv[1]) as gallery: print(gallery.rows)"
+    log = path / "catalog.db-wal"
+
+    def rows() -> int:
+        command = [sys.executable, "-P", "-c", read, path]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    with GalleryWriter(path) as writer:
+        with pytest.raises(GalleryLocked):
+            GalleryWriter(path, create=True)  # looks at the header
+        writer.append(*scenario.batch([300]))
+        writer.commit()
+        before = log.stat().st_ino
+        assert rows() == 16
+        assert log.stat().st_ino == before
+        writer.append(*scenario.batch([301]))
+        writer.commit()
+        assert rows() == 17
+    assert rows() == 17
 
 
 @pytest.mark.parametrize(
