@@ -17,21 +17,21 @@ def padded(vectors: NDArray[np.float32], rows: int = 0) -> NDArray[np.float32]:
 
 
 def scores(query: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the float64 dot products of a query and vectors, rounded to float32.
+    """Returns the float64 dot products of a query, or of several, and vectors, rounded to float32.
 
     A product of two float32 is exact in float64; the sums are added in a stated order (SUMS partial
     sums of every SUMS-th product, added by halves), in which the compiled search adds them too. So
     a vector gets the same score alone and in company, on any processor.
 
     Args:
-        query: float32 [dim].
+        query: float32 [dim], or [n, dim] for a query of its own for each vector.
         vectors: float32 [n, dim], as Vectors.read returns them.
 
     Returns:
         float32 [n].
     """
     products = padded(vectors).astype(np.float64)
-    products *= padded(query[None])
+    products *= padded(np.atleast_2d(query))
     # numpy adds along an axis that is not the last one number by number, in order
     sums = np.add.reduce(products.reshape(len(vectors), -1, SUMS), axis=1)
     while sums.shape[1] > 1:

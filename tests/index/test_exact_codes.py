@@ -110,6 +110,8 @@ def test_a_score_is_the_same_in_any_company():
     vectors, query = unit_rows(rng.standard_normal((50, 37))), unit_rows(rng.random((1, 37)))[0]
     together = scores(query, vectors)
     np.testing.assert_array_equal(together, [scores(query, v[None])[0] for v in vectors])
+    pairs = scores(np.repeat(query[None], 50, axis=0), vectors)
+    np.testing.assert_array_equal(together, pairs)
     exact_ = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
     np.testing.assert_array_equal(together, exact_)
 
