@@ -18,7 +18,7 @@ from lmk.index.rescoring import best, rescore
 from lmk.index.tuning import Tuned, tune
 from lmk.index.view import Allow, View
 
-FEW_ROWS = 10_000  # allowed rows that are compared one by one rather than looked for
+FEW_ROWS = 10_000  # of those allowed are compared one by one rather than looked for
 _BLOCK_QUERIES = 1024
 _REFUSAL = "params"  # in what FAISS says where an index cannot search among chosen positions
 
@@ -85,7 +85,7 @@ class ApproximateSearcher:
         self._view.check(queries, k)
         allowed = self._view.allowed(allow)
         among = self._ready if allow is None else self._among(allowed)
-        if among.count <= FEW_ROWS:
+        if allow is not None and among.count <= FEW_ROWS:
             return self._exact.search(queries, k, allowed)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)

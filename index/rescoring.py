@@ -9,6 +9,7 @@ from lmk.index.neighbours import NO_ROW
 from lmk.index.vectors import Vectors
 
 _PAIRS = 4096  # pairs of vectors in memory as float64 at a time
+_ROUGH_PAIRS = 1024  # candidates in memory at a time: what the processor's cache holds
 _ROUGH = 2.5e-3  # twice what rounding to half precision changes of a score, and more
 
 
@@ -92,9 +93,14 @@ def rescore(
     counts = np.bincount(query, minlength=len(queries))
     firsts = np.cumsum(counts) - counts
     rough = np.empty(len(rows), np.float32)
-    for vector, first, count in zip(queries, firsts.tolist(), counts.tolist(), strict=True):
-        piece = slice(first, first + count)
-        rough[piece] = stored.gather(rows[piece]) @ vector
+    together = max(1, _ROUGH_PAIRS // max(int(counts.max(initial=1)), 1))  # queries
+    for start in range(0, len(queries), together):
+        some = slice(start, start + together)
+        begin = int(firsts[start])
+        vectors = stored.gather(rows[begin : begin + int(counts[some].sum())])
+        ends = (firsts[some] + counts[some]).tolist()
+        for vector, first, end in zip(queries[some], firsts[some].tolist(), ends, strict=True):
+            rough[first:end] = vectors[first - begin : end - begin] @ vector
     order = np.lexsort((-rough, query))
     least = np.full(len(queries), -np.inf, np.float32)
     enough = counts > k

@@ -22,9 +22,9 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.view import View
 
-SAMPLE = 256  # queries in each half
+SAMPLE = 384  # queries in each half
 _FACTORS = {10: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64), 100: (1, 2, 3, 4, 6, 8, 12, 16)}
-_MARGINS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of what the goal leaves: aimed at beyond it, until it holds
+_MARGINS = tuple(i / 10 + 0.05 for i in range(10))  # of what the goal leaves, aimed at beyond it
 _TIES = 32
 _MISSING = 2**62  # a place beyond all
 _NEVER = -2.0  # below every score
