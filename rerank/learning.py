@@ -98,7 +98,8 @@ def learn(
     """
     progress(STAGE, 0, 1)
     gallery = writer.view("gallery")
-    labels = writer.membership()
+    labels = gallery.labels
+    assert labels is not None  # a writer's view has them
     bank = replace(gallery, mask=labels.role("distractor"))
     if before is None or _is_cheap(gallery, bank) or not _same_rule(before.pipeline, pipeline):
         before = _nothing(pipeline, gallery, bank)

@@ -15,6 +15,7 @@ from lmk.index.gallery import Gallery
 from lmk.index.merge import MergeReport, merge
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.learning import SHARD, Progress, forget_learning, learn, saved_pipeline
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.whiten import whitening_helps
 
 _STAGE = "merging"
@@ -49,13 +50,12 @@ def merge_indexes(
     with ExitStack() as stack:
         galleries = [stack.enter_context(Gallery.open(path)) for path in paths]
         embedder = _whitened(galleries, whiten) if galleries else None
-        pipeline = saved_pipeline(galleries[0]) if galleries else None
+        pipeline = saved_pipeline(galleries[0]) if galleries else Pipeline()
 
     def finish(writer: GalleryWriter) -> None:
         forget_learning(writer)
         writer.set(SHARD, None)
-        if pipeline is not None:
-            learn(writer, pipeline, progress=progress)
+        learn(writer, pipeline, progress=progress)
 
     return merge(
         out,

@@ -114,10 +114,10 @@ class PickTable:
         if before.gallery.any():
             asked = np.concatenate([gone, again])
             table.count(searcher, bank, asked, top=top, allow=before.gallery, times=-1)
+        table.worst[np.concatenate([gone, again])] = -np.inf
         if after.gallery.any():
             asked = np.concatenate([new, again])
             table.count(searcher, bank, asked, top=top, allow=after.gallery)
-        table.worst[gone] = -np.inf
         table.sums[table.counts == 0] = 0  # what rounding left
         return table
 

@@ -1,8 +1,9 @@
 """Builds and adds that are killed at random moments; run in a process of its own by test_kill.py.
 
-    killing.py rebuild|add FOLDER SEED ROUNDS    prints one JSON object a round
+    killing.py rebuild|add|sync|remove|compact|repair FOLDER SEED ROUNDS
+                                                 prints one JSON object a round
 
-FOLDER holds: old.lmk, a (embedder of it), b (another one), gallery, more, bank, asked.
+FOLDER holds: old.lmk, a (embedder of it), b (another one), gallery, more, mixed, bank, asked.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ import numpy as np
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import LmkError
 from lmk.embed.manifest import read_manifest
-from lmk.rerank.build import add_pictures, build_index
+from lmk.index.gallery import Gallery
+from lmk.rerank.build import (
+    add_pictures,
+    build_index,
+    compact_index,
+    remove_pictures,
+    repair_index,
+    sync_index,
+)
 from lmk.rerank.recognizer import Recognizer
 
 # Children start with everything imported, and nothing of OpenVINO, FAISS or torch started.
@@ -36,6 +45,29 @@ def rebuild(folder: Path, index: Path) -> int:
 
 def add(folder: Path, index: Path) -> int:
     return add_pictures(index, read_manifest(folder / "more")).computed
+
+
+def sync(folder: Path, index: Path) -> int:
+    """`mixed` has half of the gallery, some of it moved or changed, and `more`."""
+    bank = read_manifest(folder / "bank")
+    return sync_index(index, read_manifest(folder / "mixed"), distractors=bank).computed
+
+
+def remove(folder: Path, index: Path) -> int:
+    gone = [row.id for row in read_manifest(folder / "gallery").rows[::2]]
+    with Gallery.open(index) as gallery:
+        known = gallery.find(gone)  # of a round that was killed too late
+    remove_pictures(index, list(known))
+    return 0
+
+
+def compact(folder: Path, index: Path) -> int:
+    compact_index(index)
+    return 0
+
+
+def repair(folder: Path, index: Path) -> int:
+    return repair_index(index).reembedded
 
 
 def answers(folder: Path, index: Path) -> object:
@@ -61,9 +93,20 @@ def in_child(act: Callable[[Path, Path], object], *args: Path) -> object:
     return result
 
 
+def prepare(what: str, folder: Path) -> None:
+    """Brings old.lmk into the state that the act is for."""
+    if what == "compact":
+        in_child(remove, folder, folder / "old.lmk")
+    if what == "repair":
+        segment = sorted((folder / "old.lmk" / "segments").iterdir())[0]
+        segment.write_bytes(segment.read_bytes()[:-1])
+
+
 def main(what: str, folder: Path, seed: int, rounds: int) -> None:
-    act = {"rebuild": rebuild, "add": add}[what]
+    acts = (rebuild, add, sync, remove, compact, repair)
+    act = {act.__name__: act for act in acts}[what]
     index = folder / f"{what}.lmk"
+    prepare(what, folder)
     shutil.copytree(folder / "old.lmk", index)
     old = in_child(answers, folder, index)
     started = time.monotonic()

@@ -189,6 +189,11 @@ def test_another_rule_is_learnt_anew(tmp_path: Path) -> None:
     with Gallery.open(path) as gallery:
         assert gallery.array(PENALTY) is None and saved_learning(gallery) is not None
         assert saved_pipeline(gallery).penalty() is None
+    with GalleryWriter(path) as writer:
+        writer.remove(["gallery3"])
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        assert saved_learning(gallery) is None
 
 
 @pytest.mark.parametrize("left", ["gallery", "distractor", "nothing"])

@@ -82,7 +82,7 @@ def histories(draw: st.DrawFn) -> tuple[np.ndarray, list[list[int]]]:
     return vectors, steps
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(history=histories(), top=st.integers(1, 5), batch=st.integers(1, 5))
 def test_after_any_history(
     history: tuple[np.ndarray, list[list[int]]], top: int, batch: int
