@@ -43,6 +43,7 @@ class CompiledScan:
         self._view = view
         self._threads = threads
         self._derived = view.derived
+        self._whole = self._bits(view.mask)
         self._codes: list[PartCodes] = []
         self._loading = threading.Lock()
         self._asked = 0  # queries since the mapped vectors were let go
@@ -77,7 +78,7 @@ class CompiledScan:
         """
         with self._loading:
             self._load()
-        bits = [_bits(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
+        bits = self._whole if allowed is self._view.mask else self._bits(allowed)
         tasks = _tasks(bits, _TASKS * self._threads)
         workers = min(self._threads, len(tasks))
         room = max(_GATHERED, 2 * k)
@@ -154,11 +155,17 @@ class CompiledScan:
                     release(vectors.array)
             settle_all(self._stored, asked, found)
 
-        for done in pool.map(work, founds):
-            assert done is None
+        others = [pool.submit(work, found) for found in founds[1:]]
+        work(founds[0])
+        for other in others:
+            other.result()
         if self._asked >= _RELEASE_AFTER:
             for part in self._view.stored.parts:
                 release(part.array)
+
+    def _bits(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.uint32]]:
+        """The rows allowed of each part, a bit each."""
+        return [_bits(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
 
     def _check_damage(self, founds: list[Found]) -> None:
         damaged = max(int(found.damaged[0]) for found in founds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -195,6 +196,17 @@ def test_the_number_of_threads_changes_nothing(way, monkeypatch):
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer.rows, answers[0].rows)
         np.testing.assert_array_equal(answer.scores, answers[0].scores)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_searches_at_the_same_time(way, monkeypatch):
+    rng = np.random.default_rng(15)
+    kept = searcher(view_of(random_units(rng, 4000, 24)), way, monkeypatch)
+    batches = [asked(random_units(rng, 30, 24)) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda some: kept.search(some, 7), batches))
+    for some, found in zip(batches, together, strict=True):
+        np.testing.assert_array_equal(found.rows, kept.search(some, 7).rows)
 
 
 @pytest.mark.parametrize("way", WAYS)
