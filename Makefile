@@ -51,7 +51,7 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## run the benchmarks of docs/results.md (those on real photos need LMK_REAL_DATA)
-	set -e; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -P $$b; done
+	set -e; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b; done
 
 clean:  ## remove everything that can be made again, .venv included
 	rm -rf $(VENV) .venv-milvus build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

@@ -4,7 +4,7 @@ DATA holds gallery.csv (id,path,landmark_id), queries.csv (the same) and distrac
 (id,path,half): one half of the distractors is the bank, the other half is asked; then swapped;
 the mean is printed. Features of all pictures are computed once for each network and size.
 
-    python -P benchmarks/accuracy.py [DATA] [--quick]      (DATA defaults to $LMK_REAL_DATA)
+    python benchmarks/accuracy.py [DATA] [--quick]      (DATA defaults to $LMK_REAL_DATA)
 """
 
 from __future__ import annotations

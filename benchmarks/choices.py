@@ -8,7 +8,7 @@ Whitening: small galleries drawn from the whole (landmarks x pictures + distract
 queries of their landmarks and twice as many of the other half of the distractors; mean GAP of ten
 draws: top-1 and the default steps on raw features, the default steps on whitened ones.
 
-    python -P benchmarks/choices.py [DATA]      (DATA defaults to $LMK_REAL_DATA)
+    python benchmarks/choices.py [DATA]      (DATA defaults to $LMK_REAL_DATA)
 """
 
 from __future__ import annotations

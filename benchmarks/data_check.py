@@ -3,7 +3,7 @@
 Copies: 60 photos, each changed in sixteen ways; how many are known as copies of the original.
 Label errors: 50 labels exchanged for random others; how many are found, and with the right label.
 
-    python -P benchmarks/data_check.py [GALLERY]      (defaults to $LMK_REAL_DATA/gallery.csv)
+    python benchmarks/data_check.py [GALLERY]      (defaults to $LMK_REAL_DATA/gallery.csv)
 """
 
 from __future__ import annotations

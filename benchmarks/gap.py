@@ -11,7 +11,7 @@ Prints ratios measured in this one run, the fastest of several rounds for each s
 The queries: 1.1 % show a landmark, as in the contest, 80 % of those answered rightly, and every
 query answered; then the same with 50 %, where nearly no shortcut is left.
 
-Run: python -P benchmarks/gap.py
+Run: python benchmarks/gap.py
 """
 
 from __future__ import annotations

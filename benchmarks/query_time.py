@@ -1,6 +1,6 @@
 """Wall time of `lmk query` on one photo from the shell, and where it goes.
 
-    python -P benchmarks/query_time.py [INDEX PHOTO] [--runs 5]
+    python benchmarks/query_time.py [INDEX PHOTO] [--runs 5]
 
 "first" is a run after the operating system was asked to forget the index and the installed packages
 (posix_fadvise), as after a start of the machine. The phases are timed in one further process.

@@ -5,7 +5,7 @@ worker for each core, torch on the CPU, the same network (backbone, weights, GeM
 the same files; the vectors of both are compared. `lmk build-index` is timed whole, as a command,
 start-up, whitening and index included, and once more as its steady rate.
 
-    python -P benchmarks/speed_build.py [FOLDER|CSV] [--most 1000]
+    python benchmarks/speed_build.py [FOLDER|CSV] [--most 1000]
 """
 
 from __future__ import annotations
