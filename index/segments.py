@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
 from lmk.embed.files import sync_folder, write_whole
 
-VECTOR_DTYPE = np.dtype("<f2")  # half precision: moves a cosine by less than 1e-3
 REBUILD = "rebuild it with `lmk build-index`"
 REPAIR = "mend it with `lmk index repair`"
 _CHUNK = 1 << 20  # bytes hashed at a time

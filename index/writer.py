@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery
+from lmk.index import transaction as sizes  # read when used: tests make them small
 from lmk.index.admission import admit, check_pictures, check_vectors
 from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
@@ -246,8 +247,11 @@ class GalleryWriter:
         if not new:
             return 0
         with self._changing():
-            t.changes.add_pictures(t.state.rows, [pictures[i] for i in new], role)
-            t.add_vectors(vectors[new].astype(t.state.dtype))
+            most = 4 * sizes.SMALL_SEGMENT_ROWS  # so that no segment is too large to rewrite
+            for start in range(0, len(new), most):
+                some = new[start : start + most]
+                t.changes.add_pictures(t.state.rows, [pictures[i] for i in some], role)
+                t.add_vectors(vectors[some].astype(t.state.dtype))
         return len(new)
 
     def remove(self, ids: Iterable[str]) -> int:
@@ -376,9 +380,9 @@ class GalleryWriter:
     @property
     def _t(self) -> Transaction:
         """The transaction, of a gallery that was committed or reset."""
-        transaction = self._open_transaction()
-        _ = transaction.state  # refuses a new gallery
-        return transaction
+        t = self._open_transaction()
+        _ = t.state  # refuses a new gallery
+        return t
 
     def _open_transaction(self) -> Transaction:
         if self._transaction is None:

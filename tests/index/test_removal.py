@@ -282,6 +282,19 @@ def test_replace_vectors_refuses_what_does_not_fit(path: Path, scenario: ModuleT
         writer.commit()
 
 
+def test_a_large_append_is_cut_into_segments(tmp_path: Path, scenario: ModuleType) -> None:
+    path = tmp_path / "g"
+    with scenario.small_segments(inline=2, small=4), GalleryWriter(path, create=True) as writer:
+        writer.reset(scenario.A, 8)
+        writer.append(*scenario.batch(range(50)))
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        assert [part.rows for part in gallery.stored.parts] == [16, 16, 16, 2]
+        assert gallery.pictures(range(50)) == [scenario.picture(n) for n in range(50)]
+        expected = [scenario.vector_of(n) for n in range(50)]
+        np.testing.assert_allclose(gallery.vectors(range(50)), expected, atol=1e-3)
+
+
 # Equal contents
 
 
