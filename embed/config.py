@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,7 @@ from lmk.embed.errors import ModelError
 
 DEFAULT = "lite1"
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
+_LATER = ("pooling", "neck_activation", "global_context", "flip", "scales")
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
 
 
@@ -31,6 +32,8 @@ class EmbedderConfig(BaseModel):
         neck_activation: what follows the neck's BatchNorm.
         global_context: reduction ratio of the Global Context blocks put into the backbone's
             residual blocks, or None for none (a backbone that has its own needs none).
+        flip: sum the unit features of the picture and of its mirror image.
+        scales: sum the unit features of the picture at these parts of `size`, at most 1 each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,13 +49,15 @@ class EmbedderConfig(BaseModel):
     pooling: Literal["gem", "avg"] = "gem"
     neck_activation: Literal["prelu"] | None = "prelu"
     global_context: float | None = Field(default=None, gt=0, le=1)
+    flip: bool = False
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
 
     def moving(self) -> dict[str, Any]:
         """What moves a vector, weights apart; a setting younger than the first release counts
         only where it is used, so that embedders made before it keep their fingerprint.
         """
         parts = self.model_dump(exclude={"name", "weights"})
-        for name in ("pooling", "neck_activation", "global_context"):
+        for name in _LATER:
             if parts[name] == type(self).model_fields[name].default:
                 del parts[name]
         return parts

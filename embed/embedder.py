@@ -8,7 +8,6 @@ runs it. With the graph at hand torch is never imported.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 import weakref
@@ -33,7 +32,8 @@ from lmk.embed.config import (
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError, storage_errors
-from lmk.embed.images import IMAGES_VERSION, Picture, Skipped, decode, read_bytes
+from lmk.embed.fingerprint import feature_print, state_sha256, whole_print
+from lmk.embed.images import Picture, Skipped, decode, read_bytes
 from lmk.embed.runtime import (
     OpenVinoRuntime,
     Runtime,
@@ -41,13 +41,12 @@ from lmk.embed.runtime import (
     export_graph,
     openvino_usable,
 )
-from lmk.embed.whitening import WHITENING_VERSION, Whitening, load_whitening, save_whitening
+from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
 if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
 
 FORMAT = 1
-NETWORK_VERSION = 1  # raise it when backbone.py or heads.py compute other features
 _CONFIG, _GRAPH, _WEIGHTS, _WHITENING = (
     "config.json",
     "graph.xml",
@@ -110,8 +109,8 @@ class Embedder:
         self._folder = folder
         self._exported: _GraphFolder | None = None
         self._runtime: Runtime | None = None
-        self.feature_fingerprint = _feature_fingerprint(config, weights_sha256)
-        self.fingerprint = _fingerprint(self.feature_fingerprint, whitening)
+        self.feature_fingerprint = feature_print(config, weights_sha256)
+        self.fingerprint = whole_print(self.feature_fingerprint, whitening)
 
     @classmethod
     def named(
@@ -169,7 +168,7 @@ class Embedder:
         """
         return cls(
             config,
-            weights_sha256=_state_sha256(network),
+            weights_sha256=state_sha256(network),
             feature_dim=network.dim,
             network=network,
         )
@@ -242,8 +241,37 @@ class Embedder:
         other = copy.copy(self)
         other.whitening = whitening
         other.dim = whitening.dim if whitening else self.feature_dim
-        other.fingerprint = _fingerprint(self.feature_fingerprint, whitening)
+        other.fingerprint = whole_print(self.feature_fingerprint, whitening)
         return other
+
+    def with_views(self, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Embedder:
+        """The same network looking at a picture several times; vectors are of another fingerprint.
+
+        Each view's features are scaled to length 1 and summed; the cost is that of the views.
+
+        Args:
+            flip: also look at the mirror image.
+            scales: parts of the config's size at which to look, each above 0 and at most 1.
+
+        Raises:
+            ModelError: there is a whitening, which was learnt on other features.
+            ValueError: a scale out of range.
+        """
+        if self.whitening is not None:
+            raise ModelError(
+                "its whitening was learnt on single views",
+                where=self.config.name,
+                remedy="choose the views before the whitening is learnt",
+            )
+        from lmk.embed.heads import EmbeddingNetwork
+
+        values = self.config.model_dump() | {"flip": flip, "scales": tuple(scales)}
+        values["weights"] = HUB if self.config.weights == HUB else FILE
+        config = EmbedderConfig.model_validate(values)
+        network = EmbeddingNetwork(copy.deepcopy(self.network().backbone), config).eval()
+        network.load_state_dict(self.network().state_dict())
+        _try(network, config)
+        return Embedder.of(config, network)
 
     def with_runtime(self, runtime: Runtime) -> Embedder:
         """The same embedder with its network run by another runtime, as of an exported graph."""
@@ -256,7 +284,7 @@ class Embedder:
         if self._network is None:
             kept = self._folder / _WEIGHTS if self._folder else None
             self._network = build_network(self.config, kept, whole=True)
-            if _state_sha256(self._network) != self._weights_sha256:
+            if state_sha256(self._network) != self._weights_sha256:
                 raise EmbedderMismatch(
                     "the weights are not the ones this index was built with",
                     where=self._folder,
@@ -381,28 +409,3 @@ def _cuda() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-def _state_sha256(network: EmbeddingNetwork) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if not name.endswith("num_batches_tracked"):
-            array = tensor.detach().cpu().numpy()
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _feature_fingerprint(config: EmbedderConfig, weights_sha256: str) -> str:
-    parts: dict[str, object] = {"config": config.moving(), "weights": weights_sha256}
-    parts["versions"] = {"images": IMAGES_VERSION, "network": NETWORK_VERSION}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _fingerprint(features: str, whitening: Whitening | None) -> str:
-    digest = hashlib.sha256(features.encode())
-    if whitening is not None:
-        digest.update(f"whitening {WHITENING_VERSION}".encode())
-        digest.update(np.ascontiguousarray(whitening.mean).tobytes())
-        digest.update(np.ascontiguousarray(whitening.matrix).tobytes())
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from lmk.embed.config import EmbedderConfig
@@ -71,13 +72,23 @@ class EmbeddingNetwork(nn.Module):
         self.dim = config.neck or self.channels
         prelu = config.neck_activation == "prelu"
         self.neck = Neck(self.channels, self.dim, prelu=prelu) if config.neck else nn.Identity()
+        self._size = config.size
+        self._sides = [round(config.size * scale) for scale in config.scales]
+        self._flip = config.flip
         self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Features of a batch of pictures."""
-        x = (pictures.float() - self.mean) / self.std  # type: ignore[operator]
-        features: Tensor = self.backbone.forward_features(x.permute(0, 3, 1, 2))  # type: ignore[operator]
+        """Features of a batch of pictures; of several views the sum of unit features."""
+        x = ((pictures.float() - self.mean) / self.std).permute(0, 3, 1, 2)  # type: ignore[operator]
+        views = [x if side == self._size else _resized(x, side) for side in self._sides]
+        views += [view.flip(3) for view in views if self._flip]
+        if len(views) == 1:
+            return self._features(views[0])
+        return torch.stack([functional.normalize(self._features(view)) for view in views]).sum(0)
+
+    def _features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
         if features.ndim != 4:
             pooled: Tensor = self.backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
         elif features.shape[1] == self.channels:
@@ -86,3 +97,7 @@ class EmbeddingNetwork(nn.Module):
             pooled = self.pool(features.permute(0, 3, 1, 2))
         result: Tensor = self.neck(pooled)
         return result
+
+
+def _resized(x: Tensor, side: int) -> Tensor:
+    return functional.interpolate(x, (side, side), mode="bilinear", antialias=False)

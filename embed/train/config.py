@@ -212,6 +212,8 @@ class TrainConfig(_Settings):
             else fp32.
         clip: the longest gradient, or None.
         ema: decay of the average of the weights that is kept beside them, or None.
+        keep_start: the part of the starting weights in the embedder, which is the mean of both:
+            Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), 2022.
         freeze: beginnings of names of the network's weights that stay as they are.
         freeze_norms: keep the running means and variances of all BatchNorms.
         best_by: which figure of the validation chooses the best epoch.
@@ -236,6 +238,7 @@ class TrainConfig(_Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     clip: float | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
+    keep_start: float = Field(default=0.0, ge=0, lt=1)
     freeze: tuple[str, ...] = ()
     freeze_norms: bool = False
     best_by: Literal["gap", "map", "accuracy"] = "gap"

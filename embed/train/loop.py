@@ -310,7 +310,17 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             network = build_network(config, None)
         network.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
+        if self._config.keep_start:
+            _blend(network, start_network(self._config), self._config.keep_start)
         return Embedder.of(config, network)
+
+
+def _blend(network: torch.nn.Module, start: torch.nn.Module, share: float) -> None:
+    """Moves a network's weights, means and variances towards another's by a share of the way."""
+    theirs = start.state_dict()
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(theirs[name], share)
 
 
 def _different(names: list[str]) -> list[str]:

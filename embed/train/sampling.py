@@ -17,19 +17,17 @@ def epoch_order(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[
     (systematic sampling along a random order), so with r = 1 for all it is a permutation.
 
     Args:
-        repeats: float64 [n], 0 or more: how often each picture is to come.
+        repeats: float64 [n], 0 or more and not all 0: how often each picture is to come.
         seed, epoch: whole numbers, 0 or more.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(repeats))
     ends = np.cumsum(repeats[order])
-    total = max(round(float(ends[-1])), 1) if len(ends) else 0
-    if total:
-        ends *= total / ends[-1]
+    total = max(round(float(ends[-1])), 1)
+    ends *= total / ends[-1]
     marks = np.floor(ends + rng.random()).astype(np.int64)
     times = np.diff(marks, prepend=0)
-    if total and times.sum() != total:  # the last end is `total` but for rounding
-        times[-1] += total - times.sum()
+    times[-1] += total - times.sum()  # the last end is `total` but for rounding
     drawn = np.repeat(order, times)
     rng.shuffle(drawn)
     return drawn.astype(np.int64)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from lmk.embed import backbone as backbone_module
 from lmk.embed import embedder as embedder_module
+from lmk.embed import fingerprint as fingerprint_module
 from lmk.embed.backbone import build_backbone, read_state
 from lmk.embed.config import preset_names
 from lmk.embed.embedder import Embedder
@@ -328,7 +329,7 @@ class TestFingerprint:
     def test_the_version_of_the_code(
         self, tiny: Embedder, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(embedder_module, "IMAGES_VERSION", 99)
+        monkeypatch.setattr(fingerprint_module, "IMAGES_VERSION", 99)
         again = Embedder.named("test_resnet", weights=tiny_weights, size=48)
         assert again.fingerprint != tiny.fingerprint
 

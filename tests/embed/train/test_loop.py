@@ -161,6 +161,17 @@ def test_passes_that_are_accumulated_are_one_large_batch(
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
+def test_a_part_of_the_start_is_kept(small: Small, gallery: Manifest, tmp_path: Path) -> None:
+    for share in (0.0, 0.25):
+        train(small(keep_start=share), [gallery], tmp_path / f"{share}", device="cpu")
+    trained, blended = (load_file(tmp_path / f / "weights.safetensors") for f in ("0.0", "0.25"))
+    start = start_network(small()).state_dict()
+    for name in trained:
+        if trained[name].is_floating_point():
+            expected = 0.25 * start[name] + 0.75 * trained[name]
+            torch.testing.assert_close(blended[name], expected)
+
+
 class TestValidation:
     def test_the_best_epoch_is_kept(self, small: Small, gallery: Manifest, tmp_path: Path) -> None:
         seen = []
