@@ -13,7 +13,7 @@ from lmk.embed.errors import ModelError
 
 DEFAULT = "lite1"
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
-_LATER = ("pooling", "neck_activation", "global_context", "flip", "scales")
+_LATER = ("pooling", "neck_activation", "global_context", "flip", "scales", "members")
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
 
 
@@ -33,6 +33,8 @@ class EmbedderConfig(BaseModel):
         global_context: reduction ratio of the Global Context blocks put into the backbone's
             residual blocks, or None for none (a backbone that has its own needs none).
         flip: sum the unit features of the picture and of its mirror image.
+        members: of an ensemble, whose features are the members' unit features side by side; its
+            other settings say how big pictures are, and the backbone's name is empty.
         scales: sum the unit features of the picture at these parts of `size`, at most 1 each.
     """
 
@@ -51,6 +53,7 @@ class EmbedderConfig(BaseModel):
     global_context: float | None = Field(default=None, gt=0, le=1)
     flip: bool = False
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
+    members: tuple[EmbedderConfig, ...] = ()
 
     def moving(self) -> dict[str, Any]:
         """What moves a vector, weights apart; a setting younger than the first release counts
@@ -60,6 +63,8 @@ class EmbedderConfig(BaseModel):
         for name in _LATER:
             if parts[name] == type(self).model_fields[name].default:
                 del parts[name]
+        if self.members:
+            parts["members"] = [member.moving() for member in self.members]
         return parts
 
 

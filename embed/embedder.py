@@ -44,6 +44,8 @@ from lmk.embed.runtime import (
 from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lmk.embed.heads import EmbeddingNetwork
 
 FORMAT = 1
@@ -124,7 +126,8 @@ class Embedder:
         """An embedder by name.
 
         Args:
-            name: a preset ("lite1", "lite0"), an embedder's folder, or any timm model.
+            name: a preset ("lite1", "lite0"), an embedder's folder, or any timm model; or several
+                presets and folders joined by "+", for an ensemble of them.
             weights: a .safetensors or .pth file for a timm model.
             pretrained: take the timm model's weights from its hub (needs a network).
             size: side of the pictures in pixels, instead of the preset's or model's own.
@@ -147,6 +150,14 @@ class Embedder:
                     remedy="leave out --weights, --pretrained and --size",
                 )
             return cls.load(Path(name))
+        if "+" in name:
+            if weights or pretrained:
+                raise ModelError(
+                    "an ensemble's members have their own weights",
+                    where=name,
+                    remedy="leave out --weights and --pretrained",
+                )
+            return cls.ensemble([cls.named(part, size=size) for part in name.split("+")])
         config = preset(name) if name in preset_names() else None
         if config is None:
             config = timm_config(name, weights, pretrained)
@@ -172,6 +183,39 @@ class Embedder:
             feature_dim=network.dim,
             network=network,
         )
+
+    @classmethod
+    def ensemble(cls, members: Sequence[Embedder]) -> Embedder:
+        """Embedders side by side: their unit features, concatenated.
+
+        A whitening learnt on a gallery (`with_whitening`) brings them back to fewer components.
+        Pictures are decoded at the largest member's size, and made smaller for the others.
+
+        Raises:
+            ModelError: fewer than two members, or one that is whitened.
+        """
+        name = "+".join(member.config.name for member in members)
+        if len(members) < 2 or any(member.whitening for member in members):
+            raise ModelError(
+                "an ensemble needs two members or more, none of them whitened",
+                where=name,
+                remedy="leave the whitening to the ensemble",
+            )
+        config = EmbedderConfig(
+            name=name,
+            backbone="",
+            weights=FILE,
+            size=max(member.config.size for member in members),
+            mean=(0, 0, 0),
+            std=(1 / 255, 1 / 255, 1 / 255),
+            gem_p=1,
+            pooling="avg",
+            members=tuple(m.config.model_copy(update={"weights": FILE}) for m in members),
+        )
+        network = build_network(config, None)
+        for place, member in zip(network.backbone.members, members, strict=True):  # type: ignore[arg-type]
+            place.load_state_dict(member.network().state_dict())
+        return cls.of(config, network)
 
     @classmethod
     def load(cls, folder: Path) -> Embedder:
@@ -361,11 +405,15 @@ def build_network(
         ModelError: weights that cannot be had or do not fit.
     """
     from lmk.embed.backbone import build_backbone, insert_global_context, read_state
-    from lmk.embed.heads import EmbeddingNetwork
+    from lmk.embed.heads import EmbeddingNetwork, Ensemble
 
     kept = whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
     source = None if kept else weights if config.weights == FILE else config.weights
-    backbone = build_backbone(config.backbone, source)
+    if config.members:
+        members = [build_network(member, None) for member in config.members]
+        backbone: nn.Module = Ensemble(members, [member.size for member in config.members])
+    else:
+        backbone = build_backbone(config.backbone, source)
     if config.global_context is not None:
         insert_global_context(backbone, config.global_context)
     network = EmbeddingNetwork(backbone, config)

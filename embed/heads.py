@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,6 +98,31 @@ class EmbeddingNetwork(nn.Module):
             pooled = self.pool(features.permute(0, 3, 1, 2))
         result: Tensor = self.neck(pooled)
         return result
+
+
+class Ensemble(nn.Module):
+    """Networks side by side, in the place of a backbone: their unit features, concatenated.
+
+    Shape: float [n, 3, size, size], pixels from 0 to 255 -> float32 [n, sum of the members' dims].
+    """
+
+    def __init__(self, members: Sequence[EmbeddingNetwork], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.num_features = sum(member.dim for member in members)
+        self._sizes = tuple(sizes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features [n, num_features]; each member sees the pictures at its own size."""
+        each = []
+        for member, size in zip(self.members, self._sizes, strict=True):
+            own = x if x.shape[2] == size else _resized(x, size)
+            each.append(functional.normalize(member(own.permute(0, 2, 3, 1))))
+        return torch.cat(each, dim=1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool) -> Tensor:
+        """The features as they are: there is nothing left to pool."""
+        return features
 
 
 def _resized(x: Tensor, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Several views of a picture: flips and scales are summed, in torch and in the graph."""
+"""Several views of a picture, several networks: in torch, in the graph, and in the folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from lmk.embed.whitening import Whitening
 def pictures() -> torch.Tensor:
     rng = np.random.default_rng(0)
     return torch.from_numpy(rng.integers(0, 256, (3, 48, 48, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def smaller(tiny_weights: Path) -> Embedder:
+    return Embedder.named("test_resnet", weights=tiny_weights, size=36)
 
 
 def single(embedder: Embedder, pictures: torch.Tensor) -> torch.Tensor:
@@ -66,3 +71,45 @@ def test_refusals(tiny: Embedder) -> None:
     white = tiny.with_whitening(Whitening(np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)))
     with pytest.raises(ModelError, match="its whitening was learnt on single views"):
         white.with_views(flip=True)
+
+
+class TestEnsemble:
+    def test_unit_features_side_by_side(
+        self, tiny: Embedder, smaller: Embedder, pictures: torch.Tensor
+    ) -> None:
+        both = Embedder.ensemble([tiny, smaller])
+        assert both.dim == tiny.dim + smaller.dim and both.config.size == 48
+        shrunk = functional.interpolate(
+            pictures.permute(0, 3, 1, 2).float(), (36, 36), mode="bilinear"
+        ).permute(0, 2, 3, 1)
+        expected = torch.cat([single(tiny, pictures), single(smaller, shrunk)], dim=1)
+        with torch.no_grad():
+            torch.testing.assert_close(both.network()(pictures), expected, rtol=1e-4, atol=1e-5)
+
+    def test_by_name_and_folder(
+        self, tiny: Embedder, smaller: Embedder, pictures: torch.Tensor, tmp_path: Path
+    ) -> None:
+        for name, member in (("one", tiny), ("two", smaller)):
+            (tmp_path / name).mkdir()
+            member.save(tmp_path / name)
+        both = Embedder.named(f"{tmp_path / 'one'}+{tmp_path / 'two'}")
+        assert both.fingerprint == Embedder.ensemble([tiny, smaller]).fingerprint
+        assert both.fingerprint != Embedder.ensemble([smaller, tiny]).fingerprint
+        (tmp_path / "both").mkdir()
+        both.save(tmp_path / "both")
+        loaded = Embedder.load(tmp_path / "both")
+        assert loaded.fingerprint == both.fingerprint
+        from_graph = np.stack(list(loaded.features(list(pictures.numpy()))))
+        with torch.no_grad():
+            np.testing.assert_allclose(
+                from_graph, both.network()(pictures).numpy(), rtol=0.02, atol=0.02
+            )
+            assert torch.equal(loaded.network()(pictures), both.network()(pictures))
+
+    def test_refusals(self, tiny: Embedder, tiny_weights: Path) -> None:
+        with pytest.raises(ModelError, match="two members or more"):
+            Embedder.ensemble([tiny])
+        with pytest.raises(ModelError, match="members have their own weights"):
+            Embedder.named("lite0+lite1", weights=tiny_weights)
+        with pytest.raises(ModelError, match="frob: is no preset"):
+            Embedder.named("lite0+frob", size=64)

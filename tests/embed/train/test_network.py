@@ -13,7 +13,13 @@ from torch import nn
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import ModelError, UsageError
-from lmk.embed.train.config import Optimizer, Schedule, TrainConfig
+from lmk.embed.train.config import (
+    Optimizer,
+    Schedule,
+    TrainConfig,
+    training_config,
+    training_presets,
+)
 from lmk.embed.train.network import (
     build_optimizer,
     embedder_config,
@@ -150,3 +156,20 @@ def test_weights_that_fit_nothing(small: Small, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match="does not fit the model"):
         start_network(small(model=model(weights=str(tmp_path / "x.safetensors"))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", training_presets())
+def test_the_networks_of_the_presets_take_a_step(name: str) -> None:
+    config = training_config(name)
+    network = start_network(config)
+    millions = sum(p.numel() for p in network.backbone.parameters()) / 1e6
+    if config.model.backbone == "resnext101_32x4d":  # by timm: 42.1 plain, 51.7 with its "gca"
+        assert millions == pytest.approx(51.7 if config.model.global_context else 42.1, abs=0.05)
+    set_training(network, freeze_norms=False)
+    pictures = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    vectors = network(pictures)
+    assert vectors.shape == (2, 512)
+    vectors.square().mean().backward()
+    grads = [p.grad for p in network.parameters() if p.requires_grad]
+    assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
