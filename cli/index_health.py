@@ -56,6 +56,12 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
     type=click.IntRange(32, 2048),
     help="Side of the pictures that --model was used with, in pixels.",
 )
+@click.option(
+    "--drop-lost",
+    is_flag=True,
+    help="Also drop pictures with damaged vectors whose files cannot be reached, as those of a "
+    "drive that is not mounted.",
+)
 @wait
 @as_json
 @click.pass_context
@@ -65,13 +71,14 @@ def repair(
     model: str | None,
     weights: Path | None,
     size: int | None,
+    drop_lost: bool,
     wait: float,
     as_json: bool,
 ) -> None:
     """Mend INDEX: make again what can be, embed again the pictures whose vectors are damaged.
 
     Pictures whose vectors are lost and whose files are gone or changed are dropped and named;
-    then it exits with 1.
+    then it exits with 1. It stops before that where their folder is missing or cannot be read.
 
     Example: lmk index repair gallery.lmk
     """
@@ -85,7 +92,9 @@ def repair(
     ignore_large_picture_warnings()
     embedder = None if model is None else Embedder.named(model, weights=weights, size=size)
     with StageProgress() as progress:
-        report = repair_index(index, embedder=embedder, wait=wait, progress=progress)
+        report = repair_index(
+            index, embedder=embedder, drop_lost=drop_lost, wait=wait, progress=progress
+        )
     if as_json:
         click.echo(json.dumps({"index": str(index)} | asdict(report), ensure_ascii=False))
     else:

@@ -3,11 +3,13 @@
 What was learnt is learnt again, derived files are dropped (who needs them makes them), damaged
 vectors are taken from the kept features or embedded from the pictures, as long as these are the
 same files, and the embedder is taken from the installed package where its fingerprint proves that
-it is the same one.
+it is the same one. A picture is given up only where its file is seen to be gone or another: not
+where a drive is not mounted or a file cannot be read now.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,13 +23,13 @@ from numpy.typing import NDArray
 
 from lmk.embed.config import preset_names
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import GalleryDamaged, LmkError
+from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError
 from lmk.embed.features import FeatureStore
 from lmk.embed.manifest import Manifest, Row
 from lmk.embed.whitening import load_whitening
 from lmk.index.catalog import Picture
 from lmk.index.gallery import embedder_folder
-from lmk.index.verify import Finding, drop_derived, verify
+from lmk.index.verify import drop_derived, verify
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import BLOCK, extract_all, open_store
 from lmk.rerank.learning import PIPELINE, SHARD, Progress, learn
@@ -57,6 +59,7 @@ def repair_index(
     path: Path,
     *,
     embedder: Embedder | None = None,
+    drop_lost: bool = False,
     wait: float = 0.0,
     progress: Progress = lambda stage, done, total: None,
 ) -> RepairReport:
@@ -66,11 +69,14 @@ def repair_index(
         path: the gallery.
         embedder: the gallery's embedder (without its whitening), where its files are damaged and it
             is not one of the installed ones at its usual size.
+        drop_lost: also give up pictures whose vectors are damaged and whose files cannot be
+            reached: their folder is missing, holds none of its pictures, or cannot be read.
         wait: seconds to wait for another writer.
         progress: called with (stage, done, total).
 
     Raises:
         GalleryDamaged: where the catalog is damaged, or the embedder and nothing proves to be it.
+        GalleryError: without `drop_lost`, where files cannot be reached; nothing is changed then.
         NotAGallery, GalleryLocked, StorageError: as the folder is.
     """
     with GalleryWriter(path, wait=wait) as writer:
@@ -91,13 +97,8 @@ def repair_index(
                 writer.install_embedder(whole.save)
             else:
                 whole = Embedder.load(folder)
-            lost: list[str] = []
-            reembedded = 0
-            for finding in named:
-                if finding.mend == "re-embed":
-                    ids, rows = _reembed(writer, whole, finding, progress)
-                    lost += ids
-                    reembedded += rows
+            rows = [f.rows for f in named if f.mend == "re-embed"]
+            lost, reembedded = _reembed(writer, whole, rows, drop_lost, progress)
         for name, file in writer.arrays().items():
             if file in damaged:
                 writer.drop_array(name)
@@ -111,27 +112,87 @@ def repair_index(
 
 
 def _reembed(
-    writer: GalleryWriter, embedder: Embedder, finding: Finding, progress: Progress
+    writer: GalleryWriter,
+    embedder: Embedder,
+    damaged: Sequence[range],
+    drop_lost: bool,
+    progress: Progress,
 ) -> tuple[list[str], int]:
     """Replaces the vectors of damaged rows; returns the ids it had to remove, and how many not."""
     store = open_store(writer.path, embedder)
     alive = writer.membership().alive
-    rows = np.array([row for row in finding.rows if alive[row]], np.int64)
-    kept: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    parts = [np.array([row for row in rows if alive[row]], np.int64) for rows in damaged]
+    lost: list[Picture] = []
+    for rows in parts:
+        for start in range(0, len(rows), BLOCK):
+            pictures = writer.pictures(rows[start : start + BLOCK])
+            _compute(pictures, embedder, store, progress)
+            lost += [picture for picture in pictures if picture.sha256 not in store]
+    if not drop_lost:
+        _require_lost(lost, writer)
+    writer.remove(picture.id for picture in lost)
+    for rows in parts:
+        _replace(writer, embedder, store, rows)
+    return [picture.id for picture in lost], sum(map(len, parts)) - len(lost)
+
+
+def _replace(
+    writer: GalleryWriter, embedder: Embedder, store: FeatureStore, rows: NDArray[np.int64]
+) -> None:
+    """Stores vectors anew for those of some rows that were not lost."""
+    rows = rows[writer.membership().alive[rows]]
     vectors = [np.empty((0, embedder.dim), np.float32)]
-    lost: list[str] = []
     for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        pictures = writer.pictures(block)
-        _compute(pictures, embedder, store, progress)
-        there = np.array([picture.sha256 in store for picture in pictures], np.bool_)
-        known = [picture.sha256 for picture in pictures if picture.sha256 in store]
-        lost += [picture.id for picture in pictures if picture.sha256 not in store]
-        kept.append(block[there])
-        vectors.append(embedder.vectors(store.read(known)))
-    writer.remove(lost)
-    writer.replace_vectors(np.concatenate(kept), np.concatenate(vectors))
-    return lost, len(rows) - len(lost)
+        pictures = writer.pictures(rows[start : start + BLOCK])
+        vectors.append(embedder.vectors(store.read([picture.sha256 for picture in pictures])))
+    writer.replace_vectors(rows, np.concatenate(vectors))
+
+
+def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
+    """Checks that pictures are lost for good (GalleryError).
+
+    They may be on a drive that is not mounted: then nothing in the folder of their manifest is
+    there.
+    """
+    noun = "picture" if len(lost) == 1 else "pictures"
+    what = f"{len(lost):,} {noun} with damaged vectors would be lost: "
+    remedy = "make the files readable again, or give up what is lost with --drop-lost"
+    for picture in lost:
+        reason = _out_of_reach(picture)
+        if reason is not None:
+            raise GalleryError(what + reason, where=_file(picture), remedy=remedy)
+    gone = {picture.root for picture in lost}
+    for picture in (*lost, *_all_pictures(writer)):
+        if not gone:
+            return
+        if picture.root in gone and _file(picture).exists():
+            gone.remove(picture.root)
+    for root in sorted(gone):
+        reason = "none of its pictures is there" if Path(root).is_dir() else "it is not there"
+        remedy = "mount its drive, or give up what is lost with --drop-lost"
+        raise GalleryError(what + reason, where=root, remedy=remedy)
+
+
+def _out_of_reach(picture: Picture) -> str | None:
+    """Why a file that may be the picture's cannot be used now; None where it is gone or another."""
+    try:
+        with _file(picture).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        return f"the file cannot be read ({(error.strerror or str(error)).lower()})"
+    return "the file is unchanged, but cannot be decoded" if digest == picture.sha256 else None
+
+
+def _file(picture: Picture) -> Path:
+    return Path(picture.root) / picture.path
+
+
+def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
+    rows = np.flatnonzero(writer.membership().alive)
+    for start in range(0, len(rows), BLOCK):
+        yield from writer.pictures(rows[start : start + BLOCK])
 
 
 def _compute(
@@ -168,10 +229,13 @@ def _restored(
     for candidate in _candidates(scratch, given):
         if candidate.fingerprint == fingerprint:
             return candidate
+    remedy = "build the index again with lmk build-index"
+    if given is None and not any(file.name == _WHITENING for file in broken):
+        remedy = f"name what it was built with by --model, or {remedy}"
     raise GalleryDamaged(
         "the embedder is damaged, and no installed one is the same",
         where=sorted(broken)[0],
-        remedy="build the index again with lmk build-index",
+        remedy=remedy,
     )
 
 

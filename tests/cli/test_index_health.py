@@ -108,6 +108,16 @@ def test_what_is_lost_is_named_and_the_exit_code_says_so(lmk: Run, segmented: Pa
     assert lmk("index", "list", "sample.lmk").out == "4  bridge\n4  castle\n3  tower\n"
 
 
+def test_a_drive_that_is_not_mounted(lmk: Run, segmented: Path) -> None:
+    flip(one_file(segmented, "segments/*.f16"))
+    shutil.rmtree(segmented / "sample.lmk" / "cache")
+    for name in ("gallery", "bank"):
+        (segmented / name).rename(segmented / f"no-{name}")
+    lmk("index", "repair", "sample.lmk").refused(1, "18 pictures", "--drop-lost")
+    done = lmk("index", "repair", "sample.lmk", "--drop-lost")
+    assert done.code == 1 and done.out.endswith("18 lost\n")
+
+
 def test_a_damaged_catalog_is_found_and_cannot_be_mended(lmk: Run, here: Path) -> None:
     catalog = here / "sample.lmk" / "catalog.db"
     catalog.write_bytes(catalog.read_bytes()[:-4096])

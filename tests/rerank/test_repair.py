@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import GalleryDamaged, GalleryLocked, NotAGallery
+from lmk.embed.errors import GalleryDamaged, GalleryError, GalleryLocked, NotAGallery
 from lmk.embed.manifest import read_manifest
 from lmk.index import transaction as sizes
 from lmk.index.gallery import Gallery
 from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
+from lmk.rerank import repair as repair_module
 from lmk.rerank.build import RepairReport, build_index, repair_index
 from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.recognizer import Recognizer
@@ -144,6 +145,64 @@ def test_a_segment_all_of_whose_pictures_are_gone(folder: Path, index: Path, dam
     assert_whole(index)
 
 
+def unmounted(folder: Path) -> None:
+    (folder / "gallery").rename(folder / "elsewhere")
+
+
+def empty_mount_point(folder: Path) -> None:
+    unmounted(folder)
+    (folder / "gallery").mkdir()
+
+
+@pytest.mark.parametrize("leave", [unmounted, empty_mount_point])
+def test_pictures_on_a_drive_that_is_not_mounted_are_not_lost(
+    folder: Path, index: Path, leave: Callable[[Path], None]
+) -> None:
+    before = contents(index)
+    shutil.rmtree(index / "cache")
+    flip(segments(index)[0])
+    leave(folder)
+    with pytest.raises(GalleryError, match=r"gallery: 7 pictures.*--drop-lost"):
+        repair_index(index)
+    assert len(verify(index)) == 1  # nothing was changed
+    shutil.rmtree(folder / "gallery", ignore_errors=True)
+    (folder / "elsewhere").rename(folder / "gallery")
+    assert repair_index(index) == RepairReport((), 7, ())
+    assert contents(index) == before
+
+
+def test_pictures_that_cannot_be_reached_are_given_up_when_asked_to(
+    folder: Path, index: Path
+) -> None:
+    shutil.rmtree(index / "cache")
+    flip(segments(index)[0])
+    unmounted(folder)
+    report = repair_index(index, drop_lost=True)
+    assert report.reembedded == 0 and len(report.lost) == SEGMENT
+    assert_whole(index)
+
+
+def test_a_file_that_cannot_be_read_is_not_lost(
+    folder: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, who may read everything: the error comes from another place."""
+    shutil.rmtree(index / "cache")
+    flip(segments(index)[0])
+    closed = folder / "gallery" / "place_0" / "1.jpg"
+    content = closed.read_bytes()
+    closed.unlink()
+    closed.symlink_to(closed)  # opening it is ELOOP
+    with pytest.raises(GalleryError, match=r"1\.jpg: 1 picture.*cannot be read.*--drop-lost"):
+        repair_index(index)
+    closed.unlink()
+    closed.write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(repair_module, "_compute", lambda *_: None)  # as where decoding fails
+        with pytest.raises(GalleryError, match="unchanged, but cannot be decoded"):
+            repair_index(index)
+    assert repair_index(index) == RepairReport((), 7, ())
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_arrays(index: Path, damage: str) -> None:
     before = contents(index)
@@ -183,8 +242,12 @@ def test_a_damaged_graph(folder: Path, index: Path, damage: str, name: str) -> N
 def test_an_embedder_that_is_given(index: Path, tiny: Embedder, lite0: Embedder, name: str) -> None:
     before = contents(index)
     flip(next(index.glob(f"embedder/*/{name}")), 20)
-    with pytest.raises(GalleryDamaged, match=rf"{name}: the embedder is damaged, and no installed"):
+    damaged = rf"{name}: the embedder is damaged, and no installed"
+    with pytest.raises(GalleryDamaged, match=damaged) as refused:
         repair_index(index, embedder=lite0)
+    assert "--model" not in str(refused.value)
+    with pytest.raises(GalleryDamaged, match=rf"{damaged}.*--model.*build-index"):
+        repair_index(index)
     assert repair_index(index, embedder=tiny).reembedded == 0
     assert contents(index) == before
     assert_whole(index)
@@ -202,8 +265,10 @@ def test_an_embedder_of_the_package(tmp_path: Path, photos: Path) -> None:
     assert len(repair_index(index).remade) == 2
     assert contents(index) == before
     flip(next(index.glob("embedder/*/whitening.safetensors")))
-    with pytest.raises(GalleryDamaged, match=r"whitening\.safetensors: the embedder is damaged"):
+    lost = r"whitening\.safetensors: the embedder is damaged"
+    with pytest.raises(GalleryDamaged, match=lost) as refused:
         repair_index(index)
+    assert "--model" not in str(refused.value)  # it would not help
 
 
 def test_several_things_at_once(index: Path) -> None:
