@@ -147,9 +147,11 @@ def _keep(view: View, built: Built, described: bytes) -> None:
     view.derived.save(f"{built.stem}.rows.json", lambda path: _write_bytes(path, described))
     prefix = built.stem.rsplit("-", 1)[0]
     for name in view.derived.names():
-        stem, ending = name.split(".", 1)
+        if not name.startswith(prefix):
+            continue  # another search's, or an index of another kind
+        stem, _, ending = name.partition(".")
         measured = stem == built.stem and ending not in ("index", "rows.json")
-        other = name.startswith(prefix) and stem != built.stem and not _of_other_rows(view, stem)
+        other = stem != built.stem and not _of_other_rows(view, stem)
         if measured or other:
             view.derived.remove(name)
 

@@ -14,8 +14,10 @@ import pytest
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import UsageError
 from lmk.index import approximate, faiss_files, tuning
+from lmk.index import exact as exact_search
 from lmk.index.approximate import ApproximateSearcher
 from lmk.index.derived import DerivedFiles
+from lmk.index.exact import ExactSearcher
 from lmk.index.vectors import VectorPart, Vectors
 from lmk.index.view import View
 
@@ -215,6 +217,22 @@ def test_an_index_of_another_size_is_not_used(tmp_path: Path) -> None:
     searcher, told = open_(view)
     assert told.built
     check_answers(searcher, view)
+
+
+def test_exact_search_keeps_its_files_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact_search, "_SECONDS_BEFORE_COMPILED", 0.0)
+    view = view_of(tmp_path, 1500)
+    exact = ExactSearcher(view).search(QUERIES, 10)
+    kept = names(view, "")
+    assert kept
+    searcher, told = open_(view)
+    assert told.built
+    check_answers(searcher, view)
+    assert not open_(view)[1]
+    assert set(kept) < set(names(view, ""))
+    np.testing.assert_array_equal(ExactSearcher(view).search(QUERIES, 10).rows, exact.rows)
 
 
 def test_nothing_is_kept_where_nothing_can_be_written(tmp_path: Path) -> None:
