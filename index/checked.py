@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from lmk.embed.errors import GalleryDamaged, GalleryError, StorageError
+from lmk.embed.errors import GalleryDamaged, GalleryError
 from lmk.index.segments import FileRecord, StoredFile
 
 NOTE = "cache/files.json"
@@ -57,20 +57,19 @@ def damaged_files(
     return [error for error in found if error]
 
 
-def note_written(folder: Path, records: Sequence[FileRecord], named: Container[str]) -> None:
+def note_written(
+    folder: Path, written: Iterable[tuple[FileRecord, str]], named: Container[str]
+) -> None:
     """Notes files as compared that were just written with their checksum.
 
     Args:
         folder: the gallery.
-        records: the files.
+        written: the files, each with the stamp it had when it was written: one that was changed
+            since has another, and is compared when it is opened.
         named: paths of all files the catalog names; what was noted of others is forgotten.
     """
     note = {path: value for path, value in _known(folder).items() if path in named}
-    for record in records:
-        with suppress(GalleryError, StorageError):
-            file = StoredFile(folder, record)
-            note[record.path] = [record.sha256, file.stamp()]
-            file.close()
+    note |= {record.path: [record.sha256, stamp] for record, stamp in written}
     _write(folder, note)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmk.embed.errors import GalleryError, storage_errors
-from lmk.embed.files import sync_folder
+from lmk.embed.files import stamp, sync_folder
 from lmk.index.gallery import embedder_folder
 from lmk.index.segments import FileRecord, StoredFile, record_tree
 from lmk.index.transaction import Transaction
@@ -29,8 +29,9 @@ def install_embedder(t: Transaction, save: Callable[[Path], None]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
             t.changes.drop_files([record.path for record in records])
+            stamps = {item: stamp(item) for item in folder.rglob("*")}  # before they are hashed
             records = record_tree(t.folder, path)
-            t.records += records
+            t.records += [(record, stamps[t.folder / record.path]) for record in records]
             sync_folder(folder.parent)
             sync_folder(t.folder)
         t.changes.add_files(records)

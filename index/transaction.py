@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.files import stamp
 from lmk.index.catalog import Catalog, State
 from lmk.index.changes import Changes
 from lmk.index.parts import vector_parts
@@ -33,7 +34,8 @@ class Transaction:
         catalog, changes: its catalog, to read and to change.
         committed: the files that the last commit names.
         written: what was written since then, to be removed where the transaction fails.
-        records: the numbered files among it.
+        records: the files among it that the catalog is to name, with the stamp each had when it was
+            written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +44,7 @@ class Transaction:
         self.changes = Changes(self.catalog)
         self.committed: list[FileRecord] = []
         self.written: list[Path] = []
-        self.records: list[FileRecord] = []
+        self.records: list[tuple[FileRecord, str]] = []
         self._state: State | None = None
         self._pending: list[NDArray[Any]] = []  # vectors of the last rows, not stored yet
 
@@ -86,7 +88,7 @@ class Transaction:
         self.change_state(next_file=self.state.next_file + 1)
         self.written.append(self.folder / path)
         record = write_file(self.folder, path, chunks)
-        self.records.append(record)
+        self.records.append((record, stamp(self.folder / path)))
         return record
 
     def add_vectors(self, vectors: NDArray[Any]) -> None:

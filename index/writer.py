@@ -371,7 +371,7 @@ class GalleryWriter:
             t.changes.begin()
             t.start()
             named = {record.path for record in t.committed}
-            kept = [record for record in written if record.path in named]
+            kept = [(record, stamp) for record, stamp in written if record.path in named]
             if kept:
                 note_written(self.path, kept, named)
 

@@ -168,6 +168,19 @@ def test_a_change_that_keeps_size_and_time_is_noticed(path: Path) -> None:
     Gallery.open(path, verify=False).close()
 
 
+def test_a_change_between_writing_and_committing_is_noticed(path: Path) -> None:
+    with GalleryWriter(path) as writer:
+        writer.put_array("x", np.zeros(300))
+        file = writer.arrays()["x"]
+        other = file.with_name("other")  # another inode: times are the same within a tick
+        other.write_bytes(file.read_bytes())
+        flip(other)
+        other.replace(file)
+        writer.commit()
+    with pytest.raises(GalleryDamaged, match="the file has changed"):
+        Gallery.open(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"segments/000002.f16": 3}', b"\xff"])
 def test_a_damaged_note_costs_a_comparison(
     path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
