@@ -54,16 +54,22 @@ class DerivedFiles:
         self._remember(path, digest)
         return path
 
-    def intact(self, name: str) -> bool:
-        """Says whether a file is as it was saved, by its content whatever its stamp."""
+    def damaged(self, name: str) -> bool:
+        """Says whether a file has changed since it was saved, by its content whatever its stamp.
+
+        One that another process replaces or removes meanwhile is not damaged.
+        """
         if self._folder is None:
             return False
         path = self._folder / name
-        try:
-            note = json.loads(_note(path).read_text("utf-8"))
-            return bool(_digest(path) == note["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        while _note(path).exists():
+            text = _text(_note(path))
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                if text is not None and _digest(path) == json.loads(text)["sha256"]:
+                    return False
+            if _text(_note(path)) == text:
+                return True
+        return False
 
     def save(self, name: str, write: Callable[[Path], None]) -> Path | None:
         """Keeps a file, and returns its path; None where the folder cannot be written.
@@ -83,6 +89,8 @@ class DerivedFiles:
                 with part.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     os.fsync(file.fileno())
+                # A file without a note is not there; with another's it would be damaged.
+                _note(path).unlink(missing_ok=True)
                 part.replace(path)
                 sync_folder(self._folder)
                 self._write_note(path, digest)
@@ -106,7 +114,7 @@ class DerivedFiles:
     def remove(self, name: str) -> None:
         """Removes a file if it is there and the folder can be written."""
         if self._folder is not None:
-            for path in (self._folder / name, _note(self._folder / name)):
+            for path in (_note(self._folder / name), self._folder / name):
                 with suppress(OSError):
                     path.unlink()
 
@@ -131,6 +139,13 @@ class DerivedFiles:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _note(path: Path) -> Path:

@@ -39,6 +39,8 @@ from lmk.index.view import View
 
 _EMBEDDER = "embedder"
 _BLOCK_ROWS = 8192
+# What a changed number or name in the catalog can raise where it has no checksum of its own.
+CHANGED = (TypeError, ValueError, LookupError, OverflowError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class Gallery:
                 catalog.close()
                 # Between reading the catalog and opening its files two writers may have passed,
                 # the second of which sweeps what the first replaced: then look again.
-                if not isinstance(error, GalleryDamaged) or not _moved_on(folder, state):
+                if not isinstance(error, GalleryDamaged) or not moved_on(folder, state):
                     raise
 
     def __enter__(self) -> Gallery:
@@ -348,11 +350,12 @@ def _damage(catalog: Catalog) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
+    except CHANGED as error:
         raise catalog.damaged(f"an entry has changed: {error}") from error
 
 
-def _moved_on(folder: Path, state: State | None) -> bool:
+def moved_on(folder: Path, state: State | None) -> bool:
+    """Whether a gallery is another than it was in that state."""
     catalog = Catalog.read(folder)
     try:
         return catalog.state() != state

@@ -1,13 +1,15 @@
 """Verify: every byte of a gallery compared with what the catalog says, and what is wrong, named.
 
 Opening compares what was changed since the last comparison, and reads of the catalog what it needs.
-This reads everything, and goes on behind the first damage, so that a repair knows all of it.
+This reads everything, and goes on behind the first damage, so that a repair knows all of it. It
+may be done while somebody writes: what is verified is the gallery as it was at the beginning.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,7 @@ from lmk.index.catalog import Catalog, State
 from lmk.index.checked import damaged_files
 from lmk.index.database import CATALOG, unfinished
 from lmk.index.derived import DerivedFiles
+from lmk.index.gallery import CHANGED, moved_on
 from lmk.index.segments import REBUILD, REPAIR, StoredFile
 
 _BLOCK_ROWS = 8192
@@ -53,18 +56,40 @@ def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
         StorageError: a file is there but cannot be read.
     """
     folder = Path(path)
+    while True:
+        try:
+            catalog = Catalog.read(folder)
+        except (GalleryDamaged, FormatTooNew) as error:
+            return (_finding(folder, error, "none"),)
+        with closing(catalog), ExitStack() as stack:
+            # Before all that takes long: what is open stays when a writer replaces it.
+            state, opened, errors = _open_files(catalog, stack)
+            if errors and moved_on(folder, state):
+                continue
+            found = list(_of_catalog(catalog))
+            if not found and state is not None:
+                found += _of_files(catalog, state, opened, errors)
+        return (*found, *_of_derived(folder))
+
+
+def _open_files(
+    catalog: Catalog, stack: ExitStack
+) -> tuple[State | None, list[StoredFile], list[GalleryError]]:
+    """Opens the files a catalog names, as far as they can be; nothing of a damaged catalog."""
+    opened: list[StoredFile] = []
+    errors: list[GalleryError] = []
     try:
-        catalog = Catalog.read(folder)
-    except (GalleryDamaged, FormatTooNew) as error:
-        return (_finding(folder, error, "none"),)
-    try:
-        found = list(_of_catalog(catalog))
-        state = None if found else catalog.state()
-        if state is not None:
-            found += _of_files(catalog, state)
-    finally:
-        catalog.close()
-    return (*found, *_of_derived(folder))
+        state, records = catalog.state(), catalog.files()
+    except (GalleryDamaged, *CHANGED):
+        return None, [], []  # _of_catalog names it
+    for record in records:
+        try:
+            opened.append(StoredFile(catalog.folder, record))
+        except GalleryDamaged as error:
+            errors.append(error)
+        else:
+            stack.callback(opened[-1].close)
+    return state, opened, errors
 
 
 def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
@@ -75,7 +100,7 @@ def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
         except GalleryDamaged as error:
             yield _finding(catalog.folder, error, "none")
             return
-        except (TypeError, ValueError, LookupError, OverflowError, AttributeError) as error:
+        except CHANGED as error:
             damage = catalog.damaged(f"an entry has changed: {error}")
             yield _finding(catalog.folder, damage, "none")
             return
@@ -110,8 +135,16 @@ def _check_entries(catalog: Catalog) -> None:
                 raise catalog.damaged(f"the labels or the folder of row {entry.row} have changed")
 
 
-def _of_files(catalog: Catalog, state: State) -> Iterator[Finding]:
-    """Compares every file with its checksum, and the parts of the vectors with the rows."""
+def _of_files(
+    catalog: Catalog, state: State, opened: list[StoredFile], errors: list[GalleryError]
+) -> Iterator[Finding]:
+    """Compares every file with its checksum, and the parts of the vectors with the rows.
+
+    Args:
+        catalog, state: of the gallery.
+        opened: its files.
+        errors: of those that could not be opened.
+    """
     segments = {path: range(first, first + rows) for first, rows, path in catalog.segments()}
     row_bytes = state.dim * state.dtype.itemsize
     for first, rows, data in catalog.inline_entries():
@@ -119,19 +152,7 @@ def _of_files(catalog: Catalog, state: State) -> Iterator[Finding]:
             what = f"the vectors from row {first} on have changed"
             where = catalog.folder / CATALOG
             yield Finding(where, what, REPAIR, "re-embed", range(first, first + rows))
-    opened: list[StoredFile] = []
-    errors: list[GalleryError] = []
-    try:
-        for record in catalog.files():
-            try:
-                opened.append(StoredFile(catalog.folder, record))
-            except GalleryDamaged as error:
-                errors.append(error)
-        errors += damaged_files(catalog.folder, opened, verify=True)
-    finally:
-        for file in opened:
-            file.close()
-    for damage in errors:
+    for damage in (*errors, *damaged_files(catalog.folder, opened, verify=True)):
         path = Path(damage.where or "").relative_to(catalog.folder).as_posix()
         lost = segments.get(path, range(0))
         yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
@@ -142,7 +163,7 @@ def _of_derived(folder: Path) -> Iterator[Finding]:
     search = folder / "cache" / "search"
     derived = DerivedFiles(search)
     for name in derived.names():
-        if not derived.intact(name):
+        if derived.damaged(name):
             what = "the file is missing or has changed; it is made again when it is needed"
             yield Finding(search / name, what, REPAIR, "remake")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lmk.index import derived as derived_module
 from lmk.index.derived import DerivedFiles, stamp
 
 CONTENT = bytes(range(256)) * 40
@@ -56,13 +57,13 @@ def test_a_damaged_file_is_not_loaded_and_can_be_made_again(
     # A note whose stamp has changed is made anew from the content, where that still fits.
     assert loaded is None or (file == "codes.note" and loaded.read_bytes() == CONTENT)
     if file == "codes":
-        assert not derived.intact("codes")
+        assert derived.damaged("codes")
     assert derived.load("graph").read_bytes() == CONTENT
     if damage == "a folder":
         (tmp_path / "search" / file).rmdir()
     derived.save("codes", lambda part: part.write_bytes(CONTENT) and None)
     assert derived.load("codes").read_bytes() == CONTENT
-    assert derived.intact("codes")
+    assert not derived.damaged("codes")
 
 
 def test_a_file_is_hashed_again_only_when_its_stamp_is_new(
@@ -81,7 +82,7 @@ def test_nothing_is_kept_without_a_folder_or_where_it_cannot_be_written(tmp_path
     nothing = DerivedFiles(None)
     assert nothing.save("a", lambda part: pytest.fail("written")) is None
     assert nothing.load("a") is None
-    assert not nothing.intact("a")
+    assert not nothing.damaged("a")
     assert nothing.names() == []
     nothing.prune(())
     (tmp_path / "file").touch()
@@ -96,6 +97,23 @@ def test_nothing_is_kept_without_a_folder_or_where_it_cannot_be_written(tmp_path
     there = DerivedFiles(tmp_path / "there")
     assert there.save("a", full) is None
     assert list((tmp_path / "there").iterdir()) == []
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_file_that_is_replaced_or_removed_while_it_is_compared_is_not_damaged(
+    derived: DerivedFiles, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    real = derived_module._digest
+
+    def digest(path: Path) -> str:
+        monkeypatch.setattr(derived_module, "_digest", real)
+        derived.remove("codes")
+        if not removed:
+            derived.save("codes", lambda part: part.write_bytes(b"another") and None)
+        return "0" * 64
+
+    monkeypatch.setattr(derived_module, "_digest", digest)
+    assert not derived.damaged("codes")
 
 
 def test_prune_and_remove_take_files_with_their_notes(

@@ -14,6 +14,7 @@ import pytest
 
 from lmk.embed.errors import GalleryDamaged, NotAGallery
 from lmk.index import checked
+from lmk.index import verify as verify_module
 from lmk.index.derived import DerivedFiles
 from lmk.index.gallery import Gallery
 from lmk.index.verify import drop_derived, verify
@@ -66,6 +67,24 @@ def test_every_damage_is_found_at_once(path: Path) -> None:
     assert all(f.what and f.remedy == "mend it with `lmk index repair`" for f in findings)
     assert drop_derived(path, findings) == 1
     assert derived.names() == ["graph"]
+
+
+@pytest.mark.parametrize("before", ["_open_files", "_of_catalog"])
+def test_what_a_writer_replaces_meanwhile_is_no_damage(
+    path: Path, scenario: ModuleType, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    real, passed = getattr(verify_module, before), []
+
+    def late(*arguments: object) -> object:
+        if not passed:
+            passed.append(scenario.rebuild(path))
+            scenario.grow(path)  # sweeps what the rebuild replaced
+            assert not (path / SEGMENT).exists()
+        return real(*arguments)
+
+    monkeypatch.setattr(verify_module, before, late)
+    assert verify(path) == ()
+    assert passed
 
 
 @pytest.mark.parametrize(
