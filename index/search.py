@@ -83,6 +83,7 @@ def choose(
         LmkError: see MilvusSearcher.
     """
     saved: dict[str, Any] = gallery.setting("search") or {}
+    check_kind(kind or "auto", gallery.dim, recall=RECALL if recall is None else recall)
     backend = backend or saved.get("backend") or "local"
     if backend == "milvus":
         uri = uri or saved.get("uri")
@@ -95,13 +96,41 @@ def choose(
     if backend != "local":
         raise UsageError(f"no backend {backend!r}", remedy="choose local or milvus")
     recall = saved.get("recall") if recall is None else recall
-    return searcher_of(
-        gallery.view(role),
-        kind or saved.get("kind") or "auto",
-        recall=RECALL if recall is None else recall,
-        batch=batch,
-        tell=tell,
-    )
+    try:
+        return searcher_of(
+            gallery.view(role),
+            kind or saved.get("kind") or "auto",
+            recall=RECALL if recall is None else recall,
+            batch=batch,
+            tell=tell,
+        )
+    except UsageError as error:
+        if kind or not saved.get("kind"):
+            raise
+        remedy = f"`lmk index set {gallery.path} --kind auto` has it searched by what fits"
+        raise UsageError(error.what, where=gallery.path, remedy=remedy) from error
+
+
+def check_kind(kind: str, dim: int, *, recall: float = RECALL, rows: int | None = None) -> None:
+    """Checks that a gallery can be searched by a kind, before there is anything to search.
+
+    Args:
+        kind: see searcher_of.
+        dim: components of a vector.
+        recall: see searcher_of.
+        rows: how many there will be at most; not looked at unless given.
+
+    Raises:
+        UsageError: as searcher_of, but for what only shows when an index is built.
+    """
+    if not 0 <= recall <= 1:  # NaN neither
+        raise UsageError(f"a recall of {recall:g}", remedy="choose one from 0 to 1")
+    if kind in KINDS and kind not in ("ivfpq", "hnsw"):
+        return
+    from lmk.index.faiss_recipes import factory_of, new_index
+
+    many = 10**12 if rows is None or rows < LEAST_INDEXED else rows
+    new_index(factory_of(kind, min(many, LEAST_INDEXED), dim), dim, many)
 
 
 def searcher_of(
@@ -127,8 +156,7 @@ def searcher_of(
         UsageError: for a kind that there is not or that the gallery is too small for, or a recall
             that is none.
     """
-    if not 0 <= recall <= 1:
-        raise UsageError(f"a recall of {recall:g}", remedy="choose one from 0 to 1")
+    check_kind(kind, view.dim, recall=recall)
     rows = int(view.mask.sum())
     if kind == "auto":
         return _automatic(view, rows, recall, batch, tell)
@@ -136,10 +164,7 @@ def searcher_of(
         return _flat(view)
     if kind == "exact":
         return _exact(view)
-    from lmk.index.faiss_recipes import factory_of, new_index
-
     if rows < LEAST_INDEXED:
-        new_index(factory_of(kind, LEAST_INDEXED, view.dim), view.dim, 10**12)  # is it a kind?
         few = f"{kind} begins at {LEAST_INDEXED} vectors"
         return Explained(_flat(view), few)
     from lmk.index.approximate import ApproximateSearcher

@@ -17,6 +17,7 @@ from lmk.embed.manifest import Manifest
 from lmk.index.catalog import Precision
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
+from lmk.index.search import RECALL, check_kind
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import (
     DUPLICATES,
@@ -147,13 +148,19 @@ def build_index(
 
     Raises:
         ManifestError: when not one picture of the gallery can be read.
-        UsageError: for a shard that there is not.
+        UsageError: for a shard that there is not, or a kind that cannot search these pictures.
         GalleryLocked, StorageError: as the folder is.
     """
     if shard is not None and whiten:
         raise UsageError("a shard learns no whitening", remedy="whiten when the shards are merged")
     part = part_of(gallery, shard)
     part_of_bank = None if distractors is None else part_of(distractors, shard)
+    check_kind(  # before hours of embedding; how many pictures a merge will have is not known
+        kind or "auto",
+        embedder.dim,
+        recall=RECALL if recall is None else recall,
+        rows=None if shard else len(part),
+    )
     with GalleryWriter(path, create=True, wait=wait) as writer:
         store = open_store(path, embedder)
         known = extract_all(part, embedder, store, "gallery", progress)

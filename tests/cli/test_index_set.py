@@ -72,12 +72,36 @@ def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> No
     assert facts["precision"] == "f32"
 
 
+@pytest.mark.parametrize("words", ["--kind fast", "--recall nan"])
+def test_a_build_for_a_search_that_there_is_not_ends_at_once(
+    lmk: Run, here: Path, tiny: Path, words: str
+) -> None:
+    build = ("build-index", "gallery", "--model", tiny, *words.split())
+    lmk(*build).refused(2, words.split()[1], "choose")
+    assert not (here / "gallery.lmk").exists()
+
+
+def test_a_kept_kind_that_there_is_not_is_mended_by_the_command_that_the_message_names(
+    lmk: Run, here: Path
+) -> None:
+    with GalleryWriter(here / "sample.lmk") as writer:
+        writer.set("search", {"kind": "fast"})
+        writer.commit()
+    query = ("query", "queries/q_tower.jpg", "--json")
+    way_out = "`lmk index set sample.lmk --kind auto`"
+    lmk(*query).refused(2, "sample.lmk: ", "'fast'", way_out)
+    lmk("index", "set", "sample.lmk", "--recall", "0.9").refused(2, way_out)
+    assert lmk("index", "set", "sample.lmk", "--kind", "auto").code == 0
+    assert lmk(*query).code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "complaints"),
     [
         ("", ["sample.lmk: nothing to change is named", "--kind"]),
         ("--kind fast", ["fast"]),
         ("--recall 2", ["'--recall'", "0<=x<=1"]),
+        ("--recall nan", ["a recall of nan", "from 0 to 1"]),
         ("--recall high", ["'--recall'", "not a valid float"]),
         ("--backend milvus", ["--uri URI"]),
         ("--uri http://localhost:1", ["--backend milvus"]),

@@ -17,7 +17,7 @@ from lmk.index.approximate import ApproximateSearcher
 from lmk.index.exact import ExactSearcher
 from lmk.index.faiss_recipes import factory_of
 from lmk.index.faiss_search import FlatSearcher
-from lmk.index.search import Explained, choose, searcher_of
+from lmk.index.search import Explained, check_kind, choose, searcher_of
 from lmk.index.tuning import Tuned
 from lmk.index.view import View
 
@@ -114,6 +114,41 @@ def test_a_kind_that_there_is_not(rows: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "rows", "complaint"),
+    [
+        ("auto", None, None),
+        ("exact", 10, None),
+        ("hnsw", 10, None),
+        ("ivfpq", 10**6, None),
+        ("IVF64,SQ8", None, None),
+        ("IVF64,SQ8", 64 * 39, None),
+        ("IVF64,SQ8", 64 * 39 - 1, "has 64 cells, and 2495 vectors can train 63"),
+        ("IVF64,SQ8", 999, None),  # too few for an index: they are compared one by one
+        ("milvus", None, "choose auto, exact, flat, ivfpq, hnsw, or a FAISS"),
+        ("milvus", 10, "choose auto, exact, flat, ivfpq, hnsw, or a FAISS"),
+        ("", None, "choose auto, exact, flat, ivfpq, hnsw, or a FAISS"),
+    ],
+)
+def test_a_kind_is_checked_before_there_are_vectors(
+    kind: str, rows: int | None, complaint: str | None
+) -> None:
+    if complaint is None:
+        check_kind(kind, 8, rows=rows)
+    else:
+        with pytest.raises(UsageError, match=complaint):
+            check_kind(kind, 8, rows=rows)
+
+
+@pytest.mark.parametrize("recall", [-0.1, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["auto", "exact", "hnsw"])
+def test_a_recall_is_from_0_to_1(kind: str, recall: float) -> None:
+    with pytest.raises(UsageError, match=r"a recall of .*; choose one from 0 to 1"):
+        check_kind(kind, 8, recall=recall)
+    with pytest.raises(UsageError, match="a recall of"):
+        searcher_of(view_of(5), kind, recall=recall)
+
+
+@pytest.mark.parametrize(
     ("rows", "dim", "factory"),
     [
         (1000, 512, "IVF16,PQ256x4fs"),
@@ -130,6 +165,9 @@ def test_cells_grow_with_the_gallery(rows: int, dim: int, factory: str) -> None:
 
 class Chosen:
     """A gallery with a setting, and what searcher_of was called with."""
+
+    path = Path("some.lmk")
+    dim = 8
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, saved: object) -> None:
         self._saved = saved
@@ -203,6 +241,31 @@ def test_the_setting_of_a_gallery_is_followed(tmp_path: Path, scenario: ModuleTy
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         assert isinstance(choose(gallery), ExactSearcher)
         assert isinstance(choose(gallery, kind="flat"), FlatSearcher)
+
+
+@pytest.mark.parametrize("kind", ["fast", "IVF64,SQ8"])
+def test_a_stored_kind_that_does_not_serve_names_the_gallery_and_the_way_out(
+    tmp_path: Path, scenario: ModuleType, kind: str
+) -> None:
+    from lmk.index.gallery import Gallery
+    from lmk.index.writer import GalleryWriter
+
+    path = tmp_path / "g.lmk"
+    vectors = unit_rows(np.random.default_rng(0).standard_normal((1100, 8)))
+    with GalleryWriter(path, create=True) as writer:
+        writer.reset(scenario.A, 8)
+        _, pictures = scenario.batch(range(1100))
+        writer.append(Embeddings(vectors, tuple(p.id for p in pictures), scenario.A), pictures)
+        writer.set("search", {"kind": kind})
+        writer.commit()
+    with Gallery.open(path) as gallery:
+        with pytest.raises(UsageError) as caught:
+            choose(gallery)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert f"`lmk index set {path} --kind auto`" in str(caught.value)
+        assert isinstance(choose(gallery, kind="flat"), FlatSearcher)
+        with pytest.raises(UsageError, match="'slow'"):  # of what is given, not of what is kept
+            choose(gallery, kind="slow")
 
 
 def test_a_view_without_rows_is_searched() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from lmk.embed.errors import (
     ManifestError,
     ModelError,
     NotAGallery,
+    UsageError,
 )
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
@@ -477,3 +479,36 @@ def test_rows_of_one_manifest_with_the_same_content(
     assert report.pictures == 2 and report.duplicates == ()
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         np.testing.assert_array_equal(*gallery.vectors([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("search", "complaint"),
+    [
+        ({"kind": "fast"}, "'fast'.*choose auto, exact"),
+        ({"kind": "PQ7x4fs"}, "'PQ7x4fs'"),  # no 7 code words of so many components
+        ({"recall": float("nan")}, "a recall of nan; choose one from 0 to 1"),
+        ({"kind": "exact", "recall": 1.5}, "a recall of 1.5"),
+    ],
+)
+def test_a_search_that_there_is_not_is_refused_before_anything_is_embedded(
+    photos: Path, tiny: Embedder, tmp_path: Path, search: dict[str, Any], complaint: str
+) -> None:
+    pictures = read_manifest(photos / "gallery")
+    stages: list[str] = []
+    with pytest.raises(UsageError, match=complaint):
+        build_index(
+            tmp_path / "g.lmk", pictures, tiny, progress=lambda s, *_: stages.append(s), **search
+        )
+    assert not stages and not (tmp_path / "g.lmk").exists()
+
+
+def test_more_cells_than_the_pictures_can_train_are_refused_at_once(
+    tiny: Embedder, tmp_path: Path
+) -> None:
+    rows = tuple(Row(f"{n}.jpg", f"{n}.jpg", ("a",)) for n in range(1000))
+    pictures = Manifest(tmp_path, rows)
+    with pytest.raises(UsageError, match="64 cells, and 1000 vectors can train 25"):
+        build_index(tmp_path / "g.lmk", pictures, tiny, kind="IVF64,SQ8")
+    assert not (tmp_path / "g.lmk").exists()
+    with pytest.raises(ManifestError):  # it is not known how many a merge will have
+        build_index(tmp_path / "g.lmk", pictures, tiny, kind="IVF64,SQ8", shard=(1, 2))
