@@ -136,7 +136,7 @@ def build_index(
     from lmk.embed.manifest import read_manifest
     from lmk.rerank.build import build_index as build
 
-    check_backend(backend, uri, kind)
+    check_backend(backend, uri, kind, recall)
     ignore_large_picture_warnings()
     started = time.monotonic()
     pictures = read_manifest(gallery, root=root)

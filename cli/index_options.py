@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import click
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 PATH = click.Path(path_type=Path)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -60,14 +64,31 @@ collection = click.option(
 )
 
 
-def check_backend(backend: str | None, uri: str | None, kind: str | None) -> None:
-    """Checks that options of a backend go together (click.UsageError)."""
-    if backend == "milvus" and uri is None:
+def check_backend(
+    backend: str | None,
+    uri: str | None,
+    kind: str | None,
+    recall: float | None,
+    kept: Mapping[str, Any] = _NOTHING,
+) -> None:
+    """Checks that options of a backend go together, and with what an index keeps already.
+
+    Raises:
+        click.UsageError: they do not.
+    """
+    used = backend or kept.get("backend")
+    if used != "milvus":
+        if uri is not None:
+            raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
+        return
+    if uri is None and kept.get("uri") is None:
         raise click.UsageError("--backend milvus needs the server's address: --uri URI")
-    if backend != "milvus" and uri is not None:
-        raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
-    if backend == "milvus" and kind is not None:
-        raise click.UsageError("--kind is for --backend local: Milvus has an index of its own")
+    if kind is not None or recall is not None:
+        option = "--kind" if kind is not None else "--recall"
+        own = f"{option} is for --backend local: Milvus has an index of its own"
+        if backend is None:
+            own = f"it is searched on a Milvus server: give --backend local with {option}"
+        raise click.UsageError(own)
 
 
 def tell(text: str) -> None:

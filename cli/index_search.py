@@ -127,7 +127,6 @@ def set_(
     from lmk.index.writer import GalleryWriter
     from lmk.rerank.build import SEARCH
 
-    check_backend(backend, uri, kind)
     values = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
     values |= {"collection": collection}
     given = {name: value for name, value in values.items() if value is not None}
@@ -135,6 +134,8 @@ def set_(
         remedy = "use --kind, --recall, --backend or --collection"
         raise UsageError("nothing to change is named", where=index, remedy=remedy)
     with Gallery.open(index) as gallery:
+        kept = gallery.setting(SEARCH) or {}
+        check_backend(backend, uri, kind, recall, kept)
         searcher = choose(  # what is wrong is refused here
             gallery,
             kind=kind,
@@ -144,7 +145,7 @@ def set_(
             collection=collection,
             tell=tell,
         )
-        setting = (gallery.setting(SEARCH) or {}) | given
+        setting = kept | given
     with GalleryWriter(index, wait=wait) as writer:
         writer.set(SEARCH, setting)
         writer.commit()

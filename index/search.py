@@ -70,7 +70,8 @@ def choose(
     Args:
         gallery: searched.
         role: of the rows to search.
-        kind: see searcher_of; the index of the collection decides for "milvus".
+        kind: see searcher_of; a search on this machine, unless another backend is given too, whose
+            own index decides.
         recall: see searcher_of.
         batch: see searcher_of.
         backend: "local" or "milvus".
@@ -84,7 +85,7 @@ def choose(
     """
     saved: dict[str, Any] = gallery.setting("search") or {}
     check_kind(kind or "auto", gallery.dim, recall=RECALL if recall is None else recall)
-    backend = backend or saved.get("backend") or "local"
+    backend = backend or ("local" if kind else saved.get("backend")) or "local"
     if backend == "milvus":
         uri = uri or saved.get("uri")
         if not uri:

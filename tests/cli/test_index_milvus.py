@@ -58,6 +58,30 @@ def test_a_pushed_index_is_searched_there_with_the_same_answers(
     assert lmk(*QUERY) == local and server.calls == []
 
 
+def test_a_kind_is_for_this_machine(lmk: Run, here: Path, tiny: Path, server: Any) -> None:
+    assert lmk("build-index", "queries", "--model", tiny).code == 0
+    assert lmk("index", "push", "sample.lmk", "--uri", URI).code == 0
+    keep = ("index", "set", "sample.lmk")
+    assert lmk(*keep, "--backend", "milvus", "--uri", URI).code == 0
+    search = ("index", "search", "sample.lmk", "queries.lmk", "-k", "3", "-o")
+    server.down = True
+    done = lmk(*search, "here", "--kind", "exact")
+    assert done.code == 0 and done.err.startswith("search: exact search: 12 vectors")
+    lmk(*search, "there").refused(1, URI)
+    for option in ("--kind exact", "--recall 0.9"):
+        option_name = option.split()[0]
+        way_out = f"give --backend local with {option_name}"
+        lmk(*keep, *option.split()).refused(2, "on a Milvus server", way_out)
+        lmk(*keep, *option.split(), "--backend", "milvus").refused(2, "an index of its own")
+    assert lmk(*keep, "--backend", "local", "--kind", "exact").code == 0
+    server.down = False
+    assert lmk(*keep, "--backend", "milvus").code == 0  # it knows its server still
+    server.calls.clear()
+    assert lmk(*QUERY).code == 0 and "search" in server.calls
+    server.collections["other"] = server.collections["lmk_sample"]
+    assert lmk(*keep, "--uri", f"{URI}/", "--collection", "other").code == 0
+
+
 def test_a_change_has_to_be_pushed(lmk: Run, here: Path, server: Any) -> None:
     assert lmk("index", "push", "sample.lmk", "--uri", URI).code == 0
     assert lmk("index", "set", "sample.lmk", "--backend", "milvus", "--uri", URI).code == 0

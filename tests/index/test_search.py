@@ -219,6 +219,11 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_a_kind_alone_is_a_search_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Chosen(monkeypatch, {"backend": "milvus", "uri": "http://h:1"})
+    assert saved.choose(kind="flat") == ("view of gallery", "flat", search.RECALL)
+
+
 def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert 2**20 < memory.free_memory() < 2**50
     told = tmp_path / "meminfo"
