@@ -45,7 +45,8 @@ def admit(
         first: dict[str, str] = {}
         for i in given:
             picture = pictures[i]
-            twin = first.get(picture.sha256) or catalog.same_content(picture.sha256, role)
+            held = catalog.same_content(picture.sha256, role)
+            twin = held[0][1] if held else first.get(picture.sha256)
             if twin is None:
                 first[picture.sha256] = picture.id
                 new.append(i)

@@ -340,17 +340,15 @@ class Catalog:
         found = ((id_, self.all(query, (text_bytes(id_),))) for id_ in ids)
         return {id_: rows[0] for id_, rows in found if rows}
 
-    def same_content(self, sha256: str, role: Role) -> str | None:
-        """Returns the id of a picture of that role with that content, the first one added."""
+    def same_content(self, sha256: str, role: Role) -> list[tuple[int, str]]:
+        """Returns (row, id) of the pictures of that role with that content, by row."""
         # With "AND sha256 = ?" SQLite would put the constant into substr() too and use no index.
         query = (
             "SELECT row, id, sha256 FROM picture INDEXED BY picture_content"
             " WHERE substr(sha256, 1, 16) = ?"
         )
-        for row, id_, found in sorted(self.all(query, (sha256[:16],))):
-            if found == sha256 and self.role(row) == role:
-                return str(id_)
-        return None
+        found = sorted(self.all(query, (sha256[:16],)))
+        return [(row, id_) for row, id_, own in found if own == sha256 and self.role(row) == role]
 
     def role(self, row: int) -> Role:
         """Returns the role of a row."""

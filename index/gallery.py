@@ -219,6 +219,11 @@ class Gallery:
         with self._reading():
             return {id_: row for id_, (row, _) in self._catalog.known(ids).items()}
 
+    def same_content(self, sha256: str, role: Role) -> list[int]:
+        """Returns the rows of that role whose picture has that SHA-256, ascending."""
+        with self._reading():
+            return [row for row, _ in self._catalog.same_content(sha256, role)]
+
     def entries(self) -> Iterator[tuple[int, Picture, Role]]:
         """Yields (row, picture, role) in row order, without removed rows; reads as it goes."""
         rows = np.flatnonzero(self.alive)

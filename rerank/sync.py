@@ -26,6 +26,7 @@ from lmk.rerank.intake import (
     BLOCK,
     DISTRACTOR_PREFIX,
     DUPLICATES,
+    NOTHING,
     append_all,
     entries_of,
     extract_all,
@@ -111,7 +112,9 @@ def sync_index(
             plans = _compared(old, manifest, distractors, progress)
             for plan in plans:
                 plan.sort(identify(plan.candidates, progress=_files_of(plan, progress)))
-                require_pictures(plan.manifest, plan.found, others=plan.unchanged)
+                _require_some(plan)
+                if not old.setting(DUPLICATES):
+                    plan.leave_out_duplicates()
             return _report(plans)
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         embedder = Embedder.load(old.embedder_dir)
@@ -120,13 +123,13 @@ def sync_index(
         for plan in plans:
             files, stage = plan.candidates, _STAGES[plan.role]
             plan.sort(extract_all(files, embedder, store, stage, progress, plan.held))
-            require_pictures(plan.manifest, plan.found, others=plan.unchanged)
-        changed = any(len(plan.going) or len(plan.items["add"]) for plan in plans)
+            _require_some(plan)
         for plan in plans:
             for start in range(0, len(plan.going), BLOCK):
                 writer.remove(old.ids(plan.going[start : start + BLOCK]))
         added = sum(_append(plan, writer, old, store, embedder) for plan in plans)
         _record_skipped(writer, old, plans)
+        changed = bool(added) or any(len(plan.going) for plan in plans)
         threshold = learn_change(writer, old, changed=changed, progress=progress)
         writer.commit()
         report = replace(
@@ -137,9 +140,9 @@ def sync_index(
             threshold=threshold,
             would=(),
         )
-    with Gallery.open(path) as new:
-        if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:
-            prune_features(path, new)
+        with Gallery.open(path) as new:  # before another writer keeps features for its pictures
+            if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:
+                prune_features(path, new)
     return report
 
 
@@ -148,11 +151,23 @@ def _compared(
 ) -> list[Plan]:
     shard = old.setting(SHARD)
     given: list[tuple[Role, Manifest | None]] = [("gallery", manifest), ("distractor", distractors)]
-    plans = [Plan(role, part_of(whole, shard), old) for role, whole in given if whole is not None]
+    plans = []
+    for role, whole in given:
+        if whole is not None:
+            if not len(whole):
+                require_pictures(whole, NOTHING)
+            plans.append(Plan(role, part_of(whole, shard), old))
     unreadable = old.setting(_UNREADABLE) or {}
     for plan in plans:
         plan.compare(unreadable, progress)
     return plans
+
+
+def _require_some(plan: Plan) -> None:
+    """Checks that a plan has a picture (ManifestError), as far as its part of the whole has one."""
+    if len(plan.manifest):
+        known = plan.unchanged + len(plan.relabelled)
+        require_pictures(plan.manifest, plan.found, others=known)
 
 
 def _files_of(plan: Plan, progress: Progress) -> Callable[[int], None]:

@@ -133,6 +133,22 @@ class Plan:
                 self._sort_one(number, picture, known.get(picture.row.id), free)
         self._sort_skipped()
 
+    def leave_out_duplicates(self) -> None:
+        """Drops new pictures whose content another one of the role will have, as an append does."""
+        held: set[str] = set()
+        for verb in VERBS[:-1]:
+            for _, pictures in self.batches(verb):
+                held |= {picture.sha256 for picture in pictures}
+        for _, entries in self.relabelled_batches():
+            held |= {picture.sha256 for picture in entries}
+        items, self.items["add"] = self.items["add"], Items()
+        for row, number in zip(items.rows, items.numbers, strict=True):
+            content = self.found.pictures[number].sha256
+            twins = self._old.same_content(content, self.role)
+            if content not in held and not self.stays[twins].any():
+                self.items["add"].add(row, number)
+            held.add(content)
+
     @property
     def going(self) -> NDArray[np.int64]:
         """The rows to be removed; some of their vectors are appended again."""
