@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from lmk.cli.index_options import (
     PATH,
@@ -40,7 +41,7 @@ from lmk.cli.render import counted
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="Neighbours of each query.",
+    help="Neighbours of each query, at most as many as INDEX holds.",
 )
 @click.option(
     "--kind", metavar="KIND", help="Another kind of search than the index's own; see build-index."
@@ -64,13 +65,14 @@ def search(
     Example: lmk index search gallery.lmk queries.lmk -o neighbours/ -k 20
     """
     from lmk.cli.progress import StageProgress
-    from lmk.index.batch import BLOCK, search_batches
+    from lmk.index.batch import block_of, search_batches
     from lmk.index.gallery import Gallery
     from lmk.index.queries import open_queries, state_of
     from lmk.index.search import choose
 
     with Gallery.open(index) as gallery, open_queries(queries) as asked:
-        searcher = choose(gallery, kind=kind, batch=BLOCK, tell=tell)
+        neighbours = _at_most(neighbours, len(gallery.role_rows("gallery")))
+        searcher = choose(gallery, kind=kind, batch=block_of(neighbours), tell=tell)
         how = {"setting": gallery.setting("search"), "kind": kind}
         with StageProgress() as progress:
             report = search_batches(
@@ -94,6 +96,15 @@ def search(
         f"in {counted(report.blocks, 'file')}{again}"
     )
     click.echo(f"search: {reason}", err=True)
+
+
+def _at_most(neighbours: int, held: int) -> int:
+    """The neighbours there can be, said on stderr where that is fewer than were asked for."""
+    source = click.get_current_context().get_parameter_source("neighbours")
+    if neighbours > held and source is not ParameterSource.DEFAULT:
+        holds = f"the index holds {counted(held, 'picture')}, no more can be found"
+        click.echo(f"lmk: -k {neighbours}: {holds}", err=True)
+    return max(1, min(neighbours, held))
 
 
 @click.command("set", short_help="Change how it is searched.")

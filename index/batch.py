@@ -35,6 +35,7 @@ from lmk.index.queries import Queries
 from lmk.index.search import Searcher
 
 BLOCK = 4096  # queries of a block: 8 MB of vectors of 512 components
+_HITS = 2**22  # neighbours of a block: 50 MB of row numbers and scores, and as much again of ids
 FORMAT = 1
 _SEARCH = "_search.json"
 _AGAIN = "run the same search again: what is whole is not searched twice"
@@ -55,6 +56,11 @@ class BatchReport:
     kept: int
 
 
+def block_of(k: int) -> int:
+    """Returns how many queries to search at a time for k neighbours of each."""
+    return max(1, min(BLOCK, _HITS // max(k, 1)))
+
+
 def search_batches(
     searcher: Searcher,
     queries: Queries,
@@ -64,7 +70,7 @@ def search_batches(
     searched: Mapping[str, Any],
     allow: Sequence[str] | None = None,
     ids_of: Callable[[NDArray[np.int64]], list[str]] | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BatchReport:
     """Finds the neighbours of all queries and writes them to a folder, block by block.
@@ -80,7 +86,7 @@ def search_batches(
             the kind of search): results of another must not be mixed in.
         allow: labels, of which a neighbour must carry at least one; any unless given.
         ids_of: gives the ids of rows, to be written beside their numbers (Gallery.ids).
-        block: queries searched at a time, and held by one file.
+        block: queries searched at a time, and held by one file; `block_of(k)` unless given.
         progress: called with the queries done and all there are.
 
     Raises:
@@ -89,6 +95,7 @@ def search_batches(
         GalleryLocked: another process writes to the folder.
         StorageError: the disk is full, the folder read-only.
     """
+    block = block_of(k) if block is None else block
     if block < 1:
         raise ValueError(f"blocks of {block} queries")
     search = {

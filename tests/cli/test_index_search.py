@@ -59,6 +59,18 @@ def test_json_says_the_same(lmk: Run, here: Path) -> None:
     )
 
 
+def test_no_more_neighbours_than_there_are_pictures(lmk: Run, here: Path) -> None:
+    call = ("index", "search", "sample.lmk", "queries.lmk", "-o")
+    done = lmk(*call, "all", "-k", "2000000000")
+    assert (done.code, done.out) == (0, "all: 12 neighbours of 9 queries in 1 file\n")
+    assert done.complaints[0] == (
+        "lmk: -k 2000000000: the index holds 12 pictures, no more can be found"
+    )
+    assert np.stack(pd.read_parquet("all")["ids"]).tolist() == wanted(12)[1].tolist()
+    done = lmk(*call, "usual")
+    assert (done.out, len(done.complaints)) == ("usual: 12 neighbours of 9 queries in 1 file\n", 1)
+
+
 def test_only_pictures_of_a_landmark(lmk: Run, here: Path) -> None:
     assert lmk(*SEARCH, "--label", "tower", "--label", "bridge").code == 0
     ids = np.stack(pd.read_parquet("found")["ids"]).ravel().tolist()

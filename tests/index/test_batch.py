@@ -122,6 +122,20 @@ def search(tmp_path: Path, queries: Queries) -> Callable[..., BatchReport]:
     return run
 
 
+@pytest.mark.parametrize(
+    ("k", "block"), [(0, 4096), (1, 4096), (1024, 4096), (1025, 4092), (10**6, 4), (10**9, 1)]
+)
+def test_a_block_holds_fewer_queries_of_many_neighbours(k: int, block: int) -> None:
+    assert batch.block_of(k) == block
+
+
+def test_the_number_of_neighbours_decides_the_block(
+    search: Callable[..., BatchReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_HITS", 20)
+    assert search(block=None).blocks == 2  # 20 // 4 queries in each
+
+
 def test_pandas_reads_the_folder(tmp_path: Path, search: Callable[..., BatchReport]) -> None:
     search(ids_of=lambda rows: [f"picture {row}" for row in rows.tolist()], k=25)
     table = pd.read_parquet(tmp_path / "found")
