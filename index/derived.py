@@ -4,6 +4,7 @@ A file goes with a note of its size and SHA-256 and is compared with it before a
 FAISS and memory maps do not notice damage. A file whose stamp (inode, size, times of change) is
 that of the last comparison is not hashed again, so opening a large one takes no time. What is
 missing or damaged is made anew by who needs it; where it cannot be kept, work goes on without.
+What was derived from vectors that are no more is removed by the next commit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Container
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +24,8 @@ from lmk.embed.files import stamp as stamp
 from lmk.embed.files import sync_folder, write_whole
 
 _NOTE = ".note"
+_PART = re.compile(r"\..*\.(?P<pid>[0-9]{1,10})\.[0-9a-f]{8}\.part", re.DOTALL)  # being written
+_FORGOTTEN = 3600.0  # seconds after which nobody is going to write a file's note
 
 
 class DerivedFiles:
@@ -51,7 +57,8 @@ class DerivedFiles:
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        self._remember(path, digest)
+        with suppress(StorageError):
+            self._write_note(path, digest, note.get("of", ()))
         return path
 
     def damaged(self, name: str) -> bool:
@@ -71,17 +78,21 @@ class DerivedFiles:
                 return True
         return False
 
-    def save(self, name: str, write: Callable[[Path], None]) -> Path | None:
+    def save(
+        self, name: str, write: Callable[[Path], None], of: Collection[str] = ()
+    ) -> Path | None:
         """Keeps a file, and returns its path; None where the folder cannot be written.
 
         Args:
-            name: as for `load`; a file of that name is replaced.
+            name: as for `load`; a file of that name is replaced. Files with the same name up to
+                the first dot belong together.
             write: writes the content to the path it is given.
+            of: the keys of the parts of the vectors it is derived from (VectorPart.key).
         """
         if self._folder is None:
             return None
         path = self._folder / name
-        part = path.with_name(f".{name}.{os.getpid()}.part")
+        part = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part")
         try:
             with storage_errors(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +104,8 @@ class DerivedFiles:
                 _note(path).unlink(missing_ok=True)
                 part.replace(path)
                 sync_folder(self._folder)
-                self._write_note(path, digest)
-        except StorageError:
+                self._write_note(path, digest, of)
+        except (StorageError, FileNotFoundError):  # full, or emptied by somebody meanwhile
             return None
         finally:
             with suppress(OSError):
@@ -118,22 +129,61 @@ class DerivedFiles:
                 with suppress(OSError):
                     path.unlink()
 
-    def prune(self, keep: Container[str]) -> None:
-        """Removes the files whose names are not in `keep`, and what killed processes left."""
-        if self._folder is None or not self._folder.is_dir():
-            return
-        with storage_errors(self._folder):
-            for item in self._folder.iterdir():
-                if item.is_file() and item.name.removesuffix(_NOTE) not in keep:
-                    item.unlink(missing_ok=True)
+    def prune(self, keys: Container[str]) -> None:
+        """Removes what is derived only from parts that are no more, and what was left half-written.
 
-    def _remember(self, path: Path, digest: str) -> None:
-        with suppress(StorageError):
-            self._write_note(path, digest)
+        Args:
+            keys: of the parts there are.
+        """
+        of: dict[str, set[str]] = {}
+        names = self.names()
+        for name in names:
+            of.setdefault(_stem(name), set()).update(self._parts(name))
+        for name in names:
+            parts = of[_stem(name)]
+            if parts and not any(key in keys for key in parts):
+                self.remove(name)
+        if self._folder is not None:
+            with suppress(OSError):
+                for item in self._folder.iterdir():
+                    with suppress(OSError):
+                        if _is_left_over(item):
+                            item.unlink()
 
-    def _write_note(self, path: Path, digest: str) -> None:
-        note = {"sha256": digest, "stamp": stamp(path)}
+    def _parts(self, name: str) -> list[str]:
+        """What a file is derived from, as far as that is known."""
+        assert self._folder is not None
+        try:
+            return [str(key) for key in json.loads(_text(_note(self._folder / name)) or "")["of"]]
+        except (ValueError, KeyError, TypeError):
+            return []
+
+    def _write_note(self, path: Path, digest: str, of: Collection[str]) -> None:
+        note = {"sha256": digest, "stamp": stamp(path), "of": sorted(of)}
         write_whole(_note(path), json.dumps(note).encode())
+
+
+def _stem(name: str) -> str:
+    return name.split(".", 1)[0]
+
+
+def _is_left_over(item: Path) -> bool:
+    """Whether a process that was killed has left this file."""
+    part = _PART.fullmatch(item.name)
+    if part is not None:
+        return not _runs(int(part["pid"]))
+    noted = item.name.endswith(_NOTE) or _note(item).exists()
+    return not noted and time.time() - item.stat().st_mtime > _FORGOTTEN
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _digest(path: Path) -> str:

@@ -26,6 +26,7 @@ from lmk.index.exact_tiles import INT8_QUERIES, PANEL
 from lmk.index.vectors import VectorPart, Vectors, lengths
 
 _EDITION = 1  # of the file: another number for another layout
+_KEPT_ROWS = 1024  # of a part: fewer are coded in no time, and soon are in another part
 _BLOCK_ROWS = 4096  # coded at a time; a multiple of PANEL
 _MAX_LENGTH = 1.001  # of a vector divided by its length, in float32
 _ROUNDING = 1e-6  # of the scan's few float32 operations and of a score: 4 2^-24 each, twice over
@@ -69,7 +70,7 @@ def codes_of(
     Args:
         stored: the vectors the part belongs to.
         part: the part.
-        derived: where codes are kept; only those of a part with a key.
+        derived: where codes are kept; only those of a part with a key that is not small.
         workers: what codes the blocks.
         int8: False for the lengths alone.
 
@@ -86,8 +87,8 @@ def codes_of(
             _code(stored, part, workers, int8, lambda block: file.write(block.data))
 
     path = None
-    if part.key:
-        path = derived.load(name) or derived.save(name, write)
+    if part.key and part.rows >= _KEPT_ROWS:
+        path = derived.load(name) or derived.save(name, write, [part.key])
     if path is None:
         whole = _aligned(size)
         done = 0

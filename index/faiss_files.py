@@ -20,16 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
-from lmk.index.faiss_recipes import new_index, train, training_rows
+from lmk.index.faiss_recipes import factory_of, new_index, train, training_rows
 from lmk.index.faiss_search import blas
 from lmk.index.view import View
 
 faiss: Any = typed_faiss  # its stubs do not know all classes
 
 _FORMAT = 1
+_FAISS = "faiss-"  # what the names of all these files begin with
 _BLOCK_ROWS = 65_536
 _MOST_BESIDE = 0.1  # of the indexed rows may be searched beside the index before it is built anew
 _SOME_BESIDE = 4096  # rows that may always
+_KEPT = 4  # indexes of the same rows, by different factory strings
 _MOST_GONE = 0.3  # of the indexed rows may be gone before it is built anew
 
 Tell = Callable[[str], None]
@@ -44,25 +46,34 @@ class Built:
         rows: int64 [ntotal], the row number of each of its positions, ascending.
         covered: bool [rows of the view's gallery], those it stands for still.
         stem: what the names of its files begin with.
+        factory: its factory string.
     """
 
     index: Any
     rows: NDArray[np.int64]
     covered: NDArray[np.bool_]
     stem: str
+    factory: str
 
 
-def load_or_build(view: View, factory: str, tell: Tell) -> Built:
-    """Returns the index of a view by a factory string, from its file where there is a good one.
+def load_or_build(view: View, kind: str, tell: Tell) -> Built:
+    """Returns the index of a view by its kind, from its file where there is a good one.
+
+    A good one may have been built of fewer or more rows, with a factory string for those.
+
+    Args:
+        view: what it indexes.
+        kind: see factory_of.
+        tell: is told what is going on while it is built.
 
     Raises:
         UsageError: see new_index; or where FAISS cannot build it of so few vectors.
     """
-    return _load(view, factory) or _build(view, factory, tell)
+    return _load(view, kind) or _build(view, kind, tell)
 
 
-def _load(view: View, factory: str) -> Built | None:
-    prefix = _prefix(factory, view.dim)
+def _load(view: View, kind: str) -> Built | None:
+    prefix = _prefix(kind, view.dim)
     for name in view.derived.names():
         if not (name.startswith(prefix) and name.endswith(".rows.json")):
             continue
@@ -71,12 +82,13 @@ def _load(view: View, factory: str) -> Built | None:
         if described is None or path is None:
             continue
         try:
-            rows, covered = _covered(view, json.loads(described.read_bytes()))
+            said = json.loads(described.read_bytes())
+            rows, covered = _covered(view, said)
             if _good_enough(view, rows, covered):
                 with path.open("rb") as file:
                     index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
                 if index.d == view.dim and index.ntotal == len(rows):
-                    return Built(index, rows, covered, stem)
+                    return Built(index, rows, covered, stem, str(said["factory"]))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # removed meanwhile, or not written by this program
     return None
@@ -105,8 +117,9 @@ def _good_enough(view: View, rows: NDArray[np.int64], covered: NDArray[np.bool_]
     )
 
 
-def _build(view: View, factory: str, tell: Tell) -> Built:
+def _build(view: View, kind: str, tell: Tell) -> Built:
     rows = np.flatnonzero(view.mask)
+    factory = factory_of(kind, len(rows), view.dim)
     index = new_index(factory, view.dim, len(rows))
     read = view.stored.read
     try:
@@ -134,26 +147,38 @@ def _build(view: View, factory: str, tell: Tell) -> Built:
         "mask": base64.b64encode(np.packbits(view.mask).tobytes()).decode(),
     }
     text = json.dumps(described).encode()
-    stem = _prefix(factory, view.dim) + hashlib.sha256(text).hexdigest()[:16]
-    built = Built(index, rows, view.mask, stem)
+    stem = _prefix(kind, view.dim) + hashlib.sha256(text).hexdigest()[:16]
+    built = Built(index, rows, view.mask, stem, factory)
     _keep(view, built, text)
     return built
 
 
 def _keep(view: View, built: Built, described: bytes) -> None:
-    """Saves an index and removes those it replaces."""
-    if view.derived.save(f"{built.stem}.index", lambda path: _write(built.index, path)) is None:
+    """Saves an index and removes those it replaces, and those of other kinds that are too many."""
+    derived, parts = view.derived, [part.key for part in view.stored.parts]
+    if derived.save(f"{built.stem}.index", lambda p: _write(built.index, p), parts) is None:
         return
-    view.derived.save(f"{built.stem}.rows.json", lambda path: _write_bytes(path, described))
+    derived.save(f"{built.stem}.rows.json", lambda p: _write_bytes(p, described), parts)
     prefix = built.stem.rsplit("-", 1)[0]
-    for name in view.derived.names():
-        if not name.startswith(prefix):
-            continue  # another search's, or an index of another kind
-        stem, _, ending = name.partition(".")
-        measured = stem == built.stem and ending not in ("index", "rows.json")
-        other = stem != built.stem and not _of_other_rows(view, stem)
-        if measured or other:
-            view.derived.remove(name)
+    kinds: list[tuple[int, str]] = []
+    gone: set[str] = set()
+    for name in derived.names():
+        stem, ending = name.split(".", 1) if "." in name else (name, "")
+        if not stem.startswith(_FAISS):
+            continue
+        if stem == built.stem:
+            if ending not in ("index", "rows.json"):  # measured with another one
+                derived.remove(name)
+        elif ending == "index" and not _of_other_rows(view, stem):
+            path = derived.load(name)
+            if path is None or name.startswith(prefix):
+                gone.add(stem)
+            else:
+                kinds.append((path.stat().st_mtime_ns, stem))
+    gone |= {stem for _, stem in sorted(kinds, reverse=True)[_KEPT - 1 :]}
+    for name in derived.names():
+        if name.split(".", 1)[0] in gone:
+            derived.remove(name)
 
 
 def _of_other_rows(view: View, stem: str) -> bool:
@@ -168,9 +193,9 @@ def _of_other_rows(view: View, stem: str) -> bool:
     return bool(covered.any()) and not (covered & view.mask).any()
 
 
-def _prefix(factory: str, dim: int) -> str:
-    made_by = f"{_FORMAT} {factory} {dim}".encode()
-    return f"faiss-{hashlib.sha256(made_by).hexdigest()[:16]}-"
+def _prefix(kind: str, dim: int) -> str:
+    made_by = f"{_FORMAT} {kind} {dim}".encode()
+    return f"{_FAISS}{hashlib.sha256(made_by).hexdigest()[:16]}-"
 
 
 def _write(index: Any, path: Path) -> None:

@@ -166,6 +166,11 @@ class Transaction:
             parts = (*parts, VectorPart(self.state.rows - len(block), block, key))
         return Vectors(parts, self.state.dim, self.folder)
 
+    def part_keys(self) -> set[str]:
+        """Returns the keys of the parts (VectorPart.key) of what is committed."""
+        inline = b"".join(data for _, _, data in self.catalog.inline())
+        return {record.sha256 for record in self.committed} | {hashlib.sha256(inline).hexdigest()}
+
     def _pending_rows(self) -> int:
         return sum(len(block) for block in self._pending)
 

@@ -69,6 +69,7 @@ class GalleryWriter:
         self.unchanged = 0
         self.duplicates: list[tuple[str, str]] = []
         self._failed = False
+        self._derived = DerivedFiles(self.path / "cache" / "search")
         self._transaction: Transaction | None = None
         if create:
             make_folder(self.path)
@@ -138,9 +139,8 @@ class GalleryWriter:
     def view(self, role: Role = "gallery") -> View:
         """Returns what a search looks at, with what is not committed yet (GalleryDamaged)."""
         t, membership = self._t, self.membership()
-        derived = DerivedFiles(self.path / "cache" / "search")
         mask = membership.role(role)
-        return View(t.stored(), mask, t.state.fingerprint, membership, derived)
+        return View(t.stored(), mask, t.state.fingerprint, membership, self._derived)
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
         """Returns the rows of those ids that the gallery has, with what is not committed yet."""
@@ -374,6 +374,7 @@ class GalleryWriter:
             kept = [(record, stamp) for record, stamp in written if record.path in named]
             if kept:
                 note_written(self.path, kept, named)
+            self._derived.prune(self._t.part_keys())
 
     # Parts
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,12 +118,54 @@ def test_a_file_that_is_replaced_or_removed_while_it_is_compared_is_not_damaged(
     assert not derived.damaged("codes")
 
 
-def test_prune_and_remove_take_files_with_their_notes(
+def there(derived: DerivedFiles, tmp_path: Path) -> list[str]:
+    """The names of all files, each of which has its note."""
+    found = {item.name for item in (tmp_path / "search").iterdir()}
+    assert found == {f"{name}{end}" for name in derived.names() for end in ("", ".note")}
+    return derived.names()
+
+
+def test_prune_takes_what_no_part_is_left_of(derived: DerivedFiles, tmp_path: Path) -> None:
+    def save(name: str, *of: str) -> None:
+        derived.save(name, lambda part: part.write_bytes(CONTENT) and None, of)
+
+    save("int8-a", "a")
+    save("index-1.rows", "a", "b")
+    save("index-1.tuned")
+    save("index-2.rows", "b", "c")
+    save("index-2.tuned")
+    (tmp_path / "search" / "int8-a").touch()
+    assert derived.load("int8-a")  # hashed and noted again, with what it is derived from
+    derived.prune({"a", "b", "c"})
+    derived.prune({"b"})
+    every = ["codes", "graph", "index-1.rows", "index-1.tuned", "index-2.rows", "index-2.tuned"]
+    assert there(derived, tmp_path) == every
+    derived.prune({"c"})
+    assert there(derived, tmp_path) == ["codes", "graph", "index-2.rows", "index-2.tuned"]
+
+
+def test_prune_takes_what_killed_processes_left(derived: DerivedFiles, tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    folder = tmp_path / "search"
+    for pid in (dead.pid, os.getpid(), 1):
+        (folder / f".codes.{pid}.0123abcd.part").touch()
+    for name in ("forgotten", "new"):
+        (folder / name).touch()
+    os.utime(folder / "forgotten", (10**9, 10**9))
+    derived.prune(())
+    left = {item.name for item in folder.iterdir()} - {"codes", "codes.note", "graph", "graph.note"}
+    assert left == {"new", f".codes.{os.getpid()}.0123abcd.part", ".codes.1.0123abcd.part"}
+    DerivedFiles(tmp_path / "none").prune(())
+
+
+def test_a_folder_that_is_emptied_while_a_file_is_written(
     derived: DerivedFiles, tmp_path: Path
 ) -> None:
-    (tmp_path / "search" / ".codes.123.part").touch()
-    derived.prune({"graph"})
-    assert sorted(f.name for f in (tmp_path / "search").iterdir()) == ["graph", "graph.note"]
-    derived.remove("graph")
-    derived.remove("graph")
+    assert derived.save("codes", lambda part: shutil.rmtree(tmp_path / "search")) is None
+
+
+def test_remove_takes_files_with_their_notes(derived: DerivedFiles, tmp_path: Path) -> None:
+    for name in ("graph", "graph", "codes"):
+        derived.remove(name)
     assert list((tmp_path / "search").iterdir()) == []

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import GalleryDamaged
-from lmk.index import exact, exact_rates
+from lmk.index import exact, exact_codes, exact_rates
 from lmk.index.derived import DerivedFiles
 from lmk.index.exact import ExactSearcher
 from lmk.index.exact_codes import PartCodes, QueryCodes, codes_of, float_slacks
 from lmk.index.exact_compiled import CompiledScan
 from lmk.index.exact_tiles import INT8_LANES, INT8_QUERIES, PANEL
+from lmk.index.gallery import Gallery
 from lmk.index.scores import scores
 from lmk.index.vectors import VectorPart, Vectors
 from lmk.index.view import View
+from lmk.index.writer import GalleryWriter
 
 
 def coded(vectors: NDArray[np.float32], folder: Path | None = None, key: str = "") -> PartCodes:
@@ -129,6 +131,11 @@ def test_a_length_is_the_same_in_any_company():
 needs_bytes = pytest.mark.skipif(not INT8_LANES, reason="no multiply-add of bytes here")
 
 
+@pytest.fixture(autouse=True)
+def small_parts_are_kept(monkeypatch):
+    monkeypatch.setattr(exact_codes, "_KEPT_ROWS", 1)
+
+
 def view_in(folder: Path | None, vectors: NDArray[np.float32]) -> View:
     parts = (
         VectorPart(0, vectors[:90].astype("f2"), "first"),
@@ -173,6 +180,45 @@ def test_codes_are_kept_by_the_key_of_their_part(tmp_path, vectors, monkeypatch)
     monkeypatch.setattr(exact_rates, "_floats_rate", not_again)
     assert answer(ExactSearcher(view_in(folder, vectors), int8=True), vectors) == expected
     assert files(folder) == kept
+
+
+@needs_bytes
+@pytest.mark.usefixtures("compiled")
+def test_codes_of_a_small_part_are_not_kept(tmp_path, vectors, monkeypatch):
+    monkeypatch.setattr(exact_codes, "_KEPT_ROWS", 100)
+    answer(ExactSearcher(view_in(tmp_path, vectors), int8=True), vectors)
+    assert [name for name in files(tmp_path) if "rates" not in name] == ["int8-1-second"]
+
+
+@needs_bytes
+@pytest.mark.usefixtures("compiled")
+def test_a_commit_removes_the_codes_of_parts_that_are_no_more(path, scenario, monkeypatch):
+    folder = path / "cache" / "search"
+
+    def searched() -> set[str]:
+        """The codes there are after a search, and how many parts there are."""
+        with Gallery.open(path) as gallery:
+            query = gallery.embeddings("gallery")
+            ExactSearcher(gallery.view(), int8=True).search(query, 1)
+            keys = {part.key for part in gallery.stored.parts}
+        found = {name for name in files(folder) if "rates" not in name}
+        assert found == {f"int8-1-{key}" for key in keys}
+        return found
+
+    for number in range(300, 312):
+        searched()
+        with GalleryWriter(path) as writer:
+            writer.append(*scenario.batch([number]))
+            ExactSearcher(writer.view(), int8=True).search(scenario.batch([0])[0], 1)
+            writer.commit()
+    before = searched()
+    with GalleryWriter(path) as writer:
+        writer.remove(["00000.jpg"])
+        writer.compact()
+        writer.commit()
+    assert not before & set(files(folder))
+    searched()
+    assert "rates" in "".join(files(folder))
 
 
 @needs_bytes

@@ -125,6 +125,36 @@ def test_many_new_rows_are_built_in_and_the_old_files_go(tmp_path: Path) -> None
     assert len(view.derived.names()) == 3
 
 
+def test_an_index_serves_while_the_cells_for_so_many_rows_change(tmp_path: Path) -> None:
+    """From 1,248 rows on an index would have twice the cells."""
+    old = view_of(tmp_path, 1240)
+    first, told = open_(old, "ivfpq")
+    assert told.built and "IVF16," in first.factory
+    view = view_of(tmp_path, 1240, 10)
+    searcher, told = open_(view, "ivfpq")
+    assert not told.built and searcher.factory == first.factory in searcher.reason
+    check_answers(searcher, view)
+    own = Embeddings(view.stored.read(np.array([1245])), ("new",), "f")
+    assert searcher.search(own, 1).rows.tolist() == [[1245]]
+    before = names(view)
+    view = view_of(tmp_path, 1240, 200)
+    searcher, told = open_(view, "ivfpq")
+    assert told.built and "IVF32," in searcher.factory
+    check_answers(searcher, view)
+    assert len(names(view)) == 1 and names(view) != before
+    assert len(view.derived.names()) == 3
+
+
+def test_indexes_of_too_many_kinds_go(tmp_path: Path) -> None:
+    view = view_of(tmp_path, 1500)
+    kinds = [f"IVF{cells},SQ8" for cells in range(4, 4 + faiss_files._KEPT + 2)]
+    for kind in kinds:
+        open_(view, kind)
+    assert len(names(view)) == len(names(view, ".rows.json")) == faiss_files._KEPT
+    for kind in kinds[-faiss_files._KEPT :]:
+        assert not open_(view, kind)[1]
+
+
 def test_a_part_that_was_rewritten_is_searched_beside(tmp_path: Path) -> None:
     """As when single pictures are folded into a segment: another key, the same rows."""
     open_(view_of(tmp_path, 1400, 60, 40))
