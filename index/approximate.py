@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.index.faiss_files import Tell, load_or_build
-from lmk.index.faiss_recipes import effort_words, efforts, factory_of, search_parameters
+from lmk.index.faiss_recipes import effort_words, efforts, search_parameters
 from lmk.index.faiss_search import FlatSearcher, blas
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.rescoring import best, rescore
@@ -70,8 +70,8 @@ class ApproximateSearcher:
         self, view: View, kind: str, *, recall: float = 0.99, tell: Tell = lambda _: None
     ) -> None:
         self._view = view
-        self.factory = factory_of(kind, int(view.mask.sum()), view.dim)
-        self._built = load_or_build(view, self.factory, tell)
+        self._built = load_or_build(view, kind, tell)
+        self.factory = self._built.factory
         self._ready = self._among(view.mask)
         self._exact = FlatSearcher(view, hold=False)
         missing = view.mask & ~self._built.covered
