@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, labels, tell
+from lmk.cli.index_options import PATH, as_json, labels
 from lmk.cli.render import counted, human_bytes
 
 if TYPE_CHECKING:
@@ -68,13 +68,22 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
     }
 
 
+class _NotReadyError(Exception):
+    """The search needs something built first; says what."""
+
+
 def _search(gallery: Gallery) -> str:
-    """How the gallery is searched and why; a server that does not answer is no reason to fail."""
+    """How the gallery is searched and why; builds nothing, and forgives a server that is down."""
     from lmk.embed.errors import LmkError
     from lmk.index.search import choose
 
+    def stop(text: str) -> None:
+        raise _NotReadyError(text)
+
     try:
-        return choose(gallery, tell=tell).reason
+        return choose(gallery, tell=stop).reason
+    except _NotReadyError as error:
+        return f"will be made ready at the next search, which begins with {error}"
     except LmkError as error:
         return f"cannot be searched now: {error}"
 

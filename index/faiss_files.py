@@ -64,7 +64,7 @@ def load_or_build(view: View, kind: str, tell: Tell) -> Built:
     Args:
         view: what it indexes.
         kind: see factory_of.
-        tell: is told what is going on while it is built.
+        tell: is told what is going on before and while it is built.
 
     Raises:
         UsageError: see new_index; or where FAISS cannot build it of so few vectors.
@@ -123,7 +123,9 @@ def _build(view: View, kind: str, tell: Tell) -> Built:
     index = new_index(factory, view.dim, len(rows))
     read = view.stored.read
     try:
-        if not index.is_trained:
+        if index.is_trained:
+            tell(f"building {factory} of {len(rows)} vectors")
+        else:
             count = training_rows(index, len(rows))
             tell(f"training {factory} with {count} of {len(rows)} vectors")
             sample = np.random.default_rng(0).choice(rows, count, replace=False)

@@ -77,7 +77,7 @@ def choose(
         backend: "local" or "milvus".
         uri: of the Milvus server.
         collection: on that server, see MilvusSearcher.
-        tell: is told what is going on while an index is built.
+        tell: see searcher_of.
 
     Raises:
         UsageError: for a kind, backend or recall that there is not, or a server without a URI.
@@ -151,7 +151,8 @@ def searcher_of(
             most 0.1 s a query and its codes fit into memory, then ivfpq if that has the recall.
         recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves only exact search.
         batch: queries that come at a time, if known; exact search takes less for each of many.
-        tell: is told what is going on while an index is built, which may take minutes.
+        tell: is told what is going on before and while an index is built, which may take minutes;
+            an exception from it stops that.
 
     Raises:
         UsageError: for a kind that there is not or that the gallery is too small for, or a recall

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +42,9 @@ def test_the_kind_is_used_and_answers_stay(lmk: Run, here: Path, kind: str) -> N
     assert facts["setting"] == {"kind": kind, "recall": 0.9} == setting()
 
 
-def test_an_index_is_made_at_once_and_said_to_be(lmk: Run, here: Path) -> None:
+@pytest.fixture
+def many(here: Path) -> Path:
+    """An index of 1,500 vectors of no pictures."""
     rng = np.random.default_rng(0)
     vectors = unit_rows(rng.standard_normal((1500, 16)))
     ids = tuple(f"{n}.jpg" for n in range(1500))
@@ -52,6 +55,10 @@ def test_an_index_is_made_at_once_and_said_to_be(lmk: Run, here: Path) -> None:
         writer.reset("a" * 64, 16)
         writer.append(Embeddings(vectors, ids, "a" * 64), pictures)
         writer.commit()
+    return here / "many.lmk"
+
+
+def test_an_index_is_made_at_once_and_said_to_be(lmk: Run, here: Path, many: Path) -> None:
     done = lmk("index", "set", "many.lmk", "--kind", "hnsw", "--recall", "0.9")
     assert done.code == 0, done.err
     assert done.complaints and all(line.startswith("lmk: ") for line in done.complaints)
@@ -62,6 +69,34 @@ def test_an_index_is_made_at_once_and_said_to_be(lmk: Run, here: Path) -> None:
     assert found.code == 0
     (near,) = read_neighbours(here / "found")
     assert (near.rows[:, 0] == np.arange(1500)).mean() > 0.9  # each is the nearest to itself
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins"),
+    [("IVF8,SQ8", "training IVF8,SQ8"), ("HNSW8,Flat", "building HNSW8,Flat of 1500 vectors")],
+)
+def test_info_builds_nothing(
+    lmk: Run, here: Path, many: Path, tiny: Path, kind: str, begins: str
+) -> None:
+    with GalleryWriter(many) as writer:
+        writer.install_embedder(lambda folder: shutil.copytree(tiny, folder, dirs_exist_ok=True))
+        writer.commit()
+    ready = lmk("index", "set", "many.lmk", "--kind", kind).out.removeprefix("many.lmk: ").strip()
+
+    def info() -> str:
+        done = lmk("info", "many.lmk", "--json")
+        assert (done.code, done.err) == (0, "")
+        return str(json.loads(done.out)["search"])
+
+    cache = many / "cache" / "search"
+    assert info() == ready
+    for measured in cache.glob("*.0.99.json"):
+        measured.unlink()
+    begin = "will be made ready at the next search, which begins with "
+    assert info() == f"{begin}measuring the recall of {kind}"
+    shutil.rmtree(cache)
+    assert info().startswith(begin + begins)
+    assert not cache.exists()
 
 
 def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> None:
