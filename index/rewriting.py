@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,16 +14,21 @@ from lmk.index import transaction as sizes  # read when used: tests make them sm
 from lmk.index.segments import REPAIR, FileRecord
 from lmk.index.transaction import Transaction
 
+_BLOCK_ROWS = 8192
 
-def compact(t: Transaction) -> None:
+
+def compact(t: Transaction) -> bool:
     """Gives the rows that were not removed the numbers from 0 on, and drops the others' vectors.
 
-    Large segments that lose no row stay as they are. Arrays saved for the rows as they are now
-    are carried over; older ones are dropped.
+    Large segments that lose no row stay as they are, and small ones are joined. Arrays saved for
+    the rows as they are now are carried over; older ones are dropped.
+
+    Returns:
+        Whether there was anything to do.
     """
     t.store_pending()
-    if not t.state.removed:
-        return
+    if not t.state.removed and not _has_neighbours(t):
+        return False
     alive = t.catalog.alive(t.state)
     segments = _without_removed(t, alive)
     arrays = t.catalog.metas("array:")
@@ -35,6 +42,7 @@ def compact(t: Transaction) -> None:
         array = contents[name]
         if array is not None:
             t.put_array(name, array, by_row=header.get("by_row", True))
+    return True
 
 
 def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
@@ -57,15 +65,17 @@ def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np
         low, high = np.searchsorted(rows, [first, first + size])
         if low == high and alive[first : first + size].any():
             continue
+        old = t.blocks(path)
         try:
-            block = _block(t, t.content(path))
+            start = next(old)  # when all of it was checked
         except GalleryDamaged as error:
-            block = _anew(t, first, alive[first : first + size], rows[low:high], error)
+            blocks = _anew(t, first, alive[first : first + size], rows[low:high], error)
         else:
             if low == high:  # nothing but removed rows, and not damaged
                 continue
-        block[rows[low:high] - first] = new[low:high]
-        record = t.write("segments", t.state.precision, [block.tobytes()])
+            blocks = chain([start], old)
+        chunks = _changed(blocks, rows[low:high] - first, new[low:high])
+        record = t.write("segments", t.state.precision, chunks)
         t.changes.replace_segment(path, record)
     for first, size, data in t.catalog.inline_entries():
         low, high = np.searchsorted(rows, [first, first + size])
@@ -73,12 +83,32 @@ def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np
             continue
         if data is None:
             damage = t.catalog.damaged(f"the vectors from row {first} on have changed")
-            block = _anew(t, first, alive[first : first + size], rows[low:high], damage)
+            blocks = _anew(t, first, alive[first : first + size], rows[low:high], damage)
         else:
-            block = _block(t, data)
-        block[rows[low:high] - first] = new[low:high]
-        t.changes.add_inline(first, size, block.tobytes())
+            blocks = iter([t.vectors(data)])
+        changed = _changed(blocks, rows[low:high] - first, new[low:high])
+        t.changes.add_inline(first, size, b"".join(changed))
     t.change_state(generation=t.state.generation + 1)
+
+
+def _changed(
+    blocks: Iterator[NDArray[Any]], rows: NDArray[np.int64], vectors: NDArray[Any]
+) -> Iterator[bytes]:
+    """Yields blocks with other vectors in some rows, int64 [n] from 0 on, ascending."""
+    start = 0
+    for block in blocks:
+        low, high = np.searchsorted(rows, [start, start + len(block)])
+        changed = block.copy()
+        changed[rows[low:high] - start] = vectors[low:high]
+        yield changed.tobytes()
+        start += len(block)
+
+
+def _has_neighbours(t: Transaction) -> bool:
+    """Whether two parts that follow each other are small, so that they can be joined."""
+    parts = [*t.catalog.segments(), *t.catalog.inline()]
+    small = [rows < sizes.SMALL_SEGMENT_ROWS for _, rows, _ in parts]
+    return any(one and other for one, other in pairwise(small))
 
 
 def _without_removed(t: Transaction, alive: NDArray[np.bool_]) -> list[tuple[int, FileRecord]]:
@@ -89,14 +119,11 @@ def _without_removed(t: Transaction, alive: NDArray[np.bool_]) -> list[tuple[int
     """
     records = {record.path: record for record in t.catalog.files()}
     segments: list[tuple[int, FileRecord]] = []
-    blocks: list[NDArray[Any]] = []
+    parts: list[tuple[Iterable[NDArray[Any]], NDArray[np.bool_]]] = []
 
     def flush() -> None:
-        rows = sum(len(block) for block in blocks)
-        if rows:
-            record = t.write("segments", t.state.precision, (b.tobytes() for b in blocks))
-            segments.append((rows, record))
-        blocks.clear()
+        segments.extend(t.write_segments(kept for part in parts for kept in _masked(*part)))
+        parts.clear()
 
     for first, size, path in t.catalog.segments():
         mask = alive[first : first + size]
@@ -104,13 +131,20 @@ def _without_removed(t: Transaction, alive: NDArray[np.bool_]) -> list[tuple[int
             flush()
             segments.append((size, records[path]))
         elif mask.any():
-            blocks.append(_block(t, t.content(path))[mask])
-        if sum(len(block) for block in blocks) >= sizes.SMALL_SEGMENT_ROWS:
+            parts.append((t.blocks(path), mask))
+        if sum(int(mask.sum()) for _, mask in parts) >= sizes.SMALL_SEGMENT_ROWS:
             flush()
     for first, size, data in t.catalog.inline():
-        blocks.append(_block(t, data)[alive[first : first + size]])
+        parts.append(([t.vectors(data)], alive[first : first + size]))
     flush()
     return segments
+
+
+def _masked(blocks: Iterable[NDArray[Any]], mask: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
+    start = 0
+    for block in blocks:
+        yield block[mask[start : start + len(block)]]
+        start += len(block)
 
 
 def _carried(
@@ -129,17 +163,13 @@ def _carried(
     return array[alive] if by_row is not False else array
 
 
-def _block(t: Transaction, data: bytes) -> NDArray[Any]:
-    return np.frombuffer(data, t.state.dtype).reshape(-1, t.state.dim).copy()
-
-
 def _anew(
     t: Transaction,
     first: int,
     alive: NDArray[np.bool_],
     given: NDArray[np.int64],
     error: GalleryDamaged,
-) -> NDArray[Any]:
+) -> Iterator[NDArray[Any]]:
     """Returns vectors for a damaged part whose living rows are all given (else raises `error`)."""
     missing = alive.copy()
     missing[given - first] = False
@@ -147,6 +177,7 @@ def _anew(
         row = first + int(np.flatnonzero(missing)[0])
         what = f"{error.what}, and nothing is given for row {row}"
         raise GalleryDamaged(what, where=error.where, remedy=REPAIR) from error
-    block = np.zeros((len(alive), t.state.dim), t.state.dtype)
+    block = np.zeros((_BLOCK_ROWS, t.state.dim), t.state.dtype)
     block[:, 0] = 1  # removed rows: of length 1, as every stored vector is
-    return block
+    starts = range(0, len(alive), _BLOCK_ROWS)
+    return (block[: len(alive) - start] for start in starts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -23,7 +23,8 @@ from lmk.index.vectors import VectorPart, Vectors
 
 INLINE_ROWS = 1024  # fewer rows than this stay in the catalog; adding one writes no file
 SMALL_SEGMENT_ROWS = 65_536
-SMALL_SEGMENTS = 64  # so many small segments at the end are folded into one
+SMALL_SEGMENTS = 64  # so many small segments at the end are folded
+_BLOCK_ROWS = 8192
 
 
 class Transaction:
@@ -104,17 +105,43 @@ class Transaction:
             return
         rows, first = self._pending_rows(), self.state.rows - self._pending_rows()
         inline_rows = self.catalog.inline_rows()
-        blocks = [block.tobytes() for block in self._pending]
         if rows + inline_rows < INLINE_ROWS:
-            self.changes.add_inline(first, rows, b"".join(blocks))
+            data = b"".join(block.tobytes() for block in self._pending)
+            self.changes.add_inline(first, rows, data)
         else:
             old, inline = self._small_segments(), self.catalog.inline()
             start = first - inline_rows - sum(part[1] for part in old)
-            contents = (self.content(path) for _, _, path in old)
-            chunks = chain(contents, (part[2] for part in inline), blocks)
-            record = self.write("segments", self.state.precision, chunks)
-            self.changes.add_segment(start, self.state.rows - start, record)
+            folded = (block for _, _, path in old for block in self.blocks(path))
+            blocks = chain(folded, (self.vectors(data) for _, _, data in inline), self._pending)
+            for size, record in self.write_segments(blocks):
+                self.changes.add_segment(start, size, record)
+                start += size
         self._pending = []
+
+    def write_segments(self, blocks: Iterable[NDArray[Any]]) -> list[tuple[int, FileRecord]]:
+        """Writes vectors, block by block, as segments none of which is too large to rewrite.
+
+        Returns:
+            (rows, file) of each; the caller has the catalog name them.
+        """
+        most = 4 * SMALL_SEGMENT_ROWS
+        rest = (block for block in blocks if len(block))
+        block = next(rest, None)
+        segments: list[tuple[int, FileRecord]] = []
+        while block is not None:
+            rows = 0
+
+            def chunks() -> Iterator[bytes]:
+                nonlocal block, rows
+                while block is not None and rows < most:
+                    piece, left = block[: most - rows], block[most - rows :]
+                    rows += len(piece)
+                    yield piece.tobytes()
+                    block = left if len(left) else next(rest, None)
+
+            record = self.write("segments", self.state.precision, chunks())
+            segments.append((rows, record))
+        return segments
 
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool) -> None:
         """Saves numbers in place of what was saved under that name."""
@@ -147,6 +174,23 @@ class Transaction:
             return file.read(0, file.record.size)
         finally:
             file.close()
+
+    def blocks(self, path: str) -> Iterator[NDArray[Any]]:
+        """Yields the vectors of a segment, checked as a whole before the first, block by block."""
+        records = {record.path: record for record in self.catalog.files()}
+        file = StoredFile(self.folder, records[path])
+        block_bytes = _BLOCK_ROWS * self.state.dim * self.state.dtype.itemsize
+        try:
+            file.check()
+            for start in range(0, file.record.size, block_bytes):
+                size = min(block_bytes, file.record.size - start)
+                yield self.vectors(file.read(start, size))
+        finally:
+            file.close()
+
+    def vectors(self, data: bytes) -> NDArray[Any]:
+        """Returns stored bytes as vectors, [n, dim], not to be changed."""
+        return np.frombuffer(data, self.state.dtype).reshape(-1, self.state.dim)
 
     def stored(self) -> Vectors:
         """Returns the vectors of all rows, with those not committed yet."""

@@ -279,16 +279,19 @@ class GalleryWriter:
             t.change_state(removed=removed, generation=generation)
         return len(wanted)
 
-    def compact(self) -> None:
-        """Numbers the rows densely and gives back the space of the removed ones.
+    def compact(self) -> bool:
+        """Numbers the rows densely, gives back the space of the removed ones, joins small files.
 
         Arrays saved for the rows as they are now are carried over. Readers keep what they opened.
+
+        Returns:
+            Whether there was anything to do.
 
         Raises:
             GalleryDamaged: when a file that must be written anew has changed.
         """
         with self._changing() as t:
-            compact(t)
+            return compact(t)
 
     def replace_vectors(self, rows: ArrayLike, vectors: NDArray[np.float32]) -> None:
         """Stores other vectors for rows, as a repair does.

@@ -274,7 +274,7 @@ def compact_index(
     wait: float = 0.0,
     progress: Progress = lambda stage, done, total: None,
 ) -> CompactReport:
-    """Gives back the space of removed pictures, and learns penalty and threshold anew.
+    """Gives back the space of removed pictures, joins small files, and learns what it must anew.
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
@@ -282,9 +282,9 @@ def compact_index(
     with GalleryWriter(path, wait=wait) as writer:
         with Gallery.open(path) as old:
             removed = old.removed
-            writer.compact()
-            learn_change(writer, old, changed=True, anew=True, progress=progress)
-        writer.commit()
+            if writer.compact():
+                learn_change(writer, old, changed=bool(removed), anew=True, progress=progress)
+                writer.commit()
         with Gallery.open(path) as new:
             features = prune_features(path, new)
             return CompactReport(removed, new.rows, features)

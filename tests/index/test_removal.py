@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 from lmk.embed.errors import GalleryDamaged, GalleryError
+from lmk.index import rewriting, transaction
 from lmk.index.gallery import Gallery
 from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 
 NUMBERS = [*range(6), 1000, 1001, *range(100, 105), 200, 201]  # of the rows of `path`
 GONE = [1, 6, 9, 14]  # in a segment, a distractor, in the second segment, in the catalog
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is rewritten goes through memory a few rows at a time."""
+    for module in (transaction, rewriting):
+        monkeypatch.setattr(module, "_BLOCK_ROWS", 3)
 
 
 def name(number: int) -> str:
@@ -181,11 +189,60 @@ def test_compact_keeps_large_segments_that_lose_nothing(
     assert verify(path) == ()
 
 
-def test_compact_of_a_gallery_without_removed_rows_changes_nothing(path: Path) -> None:
+def test_compact_without_removed_rows_joins_small_files_once(
+    path: Path, scenario: ModuleType
+) -> None:
+    before = scenario.answers_at(path)
+    with GalleryWriter(path) as writer:
+        writer.put_array("by row", np.arange(15), by_row=True)
+        assert writer.compact()
+        writer.commit()
     with GalleryWriter(path) as writer:
         generation = writer._t.state.generation
-        writer.compact()
+        assert not writer.compact()
         assert writer._t.state.generation == generation
+    with Gallery.open(path) as gallery:
+        assert [part.rows for part in gallery.stored.parts] == [13, 2]  # they were 8, 5 and 2
+        assert gallery.array("by row").tolist() == list(range(15))
+    assert scenario.answers_at(path) == before
+    assert verify(path) == ()
+
+
+def test_no_segment_becomes_too_large_to_rewrite(tmp_path: Path, scenario: ModuleType) -> None:
+    path = tmp_path / "g"
+    with scenario.small_segments(inline=2, small=8, many=6), GalleryWriter(path, create=True) as w:
+        w.reset(scenario.A, 8)
+        for start in range(0, 70, 7):
+            w.append(*scenario.batch(range(start, start + 7)))
+            w.commit()
+        sizes = [rows for _, rows, _ in w._t.catalog.segments()]
+        assert sizes == [32, 17, 7, 7, 7]  # the first seven were folded
+        w.remove([name(3), name(40)])
+        w.compact()
+        w.commit()
+        assert max(rows for _, rows, _ in w._t.catalog.segments()) <= 32
+    with Gallery.open(path) as gallery:
+        expected = [scenario.vector_of(n) for n in range(70) if n not in (3, 40)]
+        np.testing.assert_allclose(gallery.vectors(range(68)), expected, atol=1e-3)
+    assert verify(path) == ()
+
+
+def test_an_old_segment_that_is_too_large_is_cut(tmp_path: Path, scenario: ModuleType) -> None:
+    path = tmp_path / "g"
+    with scenario.small_segments(inline=2, small=60), GalleryWriter(path, create=True) as writer:
+        writer.reset(scenario.A, 8)
+        writer.append(*scenario.batch(range(60)))
+        writer.commit()
+    with scenario.small_segments(inline=2, small=8), GalleryWriter(path) as writer:
+        (_, _, file), *others = writer._t.catalog.segments()
+        assert not others and {len(block) for block in writer._t.blocks(file)} == {3}
+        writer.remove([name(7)])
+        writer.compact()
+        writer.commit()
+        assert [rows for _, rows, _ in writer._t.catalog.segments()] == [32, 27]
+    with Gallery.open(path) as gallery:
+        expected = [scenario.vector_of(n) for n in range(60) if n != 7]
+        np.testing.assert_allclose(gallery.vectors(range(59)), expected, atol=1e-3)
 
 
 def test_a_gallery_can_be_emptied_and_compacted(path: Path, scenario: ModuleType) -> None:
