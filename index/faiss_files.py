@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
-from lmk.index.faiss_recipes import factory_of, new_index, train, training_rows
+from lmk.index.faiss_recipes import factory_of, in_brackets, new_index, train, training_rows
 from lmk.index.faiss_search import blas
 from lmk.index.view import View
 
@@ -136,10 +136,9 @@ def _build(view: View, kind: str, tell: Tell) -> Built:
             with blas(len(block)):
                 index.add(read(block))
             tell(f"added {start + len(block)} of {len(rows)} vectors to {factory}")
-    except RuntimeError as error:
-        reason = str(error).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:120]
+    except (RuntimeError, MemoryError) as error:
         raise UsageError(
-            f"FAISS cannot build {factory!r} of {len(rows)} vectors ({reason})",
+            f"FAISS cannot build {factory!r} of {len(rows)} vectors{in_brackets(error)}",
             remedy="choose another kind of search; the kind auto finds one that fits",
         ) from error
     described = {

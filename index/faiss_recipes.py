@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import faiss as typed_faiss
@@ -16,6 +17,7 @@ faiss: Any = typed_faiss  # its stubs know neither keyword arguments nor all cla
 PER_CELL = 39  # vectors that FAISS wants to train a cell or a code word with
 LEAST_ROWS = 1000  # below, there is nothing to gain over comparing with every vector
 _MOST_CELLS = 16_384  # their training takes time and memory that grow with the square
+_LARGEST = 2**20  # of the numbers in a factory string: FAISS sets aside memory for such a size
 _KINDS = "auto, exact, flat, ivfpq, hnsw, or a FAISS factory string such as IVF1024,PQ128x4fs"
 
 
@@ -48,12 +50,12 @@ def new_index(factory: str, dim: int, rows: int) -> Any:
         UsageError: for what FAISS does not know or cannot use with dot products, and for more cells
             than the vectors can train.
     """
+    _check_sizes(factory)
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        reason = str(error).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:120]
+    except (RuntimeError, MemoryError) as error:
         raise UsageError(
-            f"FAISS makes no index for dot products from {factory!r} ({reason})",
+            f"FAISS makes no index for dot products from {factory!r}{in_brackets(error)}",
             remedy=f"choose {_KINDS}",
         ) from error
     cells = cells_of(index)
@@ -64,6 +66,23 @@ def new_index(factory: str, dim: int, rows: int) -> Any:
             remedy=f"take at most {most} cells, or the kind ivfpq, which chooses them",
         )
     return index
+
+
+def _check_sizes(factory: str) -> None:
+    """Refuses the numbers at which FAISS ends the process instead of raising an error."""
+    sizes = [int(number) for number in re.findall("[0-9]{1,9}", factory)]
+    wrong = [f"a size of {size}" for size in sizes if not 1 <= size <= _LARGEST]
+    if re.search("(HNSW|NSG)0*1(?![0-9])", factory):
+        wrong = ["a graph of less than 2 links a vector"]
+    if wrong:
+        raise UsageError(f"{factory!r} names {wrong[0]}", remedy=f"choose {_KINDS}")
+
+
+def in_brackets(error: Exception) -> str:
+    """Returns what FAISS says went wrong, as " (words)", without the place in its source files."""
+    text = " ".join(str(error).split())
+    words = re.sub("^Error in .*[.](cpp|h):[0-9]+: ", "", text).removeprefix("Error: ")
+    return "" if not words or words.startswith("Error in ") else f" ({words[:120]})"
 
 
 def cells_of(index: Any) -> int:

@@ -294,14 +294,26 @@ def test_what_is_kept_says_what_it_was_made_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("nonsense", "FAISS makes no index for dot products from 'nonsense'"),
+        (
+            "nonsense",
+            r"from 'nonsense' \(could not parse index string nonsense\); choose auto, exact, flat",
+        ),
         ("LSH", "FAISS makes no index for dot products from 'LSH'"),
         ("IVF64,SQ8", "'IVF64,SQ8' has 64 cells, and 1500 vectors can train 38; take at most 38"),
         ("PQ8x12", "FAISS cannot build 'PQ8x12' of 1500 vectors"),
+        ("PQ5x4fs", r"from 'PQ5x4fs' \('!\(d % M == 0\)' failed: The dimension of the vector"),
+        ("HNSW0,Flat", "'HNSW0,Flat' names a size of 0; choose auto"),
+        ("IVF0,Flat", "'IVF0,Flat' names a size of 0; choose auto"),
+        ("PQ4x4fs_00", "'PQ4x4fs_00' names a size of 0; choose auto"),
+        ("HNSW1,Flat", "'HNSW1,Flat' names a graph of less than 2 links a vector; choose auto"),
+        ("IVF4_HNSW01,Flat", "names a graph of less than 2 links a vector; choose auto"),
+        ("IVF2000000,Flat", "'IVF2000000,Flat' names a size of 2000000; choose auto"),
+        ("Pad" + 20 * "9" + ",Flat", "names a size of 999999999; choose auto"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         open_(view_of(tmp_path, 1500), kind)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert "Error in " not in str(caught.value) and ".cpp" not in str(caught.value)
     assert "; " in str(caught.value)
