@@ -267,7 +267,7 @@ class GalleryWriter:
         known = self.find(wanted)
         for id_ in wanted:
             if id_ not in known:
-                remedy = "`lmk index list` shows the ids there are"
+                remedy = f"`lmk index list {self.path} --pictures` shows the ids there are"
                 raise GalleryError(
                     "no picture of the gallery has this id", where=id_, remedy=remedy
                 )

@@ -159,7 +159,11 @@ def test_ids_come_from_a_file(
 @pytest.mark.parametrize(
     ("words", "code", "complaints"),
     [
-        ("tower/0.jpg tower/9.jpg", 1, ["tower/9.jpg"]),
+        (
+            "tower/0.jpg tower/9.jpg",
+            1,
+            ["tower/9.jpg", "`lmk index list sample.lmk --pictures` shows the ids"],
+        ),
         ("tower/0.jpg --label towr", 2, ["'towr'", "lmk index list"]),
         ("", 2, ["no picture is named", "--label or --from"]),
         ("--from nowhere.txt", 2, ["nowhere.txt: cannot be read: no such file"]),
