@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +153,19 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)
 
 
+def _without_signal(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The loader's batches, without the handler of SIGCHLD that torch sets for good.
+
+    It would run on whatever stack for signals other libraries have left behind, and was seen to end
+    the process there. A worker that dies is noticed without it, some seconds later.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches: Iterator[Batch] = iter(loader)
+    if threading.current_thread() is threading.main_thread():  # no other sets handlers
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return batches
+
+
 def read_passes(
     pictures: TrainingPictures,
     passes: NDArray[np.int64],
@@ -186,7 +201,7 @@ def read_passes(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # it draws a number nobody uses: not from the loop's chance
     )
-    for batch in loader:
+    for batch in _without_signal(loader):
         if not len(batch.numbers):
             raise LmkError(
                 f"{len(batch.skipped)} pictures in a row cannot be read, the first: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,7 @@ def test_changes_follow_from_the_seed_whoever_reads(gallery: Manifest) -> None:
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.pictures, other.pictures)
         assert one.pictures.shape == (4, 40, 40, 3) and one.pictures.dtype == torch.uint8
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL  # torch's would stay
     plain = read(gallery, NOTHING)
     assert not any(torch.equal(a.pictures, b.pictures) for a, b in zip(first, plain, strict=True))
 
