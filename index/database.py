@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryLocked, NotAGallery, StorageError
+from lmk.index.lock import LOCK, writing
 from lmk.index.migrations import FORMAT, MIGRATIONS
 from lmk.index.segments import REBUILD
 
@@ -27,6 +28,10 @@ _CACHE_KIB = 65_536  # a build of millions finds its way through indexes this la
 
 def unfinished(folder: Path) -> NotAGallery:
     """Returns the error for a gallery to which nothing was ever committed."""
+    builder = writing(folder)
+    if builder is not None:
+        remedy = "wait until it has ended"
+        return NotAGallery(f"{builder} is building it", where=folder, remedy=remedy)
     remedy = "run the same `lmk build-index` command again: it goes on where it stopped"
     return NotAGallery("its build never finished", where=folder, remedy=remedy)
 
@@ -37,7 +42,7 @@ def no_gallery(folder: Path) -> NotAGallery:
         what = "there is no such folder"
     elif not folder.is_dir():
         what = "this is a file, and a gallery is a folder"
-    elif any((folder / name).exists() for name in ("cache", ".lock")):
+    elif any((folder / name).exists() for name in ("cache", LOCK)):
         return unfinished(folder)
     else:
         what = "this folder is no gallery"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -289,7 +289,7 @@ class Gallery:
             removed=self.removed,
             skipped=len(self.skipped()),
             segments=sum(path.startswith("segments/") for path in self._files),
-            bytes_on_disk=sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
+            bytes_on_disk=_bytes_below(self.path),
             created=self._state.created,
             updated=self._state.updated,
             generation=self.generation,
@@ -366,6 +366,15 @@ def moved_on(folder: Path, state: State | None) -> bool:
         return catalog.state() != state
     finally:
         catalog.close()
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for below, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):  # a writer may have removed it meanwhile
+                total += os.lstat(os.path.join(below, name)).st_size  # noqa: PTH118
+    return total
 
 
 def _close(catalog: Catalog, files: list[StoredFile]) -> None:

@@ -1,56 +1,16 @@
-"""The folder a gallery is written to: what may be in it, what is swept, and one writer at a time.
-
-A folder may hold what a user keeps there, also under names such as `segments`. Nothing is written
-to a folder that is not recognised as a gallery's, and only files of our exact names are removed.
-"""
+"""One writer at a time: the lock of a gallery."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import time
-from collections.abc import Container, Iterator
 from pathlib import Path
 
-from lmk.embed.errors import GalleryLocked, UsageError, storage_errors
-from lmk.embed.files import LEFTOVER, sync_folder
-from lmk.index.database import CATALOG, has_our_header
+from lmk.embed.errors import GalleryLocked, storage_errors
 
-_DAMAGED = f"{CATALOG}.damaged"
-_BESIDE = ("", "-wal", "-shm")  # what SQLite keeps beside a file
-# The files the catalog names, and what a killed writer leaves of them; never cache/.
-_NAMED = {
-    "segments": re.compile(r"[0-9]{6,}\.f(16|32)"),
-    "arrays": re.compile(r"[0-9]{6,}\.bin"),
-    "embedder": re.compile(r"\.?[0-9a-f]{16}/.*", re.DOTALL),
-}
+LOCK = ".lock"
 _POLL_SECONDS = 0.05
-_PID = re.compile(rb"([0-9]+\n)?")
-
-
-def make_folder(folder: Path) -> None:
-    """Makes the folder of a gallery.
-
-    Raises:
-        UsageError: where there is something else: a folder without a catalog of ours must be empty
-            or hold what a build leaves that was killed before its first commit.
-    """
-    with storage_errors(folder):
-        new = not folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError("this is a file, and a gallery is a folder", where=folder) from error
-        strange = None if has_our_header(folder) else _in_the_way(folder)
-        if strange is not None:
-            raise UsageError(
-                f"the folder holds something else ({strange})",
-                where=folder,
-                remedy="give the gallery a folder of its own, such as NAME.lmk",
-            )
-        if new:
-            sync_folder(folder.parent)
 
 
 def take_lock(folder: Path, wait: float = 0.0) -> int:
@@ -66,7 +26,7 @@ def take_lock(folder: Path, wait: float = 0.0) -> int:
     Raises:
         GalleryLocked: another process, or another writer in this one, holds it.
     """
-    path = folder / ".lock"
+    path = folder / LOCK
     deadline = time.monotonic() + wait
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -92,66 +52,33 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _held(folder: Path, descriptor: int, waited: float) -> GalleryLocked:
-    pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-    who = f"process {pid}" if pid else "another process"
-    still = f"still writing to it after {waited:g} s" if waited else "writing to it"
-    return GalleryLocked(f"{who} is {still}", where=folder, remedy="wait until it has ended")
+def writing(folder: Path) -> str | None:
+    """Says who holds the lock of a gallery, None where nobody does or that cannot be asked.
 
-
-def set_aside(folder: Path) -> None:
-    """Renames a catalog that cannot be read to catalog.db.damaged, replacing an older one."""
-    with storage_errors(folder):
-        for beside in _BESIDE:  # the catalog first: a log without it means nothing
-            damaged = folder / f"{_DAMAGED}{beside}"
-            damaged.unlink(missing_ok=True)
-            if (folder / f"{CATALOG}{beside}").exists():
-                (folder / f"{CATALOG}{beside}").rename(damaged)
-        sync_folder(folder)
-
-
-def sweep(folder: Path, named: Container[str]) -> None:
-    """Removes those of our files that the catalog does not name.
-
-    Args:
-        folder: the gallery.
-        named: the paths the catalog names, relative to it.
+    Asking takes the lock for a moment; a writer that does not wait could be refused by it.
     """
-    with storage_errors(folder):
-        for path in _files(folder):
-            if path not in named and _is_ours(path):
-                (folder / path).unlink(missing_ok=True)
-        for top in sorted((folder / "embedder").glob("*/")):
-            if _is_ours(f"embedder/{top.name}/") and not top.is_symlink():
-                for below, _, _ in os.walk(top, topdown=False):
-                    if not os.listdir(below):  # noqa: PTH208
-                        Path(below).rmdir()
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
 
 
-def _in_the_way(folder: Path) -> str | None:
-    """Returns the first name in a folder without a catalog of ours that is not ours either."""
-    lock = folder / ".lock"
-    has_lock = lock.is_file() and lock.stat().st_size <= 20 and _PID.fullmatch(lock.read_bytes())
-    fine = {"cache"}
-    if has_lock:  # it is the first thing that we write
-        fine |= {".lock", *_NAMED}
-        fine |= {f"{name}{beside}" for name in (CATALOG, _DAMAGED) for beside in _BESIDE}
-    for item in sorted(folder.iterdir()):
-        if item.name not in fine or item.is_dir() != (item.name in {"cache", *_NAMED}):
-            return item.name
-        if item.is_symlink() and item.name != "cache":  # what it leads to may be another's
-            return item.name
-    return next((path for path in _files(folder) if not _is_ours(path)), None)
+def _holder(descriptor: int) -> str:
+    pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    return f"process {pid}" if pid else "another process"
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Paths, relative to the gallery, of the files in the folders whose files the catalog names."""
-    for name in _NAMED:
-        for below, _, files in os.walk(folder / name):
-            base = Path(below).relative_to(folder)
-            yield from ((base / file).as_posix() for file in sorted(files))
-
-
-def _is_ours(path: str) -> bool:
-    top, _, rest = path.partition("/")
-    return bool(_NAMED[top].fullmatch(rest) or ("/" not in rest and LEFTOVER.fullmatch(rest)))
+def _held(folder: Path, descriptor: int, waited: float) -> GalleryLocked:
+    still = f"still writing to it after {waited:g} s" if waited else "writing to it"
+    return GalleryLocked(
+        f"{_holder(descriptor)} is {still}", where=folder, remedy="wait until it has ended"
+    )

@@ -28,9 +28,10 @@ from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
 from lmk.index.derived import DerivedFiles
 from lmk.index.embedder_files import install_embedder
+from lmk.index.folder import make_folder, set_aside, sweep
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Membership, Role
-from lmk.index.lock import make_folder, set_aside, sweep, take_lock
+from lmk.index.lock import LOCK, take_lock
 from lmk.index.rewriting import compact, replace_vectors
 from lmk.index.transaction import Transaction
 from lmk.index.view import View
@@ -73,10 +74,12 @@ class GalleryWriter:
         self._transaction: Transaction | None = None
         if create:
             make_folder(self.path)
-        else:
+        elif not (self.path / LOCK).exists():  # then nothing is made there
             Catalog.read(self.path).close()  # says what is wrong with it
         self._lock = take_lock(self.path, wait)
         try:
+            if not create:
+                self._require_gallery()
             self._transaction = self._open(create)
             sweep(self.path, {record.path for record in self._transaction.committed})
         except BaseException:
@@ -392,6 +395,15 @@ class GalleryWriter:
         if self._transaction is None:
             raise ValueError(f"the writer of {self.path} is closed")
         return self._transaction
+
+    def _require_gallery(self) -> None:
+        """Says what is wrong with the catalog; its first build may just have ended."""
+        try:
+            Catalog.read(self.path).close()
+        except NotAGallery:
+            self.close()  # or this process would be named as the one that builds it
+            Catalog.read(self.path).close()
+            raise
 
     def _open(self, create: bool) -> Transaction:
         transaction = None

@@ -486,3 +486,15 @@ def test_a_gallery_that_is_not_closed_frees_its_files(path: Path) -> None:
     assert mine() > 0
     del gallery
     assert mine() == 0
+
+
+def test_a_file_that_goes_while_sizes_are_added_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda file: real(f"{file}.gone" if "seg" in file else file))
+    with Gallery.open(path) as gallery:
+        less = gallery.info().bytes_on_disk
+        monkeypatch.undo()
+        segments = sum(file.stat().st_size for file in (path / "segments").iterdir())
+        assert gallery.info().bytes_on_disk - less == segments

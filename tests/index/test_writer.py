@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from lmk.embed.errors import (
 )
 from lmk.index import database
 from lmk.index.gallery import Gallery
+from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter, add
 
 
@@ -509,3 +511,33 @@ def test_closing_twice_does_nothing(path: Path) -> None:
     writer.close()
     with GalleryWriter(path):
         pass
+
+
+def test_who_comes_while_the_first_build_runs(tmp_path: Path, scenario: ModuleType) -> None:
+    path = tmp_path / "g.lmk"
+    with GalleryWriter(path, create=True) as building:
+        building.reset(scenario.A, 8)
+        message = f"process {os.getpid()} is building it; wait"
+        with pytest.raises(NotAGallery, match=message):
+            Gallery.open(path)
+        with pytest.raises(NotAGallery, match=message):
+            verify(path)
+        with pytest.raises(GalleryLocked, match=f"process {os.getpid()} is writing to it"):
+            GalleryWriter(path)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(GalleryWriter, path, wait=60)
+            building.append(*scenario.batch([1]))
+            building.commit()
+            building.close()
+            with waiting.result() as writer:
+                assert writer.append(*scenario.batch([2])) == 1
+
+
+def test_a_build_that_was_given_up_is_not_named_as_running(tmp_path: Path) -> None:
+    GalleryWriter(tmp_path / "g.lmk", create=True).close()
+    with pytest.raises(NotAGallery, match="its build never finished"):
+        GalleryWriter(tmp_path / "g.lmk", wait=5)
+    (tmp_path / "g.lmk" / ".lock").unlink()
+    with pytest.raises(NotAGallery, match="its build never finished"):
+        GalleryWriter(tmp_path / "g.lmk")
+    assert not (tmp_path / "g.lmk" / ".lock").exists()

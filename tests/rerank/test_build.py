@@ -135,7 +135,7 @@ class TestBuild:
         with pytest.raises(NotAGallery, match="its build never finished"):
             Recognizer.open(path)
         with pytest.raises(NotAGallery, match="its build never finished"):
-            add_pictures(path, manifest)
+            add_pictures(path, manifest, wait=1)
         assert build_index(path, manifest, tiny).computed == 0
         with Recognizer.open(path) as recognizer:
             assert len(recognizer.gallery.role_rows("gallery")) == 20
