@@ -26,6 +26,7 @@ from lmk.rerank.intake import (
     extract_all,
     open_store,
     part_of,
+    prefix_of,
     prune_features,
     record_skipped,
     require_pictures,
@@ -122,6 +123,7 @@ def build_index(
     recall: float | None = None,
     backend: str | None = None,
     uri: str | None = None,
+    collection: str | None = None,
     shard: tuple[int, int] | None = None,
     precision: Precision = "f16",
     duplicates: bool = False,
@@ -138,7 +140,7 @@ def build_index(
         pipeline: the steps saved with the gallery; the default ones unless given.
         whiten: whether to learn a whitening; by default where there are distractors and at least
             1,000 pictures in all, because below that it costs more rejection than it gains.
-        kind, recall, backend, uri: how it will be searched (index.search.choose).
+        kind, recall, backend, uri, collection: how it will be searched (index.search.choose).
         shard: (i, n) builds only part i of n, i from 1 to n; which part a picture belongs to
             depends on its id alone. Nothing is learnt then: merge_indexes does, of the whole.
         precision: of the stored vectors.
@@ -187,6 +189,7 @@ def build_index(
         record_skipped(writer, known.skipped, "gallery")
         record_skipped(writer, bank.skipped, "distractor")
         search = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
+        search["collection"] = collection
         writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
@@ -235,6 +238,10 @@ def add_pictures(
             writer, store, embedder, found.pictures, manifest.root, role=role,
             duplicates=duplicates,
         )  # fmt: skip
+        skipped = {path for path, _ in old.skipped()}
+        for picture in found.pictures:
+            if (name := prefix_of(role) + picture.row.path) in skipped:
+                writer.unskip(name)
         record_skipped(writer, found.skipped, role)
         threshold = learn_change(writer, old, changed=bool(added), progress=progress)
         writer.commit()

@@ -87,6 +87,13 @@ def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | N
             remedy="merge parts that `lmk build-index --shard` made, or leave out --whiten",
         )
     same = [gallery for gallery in galleries if gallery.fingerprint == galleries[0].fingerprint]
-    step = -(-sum(int(gallery.alive.sum()) for gallery in same) // MOST_PICTURES)
+    rows = sum(int(gallery.alive.sum()) for gallery in same)
+    if not rows:
+        raise UsageError(
+            "there are no pictures to learn a whitening from",
+            where=galleries[0].path,
+            remedy="leave out --whiten",
+        )
+    step = -(-rows // MOST_PICTURES)
     sample = [gallery.stored.read(np.flatnonzero(gallery.alive)[::step]) for gallery in same]
     return embedder.with_whitening(learn_whitening(np.concatenate(sample)))

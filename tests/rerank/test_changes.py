@@ -12,6 +12,7 @@ from lmk.embed.embedder import Embedder
 from lmk.embed.errors import GalleryError, GalleryLocked, NotAGallery
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
+from lmk.index.labels import ROLES
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
 from lmk.rerank.build import (
@@ -156,6 +157,20 @@ class TestAdd:
         report = add_pictures(index, manifest, duplicates=True)
         assert (report.added, report.computed, report.duplicates) == (1, 0, ())
         assert add_pictures(index, manifest, role="distractor").added == 1
+
+    def test_a_file_that_is_a_picture_now_is_no_longer_listed_as_skipped(
+        self, index: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        rows = tuple(Row(name, name, ("x",)) for name in ("a.jpg", "b.jpg"))
+        for row in rows:
+            (tmp_path / row.path).write_text("words")
+        for role in ROLES:
+            assert add_pictures(index, Manifest(tmp_path, rows), role=role).added == 0
+        shutil.copy(photos / "gallery" / "place_2" / "1.jpg", tmp_path / "a.jpg")
+        add_pictures(index, Manifest(tmp_path, rows))
+        with Gallery.open(index) as gallery:
+            names = [name for name, _ in gallery.skipped() if not name.startswith("place")]
+        assert names == ["b.jpg", "distractor:a.jpg", "distractor:b.jpg"]
 
 
 class TestCompact:

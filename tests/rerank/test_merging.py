@@ -19,7 +19,7 @@ from lmk.embed.errors import (
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
 from lmk.rerank import whiten as whiten_module
-from lmk.rerank.build import add_pictures, build_index, merge_indexes
+from lmk.rerank.build import add_pictures, build_index, merge_indexes, remove_pictures
 from lmk.rerank.intake import part_of
 from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.recognizer import Recognizer
@@ -185,3 +185,13 @@ def test_what_is_refused(
         merge_indexes(out, [*parts, tmp_path / "c.lmk"])
     with pytest.raises(NotAGallery, match="its build never finished"):
         Gallery.open(out)
+
+
+def test_nothing_to_learn_a_whitening_from(tmp_path: Path, parts: list[Path]) -> None:
+    for path in parts:
+        with Gallery.open(path) as gallery:
+            ids = gallery.ids(np.flatnonzero(gallery.alive))
+        remove_pictures(path, ids)
+    with pytest.raises(UsageError, match="no pictures to learn a whitening from"):
+        merge_indexes(tmp_path / "g.lmk", parts, whiten=True)
+    assert merge_indexes(tmp_path / "g.lmk", parts).pictures == 0
