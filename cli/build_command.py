@@ -16,6 +16,7 @@ from lmk.cli.index_milvus import push_to_server, pushed_text
 from lmk.cli.index_options import (
     backend,
     check_backend,
+    collection,
     duplicates,
     kind,
     recall,
@@ -86,6 +87,7 @@ def _shard(
 @recall
 @backend
 @uri
+@collection
 @click.option(
     "--shard",
     metavar="I/N",
@@ -116,6 +118,7 @@ def build_index(
     recall: float | None,
     backend: str | None,
     uri: str | None,
+    collection: str | None,
     shard: tuple[int, int] | None,
     precision: Precision,
     duplicates: bool,
@@ -137,6 +140,8 @@ def build_index(
     from lmk.rerank.build import build_index as build
 
     check_backend(backend, uri, kind, recall)
+    if collection is not None and backend != "milvus":
+        raise click.UsageError("--collection is of a Milvus server: give --backend milvus with it")
     ignore_large_picture_warnings()
     started = time.monotonic()
     pictures = read_manifest(gallery, root=root)
@@ -154,6 +159,7 @@ def build_index(
             recall=recall,
             backend=backend,
             uri=uri,
+            collection=collection,
             shard=shard,
             precision=precision,
             duplicates=duplicates,

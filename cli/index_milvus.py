@@ -46,8 +46,9 @@ def push(
     if as_json:
         click.echo(json.dumps({"path": str(index)} | asdict(report), ensure_ascii=False))
     else:
-        hint = f"; search it with `lmk index set {index} --backend milvus --uri {report.uri}`"
-        click.echo(pushed_text(report) + hint * (uri is not None))
+        options = f"--uri {report.uri}" + (f" --collection {collection}" if collection else "")
+        hint = f"; search it with `lmk index set {index} --backend milvus {options}`"
+        click.echo(pushed_text(report) + hint * (uri is not None or collection is not None))
 
 
 def push_to_server(

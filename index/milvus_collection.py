@@ -79,7 +79,8 @@ def read_mark(server: Server, name: str) -> Mark | None:
     where = f"{server.uri}, collection {name}"
     if values.get("format") != FORMAT or values.get("index") not in INDEX_KINDS:
         what = "the collection was not made by lmk, or by another version of it"
-        raise GalleryError(what, where=where, remedy="give the name of another with --collection")
+        remedy = f"use another: `lmk index push INDEX --uri {server.uri} --collection NAME`"
+        raise GalleryError(what, where=where, remedy=remedy)
     return Mark(
         gallery=values["gallery"],
         content=values["content"],
@@ -106,7 +107,8 @@ def check_belongs(mark: Mark, gallery: Gallery, server: Server, name: str) -> No
         EmbedderMismatch, GalleryError: where it is not.
     """
     where = f"{server.uri}, collection {name}"
-    remedy = "give the name of another with --collection, or replace it with --replace"
+    push = f"lmk index push {gallery.path} --uri {server.uri} --collection"
+    remedy = f"use another: `{push} NAME`; or replace it: `{push} {name} --replace`"
     if mark.gallery != gallery.info().created:
         raise GalleryError(
             f"it holds another gallery than {gallery.path}", where=where, remedy=remedy
@@ -122,7 +124,7 @@ def check_belongs(mark: Mark, gallery: Gallery, server: Server, name: str) -> No
         raise GalleryError(
             "it holds a newer state of the gallery than the one that was opened",
             where=where,
-            remedy="open the gallery again; if it is an old copy, replace with --replace",
+            remedy=f"open the gallery again; for an old copy of it: `{push} {name} --replace`",
         )
 
 

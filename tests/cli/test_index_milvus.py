@@ -108,9 +108,33 @@ def test_an_index_is_built_for_a_server(lmk: Run, here: Path, tiny: Path, server
     assert again["pushed"]["collection"] == "lmk_gallery"
 
 
+def test_an_index_is_built_for_a_collection(lmk: Run, here: Path, tiny: Path, server: Any) -> None:
+    build = ("build-index", "gallery", "--model", tiny, "--collection", "mine")
+    lmk(*build).refused(2, "--backend milvus")
+    assert lmk(*build, "--backend", "milvus", "--uri", URI).code == 0
+    assert list(server.collections) == ["mine"]
+    asked = lmk("query", "queries/q_tower.jpg", "-i", "gallery.lmk", "--json")
+    assert json.loads(asked.out)["best"] == "tower"
+    done = lmk("index", "push", "gallery.lmk", "--collection", "other")
+    assert "search it with `lmk index set gallery.lmk --backend milvus" in done.out
+
+
+def test_a_build_for_the_collection_of_another_index_names_the_way_out(
+    lmk: Run, here: Path, tiny: Path, server: Any
+) -> None:
+    assert lmk("index", "push", "sample.lmk", "--uri", URI, "--collection", "mine").code == 0
+    build = ("build-index", "queries", "--model", tiny, "--backend", "milvus", "--uri", URI)
+    way_out = f"lmk index push queries.lmk --uri {URI} --collection mine --replace"
+    lmk(*build, "--collection", "mine").refused(1, f"`{way_out}`")
+    assert lmk(*way_out.split()[1:]).code == 0
+    assert lmk("query", "queries/q_tower.jpg", "-i", "queries.lmk", "--json").code == 0
+
+
 def test_collections_of_ones_own(lmk: Run, here: Path, server: Any) -> None:
     push = ("index", "push", "sample.lmk", "--uri", URI, "--collection")
-    assert lmk(*push, "mine").code == 0
+    done = lmk(*push, "mine")
+    own = f"`lmk index set sample.lmk --backend milvus --uri {URI} --collection mine`"
+    assert done.out.endswith(f"search it with {own}\n")
     assert list(server.collections) == ["mine"]
     call = ("index", "set", "sample.lmk", "--backend", "milvus", "--uri", URI)
     lmk(*call).refused(1, "lmk_sample", "lmk index push")  # nothing was set
@@ -126,7 +150,8 @@ def test_a_collection_of_another_index_is_replaced_only_when_asked(
     assert lmk("build-index", "queries", "--model", tiny).code == 0
     push = ("index", "push", "queries.lmk", "--uri", URI, "--collection", "lmk_sample")
     assert lmk("index", "push", "sample.lmk", "--uri", URI).code == 0
-    lmk(*push).refused(1, "lmk_sample", "--replace")
+    again = f"lmk index push queries.lmk --uri {URI} --collection"
+    lmk(*push).refused(1, f"`{again} NAME`", f"`{again} lmk_sample --replace`")
     assert "holds 9 rows (9 sent" in lmk(*push, "--replace").out
 
 
