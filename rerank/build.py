@@ -190,7 +190,6 @@ def build_index(
         record_skipped(writer, bank.skipped, "distractor")
         search = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
         search["collection"] = collection
-        search["collection"] = collection
         writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
