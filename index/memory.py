@@ -1,15 +1,28 @@
-"""The memory of the machine."""
+"""The memory of the machine, or what a container may take of it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
+_NEW = ("memory.max", "memory.current")  # files of a control group, of version 2 and 1
+_OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 _UNKNOWN = 4 * 2**30
 
 
 def free_memory() -> int:
-    """Returns the bytes of memory that can be had without swapping; 4 GiB where nothing says."""
+    """Returns the bytes of memory that can be had without swapping; 4 GiB where nothing says.
+
+    That is what the machine has, or what is left to the control groups of this process if that is
+    less; files kept in memory count as free in both, as they give way.
+    """
+    return min((_free_on_machine(), *_left_to_groups()))
+
+
+def _free_on_machine() -> int:
     try:
         for line in _MEMINFO.read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -17,3 +30,35 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass
     return _UNKNOWN
+
+
+def _left_to_groups() -> Iterator[int]:
+    try:
+        lines = _GROUPS.read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:  # NUMBER:CONTROLLERS:PATH, see `man 7 cgroups`
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, files = (_MOUNT / "memory", _OLD) if controllers else (_MOUNT, _NEW)
+        own = PurePosixPath(path.lstrip("/"))
+        for group in (own, *own.parents):  # each may set a limit to those in it
+            left = _left(mount / group, *files)
+            if left is not None:
+                yield left
+
+
+def _left(group: Path, limit: str, usage: str) -> int | None:
+    """Returns what a group may still take; None where there is no such group, or no limit."""
+    try:
+        allowed, used = (int((group / name).read_text("ascii")) for name in (limit, usage))
+        lines = (group / "memory.stat").read_text("ascii").splitlines()
+        told = dict(line.split() for line in lines)
+        files = [
+            int(told.get(f"total_{name}", told.get(name, 0)))  # version 1 has both, total_ for all
+            for name in ("active_file", "inactive_file")
+        ]
+    except (OSError, ValueError):  # "max" is no number
+        return None
+    return max(0, allowed - max(0, used - sum(files)))

@@ -226,12 +226,57 @@ def test_a_kind_alone_is_a_search_on_this_machine(monkeypatch: pytest.MonkeyPatc
 
 def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert 2**20 < memory.free_memory() < 2**50
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "no groups")
     told = tmp_path / "meminfo"
     told.write_text("MemTotal: 99 kB\nMemAvailable:   7 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", told)
     assert memory.free_memory() == 7 * 1024
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     assert memory.free_memory() == 4 * 2**30
+
+
+GROUP_FILES = {
+    "0::": ("", "memory.max", "memory.current", ""),
+    "4:cpu,memory:": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+}
+
+
+@pytest.mark.parametrize("version", GROUP_FILES)
+@pytest.mark.parametrize(
+    ("own", "outer", "free"),
+    [
+        (None, None, 9000),
+        (("max", 5), None, 9000),
+        (("8000", 1000), None, 7000),
+        (("8000", 1000), ("max", 1000), 7000),
+        (("8000", 1000), ("5000", 3500), 1500),
+        (("8000", 8400), None, 0),
+        (("20000", 1000), None, 9000),
+        (("?", 1000), None, 9000),
+    ],
+)
+def test_a_container_has_less_memory_than_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    version: str,
+    own: tuple[str, int] | None,
+    outer: tuple[str, int] | None,
+    free: int,
+) -> None:
+    monkeypatch.setattr(memory, "_free_on_machine", lambda: 9000)
+    monkeypatch.setattr(memory, "_MOUNT", tmp_path)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    (tmp_path / "groups").write_text(f"9:cpuset:/else\n{version}/a/b\n")
+    mount, limit, usage, total = GROUP_FILES[version]
+    for group, numbers in (("a/b", own), ("a", outer)):
+        if numbers is not None:
+            folder = tmp_path / mount / group
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / limit).write_text(f"{numbers[0]}\n")
+            (folder / usage).write_text(f"{numbers[1] + 300}\n")  # 300 of it are files
+            stat = f"anon 5\n{total}active_file 200\n{total}inactive_file 100\n"
+            (folder / "memory.stat").write_text(stat)
+    assert memory.free_memory() == free
 
 
 def test_the_setting_of_a_gallery_is_followed(tmp_path: Path, scenario: ModuleType) -> None:
