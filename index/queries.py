@@ -70,6 +70,9 @@ class Queries:
         dtype, shape = vectors.get_dtype(), vectors.get_shape()
         if dtype not in _DTYPES or len(shape) != 2:
             raise _wrong(path, f"its vectors are {dtype} {shape}, not F32 or F16 [n, dim]")
+        told = tensors.get_slice(IDS)
+        if told.get_dtype() != "U8" or len(told.get_shape()) != 1:
+            raise _wrong(path, f"its ids are {told.get_dtype()} {told.get_shape()}, not U8 [bytes]")
         ids = _Ids(tensors.get_tensor(IDS), path)
         if len(ids) != shape[0]:
             raise _wrong(path, f"{shape[0]:,} vectors but {len(ids):,} ids")
@@ -112,8 +115,6 @@ class _Ids:
     """Ids, held as they lie in the file: a million take tens of megabytes."""
 
     def __init__(self, data: NDArray[Any], path: Path) -> None:
-        if data.dtype != np.uint8 or data.ndim != 1:
-            raise _wrong(path, f"its ids are {data.dtype} {list(data.shape)}, not uint8 [bytes]")
         self._data, self._path = data.tobytes(), path
         ends = np.flatnonzero(data == ord("\n"))
         self._bounds = np.concatenate([[-1], ends, [len(data)]]) if len(data) else np.array([-1])

@@ -463,7 +463,7 @@ def lines(*ids: str) -> np.ndarray:
         (
             {"vectors": unit_vectors(1), "ids": np.arange(3)},
             {"embedder": PRINT},
-            r"ids are int64 \[3\], not uint8",
+            r"ids are I64 \[3\], not U8 \[bytes\]",
         ),
     ],
 )
@@ -474,6 +474,20 @@ def test_a_file_that_holds_no_queries_says_why(
     with pytest.raises(
         UsageError, match=rf"q\.safetensors: holds no queries: .*{words}.*index\.md"
     ):
+        Queries.of_file(tmp_path / "q.safetensors")
+
+
+def test_ids_of_a_type_that_numpy_does_not_know(tmp_path: Path) -> None:
+    """bfloat16, which save_file of numpy cannot write; the format is that of safetensors."""
+    entries = {
+        "__metadata__": {"embedder": PRINT},
+        "ids": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]},
+        "vectors": {"dtype": "F32", "shape": [1, 8], "data_offsets": [4, 36]},
+    }
+    header = json.dumps(entries).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(4) + unit_vectors(1).tobytes()
+    (tmp_path / "q.safetensors").write_bytes(content)
+    with pytest.raises(UsageError, match=r"its ids are BF16 \[2\], not U8 \[bytes\]"):
         Queries.of_file(tmp_path / "q.safetensors")
 
 
