@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.index.neighbours import NO_ROW
+from lmk.index.scores import scores as true_scores
 from lmk.index.vectors import Vectors
 
-_PAIRS = 4096  # pairs of vectors in memory as float64 at a time
+_PAIRS = 1024  # pairs of vectors in memory as float64 at a time
 _ROUGH_PAIRS = 1024  # candidates in memory at a time: what the processor's cache holds
 _ROUGH = 2.5e-3  # twice what rounding to half precision changes of a score, and more
 
@@ -19,7 +20,7 @@ def score_pairs(
     query: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Returns the score of each pair of a query and a row: the float64 dot product, rounded.
+    """Returns the score of each pair of a query and a row, to the bit as every search gives it.
 
     Args:
         stored: the vectors of the rows.
@@ -33,12 +34,11 @@ def score_pairs(
     Raises:
         GalleryDamaged: see Vectors.read.
     """
-    scores = np.empty(len(rows), np.float32)
+    found = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _PAIRS):
         piece = slice(start, start + _PAIRS)
-        left = stored.read(rows[piece]).astype(np.float64)
-        scores[piece] = np.einsum("ij,ij->i", left, queries[query[piece]].astype(np.float64))
-    return scores
+        found[piece] = true_scores(queries[query[piece]], stored.read(rows[piece]))
+    return found
 
 
 def best(
