@@ -12,6 +12,8 @@ nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import weakref
 from collections.abc import Iterable, Iterator
@@ -96,6 +98,7 @@ class Gallery:
         removed: how many of them were removed.
         precision: of the stored vectors: "f16" or "f32".
         generation: counts the changes of the rows; what is derived from them can be kept under it.
+        created: UTC, ISO 8601, to the microsecond: tells galleries apart whose folders were moved.
         embedder_dir: folder of the embedder; a rebuild with another one uses another folder.
         stored: the vectors of all rows, mapped.
         derived: where searches keep what they derive from the vectors.
@@ -115,6 +118,7 @@ class Gallery:
         self.removed = state.removed
         self.precision = state.precision
         self.generation = state.generation
+        self.created = state.created
         self.embedder_dir = embedder_folder(self.path, state.fingerprint)
         self._state = state
         self._catalog = catalog
@@ -290,10 +294,17 @@ class Gallery:
             skipped=len(self.skipped()),
             segments=sum(path.startswith("segments/") for path in self._files),
             bytes_on_disk=_bytes_below(self.path),
-            created=self._state.created,
+            created=self.created,
             updated=self._state.updated,
             generation=self.generation,
         )
+
+    @cached_property
+    def content(self) -> str:
+        """A digest of the vectors and of what was removed: another one after any such change."""
+        keys = json.dumps([part.key for part in self.stored.parts])
+        removed = hashlib.sha256(np.packbits(self.alive).tobytes()).hexdigest()
+        return hashlib.sha256(f"{keys} {removed}".encode()).hexdigest()
 
     @cached_property
     def _roots(self) -> list[str]:

@@ -23,7 +23,6 @@ from lmk.index.milvus_collection import (
     Mark,
     check_belongs,
     collection_name,
-    content_of,
     count_rows,
     read_mark,
     search_effort,
@@ -112,7 +111,7 @@ class MilvusSearcher:
         found = read_mark(self._server, self._name)
         if found is not None:
             check_belongs(found, gallery, self._server, self._name)
-        self._mark = self._checked(found, content_of(gallery))
+        self._mark = self._checked(found, gallery.content)
         self._role = f'role == "{role}"'
         # float32 sums of the server, and the rounding of the score: see FlatSearcher
         self._error = 1.01 * gallery.dim * 2.0**-24 + 2.0**-24

@@ -6,14 +6,10 @@ whether it is whole, stands in its properties.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
 from lmk.index.gallery import Gallery
@@ -41,7 +37,7 @@ class Mark:
 
     Attributes:
         gallery: which gallery it is of: when it was first made, as its folder can be moved.
-        content: digest of its vectors and of what was removed.
+        content: Gallery.content.
         fingerprint: of the embedder.
         generation: of the gallery when it was copied.
         complete: whether all of it is there, and nothing else.
@@ -109,7 +105,7 @@ def check_belongs(mark: Mark, gallery: Gallery, server: Server, name: str) -> No
     where = f"{server.uri}, collection {name}"
     push = f"lmk index push {gallery.path} --uri {server.uri} --collection"
     remedy = f"use another: `{push} NAME`; or replace it: `{push} {name} --replace`"
-    if mark.gallery != gallery.info().created:
+    if mark.gallery != gallery.created:
         raise GalleryError(
             f"it holds another gallery than {gallery.path}", where=where, remedy=remedy
         )
@@ -126,13 +122,6 @@ def check_belongs(mark: Mark, gallery: Gallery, server: Server, name: str) -> No
             where=where,
             remedy=f"open the gallery again; for an old copy of it: `{push} {name} --replace`",
         )
-
-
-def content_of(gallery: Gallery) -> str:
-    """Returns a digest of a gallery's vectors and of what was removed."""
-    keys = json.dumps([part.key for part in gallery.stored.parts])
-    removed = hashlib.sha256(np.packbits(gallery.alive).tobytes()).hexdigest()
-    return hashlib.sha256(f"{keys} {removed}".encode()).hexdigest()
 
 
 def collection_name(path: Path, name: str | None = None) -> str:

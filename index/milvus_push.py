@@ -31,7 +31,6 @@ from lmk.index.milvus_collection import (
     Mark,
     check_belongs,
     collection_name,
-    content_of,
     count_rows,
     create_collection,
     index_for,
@@ -125,8 +124,8 @@ class _Push:
         self._rows = int(gallery.alive.sum())
         self._sent = self._deleted = 0
         self._mark = Mark(
-            gallery=gallery.info().created,
-            content=content_of(gallery),
+            gallery=gallery.created,
+            content=gallery.content,
             fingerprint=gallery.fingerprint,
             generation=gallery.generation,
             complete=False,

@@ -102,12 +102,11 @@ def open_queries(path: Path) -> Iterator[Queries]:
 
 def state_of(gallery: Gallery) -> dict[str, Any]:
     """Says in JSON values which rows a gallery has; after any change of them it is another."""
-    keys = " ".join(part.key for part in gallery.stored.parts)
     return {
         "embedder": gallery.fingerprint,
         "generation": gallery.generation,
-        "created": gallery.info().created,
-        "vectors": hashlib.sha256(keys.encode()).hexdigest(),
+        "created": gallery.created,
+        "content": gallery.content,
     }
 
 

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -88,6 +89,8 @@ def test_info_counts(path: Path, scenario: ModuleType) -> None:
     assert info.segments == 2  # of 8 and 5 rows; 2 more are in the catalog
     assert info.bytes_on_disk >= sum(f.stat().st_size for f in path.glob("segments/*"))
     assert info.created <= info.updated
+    assert datetime.fromisoformat(info.created).tzinfo == UTC
+    assert "." in info.created  # galleries made in the same second differ
     assert info.updated.endswith("+00:00")
 
 
