@@ -31,6 +31,7 @@ from lmk.rerank.intake import (
     record_skipped,
     require_pictures,
 )
+from lmk.rerank.intake import SEARCH as SEARCH
 from lmk.rerank.learning import PIPELINE, SHARD, Progress, learn, learn_change
 from lmk.rerank.learning import saved_pipeline as saved_pipeline
 from lmk.rerank.merging import merge_indexes as merge_indexes
@@ -40,8 +41,6 @@ from lmk.rerank.repair import repair_index as repair_index
 from lmk.rerank.sync import SyncReport as SyncReport
 from lmk.rerank.sync import sync_index as sync_index
 from lmk.rerank.whiten import whitened, whitening_helps
-
-SEARCH = "search"
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def add_pictures(
         path: the gallery.
         manifest: the pictures.
         role: "distractor" for pictures of no landmark.
-        duplicates: also add pictures whose content another one has.
+        duplicates: also add pictures whose content another one has; later syncs do so too then.
         wait: seconds to wait for another writer.
         progress: called with (stage, done, total).
 
@@ -238,6 +237,8 @@ def add_pictures(
             writer, store, embedder, found.pictures, manifest.root, role=role,
             duplicates=duplicates,
         )  # fmt: skip
+        if duplicates:
+            writer.set(DUPLICATES, True)
         skipped = {path for path, _ in old.skipped()}
         for picture in found.pictures:
             if (name := prefix_of(role) + picture.row.path) in skipped:

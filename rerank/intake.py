@@ -24,6 +24,7 @@ from lmk.rerank.learning import Progress
 
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
 DUPLICATES = "duplicates"  # setting: whether a build took pictures whose content another one has
+SEARCH = "search"  # setting: how a gallery is searched (index.search.choose)
 BLOCK = 8192  # pictures whose vectors are in memory
 
 NOTHING = Extraction((), (), 0)

@@ -14,11 +14,13 @@ from lmk.embed.whitening import MOST_PICTURES, learn_whitening
 from lmk.index.gallery import Gallery
 from lmk.index.merge import MergeReport, merge
 from lmk.index.writer import GalleryWriter
+from lmk.rerank.intake import DUPLICATES, SEARCH
 from lmk.rerank.learning import SHARD, Progress, forget_learning, learn, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.whiten import whitening_helps
 
 _STAGE = "merging"
+_OF_ANY = ("kind", "recall")  # of the setting SEARCH, what is right for another gallery too
 
 
 def merge_indexes(
@@ -34,10 +36,12 @@ def merge_indexes(
 
     Args:
         out: the new gallery; one that is there is replaced.
-        paths: galleries of one embedder; the steps of the first one are the new one's.
+        paths: galleries of one embedder; the steps of the first one are the new one's, and so is
+            how it is searched, but not on which server.
         whiten: whether to learn a whitening and map the vectors by it; by default where the
             galleries are parts of one (build_index with a shard), by the rule of build_index.
-        duplicates: keep pictures whose content another one of the same role has too.
+        duplicates: keep pictures whose content another one of the same role has too, and let
+            later syncs do so.
         wait: seconds to wait for who writes to `out`.
         progress: called with (stage, done, total).
 
@@ -55,6 +59,10 @@ def merge_indexes(
     def finish(writer: GalleryWriter) -> None:
         forget_learning(writer)
         writer.set(SHARD, None)
+        writer.set(DUPLICATES, duplicates)
+        # A server that holds the first gallery does not hold this one.
+        search = writer.setting(SEARCH) or {}
+        writer.set(SEARCH, {name: value for name, value in search.items() if name in _OF_ANY})
         learn(writer, pipeline, progress=progress)
 
     return merge(

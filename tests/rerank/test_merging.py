@@ -18,6 +18,7 @@ from lmk.embed.errors import (
 )
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
+from lmk.index.writer import GalleryWriter
 from lmk.rerank import whiten as whiten_module
 from lmk.rerank.build import add_pictures, build_index, merge_indexes, remove_pictures
 from lmk.rerank.intake import part_of
@@ -195,3 +196,15 @@ def test_nothing_to_learn_a_whitening_from(tmp_path: Path, parts: list[Path]) ->
     with pytest.raises(UsageError, match="no pictures to learn a whitening from"):
         merge_indexes(tmp_path / "g.lmk", parts, whiten=True)
     assert merge_indexes(tmp_path / "g.lmk", parts).pictures == 0
+
+
+def test_of_how_it_is_searched_the_server_is_left_out(tmp_path: Path, parts: list[Path]) -> None:
+    with GalleryWriter(parts[0]) as writer:
+        search = {"kind": "exact", "recall": 0.9, "backend": "milvus", "uri": "http://x:1"}
+        writer.set("search", search | {"collection": "c"})
+        writer.commit()
+    for duplicates in (True, False):
+        merge_indexes(tmp_path / "g.lmk", parts, duplicates=duplicates)
+        with Gallery.open(tmp_path / "g.lmk") as gallery:
+            assert gallery.setting("search") == {"kind": "exact", "recall": 0.9}
+            assert gallery.setting("duplicates") is duplicates

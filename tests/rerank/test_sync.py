@@ -17,7 +17,7 @@ from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import sync as sync_module
-from lmk.rerank.build import SyncReport, build_index, sync_index
+from lmk.rerank.build import SyncReport, add_pictures, build_index, sync_index
 from lmk.rerank.intake import open_store
 from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
 
@@ -328,6 +328,14 @@ class TestSync:
         report = sync_index(folder / "g.lmk", read_manifest(folder / "gallery"))
         assert counts(report) == {"added": 1, "moved": 5, "unchanged": 16}
         assert report.duplicates == ()
+
+    def test_copies_are_kept_where_an_add_took_them(self, folder: Path) -> None:
+        place = folder / "gallery" / "place_0"
+        shutil.copy(place / "0.jpg", place / "copy.jpg")
+        manifest = read_manifest(folder / "gallery")
+        assert add_pictures(folder / "g.lmk", manifest, duplicates=True).added == 1
+        shutil.copy(place / "0.jpg", place / "copy2.jpg")
+        assert counts(sync(folder)) == {"added": 1, "unchanged": 29}
 
     def test_one_part_of_several(self, folder: Path, tiny: Embedder) -> None:
         manifest, bank = read_manifest(folder / "gallery"), read_manifest(folder / "bank")
