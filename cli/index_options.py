@@ -47,7 +47,8 @@ kind = click.option(
 recall = click.option(
     "--recall",
     type=click.FloatRange(0, 1),
-    help="Share of the 10 nearest that a search must find; 1: exact search only.  [default: 0.99]",
+    help="Share of the 10 nearest that a search must find; with 1, auto takes exact search only.  "
+    "[default: 0.99]",
 )
 backend = click.option(
     "--backend",

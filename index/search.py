@@ -149,7 +149,8 @@ def searcher_of(
         kind: "exact", "flat" (FAISS, every vector in float32), "ivfpq" and "hnsw" (indexes, which
             miss some neighbours), a FAISS factory string, or "auto": exact as long as it takes at
             most 0.1 s a query and its codes fit into memory, then ivfpq if that has the recall.
-        recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves only exact search.
+        recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves "auto" only
+            exact search.
         batch: queries that come at a time, if known; exact search takes less for each of many.
         tell: is told what is going on before and while an index is built, which may take minutes;
             an exception from it stops that.

@@ -96,6 +96,11 @@ def test_kinds_by_name() -> None:
     assert isinstance(found, ApproximateSearcher) and found.factory == "IVF4,SQ8"
 
 
+def test_a_recall_of_1_leaves_a_kind_that_is_named() -> None:
+    found = searcher_of(view_of(1200), "IVF4,SQ8", recall=1)
+    assert isinstance(found, ApproximateSearcher) and found.tuned[0].recall == 1
+
+
 def test_few_vectors_are_compared_one_by_one() -> None:
     found = searcher_of(view_of(999), "hnsw")
     assert found.reason == (
