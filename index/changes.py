@@ -50,6 +50,10 @@ class Changes:
         """Makes the transaction durable and visible."""
         self._all("COMMIT")
 
+    def vacuum(self) -> None:
+        """Gives the space of deleted entries back, between two transactions."""
+        self._all("VACUUM")
+
     def clear(self) -> None:
         """Deletes every row of every table."""
         for table in _TABLES:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import GalleryDamaged, GalleryError, NotAGallery
+from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery
 from lmk.index import transaction as sizes  # read when used: tests make them small
 from lmk.index.admission import admit, check_pictures, check_vectors
 from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
@@ -69,7 +69,7 @@ class GalleryWriter:
         self.path = Path(path)
         self.unchanged = 0
         self.duplicates: list[tuple[str, str]] = []
-        self._failed = False
+        self._failed = self._compacted = False
         self._derived = DerivedFiles(self.path / "cache" / "search")
         self._transaction: Transaction | None = None
         if create:
@@ -294,7 +294,9 @@ class GalleryWriter:
             GalleryDamaged: when a file that must be written anew has changed.
         """
         with self._changing() as t:
-            return compact(t)
+            done = compact(t)
+            self._compacted |= done
+            return done
 
     def replace_vectors(self, rows: ArrayLike, vectors: NDArray[np.float32]) -> None:
         """Stores other vectors for rows, as a repair does.
@@ -374,6 +376,10 @@ class GalleryWriter:
             # From here on a failure may or may not have reached the disk: files stay for the next
             # writer, who knows whether the catalog names them.
             t.changes.commit()
+            if self._compacted:
+                with suppress(LmkError):  # it needs twice the room for a while
+                    t.changes.vacuum()
+                self._compacted = False
             t.changes.begin()
             t.start()
             named = {record.path for record in t.committed}

@@ -208,6 +208,28 @@ def test_compact_without_removed_rows_joins_small_files_once(
     assert verify(path) == ()
 
 
+def test_compact_gives_the_space_of_the_catalog_back(path: Path, scenario: ModuleType) -> None:
+    numbers = range(2000, 4000)
+    with GalleryWriter(path) as writer:
+        writer.append(*scenario.batch(numbers))
+        writer.commit()
+    full = (path / "catalog.db").stat().st_size
+    remove_all = [name(number) for number in numbers]
+    with GalleryWriter(path) as writer:
+        writer.remove(remove_all)
+        writer.commit()
+    assert (path / "catalog.db").stat().st_size == full
+    with Gallery.open(path) as before, GalleryWriter(path) as writer:
+        assert writer.compact()
+        writer.commit()
+        assert not writer.compact()
+        writer.append(*scenario.batch([5000]))
+        writer.commit()
+        assert before.rows == 2015
+    assert (path / "catalog.db").stat().st_size < full / 4
+    assert verify(path) == ()
+
+
 def test_no_segment_becomes_too_large_to_rewrite(tmp_path: Path, scenario: ModuleType) -> None:
     path = tmp_path / "g"
     with scenario.small_segments(inline=2, small=8, many=6), GalleryWriter(path, create=True) as w:
