@@ -13,7 +13,15 @@ from lmk.embed.errors import ModelError
 
 DEFAULT = "lite1"
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
-_LATER = ("pooling", "neck_activation", "global_context", "flip", "scales", "members")
+_LATER = (
+    "pooling",
+    "neck_form",
+    "neck_activation",
+    "global_context",
+    "flip",
+    "scales",
+    "members",
+)
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
 
 
@@ -29,6 +37,8 @@ class EmbedderConfig(BaseModel):
         gem_p: the power of GeM pooling (the start value where it is trained).
         neck: dimension of the neck, or None for none.
         pooling: "gem", or "avg" for the plain mean.
+        neck_form: "norm" is Linear, then BatchNorm; "centred" is (unit(x) - mean) @ matrix, the
+            form of a whitening, with nothing after it.
         neck_activation: what follows the neck's BatchNorm.
         global_context: reduction ratio of the Global Context blocks put into the backbone's
             residual blocks, or None for none (a backbone that has its own needs none).
@@ -49,6 +59,7 @@ class EmbedderConfig(BaseModel):
     gem_p: float
     neck: int | None = Field(default=None, ge=1)
     pooling: Literal["gem", "avg"] = "gem"
+    neck_form: Literal["norm", "centred"] = "norm"
     neck_activation: Literal["prelu"] | None = "prelu"
     global_context: float | None = Field(default=None, gt=0, le=1)
     flip: bool = False

@@ -44,8 +44,6 @@ from lmk.embed.runtime import (
 from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lmk.embed.heads import EmbeddingNetwork
 
 FORMAT = 1
@@ -165,8 +163,10 @@ class Embedder:
             config = config.model_copy(update={"weights": HUB if pretrained else FILE})
         if size is not None:
             config = config.model_copy(update={"size": size})
+        from lmk.embed.network import build_network, try_network
+
         network = build_network(config, weights)
-        _try(network, config)
+        try_network(network, config)
         return cls.of(config, network)
 
     @classmethod
@@ -175,7 +175,7 @@ class Embedder:
 
         Args:
             config: of that network; its weights come from the hub, a file or a package.
-            network: as `build_network(config, ...)` makes it.
+            network: as `lmk.embed.network.build_network` makes it.
         """
         return cls(
             config,
@@ -212,6 +212,8 @@ class Embedder:
             pooling="avg",
             members=tuple(m.config.model_copy(update={"weights": FILE}) for m in members),
         )
+        from lmk.embed.network import build_network
+
         network = build_network(config, None)
         for place, member in zip(network.backbone.members, members, strict=True):  # type: ignore[arg-type]
             place.load_state_dict(member.network().state_dict())
@@ -308,13 +310,14 @@ class Embedder:
                 remedy="choose the views before the whitening is learnt",
             )
         from lmk.embed.heads import EmbeddingNetwork
+        from lmk.embed.network import try_network
 
         values = self.config.model_dump() | {"flip": flip, "scales": tuple(scales)}
         values["weights"] = HUB if self.config.weights == HUB else FILE
         config = EmbedderConfig.model_validate(values)
         network = EmbeddingNetwork(copy.deepcopy(self.network().backbone), config).eval()
         network.load_state_dict(self.network().state_dict())
-        _try(network, config)
+        try_network(network, config)
         return Embedder.of(config, network)
 
     def with_runtime(self, runtime: Runtime) -> Embedder:
@@ -326,6 +329,8 @@ class Embedder:
     def network(self) -> EmbeddingNetwork:
         """The torch network, built on first use."""
         if self._network is None:
+            from lmk.embed.network import build_network
+
             kept = self._folder / _WEIGHTS if self._folder else None
             self._network = build_network(self.config, kept, whole=True)
             if state_sha256(self._network) != self._weights_sha256:
@@ -389,65 +394,6 @@ class Embedder:
         features = list(self.features(decoded()))
         rows = np.stack(features) if features else np.zeros((0, self.feature_dim), np.float32)
         return Embeddings(self.vectors(rows), tuple(ids), self.fingerprint), tuple(skipped)
-
-
-def build_network(
-    config: EmbedderConfig, weights: Path | None, *, whole: bool = False
-) -> EmbeddingNetwork:
-    """The network of a config, in eval mode.
-
-    Args:
-        config: what it is made of.
-        weights: a file, where config.weights is "file"; None for random weights there.
-        whole: `weights` is a file of an embedder's folder, neck and pooling included.
-
-    Raises:
-        ModelError: weights that cannot be had or do not fit.
-    """
-    from lmk.embed.backbone import build_backbone, insert_global_context, read_state
-    from lmk.embed.heads import EmbeddingNetwork, Ensemble
-
-    kept = whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
-    source = None if kept else weights if config.weights == FILE else config.weights
-    if config.members:
-        members = [build_network(member, None) for member in config.members]
-        backbone: nn.Module = Ensemble(members, [member.size for member in config.members])
-    else:
-        backbone = build_backbone(config.backbone, source)
-    if config.global_context is not None:
-        insert_global_context(backbone, config.global_context)
-    network = EmbeddingNetwork(backbone, config)
-    if kept and weights is not None:
-        try:
-            network.load_state_dict(read_state(weights))
-        except RuntimeError as error:
-            raise ModelError(
-                "these weights do not fit the model",
-                where=weights,
-                remedy="build the index again with lmk build-index",
-            ) from error
-    return network.eval()
-
-
-def _try(network: EmbeddingNetwork, config: EmbedderConfig) -> None:
-    """Runs one grey picture: some models take pictures of one size only."""
-    import torch
-
-    picture = torch.full((1, max(config.size, 0), max(config.size, 0), 3), 127, dtype=torch.uint8)
-    try:
-        with torch.inference_mode():
-            finite = bool(torch.isfinite(network(picture)).all())
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(
-            f"cannot take pictures of {config.size} px: {reason}",
-            where=config.name,
-            remedy="give another --size, or leave it out",
-        ) from error
-    if not finite:
-        raise ModelError(
-            "its weights give no finite features", where=config.name, remedy="give other --weights"
-        )
 
 
 def _cuda() -> bool:

@@ -52,6 +52,26 @@ class Neck(nn.Sequential):
             self.append(nn.PReLU())
 
 
+class CentredNeck(nn.Module):
+    """(unit(x) - mean) @ matrix: [n, c] to an embedding [n, dim], not of length 1.
+
+    The form of a PCA-whitening, so that it can start as one and train on: centred features leave
+    the matrix no common direction to turn all embeddings by. Computed in fp32, as a
+    whitening's weak components are small differences.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(channels))
+        self.matrix = nn.Parameter(torch.empty(channels, dim))
+        nn.init.orthogonal_(self.matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings of pooled features."""
+        with torch.autocast(x.device.type, enabled=False):
+            return (functional.normalize(x.float()) - self.mean) @ self.matrix
+
+
 class EmbeddingNetwork(nn.Module):
     """Pictures to features: normalises, runs the backbone, pools, and applies the neck if any.
 
@@ -71,8 +91,7 @@ class EmbeddingNetwork(nn.Module):
         self.pool = GeM(config.gem_p) if config.pooling == "gem" else Mean()
         self.channels = int(backbone.num_features)  # type: ignore[arg-type]
         self.dim = config.neck or self.channels
-        prelu = config.neck_activation == "prelu"
-        self.neck = Neck(self.channels, self.dim, prelu=prelu) if config.neck else nn.Identity()
+        self.neck = _neck(config, self.channels)
         self._size = config.size
         self._sides = [round(config.size * scale) for scale in config.scales]
         self._flip = config.flip
@@ -123,6 +142,14 @@ class Ensemble(nn.Module):
     def forward_head(self, features: Tensor, pre_logits: bool) -> Tensor:
         """The features as they are: there is nothing left to pool."""
         return features
+
+
+def _neck(config: EmbedderConfig, channels: int) -> nn.Module:
+    if config.neck is None:
+        return nn.Identity()
+    if config.neck_form == "centred":
+        return CentredNeck(channels, config.neck)
+    return Neck(channels, config.neck, prelu=config.neck_activation == "prelu")
 
 
 def _resized(x: Tensor, side: int) -> Tensor:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmk.embed.embedder import Embedder, build_network
+from lmk.embed.embedder import Embedder
 from lmk.embed.errors import LmkError, UsageError
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
+from lmk.embed.network import build_network
 from lmk.embed.runtime import available_cores
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig

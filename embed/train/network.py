@@ -13,9 +13,9 @@ from torch import nn
 
 from lmk.embed.backbone import PACKAGED, read_state
 from lmk.embed.config import FILE, HUB, EmbedderConfig
-from lmk.embed.embedder import build_network
 from lmk.embed.errors import ModelError, UsageError
 from lmk.embed.heads import EmbeddingNetwork, GeM
+from lmk.embed.network import build_network
 from lmk.embed.train.config import NONE, Optimizer, Schedule, TrainConfig
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)

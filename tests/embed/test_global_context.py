@@ -11,8 +11,9 @@ from timm.layers import GlobalContext
 
 from lmk.embed.backbone import build_backbone, insert_global_context
 from lmk.embed.config import EmbedderConfig
-from lmk.embed.embedder import Embedder, build_network
+from lmk.embed.embedder import Embedder
 from lmk.embed.errors import ModelError
+from lmk.embed.network import build_network
 
 BLOCKS = {  # residual blocks of each
     "resnet10t": 4,

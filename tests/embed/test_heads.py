@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lmk.embed.backbone import build_backbone
 from lmk.embed.config import EmbedderConfig
+from lmk.embed.embedder import Embedder
+from lmk.embed.embeddings import unit_rows
 from lmk.embed.heads import EmbeddingNetwork, GeM, Neck
+from lmk.embed.whitening import Whitening
 
 
 def features(seed: int = 0, shape: tuple[int, ...] = (2, 5, 4, 3)) -> torch.Tensor:
@@ -150,3 +155,44 @@ def test_average_pooling(pictures: torch.Tensor) -> None:
     expected = net.backbone.forward_features(x).mean(dim=(2, 3))
     torch.testing.assert_close(net(pictures), expected)
     assert "pool.p" not in net.state_dict()
+
+
+@torch.inference_mode()
+def test_a_centred_neck_is_a_whitening(pictures: torch.Tensor) -> None:
+    """(unit(x) - mean) @ matrix, as Whitening has it but for the length; in fp32 under autocast."""
+    net = network(build_backbone("test_resnet", None), neck=7, neck_form="centred")
+    rng = np.random.default_rng(0)
+    mean, matrix = rng.normal(size=96).astype(np.float32), rng.normal(size=(96, 7))
+    whitening = Whitening(mean, matrix.astype(np.float32))
+    net.neck.mean.copy_(torch.from_numpy(whitening.mean))
+    net.neck.matrix.copy_(torch.from_numpy(whitening.matrix))
+    pooled = network(net.backbone)(pictures)
+    got = functional.normalize(net(pictures)).numpy()
+    np.testing.assert_allclose(got, whitening.apply(pooled.numpy()), rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net.neck(pooled), net.neck(pooled.float()))
+
+
+def test_a_centred_neck_in_a_folder(tmp_path: Path) -> None:
+    """OpenVINO runs it, and an embedder without one keeps its fingerprint."""
+    net = network(build_backbone("test_resnet", None), neck=7, neck_form="centred")
+    config = EmbedderConfig(
+        name="test",
+        backbone="test_resnet",
+        weights="file",
+        size=64,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        gem_p=3.0,
+        neck=7,
+        neck_form="centred",
+        neck_activation=None,
+    )
+    assert config.moving()["neck_form"] == "centred"
+    assert "neck_form" not in config.model_copy(update={"neck_form": "norm"}).moving()
+    Embedder.of(config, net).save(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (from_graph,) = Embedder.load(tmp_path).features([picture])
+    with torch.inference_mode():
+        plain = net(torch.from_numpy(picture)[None])[0].numpy()
+    assert unit_rows(from_graph[None])[0] @ unit_rows(plain[None])[0] > 0.999
