@@ -96,19 +96,23 @@ def choose(
         return MilvusSearcher(gallery, uri, collection or saved.get("collection"), role=role)
     if backend != "local":
         raise UsageError(f"no backend {backend!r}", remedy="choose local or milvus")
-    recall = saved.get("recall") if recall is None else recall
+    goal = saved.get("recall", RECALL) if recall is None else recall
     try:
         return searcher_of(
             gallery.view(role),
             kind or saved.get("kind") or "auto",
-            recall=RECALL if recall is None else recall,
+            recall=goal,
             batch=batch,
             tell=tell,
         )
     except UsageError as error:
-        if kind or not saved.get("kind"):
+        if not 0 <= goal <= 1:
+            default = f"--recall {RECALL}"
+        elif saved.get("kind") and not kind:
+            default = "--kind auto"
+        else:
             raise
-        remedy = f"`lmk index set {gallery.path} --kind auto` has it searched by what fits"
+        remedy = f"`lmk index set {gallery.path} {default}` sets back what it keeps"
         raise UsageError(error.what, where=gallery.path, remedy=remedy) from error
 
 

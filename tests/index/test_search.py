@@ -298,9 +298,16 @@ def test_the_setting_of_a_gallery_is_followed(tmp_path: Path, scenario: ModuleTy
         assert isinstance(choose(gallery, kind="flat"), FlatSearcher)
 
 
-@pytest.mark.parametrize("kind", ["fast", "IVF64,SQ8"])
-def test_a_stored_kind_that_does_not_serve_names_the_gallery_and_the_way_out(
-    tmp_path: Path, scenario: ModuleType, kind: str
+@pytest.mark.parametrize(
+    ("kept", "way_out"),
+    [
+        ({"kind": "fast"}, "--kind auto"),
+        ({"kind": "IVF64,SQ8"}, "--kind auto"),
+        ({"kind": "flat", "recall": float("nan")}, "--recall 0.99"),
+    ],
+)
+def test_what_is_kept_and_does_not_serve_is_said_with_the_gallery_and_the_way_out(
+    tmp_path: Path, scenario: ModuleType, kept: dict[str, Any], way_out: str
 ) -> None:
     from lmk.index.gallery import Gallery
     from lmk.index.writer import GalleryWriter
@@ -311,14 +318,14 @@ def test_a_stored_kind_that_does_not_serve_names_the_gallery_and_the_way_out(
         writer.reset(scenario.A, 8)
         _, pictures = scenario.batch(range(1100))
         writer.append(Embeddings(vectors, tuple(p.id for p in pictures), scenario.A), pictures)
-        writer.set("search", {"kind": kind})
+        writer.set("search", kept)
         writer.commit()
     with Gallery.open(path) as gallery:
         with pytest.raises(UsageError) as caught:
             choose(gallery)
         assert str(caught.value).startswith(f"{path}: ")
-        assert f"`lmk index set {path} --kind auto`" in str(caught.value)
-        assert isinstance(choose(gallery, kind="flat"), FlatSearcher)
+        assert f"`lmk index set {path} {way_out}`" in str(caught.value)
+        assert isinstance(choose(gallery, kind="flat", recall=0.9), FlatSearcher)
         with pytest.raises(UsageError, match="'slow'"):  # of what is given, not of what is kept
             choose(gallery, kind="slow")
 
