@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.index.faiss_files import Tell, load_or_build
-from lmk.index.faiss_recipes import effort_words, efforts, search_parameters
-from lmk.index.faiss_search import FlatSearcher, blas
+from lmk.index.faiss_index import FaissIndex
+from lmk.index.faiss_recipes import CELLS
+from lmk.index.faiss_search import FlatSearcher
+from lmk.index.kept import Among, Built, Known, Tell, write_bytes
 from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.index.rescoring import best, rescore
+from lmk.index.rescoring import best
 from lmk.index.tuning import Tuned, tune
 from lmk.index.view import Allow, View
 
 FEW_ROWS = 10_000  # of those allowed are compared one by one rather than looked for
 _BLOCK_QUERIES = 1024
-_REFUSAL = "params"  # in what FAISS says where an index cannot search among chosen positions
 
 
-@dataclass(frozen=True, eq=False)
-class _Among:
-    """What may be found in the index.
+class Index(Protocol):
+    """What finds near rows of a view: FaissIndex or CellIndex.
 
     Attributes:
-        inside: bool [rows], the rows.
-        positions: bool [ntotal], their positions in the index; None if that is all of them.
-        count: how many there are.
+        built: the rows it stands for.
+        efforts: how hard it can search, rising.
+        scored: whether it scores all that it looks at; see tuning.tune.
     """
 
-    inside: NDArray[np.bool_]
-    positions: NDArray[np.bool_] | None
-    count: int
+    built: Built
+    efforts: tuple[int, ...]
+    scored: bool
+
+    def words(self, effort: int) -> str:
+        """Returns what an effort means, in words."""
+        ...
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        depth: int,
+        effort: int,
+        among: Among,
+        known: Known | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the nearest of the rows it finds, with their scores.
+
+        Args:
+            queries: float32 [q, dim].
+            k: rows wanted.
+            depth: candidates to score, where it proposes candidates.
+            effort: one of `efforts`.
+            among: what may be found.
+            known: what the same queries, k and among have found with less effort, to go on from
+                where an index can.
+
+        Returns:
+            rows int64 and scores float32 [q, k] by score falling, then row rising; NO_ROW and -inf
+            fill the end.
+        """
+        ...
+
+    def propose(
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+    ) -> NDArray[np.int64]:
+        """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
+        ...
 
 
 class ApproximateSearcher:
@@ -70,13 +105,13 @@ class ApproximateSearcher:
         self, view: View, kind: str, *, recall: float = 0.99, tell: Tell = lambda _: None
     ) -> None:
         self._view = view
-        self._built = load_or_build(view, kind, tell)
+        self._index = _index_of(view, kind, tell)
+        self._built = self._index.built
         self.factory = self._built.factory
-        self._ready = self._among(view.mask)
+        self._ready = Among.of(self._built, view.mask)
         self._exact = FlatSearcher(view, hold=False)
         missing = view.mask & ~self._built.covered
         self._beside = FlatSearcher(replace(view, mask=missing)) if missing.any() else None
-        self._filters = True  # the index can search among chosen positions
         self.tuned = self._tuning(recall, tell)
         self.reason = self._words(kind, recall)
 
@@ -84,7 +119,7 @@ class ApproximateSearcher:
         """Returns near rows of each query, with their exact scores; see Searcher.search."""
         self._view.check(queries, k)
         allowed = self._view.allowed(allow)
-        among = self._ready if allow is None else self._among(allowed)
+        among = self._ready if allow is None else Among.of(self._built, allowed)
         if allow is not None and among.count <= FEW_ROWS:
             return self._exact.search(queries, k, allowed)
         rows = np.empty((len(queries), k), np.int64)
@@ -97,75 +132,22 @@ class ApproximateSearcher:
         found = self._completed(found, queries, among)
         return found if self._beside is None else self._with_others(found, queries, allowed)
 
-    def _among(self, allowed: NDArray[np.bool_]) -> _Among:
-        inside = allowed & self._built.covered
-        positions = inside[self._built.rows]
-        count = int(np.count_nonzero(positions))
-        return _Among(inside, None if count == len(positions) else positions, count)
-
     def _nearest(
-        self, queries: NDArray[np.float32], k: int, among: _Among
+        self, queries: NDArray[np.float32], k: int, among: Among
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns rows and scores [q, k] of what the index finds."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
         depth = max(k, setting.k) * setting.factor
-        rows, scores = self._found(queries, k, depth, setting.effort, among)
+        rows, scores = self._index.nearest(queries, k, depth, setting.effort, among)
         last = min(k, setting.k) - 1
         again = np.flatnonzero(scores[:, last] < setting.sure)
         if again.size:
-            rows[again], scores[again] = self._found(queries[again], k, depth, setting.more, among)
+            known = Known(rows[again], scores[again], setting.effort)
+            found = self._index.nearest(queries[again], k, depth, setting.more, among, known)
+            rows[again], scores[again] = found
         return rows, scores
 
-    def _found(
-        self, queries: NDArray[np.float32], k: int, depth: int, effort: int, among: _Among
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        proposed = self._propose(queries, depth, effort, among)
-        query, place = np.nonzero(proposed != NO_ROW)
-        return rescore(self._view.stored, queries, query, proposed[query, place], k)
-
-    def _propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: _Among
-    ) -> NDArray[np.int64]:
-        """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
-        index, rows = self._built.index, self._built.rows
-        depth = min(depth, len(rows))
-        if among.positions is None:
-            found = self._ask(queries, depth, effort, None)
-        else:  # those that may be found lie further apart
-            share = among.count / len(rows)
-            last = efforts(index, len(rows))[-1]
-            effort = max(1, min(last, round(effort / share)))
-            found = self._ask(queries, depth, effort, among.positions)
-            if found is None:
-                found = self._ask(queries, min(len(rows), round(depth / share)), effort, None)
-        assert found is not None
-        known = found >= 0
-        chosen = np.where(known, rows[found], NO_ROW)
-        return np.where(known & among.inside[chosen], chosen, NO_ROW)
-
-    def _ask(
-        self,
-        queries: NDArray[np.float32],
-        depth: int,
-        effort: int,
-        positions: NDArray[np.bool_] | None,
-    ) -> NDArray[np.int64] | None:
-        """Returns the positions the index finds; None if it cannot search among chosen ones."""
-        if positions is not None and not self._filters:
-            return None
-        index = self._built.index
-        parameters = search_parameters(index, effort, positions)
-        with blas(len(queries)):
-            try:
-                found: NDArray[np.int64] = index.search(queries, depth, params=parameters)[1]
-            except RuntimeError as error:
-                if positions is None or _REFUSAL not in str(error):
-                    raise
-                self._filters = False
-                return None
-        return found
-
-    def _completed(self, found: Neighbours, queries: Embeddings, among: _Among) -> Neighbours:
+    def _completed(self, found: Neighbours, queries: Embeddings, among: Among) -> Neighbours:
         """Has exact search answer the queries for which the index found too few rows."""
         least = min(found.k, among.count)
         short = np.flatnonzero((found.rows != NO_ROW).sum(axis=1) < least)
@@ -202,30 +184,33 @@ class ApproximateSearcher:
             except (OSError, ValueError, TypeError):
                 pass  # removed meanwhile, or not written by this program
         tell(f"measuring the recall of {self.factory}")
-        index, total = self._built.index, len(self._built.rows)
+        index = self._index
         view = replace(self._view, mask=self._ready.inside)
-        tuned = tune(view, self._propose_ready, efforts(index, total), goal)
+        tuned = tune(view, self._propose_ready, index.efforts, goal, scored=index.scored)
         text = json.dumps([asdict(one) for one in tuned]).encode()
-        self._view.derived.save(name, lambda path: _write(path, text))
+        self._view.derived.save(name, lambda path: write_bytes(path, text))
         return tuned
 
     def _propose_ready(
         self, queries: NDArray[np.float32], depth: int, effort: int
     ) -> NDArray[np.int64]:
-        return self._propose(queries, depth, effort, self._ready)
+        return self._index.propose(queries, depth, effort, self._ready)
 
     def _words(self, kind: str, goal: float) -> str:
         one = self.tuned[0]
         name = kind if kind == self.factory else f"{kind} ({self.factory})"
         goal_words = f"below the {goal:g} asked for" if one.recall < goal else f"{goal:g} asked for"
-        index = self._built.index
-        more = f" ({effort_words(index, one.more)} by {one.again:.0%} of queries)"
-        return (
-            f"{name}: {effort_words(index, one.effort)}{more if one.again else ''},"
-            f" {one.k * one.factor} candidates are scored again;"
-            f" recall@{one.k} {one.recall:.3f} measured, {goal_words}"
-        )
+        words = self._index.words
+        more = f" ({words(one.more)} by {one.again:.0%} of queries)"
+        candidates = f", {one.k * one.factor} candidates are scored again"
+        how = f"{words(one.effort)}{more if one.again else ''}"
+        how += "" if self._index.scored else candidates
+        return f"{name}: {how}; recall@{one.k} {one.recall:.3f} measured, {goal_words}"
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _index_of(view: View, kind: str, tell: Tell) -> Index:
+    if kind == CELLS:
+        from lmk.index.cells import CellIndex  # numba takes a while to import
+
+        return CellIndex(view, tell)
+    return FaissIndex(view, kind, tell)

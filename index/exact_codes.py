@@ -90,7 +90,7 @@ def codes_of(
     if part.key and part.rows >= _KEPT_ROWS:
         path = derived.load(name) or derived.save(name, write, [part.key])
     if path is None:
-        whole = _aligned(size)
+        whole = aligned(size)
         done = 0
 
         def append(block: Any) -> None:
@@ -105,7 +105,7 @@ def codes_of(
     return _split(np.frombuffer(mapped, np.uint8), panels, steps, int8, mapped)
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
+def aligned(size: int) -> NDArray[np.uint8]:
     """Memory that begins with a cache line, as a mapped file does: loads across two take longer."""
     whole = np.empty(size + 63, np.uint8)
     return whole[-whole.ctypes.data % 64 :][:size]
@@ -144,7 +144,7 @@ def _code(
         codes = np.full((block, steps, PANEL, 4), 128, np.uint8)
         if int8:
             vectors /= found[:, None]
-            _code_block(vectors, codes, numbers[0, start:stop], numbers[1, start:stop])
+            code_block(vectors, codes, numbers[0, start:stop], numbers[1, start:stop])
         return codes
 
     part.check()
@@ -170,12 +170,19 @@ def release(array: NDArray[Any]) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _code_block(
+def code_block(
     vectors: NDArray[np.float32],
     codes: NDArray[np.uint8],
     scales: NDArray[np.float32],
     errors: NDArray[np.float32],
 ) -> None:  # pragma: no cover (compiled)
+    """Codes unit vectors.
+
+    Args:
+        vectors: float32 [n, dim].
+        codes: uint8 [panels, steps, PANEL, 4], 128 throughout: written.
+        scales, errors: float32 [n]: written; see PartCodes.
+    """
     for row in range(vectors.shape[0]):
         largest = np.float32(0)
         for j in range(vectors.shape[1]):
@@ -199,7 +206,8 @@ class QueryCodes:
     """Queries as the scan wants them.
 
     Attributes:
-        codes: int8 [all tiles, each [steps, width, 4] of its width].
+        plain: int8 [q and the queries that fill the last tile, 4 * steps], the codes.
+        codes: int8 [all tiles, each [steps, width, 4] of its width], the same.
         starts: int32 [q and the queries that fill the last tile], what takes back the 128 that is
             in every code of a vector.
         factors: float32 [the same], what the error of a vector counts in units.
@@ -207,6 +215,7 @@ class QueryCodes:
         slacks: float64 [q]: a score is at most unit * (value of the scan) + slack.
     """
 
+    plain: NDArray[np.int8]
     codes: NDArray[np.int8]
     starts: NDArray[np.int32]
     factors: NDArray[np.float32]
@@ -237,7 +246,7 @@ class QueryCodes:
             tile = codes[at : at + width].reshape(width, -1, 4)
             packed.append(np.ascontiguousarray(tile.transpose(1, 0, 2)).reshape(-1))
             at += width
-        return cls(np.concatenate(packed), starts, factors, units, slacks)
+        return cls(codes, np.concatenate(packed), starts, factors, units, slacks)
 
 
 def _norms(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -91,8 +91,8 @@ class CompiledScan:
                 some = queries[start : start + block]
                 founds = [Found.of(len(some), k, room) for _ in range(workers)]
                 self._scan(some, bits, tasks, founds, pool)
-                self._check_damage(founds)
-                found = _merge(founds, k)
+                check_damage(founds, self._view.stored)
+                found = merge(founds, k)
                 rows[start : start + block], scores[start : start + block] = found
         return rows, scores
 
@@ -106,11 +106,7 @@ class CompiledScan:
                 codes_of(stored, part, self._derived, workers, int8=self._int8)
                 for part in stored.parts
             ]
-        table = [
-            (p.first_row, p.array.ctypes.data, c.lengths.ctypes.data, p.array.dtype == np.float16)
-            for p, c in zip(stored.parts, self._codes, strict=True)
-        ]
-        self._stored = Stored(np.array(table, np.int64), stored.dim)
+        self._stored = addresses(stored, self._codes)
         if not self._int8:
             one = np.float32(1)
             self._inverse = [np.divide(one, c.lengths.reshape(-1)) for c in self._codes]
@@ -165,18 +161,33 @@ class CompiledScan:
 
     def _bits(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.uint32]]:
         """The rows allowed of each part, a bit each."""
-        return [_bits(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
-
-    def _check_damage(self, founds: list[Found]) -> None:
-        damaged = max(int(found.damaged[0]) for found in founds)
-        if damaged >= 0:
-            self._view.stored.read(np.array([damaged]))
-            what = "what the cache/ folder holds is not of these vectors"
-            remedy = "remove the folder cache/, it is made again"
-            raise GalleryDamaged(what, where=self._view.stored.where, remedy=remedy)
+        return [bits_of(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
 
 
-def _bits(allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
+def addresses(stored: Vectors, codes: list[PartCodes]) -> Stored:
+    """Returns where vectors lie, for the compiled functions; `codes` holds their lengths."""
+    table = [
+        (p.first_row, p.array.ctypes.data, c.lengths.ctypes.data, p.array.dtype == np.float16)
+        for p, c in zip(stored.parts, codes, strict=True)
+    ]
+    return Stored(np.array(table, np.int64).reshape(-1, 4), stored.dim)
+
+
+def check_damage(founds: list[Found], stored: Vectors) -> None:
+    """Checks that every vector scored had the length of a stored one.
+
+    Raises:
+        GalleryDamaged: where one had not.
+    """
+    damaged = max(int(found.damaged[0]) for found in founds)
+    if damaged >= 0:
+        stored.read(np.array([damaged]))
+        what = "what the cache/ folder holds is not of these vectors"
+        remedy = "remove the folder cache/, it is made again"
+        raise GalleryDamaged(what, where=stored.where, remedy=remedy)
+
+
+def bits_of(allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """The rows of a part that are allowed, a bit each, uint32 [panels]."""
     whole = np.zeros(-(-len(allowed) // PANEL) * PANEL, np.bool_)
     whole[: len(allowed)] = allowed
@@ -195,7 +206,7 @@ def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, 
     ]
 
 
-def _merge(founds: list[Found], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def merge(founds: list[Found], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k best of what all workers found, by score falling, then row rising."""
     empty = [np.arange(k) >= found.filled[:, None] for found in founds]
     pairs = list(zip(founds, empty, strict=True))

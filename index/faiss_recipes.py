@@ -14,11 +14,12 @@ from lmk.embed.errors import UsageError
 
 faiss: Any = typed_faiss  # its stubs know neither keyword arguments nor all classes
 
+CELLS = "ivf"  # the kind that is no FAISS index, see cells.py
 PER_CELL = 39  # vectors that FAISS wants to train a cell or a code word with
 LEAST_ROWS = 1000  # below, there is nothing to gain over comparing with every vector
 _MOST_CELLS = 16_384  # their training takes time and memory that grow with the square
 _LARGEST = 2**20  # of the numbers in a factory string: FAISS sets aside memory for such a size
-_KINDS = "auto, exact, flat, ivfpq, hnsw, or a FAISS factory string such as IVF1024,PQ128x4fs"
+_KINDS = "auto, exact, flat, ivf, ivfpq, hnsw, or a FAISS factory string such as IVF1024,PQ128x4fs"
 
 
 def factory_of(kind: str, rows: int, dim: int) -> str:
@@ -32,10 +33,14 @@ def factory_of(kind: str, rows: int, dim: int) -> str:
         return "HNSW32,SQ8"
     if kind != "ivfpq":
         return kind
-    most = min(_MOST_CELLS, 4 * math.sqrt(rows), rows / PER_CELL)
-    cells = 2 ** math.floor(math.log2(max(most, 1)))
+    cells = 2 ** math.floor(math.log2(number_of_cells(rows)))
     pad = f"Pad{dim + 1}," if dim % 2 else ""
     return f"{pad}IVF{cells},PQ{(dim + 1) // 2}x4fs"
+
+
+def number_of_cells(rows: int) -> int:
+    """Returns 4 sqrt(rows) cells, but not more than the rows can train."""
+    return max(1, int(min(_MOST_CELLS, 4 * math.sqrt(rows), rows / PER_CELL)))
 
 
 def new_index(factory: str, dim: int, rows: int) -> Any:
@@ -93,7 +98,12 @@ def cells_of(index: Any) -> int:
 
 def training_rows(index: Any, rows: int) -> int:
     """Returns how many of the rows to train with."""
-    return min(rows, max(65_536, (PER_CELL + 1) * cells_of(index)))
+    return rows_to_train(cells_of(index), rows)
+
+
+def rows_to_train(cells: int, rows: int) -> int:
+    """Returns how many of the rows to train so many cells with."""
+    return min(rows, max(65_536, (PER_CELL + 1) * cells))
 
 
 def train(index: Any, vectors: NDArray[np.float32]) -> None:
@@ -130,6 +140,11 @@ def efforts(index: Any, rows: int) -> tuple[int, ...]:
         first, last = 16, min(4096, max(16, rows))
     else:
         return (1,)
+    return steps_of(first, last)
+
+
+def steps_of(first: int, last: int) -> tuple[int, ...]:
+    """Returns efforts from the first to the last, each 1.4 times the one before."""
     steps = [first]
     while steps[-1] < last:
         steps.append(min(last, max(steps[-1] + 1, round(steps[-1] * 1.4))))

@@ -21,7 +21,7 @@ _BATCH = 64  # queries at a time, from which on exact search multiplies matrices
 _PRODUCTS_A_SECOND = 4e11  # it then computes
 _MEMORY_SHARE = 0.7  # of the free memory that the codes of exact search may take
 
-KINDS = ("auto", "exact", "flat", "ivfpq", "hnsw")
+KINDS = ("auto", "exact", "flat", "ivf", "ivfpq", "hnsw")
 
 
 class Searcher(Protocol):
@@ -150,9 +150,10 @@ def searcher_of(
 
     Args:
         view: what is searched.
-        kind: "exact", "flat" (FAISS, every vector in float32), "ivfpq" and "hnsw" (indexes, which
-            miss some neighbours), a FAISS factory string, or "auto": exact as long as it takes at
-            most 0.1 s a query and its codes fit into memory, then ivfpq if that has the recall.
+        kind: "exact", "flat" (FAISS, every vector in float32), "ivf" (exact search in a part of the
+            gallery), "ivfpq" and "hnsw" (FAISS indexes) which miss some neighbours, a FAISS factory
+            string, or "auto": exact as long as it takes at most 0.1 s a query and its codes fit
+            into memory, then ivf, or ivfpq where the codes do not fit, if that has the recall.
         recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves "auto" only
             exact search.
         batch: queries that come at a time, if known; exact search takes less for each of many.
@@ -221,11 +222,20 @@ def _automatic(
     )
     from lmk.index.approximate import ApproximateSearcher
 
-    searcher = ApproximateSearcher(view, "ivfpq", recall=recall, tell=tell)
+    searcher = ApproximateSearcher(
+        view, "ivfpq" if large or not _codes(view) else "ivf", recall=recall, tell=tell
+    )
     got = searcher.tuned[0].recall
     if got >= recall:
         return Explained(searcher, f"auto: {why}")
     return Explained(_exact(view), f"auto: {why}, but an index finds only {got:.3f} of the nearest")
+
+
+def _codes(view: View) -> bool:
+    """Whether this processor can search in the codes of a view."""
+    from lmk.index.cells import possible  # numba takes a while to import
+
+    return possible(view)
 
 
 def _flat(view: View) -> Searcher:

@@ -56,7 +56,9 @@ class Tuned:
     recall: float
 
 
-def tune(view: View, propose: Propose, efforts: Sequence[int], goal: float) -> tuple[Tuned, ...]:
+def tune(
+    view: View, propose: Propose, efforts: Sequence[int], goal: float, *, scored: bool = False
+) -> tuple[Tuned, ...]:
     """Returns the efforts and candidates that reach a recall with the least work.
 
     Where none do, the greatest of each, with the recall they have.
@@ -66,13 +68,15 @@ def tune(view: View, propose: Propose, efforts: Sequence[int], goal: float) -> t
         propose: returns row numbers, int64 [q, depth].
         efforts: rising.
         goal: recall wanted, from 0 to 1.
+        scored: whether `propose` gives the nearest of all it looks at, so that no more candidates
+            than neighbours are needed, and a second search goes on from the first.
 
     Returns:
         One for k = 10, and one for k = 100 where there are 400 rows.
     """
     sample = _Sample(view)
     return tuple(
-        _tuned(_Trials(sample, propose, k, efforts, goal), goal)
+        _tuned(_Trials(sample, propose, k, efforts, goal, scored), goal)
         for k in _FACTORS
         if k == 10 or 4 * k <= sample.available
     )
@@ -110,26 +114,36 @@ class _Trials:
 
     Attributes:
         k: the neighbours wanted.
+        scored: see tune.
+        factors: candidates for each neighbour, to choose from, rising.
         tried: the efforts tried, rising, up to the first that finds enough with all candidates.
         places: for each of them int64 [q, n], the place of each true neighbour among the
             candidates; _MISSING if it is none of them.
     """
 
     def __init__(
-        self, sample: _Sample, propose: Propose, k: int, efforts: Sequence[int], goal: float
+        self,
+        sample: _Sample,
+        propose: Propose,
+        k: int,
+        efforts: Sequence[int],
+        goal: float,
+        scored: bool,
     ) -> None:
         self.k = k
+        self.scored = scored
+        self.factors = (1,) if scored else _FACTORS[k]
         self._wanted = min(k, sample.available)
         self._scores = sample.scores
         self._right = sample.scores >= sample.scores[:, self._wanted - 1 : self._wanted]
-        depth = min(k * _FACTORS[k][-1], sample.available) + 1
+        depth = min(k * self.factors[-1], sample.available) + 1
         self.tried: list[int] = []
         self.places: list[NDArray[np.int64]] = []
         for effort in efforts:
             found = propose(sample.vectors, depth, effort)
             self.tried.append(effort)
             self.places.append(_places(sample, found))
-            if self.hits(len(self.tried) - 1, _FACTORS[k][-1]).mean() >= goal + 0.95 * (1 - goal):
+            if self.hits(len(self.tried) - 1, self.factors[-1]).mean() >= goal + 0.95 * (1 - goal):
                 break
 
     def hits(self, trial: int, factor: int) -> NDArray[np.float64]:
@@ -177,7 +191,7 @@ def _tuned(trials: _Trials, goal: float) -> Tuned:
         best = _measured(trials, min(choices), measuring)
         if best.recall >= goal:
             return best
-    last, factor = len(trials.tried) - 1, _FACTORS[trials.k][-1]
+    last, factor = len(trials.tried) - 1, trials.factors[-1]
     most = _measured(trials, (0.0, last, last, _NEVER, factor), measuring)
     return most if best is None or most.recall > best.recall else best
 
@@ -187,7 +201,7 @@ _Choice = tuple[float, int, int, float, int]  # work, first and second trial, su
 
 def _choices(trials: _Trials, half: slice, want: float) -> Iterator[_Choice]:
     """Yields for every two efforts and number of candidates the least work that gives a recall."""
-    for factor in _FACTORS[trials.k]:
+    for factor in trials.factors:
         hits = [trials.hits(trial, factor)[half] for trial in range(len(trials.tried))]
         candidates = trials.k * factor  # each is about the work of a cell or a node
         for first, effort in enumerate(trials.tried):
@@ -200,10 +214,22 @@ def _choices(trials: _Trials, half: slice, want: float) -> Iterator[_Choice]:
                 gained = np.cumsum((hits[second] - hits[first])[order])
                 enough = np.flatnonzero(hits[first].sum() + gained >= want * len(order))
                 if enough.size:
-                    again = (enough[0] + 1) / len(order)
+                    again = float(enough[0] + 1) / len(order)
                     sure = np.nextafter(scores[order[enough[0]]], np.float32(2))
-                    work = effort + candidates + again * (trials.tried[second] + candidates)
+                    work = _work(trials, effort, trials.tried[second], again, candidates)
                     yield work, first, second, float(sure), factor
+
+
+def _work(trials: _Trials, effort: int, more: int, again: float, candidates: int) -> float:
+    """The work expected of a query.
+
+    Where the second search goes on from the first, many pairs of efforts take about as much; of
+    those the better one is that in which six of ten queries, asked alone, wait for less.
+    """
+    if trials.scored:
+        six_of_ten = effort if again <= 0.4 else more
+        return effort + again * (more - effort) + six_of_ten
+    return effort + candidates + again * (more + candidates)
 
 
 def _measured(trials: _Trials, choice: _Choice, half: slice) -> Tuned:

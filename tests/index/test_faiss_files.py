@@ -13,7 +13,7 @@ import pytest
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import UsageError
-from lmk.index import approximate, faiss_files, tuning
+from lmk.index import approximate, faiss_files, kept, tuning
 from lmk.index import exact as exact_search
 from lmk.index.approximate import ApproximateSearcher
 from lmk.index.derived import DerivedFiles
@@ -31,7 +31,7 @@ QUERIES = Embeddings(unit_rows(RNG.normal(size=(20, DIM))), tuple(map(str, range
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(approximate, "FEW_ROWS", 10)
-    monkeypatch.setattr(faiss_files, "_SOME_BESIDE", 50)
+    monkeypatch.setattr(kept, "_SOME_BESIDE", 50)
     monkeypatch.setattr(tuning, "SAMPLE", 64)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -147,11 +147,11 @@ def test_an_index_serves_while_the_cells_for_so_many_rows_change(tmp_path: Path)
 
 def test_indexes_of_too_many_kinds_go(tmp_path: Path) -> None:
     view = view_of(tmp_path, 1500)
-    kinds = [f"IVF{cells},SQ8" for cells in range(4, 4 + faiss_files._KEPT + 2)]
+    kinds = [f"IVF{cells},SQ8" for cells in range(4, 4 + kept._KEPT + 2)]
     for kind in kinds:
         open_(view, kind)
-    assert len(names(view)) == len(names(view, ".rows.json")) == faiss_files._KEPT
-    for kind in kinds[-faiss_files._KEPT :]:
+    assert len(names(view)) == len(names(view, ".rows.json")) == kept._KEPT
+    for kind in kinds[-kept._KEPT :]:
         assert not open_(view, kind)[1]
 
 
@@ -231,7 +231,7 @@ def test_whole_files_of_strange_content_are_made_again(
     view = view_of(tmp_path, 1500)
     open_(view)
     (name,) = names(view, ending)
-    view.derived.save(name, lambda path: faiss_files._write_bytes(path, content))
+    view.derived.save(name, lambda path: kept.write_bytes(path, content))
     searcher, told = open_(view)
     assert told.measured == (ending == ".0.99.json") or told.built
     check_answers(searcher, view)
@@ -255,13 +255,13 @@ def test_exact_search_keeps_its_files_beside(
     monkeypatch.setattr(exact_search, "_SECONDS_BEFORE_COMPILED", 0.0)
     view = view_of(tmp_path, 1500)
     exact = ExactSearcher(view).search(QUERIES, 10)
-    kept = names(view, "")
-    assert kept
+    others = names(view, "")
+    assert others
     searcher, told = open_(view)
     assert told.built
     check_answers(searcher, view)
     assert not open_(view)[1]
-    assert set(kept) < set(names(view, ""))
+    assert set(others) < set(names(view, ""))
     np.testing.assert_array_equal(ExactSearcher(view).search(QUERIES, 10).rows, exact.rows)
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import UsageError
-from lmk.index import approximate, memory, search
+from lmk.index import approximate, cells, memory, search
 from lmk.index.approximate import ApproximateSearcher
 from lmk.index.exact import ExactSearcher
+from lmk.index.exact_tiles import INT8_LANES
 from lmk.index.faiss_recipes import factory_of
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.search import Explained, check_kind, choose, searcher_of
@@ -61,11 +62,24 @@ def test_larger_ones_exactly_while_that_is_fast_enough(
     monkeypatch.setattr(search, "_BYTES_A_SECOND", 500 * 8 / 0.2)
     found = searcher_of(view, recall=0.98)
     assert found.reason == "an index (auto: exact search would take 0.2 s a query)"
-    assert stand_in.asked == [("ivfpq", 0.98)]
+    assert stand_in.asked == [("ivf" if INT8_LANES else "ivfpq", 0.98)]
     assert found.search("q", 3, "allow") == ("q", 3, "allow")  # type: ignore[comparison-overlap,arg-type]
     assert isinstance(searcher_of(view, batch=64), ExactSearcher)
     assert isinstance(searcher_of(view, batch=63), Explained)
     assert isinstance(searcher_of(view, recall=1), ExactSearcher)
+
+
+def test_no_cells_without_a_multiply_add_of_bytes(
+    stand_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_BYTES_A_SECOND", 1.0)
+    monkeypatch.setattr(cells, "INT8_LANES", 0)
+    searcher_of(view_of(500))
+    assert stand_in.asked == [("ivfpq", search.RECALL)]
+    monkeypatch.undo()
+    monkeypatch.setattr(cells, "INT8_LANES", 0)
+    with pytest.raises(UsageError, match=r"the kind ivf needs a .*; choose ivfpq, or auto"):
+        searcher_of(view_of(1200), "ivf")
 
 
 def test_codes_that_do_not_fit_into_memory(
@@ -74,6 +88,7 @@ def test_codes_that_do_not_fit_into_memory(
     view = view_of(500)
     monkeypatch.setattr(memory, "free_memory", lambda: 500 * 8)
     assert searcher_of(view).reason.startswith("an index (auto: the codes of exact search, ")
+    assert stand_in.asked == [("ivfpq", search.RECALL)]  # its codes are smaller
     monkeypatch.setattr(memory, "free_memory", lambda: 2 * 500 * 8)
     assert isinstance(searcher_of(view), ExactSearcher)
 
@@ -112,7 +127,7 @@ def test_few_vectors_are_compared_one_by_one() -> None:
 
 @pytest.mark.parametrize("rows", [0, 5, 1500])
 def test_a_kind_that_there_is_not(rows: int) -> None:
-    with pytest.raises(UsageError, match="choose auto, exact, flat, ivfpq, hnsw, or a FAISS"):
+    with pytest.raises(UsageError, match="choose auto, exact, flat, ivf, ivfpq, hnsw, or a FAISS"):
         searcher_of(view_of(max(rows, 1)), "milvusish")
     with pytest.raises(UsageError, match=r"a recall of 1\.5; choose one from 0 to 1"):
         searcher_of(view_of(5), recall=1.5)
@@ -124,14 +139,15 @@ def test_a_kind_that_there_is_not(rows: int) -> None:
         ("auto", None, None),
         ("exact", 10, None),
         ("hnsw", 10, None),
+        ("ivf", 5, None),
         ("ivfpq", 10**6, None),
         ("IVF64,SQ8", None, None),
         ("IVF64,SQ8", 64 * 39, None),
         ("IVF64,SQ8", 64 * 39 - 1, "has 64 cells, and 2495 vectors can train 63"),
         ("IVF64,SQ8", 999, None),  # too few for an index: they are compared one by one
-        ("milvus", None, "choose auto, exact, flat, ivfpq, hnsw, or a FAISS"),
-        ("milvus", 10, "choose auto, exact, flat, ivfpq, hnsw, or a FAISS"),
-        ("", None, "choose auto, exact, flat, ivfpq, hnsw, or a FAISS"),
+        ("milvus", None, "choose auto, exact, flat, ivf, ivfpq, hnsw, or a FAISS"),
+        ("milvus", 10, "choose auto, exact, flat, ivf, ivfpq, hnsw, or a FAISS"),
+        ("", None, "choose auto, exact, flat, ivf, ivfpq, hnsw, or a FAISS"),
     ],
 )
 def test_a_kind_is_checked_before_there_are_vectors(

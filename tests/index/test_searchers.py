@@ -12,6 +12,7 @@ import pytest
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, UsageError
 from lmk.index import approximate
+from lmk.index.exact_tiles import INT8_LANES
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.labels import Membership
 from lmk.index.neighbours import NO_ROW, Neighbours
@@ -21,9 +22,10 @@ from lmk.index.view import View
 
 DIM, ROWS, PER_LABEL = 24, 2000, 20
 EXACT = ("flat", "exact", "auto")
+IVF = ("ivf",) if INT8_LANES else ()
 # with inverted lists and without, a graph, one that cannot search among chosen positions, one with
 # a rotation before it, one that refines by itself
-INDEXES = ("ivfpq", "hnsw", "IVF16,SQ8", "PQ12x4fs", "OPQ6,IVF8,PQ6x4", "IVF8,PQ6x4fs,RFlat")
+INDEXES = (*IVF, "ivfpq", "hnsw", "IVF16,SQ8", "PQ12x4fs", "OPQ6,IVF8,PQ6x4", "IVF8,PQ6x4fs,RFlat")
 KINDS = EXACT + INDEXES
 
 
@@ -198,7 +200,7 @@ def test_the_reason_is_one_line(kind: str, searcher: Searcher) -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7, 8, 33])
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", [*IVF, "ivfpq", "hnsw"])
 def test_any_dimension(kind: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximate, "FEW_ROWS", 0)
     vectors = unit_rows(np.random.default_rng(dim).normal(size=(1200, dim)))
@@ -221,7 +223,7 @@ def test_few_rows_or_none(kind: str, view: View) -> None:
     assert (searcher_of(none, kind).search(asked(2), 5).rows == NO_ROW).all()
 
 
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw", "flat", "exact"])
+@pytest.mark.parametrize("kind", [*IVF, "ivfpq", "hnsw", "flat", "exact"])
 def test_all_vectors_equal(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximate, "FEW_ROWS", 0)
     stored = Embeddings(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -149,3 +151,22 @@ def test_a_sample_is_seeded_and_its_halves_are_apart(
     np.testing.assert_array_equal(first.rows, second.rows)
     assert len(set(first.rows)) == 40
     assert (first.true != first.rows[:, None]).all() and (np.diff(first.scores) <= 0).all()
+
+
+def test_an_index_that_scores_what_it_looks_at_needs_no_spare_candidates(view: View) -> None:
+    """And of pairs of efforts with about as much work, that in which most wait for less."""
+    index = Index(view, lambda hard, effort: effort / 64 if hard else min(1, 0.9 + effort / 100))
+    ten, hundred = tune(view, index, EFFORTS, 0.9, scored=True)
+    assert (ten.factor, hundred.factor) == (1, 1)
+    assert {depth for _, depth in index.asked} == {11, 101}
+    assert ten.recall >= 0.9 and recall(view, index, ten, 10) >= 0.88
+
+
+@pytest.mark.parametrize(
+    ("again", "work"), [(0.4, 10 + 0.4 * 90 + 10), (0.41, 10 + 0.41 * 90 + 100)]
+)
+def test_the_work_of_going_on(again: float, work: float) -> None:
+    trials = SimpleNamespace(scored=True)
+    assert tuning._work(trials, 10, 100, again, 20) == pytest.approx(work)  # type: ignore[arg-type]
+    trials.scored = False
+    assert tuning._work(trials, 10, 100, 0.5, 20) == 30 + 60  # type: ignore[arg-type]
