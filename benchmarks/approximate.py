@@ -1,6 +1,6 @@
 """Approximate search against FAISS's exact one, FAISS's own refinement, and hnswlib.
 
-    python benchmarks/approximate.py [--rows 1000000] [--recall 0.995] [--kinds ivfpq hnsw]
+    python benchmarks/approximate.py [--rows 1000000] [--recall 0.995] [--kinds ivf ivfpq hnsw]
 
 All in one run, on the vectors of landmark_vectors.py. "lmk" searches a half-precision gallery that
 is mapped from a file, and scores again from it. "FAISS, RFlat" is the same FAISS index with as many
@@ -9,7 +9,8 @@ every query, "least" with the least one that gives lmk's recall. hnswlib (where 
 as many links and the least `ef`, of doublings, that gives its recall. The ratio is that of the time
 of IndexFlatIP with matrix multiplication (distance_compute_blas_threshold = 1) for all queries at
 once, or alone (the median; the last column is the slowest tenth), to that of the search in that
-row. MB is what is held beside the half-precision vectors.
+row. MB is what is held beside the half-precision vectors. ivf is no FAISS index, so there is no row
+of FAISS for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.index.approximate import ApproximateSearcher
 from lmk.index.derived import DerivedFiles
-from lmk.index.faiss_recipes import efforts, search_parameters
+from lmk.index.faiss_recipes import CELLS, efforts, search_parameters
 from lmk.index.vectors import VectorPart, Vectors
 from lmk.index.view import View
 
@@ -167,7 +168,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--recall", type=float, default=0.995)
-    parser.add_argument("--kinds", nargs="*", default=["ivfpq", "hnsw"])
+    parser.add_argument("--kinds", nargs="*", default=["ivf", "ivfpq", "hnsw"])
     parser.add_argument("--threads", type=int, default=faiss.omp_get_max_threads())
     parser.add_argument("--folder", type=Path, help="keeps the indexes there for a further run")
     options = parser.parse_args()
@@ -187,7 +188,8 @@ def main() -> None:
         for kind in options.kinds:
             searcher, reason = of_lmk(table, view, kind, options.recall)
             reasons.append(reason)
-            of_faiss(table, vectors, searcher)
+            if kind != CELLS:
+                of_faiss(table, vectors, searcher)
             del searcher
     of_hnswlib(table, vectors, options.recall)
     print(*reasons, sep="\n")

@@ -41,7 +41,7 @@ labels = click.option(
 kind = click.option(
     "--kind",
     metavar="KIND",
-    help="How it is searched: auto, exact, flat, ivfpq, hnsw or a FAISS factory string.  "
+    help="How it is searched: auto, exact, flat, ivf, ivfpq, hnsw or a FAISS factory string.  "
     "[default: auto]",
 )
 recall = click.option(
