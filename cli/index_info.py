@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +113,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "steps": ", ".join(_step_text(step) for step in facts["steps"]),
         "size": f"{human_bytes(facts['bytes_on_disk'])}, of it cache {cache}; "
         f"format {facts['format']}",
-        "created": facts["created"],
-        "updated": facts["updated"],
+        "created": _to_the_second(facts["created"]),
+        "updated": _to_the_second(facts["updated"]),
     }
 
 
@@ -191,3 +192,7 @@ def _pictures(gallery: Gallery, rows: NDArray[np.int64]) -> Iterator[tuple[int, 
     for low in range(0, len(rows), _ROWS_AT_A_TIME):
         piece = rows[low : low + _ROWS_AT_A_TIME]
         yield from zip(piece.tolist(), gallery.pictures(piece), strict=True)
+
+
+def _to_the_second(moment: str) -> str:
+    return datetime.fromisoformat(moment).isoformat(timespec="seconds")
