@@ -34,7 +34,7 @@ faiss: Any = typed_faiss  # its stubs do not know all functions
 
 _GATHERED = 256  # rows gathered for a query before the best of them are scored
 _MEMORY = 128 << 20  # bytes that all workers of a search may gather
-_LEAST_VISITS = 128  # of a worker
+_LEAST_VISITS = 1024  # of a worker: one query is bound by memory, which one core can keep busy
 _TASKS = 8  # a worker, so that none waits long for another
 _RELEASE_AFTER = 16  # queries: what their scores have mapped is let go
 # How far towards a query the best of a cell is expected, of the cell's spread. Measured on vectors
