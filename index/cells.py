@@ -190,7 +190,12 @@ class CellIndex:
 
         Cells as good as the last of either count as it does.
         """
-        promise = queries @ self._cells.means.T + self._reach
+        means = self._cells.means
+        if len(queries) == 1:  # for so little work BLAS would keep all its threads waiting
+            products = np.einsum("ij,j->i", means, queries[0])[None]
+        else:
+            products = queries @ means.T
+        promise = products + self._reach
         visited = _best_of(promise, effort)
         if done:
             visited &= ~_best_of(promise, done)
