@@ -46,6 +46,21 @@ def _shard(
     return number, count
 
 
+def _scales(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    """Reads "1,0.7" as (1.0, 0.7)."""
+    if value is None:
+        return None
+    try:
+        scales = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale <= 1 for scale in scales):
+        raise click.BadParameter(f"{value!r} is no list of numbers above 0, 1 at most: 1,0.7")
+    return scales
+
+
 @click.command("build-index")
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.option(
@@ -78,6 +93,15 @@ def _shard(
 )
 @click.option("--pretrained", is_flag=True, help="Fetch the timm model's weights from its hub.")
 @click.option("--size", type=click.IntRange(32, 2048), help="Side of the pictures in pixels.")
+@click.option(
+    "--flip", is_flag=True, help="Look at each picture's mirror image too; takes twice as long."
+)
+@click.option(
+    "--scales",
+    metavar="S,S",
+    callback=_scales,
+    help="Look at each picture at several parts of the size, as in 1,0.7; each costs its area.",
+)
 @click.option(
     "--whiten/--no-whiten",
     default=None,
@@ -113,6 +137,8 @@ def build_index(
     weights: Path | None,
     pretrained: bool,
     size: int | None,
+    flip: bool,
+    scales: tuple[float, ...] | None,
     whiten: bool | None,
     kind: str | None,
     recall: float | None,
@@ -148,6 +174,8 @@ def build_index(
     bank = read_manifest(distractors, root=root) if distractors else None
     index = index or default_index(gallery, shard)
     embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
+    if flip or scales is not None:
+        embedder = embedder.with_views(flip=flip, scales=scales or (1.0,))
     with StageProgress() as progress:
         report = build(
             index,

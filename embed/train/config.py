@@ -6,21 +6,19 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lmk.embed.config import TRAINING_SUFFIX
 from lmk.embed.errors import UsageError
+from lmk.embed.train.task_config import Classes, Contrast, Neighbours, Repulsion, Settings, Task
 
+_TASKS = ("classes", "distillation", "neighbours", "repulsion", "contrast")
 NONE = "none"  # of model.weights: random
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Model(_Settings):
+class Model(Settings):
     """The network.
 
     Attributes:
@@ -28,7 +26,9 @@ class Model(_Settings):
         weights: what it starts from: "none" (random), "hub" (timm's, needs a network),
             "package:NAME", a weights file of the backbone, or an embedder's folder (neck and all).
         mean, std: of the pixels in 0..1; timm's own for the backbone unless given.
-        pooling, gem_p, neck, neck_activation, global_context: as of EmbedderConfig.
+        pooling, gem_p, neck, neck_form, neck_activation, global_context: as of EmbedderConfig.
+        whitening_power: a centred neck starts as the PCA-whitening of this power, learnt on the
+            features of the training pictures (but not where `weights` is an embedder's folder).
         train_gem: whether the power of GeM is learnt.
     """
 
@@ -40,127 +40,45 @@ class Model(_Settings):
     gem_p: float = Field(default=3.0, gt=0)
     train_gem: bool = True
     neck: int | None = Field(default=512, ge=1)
+    neck_form: Literal["norm", "centred"] = "norm"
     neck_activation: Literal["prelu"] | None = "prelu"
+    whitening_power: float = Field(default=0.5, ge=0, le=1)
     global_context: float | None = Field(default=None, gt=0, le=1)
-
-
-class MarginByRank(_Settings):
-    """Margins between `low` (the largest class) and `high` (the smallest), by n^-power.
-
-    m(n) = low + (high - low) (n^-power - min) / (max - min), as the 3rd place of Google Landmark
-    Recognition 2020 had it (power 1/4, low .05, high .5). Where all classes have the same size
-    all margins are `low`.
-    """
-
-    form: Literal["rank"] = "rank"
-    power: float = Field(default=0.25, gt=0)
-    low: float = Field(default=0.05, ge=0, le=3)
-    high: float = Field(default=0.5, ge=0, le=3)
-
-
-class MarginByPower(_Settings):
-    """m(n) = a n^-b + c: Ha et al., "Google Landmark Recognition 2020 Competition Third Place"."""
-
-    form: Literal["power"]
-    a: float
-    b: float
-    c: float
-
-
-class Classes(_Settings):
-    """Learn to tell the landmarks of the labels apart.
-
-    Attributes:
-        loss: "softmax" is a plain linear classifier.
-        scale: s of the margin losses.
-        margin: in radians; of cosface a difference of cosines.
-        sub_centers: of "subcenter", for each class.
-        dynamic_margin: a margin for each class by its number of pictures, instead of `margin`.
-        class_weights: weigh each class by 1 / log(1 + n).
-        unlabelled: pictures without a label count for nothing here ("skip"), or are one more
-            class ("background").
-        share: of this loss in the sum.
-    """
-
-    task: Literal["classes"]
-    loss: Literal["softmax", "arcface", "subcenter", "cosface"] = "arcface"
-    scale: float = Field(default=30.0, gt=0)
-    margin: float = Field(default=0.3, ge=0, lt=3)
-    sub_centers: int = Field(default=3, ge=1)
-    dynamic_margin: Annotated[MarginByRank | MarginByPower, Field(discriminator="form")] | None = (
-        None
-    )
-    class_weights: bool = False
-    unlabelled: Literal["skip", "background"] = "skip"
-    share: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        if self.dynamic_margin is not None and self.loss not in ("arcface", "subcenter"):
-            raise ValueError(f"dynamic_margin is for arcface and subcenter, not {self.loss}")
+        if self.neck_form == "centred" and (self.neck is None or self.neck_activation):
+            raise ValueError("a centred neck needs its width `neck`, and neck_activation null")
         return self
 
 
-class Teacher(_Settings):
-    """One network of the ensemble: its unit features at all sizes are summed."""
-
-    model: str
-    sizes: tuple[int, ...] = Field(min_length=1)
-
-
-class Distillation(_Settings):
-    """Learn the vectors of an ensemble, without labels.
-
-    The teachers' features are concatenated, then PCA-whitened to the embedding's dimension.
-
-    Attributes:
-        teachers: presets, embedders' folders or timm models with their sizes in pixels.
-        power: of the whitening, learnt on the training pictures.
-        feature: weight of 1 - cosine to the teacher's vector.
-        relation: weight of the mean squared difference of the cosines between the pictures of a
-            batch: Park et al., "Relational Knowledge Distillation", 2019, with cosines.
-        share: of this loss in the sum.
-    """
-
-    task: Literal["distillation"]
-    teachers: tuple[Teacher, ...] = Field(min_length=1)
-    power: float = Field(default=0.5, ge=0, le=1)
-    feature: float = Field(default=1.0, ge=0)
-    relation: float = Field(default=1.0, ge=0)
-    share: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if self.feature + self.relation == 0:
-            raise ValueError("feature and relation are both 0")
-        return self
-
-
-class Stage(_Settings):
+class Stage(Settings):
     """Some epochs at one size of pictures, in pixels."""
 
     epochs: int = Field(ge=1)
     size: int = Field(ge=16, le=2048)
 
 
-class Optimizer(_Settings):
+class Optimizer(Settings):
     """What moves the weights.
 
     Attributes:
         lr: the peak, for the batch as given.
-        backbone_lr: of the backbone, as a multiple of `lr`.
+        backbone_lr, head_lr: of the backbone and of the tasks' own weights (the classes'
+            centres), as multiples of `lr`.
         weight_decay: not of biases, norms and the power of GeM.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.05, gt=0)
     backbone_lr: float = Field(default=1.0, ge=0)
+    head_lr: float = Field(default=1.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
 
 
-class Schedule(_Settings):
+class Schedule(Settings):
     """The learning rate over the epochs: linear warm-up, then cosine or steps.
 
     Attributes:
@@ -176,7 +94,7 @@ class Schedule(_Settings):
     gamma: float = Field(default=0.1, gt=0)
 
 
-class Augment(_Settings):
+class Augment(Settings):
     """How a picture is changed before it is learnt; 0 switches a change off.
 
     Attributes:
@@ -185,6 +103,10 @@ class Augment(_Settings):
         flip, perspective, grey, erase: how often, 0 to 1.
         rotate: at most, in degrees.
         light: brightness, contrast and saturation change by up to this part, hue by a quarter.
+        corners: each corner moves by a normal deviate of this part of the side, the outside is
+            the mirrored picture.
+        blur: how often, by a Gaussian of .5 to 1.5 pixels.
+        coarse: how often a picture is made smaller, to 36 to 71 % of the side, and larger again.
     """
 
     crop: float = Field(default=0.5, gt=0, le=1)
@@ -195,9 +117,35 @@ class Augment(_Settings):
     perspective: float = Field(default=0.0, ge=0, le=1)
     grey: float = Field(default=0.0, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1)
+    corners: float = Field(default=0.0, ge=0, le=0.2)
+    blur: float = Field(default=0.0, ge=0, le=1)
+    coarse: float = Field(default=0.0, ge=0, le=1)
 
 
-class TrainConfig(_Settings):
+class Groups(Settings):
+    """What a batch is made of, instead of an epoch's pictures in any order.
+
+    Attributes:
+        classes: landmarks in a batch, none twice, drawn as `sampling` says.
+        pictures: of each, different ones where it has so many.
+        unlabelled: pictures without a label in a batch, none twice.
+        views: how often each of them is in the batch, changed at random each time.
+        passes: batches of an epoch.
+    """
+
+    classes: int = Field(ge=1)
+    pictures: int = Field(default=2, ge=1)
+    unlabelled: int = Field(default=0, ge=0)
+    views: int = Field(default=2, ge=1)
+    passes: int = Field(ge=1)
+
+    @property
+    def batch(self) -> int:
+        """Pictures of a batch."""
+        return self.classes * self.pictures + self.unlabelled * self.views
+
+
+class TrainConfig(Settings):
     """All settings of a training run.
 
     Attributes:
@@ -207,6 +155,9 @@ class TrainConfig(_Settings):
             equally often.
         stages: in order; their epochs add up.
         size: of the pictures of the embedder that comes out; the last stage's unless given.
+        groups: what each batch is made of; the batch has that size then.
+        memory_keep: of a picture's embedding in the memory, when it was seen again; the rest is
+            the new one's. There is a memory where a task needs one.
         batch: pictures a pass, over all processes; `accumulate` passes make a step.
         precision: "auto" is bf16 on GPUs that have it and on CPUs with AMX, else fp16 on GPUs,
             else fp32.
@@ -224,12 +175,12 @@ class TrainConfig(_Settings):
 
     name: str
     model: Model
-    tasks: tuple[Annotated[Classes | Distillation, Field(discriminator="task")], ...] = Field(
-        min_length=1
-    )
+    tasks: tuple[Task, ...] = Field(min_length=1)
     sampling: Literal["natural", "sqrt", "balanced"] = "natural"
     stages: tuple[Stage, ...] = Field(min_length=1)
     size: int | None = Field(default=None, ge=16, le=2048)
+    groups: Groups | None = None
+    memory_keep: float = Field(default=0.5, ge=0, lt=1)
     batch: int = Field(default=64, ge=1)
     accumulate: int = Field(default=1, ge=1)
     optimizer: Optimizer = Optimizer()
@@ -245,6 +196,15 @@ class TrainConfig(_Settings):
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=0)
     save_minutes: float = Field(default=10.0, ge=0)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a task needs the memory of all pictures' embeddings."""
+        return any(
+            isinstance(task, Contrast | Neighbours)
+            or (isinstance(task, Classes) and task.start == "means")
+            for task in self.tasks
+        )
 
     @property
     def epochs(self) -> int:
@@ -270,8 +230,19 @@ class TrainConfig(_Settings):
             raise ValueError(
                 f"{self.schedule.warmup} epochs of warm-up leave none of {self.epochs}"
             )
-        if self.sampling != "natural" and not any(isinstance(t, Classes) for t in self.tasks):
-            raise ValueError(f"sampling {self.sampling!r} needs a task of classes")
+        classes = [task for task in self.tasks if isinstance(task, Classes)]
+        if self.sampling != "natural" and not classes and self.groups is None:
+            raise ValueError(f"sampling {self.sampling!r} needs a task of classes, or groups")
+        repelled = any(isinstance(task, Repulsion) for task in self.tasks)
+        fit = [task.loss != "softmax" and task.unlabelled == "skip" for task in classes]
+        if repelled and fit != [True]:
+            raise ValueError(
+                "repulsion needs one task of classes, not softmax, whose unlabelled is skip"
+            )
+        if self.groups is not None and self.batch != self.groups.batch:
+            raise ValueError(f"the groups make a batch of {self.groups.batch}, not {self.batch}")
+        if self.groups is not None and self.groups.passes % self.accumulate:
+            raise ValueError("groups.passes must be a multiple of accumulate")
         return self
 
 
@@ -300,7 +271,7 @@ def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        kinds = ("classes", "distillation", "rank", "power")
+        kinds = (*_TASKS, "rank", "power")
         key = ".".join(str(part) for part in first["loc"] if part not in kinds)
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         raise UsageError(

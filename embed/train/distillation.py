@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,15 @@ from torch.nn import functional
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
-from lmk.embed.errors import ManifestError
-from lmk.embed.extract import Extraction, extract
 from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
-from lmk.embed.train.config import Distillation
+from lmk.embed.train.stored import Progress, require_enough, spread, stored_features
+from lmk.embed.train.task_config import Distillation, Taught
 from lmk.embed.train.tasks import Task
 from lmk.embed.whitening import learn_whitening
 
-_TAUGHT_BY = 20_000  # pictures that the whitening is learnt on
 _ROWS = 8192  # at a time
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +41,7 @@ class TeacherVectors:
 
 
 def teacher_vectors(
-    settings: Distillation,
+    settings: Taught,
     manifests: Sequence[Manifest],
     dim: int,
     store: Path,
@@ -66,29 +62,19 @@ def teacher_vectors(
         ModelError: a teacher that cannot be had.
     """
     members = []
-    known: tuple[Extraction, ...] = ()
     for teacher in settings.teachers:
         stores = []
         for size in teacher.sizes:
             embedder = Embedder.named(teacher.model, size=size)
-            kept = FeatureStore(store, embedder.feature_fingerprint, embedder.feature_dim)
             stage = f"teacher {teacher.model} at {size} px"
-            known = tuple(_extracted(manifests, embedder, kept, stage, progress))
-            stores.append(kept)
+            read = stored_features(manifests, embedder, store, stage, progress)
+            stores.append(read.store)
         members.append(stores)
-    rows, sha256s = _pictures(manifests, known)
+    rows, sha256s = read.numbers, read.sha256s
     width = sum(stores[0].dim for stores in members)
-    if len(rows) <= dim or width < dim:
-        raise ManifestError(
-            f"{len(rows)} readable pictures and {width} features of the teachers are too few "
-            f"for vectors of {dim} components",
-            where="--data",
-            remedy="give more pictures, or choose a smaller model.neck",
-        )
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(_TAUGHT_BY, len(rows))).astype(np.int64))
-    whitening = learn_whitening(
-        _ensemble(members, [sha256s[i] for i in chosen]), dim, settings.power
-    )
+    require_enough(len(rows), width, dim)
+    sample = [sha256s[i] for i in spread(len(rows))]
+    whitening = learn_whitening(_ensemble(members, sample), dim, settings.power)
     total = sum(len(manifest) for manifest in manifests)
     vectors = np.zeros((total, dim), np.float16)
     for start in range(0, len(rows), _ROWS):
@@ -96,40 +82,7 @@ def teacher_vectors(
         vectors[rows[piece]] = whitening.apply(_ensemble(members, sha256s[piece]))
     is_known = np.zeros(total, dtype=bool)
     is_known[rows] = True
-    skipped = tuple(skip for each in known for skip in each.skipped)
-    return TeacherVectors(vectors, is_known, skipped)
-
-
-def _extracted(
-    manifests: Sequence[Manifest],
-    embedder: Embedder,
-    store: FeatureStore,
-    stage: str,
-    progress: Progress,
-) -> list[Extraction]:
-    total = sum(len(manifest) for manifest in manifests)
-    before, result = 0, []
-    for manifest in manifests:
-
-        def count(done: int, before: int = before) -> None:
-            progress(stage, before + done, total)
-
-        result.append(extract(manifest, embedder, store, progress=count))
-        before += len(manifest)
-    return result
-
-
-def _pictures(
-    manifests: Sequence[Manifest], known: Sequence[Extraction]
-) -> tuple[NDArray[np.int64], list[str]]:
-    """The readable pictures: their numbers in the training set, and their sha256s."""
-    numbers, sha256s, first = [], [], 0
-    for manifest, extraction in zip(manifests, known, strict=True):
-        place = {row.id: first + i for i, row in enumerate(manifest.rows)}
-        numbers += [place[picture.row.id] for picture in extraction.pictures]
-        sha256s += [picture.sha256 for picture in extraction.pictures]
-        first += len(manifest)
-    return np.array(numbers, np.int64), sha256s
+    return TeacherVectors(vectors, is_known, read.skipped)
 
 
 def _ensemble(

@@ -36,6 +36,7 @@ class RunFolder:
         self.last = self.training / "last.safetensors"
         self.best = self.training / "best.safetensors"
         self.teacher = self.training / "teacher.safetensors"
+        self.start_state = self.training / "start.safetensors"
 
     def start(
         self, config: TrainConfig, digest: str, *, resume: bool, write: bool

@@ -16,6 +16,7 @@ from lmk.embed.heads import EmbeddingNetwork
 from lmk.embed.train.checkpoint import load_optimizer, optimizer_tensors, part, prefixed
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
+from lmk.embed.train.memory import Memory
 from lmk.embed.train.network import build_optimizer, set_training
 from lmk.embed.train.pictures import Batch
 from lmk.embed.train.tasks import Task
@@ -32,16 +33,17 @@ class _Forward(nn.Module):
         self.tasks = tasks
         self._precision = precision
 
-    def forward(self, pictures: Tensor, targets: list[Tensor], weights: list[Tensor]) -> Tensor:
-        """Sums float32 [tasks] over pictures uint8 [n, size, size, 3]."""
+    def forward(
+        self, pictures: Tensor, targets: list[Tensor], weights: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Sums float32 [tasks] over pictures uint8 [n, size, size, 3], and their embeddings."""
         kind = pictures.device.type
         reduced = self._precision != torch.float32
         with torch.autocast(kind, self._precision, enabled=reduced):
             embeddings = self.network(pictures)
         each = zip(self.tasks, targets, weights, strict=True)
-        return torch.stack(
-            [(task(embeddings.float(), wanted) * weight).sum() for task, wanted, weight in each]
-        )
+        sums = [(task(embeddings.float(), wanted) * weight).sum() for task, wanted, weight in each]
+        return torch.stack(sums), embeddings.detach().float()
 
 
 class Learner:
@@ -56,6 +58,7 @@ class Learner:
         network: with the weights to start from.
         tasks: what is learnt.
         device, precision, world: where.
+        memory: told after each step what was seen in it.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class Learner:
         device: torch.device,
         precision: torch.dtype,
         world: World,
+        memory: Memory | None = None,
     ) -> None:
         self._config = config
+        self._memory = memory
         self._device = device
         self._world = world
         if world.size > 1 and device.type == "cuda":
@@ -110,16 +115,31 @@ class Learner:
         whole = self._world.sum(weights.sum(dim=0)).clamp(min=1e-12)
         shares = torch.tensor([task.share for task in self.tasks], device=self._device) / whole
         totals = torch.zeros_like(whole)
+        seen: list[Tensor] = []
         for i, inputs in enumerate(prepared):
             last = i == len(prepared) - 1
             ddp = isinstance(self._forward, DistributedDataParallel)
             # DistributedDataParallel averages gradients over processes; the loss is their sum.
             with nullcontext() if last or not ddp else self._forward.no_sync():  # type: ignore[operator]
-                sums = self._forward(*inputs)
+                sums, embeddings = self._forward(*inputs)
                 self._scaler.scale((sums * shares).sum() * self._world.size).backward()
             totals += sums.detach()
+            seen.append(embeddings)
         self._update(number, rate)
+        self._remember(batches, seen)
         return self._world.sum(totals) / whole
+
+    def _remember(self, batches: Sequence[Batch], seen: Sequence[Tensor]) -> None:
+        """Tells the memory what all processes saw in the step."""
+        if self._memory is None:
+            return
+        numbers = np.concatenate([batch.numbers for batch in batches])
+        own = (numbers, torch.cat(list(seen)).cpu().numpy())
+        each = self._world.gather(own)
+        self._memory.update(
+            torch.from_numpy(np.concatenate([numbers for numbers, _ in each])),
+            torch.from_numpy(np.concatenate([vectors for _, vectors in each])),
+        )
 
     def _prepare(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         pictures = batch.pictures.to(self._device, non_blocking=True)
@@ -147,6 +167,8 @@ class Learner:
         tensors |= prefixed("optimizer", optimizer_tensors(self._optimizer))
         if self._ema is not None:
             tensors |= prefixed("ema", self._ema.module.state_dict())
+        if self._memory is not None:
+            tensors["memory"] = self._memory.vectors
         return tensors, {"scaler": self._scaler.state_dict()}
 
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
@@ -156,6 +178,8 @@ class Learner:
         load_optimizer(self._optimizer, part("optimizer", tensors))
         if self._ema is not None:
             self._ema.module.load_state_dict(part("ema", tensors))
+        if self._memory is not None:
+            self._memory.set(tensors["memory"])
         if numbers["scaler"]:
             self._scaler.load_state_dict(numbers["scaler"])
 

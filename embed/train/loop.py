@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lmk.embed.embedder import Embedder
@@ -31,8 +32,10 @@ from lmk.embed.train.learner import Learner
 from lmk.embed.train.log import EPOCHS, STEPS, Log
 from lmk.embed.train.network import embedder_config, rate, start_network
 from lmk.embed.train.pictures import Batch, TrainingPictures, read_passes
-from lmk.embed.train.sampling import epoch_order, passes_of, share_of
+from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, share_of
 from lmk.embed.train.setup import build_tasks
+from lmk.embed.train.start import prepare_start
+from lmk.embed.train.tasks import class_codes
 
 Validate = Callable[[Embedder], Mapping[str, float]]
 Progress = Callable[[str, int, int], None]
@@ -115,21 +118,43 @@ def train(
         network = start_network(config)
         checkpoint = folder.start(config, pictures.digest, resume=resume, write=world.first)
         world.wait()
+        features = features or folder.training / "features"
+        begun = prepare_start(
+            config,
+            network,
+            manifests,
+            kept=folder.start_state,
+            features=features,
+            device=place,
+            world=world,
+            progress=progress,
+        )
         tasks, unread = build_tasks(
             config,
             manifests,
             pictures,
             network.dim,
             teacher=folder.teacher,
-            features=features or folder.training / "features",
+            features=features,
             world=world,
+            memory=begun.memory,
             progress=progress,
         )
-        learner = Learner(config, network, tasks, device=place, precision=precision, world=world)
-        run = _Run(config, pictures, folder, learner, world, validate, progress, epoch_done)
+        start = network.state_dict() if config.keep_start else {}
+        start = {name: tensor.clone() for name, tensor in start.items()}
+        learner = Learner(
+            config,
+            network,
+            tasks,
+            device=place,
+            precision=precision,
+            world=world,
+            memory=begun.memory,
+        )
+        run = _Run(config, pictures, folder, learner, start, world, validate, progress, epoch_done)
         if checkpoint is not None:
             run.load(*checkpoint)
-        run.skip(unread)
+        run.skip((*begun.skipped, *unread))
         return run.finish()
 
 
@@ -142,6 +167,7 @@ class _Run:
         pictures: TrainingPictures,
         folder: RunFolder,
         learner: Learner,
+        start: Mapping[str, Tensor],
         world: World,
         validate: Validate | None,
         progress: Progress,
@@ -151,11 +177,13 @@ class _Run:
         self._pictures = pictures
         self._folder = folder
         self._learner = learner
+        self._start = start
         self._world = world
         self._validate = validate
         self._progress = progress
         self._epoch_done = epoch_done
         self._repeats = learner.tasks[0].repeats(config.sampling)
+        self._codes = class_codes(pictures.labels, background=False)[1]
         self._names = _different([task.name for task in learner.tasks])
         self._at = _Position(sums=[0.0] * len(learner.tasks))
         self._steps = len(self._passes(0)) // config.accumulate  # the same in every epoch
@@ -196,10 +224,12 @@ class _Run:
         columns = ("epoch", "size", *self._names, "seconds", *FIGURES)
         self._epochs_log = Log(training / EPOCHS, columns, at.epoch + 1, board)
 
-    def _passes(self, epoch: int) -> Any:
-        order = epoch_order(self._repeats, self._config.seed, epoch)
-        step = self._config.batch * self._config.accumulate
-        return passes_of(order, step).reshape(-1, self._config.batch)
+    def _passes(self, epoch: int) -> NDArray[np.int64]:
+        config = self._config
+        if config.groups is not None:
+            return grouped_passes(self._codes, config.groups, config.sampling, config.seed, epoch)
+        order = epoch_order(self._repeats, config.seed, epoch)
+        return passes_of(order, config.batch * config.accumulate).reshape(-1, config.batch)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """This process's part of the passes of an epoch that are not done yet."""
@@ -312,16 +342,15 @@ class _Run:
             network = build_network(config, None)
         network.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
         if self._config.keep_start:
-            _blend(network, start_network(self._config), self._config.keep_start)
+            _blend(network, self._start, self._config.keep_start)
         return Embedder.of(config, network)
 
 
-def _blend(network: torch.nn.Module, start: torch.nn.Module, share: float) -> None:
-    """Moves a network's weights, means and variances towards another's by a share of the way."""
-    theirs = start.state_dict()
+def _blend(network: torch.nn.Module, start: Mapping[str, Tensor], share: float) -> None:
+    """Moves a network's weights, means and variances towards others by a share of the way."""
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
-            tensor.lerp_(theirs[name], share)
+            tensor.lerp_(start[name], share)
 
 
 def _different(names: list[str]) -> list[str]:

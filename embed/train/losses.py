@@ -17,7 +17,7 @@ from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmk.embed.train.config import Classes, MarginByPower, MarginByRank
+from lmk.embed.train.task_config import Classes, MarginByPower, MarginByRank
 
 _NEAR_ONE = 1 - 1e-6  # the slope of acos is infinite at 1
 _LARGEST_MARGIN = 3.0  # radians; at pi every angle would be past the fallback

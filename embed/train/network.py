@@ -48,10 +48,16 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
         std=model.std or data["std"],
         gem_p=model.gem_p,
         neck=model.neck,
+        neck_form=model.neck_form,
         pooling=model.pooling,
         neck_activation=model.neck_activation,
         global_context=model.global_context,
     )
+
+
+def starts_from_folder(config: TrainConfig) -> bool:
+    """Whether the run starts from the whole network of an embedder's folder, neck and all."""
+    return (Path(config.model.weights) / _CONFIG).is_file()
 
 
 def start_network(config: TrainConfig) -> EmbeddingNetwork:
@@ -67,7 +73,7 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
             network = build_network(wanted.model_copy(update={"weights": source}), None)
         elif source == NONE:
             network = build_network(wanted, None)
-        elif (Path(source) / _CONFIG).is_file():
+        elif starts_from_folder(config):
             network = _from_folder(wanted, Path(source))
         else:
             network = build_network(wanted, Path(source))
@@ -125,10 +131,11 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer; each group's "scale" is its rate as a multiple of the schedule's."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    scales = {"backbone": settings.backbone_lr, "tasks": settings.head_lr}
     named = [*network.named_parameters(), *tasks.named_parameters(prefix="tasks")]
     for name, parameter in named:
         if parameter.requires_grad:
-            scale = settings.backbone_lr if name.startswith("backbone.") else 1.0
+            scale = scales.get(name.partition(".")[0], 1.0)
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     listed = [

@@ -27,6 +27,8 @@ from lmk.embed.train.config import Augment
 _MARGIN = 1.25  # decoded larger than shown, so that crops are not blown up
 _MOST_BAD = 100  # unreadable pictures in a row
 _GREY = 127
+_BLUR = (0.5, 1.5)  # pixels
+_COARSE = (0.36, 0.71)  # parts of the side
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +120,44 @@ class _Reader(Dataset[Any]):
         return torch.empty(0), -1, skipped
 
 
+class _Corners(torch.nn.Module):
+    """Moves each corner by a normal deviate of a part of the side; mirrors what comes in."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self._spread = spread
+
+    def forward(self, picture: Tensor) -> Tensor:
+        side = picture.shape[2]
+        corners = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float32)
+        moved = corners + side * self._spread * torch.randn(4, 2).numpy()
+        matrix = cv2.getPerspectiveTransform(moved.astype(np.float32), corners)
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        seen = cv2.warpPerspective(pixels, matrix, (side, side), borderMode=cv2.BORDER_REFLECT)
+        return torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1)
+
+
+class _Coarse(torch.nn.Module):
+    """Makes a picture smaller and larger again, as pictures from the web often were."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        side = picture.shape[2]
+        less = max(round(side * float(torch.empty(1).uniform_(*_COARSE))), 1)
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        small = cv2.resize(pixels, (less, less), interpolation=cv2.INTER_AREA)
+        again = cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(again).permute(2, 0, 1)
+
+
 def augmentation(augment: Augment, size: int) -> v2.Transform:
     """The changes as one transform: uint8 [3, side, side] -> uint8 [3, size, size]."""
-    steps: list[v2.Transform] = []
+    steps: list[torch.nn.Module] = []
     if augment.rotate:
         steps.append(v2.RandomRotation(augment.rotate, v2.InterpolationMode.BILINEAR, fill=_GREY))
     if augment.perspective:
         steps.append(v2.RandomPerspective(0.3, augment.perspective, fill=_GREY))
+    if augment.corners:
+        steps.append(_Corners(augment.corners))
     if augment.crop < 1:
         ratio = (1 / augment.ratio, augment.ratio)
         steps.append(v2.RandomResizedCrop((size, size), (augment.crop, 1.0), ratio, antialias=True))
@@ -135,6 +168,10 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
         steps.append(v2.ColorJitter(light, light, light, min(light / 4, 0.5)))
     if augment.grey:
         steps.append(v2.RandomGrayscale(augment.grey))
+    if augment.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(9, _BLUR)], augment.blur))
+    if augment.coarse:
+        steps.append(v2.RandomApply([_Coarse()], augment.coarse))
     if augment.erase:
         # A square of 40 % of the side, as the winners of 2020 and 2021 cut it out.
         steps.append(v2.RandomErasing(augment.erase, (0.16, 0.16), (1.0, 1.0), value=_GREY))
@@ -153,14 +190,19 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _without_signal(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches, without the handler of SIGCHLD that torch sets for good.
+def _started(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The loader's batches, from readers that are started without two traps.
 
-    It would run on whatever stack for signals other libraries have left behind, and was seen to end
-    the process there. A worker that dies is noticed without it, some seconds later.
+    OpenCV's threads are ended first: a forked process that has them on its books but not at work
+    would wait for them for ever. And torch sets a handler of SIGCHLD for good, which would run on
+    whatever stack for signals other libraries have left behind, and was seen to end the process
+    there; a worker that dies is noticed without it, some seconds later.
     """
-    before = signal.getsignal(signal.SIGCHLD)
+    before, threads = signal.getsignal(signal.SIGCHLD), cv2.getNumThreads()
+    if loader.num_workers:
+        cv2.setNumThreads(1)
     batches: Iterator[Batch] = iter(loader)
+    cv2.setNumThreads(threads)
     if threading.current_thread() is threading.main_thread():  # no other sets handlers
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return batches
@@ -201,7 +243,7 @@ def read_passes(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # it draws a number nobody uses: not from the loop's chance
     )
-    for batch in _without_signal(loader):
+    for batch in _started(loader):
         if not len(batch.numbers):
             raise LmkError(
                 f"{len(batch.skipped)} pictures in a row cannot be read, the first: "

@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.errors import ManifestError
+from lmk.embed.train.config import Groups
+
 
 def epoch_order(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
     """The pictures of an epoch, in order: int64 [round(sum of repeats)].
@@ -31,6 +34,62 @@ def epoch_order(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[
     drawn = np.repeat(order, times)
     rng.shuffle(drawn)
     return drawn.astype(np.int64)
+
+
+def class_draws(sizes: NDArray[np.float64], sampling: str) -> NDArray[np.float64]:
+    """How often classes are drawn, as multiples of each other: float64 [c].
+
+    Args:
+        sizes: float64 [c], the pictures of each class.
+        sampling: "natural": by their size; "sqrt": by its root; "balanced": equally often.
+    """
+    power = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}[sampling]
+    return np.where(sizes > 0, np.maximum(sizes, 1) ** power, 0.0)
+
+
+def grouped_passes(
+    codes: NDArray[np.int64], groups: Groups, sampling: str, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """The passes of an epoch, each of some pictures of some classes: int64 [passes, batch].
+
+    First come the classes' pictures, class by class, then those without a label, view by view.
+
+    Args:
+        codes: int64 [n], the class of each picture; -1 for none.
+        groups: what a pass is made of.
+        sampling: see class_draws.
+        seed, epoch: whole numbers, 0 or more.
+
+    Raises:
+        ManifestError: there are fewer classes, or pictures without one, than a pass takes.
+    """
+    order = np.argsort(codes, kind="stable")
+    names, starts = np.unique(codes[order], return_index=True)
+    parts = np.split(order, starts[1:])
+    members = [part for name, part in zip(names, parts, strict=True) if name >= 0]
+    without = np.flatnonzero(codes < 0)
+    for found, wanted, what in (
+        (len(members), groups.classes, "landmarks"),
+        (len(without), groups.unlabelled, "pictures without a landmark"),
+    ):
+        if found < wanted:
+            raise ManifestError(
+                f"there are {found} {what}, a batch takes {wanted}",
+                where="--data",
+                remedy="give more of them, or change groups and batch",
+            )
+    draws = class_draws(np.array([len(part) for part in members], np.float64), sampling)
+    rng = np.random.default_rng([seed, epoch])
+    passes = np.empty((groups.passes, groups.batch), np.int64)
+    for row in passes:
+        classes = rng.choice(len(members), groups.classes, replace=False, p=draws / draws.sum())
+        drawn = [
+            rng.choice(members[c], groups.pictures, replace=len(members[c]) < groups.pictures)
+            for c in classes
+        ]
+        others = rng.choice(without, groups.unlabelled, replace=False)
+        row[:] = np.concatenate([*drawn, np.repeat(others, groups.views)])
+    return passes
 
 
 def passes_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:

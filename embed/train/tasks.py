@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lmk.embed.errors import ManifestError
-from lmk.embed.train.config import Classes
 from lmk.embed.train.losses import class_loss, class_weights
+from lmk.embed.train.sampling import class_draws
+from lmk.embed.train.task_config import Classes
 
 BACKGROUND = "(none)"
 
@@ -80,6 +83,21 @@ class ClassTask(Task):
         weights = class_weights(counts) if settings.class_weights else np.ones(len(counts))
         self.register_buffer("class_weights", torch.from_numpy(weights).float(), persistent=False)
 
+    def centres(self) -> Tensor:
+        """The classes' centres [dim, c], or [dim, c * sub_centers], of any length (not softmax)."""
+        loss: Any = self.loss
+        centres: Tensor = loss.W if hasattr(loss, "W") else loss.loss.W
+        return centres
+
+    def start_from(self, vectors: Tensor) -> None:
+        """Puts each class's centre to the mean of its pictures' vectors float32 [pictures, dim]."""
+        codes = torch.from_numpy(self._codes)
+        own = codes >= 0
+        sums = torch.zeros(len(self.classes), vectors.shape[1])
+        sums.index_add_(0, codes[own], vectors.cpu()[own])
+        with torch.no_grad():
+            self.centres().copy_(functional.normalize(sums).T)
+
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
         """Class numbers int64 [n], -1 for a picture of none."""
         return torch.from_numpy(self._codes[pictures])
@@ -128,7 +146,7 @@ def class_repeats(codes: NDArray[np.int64], sampling: str) -> NDArray[np.float64
     if sampling == "natural" or not of_class.any():
         return repeats
     sizes = np.bincount(codes[of_class]).astype(np.float64)
-    draws = np.sqrt(sizes) if sampling == "sqrt" else (sizes > 0).astype(np.float64)
+    draws = class_draws(sizes, sampling)
     share = draws / draws.sum() * of_class.sum() / np.maximum(sizes, 1)
     repeats[of_class] = share[codes[of_class]]
     return repeats

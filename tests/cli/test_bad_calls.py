@@ -55,6 +55,8 @@ def bad_files(here: Path) -> None:
         ("build-index gallery --shard 0/4", ["'--shard'", "'0/4' is not I/N", "such as 1/4"]),
         ("build-index gallery --shard 5/4", ["'--shard'", "'5/4' is not I/N"]),
         ("build-index gallery --shard half", ["'--shard'", "'half' is not I/N"]),
+        ("build-index gallery --scales 1,2", ["'--scales'", "'1,2' is no list of numbers"]),
+        ("build-index gallery --scales half", ["'--scales'", "'half' is no list of numbers"]),
         ("build-index gallery --precision f8", ["'--precision'", "'f8' is not one of"]),
         ("build-index gallery --backend cloud", ["'--backend'", "'cloud' is not one of"]),
         ("build-index gallery --backend milvus", ["needs the server's address: --uri"]),

@@ -10,14 +10,15 @@ from timm.models import is_model
 
 from lmk.embed.config import preset_names
 from lmk.embed.errors import UsageError
-from lmk.embed.train.config import Classes, TrainConfig, training_config, training_presets
+from lmk.embed.train.config import TrainConfig, training_config, training_presets
+from lmk.embed.train.task_config import Classes
 
 
 @pytest.mark.parametrize("name", training_presets())
 def test_presets(name: str) -> None:
     config = training_config(name)
     assert config.name == name and is_model(config.model.backbone)
-    assert config.model.weights == "none"  # no network unless asked
+    assert config.model.weights.partition(":")[0] in ("none", "package")  # no network unless asked
     assert config.model.neck == 512
 
 
@@ -86,6 +87,15 @@ def test_a_file_and_single_values(tmp_path: Path) -> None:
         (["batch=0"], "batch: Input should be greater"),
         (["schedule.warmup=10"], "10.0 epochs of warm-up leave none of 10"),
         (["tasks.0.loss=softmax"], "dynamic_margin is for arcface and subcenter, not softmax"),
+        (["tasks.0.start=means"], "start 'means' is for arcface and cosface, not subcenter"),
+        (["model.neck_form=centred"], "a centred neck needs its width"),
+        (['groups={"classes": 2, "passes": 3}'], "the groups make a batch of 4, not 64"),
+        (
+            ['groups={"classes": 2, "passes": 3}', "batch=4", "accumulate=2"],
+            "groups.passes must be a multiple of accumulate",
+        ),
+        (['tasks.0={"task": "repulsion"}', "sampling=natural"], "repulsion needs one task of cla"),
+        (['tasks.0={"task": "contrast", "x": 1}'], "gcresnext26: tasks.0.x: unknown key"),
         (["batch"], "--set: 'batch' changes no setting; write KEY=VALUE"),
         (["tasks.9.loss=softmax"], "--set: 'tasks.9.loss=softmax' changes no setting"),
         (["name.x.y=1"], "changes no setting"),
@@ -116,3 +126,25 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(UsageError, match="holds no settings"):
         training_config(str(path))
+
+
+def test_repulsion_needs_classes_with_centres() -> None:
+    for change in ("loss=softmax", "unlabelled=background"):
+        with pytest.raises(UsageError, match="repulsion needs one task of classes, not softmax"):
+            training_config(
+                "landmarks-lite1",
+                ["tasks.1.start=random", "tasks.1.dynamic_margin=null", f"tasks.1.{change}"],
+            )
+
+
+def test_who_needs_a_memory() -> None:
+    assert training_config("landmarks-lite1").remembers
+    assert not training_config("gcresnext26").remembers
+    assert training_config("gcresnext26", ["tasks.0.loss=arcface", "tasks.0.start=means"]).remembers
+
+
+def test_the_preset_with_global_context_differs_in_nothing_else() -> None:
+    plain, other = (training_config(f"landmarks-lite1{end}") for end in ("", "-gc"))
+    assert other.model.global_context == 0.125
+    model = other.model.model_copy(update={"global_context": None})
+    assert other.model_copy(update={"model": model, "name": plain.name}) == plain

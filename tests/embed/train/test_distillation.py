@@ -18,10 +18,11 @@ from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import ManifestError
 from lmk.embed.manifest import Manifest, read_manifest
 from lmk.embed.train import setup
-from lmk.embed.train.config import Distillation, TrainConfig
+from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import train
+from lmk.embed.train.task_config import Distillation
 from lmk.embed.whitening import learn_whitening
 
 Small = Callable[..., TrainConfig]

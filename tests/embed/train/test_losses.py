@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmk.embed.train.config import Classes, MarginByPower, MarginByRank
 from lmk.embed.train.losses import MarginArcFace, class_loss, class_margins, class_weights
+from lmk.embed.train.task_config import Classes, MarginByPower, MarginByRank
 
 N, DIM, CLASSES = 12, 6, 5
 COUNTS = np.array([1, 4, 40, 7, 100])

@@ -115,7 +115,7 @@ class TestFreezing:
 class TestOptimizer:
     def test_groups(self, small: Small) -> None:
         network, head = start_network(small()), nn.ModuleList([nn.Linear(16, 3)])
-        settings = Optimizer(backbone_lr=0.1, weight_decay=0.3)
+        settings = Optimizer(backbone_lr=0.1, head_lr=5, weight_decay=0.3)
         groups = build_optimizer(settings, network, head).param_groups
         of = {
             id(p): (group["scale"], group["weight_decay"])
@@ -126,7 +126,7 @@ class TestOptimizer:
         assert of[id(next(p for p in network.backbone.parameters() if p.ndim == 1))] == (0.1, 0.0)
         assert of[id(network.pool.p)] == (1.0, 0.0)
         assert of[id(network.neck[0].weight)] == (1.0, 0.3)
-        assert of[id(head[0].weight)] == (1.0, 0.3)
+        assert of[id(head[0].weight)] == (5.0, 0.3)
         assert len(of) == len([*network.parameters(), *head.parameters()])
 
     def test_kinds(self, small: Small) -> None:

@@ -14,7 +14,17 @@ from lmk.embed.train.config import Augment
 from lmk.embed.train.pictures import Batch, TrainingPictures, augmentation, read_passes
 
 NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)
-ALL = Augment(crop=0.4, rotate=20, light=0.3, perspective=0.5, grey=0.3, erase=0.5)
+ALL = Augment(
+    crop=0.4,
+    rotate=20,
+    light=0.3,
+    perspective=0.5,
+    grey=0.3,
+    erase=0.5,
+    corners=0.05,
+    blur=0.5,
+    coarse=0.5,
+)
 
 
 def read(manifest: Manifest, augment: Augment, workers: int = 0, size: int = 40) -> list[Batch]:
@@ -64,6 +74,9 @@ def test_changes_follow_from_the_seed_whoever_reads(gallery: Manifest) -> None:
         {"perspective": 1.0},
         {"grey": 1.0},
         {"erase": 1.0},
+        {"corners": 0.1},
+        {"blur": 1.0},
+        {"coarse": 1.0},
     ],
 )
 def test_each_change_changes_something(change: dict[str, float]) -> None:
@@ -80,6 +93,28 @@ def test_each_change_changes_something(change: dict[str, float]) -> None:
     if change == {"erase": 1.0}:
         share = (changed != picture).float().mean().item()
         assert 0.14 < share < 0.17  # a square of 40 % of the side
+
+
+def test_corners_are_a_projection_that_mirrors_the_outside() -> None:
+    """A straight edge stays one, and nothing that is not in the picture comes in."""
+    picture = torch.full((3, 64, 64), 60, dtype=torch.uint8)
+    picture[:, :, 32:] = 200
+    torch.manual_seed(3)
+    changed = augmentation(NOTHING.model_copy(update={"corners": 0.2}), 64)(picture)
+    assert changed.min() >= 60 and changed.max() <= 200
+    rows = np.arange(16, 48)
+    edges = np.array([np.interp(130, changed[0, y].float(), np.arange(64)) for y in rows])
+    line = np.polyval(np.polyfit(rows, edges, 1), rows)
+    assert np.ptp(edges) > 0.5 and np.abs(edges - line).max() < 0.6
+
+
+@pytest.mark.parametrize("change", [{"blur": 1.0}, {"coarse": 1.0}])
+def test_fine_detail_goes_and_the_light_stays(change: dict[str, float]) -> None:
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    torch.manual_seed(1)
+    changed = augmentation(NOTHING.model_copy(update=change), 64)(picture).float()
+    assert changed.std() < 0.8 * picture.float().std()
+    assert abs(changed.mean() - picture.float().mean()) < 2
 
 
 def test_the_training_set(gallery: Manifest, bank: Manifest) -> None:

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmk.embed.train.sampling import epoch_order, passes_of, share_of
+from lmk.embed.errors import ManifestError
+from lmk.embed.train.config import Groups
+from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, share_of
 from lmk.embed.train.tasks import class_codes, class_repeats
 
 GOLDEN = [[2, 3, 4, 1, 1], [2, 3, 1, 1, 4]]
+GOLDEN_PASSES = [[9, 3, 18, 4, 0, 7, 10, 10, 1, 1], [0, 4, 7, 15, 21, 22, 6, 6, 10, 10]]
 CODES = np.array([0] * 1 + [1] * 4 + [2] * 16 + [-1])
 
 
@@ -95,3 +98,52 @@ def test_class_codes() -> None:
     names, codes = class_codes(labels, background=True)
     assert names == ("a", "b", "(none)") and codes.tolist() == [1, 2, 0, 1]
     assert class_codes(labels[2:], background=True)[0] == ("a", "b")
+
+
+class TestGroups:
+    GROUPS = Groups(classes=2, pictures=3, unlabelled=2, views=2, passes=400)
+    CODES = np.array([1, -1, 0, 2, 1, 2, -1, 1, 2, 2, -1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+
+    def test_what_a_pass_is_made_of(self) -> None:
+        """Two classes of three pictures, different ones where there are three; then two by two."""
+        passes = grouped_passes(self.CODES, self.GROUPS, "sqrt", 0, 0)
+        assert passes.shape == (400, self.GROUPS.batch) == (400, 10)
+        for row in passes:
+            first, second, others = row[:3], row[3:6], row[6:]
+            classes = [set(self.CODES[part]) for part in (first, second)]
+            assert all(len(each) == 1 for each in classes) and classes[0] != classes[1]
+            for part in (first, second):
+                assert len(set(part)) == (1 if self.CODES[part[0]] == 0 else 3)
+            assert others[0] == others[1] != others[2] == others[3]
+            assert (self.CODES[others] == -1).all()
+
+    @pytest.mark.parametrize(
+        ("sampling", "power"), [("natural", 1), ("sqrt", 0.5), ("balanced", 0)]
+    )
+    def test_classes_are_drawn_by_their_sizes(self, sampling: str, power: float) -> None:
+        groups = Groups(classes=1, pictures=1, passes=6000)
+        passes = grouped_passes(self.CODES, groups, sampling, 3, 1)
+        sizes = np.array([1.0, 4.0, 15.0]) ** power
+        shares = np.bincount(self.CODES[passes[:, 0]]) / 6000
+        np.testing.assert_allclose(shares, sizes / sizes.sum(), atol=0.02)
+
+    def test_seed_and_epoch_determine_it(self) -> None:
+        first, again, other, third = (
+            grouped_passes(self.CODES, self.GROUPS, "sqrt", seed, epoch).tolist()
+            for seed, epoch in ((0, 0), (0, 0), (1, 0), (0, 1))
+        )
+        assert first == again and first != other and first != third
+
+    def test_golden(self) -> None:
+        """A run that goes on must see the same passes."""
+        groups = self.GROUPS.model_copy(update={"passes": 2})
+        assert grouped_passes(self.CODES, groups, "sqrt", 7, 0).tolist() == GOLDEN_PASSES
+
+    def test_too_few(self) -> None:
+        for change, message in (
+            ({"classes": 4}, "there are 3 landmarks, a batch takes 4"),
+            ({"unlabelled": 4}, "there are 3 pictures without a landmark, a batch takes 4"),
+        ):
+            groups = self.GROUPS.model_copy(update=change)
+            with pytest.raises(ManifestError, match=message):
+                grouped_passes(self.CODES, groups, "sqrt", 0, 0)

@@ -1,0 +1,49 @@
+"""Memory: the latest embeddings of all training pictures, which a batch is compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Memory:
+    """Unit vectors of all pictures; seeing a picture moves its own towards what was seen.
+
+    Wang et al., "Cross-Batch Memory for Embedding Learning", 2020, keep the last batches; this one
+    has a place for each picture, so every landmark is in it at any time.
+
+    Args:
+        vectors: float32 [n, dim], of any length; zeros for a picture that cannot be read.
+        keep: the part of the old vector in the new one.
+        device: where.
+
+    Attributes:
+        vectors: float32 [n, dim], of length 1 or 0.
+        known: bool [n], false for zeros.
+    """
+
+    def __init__(self, vectors: Tensor, keep: float, device: torch.device | None = None) -> None:
+        self._keep = keep
+        self.vectors = functional.normalize(vectors.float().to(device or vectors.device))
+        self.known = self.vectors.any(dim=1)
+
+    def set(self, vectors: Tensor) -> None:
+        """Goes back to the vectors of a checkpoint, in place and bit by bit."""
+        self.vectors.copy_(vectors)
+        self.known.copy_(self.vectors.any(dim=1))
+
+    def update(self, numbers: Tensor, embeddings: Tensor) -> None:
+        """Takes in what was seen: unit(keep * old + (1 - keep) * mean of the new unit vectors).
+
+        Args:
+            numbers: int64 [m], which pictures; the same one may come several times.
+            embeddings: float [m, dim], of any length.
+        """
+        new = functional.normalize(embeddings.detach().to(self.vectors))
+        seen = numbers.to(new.device)
+        rows, place, times = torch.unique(seen, return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(rows), new.shape[1], device=new.device).index_add_(0, place, new)
+        mixed = self._keep * self.vectors[rows] + (1 - self._keep) * sums / times[:, None]
+        self.vectors[rows] = functional.normalize(mixed)
+        self.known[rows] = True

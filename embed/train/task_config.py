@@ -1,0 +1,172 @@
+"""Settings of what is learnt: the tasks of a training run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Some settings: never changed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MarginByRank(Settings):
+    """Margins between `low` (the largest class) and `high` (the smallest), by n^-power.
+
+    m(n) = low + (high - low) (n^-power - min) / (max - min), as the 3rd place of Google Landmark
+    Recognition 2020 had it (power 1/4, low .05, high .5). Where all classes have the same size
+    all margins are `low`.
+    """
+
+    form: Literal["rank"] = "rank"
+    power: float = Field(default=0.25, gt=0)
+    low: float = Field(default=0.05, ge=0, le=3)
+    high: float = Field(default=0.5, ge=0, le=3)
+
+
+class MarginByPower(Settings):
+    """m(n) = a n^-b + c: Ha et al., "Google Landmark Recognition 2020 Competition Third Place"."""
+
+    form: Literal["power"]
+    a: float
+    b: float
+    c: float
+
+
+class Classes(Settings):
+    """Learn to tell the landmarks of the labels apart.
+
+    Attributes:
+        loss: "softmax" is a plain linear classifier.
+        scale: s of the margin losses.
+        margin: in radians; of cosface a difference of cosines.
+        sub_centers: of "subcenter", for each class.
+        dynamic_margin: a margin for each class by its number of pictures, instead of `margin`.
+        class_weights: weigh each class by 1 / log(1 + n).
+        start: the classes' centres are random at first, or the "means" of their pictures'
+            embeddings by the starting network (of arcface and cosface).
+        unlabelled: pictures without a label count for nothing here ("skip"), or are one more
+            class ("background").
+        share: of this loss in the sum.
+    """
+
+    task: Literal["classes"]
+    loss: Literal["softmax", "arcface", "subcenter", "cosface"] = "arcface"
+    scale: float = Field(default=30.0, gt=0)
+    margin: float = Field(default=0.3, ge=0, lt=3)
+    sub_centers: int = Field(default=3, ge=1)
+    dynamic_margin: Annotated[MarginByRank | MarginByPower, Field(discriminator="form")] | None = (
+        None
+    )
+    class_weights: bool = False
+    start: Literal["random", "means"] = "random"
+    unlabelled: Literal["skip", "background"] = "skip"
+    share: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.dynamic_margin is not None and self.loss not in ("arcface", "subcenter"):
+            raise ValueError(f"dynamic_margin is for arcface and subcenter, not {self.loss}")
+        if self.start == "means" and self.loss not in ("arcface", "cosface"):
+            raise ValueError(f"start 'means' is for arcface and cosface, not {self.loss}")
+        return self
+
+
+class Teacher(Settings):
+    """One network of the ensemble: its unit features at all sizes are summed."""
+
+    model: str
+    sizes: tuple[int, ...] = Field(min_length=1)
+
+
+class Taught(Settings):
+    """An ensemble to learn from.
+
+    The teachers' features are concatenated, then PCA-whitened to the embedding's dimension.
+
+    Attributes:
+        teachers: presets, embedders' folders or timm models with their sizes in pixels.
+        power: of the whitening, learnt on the training pictures.
+        share: of this loss in the sum.
+    """
+
+    teachers: tuple[Teacher, ...] = Field(min_length=1)
+    power: float = Field(default=0.5, ge=0, le=1)
+    share: float = Field(default=1.0, gt=0)
+
+
+class Distillation(Taught):
+    """Learn the vectors of an ensemble, without labels.
+
+    Attributes:
+        feature: weight of 1 - cosine to the teacher's vector.
+        relation: weight of the mean squared difference of the cosines between the pictures of a
+            batch: Park et al., "Relational Knowledge Distillation", 2019, with cosines.
+    """
+
+    task: Literal["distillation"]
+    feature: float = Field(default=1.0, ge=0)
+    relation: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.feature + self.relation == 0:
+            raise ValueError("feature and relation are both 0")
+        return self
+
+
+class Neighbours(Taught):
+    """Keep what an ensemble says about which everyday pictures are near.
+
+    The Kullback-Leibler divergence between two distributions over the pictures without a label:
+    softmax(cosines / temperature), of the teacher and of the network against the memory. Fang et
+    al., "SEED: Self-supervised Distillation for Visual Representation", 2021.
+
+    Attributes:
+        temperature: divides the cosines.
+    """
+
+    task: Literal["neighbours"]
+    temperature: float = Field(default=0.1, gt=0)
+
+
+class Repulsion(Settings):
+    """Keep pictures without a label away from all landmarks' centres, those of the classes task.
+
+    softplus(s (log(sum_c exp(s cos_c)) / s - margin)) / s: a smooth largest cosine, over a margin.
+
+    Attributes:
+        scale: s.
+        margin: the cosine from which on it counts.
+        share: of this loss in the sum.
+    """
+
+    task: Literal["repulsion"]
+    scale: float = Field(default=30.0, gt=0)
+    margin: float = Field(default=0.2, ge=-1, le=1)
+    share: float = Field(default=1.0, gt=0)
+
+
+class Contrast(Settings):
+    """Supervised contrastive loss against the memory of all pictures and the rest of the batch.
+
+    Khosla et al., "Supervised Contrastive Learning", 2020, with the memory of Wang et al.,
+    "Cross-Batch Memory for Embedding Learning", 2020. A picture without a label is a class of its
+    own, which a batch should show more than once (groups.views).
+
+    Attributes:
+        temperature: divides the cosines.
+        share: of this loss in the sum.
+    """
+
+    task: Literal["contrast"]
+    temperature: float = Field(default=0.1, gt=0)
+    share: float = Field(default=1.0, gt=0)
+
+
+Task = Annotated[
+    Classes | Distillation | Neighbours | Repulsion | Contrast, Field(discriminator="task")
+]
