@@ -88,7 +88,7 @@ class Taught(Settings):
     The teachers' features are concatenated, then PCA-whitened to the embedding's dimension.
 
     Attributes:
-        teachers: presets, embedders' folders or timm models with their sizes in pixels.
+        teachers: presets with their sizes in pixels.
         power: of the whitening, learnt on the training pictures.
         share: of this loss in the sum.
     """

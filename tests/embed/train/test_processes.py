@@ -85,6 +85,46 @@ def test_two_processes_are_one_with_the_same_batch(
         np.testing.assert_allclose(ended[1][name], ended[0][name], rtol=1e-3, atol=1e-5)
 
 
+def test_two_processes_share_a_memory(
+    small: Small, gallery: Manifest, bank: Manifest, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """What compares a picture with the memory alone is the same however the batch is shared out."""
+    model = {"weights": str(tiny_weights), "neck": 8, "neck_form": "centred"}
+    settings: dict[str, Any] = {
+        "model": {"backbone": "test_resnet", "neck_activation": None} | model,
+        "freeze_norms": True,
+        "tasks": [
+            {"task": "classes", "start": "means"},
+            {"task": "repulsion"},
+            {"task": "neighbours", "teachers": [{"model": "lite0", "sizes": [32]}]},
+        ],
+        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "passes": 4},
+        "batch": 8,
+        "size": 48,
+        "stages": [{"epochs": 2, "size": 48}],
+        "optimizer": {"lr": 0.01},
+    }
+    plan = command(_made(tmp_path / "two"), small(**settings), gallery.root, *TWO)
+    plan += ["--data", str(bank.root)]
+    done = subprocess.run(plan, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    plan = command(_made(tmp_path / "one"), small(**settings), gallery.root)
+    plan += ["--data", str(bank.root)]
+    subprocess.run(plan, env=ENVIRONMENT, capture_output=True, check=True, timeout=180)
+    ended = [tmp_path / name / "run" / "training" for name in ("one", "two")]
+    rows = [read_log(training / "steps.csv") for training in ended]
+    for name in ("classes", "repulsion", "neighbours"):
+        one, two = ([float(row[name]) for row in each] for each in rows)
+        assert len(one) == 8 and two == pytest.approx(one, rel=1e-3, abs=1e-6)
+    memories = [load_file(training / "last.safetensors")["memory"] for training in ended]
+    np.testing.assert_allclose(memories[1], memories[0], atol=1e-4)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def test_a_batch_that_cannot_be_shared_out(small: Small, gallery: Manifest, tmp_path: Path) -> None:
     call = command(tmp_path, small(batch=5), gallery.root, *TWO)
     done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
