@@ -102,7 +102,8 @@ class Augment(Settings):
         ratio: the widest crop's width by height, and one by it the narrowest.
         flip, perspective, grey, erase: how often, 0 to 1.
         rotate: at most, in degrees.
-        light: brightness, contrast and saturation change by up to this part, hue by a quarter.
+        light: brightness, contrast and saturation change by up to this part.
+        hue: changes by up to this part of the circle; a quarter of `light` unless given.
         corners: each corner moves by a normal deviate of this part of the side, the outside is
             the mirrored picture.
         blur: how often, by a Gaussian of .5 to 1.5 pixels.
@@ -114,6 +115,7 @@ class Augment(Settings):
     flip: float = Field(default=0.5, ge=0, le=1)
     rotate: float = Field(default=10.0, ge=0, le=180)
     light: float = Field(default=0.2, ge=0, le=1)
+    hue: float | None = Field(default=None, ge=0, le=0.5)
     perspective: float = Field(default=0.0, ge=0, le=1)
     grey: float = Field(default=0.0, ge=0, le=1)
     erase: float = Field(default=0.0, ge=0, le=1)

@@ -163,9 +163,10 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
         steps.append(v2.RandomResizedCrop((size, size), (augment.crop, 1.0), ratio, antialias=True))
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
-    if augment.light:
-        light = augment.light
-        steps.append(v2.ColorJitter(light, light, light, min(light / 4, 0.5)))
+    light = augment.light
+    hue = light / 4 if augment.hue is None else augment.hue
+    if light or hue:
+        steps.append(v2.ColorJitter(light, light, light, hue))
     if augment.grey:
         steps.append(v2.RandomGrayscale(augment.grey))
     if augment.blur:

@@ -71,6 +71,7 @@ def test_changes_follow_from_the_seed_whoever_reads(gallery: Manifest) -> None:
         {"flip": 1.0},
         {"rotate": 45.0},
         {"light": 0.5},
+        {"hue": 0.4},
         {"perspective": 1.0},
         {"grey": 1.0},
         {"erase": 1.0},
@@ -93,6 +94,18 @@ def test_each_change_changes_something(change: dict[str, float]) -> None:
     if change == {"erase": 1.0}:
         share = (changed != picture).float().mean().item()
         assert 0.14 < share < 0.17  # a square of 40 % of the side
+
+
+def test_hue_is_a_quarter_of_light_unless_given() -> None:
+    """Brightness, contrast and saturation change green and blue of a red picture alike."""
+    picture = torch.zeros((3, 8, 8), dtype=torch.uint8)
+    picture[0] = 200
+    for change, turned in ({"light": 0.4}, True), ({"light": 0.4, "hue": 0}, False):
+        step = augmentation(NOTHING.model_copy(update=change), 8)
+        torch.manual_seed(0)
+        results = [step(picture) for _ in range(20)]
+        green_or_blue = [(int(r[1].max()) != int(r[2].max())) for r in results]
+        assert any(green_or_blue) == turned
 
 
 def test_corners_are_a_projection_that_mirrors_the_outside() -> None:
