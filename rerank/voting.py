@@ -18,8 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.index.neighbours import NO_ROW
+from lmk.rerank.ranking import order_of
+
 _MANY = 16  # queries from which the fast way is taken
 _BLOCK = 2048  # queries of the fast way at a time: small enough for the processor's cache
+_COMPILED = 1 << 20  # neighbours from which on the compiled vote saves more than it takes to load
+_WHOLE = 64  # whole powers up to here are multiplied
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,22 @@ def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[n
     """
     if not power > 0:
         raise ValueError(f"power must be above 0, got {power}")
-    return np.asarray(np.maximum(scores, 0).astype(np.float64) ** power, np.float64)
+    weights = np.maximum(scores, 0).astype(np.float64)
+    if power == int(power) <= _WHOLE:
+        return whole_power(weights, int(power))
+    return np.asarray(weights**power, np.float64)
+
+
+def whole_power(base: NDArray[np.float64], power: int) -> NDArray[np.float64]:
+    """base ** power by squaring, for a power of at least 1: a tenth of the time of a logarithm."""
+    result, square = np.ones_like(base), base.copy()
+    while True:
+        if power & 1:
+            result *= square
+        power >>= 1
+        if not power:
+            return result
+        square *= square
 
 
 def softmax_weights(scores: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
@@ -93,6 +113,89 @@ def class_prior(pictures: NDArray[np.integer], strength: float) -> NDArray[np.fl
     """
     counted = np.maximum(pictures, 1).astype(np.float64)
     return np.asarray(counted**strength, np.float64)
+
+
+def vote_best(
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    k: int,
+    label_offsets: NDArray[np.int64],
+    label_codes: NDArray[np.int32],
+    *,
+    power: float = 1.0,
+    temperature: float | None = None,
+    most: int | None = None,
+    scale: NDArray[np.float64] | None = None,
+) -> Votes:
+    """The k best neighbours vote with max(score, 0) ** power, or with their softmax.
+
+    The best by score falling, then row rising; their weights are added up in the order in which
+    they stand in `rows`. Where all weights are 0, the label of the best one wins with a total of 0
+    (the smaller code where it has several; where it has none, the smallest of the others).
+
+    Args:
+        rows: int64 [q, n], gallery rows; -1 for no neighbour.
+        scores: float32 [q, n], in any order; one of -inf does not vote.
+        k: neighbours that vote.
+        label_offsets, label_codes, most, scale: see `vote`.
+        power: see power_weights.
+        temperature: of a softmax over the k best, which then stands for the power.
+
+    Returns:
+        winner and total [q], shares [q, n].
+
+    Raises:
+        ValueError: for k below 1, or numbers that power_weights, softmax_weights or vote refuse.
+    """
+    if k < 1:
+        raise ValueError(f"at least 1 neighbour must vote, got {k}")
+    k = min(k, rows.shape[1])
+    plain = temperature is None and most is None and scale is None
+    if rows.size >= _COMPILED and plain and power in range(1, _WHOLE + 1):
+        votes = _vote_compiled(rows, scores, k, label_offsets, label_codes, int(power))
+        if votes is not None:
+            return votes
+    voters, of_voters, places = np.where(np.isneginf(scores), NO_ROW, rows), scores, None
+    if k < rows.shape[1]:
+        places = np.sort(order_of(voters, scores)[:, :k], axis=1)
+        voters, of_voters = (np.take_along_axis(a, places, axis=1) for a in (voters, scores))
+    weights = (
+        power_weights(of_voters, power)
+        if temperature is None
+        else softmax_weights(of_voters, temperature)
+    )
+    silent = np.flatnonzero((weights == 0).all(axis=1)) if k else np.zeros(0, np.int64)
+    weights[silent, order_of(voters[silent], of_voters[silent])[:, :1].ravel()] = 1
+    result = vote(voters, weights, label_offsets, label_codes, most=most, scale=scale)
+    result.total[silent] = 0
+    result.shares[silent] = 0
+    shares = result.shares
+    if places is not None:
+        shares = np.zeros(rows.shape, np.float32)
+        np.put_along_axis(shares, places, result.shares, axis=1)
+    return Votes(result.winner, result.total, shares)
+
+
+def _vote_compiled(
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    k: int,
+    label_offsets: NDArray[np.int64],
+    label_codes: NDArray[np.int32],
+    power: int,
+) -> Votes | None:
+    """vote_best, to the last bit; None where a gallery picture has several labels."""
+    from lmk.rerank.voting_compiled import single_codes, vote_rows  # numba takes a while to import
+
+    row_codes = np.empty(len(label_offsets) - 1, np.int32)
+    if not single_codes(label_offsets, label_codes, row_codes):
+        return None
+    votes = Votes(
+        np.empty(len(rows), np.int64), np.empty(len(rows)), np.zeros(rows.shape, np.float32)
+    )
+    given = np.ascontiguousarray(rows), np.ascontiguousarray(scores)
+    vote_rows(*given, k, power, row_codes, votes.winner, votes.total, votes.shares)
+    return votes
 
 
 def vote(

@@ -16,7 +16,9 @@ from lmk.rerank.voting import (
     power_weights,
     softmax_weights,
     vote,
+    vote_best,
     vote_single,
+    whole_power,
 )
 
 
@@ -222,3 +224,104 @@ def test_single_labels_in_single_precision() -> None:
     assert got.total.dtype == np.float64 and got.shares.dtype == np.float32
     np.testing.assert_array_equal(got.shares[0], np.float32([0.3, 0, 0.3, 0]))
     assert not got.shares[1:].any()
+
+
+def slow_best(
+    rows: np.ndarray, scores: np.ndarray, k: int, labels: list[list[int]], power: int
+) -> list[tuple[int, float, list[float]]]:
+    """One query after the other, in words."""
+    results = []
+    for query, given_ in zip(rows.tolist(), scores.tolist(), strict=True):
+        there = [j for j, row in enumerate(query) if row >= 0 and given_[j] > -math.inf]
+        voters = sorted(there, key=lambda j: (-given_[j], query[j]))[:k]
+        weights = {j: max(given_[j], 0.0) ** power for j in sorted(voters)}
+        silent = not any(weights.values())
+        if silent and voters:
+            weights[voters[0]] = 1.0
+        sums: dict[int, float] = {}
+        for j, weight in weights.items():
+            for label in labels[query[j]]:
+                sums[label] = sums.get(label, 0.0) + weight
+        winner = min(sums, key=lambda label: (-sums[label], label)) if sums else -1
+        shares = [0.0] * len(query)
+        for j, weight in weights.items():
+            if not silent and winner in labels[query[j]]:
+                shares[j] = weight
+        results.append((winner, 0.0 if silent else sums.get(winner, 0.0), shares))
+    return results
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    q=st.sampled_from([0, 1, 3, 300]),
+    n=st.integers(0, 9),
+    k=st.integers(1, 10),
+    power=st.integers(1, 4),
+    most_labels=st.integers(1, 3),
+)
+def test_the_best_vote_compiled_or_not_as_a_slow_count_says(
+    seed: int, q: int, n: int, k: int, power: int, most_labels: int
+) -> None:
+    """Scores are sixteenths, so that powers, sums and ties are exact; some do not vote."""
+    rng = np.random.default_rng(seed)
+    gallery = 12
+    counts = rng.integers(0, most_labels + 1, gallery)
+    labels = [sorted(rng.permutation(4)[:count].tolist()) for count in counts]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    codes = np.array([code for row in labels for code in row], np.int32)
+    rows = np.array([rng.permutation(gallery)[:n] for _ in range(q)], np.int64).reshape(q, n)
+    rows[rng.random((q, n)) < 0.1] = -1
+    scores = (rng.integers(-8, 5, (q, n)) / 4).astype(np.float32)
+    scores[(rows < 0) | (rng.random((q, n)) < 0.1)] = -np.inf
+    expected = slow_best(rows, scores, k, labels, power)
+    for compiled in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(voting, "_COMPILED", compiled)
+            got = vote_best(rows, scores, k, offsets, codes, power=power)
+        assert got.winner.tolist() == [winner for winner, _, _ in expected]
+        assert got.total.tolist() == [total for _, total, _ in expected]
+        assert got.shares.shape == (q, n) and got.shares.dtype == np.float32
+        assert got.shares.tolist() == [shares for _, _, shares in expected]
+
+
+@pytest.mark.parametrize("k", [1, 5, 33])
+@pytest.mark.parametrize("power", [1, 3, 9, 64])
+def test_the_compiled_vote_is_the_same_to_the_last_bit(k: int, power: int) -> None:
+    """Random scores: a sum or a product in another order would show in the last bits."""
+    rng = np.random.default_rng(k)
+    rows = np.array([rng.permutation(300)[:33] for _ in range(600)])
+    scores = (rng.random((600, 33)) - 0.2).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(rng.random(300) < 0.9)])
+    codes = rng.integers(0, 6, offsets[-1]).astype(np.int32)
+    both = []
+    for compiled in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(voting, "_COMPILED", compiled)
+            both.append(vote_best(rows, scores, k, offsets, codes, power=power))
+    for name in ("winner", "total", "shares"):
+        assert np.array_equal(getattr(both[0], name), getattr(both[1], name)), name
+
+
+def test_the_best_vote_by_softmax_or_with_a_prior() -> None:
+    rows = np.array([[0, 1, 2, 3]])
+    scores = np.array([[0.2, 0.9, 0.8, 0.7]], np.float32)
+    offsets, codes = np.arange(5), np.array([0, 1, 2, 2], np.int32)
+    soft = vote_best(rows, scores, 3, offsets, codes, temperature=0.1)
+    weights = np.exp([0, -1, -2]) / np.exp([0, -1, -2]).sum()
+    assert soft.winner.tolist() == [1] and soft.total[0] == pytest.approx(weights[0])
+    plain = vote_best(rows, scores, 3, offsets, codes, power=1.5)
+    assert plain.winner.tolist() == [2]
+    np.testing.assert_allclose(plain.shares, [[0, 0, 0.8**1.5, 0.7**1.5]], rtol=1e-6)
+    one = vote_best(rows, scores, 3, offsets, codes, most=1)
+    assert one.winner.tolist() == [1] and one.total[0] == np.float32(0.9)
+    prior = vote_best(rows, scores, 4, offsets, codes, scale=np.array([9.0, 1, 1]))
+    assert prior.winner.tolist() == [0]
+    with pytest.raises(ValueError, match="at least 1 neighbour"):
+        vote_best(rows, scores, 0, offsets, codes)
+
+
+def test_whole_powers_are_those_of_the_logarithm() -> None:
+    base = np.linspace(0, 1, 50)
+    for power in (1, 2, 3, 9, 10, 64):
+        np.testing.assert_allclose(whole_power(base, power), base**power, rtol=1e-13)
+    assert base[-2] < 1, "what was given is not changed"
