@@ -30,8 +30,9 @@ from lmk.eval.judged import judge
 from lmk.eval.submission import Submission
 from lmk.eval.truth import Truth
 from lmk.rerank.build import build_index
-from lmk.rerank.pipeline import PenaltyStep, Pipeline, RescaleStep, VoteStep
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
 
 TOP1 = VoteStep(k=1, power=1)
 PIPELINES = {

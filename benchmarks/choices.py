@@ -33,8 +33,11 @@ from lmk.index.faiss_search import FlatSearcher
 from lmk.index.labels import Membership
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.view import View
+from lmk.rerank.answering import Queries
 from lmk.rerank.background import landmark_sums
-from lmk.rerank.pipeline import GalleryFacts, PenaltyStep, Pipeline, RescaleStep, VoteStep
+from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
 
 KS, POWERS = (1, 3, 5, 10, 20), (1, 3, 6, 9, 12, 20, 30)
 DRAWS = 10
@@ -94,7 +97,8 @@ class Asked:
         )
         self.background = landmark_sums(replace(view, labels=labels)).mean_cosine()
         self.searcher = FlatSearcher(view)
-        found = self.searcher.search(embeddings(vectors[asked]), 101)
+        self.asked = embeddings(vectors[asked])
+        found = self.searcher.search(self.asked, 101)
         self.found = leave_out(found, asked, known) if without_self else found
 
     def gap(self, pipeline: Pipeline) -> float:
@@ -104,7 +108,7 @@ class Asked:
             self.searcher, self.bank, rows=n, gallery=n, background=self.background
         )
         facts = GalleryFacts.of_labels(self.labels, penalty, self.background)
-        answers = pipeline.predict(self.found, facts)
+        answers = pipeline.predict(Queries(self.asked), self.found, facts)
         right = [label in names for label, names in zip(answers.labels, self.truth, strict=True)]
         positives = sum(bool(names) for names in self.truth)
         return gap(answers.confidence, np.array(right), positives).value

@@ -122,7 +122,7 @@ def _step_text(step: dict[str, object]) -> str:
     parameters = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in step.items()
-        if name != "step"
+        if name != "step" and value is not None
     )
     return f"{step['step']} ({parameters})" if parameters else str(step["step"])
 

@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from lmk.embed.errors import UsageError
 
@@ -182,6 +180,8 @@ def calibrate(answers: Answers, method: Method = "isotonic") -> Calibration:
 def _isotonic(
     confidence: NDArray[np.float64], right: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> Calibration:
+    from sklearn.isotonic import IsotonicRegression  # takes a second to import
+
     fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     fitted.fit(confidence, right.astype(np.float64), sample_weight=weight)
     return Calibration(
@@ -195,6 +195,8 @@ def _isotonic(
 def _logistic(
     confidence: NDArray[np.float64], right: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> Calibration:
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
     n_right, n_wrong = int(right.sum()), int((~right).sum())
     target = np.where(right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
     # A soft target is both outcomes, weighed.

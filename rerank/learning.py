@@ -19,8 +19,9 @@ from lmk.index.search import Searcher, searcher_of
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.background import LandmarkSums, Pictures
+from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.picks import PickTable, Sides
-from lmk.rerank.pipeline import GalleryFacts, Pipeline
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.threshold import SAMPLE, learn_threshold
 
 PIPELINE, PENALTY, BACKGROUND = "pipeline", "penalty", "background"

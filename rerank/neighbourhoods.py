@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.index.scores import scores as dots
 from lmk.index.search import Searcher
 from lmk.index.vectors import Vectors
 from lmk.index.view import View
@@ -23,6 +24,8 @@ from lmk.rerank.expansion import augmentation_weights, itself_first
 from lmk.rerank.ranking import ranked
 
 _BLOCK = 1024  # rows searched at a time
+_PAIRS = 16_384  # queries and neighbours compared at a time: bounds the memory
+_DOTS = 2048  # of them multiplied at a time: fits into the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,37 +93,82 @@ class Neighbourhoods:
         Raises:
             ValueError: when `found` or `without` is of other queries.
         """
-        if found.query_ids != queries.ids or not len(queries) == len(without or queries):
-            raise ValueError("the neighbours or the rows left out are of other queries")
-        nobody = np.zeros(0, np.int64)
-        scores = np.full(found.rows.shape, -np.inf, np.float32)
-        for i, listed in enumerate(found.rows):
-            banned = nobody if without is None else without[i]
-            places = np.flatnonzero((listed != NO_ROW) & ~np.isin(listed, banned))
-            if places.size:
-                pictures = self._augmented(listed[places], vectors, banned)
-                cosines = pictures.astype(np.float64) @ queries.vectors[i].astype(np.float64)
-                scores[i, places] = cosines
+        scores = self.cosines(queries, found, vectors, without=without)
         return ranked(found.rows, scores, found.query_ids, k)
 
-    def _augmented(
-        self, listed: NDArray[np.int64], vectors: Vectors, banned: NDArray[np.int64]
+    def cosines(
+        self,
+        queries: Embeddings,
+        found: Neighbours,
+        vectors: Vectors,
+        *,
+        without: Sequence[NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float32]:
-        """The augmented unit vectors of some rows, float32 [n, d]."""
-        lists = self.rows[listed].astype(np.int64)
-        if banned.size:
-            lists[np.isin(lists, banned)] = NO_ROW
-            # those that are left move up
+        """The cosines of the augmented pictures, beside the neighbours: float32 [q, k].
+
+        -inf where there is no neighbour, or one that is left out. Each row is read once for many
+        queries, and the answer to one does not depend on the others. Arguments as of `rerank`.
+        """
+        if found.query_ids != queries.ids or not len(queries) == len(without or queries):
+            raise ValueError("the neighbours or the rows left out are of other queries")
+        scores = np.full(found.rows.shape, -np.inf, np.float32)
+        step = max(_PAIRS // max(found.k, 1), 1)
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            banned = None if without is None else without[part]
+            query, place, lists = self._pairs(found.rows[part], banned)
+            if query.size:
+                scores[part][query, place] = self._compared(
+                    queries.vectors[part], query, lists, vectors
+                )
+        return scores
+
+    def _pairs(
+        self, rows: NDArray[np.int64], without: Sequence[NDArray[np.int64]] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Query number and place of each neighbour that counts, and its list int64 [pairs, n]."""
+        there = rows != NO_ROW
+        for i, banned in enumerate(without or ()):
+            there[i] &= ~np.isin(rows[i], banned)
+        query, place = np.nonzero(there)
+        lists = self.rows[rows[query, place]].astype(np.int64)
+        for i, banned in enumerate(without or ()):
+            mine = slice(*np.searchsorted(query, [i, i + 1]))
+            lists[mine][np.isin(lists[mine], banned)] = NO_ROW
+        if without is not None:  # those that are left move up
             order = np.argsort(lists == NO_ROW, axis=1, kind="stable")
             lists = np.take_along_axis(lists, order, axis=1)
-        lists = lists[:, : len(self.weights)]
-        members, place = np.unique(lists, return_inverse=True)
-        weights = np.zeros((len(listed), len(members)), np.float32)
-        np.put_along_axis(
-            weights,
-            place.reshape(lists.shape),
-            np.where(lists == NO_ROW, 0, self.weights).astype(np.float32),
-            axis=1,
-        )
-        there = members != NO_ROW
-        return unit_rows(weights[:, there] @ vectors.read(members[there]))
+        return query, place, lists[:, : len(self.weights)]
+
+    def _compared(
+        self,
+        queries: NDArray[np.float32],
+        query: NDArray[np.int64],
+        lists: NDArray[np.int64],
+        vectors: Vectors,
+    ) -> NDArray[np.float32]:
+        """The cosine of each pair's query and of the unit sum of its list: float32 [pairs]."""
+        different, of_pair = _distinct(lists)
+        members = np.unique(different[different != NO_ROW])
+        read = vectors.read(members)
+        total = np.zeros((len(different), vectors.dim), np.float32)
+        for rank, weight in enumerate(self.weights.astype(np.float32)):  # always in this order
+            some = np.flatnonzero(different[:, rank] != NO_ROW)
+            total[some] += weight * read[np.searchsorted(members, different[some, rank])]
+        augmented = unit_rows(total)
+        cosines = np.empty(len(query), np.float32)
+        for start in range(0, len(query), _DOTS):
+            part = slice(start, start + _DOTS)
+            cosines[part] = dots(queries[query[part]], augmented[of_pair[part]])
+        return cosines
+
+
+def _distinct(lists: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different lists, and which of them each one is."""
+    order = np.lexsort(lists.T)
+    ordered = lists[order]
+    fresh = np.ones(len(lists), np.bool_)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    of_list = np.empty(len(lists), np.int64)
+    of_list[order] = np.cumsum(fresh) - 1
+    return ordered[fresh], of_list

@@ -13,9 +13,9 @@ All are plain functions over arrays; what is missing (an empty bank) takes nothi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
@@ -25,6 +25,9 @@ from lmk.index.search import Searcher
 from lmk.index.view import View
 from lmk.rerank.picks import Picks
 from lmk.rerank.ranking import ranked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BLOCK = 4096  # rows whose vectors are in memory at a time
 
@@ -162,6 +165,8 @@ def picks_table(picks: Picks, ids: Sequence[str], rows: NDArray[np.int64]) -> pd
         ids: the picture ids of `rows`.
         rows: int64 [n], gallery rows, in the order wanted.
     """
+    import pandas as pd  # takes half a second
+
     return pd.DataFrame(
         {
             "id": list(ids),

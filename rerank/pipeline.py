@@ -1,214 +1,87 @@
 """The pipeline: the steps from neighbours to predictions, as data that is saved with the gallery.
 
-    [{"step": "rescale"}, {"step": "penalty", ...}, {"step": "vote", ...}, {"step": "threshold"...}]
-
-Each step takes an Answering and gives the next one; a new kind of step is one class here and its
-arrays in the gallery.
+[{"step": "rescale"}, {"step": "penalty", ...}, {"step": "vote", ...}, {"step": "threshold"...}]
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lmk.index.neighbours import NO_ROW, Neighbours
+from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher
 from lmk.index.view import View
-from lmk.rerank.penalty import PenaltySettings, penalty_of, pick, rescaled
+from lmk.rerank.answering import Answering, Queries
+from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.penalties import bank_cosines, landmark_score
+from lmk.rerank.penalty import PenaltySettings, penalty_of, pick
 from lmk.rerank.picks import Picks
 from lmk.rerank.predictions import Predictions
-from lmk.rerank.voting import vote
+from lmk.rerank.steps import (
+    ORDER,
+    DemoteStep,
+    GeometryStep,
+    OverpredictedStep,
+    PenaltyStep,
+    QueryPenaltyStep,
+    RescaleStep,
+    Step,
+    ThresholdStep,
+    VoteStep,
+)
 
+DEFAULT_STEPS: tuple[Step, ...] = (RescaleStep(), PenaltyStep(), VoteStep())
+_LANDMARK = 5  # nearest pictures of gallery and bank that say whether a query shows a landmark
 
-@dataclass(frozen=True, eq=False)
-class GalleryFacts:
-    """What the steps need to know of a gallery.
-
-    Attributes:
-        label_names: by label code.
-        label_offsets, label_codes: the labels of each row (see voting.vote).
-        penalty: float32 [rows] taken off the scores of each row; None without a bank.
-        background: mean cosine of two pictures of different landmarks (see RescaleStep).
-    """
-
-    label_names: tuple[str, ...]
-    label_offsets: NDArray[np.int64]
-    label_codes: NDArray[np.int32]
-    penalty: NDArray[np.float32] | None = None
-    background: float = 0.0
-
-    @classmethod
-    def of_labels(
-        cls,
-        labels: Sequence[tuple[str, ...]],
-        penalty: NDArray[np.float32] | None = None,
-        background: float = 0.0,
-    ) -> GalleryFacts:
-        """Facts of rows numbered from 0, by the labels of each."""
-        names = tuple(sorted({name for row in labels for name in row}))
-        code = {name: i for i, name in enumerate(names)}
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in labels])]).astype(np.int64)
-        codes = np.array([code[name] for row in labels for name in row], np.int32)
-        return cls(names, offsets, codes, penalty, background)
-
-
-@dataclass(frozen=True, eq=False)
-class Answering:
-    """Queries on their way from neighbours to predictions.
-
-    Attributes:
-        neighbours: as they were searched, by plain cosine.
-        candidates: only the first that many may vote; the others are evidence to be shown.
-        scores: float32 [q, k], what is left of the cosines; -inf where there is no neighbour.
-        penalty: float32 [q, k], taken off so far.
-        winner: int64 [q], label code, -1 for none.
-        confidence: float32 [q].
-        votes: float32 [q, k].
-        threshold: an answer below it is "none of these".
-    """
-
-    neighbours: Neighbours
-    candidates: int
-    scores: NDArray[np.float32]
-    penalty: NDArray[np.float32]
-    winner: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-    votes: NDArray[np.float32]
-    threshold: float = float("-inf")
-
-    @classmethod
-    def of(cls, neighbours: Neighbours, candidates: int) -> Answering:
-        """The start: nothing taken off, nobody has voted."""
-        zeros = np.zeros(neighbours.rows.shape, np.float32)
-        q = len(neighbours)
-        none = np.full(q, -1, np.int64)
-        never = np.full(q, -np.inf, np.float32)
-        return cls(neighbours, candidates, neighbours.scores, zeros, none, never, zeros)
-
-
-class RescaleStep(BaseModel):
-    """Scores become (cosine - background) / (1 - background).
-
-    Raw features of photos are alike to start with (two unrelated ones have a cosine near .5), and
-    a vote that weighs by powers of the cosine would let many distant pictures outvote a near one.
-    Rescaled, 0 is what strangers have, whatever the embedder.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: Literal["rescale"] = "rescale"
-
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
-        """Replaces `scores`."""
-        scores = rescaled(answering.neighbours.scores, facts.background)
-        return replace(answering, scores=scores.astype(np.float32))
-
-
-class PenaltyStep(PenaltySettings):
-    """Takes the penalty of each gallery row off its score (see penalty.py)."""
-
-    step: Literal["penalty"] = "penalty"
-
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
-        """Fills `penalty`; does nothing where the gallery has no bank."""
-        if facts.penalty is None:
-            return answering
-        rows = answering.neighbours.rows
-        taken = np.where(rows == NO_ROW, 0, facts.penalty[np.maximum(rows, 0)])
-        return replace(
-            answering,
-            scores=(answering.scores - taken).astype(np.float32),
-            penalty=(answering.penalty + taken).astype(np.float32),
-        )
-
-
-class VoteStep(BaseModel):
-    """The k best neighbours after the penalty vote with max(score, 0) ** power.
-
-    The confidence is (sum of the winner's weights / k) ** (1 / power): it ranks as the sum does
-    and reads like a cosine. Where every neighbour is at or below 0 the first one's label is the
-    answer, and its score the confidence.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: Literal["vote"] = "vote"
-    k: int = Field(default=5, ge=1)
-    power: float = Field(default=9.0, gt=0)
-
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
-        """Fills `winner`, `confidence` and `votes`."""
-        rows = answering.neighbours.rows
-        candidates = rows[:, : answering.candidates]
-        of_candidates = answering.scores[:, : answering.candidates]
-        # By score, then row: the k best of each query, whatever order the penalty left.
-        order = np.lexsort((candidates, -of_candidates), axis=1)[:, : self.k]
-        voters = np.take_along_axis(candidates, order, axis=1)
-        scores = np.take_along_axis(of_candidates, order, axis=1)
-        weights = np.maximum(scores, 0).astype(np.float64) ** self.power
-        silent = (weights == 0).all(axis=1)
-        weights[silent, :1] = 1
-        result = vote(voters, weights, facts.label_offsets, facts.label_codes)
-        confidence = (result.total / self.k) ** (1 / self.power)
-        confidence[silent] = np.minimum(scores[silent, 0], 0)
-        confidence[result.winner < 0] = -np.inf
-        result.shares[silent] = 0
-        votes = np.zeros(rows.shape, np.float32)
-        np.put_along_axis(votes, order, result.shares, axis=1)
-        return replace(
-            answering,
-            winner=result.winner,
-            confidence=confidence.astype(np.float32),
-            votes=votes,
-        )
-
-
-class ThresholdStep(BaseModel):
-    """Answers with a confidence below `value` are "none of these"; it changes no ranking."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: Literal["threshold"] = "threshold"
-    value: float
-
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
-        """Sets `threshold`."""
-        return replace(answering, threshold=self.value)
-
-
-Step = Annotated[RescaleStep | PenaltyStep | VoteStep | ThresholdStep, Field(discriminator="step")]
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Pipeline(BaseModel):
     """A list of steps, applied in order; saved with a gallery as JSON.
 
     Attributes:
-        steps: what is done to the neighbours.
+        steps: what is done to the neighbours: each kind at most once, in the order of `ORDER`.
         candidates: neighbours that are searched for each query, from which the steps choose; of
             neighbours given beyond that number none votes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: tuple[Step, ...] = (RescaleStep(), PenaltyStep(), VoteStep())
+    steps: tuple[Step, ...] = DEFAULT_STEPS
     candidates: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
-    def _rescaled_first(self) -> Pipeline:
-        if any(isinstance(step, RescaleStep) for step in self.steps[1:]):
-            raise ValueError("a rescale step must be the first: it starts from plain cosines")
+    def _in_order(self) -> Pipeline:
+        names = [step.step for step in self.steps]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each step may be there once, got {', '.join(names)}")
+        if (np.diff([ORDER[type(step)] for step in self.steps]) < 0).any():
+            known = ", ".join(step.model_fields["step"].default for step in ORDER)
+            raise ValueError(f"steps {', '.join(names)} must be in this order: {known}")
         return self
 
-    def predict(self, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
-        """Applies the steps."""
-        answering = Answering.of(neighbours, self.candidates)
-        for step in self.steps:
-            answering = step.apply(answering, facts)
+    def predict(self, queries: Queries, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
+        """Applies the steps.
+
+        Args:
+            queries: what is asked.
+            neighbours: of these queries, in the gallery (`candidates` of them or more).
+            facts: of the gallery.
+
+        Raises:
+            ValueError: when the neighbours are of other queries.
+        """
+        likeness = self._likeness(queries, facts)
+        start = Answering.of(queries, neighbours, self.candidates, likeness)
+        answering = self._answered(start, facts)
+        landmark = None
+        if likeness is not None and answering.neighbours.k:
+            nearest = min(_LANDMARK, answering.neighbours.k)
+            landmark = landmark_score(answering.neighbours.scores, likeness, nearest)
         return Predictions(
             labels=tuple(facts.label_names[w] if w >= 0 else None for w in answering.winner),
             confidence=answering.confidence,
@@ -217,11 +90,45 @@ class Pipeline(BaseModel):
             scores=answering.scores,
             penalty=answering.penalty,
             votes=answering.votes,
+            bank=answering.bank,
+            inliers=answering.inliers,
+            seconds=answering.seconds,
+            probability=None,
+            landmark=landmark,
+            matches=answering.matches,
         )
+
+    def _answered(self, start: Answering, facts: GalleryFacts) -> Answering:
+        geometry = self.step(GeometryStep)
+        if geometry is None or start.queries.features is None or facts.row_features is None:
+            return _applied(self.steps, start, facts)
+        place = self.steps.index(geometry)
+        middle = _applied(self.steps[:place], start, facts)
+        # How often a label is predicted says nothing about who is in doubt.
+        alone = [step for step in self.steps[place:] if not isinstance(step, OverpredictedStep)]
+        looked = geometry.look(middle, _applied(alone, middle, facts), facts)
+        return _applied(self.steps[place:], looked, facts)
+
+    def _likeness(self, queries: Queries, facts: GalleryFacts) -> NDArray[np.float32] | None:
+        """The largest cosines of each query to the bank, as many as the steps need."""
+        if facts.bank is None:
+            return None
+        depths = [
+            step.depth() for step in self.steps if isinstance(step, QueryPenaltyStep | DemoteStep)
+        ]
+        return bank_cosines(facts.bank, queries.embeddings, max([_LANDMARK, *depths]))
+
+    def step(self, kind: type[Kind]) -> Kind | None:
+        """The step of a kind, if there is one."""
+        return next((step for step in self.steps if isinstance(step, kind)), None)
+
+    def asks_bank(self) -> bool:
+        """Whether a step compares queries with the bank."""
+        return any(isinstance(step, QueryPenaltyStep | DemoteStep) for step in self.steps)
 
     def penalty(self) -> PenaltySettings | None:
         """The settings of the penalty step, if there is one."""
-        return next((step for step in self.steps if isinstance(step, PenaltyStep)), None)
+        return self.step(PenaltyStep)
 
     def learn_penalty(
         self, searcher: Searcher, bank: View, *, rows: int, gallery: int, background: float
@@ -247,14 +154,21 @@ class Pipeline(BaseModel):
 
     def rescales(self) -> bool:
         """Whether scores are rescaled, and the penalty with them."""
-        return any(isinstance(step, RescaleStep) for step in self.steps)
+        return self.step(RescaleStep) is not None
 
     def threshold(self) -> float | None:
         """What an answer needs, or None where everything is answered."""
-        return next((step.value for step in self.steps if isinstance(step, ThresholdStep)), None)
+        step = self.step(ThresholdStep)
+        return None if step is None else step.value
 
     def with_threshold(self, value: float | None) -> Pipeline:
         """The same steps with another threshold at the end, or with none."""
         kept = tuple(step for step in self.steps if not isinstance(step, ThresholdStep))
         last = () if value is None else (ThresholdStep(value=value),)
         return self.model_copy(update={"steps": (*kept, *last)})
+
+
+def _applied(steps: Iterable[Step], answering: Answering, facts: GalleryFacts) -> Answering:
+    for step in steps:
+        answering = step.apply(answering, facts)
+    return answering

@@ -25,8 +25,11 @@ from lmk.embed.manifest import Manifest
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher, choose
+from lmk.rerank.answering import Queries
+from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
-from lmk.rerank.pipeline import GalleryFacts, Pipeline
+from lmk.rerank.local_features import LocalFeatures
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
 
 
@@ -107,10 +110,23 @@ class Recognizer:
         """The embeddings of a manifest's pictures, a batch at a time (see extract_stream)."""
         return extract_stream(manifest, self.embedder, progress=progress)
 
-    def predict(self, queries: Embeddings, *, k: int = 0) -> Predictions:
-        """Answers for embeddings of this recognizer's embedder (k as in `query`)."""
+    def predict(
+        self,
+        queries: Embeddings,
+        *,
+        k: int = 0,
+        features: Callable[[int], LocalFeatures | str] | None = None,
+    ) -> Predictions:
+        """Answers for embeddings of this recognizer's embedder.
+
+        Args:
+            queries: what is asked.
+            k: as in `query`.
+            features: local features by query number, or the reason why there are none; without
+                them the geometric check is left out.
+        """
         found = self.search(queries, max(k, self.pipeline.candidates))
-        return self.pipeline.predict(found, self.facts)
+        return self.pipeline.predict(Queries(queries, features=features), found, self.facts)
 
     def search(self, queries: Embeddings, k: int) -> Neighbours:
         """The k nearest gallery pictures of each query, by plain cosine."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.search import Searcher
 from lmk.index.view import View
-from lmk.rerank.pipeline import GalleryFacts, Pipeline
+from lmk.rerank.answering import Queries, leave_out
+from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.pipeline import Pipeline
 
 SAMPLE = 2000  # pictures of each kind that are asked
 REFUSED = 0.95  # of wrong answers, where there are no right ones to weigh them against
@@ -49,8 +50,10 @@ def learn_threshold(
     landmarks = _landmarks(facts, chosen, own)
     # As deep as it takes to have k neighbours left when a whole landmark is left out.
     deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
-    found = searcher.search(_embeddings(gallery, chosen), k + deeper)
-    answers = pipeline.predict(_without(found, list(chosen[:, None]), k), facts)
+    asked = _embeddings(gallery, chosen)
+    found = searcher.search(asked, k + deeper)
+    itself = list(chosen[:, None])
+    answers = pipeline.predict(Queries(asked, itself), leave_out(found, itself, k), facts)
     right = np.array(
         [
             label in {facts.label_names[code] for code in codes}
@@ -58,12 +61,13 @@ def learn_threshold(
         ],
         np.bool_,
     )
-    strangers = _without(found, landmarks, k)
-    wrong = [_finite(pipeline.predict(strangers, facts).confidence)]
+    strangers = leave_out(found, landmarks, k)
+    wrong = [_finite(pipeline.predict(Queries(asked, landmarks), strangers, facts).confidence)]
     others = np.flatnonzero(bank.mask)
     if others.size:
         some = _embeddings(bank, others[:: -(-len(others) // SAMPLE)])
-        answers_bank = pipeline.predict(searcher.search(some, pipeline.candidates), facts)
+        near = searcher.search(some, pipeline.candidates)
+        answers_bank = pipeline.predict(Queries(some), near, facts)
         wrong.append(_finite(answers_bank.confidence))
     return _cut(_finite(answers.confidence[right]), [part for part in wrong if part.size])
 
@@ -106,15 +110,3 @@ def _landmarks(
         members = [row_of[start:stop] for start, stop in zip(first, last, strict=True)]
         landmarks.append(np.concatenate([[row], *members]))
     return landmarks
-
-
-def _without(found: Neighbours, banned: list[NDArray[np.int64]], k: int) -> Neighbours:
-    """The k nearest of the neighbours that are not banned for their query."""
-    rows, scores = found.rows.copy(), found.scores.copy()
-    for i, ban in enumerate(banned):
-        out = np.isin(rows[i], ban)
-        rows[i, out], scores[i, out] = NO_ROW, -np.inf
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Neighbours(
-        np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1), found.query_ids
-    )

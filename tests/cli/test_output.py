@@ -117,6 +117,12 @@ def test_a_voter_that_the_penalty_brought_forward_is_shown() -> None:
         scores=np.array([[0.1, 0.1, 0, 0.2, 0.3, 0.4, -np.inf]], np.float32),
         penalty=np.array([[0.8, 0.7, 0.7, 0.4, 0.2, 0, 0]], np.float32),
         votes=np.array([[0, 0, 0, 0, 0.1, 0.3, 0]], np.float32),
+        bank=np.zeros(1, np.float32),
+        inliers=np.full(rows.shape, -1),
+        seconds=np.zeros(1),
+        probability=None,
+        landmark=None,
+        matches={},
     )
     (answer,) = answers_of(predictions, Shelf(), 5)
     assert [near.place for near in answer.neighbours] == [6, 5, 4, 1, 2]

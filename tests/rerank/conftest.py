@@ -9,7 +9,7 @@ import pytest
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.view import Allow
-from lmk.rerank.pipeline import GalleryFacts
+from lmk.rerank.facts import GalleryFacts
 
 
 @pytest.fixture(scope="session")

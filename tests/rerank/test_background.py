@@ -11,7 +11,7 @@ from lmk.index.vectors import Vectors
 from lmk.index.view import View
 from lmk.rerank import background as background_module
 from lmk.rerank.background import LandmarkSums, Pictures, landmark_sums
-from lmk.rerank.pipeline import GalleryFacts
+from lmk.rerank.facts import GalleryFacts
 
 Labels = list[tuple[str, ...]]
 CHOICES: Labels = [("a",), ("b",), ("a", "b"), ("c", "a"), ()]

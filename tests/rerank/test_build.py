@@ -31,8 +31,9 @@ from lmk.index.writer import GalleryWriter
 from lmk.rerank import whiten as whiten_module
 from lmk.rerank.build import add_pictures, build_index
 from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
-from lmk.rerank.pipeline import PenaltyStep, Pipeline, VoteStep
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps import PenaltyStep, VoteStep
 
 
 @pytest.fixture(scope="module")

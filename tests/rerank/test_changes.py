@@ -24,8 +24,9 @@ from lmk.rerank.build import (
 )
 from lmk.rerank.intake import open_store
 from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
-from lmk.rerank.pipeline import PenaltyStep, Pipeline, RescaleStep, VoteStep
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
 
 # A small gallery is penalised by these.
 PIPELINE = Pipeline(

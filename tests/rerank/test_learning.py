@@ -22,7 +22,8 @@ from lmk.rerank.learning import (
     saved_learning,
     saved_pipeline,
 )
-from lmk.rerank.pipeline import PenaltyStep, Pipeline, RescaleStep, VoteStep
+from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
 
 DIM, LANDMARKS = 6, 8
 # Counts at which a small gallery is penalised.

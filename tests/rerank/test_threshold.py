@@ -9,9 +9,14 @@ import pytest
 
 from lmk.embed.embeddings import Embeddings
 from lmk.index.faiss_search import FlatSearcher
+from lmk.index.neighbours import Neighbours
 from lmk.index.view import View
 from lmk.rerank import threshold as threshold_module
-from lmk.rerank.pipeline import GalleryFacts, PenaltyStep, Pipeline, VoteStep
+from lmk.rerank.answering import Queries
+from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.predictions import Predictions
+from lmk.rerank.steps import PenaltyStep, VoteStep
 from lmk.rerank.threshold import _cut, learn_threshold
 
 Embed = Callable[..., Embeddings]
@@ -71,9 +76,11 @@ class TestLearn:
         seen: list[np.ndarray] = []
 
         class Watched(Pipeline):
-            def predict(self, neighbours: object, known: GalleryFacts) -> object:
-                seen.append(neighbours.rows)  # type: ignore[attr-defined]
-                return super().predict(neighbours, known)  # type: ignore[arg-type]
+            def predict(
+                self, queries: Queries, neighbours: Neighbours, facts: GalleryFacts
+            ) -> Predictions:
+                seen.append(neighbours.rows)
+                return super().predict(queries, neighbours, facts)
 
         learn(gallery, labels, no_bank, Watched(steps=TOP1.steps))
         alone, strangers = seen
