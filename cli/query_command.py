@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from lmk.cli.render import answer_lines, answers_of, check_output, counted, page, write_text
+from lmk.cli.answers import answer_lines, answers_of, answers_page
+from lmk.cli.render import check_output, counted, write_text
 
 
 @click.command()
@@ -41,8 +42,9 @@ def query(
     """Say which landmark each of IMAGES shows, or "none of these", and why.
 
     Below each answer stand the neighbours, those that voted for it first: number among the
-    nearest, similarity -> what is left of it after rescaling and penalty, share of the votes,
-    landmark, file.
+    nearest, similarity -> what the index's steps left of it, share of the votes, landmark, file,
+    and what penalties took off or shared points added. --json has all the numbers, --html shows
+    the pictures and the points.
 
     Example: lmk query photo.jpg -i gallery.lmk --html answer.html
     """
@@ -87,7 +89,7 @@ def query(
         else:
             click.echo("\n".join(answer_lines(by_query[name])))
     if html is not None:
-        write_text(html, page("query.html", answers=answers, failed=failed))
+        write_text(html, answers_page(answers, failed))
     if failed:
         context.exit(1)
 

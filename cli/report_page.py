@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmk.cli.render import Evidence, answers_of, check_output, page, require_folder, write_text
+from lmk.cli.answers import Evidence, answers_of
+from lmk.cli.render import check_output, page, require_folder, write_text
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest

@@ -10,28 +10,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from lmk.cli.progress import StageProgress
-from lmk.cli.render import (
-    Answer,
-    Evidence,
-    answer_lines,
-    answers_of,
-    breakable,
-    counted,
-    human_bytes,
-)
+from lmk.cli.render import breakable, counted, human_bytes
 from lmk.embed.errors import StorageError
-from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.rerank.predictions import Predictions
 
 Run = Callable[..., object]
 
@@ -66,6 +54,7 @@ def test_query_json_is_one_object_a_line(lmk: Run, here: Path) -> None:
     assert (done.code, done.err) == (0, "")
     castle, none = (json.loads(line) for line in done.out.splitlines())
     keys = {"query", "label", "best", "confidence", "threshold", "neighbours"}
+    keys |= {"probability", "query_penalty", "landmark_score", "geometry_seconds"}
     assert castle.keys() == none.keys() == keys
     assert castle["query"] == "queries/q_castle.jpg"
     assert castle["label"] == castle["best"] == "castle"
@@ -73,7 +62,8 @@ def test_query_json_is_one_object_a_line(lmk: Run, here: Path) -> None:
     assert none["confidence"] < none["threshold"] <= castle["confidence"]
     near = castle["neighbours"][0]
     old = {"id", "path", "labels", "score", "penalty", "vote"}
-    assert near.keys() == old | {"place", "score_after", "share"}
+    new = {"place", "score_before", "score_after", "share", "gain", "inliers"}
+    assert near.keys() == old | new
     assert near["id"].startswith("castle/")
 
 
@@ -103,47 +93,6 @@ def test_who_voted_is_shown_first_wherever_it_is_among_the_nearest(lmk: Run, her
         assert [each["vote"] for each in voters] == pytest.approx(
             [each["score_after"] ** 9 for each in voters], rel=1e-4
         )
-
-
-def test_a_voter_that_the_penalty_brought_forward_is_shown() -> None:
-    """Six neighbours, the nearest of them penalised below the last."""
-    scores = np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, -np.inf]], np.float32)
-    rows = np.array([[0, 1, 2, 3, 4, 5, NO_ROW]])
-    predictions = Predictions(
-        labels=("b",),
-        confidence=np.array([0.3], np.float32),
-        threshold=float("-inf"),
-        neighbours=Neighbours(rows, scores, ("q",)),
-        scores=np.array([[0.1, 0.1, 0, 0.2, 0.3, 0.4, -np.inf]], np.float32),
-        penalty=np.array([[0.8, 0.7, 0.7, 0.4, 0.2, 0, 0]], np.float32),
-        votes=np.array([[0, 0, 0, 0, 0.1, 0.3, 0]], np.float32),
-        bank=np.zeros(1, np.float32),
-        inliers=np.full(rows.shape, -1),
-        seconds=np.zeros(1),
-        probability=None,
-        landmark=None,
-        matches={},
-    )
-    (answer,) = answers_of(predictions, Shelf(), 5)
-    assert [near.place for near in answer.neighbours] == [6, 5, 4, 1, 2]
-    assert [near.id for near in answer.neighbours] == ["5", "4", "3", "0", "1"]
-    assert [near.share for near in answer.neighbours] == pytest.approx([0.75, 0.25, 0, 0, 0])
-    assert answer.neighbours[0].score == pytest.approx(0.4)
-    assert answer.neighbours[1].penalty == pytest.approx(0.2)
-
-
-class Shelf:
-    """As much of a recognizer and its gallery as an answer looks at."""
-
-    @property
-    def gallery(self) -> Shelf:
-        return self
-
-    def pictures(self, rows: Iterable[int]) -> list[SimpleNamespace]:
-        return [SimpleNamespace(id=str(row), labels=("b",)) for row in rows]
-
-    def file(self, picture: SimpleNamespace) -> Path:
-        return Path(f"{picture.id}.jpg")
 
 
 def test_k_is_capped_by_the_gallery_and_said_where_it_was_asked_for(
@@ -322,21 +271,6 @@ def test_a_page_is_replaced_whole_or_not_at_all(
     assert "a.html: cannot write" in done.err
     assert (here / "a.html").read_text() == "the old page"
     assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
-
-
-def test_an_answer_shows_what_the_penalty_took() -> None:
-    near = (
-        Evidence("x", "g/x.jpg", ("a", "b"), 12, 0.9, 0.1234, 0.5166, 0.5, 0.996),
-        Evidence("y", "g/y.jpg", ("a",), 1, 0.95, 0, 0.4, 0.002, 0.004),
-        Evidence("z", "g/z.jpg", (), 2, 0.91, 0, -0.02, 0, 0),
-    )
-    answer = Answer("q.jpg", "a", "a", 0.8, None, near)
-    assert answer_lines(answer) == [
-        "q.jpg: a  confidence 0.800",
-        "   12  0.900 ->  0.517  100 %  a b            g/x.jpg  (penalty 0.123)",
-        "    1  0.950 ->  0.400    0 %  a              g/y.jpg",
-        "    2  0.910 -> -0.020      -  (no landmark)  g/z.jpg",
-    ]
 
 
 @pytest.mark.parametrize(
