@@ -1,0 +1,112 @@
+"""How good a calibration and a threshold are on answers that they were not learnt on.
+
+A calibration that is looked at on its own answers is perfect, and so is the precision of a
+threshold that was chosen on them. Here each fold of the answers is judged by what the other folds
+taught; what is kept in the end is learnt of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import UsageError
+from lmk.rerank.calibration import (
+    Answers,
+    Calibration,
+    Method,
+    OperatingPoint,
+    calibrate,
+    expected_calibration_error,
+)
+from lmk.rerank.tuning import stratified_folds
+
+Chooser = Callable[[Answers], OperatingPoint]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration and a threshold, with what they are worth.
+
+    Attributes:
+        calibration: learnt of all answers.
+        point: the threshold chosen on all answers, and what it gives on them.
+        ece: expected calibration error, each fold by a calibration of the others; 0 is perfect.
+        held_out: precision and recall, each fold by a threshold of the others; `threshold` is
+            the mean of these, `feasible` is whether any answer was right.
+        folds: their number.
+    """
+
+    calibration: Calibration
+    point: OperatingPoint
+    ece: float
+    held_out: OperatingPoint
+    folds: int
+
+
+def calibrated(
+    answers: Answers, choose: Chooser, method: Method = "isotonic", *, folds: int = 5, seed: int = 0
+) -> Calibrated:
+    """Learns a calibration and a threshold, and judges both by cross-validation.
+
+    Args:
+        answers: with their verdicts and weights.
+        choose: a threshold for answers, as `threshold_for` with the precision wanted.
+        method: of the calibration.
+        folds: stratified by right, wrong and no landmark; fewer where there are fewer answers.
+        seed: of the folds.
+
+    Raises:
+        UsageError: for fewer than two right or two wrong answers, as nothing can be held out.
+    """
+    given = np.isfinite(answers.confidence)
+    right, wrong = int(answers.right.sum()), int((given & ~answers.right).sum())
+    if min(right, wrong) < 2:
+        raise UsageError(
+            f"{right} right and {wrong} wrong answers: at least 2 of each are needed to learn from",
+            remedy="give more photos with known answers, of landmarks and of none",
+        )
+    folds = min(folds, right + wrong)
+    # Right ones stand together, and so do wrong ones: with two of them no fold has both.
+    kinds = 4 * given + 2 * answers.right + answers.landmark
+    fold = stratified_folds(kinds.astype(np.int64), folds, seed)
+    probability = np.zeros(len(answers))
+    threshold = np.zeros(len(answers))
+    for number in range(folds):
+        held, learnt = fold == number, of_rows(answers, fold != number)
+        probability[held] = calibrate(learnt, method).probabilities(answers.confidence[held])
+        threshold[held] = choose(learnt).threshold
+    return Calibrated(
+        calibrate(answers, method),
+        choose(answers),
+        expected_calibration_error(probability[given], answers.right[given], answers.weight[given]),
+        _held_out(answers, threshold),
+        folds,
+    )
+
+
+def _held_out(answers: Answers, threshold: NDArray[np.float64]) -> OperatingPoint:
+    """What thresholds, one for each answer, give; see operating_point."""
+    kept = (answers.confidence >= threshold.astype(np.float32)) & np.isfinite(answers.confidence)
+    weight = answers.weight[kept].sum()
+    right = answers.weight[kept & answers.right].sum()
+    return OperatingPoint(
+        threshold=float(threshold.mean()),
+        precision=float(right / weight) if weight else 1.0,
+        recall=float(right / answers.weight[answers.landmark].sum()),
+        feasible=bool(right > 0),
+    )
+
+
+def of_rows(answers: Answers, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Answers:
+    """Some of the answers, by number or mask."""
+    return replace(
+        answers,
+        confidence=answers.confidence[rows],
+        right=answers.right[rows],
+        landmark=answers.landmark[rows],
+        weight=answers.weight[rows],
+    )
