@@ -15,7 +15,7 @@ from lmk.cli.render import counted, echo_skipped
 
 if TYPE_CHECKING:
     from lmk.cli.progress import StageProgress
-    from lmk.cli.train_validation import Validation
+    from lmk.embed.train.loop import Validate
 
 _PATH = click.Path(path_type=Path)
 
@@ -37,7 +37,7 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     metavar="FOLDER|CSV",
     help="Pictures with labels that are not learnt: after each epoch GAP, mAP@100 and acc@1 are "
-    "measured on them, and the best epoch is kept.",
+    "measured on them, or the mAP of tags, and the best epoch is kept.",
 )
 @click.option(
     "--val-gallery",
@@ -128,7 +128,8 @@ def train(
     manifests = [read_manifest(each, root=root) for each in data]
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
     with StageProgress() as progress:
-        validate = _validation(held_out, val_gallery, distractors, root, progress)
+        tags = settings.best_by == "tag_map"
+        validate = _validation(held_out, val_gallery, distractors, root, tags, progress)
 
         def epoch_done(row: Mapping[str, Any]) -> None:
             write_page(out)
@@ -172,23 +173,30 @@ def _validation(
     gallery: Path | None,
     distractors: Path | None,
     root: Path | None,
+    tags: bool,
     progress: StageProgress,
-) -> Validation | None:
-    from lmk.cli.train_validation import Validation
+) -> Validate | None:
+    from lmk.cli.train_validation import TagValidation, Validation
     from lmk.embed.errors import UsageError
     from lmk.embed.manifest import read_manifest
 
-    if held_out is None:
+    if held_out is None or tags:
         for name, given in (("--val-gallery", gallery), ("--distractors", distractors)):
             if given is not None:
-                raise UsageError("belongs to a validation", where=name, remedy="add --val")
+                what = "a validation of landmarks, not of tags" if tags else "a validation"
+                remedy = "leave it out" if tags else "add --val"
+                raise UsageError(f"belongs to {what}", where=name, remedy=remedy)
+    if held_out is None:
         return None
-    return Validation(
+    if tags:
+        return TagValidation(read_manifest(held_out, root=root), progress=progress)
+    of_landmarks = Validation(
         read_manifest(held_out, root=root),
         None if distractors is None else read_manifest(distractors, root=root),
         None if gallery is None else read_manifest(gallery, root=root),
         progress=progress,
     )
+    return lambda embedder, _: of_landmarks(embedder)
 
 
 def _epoch_line(row: Mapping[str, Any], epochs: int) -> str:

@@ -12,7 +12,7 @@ from lmk.eval.axes import Axis, axis_of
 
 PAGE = "report.html"
 _POINTS = 300  # of a curve; more steps are averaged
-_FIGURES = {"gap": "GAP", "map": "mAP@100", "accuracy": "acc@1"}
+_FIGURES = {"gap": "GAP", "map": "mAP@100", "accuracy": "acc@1", "tag_map": "mAP of tags"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _plots(steps: Sequence[dict[str, str]], epochs: Sequence[dict[str, str]]) ->
     measured = [
         Line(text, tuple(_column(done, "epoch")), tuple(_column(done, name)))
         for name, text in _FIGURES.items()
-        if (done := [row for row in epochs if row[name]])
+        if (done := [row for row in epochs if row.get(name)])
     ]
     if measured:
         plots.append(_plot("validation", "Validation", "epoch", "score", measured))

@@ -1,4 +1,4 @@
-"""What `lmk train` measures after each epoch: nearest neighbour, plain cosine, no penalty."""
+"""What `lmk train` measures after each epoch: landmarks by nearest neighbour, or tags."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import ManifestError
-from lmk.embed.extract import extract_stream
+from lmk.embed.extract import extract_stream, feature_stream
 from lmk.embed.manifest import Manifest
+from lmk.embed.tag_head import TagHead
 from lmk.eval.average_precision import average_precisions
 from lmk.eval.gap import gap
+from lmk.eval.tags import score_tags
 
 RANKS = 100
 _BLOCK = 1024  # queries at a time
@@ -109,6 +111,55 @@ class Validation:
         labels_of = {row.id: frozenset(row.labels) for row in manifest.rows}
         labels = tuple(labels_of[id_] for id_ in ids)
         return _Labelled(Embeddings(vectors, ids, embedder.fingerprint), labels)
+
+
+class TagValidation:
+    """Mean over tags of their average precision on pictures held out of the training.
+
+    Tags that no held-out picture has, and those that the head does not know, are left out; a
+    picture without tags has none of them.
+
+    Args:
+        held_out: pictures with tags.
+
+    Raises:
+        ManifestError: no picture has a tag.
+    """
+
+    def __init__(
+        self,
+        held_out: Manifest,
+        *,
+        progress: Progress = lambda stage, done, total: None,
+    ) -> None:
+        self._held_out = held_out
+        self._progress = progress
+        if not held_out.labelled:
+            raise ManifestError(
+                "no picture has a tag",
+                where="--val",
+                remedy="give a CSV with a column tags, several apart by blanks",
+            )
+
+    def __call__(self, embedder: Embedder, head: TagHead | None) -> dict[str, float]:
+        """The figure "tag_map", 0 to 1; 0 where the head knows none of the tags."""
+        if head is None:
+            raise ValueError("the embedder has no tags")
+        ids: list[str] = []
+        parts = []
+        total = len(self._held_out)
+        for own, features, _ in feature_stream(
+            self._held_out,
+            embedder,
+            progress=lambda done: self._progress("validation", done, total),
+        ):
+            ids += own
+            parts.append(head.probabilities(features))
+        labels = {row.id: set(row.labels) for row in self._held_out.rows}
+        truth = np.array([[name in labels[id_] for name in head.names] for id_ in ids], dtype=bool)
+        if not truth.any():
+            return {"tag_map": 0.0}
+        return {"tag_map": score_tags(np.concatenate(parts), truth, head.names).macro}
 
 
 def _ranked(

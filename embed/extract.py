@@ -190,6 +190,23 @@ def extract_stream(
     Yields:
         The embeddings of up to `batch` pictures, and the files met meanwhile that gave none.
     """
+    for ids, rows, skipped in feature_stream(manifest, embedder, batch=batch, progress=progress):
+        yield Embeddings(embedder.vectors(rows), ids, embedder.fingerprint), skipped
+
+
+def feature_stream(
+    manifest: Manifest,
+    embedder: Embedder,
+    *,
+    batch: int = 256,
+    progress: Progress = lambda done: None,
+) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
+    """Raw features of the pictures of a manifest, a batch at a time, in order.
+
+    Yields:
+        The ids of up to `batch` pictures, their features float32 [n, feature_dim] of any length,
+        and the files met meanwhile that gave none.
+    """
     ids: list[str] = []
     features: list[NDArray[np.float32]] = []
     skipped: list[Skipped] = []
@@ -203,13 +220,12 @@ def extract_stream(
                 pending.append(manifest.rows[result.place].id)
                 yield result.picture
 
-    def collected() -> tuple[Embeddings, tuple[Skipped, ...]]:
+    def collected() -> tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]:
         rows = np.stack(features) if features else np.zeros((0, embedder.feature_dim), np.float32)
-        result = Embeddings(embedder.vectors(rows), tuple(ids), embedder.fingerprint)
-        failed = tuple(skipped)
+        result = tuple(ids), rows, tuple(skipped)
         for kept in (ids, features, skipped):
             kept.clear()
-        return result, failed
+        return result
 
     done = 0
     with _one_thread_opencv():

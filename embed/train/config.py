@@ -12,9 +12,19 @@ from pydantic import Field, ValidationError, model_validator
 
 from lmk.embed.config import TRAINING_SUFFIX
 from lmk.embed.errors import UsageError
-from lmk.embed.train.task_config import Classes, Contrast, Neighbours, Repulsion, Settings, Task
+from lmk.embed.train.task_config import (
+    Classes,
+    Contrast,
+    Distillation,
+    Neighbours,
+    Repulsion,
+    Settings,
+    Tags,
+    Task,
+)
 
-_TASKS = ("classes", "distillation", "neighbours", "repulsion", "contrast")
+_TASKS = ("classes", "distillation", "neighbours", "repulsion", "contrast", "tags")
+_KINDS = (*_TASKS, "rank", "power", "bce", "focal", "tencent", "softmax")  # of unions
 NONE = "none"  # of model.weights: random
 
 
@@ -24,11 +34,12 @@ class Model(Settings):
     Attributes:
         backbone: the timm model.
         weights: what it starts from: "none" (random), "hub" (timm's, needs a network),
-            "package:NAME", a weights file of the backbone, or an embedder's folder (neck and all).
+            "package:NAME", a weights file of the backbone, or an embedder's folder (with its neck
+            where both have one).
         mean, std: of the pixels in 0..1; timm's own for the backbone unless given.
         pooling, gem_p, neck, neck_form, neck_activation, global_context: as of EmbedderConfig.
         whitening_power: a centred neck starts as the PCA-whitening of this power, learnt on the
-            features of the training pictures (but not where `weights` is an embedder's folder).
+            features of the training pictures (unless `weights` is an embedder's folder with one).
         train_gem: whether the power of GeM is learnt.
     """
 
@@ -83,12 +94,14 @@ class Schedule(Settings):
 
     Attributes:
         warmup: epochs, whole or not.
+        warmup_growth: the warm-up grows by this factor after each epoch, instead of linearly.
         floor: the end of the cosine, as a part of the peak.
         milestones: epochs after which `gamma` multiplies the rate.
     """
 
     kind: Literal["cosine", "multistep"] = "cosine"
     warmup: float = Field(default=1.0, ge=0)
+    warmup_growth: float | None = Field(default=None, gt=1)
     floor: float = Field(default=0.0, ge=0, le=1)
     milestones: tuple[float, ...] = ()
     gamma: float = Field(default=0.1, gt=0)
@@ -102,6 +115,7 @@ class Augment(Settings):
         ratio: the widest crop's width by height, and one by it the narrowest.
         flip, perspective, grey, erase: how often, 0 to 1.
         rotate: at most, in degrees.
+        rotate_often, light_often: of how many pictures, 0 to 1.
         light: brightness, contrast and saturation change by up to this part.
         hue: changes by up to this part of the circle; a quarter of `light` unless given.
         corners: each corner moves by a normal deviate of this part of the side, the outside is
@@ -114,7 +128,9 @@ class Augment(Settings):
     ratio: float = Field(default=4 / 3, ge=1)
     flip: float = Field(default=0.5, ge=0, le=1)
     rotate: float = Field(default=10.0, ge=0, le=180)
+    rotate_often: float = Field(default=1.0, ge=0, le=1)
     light: float = Field(default=0.2, ge=0, le=1)
+    light_often: float = Field(default=1.0, ge=0, le=1)
     hue: float | None = Field(default=None, ge=0, le=0.5)
     perspective: float = Field(default=0.0, ge=0, le=1)
     grey: float = Field(default=0.0, ge=0, le=1)
@@ -169,7 +185,8 @@ class TrainConfig(Settings):
             Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), 2022.
         freeze: beginnings of names of the network's weights that stay as they are.
         freeze_norms: keep the running means and variances of all BatchNorms.
-        best_by: which figure of the validation chooses the best epoch.
+        best_by: which figure of the validation chooses the best epoch: of tags the mean over
+            tags of their average precision, "tag_map", of anything else one of the others.
         seed: of all chance.
         workers: processes that read pictures; one for each core unless given, 0 for none.
         save_minutes: between checkpoints within an epoch; 0 is after each step.
@@ -194,7 +211,7 @@ class TrainConfig(Settings):
     keep_start: float = Field(default=0.0, ge=0, lt=1)
     freeze: tuple[str, ...] = ()
     freeze_norms: bool = False
-    best_by: Literal["gap", "map", "accuracy"] = "gap"
+    best_by: Literal["gap", "map", "accuracy", "tag_map"] = "gap"
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=0)
     save_minutes: float = Field(default=10.0, ge=0)
@@ -233,8 +250,12 @@ class TrainConfig(Settings):
                 f"{self.schedule.warmup} epochs of warm-up leave none of {self.epochs}"
             )
         classes = [task for task in self.tasks if isinstance(task, Classes)]
-        if self.sampling != "natural" and not classes and self.groups is None:
-            raise ValueError(f"sampling {self.sampling!r} needs a task of classes, or groups")
+        tags = [task for task in self.tasks if isinstance(task, Tags)]
+        if self.sampling != "natural" and not classes and not tags and self.groups is None:
+            raise ValueError(
+                f"sampling {self.sampling!r} needs a task of classes or tags, or groups"
+            )
+        self._check_tags(tags)
         repelled = any(isinstance(task, Repulsion) for task in self.tasks)
         fit = [task.loss != "softmax" and task.unlabelled == "skip" for task in classes]
         if repelled and fit != [True]:
@@ -246,6 +267,25 @@ class TrainConfig(Settings):
         if self.groups is not None and self.groups.passes % self.accumulate:
             raise ValueError("groups.passes must be a multiple of accumulate")
         return self
+
+    def _check_tags(self, tags: Sequence[Tags]) -> None:
+        if (self.best_by == "tag_map") != bool(tags):
+            raise ValueError("best_by 'tag_map' is for a task of tags, which takes no other")
+        if not tags:
+            return
+        if self.tasks[0] is not tags[0] or not all(
+            isinstance(task, Distillation) for task in self.tasks[1:]
+        ):
+            raise ValueError(
+                "a task of tags comes first, and only distillation beside it: labels are tags "
+                "or landmarks"
+            )
+        if self.groups is not None:
+            raise ValueError("groups are of landmarks, not of tags")
+        if self.keep_start:
+            raise ValueError("keep_start would take the network away from what its tags learnt")
+        if self.sampling != "natural" and tags[0].repeat is not None:
+            raise ValueError("give one of sampling and repeat")
 
 
 def training_presets() -> tuple[str, ...]:
@@ -273,8 +313,7 @@ def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        kinds = (*_TASKS, "rank", "power")
-        key = ".".join(str(part) for part in first["loc"] if part not in kinds)
+        key = ".".join(str(part) for part in first["loc"] if part not in _KINDS)
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         raise UsageError(
             f"{key}: {reason}" if key else reason,

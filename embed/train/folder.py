@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import UsageError, storage_errors
 from lmk.embed.files import write_whole
 from lmk.embed.images import Skipped
+from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 
@@ -84,7 +86,7 @@ class RunFolder:
             raise UsageError(
                 "was written by another version of lmk", where=self.last, remedy="train anew"
             )
-        before, now = state["config"], config.model_dump(mode="json")
+        before, now = _complete(state["config"]), config.model_dump(mode="json")
         changed = sorted(
             key for key in before.keys() | now.keys() if before.get(key) != now.get(key)
         )
@@ -111,8 +113,8 @@ class RunFolder:
         )
         save_checkpoint(self.last, tensors, {"format": FORMAT, **state})
 
-    def publish(self, embedder: Embedder) -> None:
-        """Writes the embedder into the folder; config.json comes last and makes it one.
+    def publish(self, embedder: Embedder, tags: TagHead | None) -> None:
+        """Writes the embedder and its tags into the folder; config.json comes last.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -122,8 +124,18 @@ class RunFolder:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             embedder.save(made)
+            if tags is not None:
+                save_tag_head(tags, made / TAGS_FILE)
             files = sorted(made.iterdir(), key=lambda file: file.name == "config.json")
             (self.out / "config.json").unlink(missing_ok=True)
             for file in files:
                 file.replace(self.out / file.name)
             made.rmdir()
+
+
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of those that are younger than they."""
+    try:
+        return TrainConfig.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return settings

@@ -19,6 +19,7 @@ from lmk.embed.train.devices import World
 from lmk.embed.train.memory import Memory
 from lmk.embed.train.network import build_optimizer, set_training
 from lmk.embed.train.pictures import Batch
+from lmk.embed.train.tag_task import TagTask
 from lmk.embed.train.tasks import Task
 
 
@@ -90,12 +91,24 @@ class Learner:
             self._forward = DistributedDataParallel(forward, device_ids=ids)
         self._optimizer = build_optimizer(config.optimizer, network, modules)
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self._ema = ModelEmaV3(network, config.ema, use_warmup=True) if config.ema else None
+        self.tag_task = next((task for task in tasks if isinstance(task, TagTask)), None)
+        self._ema = self._ema_head = None
+        if config.ema:
+            self._ema = ModelEmaV3(network, config.ema, use_warmup=True)
+            if self.tag_task is not None:
+                self._ema_head = ModelEmaV3(self.tag_task.head, config.ema, use_warmup=True)
 
-    @property
-    def kept(self) -> nn.Module:
-        """The network that is validated and saved: the averaged one where there is one."""
-        return self.network if self._ema is None else self._ema.module
+    def kept(self) -> dict[str, Tensor]:
+        """The weights that are validated and saved: the averaged ones where there are any.
+
+        Those of the tags' head are called "tags.weight" and "tags.bias", all others are the
+        network's.
+        """
+        network = self.network if self._ema is None else self._ema.module
+        if self.tag_task is None:
+            return network.state_dict()
+        head = self.tag_task.head if self._ema_head is None else self._ema_head.module
+        return {**network.state_dict(), **prefixed("tags", head.state_dict())}
 
     def step(self, number: int, batches: Sequence[Batch], rate: float) -> Tensor:
         """Takes one step.
@@ -110,7 +123,10 @@ class Learner:
         """
         _seed(self._config.seed, number, self._world.rank)
         set_training(self._forward, freeze_norms=self._config.freeze_norms)
-        prepared = [self._prepare(batch) for batch in batches]
+        numbers = [batch.numbers for batch in batches]
+        each = [task.step_targets(number, numbers, self._world) for task in self.tasks]
+        targets = zip(*each, strict=True)
+        prepared = [self._prepare(*both) for both in zip(batches, targets, strict=True)]
         weights = torch.stack([torch.stack([w.sum() for w in each[2]]) for each in prepared])
         whole = self._world.sum(weights.sum(dim=0)).clamp(min=1e-12)
         shares = torch.tensor([task.share for task in self.tasks], device=self._device) / whole
@@ -141,11 +157,13 @@ class Learner:
             torch.from_numpy(np.concatenate([vectors for _, vectors in each])),
         )
 
-    def _prepare(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def _prepare(
+        self, batch: Batch, targets: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         pictures = batch.pictures.to(self._device, non_blocking=True)
-        targets = [task.targets(batch.numbers).to(self._device) for task in self.tasks]
-        weights = [task.weights(own) for task, own in zip(self.tasks, targets, strict=True)]
-        return pictures, targets, weights
+        moved = [own.to(self._device) for own in targets]
+        weights = [task.weights(own) for task, own in zip(self.tasks, moved, strict=True)]
+        return pictures, moved, weights
 
     def _update(self, number: int, rate: float) -> None:
         for group in self._optimizer.param_groups:
@@ -159,6 +177,8 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         if self._ema is not None:
             self._ema.update(self.network, step=number + 1)
+        if self._ema_head is not None and self.tag_task is not None:
+            self._ema_head.update(self.tag_task.head, step=number + 1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next step depends on: tensors by name, and numbers."""
@@ -167,6 +187,8 @@ class Learner:
         tensors |= prefixed("optimizer", optimizer_tensors(self._optimizer))
         if self._ema is not None:
             tensors |= prefixed("ema", self._ema.module.state_dict())
+        if self._ema_head is not None:
+            tensors |= prefixed("ema_tags", self._ema_head.module.state_dict())
         if self._memory is not None:
             tensors["memory"] = self._memory.vectors
         return tensors, {"scaler": self._scaler.state_dict()}
@@ -178,6 +200,8 @@ class Learner:
         load_optimizer(self._optimizer, part("optimizer", tensors))
         if self._ema is not None:
             self._ema.module.load_state_dict(part("ema", tensors))
+        if self._ema_head is not None:
+            self._ema_head.module.load_state_dict(part("ema_tags", tensors))
         if self._memory is not None:
             self._memory.set(tensors["memory"])
         if numbers["scaler"]:

@@ -24,7 +24,8 @@ from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.embed.network import build_network
 from lmk.embed.runtime import available_cores
-from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.tag_head import TagHead
+from lmk.embed.train.checkpoint import load_checkpoint, part, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World, chosen_device, chosen_precision, joined
 from lmk.embed.train.folder import RunFolder
@@ -37,9 +38,10 @@ from lmk.embed.train.setup import build_tasks
 from lmk.embed.train.start import prepare_start
 from lmk.embed.train.tasks import class_codes
 
-Validate = Callable[[Embedder], Mapping[str, float]]
+Validate = Callable[[Embedder, TagHead | None], Mapping[str, float]]
 Progress = Callable[[str, int, int], None]
 FIGURES = ("gap", "map", "accuracy")  # of a validation
+TAG_FIGURES = ("tag_map",)  # of one of tags
 _FLUSHED = 20  # steps whose losses wait on the device
 _MOST_WORKERS = 8
 _CHANGES = 1  # beside seed and epoch, for the seeds of the pictures' changes
@@ -96,8 +98,8 @@ def train(
         resume: go on from the last checkpoint, if there is one.
         device: "auto", "cpu" or "cuda".
         features: the folder for teachers' features; below `out` unless given.
-        validate: called after each epoch with the embedder so far; gives "gap", "map" and
-            "accuracy", of which config.best_by chooses the weights that are kept.
+        validate: called after each epoch with the embedder so far and its tags, if it learns
+            any; gives FIGURES or TAG_FIGURES, of which config.best_by chooses the weights kept.
         progress: called with (stage, done, total).
         epoch_done: called after each epoch with its row of epochs.csv.
 
@@ -184,6 +186,7 @@ class _Run:
         self._epoch_done = epoch_done
         self._repeats = learner.tasks[0].repeats(config.sampling)
         self._codes = class_codes(pictures.labels, background=False)[1]
+        self._figures = FIGURES if learner.tag_task is None else TAG_FIGURES
         self._names = _different([task.name for task in learner.tasks])
         self._at = _Position(sums=[0.0] * len(learner.tasks))
         self._steps = len(self._passes(0)) // config.accumulate  # the same in every epoch
@@ -221,7 +224,7 @@ class _Run:
         board = training / "tensorboard"
         done = at.epoch * self._steps + at.step
         self._steps_log = Log(training / STEPS, ("step", "rate", *self._names), done, board)
-        columns = ("epoch", "size", *self._names, "seconds", *FIGURES)
+        columns = ("epoch", "size", *self._names, "seconds", *self._figures)
         self._epochs_log = Log(training / EPOCHS, columns, at.epoch + 1, board)
 
     def _passes(self, epoch: int) -> NDArray[np.int64]:
@@ -258,9 +261,9 @@ class _Run:
             passes = [next(batches) for _ in range(config.accumulate)]
             for each in passes:
                 at.skipped.update({skip.path: skip.reason for skip in each.skipped})
-            part = rate(config.schedule, (done + 0.5) / self._steps, config.epochs)
-            losses = self._learner.step(done, passes, part)
-            self._waiting.append((done, part, losses))
+            share = rate(config.schedule, (done + 0.5) / self._steps, config.epochs)
+            losses = self._learner.step(done, passes, share)
+            self._waiting.append((done, share, losses))
             at.step += 1
             at.seconds += time.monotonic() - began
             if len(self._waiting) >= _FLUSHED:
@@ -273,7 +276,7 @@ class _Run:
         """Looks at the losses of the last steps, and logs them."""
         if not self._waiting:
             return
-        steps, parts, losses = zip(*self._waiting, strict=True)
+        steps, shares, losses = zip(*self._waiting, strict=True)
         self._waiting.clear()
         values = torch.stack(losses).double().cpu().numpy()
         if not np.isfinite(values).all():
@@ -287,9 +290,9 @@ class _Run:
             self._at.sums = [a + b for a, b in zip(self._at.sums, row, strict=True)]
         if self._world.first:
             rows = [
-                {"step": step, "rate": f"{part:.9g}"}
+                {"step": step, "rate": f"{share:.9g}"}
                 | {name: f"{value:.9g}" for name, value in zip(self._names, row, strict=True)}
-                for step, part, row in zip(steps, parts, values.tolist(), strict=True)
+                for step, share, row in zip(steps, shares, values.tolist(), strict=True)
             ]
             self._steps_log.add(rows)
 
@@ -300,15 +303,15 @@ class _Run:
             at.skipped.update(skipped)
         figures: Mapping[str, float] = {}
         if self._world.first and self._validate is not None:
-            figures = self._validate(self._embedder(self._learner.kept.state_dict()))
+            figures = self._validate(*self._embedder(self._learner.kept()))
             if figures[config.best_by] > at.best_value:
                 at.best, at.best_value = epoch + 1, figures[config.best_by]
-                save_checkpoint(self._folder.best, self._learner.kept.state_dict(), {})
+                save_checkpoint(self._folder.best, self._learner.kept(), {})
         if self._world.first:
             row: dict[str, Any] = {"epoch": epoch + 1, "size": config.size_of(epoch)}
             row |= {n: f"{s / self._steps:.6g}" for n, s in zip(self._names, at.sums, strict=True)}
             row |= {"seconds": f"{at.seconds:.1f}"}
-            row |= {name: f"{figures[name]:.4f}" if name in figures else "" for name in FIGURES}
+            row |= {n: f"{figures[n]:.4f}" if n in figures else "" for n in self._figures}
             self._epochs_log.add([row])
             self._epoch_done(row)
         at.epoch, at.step, at.seconds = epoch + 1, 0, 0.0
@@ -333,17 +336,23 @@ class _Run:
     def _publish(self) -> None:
         """Writes the embedder of the best epoch, or of the last one where nothing was validated."""
         weights = load_checkpoint(self._folder.best)[0] if self._at.best else None
-        self._folder.publish(self._embedder(weights or self._learner.kept.state_dict()))
+        self._folder.publish(*self._embedder(weights or self._learner.kept()))
 
-    def _embedder(self, weights: Mapping[str, Tensor]) -> Embedder:
-        """A network of its own with these weights, on the CPU."""
+    def _embedder(self, weights: Mapping[str, Tensor]) -> tuple[Embedder, TagHead | None]:
+        """A network of its own with these weights, on the CPU, and its tags, if it learns any."""
+        head = part("tags", weights)
+        weights = {name: each for name, each in weights.items() if not name.startswith("tags.")}
         config = embedder_config(self._config)
         with torch.random.fork_rng(devices=[]):
             network = build_network(config, None)
         network.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
         if self._config.keep_start:
             _blend(network, self._start, self._config.keep_start)
-        return Embedder.of(config, network)
+        embedder = Embedder.of(config, network)
+        task = self._learner.tag_task
+        if task is None:
+            return embedder, None
+        return embedder, task.published(**head, feature_fingerprint=embedder.feature_fingerprint)
 
 
 def _blend(network: torch.nn.Module, start: Mapping[str, Tensor], share: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import cos, pi
+from math import cos, floor, pi
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lmk.embed.train.config import NONE, Optimizer, Schedule, TrainConfig
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"  # of an embedder's folder
+_POOL, _NECK = "pool.", "neck."  # beginnings of weights' names
 
 
 def embedder_config(config: TrainConfig) -> EmbedderConfig:
@@ -55,9 +56,12 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
     )
 
 
-def starts_from_folder(config: TrainConfig) -> bool:
-    """Whether the run starts from the whole network of an embedder's folder, neck and all."""
-    return (Path(config.model.weights) / _CONFIG).is_file()
+def starts_with_neck(config: TrainConfig) -> bool:
+    """Whether the run starts from the network of an embedder's folder, and that has a neck."""
+    folder = Path(config.model.weights)
+    if not (folder / _CONFIG).is_file():
+        return False
+    return any(name.startswith(_NECK) for name in read_state(folder / _WEIGHTS))
 
 
 def start_network(config: TrainConfig) -> EmbeddingNetwork:
@@ -73,7 +77,7 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
             network = build_network(wanted.model_copy(update={"weights": source}), None)
         elif source == NONE:
             network = build_network(wanted, None)
-        elif starts_from_folder(config):
+        elif (Path(source) / _CONFIG).is_file():
             network = _from_folder(wanted, Path(source))
         else:
             network = build_network(wanted, Path(source))
@@ -85,10 +89,20 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
 
 
 def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
-    """The whole network of an embedder's folder, as a start."""
+    """The network of an embedder's folder, as a start.
+
+    What it lacks behind the backbone (the neck, or the power of GeM) starts as it does elsewhere,
+    and what the settings do not want of it is left out; what both have must fit.
+    """
     network = build_network(wanted, None)
+    own, given = network.state_dict(), read_state(folder / _WEIGHTS)
+    for ending in (_POOL, _NECK):
+        fresh = {name: tensor for name, tensor in own.items() if name.startswith(ending)}
+        if not fresh or not any(name.startswith(ending) for name in given):
+            given = {name: each for name, each in given.items() if not name.startswith(ending)}
+            given |= fresh
     try:
-        network.load_state_dict(read_state(folder / _WEIGHTS))
+        network.load_state_dict(given)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -159,6 +173,8 @@ def rate(settings: Schedule, epoch: float, epochs: int) -> float:
         epochs: of the run.
     """
     if epoch < settings.warmup:
+        if settings.warmup_growth is not None:
+            return float(settings.warmup_growth ** (floor(epoch) - settings.warmup))
         return epoch / settings.warmup
     if settings.kind == "multistep":
         return float(settings.gamma ** sum(milestone <= epoch for milestone in settings.milestones))

@@ -153,7 +153,8 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
     """The changes as one transform: uint8 [3, side, side] -> uint8 [3, size, size]."""
     steps: list[torch.nn.Module] = []
     if augment.rotate:
-        steps.append(v2.RandomRotation(augment.rotate, v2.InterpolationMode.BILINEAR, fill=_GREY))
+        turn = v2.RandomRotation(augment.rotate, v2.InterpolationMode.BILINEAR, fill=_GREY)
+        steps.append(_often(turn, augment.rotate_often))
     if augment.perspective:
         steps.append(v2.RandomPerspective(0.3, augment.perspective, fill=_GREY))
     if augment.corners:
@@ -166,7 +167,7 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
     light = augment.light
     hue = light / 4 if augment.hue is None else augment.hue
     if light or hue:
-        steps.append(v2.ColorJitter(light, light, light, hue))
+        steps.append(_often(v2.ColorJitter(light, light, light, hue), augment.light_often))
     if augment.grey:
         steps.append(v2.RandomGrayscale(augment.grey))
     if augment.blur:
@@ -177,6 +178,10 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
         # A square of 40 % of the side, as the winners of 2020 and 2021 cut it out.
         steps.append(v2.RandomErasing(augment.erase, (0.16, 0.16), (1.0, 1.0), value=_GREY))
     return v2.Compose(steps) if steps else v2.Identity()
+
+
+def _often(change: torch.nn.Module, often: float) -> torch.nn.Module:
+    return change if often == 1 else v2.RandomApply([change], often)
 
 
 def _collate(items: list[tuple[Tensor, int, list[Skipped]]]) -> Batch:

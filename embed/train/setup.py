@@ -17,7 +17,15 @@ from lmk.embed.train.devices import World
 from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
 from lmk.embed.train.memory import Memory
 from lmk.embed.train.pictures import TrainingPictures
-from lmk.embed.train.task_config import Contrast, Distillation, Neighbours, Repulsion, Taught
+from lmk.embed.train.tag_task import TagTask
+from lmk.embed.train.task_config import (
+    Contrast,
+    Distillation,
+    Neighbours,
+    Repulsion,
+    Tags,
+    Taught,
+)
 from lmk.embed.train.tasks import ClassTask, Task, class_codes
 
 
@@ -64,6 +72,10 @@ def build_tasks(
             tasks.append(ContrastTask(settings, codes, _needed(memory)))
         elif isinstance(settings, Repulsion):
             tasks.append(RepulsionTask(settings, codes, lambda: _centres(tasks)))
+        elif isinstance(settings, Tags):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed + 1 + number)
+                tasks.append(TagTask(settings, pictures.labels, dim, config.seed))
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed + 1 + number)

@@ -19,7 +19,7 @@ from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
 from lmk.embed.train.memory import Memory
-from lmk.embed.train.network import embedder_config, starts_from_folder
+from lmk.embed.train.network import embedder_config, starts_with_neck
 from lmk.embed.train.stored import Progress, require_enough, spread, stored_features
 from lmk.embed.whitening import learn_whitening
 
@@ -65,7 +65,7 @@ def prepare_start(
     Raises:
         ManifestError: too few pictures for a whitening.
     """
-    whitened = config.model.neck_form == "centred" and not starts_from_folder(config)
+    whitened = config.model.neck_form == "centred" and not starts_with_neck(config)
     if not whitened and not config.remembers:
         return Start(None, ())
     if world.first and not kept.exists():

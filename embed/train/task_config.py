@@ -167,6 +167,104 @@ class Contrast(Settings):
     share: float = Field(default=1.0, gt=0)
 
 
+class CrossEntropy(Settings):
+    """Binary cross entropy of each tag, the mean over tags."""
+
+    kind: Literal["bce"] = "bce"
+
+
+class Focal(Settings):
+    """Focal loss: Lin et al., "Focal Loss for Dense Object Detection", 2017.
+
+    Attributes:
+        gamma: how little tags count that are right already; 0 counts all alike.
+        alpha: weight of a tag that the picture has; of the others 1 - alpha.
+    """
+
+    kind: Literal["focal"]
+    gamma: float = Field(default=2.0, ge=0)
+    alpha: float = Field(default=0.25, ge=0, le=1)
+
+
+class Tencent(Settings):
+    """Weighted cross entropy of Tencent ML-Images: Wu et al., 2019.
+
+    Attributes:
+        form: as the paper has it, or as the released "code", which weighs terms in another way,
+            draws no negatives of a tag that is present, and sums over tags.
+        eta: weight of a tag that the picture has.
+        decay: a tag present (or absent) for the t-th step in a row counts decay^(t - 1).
+        negatives: of a tag that is present in a step, so many times its pictures are drawn from
+            the others; null takes all.
+        absent: how often a tag of no picture of a step is learnt in it.
+    """
+
+    kind: Literal["tencent"]
+    form: Literal["paper", "code"] = "paper"
+    eta: float = Field(default=12.0, gt=0)
+    decay: float = Field(default=0.9, gt=0, le=1)
+    negatives: float | None = Field(default=5.0, ge=0)
+    absent: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.form == "code" and (self.decay, self.negatives) != (0.9, 5.0):
+            raise ValueError("decay and negatives are of form 'paper', not 'code'")
+        return self
+
+
+class TagSoftmax(Settings):
+    """-sum of w log softmax over a picture's tags: Yan et al., WebVision 2020."""
+
+    kind: Literal["softmax"]
+
+
+class Repeat(Settings):
+    """Shows pictures of rare tags more often: Mahajan et al., 2018.
+
+    r(tag) = max(1, phi(threshold / f)), f the part of the pictures that have it; a picture is
+    shown the largest of its tags' r times an epoch, on average.
+
+    Attributes:
+        phi: "uniform" for x, "sqrt" for its root.
+        threshold: the part of the pictures below which a tag is rare.
+    """
+
+    phi: Literal["uniform", "sqrt"] = "sqrt"
+    threshold: float = Field(default=0.01, gt=0, le=1)
+
+
+class Tags(Settings):
+    """Learn which tags a picture has: none, one or several.
+
+    Attributes:
+        loss: "bce", "focal" and "tencent" say yes or no to each tag; "softmax" shares one
+            probability out among all tags.
+        weighted: labels are written "NAME:WEIGHT".
+        positive_from: the weight from which on such a label is a yes; a weight below 0 is "not
+            known". For softmax the weights count as they are.
+        least: tags of fewer pictures are left out.
+        unlabelled: a picture without tags has none of them ("negative"), or nobody looked
+            ("skip"). For softmax there is nothing to learn from it.
+        unit: the tags are read off features of length 1 (times the root of their number), so
+            that those an index keeps will do.
+        repeat: how often pictures of rare tags are shown, instead of `sampling`.
+        share: of this loss in the sum.
+    """
+
+    task: Literal["tags"]
+    loss: Annotated[CrossEntropy | Focal | Tencent | TagSoftmax, Field(discriminator="kind")] = (
+        CrossEntropy()
+    )
+    weighted: bool = False
+    positive_from: float = Field(default=0.7, gt=0)
+    least: int = Field(default=1, ge=1)
+    unlabelled: Literal["negative", "skip"] = "negative"
+    unit: bool = False
+    repeat: Repeat | None = None
+    share: float = Field(default=1.0, gt=0)
+
+
 Task = Annotated[
-    Classes | Distillation | Neighbours | Repulsion | Contrast, Field(discriminator="task")
+    Classes | Distillation | Neighbours | Repulsion | Contrast | Tags, Field(discriminator="task")
 ]

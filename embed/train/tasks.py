@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmk.embed.errors import ManifestError
+from lmk.embed.train.devices import World
 from lmk.embed.train.losses import class_loss, class_weights
 from lmk.embed.train.sampling import class_draws
 from lmk.embed.train.task_config import Classes
@@ -39,6 +40,20 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
         """The targets [n, ...] of pictures, given by their numbers in the training set."""
+
+    def step_targets(
+        self, number: int, passes: Sequence[NDArray[np.int64]], world: World
+    ) -> list[Tensor]:
+        """The targets of all passes of a step, in the order of the passes.
+
+        A task whose targets depend on the whole step (all passes, all processes) says so here.
+
+        Args:
+            number: of the step, from 0.
+            passes: this process's pictures of each pass, int64 [n] each, of one length.
+            world: the processes.
+        """
+        return [self.targets(pictures) for pictures in passes]
 
     @abstractmethod
     def weights(self, targets: Tensor) -> Tensor:

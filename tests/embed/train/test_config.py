@@ -83,7 +83,7 @@ def test_a_file_and_single_values(tmp_path: Path) -> None:
         (["optimizer.rate=1"], "gcresnext26: optimizer.rate: unknown key"),
         (["speed=1"], "speed: unknown key"),
         (["tasks.0.loss=hinge"], "tasks.0.loss: Input should be"),
-        (["tasks.0.task=tags"], "tasks.0: "),
+        (["tasks.0.task=moods"], "tasks.0: "),
         (["batch=0"], "batch: Input should be greater"),
         (["schedule.warmup=10"], "10.0 epochs of warm-up leave none of 10"),
         (["tasks.0.loss=softmax"], "dynamic_margin is for arcface and subcenter, not softmax"),
@@ -110,7 +110,7 @@ def test_mistakes(changes: list[str], message: str) -> None:
 
 
 def test_sampling_by_class_needs_classes() -> None:
-    with pytest.raises(UsageError, match="sampling 'balanced' needs a task of classes"):
+    with pytest.raises(UsageError, match="sampling 'balanced' needs a task of classes or tags"):
         training_config("gcresnext26-distil", ["sampling=balanced"])
     with pytest.raises(UsageError, match="feature and relation are both 0"):
         training_config("gcresnext26-distil", ["tasks.0.feature=0", "tasks.0.relation=0"])

@@ -177,7 +177,7 @@ class TestValidation:
         seen = []
         figures = [0.2, 0.9, 0.4]
 
-        def validate(embedder: Embedder) -> dict[str, float]:
+        def validate(embedder: Embedder, tags: object) -> dict[str, float]:
             seen.append(embedder.fingerprint)
             return {"gap": figures[len(seen) - 1], "map": 0.5, "accuracy": 0.25}
 
@@ -194,7 +194,11 @@ class TestValidation:
             [gallery],
             tmp_path / "run",
             device="cpu",
-            validate=lambda embedder: {"gap": 1 - (v := next(values)), "map": v, "accuracy": 0},
+            validate=lambda embedder, tags: {
+                "gap": 1 - (v := next(values)),
+                "map": v,
+                "accuracy": 0,
+            },
         )
         assert result.best == 1
 

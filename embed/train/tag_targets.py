@@ -1,0 +1,171 @@
+"""TagTargets: which tags the training pictures have, and how often each picture is shown."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import ManifestError
+from lmk.embed.train.sampling import class_draws
+
+
+@dataclass(frozen=True, eq=False)
+class TagTargets:
+    """The tags of the training pictures, as compressed rows.
+
+    Attributes:
+        names: the t tags, ascending.
+        offsets: int64 [n + 1]; picture i has the entries offsets[i] to offsets[i + 1].
+        codes: int32 [entries], the tag of each.
+        values: float32 [entries], its weight; or, of labels that are yes or no, 1 for yes and -1
+            for not known.
+    """
+
+    names: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The picture of each entry that says the picture has the tag: int64 [positives]."""
+        pictures = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        return pictures[self.values > 0]
+
+    @property
+    def columns(self) -> NDArray[np.int32]:
+        """The tags of the same entries: int32 [positives]."""
+        return self.codes[self.values > 0]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """The pictures of each tag: int64 [t]."""
+        return np.bincount(self.columns, minlength=len(self.names)).astype(np.int64)
+
+    def dense(self, pictures: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The values of some pictures, 0 where there is none: float32 [m, t]."""
+        starts, ends = self.offsets[pictures], self.offsets[pictures + 1]
+        result = np.zeros((len(pictures), len(self.names)), np.float32)
+        for row, start, end in zip(result, starts, ends, strict=True):
+            row[self.codes[start:end]] = self.values[start:end]
+        return result
+
+
+def tag_targets(
+    labels: Sequence[tuple[str, ...]],
+    *,
+    weighted: bool = False,
+    positive_from: float | None = None,
+    least: int = 1,
+) -> TagTargets:
+    """The tags of labels; of a tag that a picture has twice the larger weight counts.
+
+    Args:
+        labels: of each picture: tags, or, if `weighted`, "NAME:WEIGHT".
+        weighted: see `labels`.
+        positive_from: makes weights yes or no: from here on yes, below 0 not known, else no. None
+            keeps those above 0 as they are.
+        least: tags of fewer pictures are left out.
+
+    Raises:
+        ManifestError: fewer than two tags are left, or a label without a weight.
+    """
+
+    def values(own: tuple[str, ...]) -> dict[str, float]:
+        weights = _weights(own) if weighted else dict.fromkeys(own, 1.0)
+        if positive_from is None:
+            return {name: weight for name, weight in weights.items() if weight > 0}
+        signs = {name: 1 if w >= positive_from else -1 * (w < 0) for name, w in weights.items()}
+        return {name: float(sign) for name, sign in signs.items() if sign}
+
+    counts = Counter(name for own in labels for name, value in values(own).items() if value > 0)
+    names = sorted(name for name, count in counts.items() if count >= least)
+    if len(names) < 2:
+        raise ManifestError(
+            f"{len(names)} tags have {least} pictures or more, two at least are needed",
+            where="--data",
+            remedy="give a CSV with a column tags, several apart by blanks",
+        )
+    number = {name: i for i, name in enumerate(names)}
+    codes, kept, offsets = array("i"), array("f"), array("q", [0])
+    for own in labels:
+        for name, value in values(own).items():
+            if name in number:
+                codes.append(number[name])
+                kept.append(value)
+        offsets.append(len(codes))
+    return TagTargets(
+        tuple(names),
+        np.array(offsets, np.int64),
+        np.array(codes, np.int32),
+        np.array(kept, np.float32),
+    )
+
+
+def _weights(labels: Sequence[str]) -> dict[str, float]:
+    """The weights by name of labels as in "beach:0.77"."""
+    found: dict[str, float] = {}
+    for label in labels:
+        name, _, text = label.rpartition(":")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = float("nan")
+        if not name or not np.isfinite(weight):
+            raise ManifestError(
+                f"the label {label!r} has no weight",
+                where="--data",
+                remedy="write labels as in beach:0.77, or set tasks.0.weighted=false",
+            )
+        found[name] = max(weight, found.get(name, -np.inf))
+    return found
+
+
+def repeat_factors(targets: TagTargets, threshold: float, phi: str) -> NDArray[np.float64]:
+    """How often each picture is shown in an epoch on average: float64 [n], 1 at least.
+
+    r(tag) = max(1, phi(threshold / f)) with f the part of the pictures that have the tag, and
+    r(picture) the largest of its tags': Mahajan et al., "Exploring the Limits of Weakly Supervised
+    Pretraining", 2018. A picture without tags is shown once.
+
+    Args:
+        targets: the tags of the pictures.
+        threshold: the part of the pictures below which a tag is shown more often, above 0.
+        phi: "uniform" for x, "sqrt" for its root.
+    """
+    frequency = targets.counts / len(targets)
+    ratio = threshold / frequency  # every tag has a picture
+    by_tag = np.maximum(1.0, np.sqrt(ratio) if phi == "sqrt" else ratio)
+    repeats = np.ones(len(targets))
+    np.maximum.at(repeats, targets.rows, by_tag[targets.columns])
+    return repeats
+
+
+def tag_draws(targets: TagTargets, sampling: str) -> NDArray[np.float64]:
+    """How often each picture is shown where a tag is drawn first, then a picture of it.
+
+    Args:
+        targets: the tags of the pictures.
+        sampling: how tags are drawn, see class_draws; "natural" shows each picture once instead.
+
+    Returns:
+        float64 [n]: 1 for a picture without tags; the others' add up to their number.
+    """
+    repeats = np.ones(len(targets))
+    if sampling == "natural":
+        return repeats
+    counts = targets.counts.astype(np.float64)
+    draws = class_draws(counts, sampling)
+    chance = (draws / draws.sum() / counts)[targets.columns]
+    drawn = np.bincount(targets.rows, chance, len(targets))
+    tagged = drawn > 0
+    repeats[tagged] = drawn[tagged] * tagged.sum()
+    return repeats

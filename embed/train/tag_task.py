@@ -1,0 +1,144 @@
+"""TagTask: learns which tags a picture has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lmk.embed.tag_head import TagHead
+from lmk.embed.train.devices import World
+from lmk.embed.train.tag_losses import TencentLoss, binary_cross_entropy, focal, weighted_softmax
+from lmk.embed.train.tag_targets import repeat_factors, tag_draws, tag_targets
+from lmk.embed.train.task_config import CrossEntropy, Focal, Tags, TagSoftmax, Tencent
+from lmk.embed.train.tasks import Task
+
+
+class TagTask(Task):
+    """A linear layer from embeddings to tags, and one of the losses of tags.
+
+    Args:
+        settings: the loss, and what labels mean.
+        labels: of each picture of the training set.
+        dim: components of an embedding.
+        seed: of the chance in the loss.
+
+    Attributes:
+        head: the layer, which `published` gives away.
+
+    Raises:
+        ManifestError: there are no two tags, or a label without the weight that it should have.
+    """
+
+    name = "tags"
+
+    def __init__(
+        self, settings: Tags, labels: Sequence[tuple[str, ...]], dim: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.share = settings.share
+        self._settings = settings
+        self._seed = seed
+        self._softmax = isinstance(settings.loss, TagSoftmax)
+        self._known = tag_targets(
+            labels,
+            weighted=settings.weighted,
+            positive_from=None if self._softmax else settings.positive_from,
+            least=settings.least,
+        )
+        tags = len(self._known.names)
+        self.head = nn.Linear(dim, tags)
+        nn.init.zeros_(self.head.bias)
+        if isinstance(settings.loss, CrossEntropy | Focal):
+            # Each tag starts as likely as it is in the training set: Lin et al., 2017, 4.1.
+            share = (self._known.counts + 0.5) / (len(self._known) + 1)
+            with torch.no_grad():
+                self.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
+        self._tencent = (
+            TencentLoss(settings.loss, tags) if isinstance(settings.loss, Tencent) else None
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tags, in the order of the head's outputs."""
+        return self._known.names
+
+    def published(self, weight: Tensor, bias: Tensor, feature_fingerprint: str) -> TagHead:
+        """The tags as an embedder's folder keeps them.
+
+        Args:
+            weight, bias: of the head, maybe averaged.
+            feature_fingerprint: of the embedder.
+        """
+        rows = weight.detach().cpu().float() * self._scale
+        return TagHead(
+            names=self.names,
+            weight=rows.numpy(),
+            bias=bias.detach().cpu().float().numpy(),
+            activation="softmax" if self._softmax else "sigmoid",
+            unit=self._settings.unit,
+            feature_fingerprint=feature_fingerprint,
+        )
+
+    @property
+    def _scale(self) -> float:
+        """Unit features times this are of the size of others: about 1 a component."""
+        return float(self.head.in_features**0.5) if self._settings.unit else 1.0
+
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """What is known of each tag float32 [n, t]: see TagTargets.values."""
+        return torch.from_numpy(self._known.dense(pictures))
+
+    def step_targets(
+        self, number: int, passes: Sequence[NDArray[np.int64]], world: World
+    ) -> list[Tensor]:
+        """Targets [n, t]; of the Tencent loss [n, 2, t], with the weight of each term.
+
+        Those weights depend on all pictures of the step, in whichever process they are.
+        """
+        if self._tencent is None:
+            return super().step_targets(number, passes, world)
+        whole = np.stack(world.gather(np.stack(passes)), axis=1)  # [passes, processes, n]
+        device = self._tencent.run.device
+        values = self.targets(whole.ravel()).to(device)
+        generator = torch.Generator(device)
+        generator.manual_seed(
+            int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        )
+        if self._settings.unlabelled == "skip":
+            values = values.masked_fill(~(values > 0).any(dim=1, keepdim=True), -1)
+        both = torch.stack([values, self._tencent.coefficients(values, generator)], dim=1)
+        parts = both.view(*whole.shape, *both.shape[1:])
+        return list(parts[:, world.rank])
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """See Task.weights."""
+        values = targets if self._tencent is None else targets[:, 0]
+        if self._softmax or self._settings.unlabelled == "skip":
+            return (values > 0).any(dim=1).float()
+        return torch.ones(len(values), device=values.device)
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """See Task.forward."""
+        features = embeddings.float()
+        if self._settings.unit:
+            features = functional.normalize(features) * self._scale
+        logits = self.head(features)
+        loss = self._settings.loss
+        if self._tencent is not None:
+            losses: Tensor = self._tencent(logits, targets[:, 0], targets[:, 1])
+            return losses
+        if isinstance(loss, Focal):
+            return focal(logits, targets, loss.gamma, loss.alpha)
+        return (weighted_softmax if self._softmax else binary_cross_entropy)(logits, targets)
+
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """See Task.repeats; a picture without tags is shown once."""
+        repeat = self._settings.repeat
+        if repeat is not None:
+            return repeat_factors(self._known, repeat.threshold, repeat.phi)
+        return tag_draws(self._known, sampling)
