@@ -23,7 +23,7 @@ from lmk.rerank.local_features import Extractor, RootSift, XFeat
 from lmk.rerank.penalties import demote_overpredicted, mean_of, thresholded_demotion
 from lmk.rerank.penalty import PenaltySettings, rescaled
 from lmk.rerank.ranking import order_of, ranked
-from lmk.rerank.voting import class_prior, power_weights, softmax_weights, vote
+from lmk.rerank.voting import class_prior, vote_best
 
 
 class NeighbourhoodStep(BaseModel):
@@ -194,40 +194,33 @@ class VoteStep(BaseModel):
         """Fills `winner`, `confidence` and `votes`."""
         rows = answering.neighbours.rows
         candidates = rows[:, : answering.candidates]
-        of_candidates = answering.scores[:, : answering.candidates]
-        # By score, then row: the k best of each query, whatever order the penalty left.
-        order = np.lexsort((candidates, -of_candidates), axis=1)[:, : self.k]
-        scores = np.take_along_axis(of_candidates, order, axis=1)
-        voters = np.take_along_axis(candidates, order, axis=1)
-        voters[np.isneginf(scores)] = NO_ROW
-        weights = self._weights(scores)
-        silent = ~(scores > 0).any(axis=1)
-        weights[silent] = 0
-        weights[silent, :1] = 1
-        scale = class_prior(facts.label_pictures, self.prior) if self.prior else None
-        result = vote(
-            voters, weights, facts.label_offsets, facts.label_codes, most=self.most, scale=scale
+        scores = answering.scores[:, : answering.candidates]
+        result = vote_best(
+            candidates,
+            scores,
+            self.k,
+            facts.label_offsets,
+            facts.label_codes,
+            power=self.power,
+            temperature=self.temperature,
+            most=self.most,
+            scale=class_prior(facts.label_pictures, self.prior) if self.prior else None,
         )
         if self.temperature is None:
             confidence = (result.total / self.k) ** (1 / self.power)
         else:
-            confidence = (result.shares * np.where(scores > 0, scores, 0)).sum(axis=1)
-        confidence[silent] = np.minimum(scores[silent, :1].max(axis=1, initial=-np.inf), 0)
+            confidence = (result.shares * np.maximum(scores, 0)).sum(axis=1)
+        best = scores.max(axis=1, initial=-np.inf)
+        confidence = np.where(result.total > 0, confidence, np.minimum(best, 0))
         confidence[result.winner < 0] = -np.inf
-        result.shares[silent] = 0
         votes = np.zeros(rows.shape, np.float32)
-        np.put_along_axis(votes, order, result.shares, axis=1)
+        votes[:, : answering.candidates] = result.shares
         return replace(
             answering,
             winner=result.winner,
             confidence=confidence.astype(np.float32),
             votes=votes,
         )
-
-    def _weights(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        if self.temperature is None:
-            return power_weights(scores, self.power)
-        return softmax_weights(scores, self.temperature)
 
 
 class QueryPenaltyStep(BaseModel):

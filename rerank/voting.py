@@ -130,8 +130,8 @@ def vote_best(
     """The k best neighbours vote with max(score, 0) ** power, or with their softmax.
 
     The best by score falling, then row rising; their weights are added up in the order in which
-    they stand in `rows`. Where all weights are 0, the label of the best one wins with a total of 0
-    (the smaller code where it has several; where it has none, the smallest of the others).
+    they stand in `rows`. Where no score is above 0, the label of the best one wins with a total of
+    0 (the smaller code where it has several; where it has none, the smallest of the others).
 
     Args:
         rows: int64 [q, n], gallery rows; -1 for no neighbour.
@@ -164,8 +164,11 @@ def vote_best(
         if temperature is None
         else softmax_weights(of_voters, temperature)
     )
-    silent = np.flatnonzero((weights == 0).all(axis=1)) if k else np.zeros(0, np.int64)
-    weights[silent, order_of(voters[silent], of_voters[silent])[:, :1].ravel()] = 1
+    # A power may leave nothing of a small score: then the best one speaks for all, too.
+    silent = np.flatnonzero(~((weights > 0) & (of_voters > 0)).any(axis=1))
+    weights[silent] = 0
+    first = order_of(voters[silent], of_voters[silent])[:, :1]
+    weights[silent[:, None], first] = 1
     result = vote(voters, weights, label_offsets, label_codes, most=most, scale=scale)
     result.total[silent] = 0
     result.shares[silent] = 0

@@ -176,10 +176,10 @@ def vote_rows(
             _weigh(weights[a], sums, power)
             for b in range(_BLOCK):
                 silent[b] &= weights[a, b] == 0
-        for b in np.flatnonzero(silent[:n]):
-            a = _first(rows[start + b], scores[start + b], places[b])
-            if a >= 0:
-                weights[a, b] = 1
+        for b in range(n):
+            speaker = _first(rows[start + b], scores[start + b], places[b]) if silent[b] else -1
+            if speaker >= 0:
+                weights[speaker, b] = 1
         best[:] = -1
         won[:] = -1
         for i in range(k):
