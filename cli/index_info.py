@@ -54,6 +54,7 @@ index_info.help = (info.help or "").replace("lmk info", "lmk index info")
 def _facts(gallery: Gallery) -> dict[str, Any]:
     from lmk.embed.embedder import Embedder
     from lmk.rerank.build import saved_pipeline
+    from lmk.rerank.retrieval import saved_retrieval
 
     embedder = Embedder.load(gallery.embedder_dir)
     skipped = [{"path": path, "reason": reason} for path, reason in gallery.skipped()]
@@ -65,6 +66,7 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
         "search": _search(gallery),
         "embedder": embedder.config.model_dump() | {"whitened": embedder.whitening is not None},
         "steps": [step.model_dump() for step in saved_pipeline(gallery).steps],
+        "retrieval": saved_retrieval(gallery).model_dump(),
         "skipped_files": skipped,
     }
 
@@ -111,6 +113,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         + ("catalog.db" if not segments else counted(segments, "segment file")),
         "search": facts["search"],
         "steps": ", ".join(_step_text(step) for step in facts["steps"]),
+        "lists": ", ".join(_step_text(step) for step in facts["retrieval"]["steps"])
+        or "as they are searched",
         "size": f"{human_bytes(facts['bytes_on_disk'])}, of it cache {cache}; "
         f"format {facts['format']}",
         "created": _to_the_second(facts["created"]),

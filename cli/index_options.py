@@ -64,6 +64,13 @@ collection = click.option(
     help='Of the server\'s collection.  [default: "lmk_" and the name of INDEX]',
 )
 
+retrieval_steps = click.option(
+    "--retrieval-steps",
+    metavar="FILE|none|default",
+    help="How retrieval lists are ordered: a JSON file, as docs/retrieval.md has them; none: as "
+    "they are searched.  [default: as the index keeps it]",
+)
+
 
 def check_backend(
     backend: str | None,

@@ -18,6 +18,7 @@ from lmk.cli.index_options import (
     kind,
     labels,
     recall,
+    retrieval_steps,
     tell,
     uri,
     wait,
@@ -107,13 +108,14 @@ def _at_most(neighbours: int, held: int) -> int:
     return max(1, min(neighbours, held))
 
 
-@click.command("set", short_help="Change how it is searched.")
+@click.command("set", short_help="Change how it is searched and how lists are ordered.")
 @click.argument("index", type=PATH)
 @kind
 @recall
 @backend
 @uri
 @collection
+@retrieval_steps
 @wait
 @as_json
 def set_(
@@ -123,12 +125,15 @@ def set_(
     backend: str | None,
     uri: str | None,
     collection: str | None,
+    retrieval_steps: str | None,
     wait: float,
     as_json: bool,
 ) -> None:
     """Change how INDEX is searched, without building it again.
 
     What is not given stays as it is. What the search needs is made now, not at the first question.
+
+    With --retrieval-steps: how the lists of `lmk submit --task retrieval` are ordered.
 
     Example: lmk index set gallery.lmk --kind exact
     """
@@ -137,12 +142,14 @@ def set_(
     from lmk.index.search import choose
     from lmk.index.writer import GalleryWriter
     from lmk.rerank.build import SEARCH
+    from lmk.rerank.retrieval import RETRIEVAL, read_retrieval, saved_retrieval
 
     values = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
     values |= {"collection": collection}
     given = {name: value for name, value in values.items() if value is not None}
-    if not given:
-        remedy = "use --kind, --recall, --backend or --collection"
+    lists = None if retrieval_steps is None else read_retrieval(retrieval_steps)
+    if not given and lists is None:
+        remedy = "use --kind, --recall, --backend, --collection or --retrieval-steps"
         raise UsageError("nothing to change is named", where=index, remedy=remedy)
     with Gallery.open(index) as gallery:
         kept = gallery.setting(SEARCH) or {}
@@ -157,11 +164,16 @@ def set_(
             tell=tell,
         )
         setting = kept | given
+        retrieval = lists or saved_retrieval(gallery)
     with GalleryWriter(index, wait=wait) as writer:
         writer.set(SEARCH, setting)
+        if lists is not None:  # the default is not kept: a later one takes its place
+            kept_as = None if retrieval_steps == "default" else lists.model_dump(mode="json")
+            writer.set(RETRIEVAL, kept_as)
         writer.commit()
     if as_json:
         facts = {"index": str(index), "setting": setting, "search": searcher.reason}
+        facts["retrieval"] = retrieval.model_dump(mode="json")
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         click.echo(f"{index}: {searcher.reason}")

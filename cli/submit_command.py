@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.index_options import retrieval_steps, tell
 from lmk.cli.render import check_output, counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest, Row
     from lmk.eval.submission import RetrievalWriter, SubmissionWriter
     from lmk.rerank.recognizer import Recognizer
-
-RETRIEVED = 100  # pictures a retrieval submission names for each query
+    from lmk.rerank.retrieval import Retrieval
 
 
 @click.command()
@@ -50,12 +50,23 @@ RETRIEVED = 100  # pictures a retrieval submission names for each query
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the paths of a CSV start.  [default: the folder of the CSV]",
 )
-def submit(queries: Path, index: Path | None, output: Path, task: str, root: Path | None) -> None:
+@retrieval_steps
+def submit(
+    queries: Path,
+    index: Path | None,
+    output: Path,
+    task: str,
+    root: Path | None,
+    retrieval_steps: str | None,
+) -> None:
     """Answer the pictures of QUERIES, a folder or CSV, into a contest's CSV file.
 
     Every query that can be read gets its best answer, as GAP ranks answers by confidence and a
     blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
     command goes on where it was; OUTPUT appears when it is whole.
+
+    A retrieval list begins with the pictures of the query's landmark, those that the search missed
+    too (docs/retrieval.md; --retrieval-steps none: the order of the search).
 
     Ids: of a flat folder the file names without their ending, of sub-folders the paths with it
     (tower/1.jpg), a blank as "_"; of a CSV its column id.
@@ -71,9 +82,12 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
 
     ignore_large_picture_warnings()
     check_output(output, reads=[queries])
+    if retrieval_steps is not None and task != "retrieval":
+        raise click.UsageError("--retrieval-steps is for --task retrieval")
     manifest = read_manifest(queries, root=root)
     with Recognizer.open(find_index(index)) as recognizer:
-        work = _work(task, manifest, recognizer)
+        retrieval = _retrieval(recognizer, retrieval_steps)
+        work = _work(task, manifest, recognizer, retrieval)
         writer = (
             SubmissionWriter(output, resume=work)
             if task == "recognition"
@@ -86,14 +100,34 @@ def submit(queries: Path, index: Path | None, output: Path, task: str, root: Pat
             batches = recognizer.embed_stream(
                 todo, progress=lambda done: progress("queries", before + done, len(manifest))
             )
-            skipped = _answer(todo, batches, recognizer, writer)
+            skipped = (
+                _answer(todo, batches, recognizer, writer)
+                if isinstance(writer, SubmissionWriter)
+                else _list(todo, batches, recognizer, retrieval, writer)
+            )
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
     asked = counted(len(manifest), "query", "queries")
     click.echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
 
 
-def _work(task: str, manifest: Manifest, recognizer: Recognizer) -> str:
+def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
+    """How lists are made: as the option says, else as the index keeps it."""
+    from lmk.embed.errors import UsageError
+    from lmk.eval.submission import MAX_IMAGES
+    from lmk.rerank.retrieval import read_retrieval, saved_retrieval
+
+    found = saved_retrieval(recognizer.gallery) if name is None else read_retrieval(name)
+    if found.k > MAX_IMAGES:
+        raise UsageError(
+            f"lists of {found.k:,} pictures, a submission holds {MAX_IMAGES}",
+            where=name or recognizer.gallery.path,
+            remedy=f"set its k to {MAX_IMAGES}",
+        )
+    return found
+
+
+def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retrieval) -> str:
     """Names the work: answers of other queries, or by another index, must not be mixed in.
 
     A picture that was replaced is another query.
@@ -104,7 +138,8 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer) -> str:
     index = (gallery.path.resolve(), gallery.fingerprint, gallery.generation)
     for part in (task, *index, facts.created, facts.updated):
         digest.update(f"{part}\n".encode(errors="surrogateescape"))
-    digest.update(recognizer.pipeline.model_dump_json().encode())
+    steps = recognizer.pipeline if task == "recognition" else retrieval
+    digest.update(steps.model_dump_json().encode())
     digest.update(str(manifest.root.resolve()).encode(errors="surrogateescape"))
     for row in manifest.rows:
         state = _state(manifest.file(row))
@@ -125,27 +160,45 @@ def _answer(
     todo: Manifest,
     batches: Iterator[tuple[Embeddings, tuple[Skipped, ...]]],
     recognizer: Recognizer,
-    writer: SubmissionWriter | RetrievalWriter,
+    writer: SubmissionWriter,
 ) -> list[Skipped]:
     """Writes each batch as it comes, in the manifest's order; returns the pictures not read."""
-    from lmk.eval.submission import SubmissionWriter
-
     left = iter(todo.rows)
     skipped: list[Skipped] = []
     for embeddings, failed in batches:
         skipped += failed
-        if isinstance(writer, SubmissionWriter):
-            predictions = recognizer.predict(embeddings)
-            for query, label, confidence in zip(
-                predictions.query_ids, predictions.labels, predictions.confidence, strict=True
-            ):
-                _leave_blank_before(query, left, writer)
-                writer.write(query, label, float(confidence))
-        else:
-            found = recognizer.search(embeddings, RETRIEVED)
-            for query, rows in zip(found.query_ids, found.rows, strict=True):
-                _leave_blank_before(query, left, writer)
-                writer.write(query, recognizer.gallery.ids(rows[rows >= 0]))
+        predictions = recognizer.predict(embeddings)
+        for query, label, confidence in zip(
+            predictions.query_ids, predictions.labels, predictions.confidence, strict=True
+        ):
+            _leave_blank_before(query, left, writer)
+            writer.write(query, label, float(confidence))
+    _leave_blank_before(None, left, writer)
+    return skipped
+
+
+def _list(
+    todo: Manifest,
+    batches: Iterator[tuple[Embeddings, tuple[Skipped, ...]]],
+    recognizer: Recognizer,
+    retrieval: Retrieval,
+    writer: RetrievalWriter,
+) -> list[Skipped]:
+    """Writes the lists of each batch as it comes, as _answer does answers."""
+    from lmk.rerank.retrieval import Collection, rerank_lists
+
+    gallery = recognizer.gallery
+    collection = Collection(
+        recognizer.searcher, gallery.view(), recognizer.facts.neighbourhoods, tell
+    )
+    left = iter(todo.rows)
+    skipped: list[Skipped] = []
+    for embeddings, failed in batches:
+        skipped += failed
+        found = rerank_lists(retrieval, embeddings, collection)
+        for query, rows in zip(found.query_ids, found.rows, strict=True):
+            _leave_blank_before(query, left, writer)
+            writer.write(query, gallery.ids(rows[rows >= 0]))
     _leave_blank_before(None, left, writer)
     return skipped
 
