@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ _LATER = (
     "members",
 )
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
+SHIPPED = "shipped"  # with lmk, beside the preset: backbone, pooling and neck
 
 
 class EmbedderConfig(BaseModel):
@@ -31,7 +33,7 @@ class EmbedderConfig(BaseModel):
     Attributes:
         name: the preset's or model's name, for people.
         backbone: the timm model.
-        weights: "package:NAME", "hub", or "file" for weights kept in the folder.
+        weights: "package:NAME", "hub", "shipped", or "file" for weights kept in the folder.
         size: side of the square pictures are squashed to, in pixels.
         mean, std: of the pixels in 0..1, as the backbone was trained.
         gem_p: the power of GeM pooling (the start value where it is trained).
@@ -90,6 +92,11 @@ def preset(name: str) -> EmbedderConfig:
     """The config of a preset."""
     text = (resources.files("lmk.embed") / "presets" / f"{name}.json").read_text("utf-8")
     return EmbedderConfig.model_validate_json(text)
+
+
+def shipped_weights(name: str) -> Traversable:
+    """The file with the whole network of a preset that lmk comes with (fp16)."""
+    return resources.files("lmk.embed") / "presets" / f"{name}.safetensors"
 
 
 def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:
