@@ -39,7 +39,7 @@ def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
 
     from lmk.embed.errors import UsageError
     from lmk.index.gallery import Gallery
-    from lmk.rerank.learning import exact_searcher, saved_pipeline
+    from lmk.rerank.learnt import exact_searcher, saved_pipeline
     from lmk.rerank.penalties import picks_table
     from lmk.rerank.penalty import PenaltySettings, pick
 

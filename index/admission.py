@@ -6,9 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lmk.embed.errors import EmbedderMismatch, GalleryError
 from lmk.index.catalog import Catalog, Picture, State
-from lmk.index.labels import ROLES, Role
+from lmk.index.labels import ROLES, Membership, Role
+from lmk.index.segments import runs
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,27 @@ def admit(
             else:
                 left_out.append((picture.id, twin))
     return Admission(new, unchanged, left_out)
+
+
+def shared_content(catalog: Catalog, membership: Membership) -> NDArray[np.int64]:
+    """Returns the rows of distractors whose content a gallery picture has too, ascending.
+
+    It costs a look into the catalog for each distractor.
+    """
+    distractors = np.flatnonzero(membership.role("distractor"))
+    query = (
+        "SELECT one.row, one.sha256, other.row, other.sha256 FROM picture AS one"
+        " JOIN picture AS other INDEXED BY picture_content"
+        " ON substr(other.sha256, 1, 16) = substr(one.sha256, 1, 16) AND other.row != one.row"
+        " WHERE one.row BETWEEN ? AND ?"
+    )
+    gallery, shared = membership.role("gallery"), set()
+    for start, stop in runs(distractors):
+        first, last = int(distractors[start]), int(distractors[stop - 1])
+        for row, content, other, others in catalog.all(query, (first, last)):
+            if content == others and membership.distractor[row] and gallery[other]:
+                shared.add(row)
+    return np.array(sorted(shared), np.int64)
 
 
 def check_vectors(state: State, dim: int, fingerprint: str) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery
 from lmk.index import transaction as sizes  # read when used: tests make them small
-from lmk.index.admission import admit, check_pictures, check_vectors
+from lmk.index.admission import admit, check_pictures, check_vectors, shared_content
 from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
 from lmk.index.derived import DerivedFiles
@@ -148,6 +148,10 @@ class GalleryWriter:
     def find(self, ids: Iterable[str]) -> dict[str, int]:
         """Returns the rows of those ids that the gallery has, with what is not committed yet."""
         return {id_: row for id_, (row, _) in self._t.catalog.known(ids).items()}
+
+    def shared(self) -> NDArray[np.int64]:
+        """Returns the rows of distractors whose content a gallery picture has too, ascending."""
+        return shared_content(self._t.catalog, self.membership())
 
     def pictures(self, rows: ArrayLike) -> list[Picture]:
         """Returns the pictures of rows that were not removed (GalleryDamaged).

@@ -1,84 +1,50 @@
-"""Learns what a gallery's answers need: background, penalty and threshold.
+"""Learns what a gallery's answers need: tables for its steps, threshold and calibration.
 
 Where it takes about a second, all of it is learnt anew after each change. In a larger gallery the
-background and the penalty are brought up to date for what changed, with the same result (see
-picks.py, background.py), and the threshold is kept until a tenth of the pictures has changed: it
-is read off a sample of a few thousand, which one picture does not move.
+tables are brought up to date for what changed, with the same result (see picks.py, nearest.py,
+background.py), and threshold and calibration are kept until a tenth of the pictures has changed:
+they are read off a sample of a few thousand, which one picture does not move. Where they were
+learnt of photos that the gallery does not have (save_calibration) no change to it replaces them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.errors import UsageError
 from lmk.index.gallery import Gallery
-from lmk.index.search import Searcher, searcher_of
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
-from lmk.rerank.background import LandmarkSums, Pictures
+from lmk.rerank.calibration import Answers, Calibration, calibrate
 from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.picks import PickTable, Sides
+from lmk.rerank.learnt import (
+    CALIBRATED,
+    CALIBRATION,
+    PIPELINE,
+    SHARD,
+    Learnt,
+    Tables,
+    exact_searcher,
+    save,
+    saved_calibration,
+    saved_learning,
+    saved_pipeline,
+)
 from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.threshold import SAMPLE, learn_threshold
+from lmk.rerank.self_answers import SAMPLE, answers_of_gallery
+from lmk.rerank.steps import BankPenaltyStep, NeighbourhoodStep
+from lmk.rerank.threshold import learn_threshold
 
-PIPELINE, PENALTY, BACKGROUND = "pipeline", "penalty", "background"
-SHARD = "shard"  # which part of the pictures a gallery holds, where it holds one
-_PICKS, _WORST, _LEARNT = "picks", "worst picks", "learnt"
 STAGE = "penalty and threshold"
 CHEAP = 1e11  # products of components: a second or two on two cores
 KEPT_THRESHOLD = 0.1  # of the pictures may have changed
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Learnt:
-    """What was learnt of a gallery, and of which state of it.
-
-    Attributes:
-        pipeline: with the threshold.
-        gallery: its pictures then.
-        bank: its distractors then.
-        sums: for the background.
-        table: who picked whom; None without a penalty.
-        weighed: pictures there were when the threshold was learnt.
-        changed: rows that came or went since then.
-    """
-
-    pipeline: Pipeline
-    gallery: View
-    bank: View
-    sums: LandmarkSums
-    table: PickTable | None
-    weighed: int
-    changed: int
-
-
-def saved_pipeline(gallery: Gallery) -> Pipeline:
-    """The pipeline saved with a gallery; the default one where none is."""
-    saved = gallery.setting(PIPELINE)
-    return Pipeline() if saved is None else Pipeline.model_validate(saved)
-
-
-def saved_learning(gallery: Gallery) -> Learnt | None:
-    """What `learn` kept with a gallery to go on from; None where it kept nothing that fits."""
-    kept = gallery.setting(_LEARNT)
-    if kept is None:
-        return None
-    pipeline, table = saved_pipeline(gallery), None
-    if pipeline.penalty() is not None:
-        picks, worst = gallery.array(_PICKS), gallery.array(_WORST)
-        if picks is None or worst is None or len(picks) != gallery.rows:
-            return None
-        table = PickTable(picks[:, 0].astype(np.int64), picks[:, 1].copy(), worst)
-    views = gallery.view("gallery"), gallery.view("distractor")
-    sums = LandmarkSums.of_json(kept["sums"])
-    if sums.pictures != np.count_nonzero(views[0].mask):
-        return None
-    return Learnt(pipeline, *views, sums, table, kept["weighed"], kept["changed"])
 
 
 def learn(
@@ -92,46 +58,32 @@ def learn(
 
     Args:
         writer: with all pictures of the transaction.
-        pipeline: its threshold is learnt.
+        pipeline: its threshold is learnt, unless it was learnt of photos.
         before: what was learnt of the state before the transaction, to go on from it where
             learning anew would take long.
         progress: called with (stage, done, total).
     """
     progress(STAGE, 0, 1)
-    gallery = writer.view("gallery")
-    labels = gallery.labels
-    assert labels is not None  # a writer's view has them
-    bank = replace(gallery, mask=labels.role("distractor"))
-    if before is None or _is_cheap(gallery, bank) or not _same_rule(before.pipeline, pipeline):
-        before = _nothing(pipeline, gallery, bank)
-    pictures, distractors = (int(view.mask.sum()) for view in (gallery, bank))
-    sums = before.sums.updated(
-        gallery.stored, before=_pictures(before.gallery), after=_pictures(gallery)
+    gallery, bank = _views(writer)
+    cheap = _is_cheap(gallery, bank, pipeline)
+    if before is None or cheap:
+        before = Learnt(pipeline, None, Tables.empty(gallery), 0, 1)
+    tables = before.tables.updated(pipeline, gallery, bank)
+    facts = tables.facts(pipeline)
+    changed = before.changed + sum(
+        _changed(old, new)
+        for old, new in ((before.tables.gallery, gallery), (before.tables.bank, bank))
     )
-    background = sums.mean_cosine()
-    table, penalty = _picks(before, pipeline, gallery, bank), None
-    if table is not None and pictures and distractors:
-        top = _top(pipeline)
-        picks = table.picks(bank=distractors, gallery=pictures, top=top)
-        penalty = pipeline.penalty_of(picks, background)
-    changed = before.changed + _changed(before.gallery, gallery) + _changed(before.bank, bank)
-    kept = changed <= KEPT_THRESHOLD * before.weighed
-    if kept:
-        value = before.pipeline.threshold()
+    kept = changed <= KEPT_THRESHOLD * before.weighed and _same_rule(before.pipeline, pipeline)
+    if kept or writer.setting(CALIBRATED) == "photos":
+        threshold = (before.pipeline if kept else pipeline).threshold()
+        calibration, weighed = saved_calibration(writer), before.weighed
     else:
-        facts = GalleryFacts(labels.names, labels.offsets, labels.codes, penalty, background)
-        found = learn_threshold(pipeline, exact_searcher(gallery), facts, gallery, bank)
-        value = found if np.isfinite(found) else None
-    learnt = Learnt(
-        pipeline.with_threshold(value),
-        gallery,
-        bank,
-        sums,
-        table,
-        before.weighed if kept else pictures,
-        changed if kept else 0,
-    )
-    _save(writer, learnt, penalty, background)
+        threshold, calibration = _weigh(own_answers(pipeline, facts, tables))
+        writer.set(CALIBRATED, "gallery")
+        weighed, changed = int(gallery.mask.sum()), 0
+    learnt = Learnt(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
+    save(writer, learnt, facts.penalty, tables=not cheap)
     progress(STAGE, 1, 1)
     return learnt
 
@@ -160,33 +112,114 @@ def learn_change(
     return learn(writer, pipeline, before=before, progress=progress).pipeline.threshold()
 
 
-def forget_learning(writer: GalleryWriter) -> None:
-    """Forgets what a gallery was taught, as the settings of another one came into it."""
-    for name in (_LEARNT, BACKGROUND):
-        writer.set(name, None)
-    for name in (PENALTY, _PICKS, _WORST):
-        writer.drop_array(name)
+def save_pipeline(
+    path: Path,
+    pipeline: Pipeline,
+    *,
+    wait: float = 0.0,
+    progress: Progress = lambda stage, done, total: None,
+) -> Learnt:
+    """Saves other steps with a gallery and learns what they need; the same ones are learnt anew.
+
+    Threshold and calibration are learnt of the gallery, whatever they were learnt of before.
+
+    Args:
+        path: the gallery.
+        pipeline: its threshold does not matter.
+        wait: seconds to wait for another writer.
+        progress: called with (stage, done, total).
+
+    Raises:
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        UsageError: for a part of a gallery, of which nothing is learnt.
+    """
+    with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
+        if old.setting(SHARD) is not None:
+            raise UsageError(
+                "is one part of a gallery, of which nothing is learnt",
+                where=path,
+                remedy="join the parts with lmk index merge",
+            )
+        before = saved_learning(old)
+        if before is not None:
+            before = replace(before, weighed=0, changed=1)
+        writer.set(CALIBRATED, None)
+        learnt = learn(writer, pipeline, before=before, progress=progress)
+        writer.commit()
+    return learnt
 
 
-def exact_searcher(view: View) -> Searcher:
-    """An exact search for many queries, the fastest for the size of the view."""
-    return searcher_of(view, recall=1.0, batch=SAMPLE)
+def save_calibration(
+    path: Path, calibration: Calibration | None, threshold: float | None, *, wait: float = 0.0
+) -> None:
+    """Saves a calibration and a threshold that were learnt of photos the gallery does not have.
+
+    A later change to the gallery keeps both; save_pipeline learns them of the gallery again.
+
+    Args:
+        path: the gallery.
+        calibration: of its answers; None for none.
+        threshold: below it an answer is "none of these"; None answers everything.
+        wait: seconds to wait for another writer.
+
+    Raises:
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+    """
+    with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
+        pipeline = saved_pipeline(old).with_threshold(threshold)
+        writer.set(PIPELINE, pipeline.model_dump(mode="json"))
+        value = None if calibration is None else calibration.model_dump(mode="json")
+        writer.set(CALIBRATION, value)
+        writer.set(CALIBRATED, "photos")
+        writer.commit()
 
 
-def _nothing(pipeline: Pipeline, gallery: View, bank: View) -> Learnt:
-    """What is known of a gallery of no picture: from here all is learnt anew."""
-    empty = (
-        replace(gallery, mask=np.zeros_like(gallery.mask)),
-        replace(bank, mask=np.zeros_like(bank.mask)),
+def _views(writer: GalleryWriter) -> tuple[View, View]:
+    """The gallery's pictures, and the distractors but those whose content one of them has."""
+    gallery = writer.view("gallery")
+    labels = gallery.labels
+    assert labels is not None  # a writer's view has them
+    used = labels.role("distractor")
+    used[writer.shared()] = False
+    return gallery, replace(gallery, mask=used)
+
+
+def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answers:
+    """What a pipeline answers to the pictures of its own gallery and bank (self_answers.py).
+
+    Args:
+        pipeline: its threshold does not matter.
+        facts: of these tables.
+        tables: learnt for the pipeline.
+    """
+    gallery, bank = tables.gallery, tables.bank
+
+    def taught_without(rows: NDArray[np.int64]) -> GalleryFacts:
+        left = bank.mask.copy()
+        left[rows] = False
+        return tables.updated(pipeline, gallery, replace(bank, mask=left)).facts(pipeline)
+
+    return answers_of_gallery(
+        pipeline, exact_searcher(gallery), facts, gallery, bank, taught_without
     )
-    table = None if pipeline.penalty() is None else PickTable.empty(gallery.stored.rows)
-    return Learnt(pipeline, *empty, LandmarkSums.none(gallery.dim), table, 0, 1)
 
 
-def _is_cheap(gallery: View, bank: View) -> bool:
+def _weigh(answers: Answers) -> tuple[float | None, Calibration | None]:
+    """Threshold and calibration; None for what there is nothing to learn from."""
+    threshold = learn_threshold(answers)
+    try:
+        calibration = calibrate(answers)
+    except UsageError:  # all answers are right, or all wrong
+        calibration = None
+    return threshold if np.isfinite(threshold) else None, calibration
+
+
+def _is_cheap(gallery: View, bank: View, pipeline: Pipeline) -> bool:
     """Whether learning everything anew takes no longer than a user would wait for it."""
     pictures, distractors = int(gallery.mask.sum()), int(bank.mask.sum())
-    asked = min(pictures, SAMPLE) + min(distractors, SAMPLE) + distractors
+    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
+    asked += pictures if pipeline.step(NeighbourhoodStep) else 0
+    asked += 2 * distractors if pipeline.step(BankPenaltyStep) else 0
     return asked * pictures * gallery.dim <= CHEAP
 
 
@@ -194,53 +227,7 @@ def _same_rule(one: Pipeline, other: Pipeline) -> bool:
     return one.with_threshold(None) == other.with_threshold(None)
 
 
-def _top(pipeline: Pipeline) -> int:
-    settings = pipeline.penalty()
-    return 0 if settings is None else settings.top
-
-
-def _pictures(view: View) -> Pictures:
-    return Pictures(view.mask, view.labels)
-
-
-def _picks(before: Learnt, pipeline: Pipeline, gallery: View, bank: View) -> PickTable | None:
-    if before.table is None:
-        return None
-    sides = Sides(before.gallery.mask, before.bank.mask).grown(gallery.stored.rows)
-    either = replace(gallery, mask=gallery.mask | sides.gallery)
-    return before.table.updated(
-        exact_searcher(either),
-        gallery.stored,
-        gallery.fingerprint,
-        before=sides,
-        after=Sides(gallery.mask, bank.mask),
-        top=_top(pipeline),
-    )
-
-
 def _changed(before: View, after: View) -> int:
     mask = np.zeros_like(after.mask)
     mask[: len(before.mask)] = before.mask
     return int(np.count_nonzero(mask != after.mask))
-
-
-def _save(
-    writer: GalleryWriter, learnt: Learnt, penalty: NDArray[np.float32] | None, background: float
-) -> None:
-    writer.set(PIPELINE, learnt.pipeline.model_dump(mode="json"))
-    writer.set(BACKGROUND, background)
-    if penalty is None:
-        writer.drop_array(PENALTY)
-    else:
-        writer.put_array(PENALTY, penalty, by_row=True)
-    if _is_cheap(learnt.gallery, learnt.bank):  # and will be learnt anew by the next change
-        writer.set(_LEARNT, None)
-        for name in (_PICKS, _WORST):
-            writer.drop_array(name)
-        return
-    if learnt.table is not None:
-        picks = np.stack([learnt.table.counts.astype(np.float64), learnt.table.sums], axis=1)
-        writer.put_array(_PICKS, picks, by_row=True)
-        writer.put_array(_WORST, learnt.table.worst, by_row=True)
-    kept = {"sums": learnt.sums.as_json(), "weighed": learnt.weighed, "changed": learnt.changed}
-    writer.set(_LEARNT, kept)

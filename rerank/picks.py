@@ -19,7 +19,7 @@ from lmk.index.search import Searcher
 from lmk.index.vectors import Vectors
 from lmk.index.view import View
 
-_BATCH = 4096  # distractors at a time
+_BATCH = 4096  # rows at a time
 _SLACK = 1e-4  # float32 products of stored vectors are nearer to the scores than this
 
 Rows = NDArray[np.int64]
@@ -107,7 +107,7 @@ class PickTable:
         )
         changed = np.flatnonzero(before.gallery != after.gallery)
         stays = np.flatnonzero(before.bank & after.bank)
-        again = table._affected(stored, stays, changed)
+        again = nearer(stored, stays, table.worst[stays], changed)
         gone = np.flatnonzero(before.bank & ~after.bank)
         new = np.flatnonzero(after.bank & ~before.bank)
         bank = View(stored, np.ones(stored.rows, np.bool_), fingerprint)
@@ -131,7 +131,7 @@ class PickTable:
             times: 1 to enter picks, -1 to take them back.
         """
         rows = len(self.counts)
-        for chosen, vectors in _blocks(bank.stored, asked):
+        for chosen, vectors in blocks(bank.stored, asked):
             queries = Embeddings(vectors, tuple(map(str, chosen)), bank.fingerprint)
             found = searcher.search(queries, top, allow)
             there = found.rows != NO_ROW
@@ -140,25 +140,28 @@ class PickTable:
             self.sums[:] += times * np.bincount(picked, found.scores[there], minlength=rows)
             self.worst[chosen] = found.scores[:, -1]
 
-    def _affected(self, stored: Vectors, bank: Rows, changed: Rows) -> Rows:
-        """The rows of the bank whose picks may differ when the gallery rows `changed` do."""
-        if not changed.size:
-            return changed
-        near = np.zeros(len(bank), np.bool_)
-        for start, vectors in zip(range(0, len(bank), _BATCH), _vectors(stored, bank), strict=True):
-            piece = slice(start, start + len(vectors))
-            worst = self.worst[bank[piece]] - _SLACK
-            for others in _vectors(stored, changed):
-                near[piece] |= (vectors @ others.T).max(axis=1) >= worst
-        return bank[near]
+
+def nearer(
+    stored: Vectors, rows: Rows, worst: NDArray[np.float32], others: Rows
+) -> NDArray[np.int64]:
+    """The rows that may be as near to one of `others` as their `worst` cosine, float32 [n]."""
+    if not others.size:
+        return others
+    near = np.zeros(len(rows), np.bool_)
+    for start, vectors in zip(range(0, len(rows), _BATCH), _vectors(stored, rows), strict=True):
+        piece = slice(start, start + len(vectors))
+        for some in _vectors(stored, others):
+            near[piece] |= (vectors @ some.T).max(axis=1) >= worst[piece] - _SLACK
+    return rows[near]
 
 
-def _blocks(stored: Vectors, rows: Rows) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+def blocks(stored: Vectors, rows: Rows) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+    """Yields rows with their vectors, some thousand at a time."""
     for start in range(0, len(rows), _BATCH):
         chosen = rows[start : start + _BATCH]
         yield chosen, stored.read(chosen)
 
 
 def _vectors(stored: Vectors, rows: Rows) -> Iterator[NDArray[np.float32]]:
-    for _, vectors in _blocks(stored, rows):
+    for _, vectors in blocks(stored, rows):
         yield vectors

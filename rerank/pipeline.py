@@ -23,6 +23,7 @@ from lmk.rerank.picks import Picks
 from lmk.rerank.predictions import Predictions
 from lmk.rerank.steps import (
     ORDER,
+    BankPenaltyStep,
     DemoteStep,
     GeometryStep,
     OverpredictedStep,
@@ -125,6 +126,16 @@ class Pipeline(BaseModel):
     def asks_bank(self) -> bool:
         """Whether a step compares queries with the bank."""
         return any(isinstance(step, QueryPenaltyStep | DemoteStep) for step in self.steps)
+
+    def uses_bank(self) -> bool:
+        """Whether answers depend on the bank."""
+        of_rows = self.step(PenaltyStep) or self.step(BankPenaltyStep)
+        return of_rows is not None or self.asks_bank()
+
+    def for_one(self) -> Pipeline:
+        """The steps that answer each query for itself, without the threshold."""
+        kept = [s for s in self.steps if not isinstance(s, OverpredictedStep | ThresholdStep)]
+        return self.model_copy(update={"steps": tuple(kept)})
 
     def penalty(self) -> PenaltySettings | None:
         """The settings of the penalty step, if there is one."""

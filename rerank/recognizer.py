@@ -8,29 +8,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract import extract_stream
-from lmk.embed.images import Skipped
+from lmk.embed.images import Skipped, read_bytes
 from lmk.embed.manifest import Manifest
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher, choose
 from lmk.rerank.answering import Queries
+from lmk.rerank.calibration import Calibration
 from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
-from lmk.rerank.local_features import LocalFeatures
+from lmk.rerank.learnt import saved_calibration, saved_facts, saved_pipeline
+from lmk.rerank.local_features import Extractor, FeatureCache, LocalFeatures, local_features
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
+from lmk.rerank.steps import GeometryStep
+
+LOCAL_BYTES = 2 * 10**9  # that local features may take in a gallery's cache/local
 
 
 class Recognizer:
@@ -102,7 +105,18 @@ class Recognizer:
             The predictions, and the files that cannot be read with the reasons.
         """
         embeddings, skipped = self.embedder.embed(pictures)
-        return self.predict(embeddings, k=k), skipped
+        files = self.features_of([Path(name) for name in embeddings.ids])
+        return self.predict(embeddings, k=k, features=files), skipped
+
+    def features_of(self, files: Sequence[Path]) -> Callable[[int], LocalFeatures | str] | None:
+        """Local features of query files by their number, for `predict`; made when they are asked.
+
+        Only queries in doubt are, so that most files are read once, for their embedding. None
+        where no step needs them.
+        """
+        if self._points is None:
+            return None
+        return lambda number: self._of_file(files[number])
 
     def embed_stream(
         self, manifest: Manifest, *, progress: Callable[[int], None] = lambda done: None
@@ -126,7 +140,10 @@ class Recognizer:
                 them the geometric check is left out.
         """
         found = self.search(queries, max(k, self.pipeline.candidates))
-        return self.pipeline.predict(Queries(queries, features=features), found, self.facts)
+        answers = self.pipeline.predict(Queries(queries, features=features), found, self.facts)
+        if self.calibration is None:
+            return answers
+        return replace(answers, probability=self.calibration.probabilities(answers.confidence))
 
     def search(self, queries: Embeddings, k: int) -> Neighbours:
         """The k nearest gallery pictures of each query, by plain cosine."""
@@ -140,32 +157,40 @@ class Recognizer:
     @cached_property
     def facts(self) -> GalleryFacts:
         """What the steps know of the gallery."""
-        gallery = self.gallery
-        background = gallery.setting(BACKGROUND) or 0.0
-        return GalleryFacts(
-            gallery.label_names,
-            gallery.label_offsets,
-            gallery.label_codes,
-            self._penalty(background),
-            background,
+        facts = saved_facts(self.gallery, self.pipeline, self.searcher)
+        return facts if self._points is None else replace(facts, row_features=self._of_row)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What makes probabilities of confidences; None where it was not learnt of these steps."""
+        saved = saved_pipeline(self.gallery)
+        same = saved.with_threshold(None) == self.pipeline.with_threshold(None)
+        return saved_calibration(self.gallery) if same else None
+
+    @cached_property
+    def _points(self) -> Extractor | None:
+        """What finds local features, where a step asks for them."""
+        step = self.pipeline.step(GeometryStep)
+        return None if step is None else step.local_extractor()
+
+    @cached_property
+    def _kept_points(self) -> FeatureCache:
+        return FeatureCache(self.gallery.path / "cache" / "local", LOCAL_BYTES)
+
+    def _of_row(self, row: int) -> LocalFeatures | str:
+        """The local features of a gallery picture, as long as its file is there."""
+        assert self._points is not None
+        picture = self.gallery.pictures([row])[0]
+        file = self.gallery.file(picture)
+        return local_features(
+            picture.sha256, lambda: read_bytes(file), self._points, self._kept_points
         )
 
-    def _penalty(self, background: float) -> NDArray[np.float32] | None:
-        """The saved penalty if it is the pipeline's own; else it is learnt from the bank again."""
-        if self.pipeline.penalty() is None:
-            return None
-        saved: NDArray[np.float32] | None = self.gallery.array(PENALTY)
-        kept = saved_pipeline(self.gallery)
-        same = (
-            kept.penalty() == self.pipeline.penalty()
-            and kept.rescales() == self.pipeline.rescales()
-        )
-        if saved is not None and same:
-            return saved
-        return self.pipeline.learn_penalty(
-            self.searcher,
-            self.gallery.view("distractor"),
-            rows=self.gallery.rows,
-            gallery=len(self.gallery.role_rows("gallery")),
-            background=background,
-        )
+    def _of_file(self, file: Path) -> LocalFeatures | str:
+        """The local features of a picture file."""
+        assert self._points is not None
+        data = read_bytes(file)
+        if isinstance(data, str):
+            return data
+        content = hashlib.sha256(data).hexdigest()
+        return local_features(content, lambda: data, self._points, self._kept_points)

@@ -37,7 +37,8 @@ from lmk.rerank.intake import (
     record_skipped,
     require_pictures,
 )
-from lmk.rerank.learning import SHARD, Progress, learn_change
+from lmk.rerank.learning import Progress, learn_change
+from lmk.rerank.learnt import SHARD
 from lmk.rerank.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
 
 _STAGES: dict[Role, str] = {"gallery": "pictures", "distractor": "distractors"}

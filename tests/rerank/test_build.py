@@ -30,7 +30,7 @@ from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import whiten as whiten_module
 from lmk.rerank.build import add_pictures, build_index
-from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps import PenaltyStep, VoteStep

@@ -23,7 +23,7 @@ from lmk.rerank.build import (
     remove_pictures,
 )
 from lmk.rerank.intake import open_store
-from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep

@@ -14,14 +14,8 @@ from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
-from lmk.rerank.learning import (
-    BACKGROUND,
-    PENALTY,
-    learn,
-    learn_change,
-    saved_learning,
-    saved_pipeline,
-)
+from lmk.rerank.learning import learn, learn_change
+from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_learning, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
 

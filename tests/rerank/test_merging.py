@@ -22,7 +22,7 @@ from lmk.index.writer import GalleryWriter
 from lmk.rerank import whiten as whiten_module
 from lmk.rerank.build import add_pictures, build_index, merge_indexes, remove_pictures
 from lmk.rerank.intake import part_of
-from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.recognizer import Recognizer
 
 PARTS = 3

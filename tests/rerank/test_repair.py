@@ -18,7 +18,7 @@ from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import repair as repair_module
 from lmk.rerank.build import RepairReport, build_index, repair_index
-from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.recognizer import Recognizer
 
 SEGMENT = 7  # rows of a segment here

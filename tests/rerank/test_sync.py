@@ -19,7 +19,7 @@ from lmk.index.writer import GalleryWriter
 from lmk.rerank import sync as sync_module
 from lmk.rerank.build import SyncReport, add_pictures, build_index, sync_index
 from lmk.rerank.intake import open_store
-from lmk.rerank.learning import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
 
 Change = Callable[[Path], None]
 

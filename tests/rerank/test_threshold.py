@@ -11,11 +11,12 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.neighbours import Neighbours
 from lmk.index.view import View
-from lmk.rerank import threshold as threshold_module
+from lmk.rerank import self_answers
 from lmk.rerank.answering import Queries
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
+from lmk.rerank.self_answers import answers_of_gallery
 from lmk.rerank.steps import PenaltyStep, VoteStep
 from lmk.rerank.threshold import _cut, learn_threshold
 
@@ -27,8 +28,11 @@ TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
 def learn(
     gallery: Embeddings, facts: GalleryFacts, bank: Embeddings, pipeline: Pipeline = TOP1
 ) -> float:
-    known = View.of_embeddings(gallery)
-    return learn_threshold(pipeline, FlatSearcher(known), facts, known, View.of_embeddings(bank))
+    known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
+    answers = answers_of_gallery(
+        pipeline, FlatSearcher(known), facts, known, others, lambda rows: facts
+    )
+    return learn_threshold(answers)
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -68,7 +72,7 @@ class TestLearn:
         got = learn(embed(at(0, 1, 90, 91)), facts("a", "b", "a", "b"), no_bank)
         assert got == pytest.approx(np.cos(np.radians(1)), abs=1e-6)
 
-    def test_an_unlabelled_picture_is_not_its_own_neighbour(
+    def test_an_unlabelled_picture_is_a_neighbour_and_not_asked(
         self, embed: Embed, facts: Facts, no_bank: Embeddings
     ) -> None:
         gallery = embed(at(0, 10, 60, 70, 32))
@@ -90,7 +94,6 @@ class TestLearn:
             [2, 3, 4],
             [0, 1, 4],
             [0, 1, 4],
-            [0, 1, 2, 3],
         ]
 
     def test_a_landmark_of_more_pictures_than_candidates(
@@ -130,10 +133,9 @@ class TestLearn:
         assert learn(embed(at(0)), facts("a"), embed(at(90), "d")) == pytest.approx(0, abs=1e-6)
 
     def test_landmarks_of_one_picture_each(self, embed: Embed, facts: Facts) -> None:
-        """Strangers at 50 degrees and a bank at 80: the mean of what refuses 95 % of each."""
+        """Strangers at 50 degrees and a bank at 80: what refuses 95 % of both is the nearer."""
         got = learn(embed(at(0, 50, 100)), facts("a", "b", "c"), embed(at(180), "d"))
-        cosines = np.cos(np.radians([50, 80]))
-        assert got == pytest.approx(cosines.mean(), abs=1e-6)
+        assert got == pytest.approx(np.cos(np.radians(50)), abs=1e-6)
 
     def test_a_sample_is_enough(
         self, embed: Embed, facts: Facts, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +146,7 @@ class TestLearn:
         labels = facts(*(f"p{c}" for c in centres))
         bank = embed(at(*(np.arange(18, 360, 36) + rng.uniform(-4, 4, 10))), "d")
         whole = learn(gallery, labels, bank)
-        monkeypatch.setattr(threshold_module, "SAMPLE", 17)
+        monkeypatch.setattr(self_answers, "SAMPLE", 17)
         assert learn(gallery, labels, bank) == pytest.approx(whole, abs=0.05)
 
     def test_the_penalty_is_part_of_it(self, embed: Embed, facts: Facts) -> None:
@@ -158,23 +160,27 @@ class TestLearn:
 
 
 class TestYouden:
-    def slow(self, right: np.ndarray, wrong: list[np.ndarray], cut: float) -> float:
-        return float((right >= cut).mean() + np.mean([(part < cut).mean() for part in wrong]))
+    def slow(self, right: np.ndarray, wrong: np.ndarray, weight: np.ndarray, cut: float) -> float:
+        return float((right >= cut).mean() + weight[wrong < cut].sum() / weight.sum())
 
     @pytest.mark.parametrize("seed", range(20))
     def test_no_cut_is_better(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         right = rng.integers(3, 12, rng.integers(1, 9)).astype(np.float32)
-        wrong = [rng.integers(0, 9, rng.integers(1, 9)).astype(np.float32) for _ in range(2)]
-        got = self.slow(right, wrong, _cut(right, wrong))
-        best = max(self.slow(right, wrong, cut) for cut in np.arange(-0.5, 13))
-        # Cuts above every value refuse all; they are never better than the last one.
+        wrong = rng.integers(0, 9, rng.integers(1, 15)).astype(np.float32)
+        weight = rng.uniform(0.1, 3, len(wrong))
+        got = self.slow(right, wrong, weight, _cut(right, wrong, weight))
+        best = max(self.slow(right, wrong, weight, cut) for cut in np.arange(-0.5, 13))
+        # Cuts above every value refuse all; that is no better than to keep all.
         assert got == pytest.approx(max(best, got)) and got >= best - 1e-9
 
     def test_nothing(self) -> None:
         some, none = np.ones(2, np.float32), np.zeros(0, np.float32)
-        assert _cut(some, []) == _cut(none, []) == float("-inf")
+        assert _cut(some, none, none) == _cut(none, none, none) == float("-inf")
 
     def test_wrong_ones_alone(self) -> None:
         wrong = np.arange(101, dtype=np.float32)
-        assert _cut(np.zeros(0, np.float32), [wrong, wrong + 10]) == pytest.approx(100)
+        assert _cut(wrong[:0], wrong, np.ones(101)) == 95.5  # 96 of 101 are below
+        weight = np.where(wrong < 50, 9.0, 1.0)  # 450 of 501, so that 26 of the 51 others
+        assert _cut(wrong[:0], wrong, weight) == 75.5
+        assert _cut(wrong[:0], wrong[:1], weight[:1]) == 0
