@@ -19,6 +19,8 @@ _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
     "build-index": ("build_command", "build_index", "Build an index from a folder of places."),
     "query": ("query_command", "query", "Say which landmark a picture shows, if any."),
     "submit": ("submit_command", "submit", "Answer many pictures into a contest's CSV file."),
+    "tune": ("tune_command", "tune", "Find the steps that answer best, by known answers."),
+    "calibrate": ("calibrate_command", "calibrate", "Teach an index how sure it may be."),
     "eval": ("eval_commands", "evaluate", "Score a submission as the contests do."),
     "info": ("index_info", "info", "Say what an index holds."),
     "index": ("index_commands", "index", "Change, check, list and search an index."),

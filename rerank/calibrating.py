@@ -7,13 +7,14 @@ taught; what is kept in the end is learnt of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
+from lmk.index.gallery import Gallery
 from lmk.rerank.calibration import (
     Answers,
     Calibration,
@@ -21,7 +22,13 @@ from lmk.rerank.calibration import (
     OperatingPoint,
     calibrate,
     expected_calibration_error,
+    operating_point,
 )
+from lmk.rerank.known_photos import KnownPhotos
+from lmk.rerank.learning import own_answers
+from lmk.rerank.learnt import Tables, saved_bank, saved_learning, saved_pipeline
+from lmk.rerank.predictions import Predictions
+from lmk.rerank.threshold import learn_threshold
 from lmk.rerank.tuning import stratified_folds
 
 Chooser = Callable[[Answers], OperatingPoint]
@@ -98,6 +105,51 @@ def _held_out(answers: Answers, threshold: NDArray[np.float64]) -> OperatingPoin
         precision=float(right / weight) if weight else 1.0,
         recall=float(right / answers.weight[answers.landmark].sum()),
         feasible=bool(right > 0),
+    )
+
+
+def balanced(answers: Answers) -> OperatingPoint:
+    """The threshold that an index learns by itself: most right answers kept, most others refused.
+
+    Raises:
+        UsageError: where no answer is to a query without a landmark.
+    """
+    threshold = learn_threshold(answers)
+    if not np.isfinite(threshold):
+        raise UsageError(
+            "there is no answer to a query without a landmark to learn a threshold from",
+            remedy="give such photos too, or a precision to reach",
+        )
+    return operating_point(answers, threshold)
+
+
+def answers_of_index(gallery: Gallery) -> Answers:
+    """What an index answers to its own pictures and distractors, each as if it were not there."""
+    pipeline, learnt = saved_pipeline(gallery), saved_learning(gallery)
+    if learnt is None:
+        view = gallery.view("gallery")
+        tables = Tables.empty(view).updated(pipeline, view, saved_bank(gallery))
+    else:
+        tables = learnt.tables
+    return own_answers(pipeline, tables.facts(pipeline), tables)
+
+
+def answers_of_photos(
+    predictions: Predictions, photos: KnownPhotos, landmarks: Collection[str]
+) -> Answers:
+    """Predictions with their verdicts.
+
+    Args:
+        predictions: for the photos.
+        photos: with what they show.
+        landmarks: that the index holds; a photo of another one shows none of them, and "none of
+            these" is the right answer to it.
+    """
+    pairs = list(zip(predictions.labels, photos.labels, strict=True))
+    return Answers.of(
+        predictions.confidence,
+        np.array([given in shown for given, shown in pairs], np.bool_),
+        np.array([not set(shown).isdisjoint(landmarks) for _, shown in pairs], np.bool_),
     )
 
 

@@ -1,0 +1,132 @@
+"""Photos with known answers: what tuning and calibration learn from.
+
+Each is embedded once; the features stay in the cache of the index, so that the next tuning or
+calibration on the same photos begins at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import GalleryLocked, StorageError, UsageError, storage_errors
+from lmk.embed.extract import extract
+from lmk.embed.features import FeatureStore
+from lmk.embed.images import Skipped
+from lmk.embed.manifest import Manifest
+from lmk.index.gallery import Gallery
+from lmk.index.lock import take_lock
+from lmk.rerank.penalties import refuse_queries_in_bank, shared_content
+from lmk.rerank.recognizer import Recognizer
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPhotos:
+    """n photos that could be read, by rising id.
+
+    Attributes:
+        embeddings: of the photos.
+        labels: of each, what it shows; an empty tuple for no landmark.
+        files: of each.
+        sha256: of each file's content, in hex.
+        skipped: files that could not be read, and why.
+    """
+
+    embeddings: Embeddings
+    labels: tuple[tuple[str, ...], ...]
+    files: tuple[Path, ...]
+    sha256: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+def read_known_photos(
+    manifest: Manifest,
+    recognizer: Recognizer,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> KnownPhotos:
+    """Embeds the photos of a manifest for an index, and refuses those that it knows already.
+
+    Args:
+        manifest: the photos and what they show.
+        recognizer: the opened index.
+        progress: called with the number of photos done.
+
+    Raises:
+        UsageError: when the index holds one of them, as gallery picture or distractor, by content:
+            it would find itself, or have been taught to be refused.
+    """
+    rows = tuple(sorted(manifest.rows, key=lambda row: row.id))
+    embedder = recognizer.embedder
+    with _features(recognizer) as store:
+        found = extract(replace(manifest, rows=rows), embedder, store, progress=progress)
+        pictures = list(found.pictures)
+        features = store.read([picture.sha256 for picture in pictures])
+    ids = tuple(picture.row.id for picture in pictures)
+    photos = KnownPhotos(
+        Embeddings(embedder.vectors(features), ids, embedder.fingerprint),
+        tuple(picture.row.labels for picture in pictures),
+        tuple(manifest.file(picture.row) for picture in pictures),
+        tuple(picture.sha256 for picture in pictures),
+        found.skipped,
+    )
+    _refuse_known(photos, recognizer.gallery)
+    return photos
+
+
+def refuse_shared_photos(first: KnownPhotos, second: KnownPhotos) -> None:
+    """Refuses a test on photos that a choice was made on.
+
+    Raises:
+        UsageError: names the first photo of `second` whose content `first` has too.
+    """
+    shared = shared_content(second.sha256, first.sha256)
+    if shared:
+        place, other = shared[0]
+        raise UsageError(
+            f"{len(shared)} of {len(second)} photos to test on are also among those to choose by"
+            f" (as {first.files[other]}), so the score would flatter",
+            where=second.files[place],
+            remedy="take them out of one of the two",
+        )
+
+
+def _refuse_known(photos: KnownPhotos, gallery: Gallery) -> None:
+    ids = photos.embeddings.ids
+    known = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("gallery"))]
+    shared = shared_content(photos.sha256, known)
+    if shared:
+        raise UsageError(
+            f"{len(shared)} of {len(photos)} photos are pictures of the index itself and would"
+            " find themselves",
+            where=photos.files[shared[0][0]],
+            remedy="give photos that the index does not hold",
+        )
+    bank = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("distractor"))]
+    refuse_queries_in_bank(ids, photos.sha256, bank)
+
+
+@contextmanager
+def _features(recognizer: Recognizer) -> Iterator[FeatureStore]:
+    """The features of photos, kept with the index; kept nowhere where that cannot be written.
+
+    A read-only index, or another process that is at it, is no reason to stop.
+    """
+    with ExitStack() as held:
+        folder = recognizer.gallery.path / "cache" / "photos"
+        try:
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            held.callback(os.close, take_lock(folder))
+        except (GalleryLocked, StorageError):
+            folder = Path(held.enter_context(TemporaryDirectory(prefix="lmk-")))
+        embedder = recognizer.embedder
+        yield FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)

@@ -1,0 +1,122 @@
+"""`lmk calibrate`: of the index's own pictures, of photos, and what stays after changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmk.rerank.calibration import Answers, threshold_for
+from lmk.rerank.recognizer import Recognizer
+
+Run = Callable[..., object]
+
+
+@pytest.fixture
+def photos(here: Path, paint: Callable[..., Path]) -> Path:
+    """photos.csv: four views of each landmark, of which one has a wrong label, twelve of none."""
+    rows = ["id,path,landmark_id"]
+    names = ("bridge", "castle", "tower")
+    for seed, name in enumerate(names):
+        for view in range(4):
+            paint(here / "photos" / f"{name}{view}.jpg", seed, 50 + view)
+            rows.append(f"{name}{view},photos/{name}{view}.jpg,{name if view else names[seed - 1]}")
+    for n in range(12):
+        paint(here / "photos" / f"none{n}.jpg", 3000 + n)
+        rows.append(f"none{n},photos/none{n}.jpg,")
+    (here / "photos.csv").write_text("\n".join(rows) + "\n")
+    return here / "photos.csv"
+
+
+def answer(lmk: Run, picture: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(lmk("query", picture, "--json").out)
+    return found
+
+
+def test_photos_teach_threshold_and_probability(lmk: Run, photos: Path) -> None:
+    done = lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--precision", "0.7", "--json")
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)
+    assert (facts["answers"], facts["landmarks"], facts["data"]) == (24, 12, "photos.csv")
+    with Recognizer.open("sample.lmk") as recognizer:
+        rows = [row.split(",") for row in photos.read_text().splitlines()[1:]]
+        predictions, _ = recognizer.query([Path(path) for _, path, _ in rows])
+    right = np.array([a == b for a, (_, _, b) in zip(predictions.labels, rows, strict=True)])
+    shown = np.array([bool(label) for _, _, label in rows])
+    point = threshold_for(Answers.of(predictions.confidence, right, shown), 0.7)
+    assert facts["precision"] == pytest.approx(point.precision)
+    assert facts["recall"] == pytest.approx(point.recall)
+    assert facts["precision"] >= 0.7
+    assert facts["threshold"] == pytest.approx(point.threshold, abs=1e-3)
+    found = answer(lmk, "queries/q_castle.jpg")
+    assert found["threshold"] == pytest.approx(facts["threshold"])
+    assert 0.5 < found["probability"] <= 1
+    assert 0 <= facts["held_out"]["precision"] <= 1
+
+
+def test_what_photos_taught_stays_and_what_the_index_learns_comes_back(
+    lmk: Run, photos: Path
+) -> None:
+    before = answer(lmk, "queries/q_castle.jpg")["threshold"]
+    lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--precision", "0.7")
+    taught = answer(lmk, "queries/q_castle.jpg")
+    assert taught["threshold"] != before
+    assert lmk("index", "remove", "sample.lmk", "castle/3.jpg").code == 0
+    kept = answer(lmk, "queries/q_castle.jpg")
+    assert kept["threshold"] == taught["threshold"]
+    assert lmk("index", "add", "sample.lmk", "gallery").code == 0  # the removed picture
+    facts = json.loads(lmk("calibrate", "sample.lmk", "--json").out)
+    assert facts["data"] is None
+    assert (facts["answers"], facts["landmarks"]) == (12 + 12 + 6, 12)
+    assert answer(lmk, "queries/q_castle.jpg")["threshold"] == pytest.approx(before)
+    assert facts["threshold"] == pytest.approx(before)
+
+
+def test_the_lines_say_what_is_held_out(lmk: Run, photos: Path) -> None:
+    done = lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--method", "logistic")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == (
+        "sample.lmk: calibrated on 24 answers to photos.csv, 12 of them of its landmarks"
+    )
+    assert "(logistic, 5 folds, each by the others)" in lines[1]
+    assert lines[2].startswith("threshold 0.")
+    assert lines[3].startswith("by the others' thresholds: precision ")
+    own = lmk("calibrate", "sample.lmk").out.splitlines()[0]
+    assert own.startswith(
+        "sample.lmk: calibrated on 30 answers to its own pictures and distractors"
+    )
+
+
+def test_more_photos_without_a_landmark_are_foreseen(lmk: Run, photos: Path) -> None:
+    calibrate = ("calibrate", "sample.lmk", "--data", "photos.csv", "--method", "logistic")
+    assert lmk(*calibrate).code == 0
+    surely = answer(lmk, "queries/q_castle.jpg")["probability"]
+    assert lmk(*calibrate, "--share-none", "0.98").code == 0
+    assert answer(lmk, "queries/q_castle.jpg")["probability"] < surely
+
+
+def test_a_precision_out_of_reach_is_said_and_nothing_changes(lmk: Run, photos: Path) -> None:
+    rows = photos.read_text().splitlines()
+    wrong = [row.replace(",castle", ",tower") for row in rows if "castle" in row]
+    few = [row for row in rows if "bridge1" in row or "bridge2" in row]
+    photos.write_text("\n".join([rows[0], *wrong, *few, *rows[-12:]]) + "\n")
+    before = answer(lmk, "queries/q_castle.jpg")
+    done = lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--precision", "1")
+    done.refused(1, "no threshold reaches precision 1", "the best is 0.", "nothing is changed")
+    assert answer(lmk, "queries/q_castle.jpg") == before
+
+
+def test_too_little_to_learn_from_is_refused(lmk: Run, photos: Path) -> None:
+    rows = photos.read_text().splitlines()
+    photos.write_text("\n".join(rows[:1] + rows[-12:]) + "\n")
+    lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(2, "0 right and 12 wrong")
+    photos.write_text("\n".join(rows[:-12]) + "\n")
+    lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(
+        2, "without a landmark", "precision"
+    )
+    for words in (("--precision", "0"), ("--share-none", "1"), ("--method", "guess")):
+        lmk("calibrate", "sample.lmk", *words).refused(2, words[0])
