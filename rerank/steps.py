@@ -210,11 +210,11 @@ class VoteStep(BaseModel):
             confidence = (result.total / self.k) ** (1 / self.power)
         else:
             confidence = (result.shares * np.maximum(scores, 0)).sum(axis=1)
-        best = scores.max(axis=1, initial=-np.inf)
-        confidence = np.where(result.total > 0, confidence, np.minimum(best, 0))
+        silent = result.total <= 0
+        confidence[silent] = np.minimum(scores[silent].max(axis=1, initial=-np.inf), 0)
         confidence[result.winner < 0] = -np.inf
-        votes = np.zeros(rows.shape, np.float32)
-        votes[:, : answering.candidates] = result.shares
+        beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
+        votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares
         return replace(
             answering,
             winner=result.winner,
@@ -336,12 +336,9 @@ ORDER: dict[type[BaseModel], int] = {
 def _taken_off(answering: Answering, of_rows: NDArray[np.float32]) -> Answering:
     """Scores without what is taken off each gallery row, float32 [rows]."""
     rows = answering.neighbours.rows
-    taken = np.where(rows == NO_ROW, 0, of_rows[np.maximum(rows, 0)])
-    return replace(
-        answering,
-        scores=(answering.scores - taken).astype(np.float32),
-        penalty=(answering.penalty + taken).astype(np.float32),
-    )
+    taken = of_rows.take(rows, mode="wrap")  # NO_ROW takes the last one, and
+    taken[rows == NO_ROW] = 0
+    return replace(answering, scores=answering.scores - taken, penalty=answering.penalty + taken)
 
 
 def _less_sure(answering: Answering, taken: NDArray[np.float32]) -> Answering:

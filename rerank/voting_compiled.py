@@ -57,11 +57,7 @@ def _pick(
 def _voters(
     rows: NDArray[np.int64], scores: NDArray[np.float32], places: NDArray[np.int64]
 ) -> None:  # pragma: no cover (compiled)
-    """Writes where the voters of one query are, rising: all, or the best; -1 for what is left."""
-    if len(places) == len(rows):
-        for j in range(len(rows)):
-            places[j] = j
-        return
+    """Writes where the best are, rising; -1 for what is left."""
     n = _pick(rows, scores, places)
     places[n:] = -1
     for a in range(1, n):
@@ -159,15 +155,18 @@ def vote_rows(
     codes, weights = np.empty((k, _BLOCK), np.int32), np.empty((k, _BLOCK), np.float64)
     sums, best = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.float64)
     won, silent = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.bool_)
+    all_vote = k == rows.shape[1]
+    places[:] = np.arange(k)
     for start in range(0, len(rows), _BLOCK):
         n = min(_BLOCK, len(rows) - start)
         codes[:] = -1
         weights[:] = 0
         for b in range(n):
             q = start + b
-            _voters(rows[q], scores[q], places[b])
+            if not all_vote:
+                _voters(rows[q], scores[q], places[b])
             for a in range(k):
-                j = places[b, a]
+                j = a if all_vote else places[b, a]
                 if j >= 0 and rows[q, j] >= 0 and scores[q, j] != -np.inf:
                     codes[a, b] = row_codes[rows[q, j]]
                     weights[a, b] = max(scores[q, j], np.float32(0))
@@ -194,5 +193,8 @@ def vote_rows(
                 continue
             total[start + b] = best[b]
             for a in range(k):
-                if codes[a, b] == won[b]:
-                    shares[start + b, places[b, a]] = weights[a, b]
+                share = weights[a, b] if codes[a, b] == won[b] else 0.0
+                if all_vote:
+                    shares[start + b, a] = share
+                elif places[b, a] >= 0:
+                    shares[start + b, places[b, a]] = share
