@@ -192,7 +192,7 @@ def _head(answer: Answer) -> str:
     if answer.query_penalty > 0:
         notes.append(f"{answer.query_penalty:.3f} was taken off for its likeness to distractors")
     if answer.probability is not None:
-        notes.append(f"right with {100 * answer.probability:.0f} %")
+        notes.append(f"{100 * answer.probability:.0f} % likely right")
     if answer.label is None:
         guess = f"the best guess, {answer.best}, has confidence {answer.confidence:.3f}"
         return f"{NONE_OF_THESE}  ({'; '.join([guess, *notes])})"

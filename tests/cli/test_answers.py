@@ -131,12 +131,12 @@ def test_an_answer_shows_what_was_taken_and_given() -> None:
         (
             Answer("q", "a", "a", 0.8, 0.5, (), probability=0.973, query_penalty=0.05),
             "q: a  confidence 0.800 (0.500 is needed; 0.050 was taken off for its likeness to"
-            " distractors; right with 97 %)",
+            " distractors; 97 % likely right)",
         ),
         (
             Answer("q", None, "a", 0.3, 0.5, (), probability=0.06),
             "q: none of these  (the best guess, a, has confidence 0.300; 0.500 is needed;"
-            " right with 6 %)",
+            " 6 % likely right)",
         ),
         (
             Answer("q", None, None, None, 0.5, ()),
@@ -173,15 +173,15 @@ def test_the_page_draws_the_points(
     paint(tmp_path / "q.jpg", 1)
     paint(tmp_path / "15.jpg", 1, 2)
     predictions = predictions_of(
-        inliers=np.array([[-1, -1, -1, -1, -1, 3, -1]]),
-        matches={(0, 15): match_of([True, False, True, True])},
+        inliers=np.array([[-1, -1, -1, -1, 0, 3, -1]]),
+        matches={(0, 15): match_of([True, False, True, True]), (0, 14): match_of([False])},
         probability=np.array([0.75]),
     )
     (answer,) = answers_of(predictions, Shelf(), 2)
     text = answers_page([replace(answer, query="q.jpg")], {})
-    assert text.count("<svg") == 1  # the other neighbour was not looked at
+    assert text.count("<svg") == 1  # the other neighbour shares nothing
     assert len(re.findall(r"<image href=\"data:image/jpeg;base64,", text)) == 2
     assert text.count('<line class="inlier"') == 3
     assert text.count("<line x1") == 1
     assert "3 of 4 matches agree" in text
-    assert "It is right with 75 %" in text
+    assert "75 % likely right" in text
