@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from lmk.cli.train_page import write_page
-from lmk.cli.train_validation import Validation
+from lmk.cli.train_validation import TagValidation, Validation
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import ManifestError
+from lmk.embed.extract import feature_stream
 from lmk.embed.manifest import Manifest, read_manifest
+from lmk.embed.tag_head import TagHead, load_tag_head
 
 SETTINGS = {
     "name": "tiny",
@@ -199,6 +201,70 @@ class TestValidation:
         with pytest.raises(ManifestError, match=r"--val: no picture has a landmark"):
             Validation(ones)
         Validation(ones, gallery=whole)
+
+
+class TestTags:
+    @pytest.fixture
+    def table(self, work: Path, sample: Path) -> Path:
+        """The gallery's pictures with their place and "b"; the bank's without tags."""
+        rows = ["id,path,tags"]
+        for folder in ("gallery", "bank"):
+            manifest = read_manifest(sample / folder)
+            for row in manifest.rows:
+                tags = f"{row.labels[0]} b" if row.labels else ""
+                rows.append(f"{folder}/{row.id},{folder}/{row.path},{tags}")
+        path = work / "tags.csv"
+        path.write_text("\n".join(rows))
+        settings = {
+            **SETTINGS,
+            "model": {"backbone": "test_resnet", "neck": None},
+            "tasks": [{"task": "tags"}],
+            "best_by": "tag_map",
+        }
+        (work / "tags.json").write_text(json.dumps(settings))
+        return path
+
+    def test_from_pictures_to_tags(self, table: Path, sample: Path, lmk: Run) -> None:
+        done = lmk(
+            "train", "tags.json", "--data", table, "--root", sample, "--val", table,
+            "--out", "mine", "--json",
+        )  # fmt: skip
+        assert done.code == 0 and not done.err
+        epochs = json.loads(done.out)["epochs"]
+        assert all(0 < row["tag_map"] <= 1 and "gap" not in row for row in epochs)
+        assert "mAP of tags" in Path("mine/training/report.html").read_text("utf-8")
+        embedder, manifest = Embedder.load(Path("mine")), read_manifest(table, root=sample)
+        head = load_tag_head(Path("mine"), embedder.feature_fingerprint)
+        best = max(row["tag_map"] for row in epochs)
+        again = TagValidation(manifest)(embedder, head)
+        assert again["tag_map"] == pytest.approx(best, abs=1e-3)
+        scores = {}
+        for ids, features, _ in feature_stream(manifest, embedder):
+            scores |= dict(zip(ids, head.probabilities(features), strict=True))
+        precisions = []
+        for column, name in enumerate(head.names):
+            ranked = sorted(manifest.rows, key=lambda row: -scores[row.id][column])
+            hits = [name in row.labels for row in ranked]
+            found = [sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]
+            precisions.append(sum(found) / len(found))
+        assert again["tag_map"] == pytest.approx(np.mean(precisions), abs=1e-6)
+
+    def test_bad_calls(self, table: Path, sample: Path, lmk: Run) -> None:
+        common = ("train", "tags.json", "--data", table, "--root", sample, "--out", "mine")
+        done = lmk(*common, "--val", table, "--distractors", sample / "bank")
+        assert done.code == 2
+        assert "--distractors: belongs to a validation of landmarks, not of tags" in done.err
+        done = lmk(*common, "--val", sample / "bank")
+        assert done.code == 2 and "--val: no picture has a tag" in done.err
+
+    def test_tags_that_the_embedder_does_not_know(self, tiny: Path, sample: Path) -> None:
+        embedder = Embedder.load(tiny)
+        weight = np.ones((2, embedder.feature_dim), np.float32)
+        head = TagHead(("x", "y"), weight, np.zeros(2, np.float32), "sigmoid", True, "")
+        validate = TagValidation(read_manifest(sample / "gallery"))
+        assert validate(embedder, head) == {"tag_map": 0.0}
+        with pytest.raises(ValueError, match="has no tags"):
+            validate(embedder, None)
 
 
 class TestPage:

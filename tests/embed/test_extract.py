@@ -18,9 +18,9 @@ from lmk.embed import features as features_module
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import GalleryDamaged, StorageError
-from lmk.embed.extract import extract, extract_stream
+from lmk.embed.extract import extract, extract_stream, feature_stream
 from lmk.embed.features import FeatureStore
-from lmk.embed.images import Skipped
+from lmk.embed.images import Skipped, decode
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.embed.runtime import available_cores
 
@@ -404,6 +404,18 @@ class TestStream:
         skipped = [skip for _, part in parts for skip in part]
         assert (*manifest.skipped, *skipped) == result.skipped
         assert seen[-1] == 14 and seen == sorted(seen)
+
+    def test_raw_features(self, gallery: Path, tiny: Embedder) -> None:
+        manifest = read_manifest(gallery)
+        raw, unit = (
+            list(each(manifest, tiny, batch=5)) for each in (feature_stream, extract_stream)
+        )
+        for (ids, rows, skipped), (embeddings, also) in zip(raw, unit, strict=True):
+            assert ids == embeddings.ids and skipped == also
+            assert np.array_equal(tiny.vectors(rows), embeddings.vectors)
+            pictures = [decode((gallery / f"{id_}").read_bytes(), 48) for id_ in ids]
+            np.testing.assert_allclose(rows, list(tiny.features(pictures)), rtol=1e-5)
+        assert np.abs(np.linalg.norm(raw[0][1], axis=1) - 1).min() > 0.01
 
     def test_nothing_to_embed(self, tmp_path: Path, tiny: Embedder) -> None:
         (tmp_path / "a.jpg").touch()

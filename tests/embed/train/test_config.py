@@ -11,7 +11,8 @@ from timm.models import is_model
 from lmk.embed.config import preset_names
 from lmk.embed.errors import UsageError
 from lmk.embed.train.config import TrainConfig, training_config, training_presets
-from lmk.embed.train.task_config import Classes
+from lmk.embed.train.network import rate
+from lmk.embed.train.task_config import Classes, Tags, TagSoftmax, Tencent
 
 
 @pytest.mark.parametrize("name", training_presets())
@@ -19,7 +20,8 @@ def test_presets(name: str) -> None:
     config = training_config(name)
     assert config.name == name and is_model(config.model.backbone)
     assert config.model.weights.partition(":")[0] in ("none", "package")  # no network unless asked
-    assert config.model.neck == 512
+    plain = config.best_by == "tag_map" or name.startswith("webvision-")  # no retrieval
+    assert config.model.neck == (None if plain else 512)
 
 
 def test_the_recipe_of_2021() -> None:
@@ -41,6 +43,36 @@ def test_the_recipe_of_2021() -> None:
     assert (full.backbone, full.pooling, full.global_context) == ("resnext101_32x4d", "gem", 0.125)
     assert without_gem == full.model_copy(update={"pooling": "avg"})
     assert plain == without_gem.model_copy(update={"global_context": None})
+
+
+def test_the_recipe_of_tencent_ml_images() -> None:
+    """Wu et al. 2019: the rate grows from .01 by 1.297 an epoch to .08, then .1 of it every 25."""
+    config = training_config("tencent-ml-images-resnet101")
+    assert (config.epochs, config.batch, config.embedder_size) == (60, 4096, 224)
+    (task,) = config.tasks
+    assert isinstance(task, Tags) and task.least == 101
+    assert task.loss == Tencent(kind="tencent", eta=12, decay=0.9, negatives=5, absent=0.1)
+    rates = [config.optimizer.lr * rate(config.schedule, epoch, 60) for epoch in range(60)]
+    assert rates[0] == pytest.approx(0.01, rel=1e-3)
+    assert rates[7] == pytest.approx(0.01 * 1.297**7, rel=1e-3)
+    assert rates[8] == rates[24] == 0.08
+    assert rates[25] == pytest.approx(0.008) and rates[50] == pytest.approx(0.0008)
+    assert rate(config.schedule, 0.99, 60) == rate(config.schedule, 0, 60)  # a step an epoch
+
+
+def test_the_recipe_of_webvision() -> None:
+    """Yan et al. 2020: classes in turn, steps of 8 passes of 256, .01 and .1 of it after 90."""
+    for network, backbone in (("resnext101", "resnext101_32x4d"), ("resnest101", "resnest101e")):
+        last, tagged, weighted = (
+            training_config(f"webvision-{network}{end}") for end in ("", "-wt", "-lw")
+        )
+        for config in (last, tagged, weighted):
+            assert config.model.backbone == backbone and config.sampling == "balanced"
+            assert (config.batch, config.accumulate) == (256, 8)
+            assert config.optimizer.lr == 0.01 and config.schedule.milestones == (90,)
+        assert isinstance(last.tasks[0], Classes) and last.tasks[0].loss == "softmax"
+        assert tagged.tasks[0] == Tags(task="tags", loss=TagSoftmax(kind="softmax"))
+        assert weighted.tasks[0] == tagged.tasks[0].model_copy(update={"weighted": True})
 
 
 def test_training_presets_are_no_embedders() -> None:
@@ -117,7 +149,7 @@ def test_sampling_by_class_needs_classes() -> None:
 
 
 def test_files_that_are_no_settings(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"neither a training preset \(gcresnext26, .*\) nor"):
+    with pytest.raises(UsageError, match=r"neither a training preset \(.*gcresnext26, .*\) nor"):
         training_config("gcresnext27")
     path = tmp_path / "broken.json"
     path.write_text("{")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import LmkError, ManifestError, UsageError
 from lmk.embed.manifest import Manifest, Row, read_manifest
+from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import TrainingResult, train
@@ -279,6 +280,24 @@ class TestRefusals:
             resume(small(batch=3, seed=1), gallery)
         with pytest.raises(UsageError, match="with other settings: the training pictures;"):
             resume(small(), gallery, bank)
+
+    def test_a_run_of_an_older_lmk_goes_on(
+        self, done: tuple[TrainingResult, Any], small: Small, gallery: Manifest, tmp_path: Path
+    ) -> None:
+        """Settings that it did not know have their defaults; what they are not is seen."""
+        shutil.copytree(done[0].folder, tmp_path / "run")
+        last = tmp_path / "run" / "training" / "last.safetensors"
+        tensors, state = load_checkpoint(last)
+        del state["config"]["augment"]["rotate_often"], state["config"]["keep_start"]
+        save_checkpoint(last, tensors, state)
+        train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
+        with pytest.raises(UsageError, match="with other settings: augment, keep_start;"):
+            other = small(augment={"rotate_often": 0.5}, keep_start=0.5)
+            train(other, [gallery], tmp_path / "run", resume=True, device="cpu")
+        state["config"]["of_tomorrow"] = 1
+        save_checkpoint(last, tensors, state)
+        with pytest.raises(UsageError, match=r"with other settings: .*of_tomorrow"):
+            train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
 
     def test_a_damaged_checkpoint(
         self, done: tuple[TrainingResult, Any], small: Small, gallery: Manifest, tmp_path: Path

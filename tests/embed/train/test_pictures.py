@@ -96,6 +96,16 @@ def test_each_change_changes_something(change: dict[str, float]) -> None:
         assert 0.14 < share < 0.17  # a square of 40 % of the side
 
 
+@pytest.mark.parametrize("change", [{"rotate": 45.0}, {"light": 0.5}])
+def test_some_pictures_are_left_as_they_are(change: dict[str, float]) -> None:
+    picture = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    (name,) = change
+    step = augmentation(NOTHING.model_copy(update=change | {f"{name}_often": 0.25}), 16)
+    torch.manual_seed(0)
+    changed = [not torch.equal(step(picture), picture) for _ in range(400)]
+    assert np.mean(changed) == pytest.approx(0.25, abs=0.06)
+
+
 def test_hue_is_a_quarter_of_light_unless_given() -> None:
     """Brightness, contrast and saturation change green and blue of a red picture alike."""
     picture = torch.zeros((3, 8, 8), dtype=torch.uint8)

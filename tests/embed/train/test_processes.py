@@ -85,6 +85,41 @@ def test_two_processes_are_one_with_the_same_batch(
         np.testing.assert_allclose(ended[1][name], ended[0][name], rtol=1e-3, atol=1e-5)
 
 
+def test_two_processes_share_the_state_of_tags(
+    small: Small, gallery: Manifest, tmp_path: Path
+) -> None:
+    """Which tags a step shows, for how many steps, and which negatives are drawn."""
+    table = tmp_path / "tags.csv"
+    rows = [f"{i},{row.path},{row.labels[0]} n{i % 3}" for i, row in enumerate(gallery.rows)]
+    table.write_text("\n".join(["id,path,tags", *rows]))
+    loss = {"kind": "tencent", "negatives": 1, "absent": 0.5}
+    settings: dict[str, Any] = {
+        "model": {"backbone": "test_resnet", "neck": None},
+        "freeze_norms": True,
+        "tasks": [{"task": "tags", "loss": loss, "repeat": {"threshold": 0.3}}],
+        "batch": 4,
+        "accumulate": 2,
+        "best_by": "tag_map",
+        "ema": 0.5,
+    }
+    for name, launcher in (("one", ()), ("two", TWO)):
+        call = command(_made(tmp_path / name), small(**settings), table, *launcher)
+        call += ["--root", str(gallery.root)]
+        done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr
+    runs = [tmp_path / name / "run" for name in ("one", "two")]
+    one, two = (
+        [float(row["tags"]) for row in read_log(run / "training" / "steps.csv")] for run in runs
+    )
+    assert len(one) > 6 and two == pytest.approx(one, rel=1e-3)
+    states = [load_file(run / "training" / "last.safetensors") for run in runs]
+    for name in ("run", "state"):
+        place = f"tasks.0._tencent.{name}"
+        assert np.array_equal(states[0][place], states[1][place])
+    heads = [load_file(run / "tags.safetensors") for run in runs]
+    np.testing.assert_allclose(heads[1]["weight"], heads[0]["weight"], rtol=1e-3, atol=1e-5)
+
+
 def test_two_processes_share_a_memory(
     small: Small, gallery: Manifest, bank: Manifest, tiny_weights: Path, tmp_path: Path
 ) -> None:
