@@ -39,14 +39,14 @@ def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
 
     from lmk.embed.errors import UsageError
     from lmk.index.gallery import Gallery
-    from lmk.rerank.learnt import exact_searcher, saved_pipeline
+    from lmk.rerank.learnt import exact_searcher, saved_bank, saved_pipeline
     from lmk.rerank.penalties import picks_table
     from lmk.rerank.penalty import PenaltySettings, pick
 
     check_output(output)
     with Gallery.open(index) as gallery:
         rows = gallery.role_rows("gallery")
-        bank = gallery.view("distractor")
+        bank = saved_bank(gallery)
         if not bank.mask.any():
             raise UsageError(
                 "holds no distractors, so nothing was picked",
