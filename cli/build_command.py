@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_change import echo_duplicates
+from lmk.cli.index_change import echo_duplicates, echo_shared
 from lmk.cli.index_milvus import push_to_server, pushed_text
 from lmk.cli.index_options import (
     backend,
@@ -203,6 +203,7 @@ def build_index(
         return
     echo_skipped(report.skipped, f"lmk info {index} lists them")
     echo_duplicates(report.duplicates)
+    echo_shared(report.shared)
     bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
     click.echo(
         f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "

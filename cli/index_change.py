@@ -67,6 +67,7 @@ def add(
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
     echo_duplicates(report.duplicates)
+    echo_shared(report.shared)
     noun = "distractor" if distractors else "picture"
     click.echo(
         f"{index}: {counted(report.added, noun)} added, {report.unchanged:,} were there unchanged"
@@ -177,6 +178,7 @@ def sync(
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
     echo_duplicates(report.duplicates)
+    echo_shared(report.shared)
     for verb, id_ in report.would:
         click.echo(f"{verb:8} {id_}")
     done = "dry run, nothing is changed: " * dry_run
@@ -262,6 +264,21 @@ def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
     if len(found) > _SHOWN:
         click.echo(
             f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True
+        )
+
+
+def echo_shared(shared: Sequence[str]) -> None:
+    """Says on stderr which distractors are not used, as a picture of the index is the same file.
+
+    Args:
+        shared: their ids.
+    """
+    if shared:
+        more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
+        click.echo(
+            f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used to teach "
+            "what to refuse",
+            err=True,
         )
 
 

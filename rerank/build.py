@@ -30,6 +30,7 @@ from lmk.rerank.intake import (
     prune_features,
     record_skipped,
     require_pictures,
+    shared_ids,
 )
 from lmk.rerank.intake import SEARCH as SEARCH
 from lmk.rerank.learning import Progress, learn, learn_change
@@ -55,6 +56,8 @@ class BuildReport:
         computed: pictures whose features were not in the cache.
         skipped: files that gave nothing, and why.
         duplicates: (id left out, id that has its content).
+        shared: ids of distractors that are not used, as a gallery picture is the same file: they
+            would push down the very landmark that they show.
         whitened: whether a whitening was learnt.
         threshold: below it an answer is "none of these"; None where there was nothing to learn it
             from, so that everything is answered.
@@ -65,6 +68,7 @@ class BuildReport:
     computed: int
     skipped: tuple[Skipped, ...]
     duplicates: tuple[tuple[str, str], ...]
+    shared: tuple[str, ...]
     whitened: bool
     threshold: float | None
 
@@ -79,6 +83,7 @@ class AddReport:
         computed: pictures whose features were not in the cache.
         skipped: files that gave nothing, and why.
         duplicates: (id left out, id that has its content).
+        shared: as in BuildReport, of the whole index.
         threshold: as in BuildReport.
     """
 
@@ -87,6 +92,7 @@ class AddReport:
     computed: int
     skipped: tuple[Skipped, ...]
     duplicates: tuple[tuple[str, str], ...]
+    shared: tuple[str, ...]
     threshold: float | None
 
 
@@ -200,11 +206,12 @@ def build_index(
             threshold = learn(writer, pipeline, progress=progress).pipeline.threshold()
         else:
             writer.set(PIPELINE, pipeline.with_threshold(None).model_dump(mode="json"))
+        shared = shared_ids(writer)
         writer.commit()
         left_out = tuple(writer.duplicates)
     skipped = (*known.skipped, *bank.skipped)
     computed = known.computed + bank.computed
-    return BuildReport(added, against, computed, skipped, left_out, whiten, threshold)
+    return BuildReport(added, against, computed, skipped, left_out, shared, whiten, threshold)
 
 
 def add_pictures(
@@ -255,6 +262,7 @@ def add_pictures(
             computed=found.computed,
             skipped=found.skipped,
             duplicates=tuple(writer.duplicates),
+            shared=shared_ids(writer),
             threshold=threshold,
         )
 

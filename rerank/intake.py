@@ -109,6 +109,14 @@ def record_skipped(writer: GalleryWriter, skipped: Iterable[Skipped], role: Role
         writer.skip(prefix_of(role) + skip.path, skip.reason)
 
 
+def shared_ids(writer: GalleryWriter) -> tuple[str, ...]:
+    """The ids of distractors that are not used, as a gallery picture is the same file.
+
+    They would push down the very landmark that they show.
+    """
+    return tuple(picture.id for picture in writer.pictures(writer.shared()))
+
+
 def require_pictures(manifest: Manifest, found: Extraction, *, others: int = 0) -> None:
     """Checks that at least one picture of a manifest could be read, or is known (ManifestError)."""
     if found.pictures or others:

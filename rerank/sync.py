@@ -36,6 +36,7 @@ from lmk.rerank.intake import (
     prune_features,
     record_skipped,
     require_pictures,
+    shared_ids,
 )
 from lmk.rerank.learning import Progress, learn_change
 from lmk.rerank.learnt import SHARD
@@ -61,6 +62,8 @@ class SyncReport:
         computed: whose features were not in the cache.
         skipped: files that gave nothing, and why.
         duplicates: (id left out, id that has its content).
+        shared: ids of distractors that are not used, as a gallery picture is the same file; none
+            are looked for in a dry run.
         threshold: below it an answer is "none of these"; None where everything is answered.
         would: ("add", id), ("change", id), ... of a dry run, in the order of the manifest.
     """
@@ -74,6 +77,7 @@ class SyncReport:
     computed: int = 0
     skipped: tuple[Skipped, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
+    shared: tuple[str, ...] = ()
     threshold: float | None = None
     would: tuple[tuple[str, str], ...] = ()
 
@@ -138,6 +142,7 @@ def sync_index(
             added=added,
             computed=sum(plan.found.computed for plan in plans),
             duplicates=tuple(writer.duplicates),
+            shared=shared_ids(writer),
             threshold=threshold,
             would=(),
         )

@@ -128,6 +128,7 @@ def test_build_index_says_what_it_did(lmk: Run, here: Path, tiny: Path) -> None:
         "whitened": False,
         "skipped": [],
         "duplicates": [],
+        "shared": [],
     }
 
 

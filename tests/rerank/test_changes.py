@@ -26,11 +26,25 @@ from lmk.rerank.intake import open_store
 from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.rerank.steps import (
+    BankPenaltyStep,
+    NeighbourhoodStep,
+    PenaltyStep,
+    QueryPenaltyStep,
+    RescaleStep,
+    VoteStep,
+)
 
 # A small gallery is penalised by these.
 PIPELINE = Pipeline(
-    steps=(RescaleStep(), PenaltyStep(top=3, min_n=1, max_n=3, counts="raw"), VoteStep(k=2))
+    steps=(
+        NeighbourhoodStep(n=2),
+        RescaleStep(),
+        PenaltyStep(top=3, min_n=1, max_n=3, counts="raw"),
+        BankPenaltyStep(m=2, factor=0.3),
+        VoteStep(k=2),
+        QueryPenaltyStep(m=2),
+    )
 )
 
 
@@ -68,12 +82,16 @@ def same(one: Path, other: Path) -> bool:
                     dict(zip(ids, (v.tobytes() for v in gallery.vectors(rows)), strict=True)),
                     dict(zip(ids, penalty[rows].tolist(), strict=True)),
                     (gallery.setting(BACKGROUND), saved_pipeline(gallery).threshold()),
+                    gallery.setting("calibration"),
                 )
             )
     left, right = facts
     assert left[0] == right[0]
     assert left[1] == pytest.approx(right[1], abs=1e-5)
     assert left[2] == pytest.approx(right[2], abs=1e-5)
+    assert left[3] is not None and left[3].keys() == right[3].keys()
+    for name in ("confidence", "probability"):
+        assert left[3][name] == pytest.approx(right[3][name], abs=1e-5)
     return True
 
 

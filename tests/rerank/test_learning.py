@@ -17,12 +17,25 @@ from lmk.rerank import learning as learning_module
 from lmk.rerank.learning import learn, learn_change
 from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_learning, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.rerank.steps import (
+    BankPenaltyStep,
+    NeighbourhoodStep,
+    PenaltyStep,
+    QueryPenaltyStep,
+    RescaleStep,
+    VoteStep,
+)
 
 DIM, LANDMARKS = 6, 8
 # Counts at which a small gallery is penalised.
 PIPELINE = Pipeline(
-    steps=(RescaleStep(), PenaltyStep(top=4, min_n=2, max_n=5, counts="raw"), VoteStep(k=2))
+    steps=(
+        NeighbourhoodStep(n=3),
+        RescaleStep(),
+        PenaltyStep(top=4, min_n=2, max_n=5, counts="raw"),
+        BankPenaltyStep(m=2),
+        VoteStep(k=2),
+    )
 )
 
 
@@ -71,6 +84,29 @@ def taught(path: Path) -> tuple[dict[str, float], float, float | None]:
         return by_id, gallery.setting(BACKGROUND), saved_pipeline(gallery).threshold()
 
 
+def lists(path: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """The neighbours of each picture, and its nearest of the bank, by id."""
+    found = {}
+    with Gallery.open(path) as gallery:
+        alive = np.flatnonzero(gallery.alive)
+        ids = dict(zip(alive.tolist(), gallery.ids(alive), strict=True))
+        for name in ("neighbours", "likeness"):
+            rows, cosines = gallery.array(name), gallery.array(f"{name} cosines")
+            assert rows is not None and cosines is not None
+            assert rows.dtype == np.int32 and cosines.dtype == np.float32
+            gone = ~gallery.alive
+            assert (rows[gone] == -1).all() and np.isneginf(cosines[gone]).all()
+            found[name] = {
+                ids[row]: [
+                    (ids[near], round(float(cosine), 5))
+                    for near, cosine in zip(rows[row].tolist(), cosines[row], strict=True)
+                    if near >= 0
+                ]
+                for row in alive.tolist()
+            }
+    return found
+
+
 def assert_as_anew(path: Path, fresh: Path) -> None:
     """Against a gallery that is given the same rows at once."""
     with Gallery.open(path) as gallery, GalleryWriter(fresh, create=True) as writer:
@@ -86,6 +122,8 @@ def assert_as_anew(path: Path, fresh: Path) -> None:
     assert max(expected.values()) > 0.1 and min(expected.values()) == 0
     assert penalty == pytest.approx(expected, abs=1e-5)
     assert background == pytest.approx(known, abs=1e-6)
+    assert lists(path) == lists(fresh)
+    assert sum(map(len, lists(path)["likeness"].values())) > 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -144,7 +182,8 @@ def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.Mon
     assert taught(path)[1:] == pytest.approx(before[1:])
     with Gallery.open(path) as gallery:
         assert saved_learning(gallery) is None
-        assert len(list((path / "arrays").iterdir())) <= 4
+        assert gallery.array("picks") is None and gallery.array("worst picks") is None
+        assert gallery.array("neighbours") is not None  # answers need them
 
 
 def test_tables_that_do_not_fit_are_not_used(tmp_path: Path) -> None:
