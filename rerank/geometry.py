@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -21,7 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.rerank.local_features import LocalFeatures
 
+if TYPE_CHECKING:
+    from lmk.embed.xfeat import LighterGlue
+
 NOT_LOOKED_AT = -1
+_XFEAT = 64  # components of XFeat's descriptors
 _LEAST_MATCHES = {"homography": 5, "fundamental": 9}  # one more than any matches satisfy
 
 
@@ -33,8 +38,12 @@ class GeometrySettings(BaseModel):
         weight, cap: a neighbour's score rises by weight * min(inliers, cap) / cap. From the
             Google Landmark contests: cap 70 with weight 1 beside a vote (2019), cap 90 with
             weight .15 beside a cosine (2021).
-        ratio: a match must be nearer than this times the second nearest (Lowe's test), 1 for all.
-            The default is for SIFT; XFeat's descriptors are more alike and want some .95.
+        matcher: "mutual": points that are each other's nearest by descriptor; or "lighterglue", a
+            network that looks at all points of both pictures (the extra `xfeat`, for its features
+            only): more matches, in up to a second for two pictures, so for a small `top`.
+        ratio: of "mutual": a match must be nearer than this times the second nearest (Lowe's
+            test), 1 for all. The default is for SIFT; XFeat's descriptors are more alike and want
+            some .95.
         model: what inliers agree on. A plane suits façades and seldom errs; a pair of cameras
             takes in depth, and chance matches with it.
         threshold: pixels that an inlier may be off.
@@ -47,6 +56,7 @@ class GeometrySettings(BaseModel):
     top: int = Field(default=10, ge=1)
     weight: float = Field(default=0.15, ge=0)
     cap: int = Field(default=70, ge=1)
+    matcher: Literal["mutual", "lighterglue"] = "mutual"
     ratio: float = Field(default=0.85, gt=0, le=1)
     model: Literal["homography", "fundamental"] = "homography"
     threshold: float = Field(default=4.0, gt=0)
@@ -110,8 +120,15 @@ def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySetti
     """Matches two pictures and finds the inliers by MAGSAC++ (Barath et al., CVPR 2020).
 
     OpenCV's own random numbers start alike on every call, so the answer is always the same.
+
+    Raises:
+        ModelError: for the matcher lighterglue, when its package is not installed.
+        ValueError: for features of different extractors, or such as the matcher does not know.
     """
-    pairs = match_points(query, picture, settings.ratio)
+    if settings.matcher == "lighterglue":
+        pairs = _glued(query, picture)
+    else:
+        pairs = match_points(query, picture, settings.ratio)
     here, there = query.points[pairs[:, 0]], picture.points[pairs[:, 1]]
     inlier = np.zeros(len(pairs), np.bool_)
     if len(pairs) >= _LEAST_MATCHES[settings.model]:
@@ -121,6 +138,23 @@ def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySetti
             inlier = found
     sizes = ((query.width, query.height), (picture.width, picture.height))
     return Match(here, there, inlier, *sizes)
+
+
+@lru_cache(maxsize=1)
+def _lighterglue() -> LighterGlue:
+    from lmk.embed.xfeat import LighterGlue  # torch takes seconds to import
+
+    return LighterGlue()
+
+
+def _glued(query: LocalFeatures, picture: LocalFeatures) -> NDArray[np.int64]:
+    sides = [
+        (one.points, one.descriptors.astype(np.float32), (one.width, one.height))
+        for one in (query, picture)
+    ]
+    if any(descriptors.shape[1] != _XFEAT for _, descriptors, _ in sides):
+        raise ValueError("lighterglue matches the features of xfeat")
+    return _lighterglue().match(sides[0], sides[1])
 
 
 def _inliers(

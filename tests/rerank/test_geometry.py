@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from lmk.index.neighbours import Neighbours
+from lmk.rerank import geometry
 from lmk.rerank.geometry import (
     Checked,
     GeometrySettings,
@@ -23,6 +25,7 @@ from lmk.rerank.geometry import (
     verify,
 )
 from lmk.rerank.local_features import LocalFeatures, RootSift
+from lmk.rerank.steps import GeometryStep
 
 Make = Callable[..., Neighbours]
 WARP = np.array([[0.9, 0.15, 12], [-0.1, 0.95, 20], [3e-4, -2e-4, 1]])
@@ -230,3 +233,29 @@ def test_a_query_that_cannot_be_read(views: dict[str, LocalFeatures], neighbours
 def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         GeometrySettings(**wrong)
+
+
+def test_the_pairs_of_lighterglue_are_verified_like_others(
+    monkeypatch: pytest.MonkeyPatch, views: dict[str, LocalFeatures]
+) -> None:
+    """The network is replaced: it says that every point matches the one of its number."""
+    rng = np.random.default_rng(0)
+    here = rng.uniform(0, 90, (30, 2)).astype(np.float32)
+    there = here + np.float32([3, 5])
+    there[20:] = rng.uniform(0, 90, (10, 2))
+    first, second = (features(points, rng.random((30, 64))) for points in (here, there))
+
+    class Glue:
+        def match(self, one: tuple, other: tuple) -> np.ndarray:
+            assert one[1].dtype == np.float32 and one[2] == (100, 100)
+            np.testing.assert_array_equal(other[0], there)
+            return np.arange(30).repeat(2).reshape(30, 2)
+
+    monkeypatch.setattr(geometry, "_lighterglue", Glue)
+    match = verify(first, second, GeometrySettings(matcher="lighterglue"))
+    assert match.inlier[:20].all() and match.inliers < 25
+    with pytest.raises(ValueError, match="features of xfeat"):
+        verify(views["plane"], views["warped"], GeometrySettings(matcher="lighterglue"))
+    with pytest.raises(ValidationError, match="for the extractor xfeat"):
+        GeometryStep(matcher="lighterglue")
+    assert GeometryStep(matcher="lighterglue", extractor="xfeat").matcher == "lighterglue"
