@@ -98,7 +98,7 @@ def tune(
         )
         found = tuning_of(pipelines, predictions, photos, folds=folds, seed=seed)
         best = pipelines[found.best]
-        tested = None if others is None else _test(recognizer, best, others)
+        tested = None if others is None else _test(recognizer, pipelines[0], best, others)
     threshold = _save(index, best, wait) if apply else None
     facts = {"index": str(index), "photos": len(photos), "seed": seed} | found.as_dict()
     facts |= {"test": tested, "applied": apply, "threshold": threshold}
@@ -144,12 +144,14 @@ def _say_unknown(photos: KnownPhotos, source: Path, recognizer: Recognizer) -> N
         click.echo(f"lmk: {source}: {what}, as {' '.join(missing[0])}: always missed", err=True)
 
 
-def _test(recognizer: Recognizer, best: Pipeline, others: KnownPhotos) -> dict[str, int | Scores]:
+def _test(
+    recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: KnownPhotos
+) -> dict[str, int | Scores]:
     """The scores of the plain, the saved and the best steps on photos that chose none of them."""
     from lmk.cli.tune_scores import PLAIN, judged_of, scores_of
     from lmk.rerank.trial import try_pipelines
 
-    compared = {"plain": PLAIN, "saved": recognizer.pipeline, "best": best}
+    compared = {"plain": PLAIN, "saved": saved, "best": best}
     predictions = try_pipelines(recognizer, list(compared.values()), others)
     scores = {
         name: scores_of(judged_of(each, others))

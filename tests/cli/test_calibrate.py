@@ -75,6 +75,15 @@ def test_what_photos_taught_stays_and_what_the_index_learns_comes_back(
     assert facts["threshold"] == pytest.approx(before)
 
 
+def test_a_large_index_goes_on_from_what_it_keeps(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = json.loads(lmk("calibrate", "sample.lmk", "--json").out)
+    monkeypatch.setattr("lmk.rerank.learning.CHEAP", 0)  # as if learning anew took long
+    for _ in range(2):  # the second time there are tables to go on from
+        assert json.loads(lmk("calibrate", "sample.lmk", "--json").out) == facts
+
+
 def test_the_lines_say_what_is_held_out(lmk: Run, photos: Path) -> None:
     done = lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--method", "logistic")
     assert (done.code, done.err) == (0, "")

@@ -92,6 +92,23 @@ def test_the_table_has_the_honest_line(lmk: Run, photos: Path) -> None:
     assert lines[7].startswith("the best: ")
 
 
+def test_the_text_has_the_test_and_what_was_saved(lmk: Run, photos: Path) -> None:
+    rows = photos.read_text().splitlines()
+    (photos.parent / "rest.csv").write_text("\n".join(r for r in rows if "1" not in r) + "\n")
+    (photos.parent / "some.csv").write_text(
+        "\n".join([rows[0], *(row for row in rows if "1" in row)]) + "\n"
+    )
+    tune = ("tune", "sample.lmk", "--data", "rest.csv", "--grid", "grid.json", "--folds", "2")
+    done = lmk(*tune, "--test", "some.csv", "--apply")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    place = lines.index("4 photos that no choice was made on")
+    assert lines[place + 1].split() == ["GAP", "acc@1", "GAP", "at", "98", "%", "without"]
+    firsts = [line.partition("  ")[0] for line in lines[place + 2 : place + 5]]
+    assert firsts == ["nearest picture alone", "the index's steps", "the best"]
+    assert lines[-1].startswith("sample.lmk: the best steps are saved; threshold 0.")
+
+
 def test_the_best_steps_are_saved_when_asked_for(lmk: Run, photos: Path) -> None:
     only = [[{"step": "vote", "k": 2, "power": 1.0}]]
     grid = photos.parent / "grid.json"
