@@ -21,7 +21,6 @@ from lmk.rerank.steps import (
     BankPenaltyStep,
     NeighbourhoodStep,
     PenaltyStep,
-    QueryPenaltyStep,
     RescaleStep,
     VoteStep,
 )
