@@ -130,7 +130,7 @@ class LighterGlue:
 def _tensors(side: Side) -> dict[str, torch.Tensor]:
     points, descriptors, size = side
     return {
-        "keypoints": torch.from_numpy(np.clip(points, 0, np.float32(size)))[None],
+        "keypoints": torch.from_numpy(np.clip(points, 0, np.array(size, np.float32)))[None],
         "descriptors": torch.from_numpy(descriptors)[None],
         "image_size": torch.tensor([size]),
     }
