@@ -30,9 +30,7 @@ Small = Callable[..., TrainConfig]
 PLAIN = {"model": {"backbone": "test_resnet", "neck": None}, "best_by": "tag_map"}
 LOSSES: dict[str, dict[str, Any]] = {
     "bce": {"kind": "bce"},
-    "focal": {"kind": "focal"},
     "tencent": {"kind": "tencent", "negatives": 1, "absent": 0.5},
-    "code": {"kind": "tencent", "form": "code"},
     "softmax": {"kind": "softmax"},
 }
 
@@ -138,7 +136,7 @@ class TestWhatItLeaves:
         assert "gap" not in result.epochs[0]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["bce", "tencent", "softmax"])
 def test_passes_that_are_accumulated_are_one_large_batch(
     loss: str, small: Small, tagged: Manifest, tmp_path: Path
 ) -> None:
@@ -154,12 +152,11 @@ def test_passes_that_are_accumulated_are_one_large_batch(
         torch.testing.assert_close(eight[name], one[name], rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("loss", ["tencent", "code"])
 def test_a_run_that_is_stopped_goes_on_as_if_it_never_was(
-    loss: str, small: Small, tagged: Manifest, tmp_path: Path
+    small: Small, tagged: Manifest, tmp_path: Path
 ) -> None:
     repeat = {"phi": "sqrt", "threshold": 0.3}
-    config = small(**of_tags(loss, repeat=repeat), ema=0.9, save_minutes=0)
+    config = small(**of_tags("tencent", repeat=repeat), ema=0.9, save_minutes=0)
     train(config, [tagged], tmp_path / "whole", device="cpu")
     parts = tmp_path / "parts"
     for steps in (2, 7):
