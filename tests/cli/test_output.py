@@ -30,7 +30,9 @@ def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) ->
     lines = done.out.splitlines()
     assert len(lines) == 8
     named = re.fullmatch(
-        r"queries/q_castle.jpg: castle  confidence (0\.\d{3}) \((0\.\d{3}) is needed\)", lines[0]
+        r"queries/q_castle.jpg: castle  confidence (0\.\d{3})"
+        r" \((0\.\d{3}) is needed; \d+ % likely right\)",
+        lines[0],
     )
     assert named
     assert float(named[1]) >= float(named[2])
@@ -42,7 +44,7 @@ def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) ->
         ), line
     none = re.fullmatch(
         r"queries/q_none0.jpg: none of these  \(the best guess, (\w+), has confidence "
-        r"(0\.\d{3}); (0\.\d{3}) is needed\)",
+        r"(0\.\d{3}); (0\.\d{3}) is needed; \d+ % likely right\)",
         lines[4],
     )
     assert none
