@@ -163,11 +163,12 @@ def _answer(
     writer: SubmissionWriter,
 ) -> list[Skipped]:
     """Writes each batch as it comes, in the manifest's order; returns the pictures not read."""
-    left = iter(todo.rows)
+    left, file_of = iter(todo.rows), {row.id: todo.file(row) for row in todo.rows}
     skipped: list[Skipped] = []
     for embeddings, failed in batches:
         skipped += failed
-        predictions = recognizer.predict(embeddings)
+        files = [file_of[query] for query in embeddings.ids]
+        predictions = recognizer.predict(embeddings, features=recognizer.features_of(files))
         for query, label, confidence in zip(
             predictions.query_ids, predictions.labels, predictions.confidence, strict=True
         ):
