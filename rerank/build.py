@@ -44,6 +44,7 @@ from lmk.rerank.repair import RepairReport as RepairReport
 from lmk.rerank.repair import repair_index as repair_index
 from lmk.rerank.sync import SyncReport as SyncReport
 from lmk.rerank.sync import sync_index as sync_index
+from lmk.rerank.tag_thresholds import HEAD_SETTING, THRESHOLDS_FILE, load_thresholds
 from lmk.rerank.whiten import whitened, whitening_helps
 
 
@@ -147,7 +148,8 @@ def build_index(
         distractors: pictures that show no landmark of the gallery.
         pipeline: the steps saved with the gallery; the default ones unless given.
         whiten: whether to learn a whitening; by default where there are distractors and at least
-            1,000 pictures in all, because below that it costs more rejection than it gains.
+            1,000 pictures in all, because below that it costs more rejection than it gains, and
+            the network has no neck, which was trained to give vectors as they are.
         kind, recall, backend, uri, collection: how it will be searched (index.search.choose).
         shard: (i, n) builds only part i of n, i from 1 to n; which part a picture belongs to
             depends on its id alone. Nothing is learnt then: merge_indexes does, of the whole.
@@ -180,7 +182,8 @@ def build_index(
         if len(part) or shard is None:
             require_pictures(part, known)
         if whiten is None:
-            whiten = shard is None and whitening_helps(len(known.pictures), len(bank.pictures))
+            counts = len(known.pictures), len(bank.pictures)
+            whiten = shard is None and whitening_helps(embedder, *counts)
         if whiten:
             embedder = whitened(embedder, store, known.pictures, bank.pictures)
         writer.reset(embedder.fingerprint, embedder.dim, precision)
@@ -201,6 +204,9 @@ def build_index(
         writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
+        if embedder.folder is not None:  # of the tags that it brings along
+            tags = load_thresholds(embedder.folder / THRESHOLDS_FILE)
+            writer.set(HEAD_SETTING, None if tags is None else tags.model_dump(mode="json"))
         pipeline, threshold = pipeline or Pipeline(), None
         if shard is None:
             threshold = learn(writer, pipeline, progress=progress).pipeline.threshold()

@@ -86,7 +86,7 @@ def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | N
             sum(len(gallery.role_rows(role)) for gallery in galleries)
             for role in ("gallery", "distractor")
         )
-        whiten = parts and embedder.whitening is None and whitening_helps(pictures, distractors)
+        whiten = parts and whitening_helps(embedder, pictures, distractors)
     if not whiten:
         return None
     if embedder.whitening is not None:

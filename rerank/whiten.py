@@ -11,9 +11,13 @@ from lmk.embed.features import FeatureStore
 from lmk.embed.whitening import LEAST_PICTURES, MOST_PICTURES, learn_whitening
 
 
-def whitening_helps(pictures: int, distractors: int) -> bool:
-    """Whether so many pictures and distractors gain by a whitening more than they lose."""
-    return distractors > 0 and pictures + distractors >= LEAST_PICTURES
+def whitening_helps(embedder: Embedder, pictures: int, distractors: int) -> bool:
+    """Whether so many pictures and distractors gain by a whitening more than they lose.
+
+    A network with a neck was trained to give vectors as they are to be compared.
+    """
+    enough = distractors > 0 and pictures + distractors >= LEAST_PICTURES
+    return enough and embedder.whitening is None and embedder.config.neck is None
 
 
 def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted]) -> Embedder:
