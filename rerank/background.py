@@ -116,7 +116,7 @@ def _landmarks(rows: int, *sides: Pictures) -> NDArray[np.int64]:
         single = np.flatnonzero(counts == 1)
         landmark[single] = labels[offsets[single]]
         for row in np.flatnonzero(counts > 1):
-            several = tuple(labels[offsets[row] : offsets[row + 1]].tolist())
+            several = tuple(sorted(labels[offsets[row] : offsets[row + 1]].tolist()))
             landmark[row] = numbers.setdefault(several, len(numbers))
     return landmark
 

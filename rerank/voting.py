@@ -281,12 +281,14 @@ def _largest(
     Each neighbour gathers the weights of its label from itself on. The first one of a label has
     the whole sum and no later one has more, as no weight is negative.
     """
+    if code.shape[1] == 1:
+        # numpy adds up a single column in another order than each of several.
+        best, label = _largest(np.repeat(code, 2, axis=1), np.repeat(weight, 2, axis=1))
+        return best[:1], label[:1]
     sums = np.empty_like(weight)
     for i in range(len(code)):
         same = code[i:] == code[i]
-        # Added up in the order of the neighbours. numpy would do otherwise for a single query,
-        # so that it might differ from the same query among others: see _MANY.
-        np.add.reduce(same * weight[i:], axis=0, out=sums[i])
+        np.add.reduce(same * weight[i:], axis=0, out=sums[i])  # in the order of the neighbours
     sums[code < 0] = -1
     best = sums.max(axis=0)
     label = np.where(sums == best, code, np.iinfo(code.dtype).max).min(axis=0)

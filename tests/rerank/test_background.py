@@ -14,7 +14,7 @@ from lmk.rerank.background import LandmarkSums, Pictures, landmark_sums
 from lmk.rerank.facts import GalleryFacts
 
 Labels = list[tuple[str, ...]]
-CHOICES: Labels = [("a",), ("b",), ("a", "b"), ("c", "a"), ()]
+CHOICES: Labels = [("a",), ("b",), ("a", "b"), ("b", "a"), ()]
 
 
 def view_of(vectors: np.ndarray, labels: Labels, mask: np.ndarray | None = None) -> View:
@@ -35,7 +35,7 @@ def all_pairs(vectors: np.ndarray, labels: Labels) -> float:
         float(vectors[i].astype(float) @ vectors[j])
         for i in n
         for j in n
-        if i != j and (labels[i] != labels[j] or not labels[i])
+        if i != j and (set(labels[i]) != set(labels[j]) or not labels[i])
     ]
     return float(np.clip(np.mean(pairs), 0, 0.9)) if pairs else 0.0
 

@@ -205,7 +205,9 @@ def test_the_fast_way_is_the_same_to_the_last_bit(
         assert np.array_equal(got, expected), name
 
 
-def test_a_query_alone_and_among_many() -> None:
+def test_a_query_alone_and_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And alone in the last block of many."""
+    monkeypatch.setattr(voting, "_BLOCK", 33)
     rng = np.random.default_rng(0)
     rows, weights = rng.integers(0, 300, (100, 33)), rng.random((100, 33))
     offsets, codes = np.arange(301), rng.integers(0, 3, 300).astype(np.int32)
