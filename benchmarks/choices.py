@@ -54,7 +54,7 @@ def features(data: Path) -> tuple[Vectors, list[Row], dict[str, np.ndarray]]:
     halves = [[Row(r["id"], r["path"]) for r in table if r["half"] == h] for h in ("bank", "query")]
     parts = [list(gallery.rows), list(queries.rows), *halves]
     rows = [row for part in parts for row in part]
-    embedder = Embedder.named()
+    embedder = Embedder.named("lite1")
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder), embedder.feature_fingerprint, embedder.feature_dim)
         done = extract(Manifest(data, tuple(rows)), embedder, store)

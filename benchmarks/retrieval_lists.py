@@ -55,7 +55,7 @@ def main() -> None:
     asked = read_manifest(data / "queries.csv")
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "gallery.lmk"
-        build_index(index, read_manifest(data / "gallery.csv"), Embedder.named("lite1"))
+        build_index(index, read_manifest(data / "gallery.csv"), Embedder.named())
         with Recognizer.open(index) as recognizer:
             parts = [batch for batch, _ in recognizer.embed_stream(asked)]
             measure(recognizer, parts, {row.id: row.labels for row in asked.rows})

@@ -84,9 +84,9 @@ def _scales(
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    default="lite1",
+    default="landmarks-lite1",
     show_default=True,
-    help="lite1, lite0 (faster), an embedder's folder, or any timm model.",
+    help="landmarks-lite1, lite1, lite0 (faster), an embedder's folder, or any timm model.",
 )
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Weights of a timm model, a local file."

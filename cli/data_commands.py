@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.relabel_command import relabel
+
 if TYPE_CHECKING:
     from lmk.embed.gldv2 import Item, Report
     from lmk.embed.manifest import Manifest
     from lmk.eval.gallery_check import GalleryCheck
 
 BASE_URL = "https://s3.amazonaws.com/google-landmark"
+_NETWORK = "lite1"  # whose cosines the limits of `lmk data check` were measured with
 
 
 @click.group()
 def data() -> None:
     """Get and check sets of pictures."""
+
+
+data.add_command(relabel)
 
 
 @data.command("gldv2", short_help="Download Google Landmarks v2, shard by shard.")
@@ -195,14 +201,13 @@ def check(
 
 def _check(manifest: Manifest, model: str | None, features: Path | None) -> GalleryCheck:
     from lmk.cli.progress import StageProgress
-    from lmk.embed.config import DEFAULT
     from lmk.embed.embedder import Embedder
     from lmk.embed.embeddings import Embeddings
     from lmk.embed.extract import extract
     from lmk.embed.features import FeatureStore
     from lmk.eval.gallery_check import check_gallery
 
-    embedder = Embedder.named(model or DEFAULT)
+    embedder = Embedder.named(model or _NETWORK)
     with TemporaryDirectory(prefix="lmk-check-") as temporary, StageProgress() as progress:
         folder = features or Path(temporary)
         store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)

@@ -45,8 +45,8 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    help="What INDEX was built with, where its own copy is damaged and the model is not lite1 or "
-    "lite0.",
+    help="What INDEX was built with, where its own copy is damaged and the model is none of "
+    "those that come with lmk.",
 )
 @click.option(
     "--weights", type=PATH, help="Weights of --model, where it is a timm model: a local file."

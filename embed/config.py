@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmk.embed.errors import ModelError
 
-DEFAULT = "lite1"
+DEFAULT = "landmarks-lite1"
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
 _LATER = (
     "pooling",

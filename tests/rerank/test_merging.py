@@ -71,7 +71,8 @@ def assert_alike(one: Path, other: Path, asked: list[Path]) -> None:
         assert answers.answers() == others.answers()
         assert any(answers.answers()) and None in answers.answers()
         np.testing.assert_allclose(answers.confidence, others.confidence, atol=2e-3)
-        assert answers.threshold == pytest.approx(others.threshold, abs=2e-3)
+        # Vectors that differ in their last bits deal the bank into other halves.
+        assert answers.threshold == pytest.approx(others.threshold, abs=0.05)
 
 
 @pytest.mark.parametrize("whiten", [False, True])

@@ -131,7 +131,7 @@ class TestGeometry:
     def test_no_step_no_features(self, index: Path, photos: Path) -> None:
         with Recognizer.open(index) as recognizer:
             assert recognizer.features_of([photos]) is None
-            assert recognizer.facts.row_features is None and recognizer.facts.bank is None
+            assert recognizer.facts.row_features is None
 
     def test_xfeat_that_is_not_installed(
         self, index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
