@@ -61,7 +61,7 @@ _HEAD = '{"task": "classes", "loss": "%s"%s}'
 LOSSES = {
     "softmax": _HEAD % ("softmax", ""),
     "ArcFace": _HEAD % ("arcface", ', "margin": 0.3, "start": "means"'),
-    "sub-centre ArcFace, dynamic margins": _HEAD % ("subcenter", ', "dynamic_margin": {}'),
+    "sub-centre ArcFace, dynamic margins": _HEAD % ("subcenter", ', "dynamic_margin": {"form": "rank"}'),
 }
 BLOCKS = {
     "plain network, average pooling": ("model.pooling=avg", "model.global_context=null"),
