@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmk.cli.match_drawing import drawing_of
 from lmk.cli.render import NONE_OF_THESE, counted, page
+from lmk.cli.tag_options import tags_text
 
 if TYPE_CHECKING:
     from lmk.rerank.geometry import Match
+    from lmk.rerank.given_tags import GivenTag
     from lmk.rerank.predictions import Predictions
     from lmk.rerank.recognizer import Recognizer
 
@@ -67,6 +69,7 @@ class Answer:
         landmark_score: above 0 for a query more like the gallery than like the distractors; None
             without these.
         geometry_seconds: time that the geometric check took.
+        tags: of what is none of these, where a tagger was asked.
     """
 
     query: str
@@ -79,14 +82,16 @@ class Answer:
     query_penalty: float = 0.0
     landmark_score: float | None = None
     geometry_seconds: float = 0.0
+    tags: tuple[GivenTag, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        tags = None if self.tags is None else [asdict(tag) for tag in self.tags]
         neighbours = [
             {name: value for name, value in vars(near).items() if name != "match"}
             for near in self.neighbours
         ]
-        return vars(self) | {"neighbours": neighbours}
+        return vars(self) | {"neighbours": neighbours, "tags": tags}
 
 
 def answers_of(predictions: Predictions, recognizer: Recognizer, k: int) -> list[Answer]:
@@ -171,6 +176,8 @@ def answer_lines(answer: Answer) -> list[str]:
     but rescaling and the neighbourhood did.
     """
     lines = [f"{answer.query}: {_head(answer)}"]
+    if answer.tags is not None:
+        lines.append(f"  tags: {tags_text(answer.tags)}")
     labels = [" ".join(near.labels) or "(no landmark)" for near in answer.neighbours]
     width = max(map(len, labels), default=0)
     for near, label in zip(answer.neighbours, labels, strict=True):
@@ -219,4 +226,5 @@ def answers_page(answers: Sequence[Answer], failed: Mapping[str, str]) -> str:
         failed: pictures without an answer, and why.
     """
     shown = {"notes_of": notes_of, "drawing_of": drawing_of, "counted": counted}
+    shown["tags_text"] = tags_text
     return page("query.html", answers=answers, failed=failed, **shown)

@@ -10,9 +10,10 @@ import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap
 from lmk.cli.eval_tables import bounds_text, echo_table, interval_note
+from lmk.cli.tag_options import relations_option
 
 if TYPE_CHECKING:
-    from lmk.eval.tags import PictureScores, TagScores
+    from lmk.eval.tags import DecisionScores, PictureScores, TagScores
     from lmk.eval.uncertainty import Interval
 
 
@@ -27,24 +28,45 @@ if TYPE_CHECKING:
     show_default=True,
     help="Tags of each picture that are taken for P, R and F1.",
 )
+@click.option(
+    "--threshold",
+    type=float,
+    help="Also score the tags given from this score on.  [default: those of a column given]",
+)
+@relations_option
 @as_json
 @bootstrap
 def tags(
-    predictions: Path, solution: Path, best: int, as_json: bool, resamples: int, seed: int
+    predictions: Path,
+    solution: Path,
+    best: int,
+    threshold: float | None,
+    relations: Path | None,
+    as_json: bool,
+    resamples: int,
+    seed: int,
 ) -> None:
     """Scores of PREDICTIONS (id,tags with "tag:score" pairs) against SOLUTION (id,tags).
 
     In both files blanks stand between the tags of a picture, as in `cat:0.98 sofa:0.4`; further
     columns are skipped. A tag that a prediction does not name ranks below all that it names.
-    Precision, recall and F1 of the k best tags are means over pictures that have a true tag.
+    Precision, recall and F1 of the k best tags are means over pictures that have a true tag. Where
+    PREDICTIONS has a column `given` (`lmk tag -o` writes it), or with --threshold, precision,
+    recall and F1 of the tags given are scored too, tag by tag. --relations adds to the true tags
+    what follows from them.
 
     Example: lmk eval tags predictions.csv tags.csv -k 5
     """
+    from lmk.embed.relations import read_relations
     from lmk.eval.tag_files import read_tag_table
-    from lmk.eval.tags import score_pictures, score_tags
+    from lmk.eval.tags import score_decisions, score_pictures, score_tags
     from lmk.eval.uncertainty import mean_interval
 
     table = read_tag_table(predictions, solution)
+    if relations is not None:
+        table = table.closed(read_relations(relations))
+    given = table.given if threshold is None else table.scores >= threshold
+    decided = None if given is None else score_decisions(given, table.truth, table.names)
     by_tag = score_tags(table.finite_scores(), table.truth, table.names)
     pictures = score_pictures(*table.padded(best), best)
     interval = mean_interval(pictures.f1, resamples=resamples, seed=seed) if resamples else None
@@ -55,9 +77,11 @@ def tags(
             err=True,
         )
     if as_json:
-        click.echo(json.dumps(_as_dict(by_tag, pictures, interval, resamples, seed)))
+        found = _as_dict(by_tag, pictures, interval, resamples, seed)
+        found |= {"given": None if decided is None else _given_dict(decided)}
+        click.echo(json.dumps(found))
     else:
-        _echo(by_tag, pictures, interval, len(table.ids))
+        _echo(by_tag, pictures, interval, len(table.ids), decided)
         click.echo(interval_note(resamples, seed))
 
 
@@ -93,8 +117,26 @@ def _as_dict(
     }
 
 
+def _given_dict(decided: DecisionScores) -> dict[str, object]:
+    each = zip(decided.names, decided.support, decided.precision, decided.recall, decided.f1,
+               strict=True)  # fmt: skip
+    keys = ("precision", "recall", "f1")
+    return {
+        "macro": dict(zip(keys, decided.macro, strict=True)),
+        "micro": dict(zip(keys, decided.micro, strict=True)),
+        "tags": {
+            name: dict(zip(keys, map(float, values), strict=True)) if support else None
+            for name, support, *values in each
+        },
+    }
+
+
 def _echo(
-    by_tag: TagScores, pictures: PictureScores, interval: Interval | None, count: int
+    by_tag: TagScores,
+    pictures: PictureScores,
+    interval: Interval | None,
+    count: int,
+    decided: DecisionScores | None,
 ) -> None:
     precision, recall, f1 = pictures.means()
     bounds = f" [{bounds_text(interval.low, interval.high)}]" if interval else ""
@@ -108,16 +150,22 @@ def _echo(
         f"mAP macro {by_tag.macro:.4f} (over {known:,} tags)  micro {by_tag.micro:.4f}  "
         f"({count:,} pictures)"
     )
+    if decided is not None:
+        for kind, values in (("micro", decided.micro), ("macro", decided.macro)):
+            precision, recall, f1 = values
+            click.echo(f"tags given, {kind}: P {precision:.4f}  R {recall:.4f}  F1 {f1:.4f}")
     click.echo()
-    scored = [
-        (name, int(support), float(average))
-        for name, support, average in zip(
-            by_tag.names, by_tag.support, by_tag.average_precision, strict=True
-        )
-        if support
-    ]
-    scored.sort(key=lambda each: (-each[2], each[0]))
+    scored = [tag for tag in range(len(by_tag.names)) if by_tag.support[tag]]
+    scored.sort(key=lambda tag: (-by_tag.average_precision[tag], by_tag.names[tag]))
+    columns = [by_tag.average_precision]
+    header = ["tag", "pictures", "AP"]
+    if decided is not None:
+        columns += [decided.precision, decided.recall, decided.f1]
+        header += ["P", "R", "F1"]
     echo_table(
-        ("tag", "pictures", "AP"),
-        [(name, f"{support:,}", f"{average:.4f}") for name, support, average in scored],
+        header,
+        [
+            (by_tag.names[tag], f"{by_tag.support[tag]:,}", *(f"{c[tag]:.4f}" for c in columns))
+            for tag in scored
+        ],
     )

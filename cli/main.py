@@ -21,6 +21,12 @@ _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
     "submit": ("submit_command", "submit", "Answer many pictures into a contest's CSV file."),
     "tune": ("tune_command", "tune", "Find the steps that answer best, by known answers."),
     "calibrate": ("calibrate_command", "calibrate", "Teach an index how sure it may be."),
+    "tag": ("tag_command", "tag", "Say what is in pictures: everyday tags."),
+    "tag-thresholds": (
+        "tag_thresholds_command",
+        "tag_thresholds",
+        "Learn from which score a tag is given.",
+    ),
     "eval": ("eval_commands", "evaluate", "Score a submission as the contests do."),
     "info": ("index_info", "info", "Say what an index holds."),
     "index": ("index_commands", "index", "Change, check, list and search an index."),

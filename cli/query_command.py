@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from lmk.cli.answers import answer_lines, answers_of, answers_page
 from lmk.cli.render import check_output, counted, write_text
+
+if TYPE_CHECKING:
+    from lmk.cli.answers import Answer
+    from lmk.rerank.recognizer import Recognizer
+    from lmk.rerank.tagging import Tagger
 
 
 @click.command()
@@ -29,6 +37,13 @@ from lmk.cli.render import check_output, counted, write_text
     help="Neighbours to show.",
 )
 @click.option(
+    "--tagger",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Say the tags of what is none of these: by a tagger that `lmk train` wrote, or by another "
+    "index.  [default: the index's own, if it was built with one]",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
 )
 @click.option(
@@ -37,7 +52,12 @@ from lmk.cli.render import check_output, counted, write_text
     help="Write a page with the pictures and their neighbours.",
 )
 def query(
-    images: tuple[Path, ...], index: Path | None, neighbours: int, as_json: bool, html: Path | None
+    images: tuple[Path, ...],
+    index: Path | None,
+    neighbours: int,
+    tagger: Path | None,
+    as_json: bool,
+    html: Path | None,
 ) -> None:
     """Say which landmark each of IMAGES shows, or "none of these", and why.
 
@@ -76,7 +96,9 @@ def query(
                 holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
                 click.echo(f"lmk: -k {neighbours}: {holds}", err=True)
             predictions, skipped = recognizer.query(there, k=min(neighbours, held))
-            answers = answers_of(predictions, recognizer, neighbours)
+            answers = _with_tags(
+                answers_of(predictions, recognizer, neighbours), recognizer, tagger
+            )
         for skip in skipped:
             _say_failed(failed, skip.path, skip.reason)
     by_query = {answer.query: answer for answer in answers}
@@ -92,6 +114,30 @@ def query(
         write_text(html, answers_page(answers, failed))
     if failed:
         context.exit(1)
+
+
+def _with_tags(answers: list[Answer], recognizer: Recognizer, named: Path | None) -> list[Answer]:
+    """Answers with the tags of those that are none of these, where there is a tagger."""
+    from lmk.rerank.given_tags import given_tags
+    from lmk.rerank.tagging import HeadTagger, open_tagger, tag_files
+
+    asked = [(answer.query, Path(answer.query)) for answer in answers if answer.label is None]
+    with ExitStack() as held:
+        if named is not None:
+            tagger: Tagger | None = held.enter_context(open_tagger(named))
+        else:
+            tagger = HeadTagger.of_index(recognizer)
+        if tagger is None:
+            return answers
+        rules = tagger.thresholds
+        tags = {
+            id_: given
+            for batch in tag_files(tagger, asked, tiles=rules.tiles)
+            for id_, given in zip(
+                batch.ids, given_tags(batch.scores, tagger.names, rules), strict=True
+            )
+        }
+    return [replace(answer, tags=tags.get(answer.query)) for answer in answers]
 
 
 def _missing(path: Path) -> bool:

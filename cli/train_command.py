@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmk.embed.train.loop import Validate
 
 _PATH = click.Path(path_type=Path)
+_SHORT = {"tags": "tags-lite1"}  # presets by what they learn
 
 
 @click.command()
@@ -100,8 +101,9 @@ def train(
     """Train an embedder, which `lmk build-index --model DIR` then takes.
 
     PRESET names settings that lmk comes with, CONFIG is a JSON file of one's own; docs/training.md
-    has both. Killed, the same command with --resume ends with the same weights as if it had never
-    been stopped. For several GPUs: torchrun --nproc-per-node 8 -m lmk.cli train ...
+    has both, and `tags` is short for tags-lite1. Killed, the same command with --resume ends with
+    the same weights as if it had never been stopped. For several GPUs: torchrun --nproc-per-node 8
+    -m lmk.cli train ...
 
     Example: lmk train gcresnext26 --data gallery/ --val held-out/ --out my-embedder
     """
@@ -123,7 +125,7 @@ def train(
     require_folder(out)
     start = "hub" if pretrained else weights
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
-    settings = training_config(config, [*changes, *chosen])
+    settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
     ignore_large_picture_warnings()
     manifests = [read_manifest(each, root=root) for each in data]
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks

@@ -41,6 +41,7 @@ from lmk.embed.runtime import (
     export_graph,
     openvino_usable,
 )
+from lmk.embed.tag_head import TAGS_FILE
 from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Embedder:
         feature_fingerprint: of the network and the preprocessing, without the whitening.
         fingerprint: of everything that moves a vector.
         dim: components of a vector.
+        folder: that it was loaded from; None for one of a preset or model.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class Embedder:
         self.dim = whitening.dim if whitening else feature_dim
         self._weights_sha256 = weights_sha256
         self._network = network
-        self._folder = folder
+        self.folder = folder
         self._exported: _GraphFolder | None = None
         self._runtime: Runtime | None = None
         self.feature_fingerprint = feature_print(config, weights_sha256)
@@ -255,7 +257,7 @@ class Embedder:
         return embedder
 
     def save(self, folder: Path) -> None:
-        """Writes the embedder into an existing, empty folder.
+        """Writes the embedder, and its tags if it has any, into an existing, empty folder.
 
         Raises:
             OSError: when the folder cannot be written.
@@ -270,8 +272,10 @@ class Embedder:
         (folder / _CONFIG).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if self.whitening is not None:
             save_whitening(self.whitening, folder / _WHITENING)
-        if self._folder is not None and (self._folder / _WEIGHTS).exists():
-            shutil.copyfile(self._folder / _WEIGHTS, folder / _WEIGHTS)
+        if self.folder is not None and (self.folder / TAGS_FILE).exists():
+            shutil.copyfile(self.folder / TAGS_FILE, folder / TAGS_FILE)
+        if self.folder is not None and (self.folder / _WEIGHTS).exists():
+            shutil.copyfile(self.folder / _WEIGHTS, folder / _WEIGHTS)
         elif self.config.weights in (HUB, FILE):
             from safetensors.torch import save
 
@@ -331,12 +335,12 @@ class Embedder:
         if self._network is None:
             from lmk.embed.network import build_network
 
-            kept = self._folder / _WEIGHTS if self._folder else None
+            kept = self.folder / _WEIGHTS if self.folder else None
             self._network = build_network(self.config, kept, whole=True)
             if state_sha256(self._network) != self._weights_sha256:
                 raise EmbedderMismatch(
                     "the weights are not the ones this index was built with",
-                    where=self._folder,
+                    where=self.folder,
                     remedy="build the index again with lmk build-index",
                 )
         return self._network
@@ -352,8 +356,8 @@ class Embedder:
 
     def graph(self) -> Path:
         """The network as an OpenVINO graph: the folder's own, else exported once a process."""
-        if self._folder is not None and (self._folder / _GRAPH).exists():
-            return self._folder / _GRAPH
+        if self.folder is not None and (self.folder / _GRAPH).exists():
+            return self.folder / _GRAPH
         if self._exported is None:
             exported = _GraphFolder()
             export_graph(self.network(), self.config.size, exported.path / _GRAPH)

@@ -2,7 +2,8 @@
 
 Both are CSV with a header and the columns `id,tags` (others are skipped). In a file of predictions
 a cell holds `tag:score` pairs apart by blanks, as in `cat:0.98 sofa:0.4`; in a file of truth it
-holds tags apart by blanks. An empty cell is a picture without any.
+holds tags apart by blanks. An empty cell is a picture without any. Predictions may have a column
+`given` too, with the tags that were decided on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import SubmissionError
+from lmk.embed.relations import RelationGraph
 from lmk.eval.contest_csv import at, parse_cells, parse_id, read_header, read_rows
+from lmk.rerank.tag_thresholds import close_given
 
 Parse = Callable[[str, str], dict[str, float]]  # of a cell, and where it stands
 
@@ -31,6 +34,7 @@ class TagTable:
         scores: float64 [n, t], -inf where the prediction does not name the tag.
         truth: bool [n, t].
         missing: pictures that the predictions do not name; all their scores are -inf.
+        given: bool [n, t], the tags that the predictions decided on; None where they do not say.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +42,26 @@ class TagTable:
     scores: NDArray[np.float64]
     truth: NDArray[np.bool_]
     missing: tuple[str, ...]
+    given: NDArray[np.bool_] | None = None
+
+    def closed(self, relations: RelationGraph) -> TagTable:
+        """The same scores beside a truth with all that follows from its tags.
+
+        A tag that stands in neither file and follows from a true one becomes a tag that is not
+        named.
+        """
+        more = {parent for name in self.names for parent in relations.ancestors(name)}
+        names = tuple(sorted(more.union(self.names)))
+        place = [names.index(name) for name in self.names]
+        shape = (len(self.ids), len(names))
+        scores, truth = np.full(shape, -np.inf), np.zeros(shape, np.bool_)
+        scores[:, place], truth[:, place] = self.scores, self.truth
+        given = None
+        if self.given is not None:
+            given = np.zeros(shape, np.bool_)
+            given[:, place] = self.given
+        truth = close_given(truth, names, relations)
+        return TagTable(self.ids, names, scores, truth, self.missing, given)
 
     def finite_scores(self) -> NDArray[np.float64]:
         """float64 [n, t]: `scores` with a number below all others where a tag is not named."""
@@ -67,29 +91,40 @@ def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike
             without a score, a score that is no finite number, a tag twice in a cell, a prediction
             for a picture that the truth does not have, no true tag at all.
     """
-    wanted = _read(truth, _parse_tags)
+    wanted = _read(truth, "tags", _parse_tags)
     if not any(tags for _, tags in wanted.values()):
         raise SubmissionError("no picture has a tag", where=truth, remedy="is it the right file?")
-    given = _read(predictions, _parse_scores)
+    given = _read(predictions, "tags", _parse_scores)
+    decided = _read(predictions, "given", _parse_tags) if _has_given(predictions) else None
     for id_, (line, _) in given.items():
         if id_ not in wanted:
             raise SubmissionError(
                 f"unknown picture {id_}", where=at(predictions, line), remedy=f"not in {truth}"
             )
-    names = sorted({tag for _, tags in (*wanted.values(), *given.values()) for tag in tags})
+    cells = (*wanted.values(), *given.values(), *(decided or {}).values())
+    names = sorted({tag for _, tags in cells for tag in tags})
     column = {name: place for place, name in enumerate(names)}
     scores = np.full((len(wanted), len(names)), -np.inf)
     true = np.zeros(scores.shape, dtype=bool)
+    yes = None if decided is None else np.zeros_like(true)
     for place, (id_, (_, tags)) in enumerate(wanted.items()):
         true[place, [column[tag] for tag in tags]] = True
         for tag, score in given.get(id_, (0, {}))[1].items():
             scores[place, column[tag]] = score
+        if yes is not None and decided is not None:
+            yes[place, [column[tag] for tag in decided.get(id_, (0, {}))[1]]] = True
     missing = tuple(id_ for id_ in wanted if id_ not in given)
-    return TagTable(tuple(wanted), tuple(names), scores, true, missing)
+    return TagTable(tuple(wanted), tuple(names), scores, true, missing, yes)
 
 
-def _read(path: str | os.PathLike[str], parse: Parse) -> dict[str, tuple[int, dict[str, float]]]:
-    """For each id its line and its cell as `parse` reads it."""
+def _has_given(path: str | os.PathLike[str]) -> bool:
+    return "given" in read_header(path, read_rows(path))[1]
+
+
+def _read(
+    path: str | os.PathLike[str], column: str, parse: Parse
+) -> dict[str, tuple[int, dict[str, float]]]:
+    """For each id its line and its cell in a column as `parse` reads it."""
     rows = read_rows(path)
     line, columns = read_header(path, rows)
     if not {"id", "tags"} <= set(columns):
@@ -107,7 +142,7 @@ def _read(path: str | os.PathLike[str], parse: Parse) -> dict[str, tuple[int, di
                 where=at(path, row.line),
                 remedy=f"it stands on line {found[id_][0]}",
             )
-        found[id_] = (row.line, parse(cells["tags"], at(path, row.line)))
+        found[id_] = (row.line, parse(cells[column], at(path, row.line)))
     if not found:
         raise SubmissionError("no rows below the header", where=path)
     return found

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.relations import RelationGraph
+from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds, close_given
+
 
 @dataclass(frozen=True, eq=False)
 class PictureScores:
@@ -249,6 +252,63 @@ def choose_threshold(
     best = reached[np.argmax(curve.recall[reached])]  # the first, so the highest threshold
     precision, recall = float(curve.precision[best]), float(curve.recall[best])
     return Threshold(float(curve.threshold[best]), precision, recall, recall >= min_recall)
+
+
+def learn_thresholds(
+    scores: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    names: Sequence[str],
+    *,
+    min_precision: float = 0.9,
+    min_recall: float = 0.5,
+    relations: RelationGraph | None = None,
+    tagger: str = "",
+    tiles: bool = False,
+) -> TagThresholds:
+    """A threshold for each tag by `choose_threshold`, and which tags do not reach what is wanted.
+
+    A tag that no picture has keeps the default; one that no threshold brings to the precision is
+    never given.
+
+    Args:
+        scores: float [n, t].
+        truth: bool [n, t].
+        names: the t tags.
+        min_precision, min_recall: wanted of each tag.
+        relations: by which scores and truth are closed first, or the recall of a parent that was
+            not written down would be measured wrong.
+        tagger, tiles: see TagThresholds.
+
+    Raises:
+        ValueError: shapes or dtypes, NaN, another number of names, no true tag at all, a target
+            outside 0 to 1.
+    """
+    relations = relations or RelationGraph({})
+    _check(scores, truth)
+    scores = relations.close_scores(scores, names)
+    truth = close_given(truth, names, relations)
+    found = {}
+    for tag, pictures in enumerate(_support(scores, truth, names).tolist()):
+        if not pictures:
+            found[names[tag]] = TagThreshold(value=TagThresholds().default, pictures=0)
+            continue
+        curve = precision_recall(scores[:, tag], truth[:, tag])
+        best = choose_threshold(curve, min_precision, min_recall)
+        found[names[tag]] = TagThreshold(
+            value=best.value,
+            pictures=pictures,
+            precision=best.precision,
+            recall=best.recall,
+            reached=best.feasible,
+        )
+    return TagThresholds(
+        min_precision=min_precision,
+        min_recall=min_recall,
+        tags=found,
+        parents=relations.parents,
+        tagger=tagger,
+        tiles=tiles,
+    )
 
 
 def _support(

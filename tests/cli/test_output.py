@@ -56,7 +56,7 @@ def test_query_json_is_one_object_a_line(lmk: Run, here: Path) -> None:
     assert (done.code, done.err) == (0, "")
     castle, none = (json.loads(line) for line in done.out.splitlines())
     keys = {"query", "label", "best", "confidence", "threshold", "neighbours"}
-    keys |= {"probability", "query_penalty", "landmark_score", "geometry_seconds"}
+    keys |= {"probability", "query_penalty", "landmark_score", "geometry_seconds", "tags"}
     assert castle.keys() == none.keys() == keys
     assert castle["query"] == "queries/q_castle.jpg"
     assert castle["label"] == castle["best"] == "castle"

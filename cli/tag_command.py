@@ -1,0 +1,258 @@
+"""`lmk tag`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.render import check_output, counted, page, write_text
+from lmk.cli.tag_options import (
+    index_option,
+    named_tagger,
+    relations_option,
+    root_option,
+    tagger_option,
+    tags_text,
+    tiles_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lmk.embed.detector import Detector
+    from lmk.rerank.given_tags import GivenTag
+    from lmk.rerank.tag_thresholds import TagThresholds
+    from lmk.rerank.tagging import Tagger
+
+_PATH = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+BEST = 5  # tags named though they are not given
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A picture and its tags.
+
+    Attributes:
+        picture: its path, or its id in the folder or CSV it came from.
+        path: its file.
+        tags: given, by falling score.
+        best: the tags of the largest scores, given or not: name, score, threshold (None for a tag
+            that is never given).
+        scores: of each tag of the tagger, and of those given.
+    """
+
+    picture: str
+    path: str
+    tags: tuple[GivenTag, ...]
+    best: tuple[tuple[str, float, float | None], ...]
+    scores: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        best = [dict(zip(("tag", "score", "threshold"), one, strict=True)) for one in self.best]
+        return {"picture": self.picture, "tags": [asdict(tag) for tag in self.tags], "best": best}
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=_PATH, metavar="IMAGE|FOLDER|CSV...")
+@index_option
+@tagger_option
+@tiles_option
+@relations_option
+@click.option(
+    "--detector",
+    metavar="FILE|hub",
+    help="Also set tags by things found in boxes: weights of torchvision's SSDLite, or `hub` to "
+    "fetch them (14 MB).",
+)
+@click.option(
+    "--classes",
+    type=_PATH,
+    metavar="CSV",
+    help="Which tag a class of the detector sets: the columns class and tag.  [default: the tag "
+    "of the same name]",
+)
+@root_option
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
+)
+@click.option("--html", type=_FILE, help="Write a page with the pictures and their tags.")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    metavar="CSV",
+    help="Write all scores, and the tags given, for lmk eval tags, instead of a line a picture.",
+)
+def tag(
+    images: tuple[Path, ...],
+    index: Path | None,
+    tagger: Path | None,
+    tiles: bool,
+    relations: Path | None,
+    detector: str | None,
+    classes: Path | None,
+    root: Path | None,
+    as_json: bool,
+    html: Path | None,
+    output: Path | None,
+) -> None:
+    """Say what is in each of the pictures: the tags whose score reaches their threshold.
+
+    Scores are 0 to 1: of a trained tagger its probabilities, of an index the share of the nearest
+    pictures that have the tag, weighed by similarity. A tag needs 0.5 unless `lmk tag-thresholds`
+    has learnt what it needs.
+
+    Example: lmk tag photo.jpg --tagger my-tags
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.embed.relations import read_relations
+
+    for path in (html, output):
+        if path is not None:
+            check_output(path, reads=images)
+    if classes is not None and detector is None:
+        raise UsageError("belongs to a detector", where="--classes", remedy="add --detector")
+    files = _files(images, root)
+    failed: dict[str, str] = {}
+    tagged: list[Tagged] = []
+    with named_tagger(index, tagger) as opened:
+        rules = opened.thresholds
+        if relations is not None:
+            rules = rules.with_relations(read_relations(relations))
+        if tiles and rules.tags and not rules.tiles:
+            note = "thresholds were learnt without --tiles, which raises scores"
+            click.echo(f"lmk: {note}: learn them with --tiles", err=True)
+        found, tag_of = _detector(detector, classes, opened.names)
+        for one in _tagged(opened, rules, files, tiles or rules.tiles, found, tag_of, failed):
+            if html is not None or output is not None:
+                tagged.append(one)
+            if as_json:
+                click.echo(json.dumps(one.as_dict(), ensure_ascii=False))
+            elif output is None:
+                click.echo(_line(one))
+    for name, reason in failed.items():
+        click.echo(f"lmk: {name}: {reason}; it has no tags", err=True)
+        if as_json:
+            click.echo(json.dumps({"picture": name, "error": reason}, ensure_ascii=False))
+    if html is not None:
+        write_text(html, page("tags.html", pictures=tagged, failed=failed))
+    if output is not None:
+        write_text(output, _table(tagged))
+        some = sum(bool(one.tags) for one in tagged)
+        if not as_json:
+            click.echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _files(images: Sequence[Path], root: Path | None) -> list[tuple[str, Path]]:
+    """Name and file of each picture; of a folder or table its ids.
+
+    Raises:
+        ManifestError: a folder or table that cannot be read as pictures.
+        UsageError: one name for two pictures.
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.embed.manifest import TABLE_SUFFIXES, read_manifest
+
+    files: dict[str, Path] = {}
+    for image in images:
+        own = [(str(image), image)]
+        if image.is_dir() or image.suffix.lower() in TABLE_SUFFIXES:
+            manifest = read_manifest(image, root=root)
+            own = [(row.id, manifest.file(row)) for row in manifest.rows]
+        for name, path in own:
+            if files.setdefault(name, path) != path:
+                remedy = "tag the folders one after the other"
+                raise UsageError(
+                    f"the id {name} stands for two pictures", where=image, remedy=remedy
+                )
+    return list(files.items())
+
+
+def _detector(
+    named: str | None, classes: Path | None, tags: Sequence[str]
+) -> tuple[Detector | None, Mapping[str, str]]:
+    """The detector, and which tag each of its classes sets."""
+    from lmk.embed.detector import SsdLite, read_classes, tag_of_class
+    from lmk.embed.errors import UsageError
+
+    if named is None:
+        return None, {}
+    chosen = None if classes is None else read_classes(classes)
+    detector = SsdLite(named)
+    tag_of = tag_of_class(detector.labels, tags, chosen)
+    if not tag_of:
+        remedy = "say with --classes which tag a class sets"
+        raise UsageError("no tag is called as a class of the detector", remedy=remedy)
+    return detector, tag_of
+
+
+def _tagged(
+    tagger: Tagger,
+    rules: TagThresholds,
+    files: Sequence[tuple[str, Path]],
+    tiles: bool,
+    detector: Detector | None,
+    tag_of: Mapping[str, str],
+    failed: dict[str, str],
+) -> Iterator[Tagged]:
+    """Each picture with its tags; those that cannot be read go to `failed`."""
+    from lmk.cli.progress import StageProgress
+    from lmk.rerank.given_tags import given_tags
+    from lmk.rerank.tagging import tag_files
+
+    paths, name_of = dict(files), {str(path): name for name, path in files}
+    with StageProgress() as progress:
+        batches = tag_files(
+            tagger,
+            files,
+            tiles=tiles,
+            detector=detector,
+            progress=lambda done: progress("pictures", done, len(files)),
+        )
+        for batch in batches:
+            failed.update({name_of[skip.path]: skip.reason for skip in batch.skipped})
+            given = given_tags(batch.scores, tagger.names, rules, batch.boxes, tag_of)
+            closed = rules.closed(batch.scores, tagger.names)
+            for id_, own, row in zip(batch.ids, given, closed.tolist(), strict=True):
+                scores = dict(zip(tagger.names, row, strict=True)) | {t.tag: t.score for t in own}
+                yield Tagged(id_, str(paths[id_]), own, _best(scores, rules), scores)
+
+
+def _best(
+    scores: Mapping[str, float], rules: TagThresholds
+) -> tuple[tuple[str, float, float | None], ...]:
+    names = sorted(scores, key=lambda name: (-scores[name], name))[:BEST]
+    needed = rules.values(names).tolist()
+    return tuple(
+        (name, scores[name], None if value == float("inf") else value)
+        for name, value in zip(names, needed, strict=True)
+    )
+
+
+def _line(one: Tagged) -> str:
+    if one.tags:
+        return f"{one.picture}: {tags_text(one.tags)}"
+    name, score, needed = one.best[0]
+    needs = "it is never given" if needed is None else f"{needed:.2f} is needed"
+    return f"{one.picture}: no tags  (the best guess, {name}, has {score:.2f}; {needs})"
+
+
+def _table(tagged: Sequence[Tagged]) -> str:
+    """id,tags,given: all scores as tag:score, and the tags given."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "tags", "given"])
+    for one in tagged:
+        scores = " ".join(f"{name}:{score:.6g}" for name, score in one.scores.items())
+        rows.writerow([one.picture, scores, " ".join(tag.tag for tag in one.tags)])
+    return text.getvalue()

@@ -1,0 +1,198 @@
+"""`lmk tag-thresholds`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.eval_tables import echo_table
+from lmk.cli.render import counted, echo_skipped
+from lmk.cli.tag_options import (
+    index_option,
+    named_tagger,
+    relations_option,
+    root_option,
+    tagger_option,
+    tiles_option,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lmk.embed.manifest import Manifest
+    from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds
+    from lmk.rerank.tagging import Tagger
+
+_SHOWN = 5  # unknown tags
+
+
+@click.command("tag-thresholds")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER|CSV",
+    help="Pictures with tags that nothing was learnt from.",
+)
+@index_option
+@tagger_option
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="Share of right ones among the pictures given a tag, of each tag.",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of a tag's pictures that should be given it; tags that miss it are listed.",
+)
+@relations_option
+@tiles_option
+@root_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def tag_thresholds(
+    data: Path,
+    index: Path | None,
+    tagger: Path | None,
+    precision: float,
+    recall: float,
+    relations: Path | None,
+    tiles: bool,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Learn from which score on each tag is given, and keep that with the tagger or index.
+
+    Of the thresholds that keep the precision each tag gets the one with the largest recall. A tag
+    that no threshold brings to the precision is never given; one that no picture of --data has
+    keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
+
+    Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
+    """
+    from lmk.embed.manifest import read_manifest
+    from lmk.embed.relations import RelationGraph, read_relations
+    from lmk.eval.tags import learn_thresholds
+
+    graph = RelationGraph({}) if relations is None else read_relations(relations)
+    manifest = read_manifest(data, root=root)
+    with named_tagger(index, tagger) as opened:
+        _refuse_known(opened, manifest)
+        scores, truth = _validation(opened, manifest, tiles, data)
+        learnt = learn_thresholds(
+            scores,
+            truth,
+            opened.names,
+            min_precision=precision,
+            min_recall=recall,
+            relations=graph,
+            tagger=opened.print,
+            tiles=tiles,
+        )
+        opened.save(learnt)
+    if as_json:
+        click.echo(json.dumps(_as_dict(learnt, len(scores)), ensure_ascii=False))
+    else:
+        _echo(learnt, len(scores))
+
+
+def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
+    """Pictures of an index would find themselves and vote for their own tags."""
+    from lmk.embed.errors import UsageError
+    from lmk.rerank.tagging import VoteTagger
+
+    if not isinstance(tagger, VoteTagger):
+        return
+    for row in manifest.rows:
+        if tagger.knows(manifest.file(row)):
+            raise UsageError(
+                "is a picture of the index itself and would find itself",
+                where=manifest.file(row),
+                remedy="give pictures that the index does not hold",
+            )
+
+
+def _validation(
+    tagger: Tagger, manifest: Manifest, tiles: bool, data: Path
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores and truth [n, t] of the pictures that can be read.
+
+    Raises:
+        UsageError: none of them has a tag of the tagger.
+    """
+    import numpy as np
+
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.errors import UsageError
+    from lmk.rerank.tagging import tag_files
+
+    labels = {row.id: set(row.labels) for row in manifest.rows}
+    unknown = sorted(set().union(*labels.values()) - set(tagger.names))
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+        what = counted(len(unknown), "tag")
+        click.echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
+    if not any(own & set(tagger.names) for own in labels.values()):
+        remedy = "give a CSV with a column tags, several apart by blanks"
+        raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)
+    files = [(row.id, manifest.file(row)) for row in manifest.rows]
+    with StageProgress() as progress:
+        batches = list(
+            tag_files(
+                tagger,
+                files,
+                tiles=tiles,
+                progress=lambda done: progress("pictures", done, len(files)),
+            )
+        )
+    echo_skipped([skip for batch in batches for skip in batch.skipped], f"of {data}")
+    ids = [id_ for batch in batches for id_ in batch.ids]
+    truth = np.array([[name in labels[id_] for name in tagger.names] for id_ in ids], np.bool_)
+    truth = truth.reshape(len(ids), len(tagger.names))
+    if not truth.any():
+        raise UsageError("no picture with a known tag can be read", where=data)
+    return np.concatenate([batch.scores for batch in batches]), truth
+
+
+def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
+    return {
+        "pictures": pictures,
+        "precision": learnt.min_precision,
+        "recall": learnt.min_recall,
+        "failed": list(learnt.failed),
+        "without_picture": list(learnt.unseen),
+        "tags": {
+            name: one.model_dump(include={"value", "pictures", "precision", "recall", "reached"})
+            for name, one in learnt.tags.items()
+        },
+    }
+
+
+def _echo(learnt: TagThresholds, pictures: int) -> None:
+    wanted = f"precision {learnt.min_precision:g} and recall {learnt.min_recall:g}"
+    reached = sum(one.reached for one in learnt.tags.values())
+    known = len(learnt.tags) - len(learnt.unseen)
+    click.echo(
+        f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}"
+    )
+    if learnt.failed:
+        click.echo(f"not reached: {', '.join(learnt.failed)}")
+    if learnt.unseen:
+        click.echo(f"no picture, {learnt.default:g} kept: {', '.join(learnt.unseen)}")
+    click.echo()
+    rows = [(name, *_cells(one)) for name, one in learnt.tags.items()]
+    echo_table(("tag", "pictures", "threshold", "precision", "recall"), rows)
+
+
+def _cells(one: TagThreshold) -> tuple[str, ...]:
+    value = "never" if one.value is None else f"{one.value:.4f}"
+    if one.precision is None or one.recall is None:
+        return str(one.pictures), value, "-", "-"
+    return f"{one.pictures:,}", value, f"{one.precision:.3f}", f"{one.recall:.3f}"

@@ -1,0 +1,256 @@
+"""Tags that may be missing or wrong, for people to look at; and their verdicts put into the labels.
+
+Candidates are, as in album tagging with noisy labels, what a trained tagger is sure of and what the
+nearest other pictures have; a tag that neither sees is doubted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import ManifestError, UsageError
+from lmk.embed.manifest import LABEL_COLUMNS, Row
+from lmk.embed.tag_labels import pseudo_labels
+from lmk.index.faiss_search import FlatSearcher
+from lmk.rerank.answering import leave_out
+from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.tag_votes import VOTERS, tag_votes
+
+Kind = Literal["missing", "wrong"]
+COLUMNS = ("id", "path", "tag", "kind", "tagger", "neighbours", "verdict")
+_VERDICTS = {"yes": True, "y": True, "1": True, "no": False, "n": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tag of a picture that somebody should look at.
+
+    Attributes:
+        row: the picture, with its own tags.
+        tag: in question.
+        kind: "missing": it may have it; "wrong": it has it, and may not.
+        tagger: the tagger's probability; None where it does not know the tag, or there is none.
+        neighbours: share of the nearest pictures that have it; None where no other picture has.
+    """
+
+    row: Row
+    tag: str
+    kind: Kind
+    tagger: float | None
+    neighbours: float | None
+
+    @property
+    def evidence(self) -> float:
+        """How much speaks for looking at it: of what sees the tag the surer one, or 1 minus it."""
+        seen = max(self.tagger or 0.0, self.neighbours or 0.0)
+        return seen if self.kind == "missing" else 1 - seen
+
+
+def neighbour_tags(
+    embeddings: Embeddings, labels: Sequence[tuple[str, ...]], content: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """What the nearest other pictures of the same set have (tag_votes).
+
+    Args:
+        embeddings: of n pictures.
+        labels: of each, its tags.
+        content: of each, a digest of its file: copies of a picture do not vote for it.
+
+    Returns:
+        The t tags, ascending, and float32 [n, t].
+    """
+    facts = GalleryFacts.of_labels(labels)
+    same = defaultdict(list)
+    for row, digest in enumerate(content):
+        same[digest].append(row)
+    k = min(VOTERS + max(map(len, same.values())), len(embeddings))
+    found = FlatSearcher.of_embeddings(embeddings).search(embeddings, k)
+    others = leave_out(found, [np.array(same[digest], np.int64) for digest in content], VOTERS)
+    tags = len(facts.label_names)
+    votes = tag_votes(others.rows, others.scores, facts.label_offsets, facts.label_codes, tags)
+    return facts.label_names, votes
+
+
+def relabel_candidates(
+    rows: Sequence[Row],
+    names: Sequence[str],
+    votes: NDArray[np.float32],
+    tagger_names: Sequence[str] = (),
+    probabilities: NDArray[np.float32] | None = None,
+    *,
+    top: int = 5,
+    above: float = 0.5,
+    doubt: float = 0.05,
+) -> list[Candidate]:
+    """The tags to look at, those with most evidence first, then by id and tag.
+
+    Missing may be what is among the tagger's `top` tags with a probability above `above`, and what
+    more than that share of the neighbours have. Wrong may be a tag of which the neighbours' share
+    and the tagger's probability are both below `doubt`; what nobody can judge is not doubted: a
+    tag of a single picture by neighbours, one that the tagger does not know by the tagger.
+
+    Args:
+        rows: n pictures with their tags.
+        names, votes: of neighbour_tags, of the same pictures.
+        tagger_names, probabilities: of a trained tagger, float32 [n, its tags].
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if votes.shape != (len(rows), len(names)):
+        raise ValueError(f"{len(rows)} pictures, {len(names)} tags, votes {votes.shape}")
+    every = sorted({*names, *tagger_names})
+    own = np.array([[name in row.labels for name in every] for row in rows], np.bool_)
+    by_votes = _columns(every, names, votes, len(rows))
+    by_votes[:, own.sum(axis=0) < 2] = np.nan
+    by_tagger = np.full(by_votes.shape, np.nan, np.float32)
+    sure = np.zeros_like(own)
+    if probabilities is not None:
+        by_tagger = _columns(every, tagger_names, probabilities, len(rows))
+        known = np.nan_to_num(by_tagger, nan=-1.0)
+        sure = pseudo_labels(known, np.zeros_like(own), top=top, above=above)
+    missing = ~own & (sure | (np.nan_to_num(by_votes) > above))
+    judged = np.isfinite(by_votes) | np.isfinite(by_tagger)
+    unseen = (np.nan_to_num(by_votes) < doubt) & (np.nan_to_num(by_tagger) < doubt)
+    kinds: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (
+        ("missing", missing), ("wrong", own & judged & unseen),
+    )  # fmt: skip
+    found = [
+        Candidate(rows[i], every[t], kind, _number(by_tagger[i, t]), _number(by_votes[i, t]))
+        for kind, which in kinds
+        for i, t in np.argwhere(which).tolist()
+    ]
+    return sorted(found, key=lambda one: (-one.evidence, one.row.id, one.tag))
+
+
+def _columns(
+    every: Sequence[str], names: Sequence[str], values: NDArray[np.float32], n: int
+) -> NDArray[np.float32]:
+    """Columns in the order of `every`, NaN where there is none: float32 [n, len(every)]."""
+    result = np.full((n, len(every)), np.nan, np.float32)
+    place = {name: i for i, name in enumerate(every)}
+    result[:, [place[name] for name in names]] = values
+    return result
+
+
+def _number(value: np.float32) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def candidates_csv(candidates: Sequence[Candidate]) -> str:
+    """A line a candidate with an empty verdict, for `read_verdicts`."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for one in candidates:
+        numbers = ["" if n is None else f"{n:.3f}" for n in (one.tagger, one.neighbours)]
+        rows.writerow([one.row.id, one.row.path, one.tag, one.kind, *numbers, ""])
+    return text.getvalue()
+
+
+def read_verdicts(path: Path) -> dict[str, dict[str, bool]]:
+    """Verdicts by picture and tag, from a CSV with the columns id, tag and verdict.
+
+    A verdict is yes or no (y, n, 1, 0), in any case; where it is empty nothing was decided.
+
+    Raises:
+        UsageError: no such file, no such columns; with the line: another verdict, an empty tag or
+            one with a blank, two verdicts that differ.
+    """
+    found: dict[str, dict[str, bool]] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            if not {"id", "tag", "verdict"} <= set(rows.fieldnames or ()):
+                raise UsageError("has no columns id, tag and verdict", where=path)
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                id_, tag, word = ((row[name] or "").strip() for name in ("id", "tag", "verdict"))
+                if not word:
+                    continue
+                verdict = _VERDICTS.get(word.lower())
+                if verdict is None:
+                    remedy = "write yes or no, or leave it empty"
+                    raise UsageError(f"the verdict {word[:40]!r}", where=where, remedy=remedy)
+                if len(tag.split()) != 1:
+                    remedy = "write '_' for a blank"
+                    raise UsageError(f"the tag {tag!r} is empty or holds a blank", where=where,
+                                     remedy=remedy)  # fmt: skip
+                if found.setdefault(id_, {}).setdefault(tag, verdict) != verdict:
+                    raise UsageError(f"both yes and no to {tag} of {id_}", where=where,
+                                     remedy="keep one of the lines")  # fmt: skip
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot be read as verdicts: {reason}", where=path) from None
+    return found
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Labels with verdicts in them.
+
+    Attributes:
+        text: the table as CSV, all its columns kept.
+        added, removed: how often each tag was.
+        new: tags that no picture had before.
+    """
+
+    text: str
+    added: Counter[str]
+    removed: Counter[str]
+    new: tuple[str, ...]
+
+
+def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> Merged:
+    """The labels of a CSV with the verdicts in them; tags that stay keep their order.
+
+    Raises:
+        ManifestError: the table cannot be read, or has no column of ids or labels.
+        UsageError: a verdict on a picture that the table does not have.
+    """
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"cannot be read as a table: {reason}", where=table) from None
+    column = next((name for name in LABEL_COLUMNS if name in rows), None)
+    if "id" not in rows or column is None:
+        raise ManifestError(
+            "verdicts are put into a CSV with the columns id and tags",
+            where=table,
+            remedy="name the table that the candidates came from",
+        )
+    unknown = sorted(set(verdicts) - set(rows["id"].str.strip()))
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} pictures with a verdict are not in it (the first is {unknown[0]})",
+            where=table,
+            remedy="name the table that the candidates came from",
+        )
+    before = {tag for cell in rows[column] for tag in cell.split()}
+    added: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    cells = []
+    for id_, cell in zip(rows["id"].str.strip(), rows[column], strict=True):
+        decided = verdicts.get(id_, {})
+        own = tuple(dict.fromkeys(cell.split()))
+        kept = [tag for tag in own if decided.get(tag, True)]
+        more = [tag for tag, yes in decided.items() if yes and tag not in own]
+        removed.update(set(own) - set(kept))
+        added.update(more)
+        cells.append(" ".join((*kept, *more)) if decided else cell)
+    rows[column] = cells
+    text = rows.to_csv(index=False, lineterminator="\n")
+    return Merged(text, added, removed, tuple(sorted(set(added) - before)))

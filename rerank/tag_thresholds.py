@@ -1,0 +1,175 @@
+"""TagThresholds: from which score on a tag is given, and what follows from it; kept as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lmk.embed.errors import GalleryError, ModelError
+from lmk.embed.files import write_whole
+from lmk.embed.relations import RelationGraph
+from lmk.index.gallery import Gallery
+
+DEFAULT = 0.5
+THRESHOLDS_FILE = "tag_thresholds.json"  # in an embedder's folder, beside its tags
+# Settings of a gallery: of its pictures' votes, and of the tags that its embedder brought along.
+VOTES_SETTING, HEAD_SETTING = "tag thresholds", "tag thresholds of the embedder"
+
+
+class TagThreshold(BaseModel):
+    """The threshold of one tag.
+
+    Attributes:
+        value: a score of it or more gives the tag; None where no threshold kept the wanted
+            precision, so that the tag is never given.
+        pictures: that had the tag, of those it was chosen on; with 0 the value is the default.
+        precision, recall: on those pictures; None where none had the tag.
+        reached: both were as wanted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    value: float | None
+    pictures: int = Field(ge=0)
+    precision: float | None = Field(default=None, ge=0, le=1)
+    recall: float | None = Field(default=None, ge=0, le=1)
+    reached: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> TagThreshold:
+        unknown = self.precision is None or self.recall is None
+        if unknown != (self.pictures == 0) or (self.reached and self.value is None):
+            raise ValueError("precision and recall are of pictures, and reached by a threshold")
+        return self
+
+
+class TagThresholds(BaseModel):
+    """Thresholds of a tagger's tags.
+
+    Attributes:
+        min_precision, min_recall: that were wanted of each tag; 0 where nothing was chosen.
+        tags: by name; others have the default.
+        parents: of each tag what follows from it (RelationGraph.parents).
+        tagger: which tagger's scores they are for (Tagger.print); empty for any.
+        default: of tags that nothing was chosen for.
+        tiles: they are for scores by tiles (tagging.tag_files).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_precision: float = Field(default=0.0, ge=0, le=1)
+    min_recall: float = Field(default=0.0, ge=0, le=1)
+    tags: Mapping[str, TagThreshold] = {}
+    parents: Mapping[str, tuple[str, ...]] = {}
+    tagger: str = ""
+    default: float = DEFAULT
+    tiles: bool = False
+
+    @model_validator(mode="after")
+    def _acyclic(self) -> TagThresholds:
+        _ = self.relations  # a cycle is a ValueError
+        return self
+
+    @cached_property
+    def relations(self) -> RelationGraph:
+        """What follows from what."""
+        return RelationGraph(self.parents)
+
+    def values(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """float64 [t], the thresholds of these tags; inf for one that is never given."""
+        found = []
+        for name in names:
+            own = self.tags.get(name)
+            value = self.default if own is None else own.value
+            found.append(np.inf if value is None else value)
+        return np.array(found, np.float64)
+
+    def closed(self, scores: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.floating]:
+        """Scores [n, t] by which no tag is below what it follows from."""
+        return self.relations.close_scores(scores, names)
+
+    def given(self, scores: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.bool_]:
+        """The tags that pictures are given: bool [n, t].
+
+        Scores are closed, compared with the thresholds, and what is given is closed again: a
+        parent's own threshold may be the higher one. Nothing is taken away by that.
+
+        Args:
+            scores: float [n, t]; compared as float64.
+            names: of the t tags.
+        """
+        over = self.closed(scores, names).astype(np.float64) >= self.values(names)
+        return close_given(over, names, self.relations)
+
+    def with_relations(self, relations: RelationGraph) -> TagThresholds:
+        """The same thresholds, with other relations."""
+        return type(self).model_validate(self.model_dump() | {"parents": relations.parents})
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The tags that had pictures and did not reach what was wanted."""
+        return tuple(name for name, one in self.tags.items() if one.pictures and not one.reached)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The tags that no picture had."""
+        return tuple(name for name, one in self.tags.items() if not one.pictures)
+
+
+def close_given(
+    given: NDArray[np.bool_], names: Sequence[str], relations: RelationGraph
+) -> NDArray[np.bool_]:
+    """Tags bool [n, t] with all that follows from them; tags without a column are left out."""
+    return relations.close_scores(given.astype(np.float32), names) > 0
+
+
+def save_thresholds(thresholds: TagThresholds, path: Path) -> None:
+    """Writes them whole or not at all.
+
+    Raises:
+        StorageError: the disk is full, the folder read-only.
+    """
+    write_whole(path, (thresholds.model_dump_json(indent=2) + "\n").encode())
+
+
+def load_thresholds(path: Path) -> TagThresholds | None:
+    """Reads them; None where there is no file.
+
+    Raises:
+        ModelError: the file is no thresholds.
+    """
+    try:
+        return TagThresholds.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise ModelError(
+            f"is no file of thresholds ({type(error).__name__})",
+            where=path,
+            remedy="learn them again: lmk tag-thresholds",
+        ) from error
+
+
+def saved_thresholds(gallery: Gallery, setting: str) -> TagThresholds | None:
+    """Those kept with a gallery under a setting."""
+    saved = gallery.setting(setting)
+    return None if saved is None else TagThresholds.model_validate(saved)
+
+
+def check_tagger(thresholds: TagThresholds, tagger: str, where: Path) -> None:
+    """Checks that thresholds are for the scores of a tagger.
+
+    Raises:
+        GalleryError: they were learnt of another one.
+    """
+    if thresholds.tagger not in ("", tagger):
+        raise GalleryError(
+            "its thresholds were learnt for other tags, or by another network",
+            where=where,
+            remedy="learn them again: lmk tag-thresholds",
+        )
