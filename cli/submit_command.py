@@ -162,7 +162,14 @@ def _answer(
     recognizer: Recognizer,
     writer: SubmissionWriter,
 ) -> list[Skipped]:
-    """Writes each batch as it comes, in the manifest's order; returns the pictures not read."""
+    """Writes each batch as it comes, in the manifest's order; returns the pictures not read.
+
+    A step that needs all answers is applied to all in the end, to those of earlier runs too.
+    """
+    from lmk.rerank.steps import OverpredictedStep
+
+    of_all = recognizer.pipeline.step(OverpredictedStep)
+    recognizer.pipeline = recognizer.pipeline.without(OverpredictedStep)
     left, file_of = iter(todo.rows), {row.id: todo.file(row) for row in todo.rows}
     skipped: list[Skipped] = []
     for embeddings, failed in batches:
@@ -175,6 +182,8 @@ def _answer(
             _leave_blank_before(query, left, writer)
             writer.write(query, label, float(confidence))
     _leave_blank_before(None, left, writer)
+    if of_all is not None:
+        writer.revise(lambda answers: of_all.of_all(answers.labels, answers.confidence))
     return skipped
 
 

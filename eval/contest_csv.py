@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -153,12 +153,14 @@ class AtomicRows:
         self.path = Path(path)
         self.done: list[list[str]] = []
         self._resume = resume
+        self._header = list(header)
+        self._replaced = False
         if not self.path.parent.is_dir():
             raise UsageError("no such folder", where=self.path.parent)
         if self.path.is_dir():
             raise UsageError("a folder, not a file to write", where=self.path)
         with storage_errors(self.path):
-            self._file, self._part = self._begin(list(header))
+            self._file, self._part = self._begin(self._header)
         self._writer = csv.writer(self._file, lineterminator="\n")
         if not self.done and self._file.tell() == 0:
             self.append(header)
@@ -199,6 +201,19 @@ class AtomicRows:
             if self._resume is not None:
                 self._file.flush()  # a killed run loses at most the row in hand
 
+    def replace_all(self, rows: Iterable[Sequence[str]]) -> None:
+        """Makes the file of other rows than those written so far; nothing may be written after.
+
+        What was written stays until the file is whole: a run that is stopped here goes on there.
+
+        Raises:
+            SubmissionError, StorageError: as `append`.
+        """
+        with AtomicRows(self.path, self._header) as whole:
+            for row in rows:
+                whole.append(row)
+        self._replaced = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -211,10 +226,13 @@ class AtomicRows:
         if kind is None:
             try:
                 with storage_errors(self.path):
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-                    self._part.replace(self.path)
-                    sync_folder(self.path.parent)
+                    if self._replaced:
+                        self._part.unlink(missing_ok=True)
+                    else:
+                        self._file.flush()
+                        os.fsync(self._file.fileno())
+                        self._part.replace(self.path)
+                        sync_folder(self.path.parent)
             except BaseException:
                 self._abandon()
                 raise

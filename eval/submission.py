@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -232,20 +232,31 @@ class SubmissionWriter(AtomicRows):
         """
         if math.isnan(confidence):
             raise SubmissionError(f"query {query_id}: the confidence is NaN", where=self.path)
-        cell = ""
-        if label is not None and confidence != -math.inf:
-            if label.split() != [label]:
-                raise SubmissionError(
-                    f"the label {label!r} has a blank in it, which a submission cannot hold",
-                    where=self.path,
-                    remedy="name the landmark without blanks (as Eiffel_Tower)",
-                )
-            cell = f"{label} {float(confidence)!r}"
-        _write_once(self, query_id, cell)
+        if label is not None and confidence != -math.inf and label.split() != [label]:
+            raise SubmissionError(
+                f"the label {label!r} has a blank in it, which a submission cannot hold",
+                where=self.path,
+                remedy="name the landmark without blanks (as Eiffel_Tower)",
+            )
+        _write_once(self, query_id, _answer_cell(label, confidence))
 
     def leave_blank(self, query_id: str) -> None:
         """Writes a row without an answer; errors as `write`."""
         self.write(query_id, None, -math.inf)
+
+    def revise(self, change: Callable[[Submission], NDArray[np.floating]]) -> None:
+        """Gives all answers other confidences, those of an earlier run too; ends the writing.
+
+        For rules that need all answers at once. A run that is stopped before the file is there
+        goes on with the answers as they were.
+
+        Args:
+            change: from all answers to their new confidences [n]; a blank stays one.
+        """
+        self._file.flush()
+        given = Submission.read(self._part)
+        answers = zip(given.query_ids, given.labels, change(given).tolist(), strict=True)
+        self.replace_all((query, _answer_cell(label, value)) for query, label, value in answers)
 
 
 class RetrievalWriter(AtomicRows):
@@ -283,6 +294,12 @@ class RetrievalWriter(AtomicRows):
     def leave_blank(self, query_id: str) -> None:
         """Writes a row without an answer; errors as `write`."""
         self.write(query_id, ())
+
+
+def _answer_cell(label: str | None, confidence: float) -> str:
+    if label is None or confidence == -math.inf:
+        return ""
+    return f"{label} {float(confidence)!r}"
 
 
 def _write_once(writer: SubmissionWriter | RetrievalWriter, query_id: str, cell: str) -> None:

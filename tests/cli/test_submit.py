@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from lmk.embed.extract import extract_stream
+from lmk.eval import contest_csv
 from lmk.eval.submission import RetrievalWriter, SubmissionWriter
+from lmk.index.gallery import Gallery
+from lmk.rerank import recognizer
+from lmk.rerank.learning import save_pipeline
+from lmk.rerank.learnt import saved_pipeline
+from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.steps import OverpredictedStep
 
 Run = Callable[..., object]
 SUBMIT = ("submit", "queries", "-i", "sample.lmk", "-o", "s.csv")
@@ -91,6 +100,37 @@ def test_rows_come_in_the_manifests_order_and_blanks_are_counted_over_all_runs(
         again = f"s.csv: 7 queries ({count} of them in an earlier run), 4 left blank\n"
         assert lmk(*submit).out == again
         assert cells(here / "s.csv") == whole
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 5, "at the end"])
+def test_overpredicted_landmarks_are_counted_over_all_batches_and_runs(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch, stop: int | str
+) -> None:
+    """Three photos of a tower, two of a castle, and one that cannot be read."""
+    names = ["tower", "castle", "tower", "gone", "castle", "tower"]
+    rows = [f"q{place},q_{name}.jpg" for place, name in enumerate(names)]
+    (here / "asked.csv").write_text("\n".join(["id,path", *rows]) + "\n")
+    submit = ("submit", "asked.csv", "--root", "queries", "-o", "s.csv")
+    assert lmk(*submit).code == 0
+    alone = cells(here / "s.csv")
+    with Gallery.open(here / "sample.lmk") as gallery:
+        steps = saved_pipeline(gallery).with_threshold(None).steps
+    save_pipeline(here / "sample.lmk", Pipeline(steps=(*steps, OverpredictedStep(limit=2))))
+    monkeypatch.setattr(recognizer, "extract_stream", partial(extract_stream, batch=2))
+    if stop == "at the end":
+        with monkeypatch.context() as patched:
+            patched.setattr(contest_csv, "sync_folder", _interrupted)
+            lmk(*submit).refused(130, "stopped")
+    elif stop:
+        stop_after(int(stop), SubmissionWriter, monkeypatch, lmk, *submit)
+    assert lmk(*submit).code == 0
+    expected = [[id_, "tower -3.0" if id_ in ("q0", "q2", "q5") else cell] for id_, cell in alone]
+    assert cells(here / "s.csv") == expected
+    assert list(here.glob(".*.part")) == []
+
+
+def _interrupted(folder: Path) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_a_stopped_run_left_goes_when_the_index_has_changed(

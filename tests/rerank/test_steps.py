@@ -281,6 +281,15 @@ class TestOverpredicted:
         got = ask(found, facts("a", "b", ""), TOP1, OverpredictedStep(limit=1))
         assert got.confidence.tolist() == pytest.approx([-2, -2, 0.7, -np.inf])
 
+    def test_of_all_answers_it_is_the_same(self, facts: Facts, neighbours: Near) -> None:
+        found = neighbours([(0, 0.9)], [(0, 0.8)], [(1, 0.7)], [(2, 0.9)], [(0, 0.1)])
+        step = OverpredictedStep(limit=2)
+        at_once = ask(found, facts("a", "b", ""), TOP1, step)
+        alone = ask(found, facts("a", "b", ""), TOP1)
+        later = step.of_all(alone.labels, alone.confidence.astype(np.float64))
+        assert later.dtype == np.float32 and later.tolist() == at_once.confidence.tolist()
+        assert later[0] == -3 and step.of_all((), np.zeros(0)).shape == (0,)
+
 
 def _points(seed: int) -> LocalFeatures:
     rng = np.random.default_rng(seed)
