@@ -37,27 +37,60 @@ def command(folder: Path, config: TrainConfig, data: Path, *launcher: str) -> li
     return [sys.executable, "-P", *launcher, "-m", "lmk.cli", *words, "--device", "cpu"]
 
 
+def with_memory(weights: Path) -> dict[str, Any]:
+    """Tasks that compare pictures with all others, 4 steps an epoch."""
+    model = {"weights": str(weights), "neck": 8, "neck_form": "centred"}
+    return {
+        "model": {"backbone": "test_resnet", "neck_activation": None} | model,
+        "freeze_norms": True,
+        "tasks": [
+            {"task": "classes", "start": "means"},
+            {"task": "repulsion"},
+            {"task": "neighbours", "teachers": [{"model": "lite0", "sizes": [32]}]},
+        ],
+        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "passes": 4},
+        "batch": 8,
+        "size": 48,
+        "stages": [{"epochs": 2, "size": 48}],
+        "optimizer": {"lr": 0.01},
+    }
+
+
 def losses(run: Path) -> list[str]:
     return [row["classes"] for row in read_log(run / "training" / "steps.csv")]
 
 
 def test_killed_in_the_middle_of_an_epoch(small: Small, gallery: Manifest, tmp_path: Path) -> None:
     config = small(save_minutes=0, ema=0.9, stages=[{"epochs": 4, "size": 64}])
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
-    whole = command(tmp_path / "whole", config, gallery.root)
-    subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
-    call = [*command(tmp_path / "killed", config, gallery.root), "--resume"]
-    run = tmp_path / "killed" / "run"
+    goes_on_after_a_kill(config, [gallery], tmp_path)
+
+
+def test_killed_with_a_memory(
+    small: Small, gallery: Manifest, bank: Manifest, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """What it remembers of each picture is of the step it was killed at."""
+    settings = with_memory(tiny_weights) | {"stages": [{"epochs": 4, "size": 48}]}
+    settings["tasks"] = [{"task": "contrast"}, *settings["tasks"]]
+    goes_on_after_a_kill(small(**settings, save_minutes=0), [gallery, bank], tmp_path)
+
+
+def goes_on_after_a_kill(config: TrainConfig, data: list[Manifest], folder: Path) -> None:
+    """A run of 16 steps that is killed -9 after 6 or more ends as one that never was."""
+    more = [word for manifest in data[1:] for word in ("--data", str(manifest.root))]
+    whole = [*command(_made(folder / "whole"), config, data[0].root), *more]
+    subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    call = [*command(_made(folder / "killed"), config, data[0].root), *more, "--resume"]
+    run, other = folder / "killed" / "run", folder / "whole" / "run"
     with subprocess.Popen(call, env=UNMEASURED, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         while len(losses(run)) < 6 and process.poll() is None and time.monotonic() < deadline:
             pass
         process.kill()
     assert 6 <= len(losses(run)) < 16  # it was still at work
-    subprocess.run(call, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
-    assert losses(run) == losses(tmp_path / "whole" / "run")
-    ended = [load_file(f / "weights.safetensors") for f in (run, tmp_path / "whole" / "run")]
+    subprocess.run(call, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    logs = [read_log(each / "training" / "steps.csv") for each in (run, other)]
+    assert len(logs[0]) == 16 and logs[0] == logs[1]
+    ended = [load_file(each / "weights.safetensors") for each in (run, other)]
     assert all(np.array_equal(ended[0][name], ended[1][name]) for name in ended[0])
 
 
@@ -124,21 +157,7 @@ def test_two_processes_share_a_memory(
     small: Small, gallery: Manifest, bank: Manifest, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """What compares a picture with the memory alone is the same however the batch is shared out."""
-    model = {"weights": str(tiny_weights), "neck": 8, "neck_form": "centred"}
-    settings: dict[str, Any] = {
-        "model": {"backbone": "test_resnet", "neck_activation": None} | model,
-        "freeze_norms": True,
-        "tasks": [
-            {"task": "classes", "start": "means"},
-            {"task": "repulsion"},
-            {"task": "neighbours", "teachers": [{"model": "lite0", "sizes": [32]}]},
-        ],
-        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "passes": 4},
-        "batch": 8,
-        "size": 48,
-        "stages": [{"epochs": 2, "size": 48}],
-        "optimizer": {"lr": 0.01},
-    }
+    settings = with_memory(tiny_weights)
     plan = command(_made(tmp_path / "two"), small(**settings), gallery.root, *TWO)
     plan += ["--data", str(bank.root)]
     done = subprocess.run(plan, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
