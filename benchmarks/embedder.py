@@ -28,19 +28,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from accuracy import TOP1, Split, embed_queries, splits
+from accuracy import TOP1, Split, splits
 
+from lmk.cli.tune_scores import judged_of
 from lmk.embed.config import SHIPPED
 from lmk.embed.embedder import Embedder
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.eval.average_precision import judge_neighbours
-from lmk.eval.gap import gap_of
-from lmk.eval.judged import judge
-from lmk.eval.submission import Submission
-from lmk.eval.truth import Truth
+from lmk.eval.gap import gap_of_judged
 from lmk.rerank.build import build_index
+from lmk.rerank.known_photos import read_known_photos
 from lmk.rerank.pipeline import PenaltyStep, Pipeline
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.trial import try_pipelines
 
 PRESET = "landmarks-lite1"
 HALVES = ("bank", "query")
@@ -61,7 +61,8 @@ _HEAD = '{"task": "classes", "loss": "%s"%s}'
 LOSSES = {
     "softmax": _HEAD % ("softmax", ""),
     "ArcFace": _HEAD % ("arcface", ', "margin": 0.3, "start": "means"'),
-    "sub-centre ArcFace, dynamic margins": _HEAD % ("subcenter", ', "dynamic_margin": {"form": "rank"}'),
+    "sub-centre ArcFace, dynamic margins": _HEAD
+    % ("subcenter", ', "dynamic_margin": {"form": "rank"}'),
 }
 BLOCKS = {
     "plain network, average pooling": ("model.pooling=avg", "model.global_context=null"),
@@ -95,11 +96,13 @@ class Bench:
         data: the photos.
         runs: the trained networks.
         more: further pictures without labels to learn from, or None.
+        indexes: a folder for the indexes that are measured.
     """
 
     data: Path
     runs: Path
     more: Path | None
+    indexes: Path
 
     def gallery(self) -> Manifest:
         """All landmarks."""
@@ -140,30 +143,31 @@ def write_list(path: Path, manifest: Manifest) -> None:
 
 
 def measure(
-    embedder: Embedder, gallery: Manifest, split: Split, *, whiten: bool
-) -> tuple[list[float], float]:
-    """acc@1, mAP@100, GAP, GAP with the penalty, and pictures/s of the build."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "gallery.lmk"
-        started = time.perf_counter()
-        report = build_index(index, gallery, embedder, distractors=split.bank, whiten=whiten)
-        rate = report.computed / (time.perf_counter() - started)
-        with Recognizer.open(index) as recognizer:
-            labels = tuple(row.labels for row in split.queries.rows)
-            ids = tuple(row.id for row in split.queries.rows)
-            truth = Truth(ids, labels, (None,) * len(labels))
-            vectors = embed_queries(recognizer, split.queries)
-            found = recognizer.search(vectors, 100)
-            held = recognizer.gallery
-            rows = [held.labels(row) for row in range(held.rows)]
-            mean_ap = judge_neighbours(found, rows, labels).mean_average_precision()
-            scores = []
-            for pipeline in PIPELINES:
-                answering = Recognizer(held, recognizer.embedder, pipeline)
-                submission = Submission.from_predictions(answering.predict(vectors))
-                scores.append((judge(submission, truth).accuracy(), gap_of(submission, truth)))
-    (accuracy, gap), (_, punished) = scores
-    return [accuracy, mean_ap, gap.value, punished.value], rate
+    embedder: Embedder, index: Path, gallery: Manifest, split: Split, *, whiten: bool = False
+) -> tuple[list[float], float | None]:
+    """acc@1, mAP@100, GAP, GAP with the penalty; and pictures/s of a build without any features.
+
+    Args:
+        embedder: of the index.
+        index: a gallery folder; one that was built by the same embedder lends its features.
+        gallery, split: what is indexed and asked.
+        whiten: as of build_index.
+    """
+    started = time.perf_counter()
+    report = build_index(index, gallery, embedder, distractors=split.bank, whiten=whiten)
+    whole = report.computed == len(gallery) + len(split.bank)
+    rate = report.computed / (time.perf_counter() - started) if whole else None
+    with Recognizer.open(index) as recognizer:
+        photos = read_known_photos(split.queries, recognizer)
+        found = recognizer.search(photos.embeddings, 100)
+        held = recognizer.gallery
+        rows = [held.labels(row) for row in range(held.rows)]
+        mean_ap = judge_neighbours(found, rows, photos.labels).mean_average_precision()
+        plain, punished = (
+            judged_of(each, photos) for each in try_pipelines(recognizer, PIPELINES, photos)
+        )
+    gaps = [gap_of_judged(judged).value for judged in (plain, punished)]
+    return [plain.accuracy(), mean_ap, *gaps], rate
 
 
 def show(name: str, figures: list[list[float]], rate: float | None = None) -> None:
@@ -181,6 +185,7 @@ def heading(title: str, columns: str) -> None:
 
 def known(bench: Bench) -> None:
     """All landmarks: what comes with lmk, and what was trained, for both halves."""
+    ways = splits(bench.data)
     heading("Known landmarks (mean of both halves)", f"embedder | {FIGURES} | pictures/s")
     for name, size in (("lite0", 240), ("lite1", 240), ("lite1", 288)):
         for whiten in (False, True):
@@ -192,10 +197,13 @@ def known(bench: Bench) -> None:
             show(text, [figures for figures, _ in both], both[0][1])
     for preset in (PRESET, f"{PRESET}-gc"):
         both = []
-        for half, split in zip(HALVES, splits(bench.data), strict=True):
+        halves = HALVES if preset == PRESET else HALVES[:1]
+        for half, way in zip(halves, ways, strict=False):
             folder = bench.train(Training(f"{preset}-{half}", preset, bench.gallery(), half))
-            both.append(measure(Embedder.load(folder), bench.gallery(), split, whiten=False))
-        show(f"{preset}, trained", [figures for figures, _ in both], both[0][1])
+            index = bench.indexes / f"{preset}-{half}.lmk"
+            both.append(measure(Embedder.load(folder), index, bench.gallery(), way))
+        text = f"{preset}, trained" + (" (one way round)" if len(both) == 1 else "")
+        show(text, [figures for figures, _ in both], both[0][1])
 
 
 def left_out(bench: Bench, draw: int) -> set[str]:
@@ -215,13 +223,14 @@ def draws(bench: Bench) -> None:
         rows = [row for row in split.queries.rows if not row.labels or out & set(row.labels)]
         asked = Split(split.bank, Manifest(split.queries.root, tuple(rows)))
         for size, whiten in ((240, False), (288, True)):
-            raw = Embedder.named("lite1", size=size)
+            raw, index = Embedder.named("lite1", size=size), bench.indexes / f"lite1{size}.lmk"
             text = f"lite1, {size} px, {'whitened' if whiten else 'raw'}"
-            show(text, [measure(raw, inside, asked, whiten=whiten)[0]])
+            show(text, [measure(raw, index, inside, asked, whiten=whiten)[0]])
         others = of_labels(bench.gallery(), out, without=True)
         folder = bench.train(Training(f"draw{draw}", PRESET, others, "bank"))
-        trained = Embedder.load(folder)
-        show(f"{PRESET}, trained without", [measure(trained, inside, asked, whiten=False)[0]])
+        index = bench.indexes / f"draw{draw}.lmk"
+        figures = measure(Embedder.load(folder), index, inside, asked)[0]
+        show(f"{PRESET}, trained without", [figures])
 
 
 def of_labels(manifest: Manifest, labels: set[str], *, without: bool = False) -> Manifest:
@@ -242,7 +251,8 @@ def ablation(bench: Bench, title: str, rows: dict[str, tuple[str, ...]], preset:
             run = f"{title.split()[0].lower()}-{number}-{seed}"
             seeded = (*changes, f"seed={seed}")
             folder = bench.train(Training(run, preset, bench.gallery(), "bank", seeded))
-            figures.append(measure(Embedder.load(folder), bench.gallery(), split, whiten=False)[0])
+            index = bench.indexes / f"{run}.lmk"
+            figures.append(measure(Embedder.load(folder), index, bench.gallery(), split)[0])
         show(name, figures)
 
 
@@ -278,21 +288,23 @@ def main() -> None:
     if not (data / "gallery.csv").exists():
         print(f"skipped: no gallery.csv in {data}; name the folder, or set LMK_REAL_DATA")
         return
-    bench = Bench(data, options.runs.resolve(), options.more and options.more.resolve())
     losses = {name: (*_BUDGET, f"tasks=[{task}]") for name, task in LOSSES.items()}
     blocks = {name: (*_BUDGET, *changes) for name, changes in BLOCKS.items()}
     scratch = {name: (*_SMALL, *changes) for name, changes in SCRATCH.items()}
-    tables = {
-        "default": lambda: known(bench),
-        "draws": lambda: draws(bench),
-        "losses": lambda: ablation(bench, "Losses (mean of three seeds)", losses, PRESET),
-        "blocks": lambda: ablation(bench, "Blocks (mean of three seeds)", blocks, PRESET),
-        "scratch": lambda: ablation(
-            bench, "ResNeXt from random weights", scratch, "gcresnext26-distil"
-        ),
-    }
-    for name in options.only.split(","):
-        tables[name]()
+    more = options.more and options.more.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(data, options.runs.resolve(), more, Path(folder))
+        tables = {
+            "default": lambda: known(bench),
+            "draws": lambda: draws(bench),
+            "losses": lambda: ablation(bench, "Losses (mean of three seeds)", losses, PRESET),
+            "blocks": lambda: ablation(bench, "Blocks (mean of three seeds)", blocks, PRESET),
+            "scratch": lambda: ablation(
+                bench, "ResNeXt from random weights", scratch, "gcresnext26-distil"
+            ),
+        }
+        for name in options.only.split(","):
+            tables[name]()
 
 
 if __name__ == "__main__":
