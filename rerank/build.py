@@ -308,7 +308,7 @@ def compact_index(
         with Gallery.open(path) as old:
             removed = old.removed
             if writer.compact():
-                learn_change(writer, old, changed=bool(removed), anew=True, progress=progress)
+                learn_change(writer, old, changed=bool(removed), compacted=True, progress=progress)
                 writer.commit()
         with Gallery.open(path) as new:
             features = prune_features(path, new)

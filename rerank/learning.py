@@ -93,7 +93,7 @@ def learn_change(
     old: Gallery,
     *,
     changed: bool,
-    anew: bool = False,
+    compacted: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> float | None:
     """Learns after a change to a gallery, and returns the threshold.
@@ -102,13 +102,16 @@ def learn_change(
         writer: with all pictures of the transaction.
         old: the gallery before it.
         changed: without a change nothing is learnt.
-        anew: whether what was learnt before is of no use, as when row numbers have changed.
+        compacted: whether the change is that the removed rows are gone and the others renumbered.
         progress: called with (stage, done, total).
     """
     pipeline = saved_pipeline(old)
     if not changed or old.setting(SHARD) is not None:  # of a part nothing is learnt
         return pipeline.threshold()
-    before = None if anew else saved_learning(old)
+    before = saved_learning(old)
+    if before is not None and compacted:
+        tables = before.tables.renumbered(old.alive, *_views(writer))
+        before = replace(before, tables=tables)
     return learn(writer, pipeline, before=before, progress=progress).pipeline.threshold()
 
 

@@ -88,6 +88,22 @@ class Tables:
             None if of_bank is None else _nearest(self.likeness, of_bank.m, gallery, *to_bank),
         )
 
+    def renumbered(self, alive: NDArray[np.bool_], gallery: View, bank: View) -> Tables:
+        """The tables of the same pictures when the removed rows are gone for good.
+
+        Args:
+            alive: bool [rows], the rows left, numbered from 0 on.
+            gallery, bank: over their vectors. What was not used of the bank still is not.
+        """
+        return replace(
+            self,
+            gallery=gallery,
+            bank=replace(bank, mask=self.bank.mask[alive]),
+            picks=None if self.picks is None else self.picks.renumbered(alive),
+            near=None if self.near is None else self.near.renumbered(alive),
+            likeness=None if self.likeness is None else self.likeness.renumbered(alive),
+        )
+
     def _picked(self, gallery: View, bank: View, top: int) -> PickTable:
         rows = gallery.stored.rows
         table, sides = self.picks, Sides(self.gallery.mask, self.bank.mask).grown(rows)

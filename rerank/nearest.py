@@ -92,6 +92,16 @@ class NearestTable:
             table._ask(search(there), there, asked)
         return table
 
+    def renumbered(self, alive: Mask) -> NearestTable:
+        """The table when only some of the rows are left, numbered from 0 on.
+
+        Args:
+            alive: bool [rows], those left; none of the others asks or is in a list.
+        """
+        number = np.cumsum(alive, dtype=np.int32) - np.int32(1)
+        rows = self.rows[alive]
+        return NearestTable(np.where(rows == NO_ROW, NO_ROW, number[rows]), self.scores[alive])
+
     def _again(self, stored: Vectors, before: Parties, after: Parties) -> Rows:
         """The rows whose lists are to be searched."""
         again = after.asking & ~before.asking

@@ -121,6 +121,10 @@ class PickTable:
         table.sums[table.counts == 0] = 0  # what rounding left
         return table
 
+    def renumbered(self, alive: Mask) -> PickTable:
+        """The table when only the rows alive, bool [rows], are left, numbered from 0 on."""
+        return PickTable(self.counts[alive], self.sums[alive], self.worst[alive])
+
     def count(
         self, searcher: Searcher, bank: View, asked: Rows, *, top: int, allow: Mask | None = None,
         times: int = 1

@@ -14,6 +14,7 @@ from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
+from lmk.index.view import View
 from lmk.rerank.learning import learn, learn_change
 from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_learning, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
@@ -156,6 +157,45 @@ def test_the_threshold_is_kept_until_a_tenth_has_changed(tmp_path: Path) -> None
     seen = []
     for number in range(50, 57):
         with GalleryWriter(path) as writer, Gallery.open(path) as old:
+def test_compacted_tables_are_renumbered_and_nothing_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learnt of a gallery that had lost rows; and the next change goes on from there."""
+    world, path = World(5), tmp_path / "g.lmk"
+    new(path, (world.make(range(60), "gallery"), "gallery"),
+        (world.make(range(40), "distractor"), "distractor"))  # fmt: skip
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        writer.remove(["gallery0", "gallery31", "gallery32", "distractor0", "distractor17"])
+        learn_change(writer, old, changed=True)
+        writer.commit()
+    before, near = taught(path), lists(path)
+    with monkeypatch.context() as patched:
+        patched.setattr("lmk.rerank.learnt.exact_searcher", _no_search)
+        with GalleryWriter(path) as writer, Gallery.open(path) as old:
+            assert writer.compact()
+            learn_change(writer, old, changed=True, compacted=True)
+            writer.commit()
+    with Gallery.open(path) as gallery:
+        assert gallery.rows == 95 and saved_learning(gallery) is not None
+    assert taught(path) == before and lists(path) == near
+    assert_as_anew(path, tmp_path / "compacted.lmk")
+    with GalleryWriter(path) as writer, Gallery.open(path) as old:
+        writer.append(*world.make(range(60, 63), "gallery"))
+        writer.remove(["gallery5", "distractor5"])
+        learn_change(writer, old, changed=True)
+        writer.commit()
+    assert_as_anew(path, tmp_path / "changed.lmk")
+
+
+class _NoSearch:
+    def search(self, *asked: object) -> None:
+        raise AssertionError("nothing has to be searched")
+
+
+def _no_search(view: View) -> _NoSearch:
+    return _NoSearch()
+
+
             writer.append(*world.make(range(number, number + 1), "gallery"))
             learn_change(writer, old, changed=True)
             writer.commit()
