@@ -30,6 +30,8 @@ class GalleryFacts:
             bank (BankPenaltyStep); None without a bank.
         bank: searches the distractors, for the likeness of a query to them; None without a bank.
         row_features: local features of a gallery row, or the reason why there are none.
+        pictures: bool [rows], which rows are its pictures, as distractors may have labels too; all
+            are for None.
     """
 
     label_names: tuple[str, ...]
@@ -42,6 +44,7 @@ class GalleryFacts:
     bank_means: NDArray[np.float32] | None = None
     bank: Searcher | None = None
     row_features: Callable[[int], LocalFeatures | str] | None = None
+    pictures: NDArray[np.bool_] | None = None
 
     @classmethod
     def of_labels(
@@ -59,5 +62,8 @@ class GalleryFacts:
 
     @cached_property
     def label_pictures(self) -> NDArray[np.int64]:
-        """int64 [labels], the pictures that carry each."""
-        return np.bincount(self.label_codes, minlength=len(self.label_names)).astype(np.int64)
+        """int64 [labels], the gallery pictures that carry each."""
+        codes = self.label_codes
+        if self.pictures is not None:
+            codes = codes[np.repeat(self.pictures, np.diff(self.label_offsets))]
+        return np.bincount(codes, minlength=len(self.label_names)).astype(np.int64)

@@ -143,6 +143,7 @@ class Tables:
             neighbourhoods=near,
             bank_means=means,
             bank=exact_searcher(self.bank) if distractors and pipeline.asks_bank() else None,
+            pictures=self.gallery.mask,
         )
 
 
@@ -243,6 +244,7 @@ def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> Gal
         neighbourhoods=near,
         bank_means=likeness,
         bank=exact_searcher(bank) if some and pipeline.asks_bank() else None,
+        pictures=view.mask,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,11 +14,18 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
+from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
-from lmk.index.view import View
 from lmk.rerank.learning import learn, learn_change
-from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_learning, saved_pipeline
+from lmk.rerank.learnt import (
+    BACKGROUND,
+    PENALTY,
+    exact_searcher,
+    saved_facts,
+    saved_learning,
+    saved_pipeline,
+)
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.steps import (
     BankPenaltyStep,
@@ -148,15 +157,6 @@ def test_after_changes(tmp_path: Path, seed: int) -> None:
         assert_as_anew(path, tmp_path / f"{number}.lmk")
 
 
-def test_the_threshold_is_kept_until_a_tenth_has_changed(tmp_path: Path) -> None:
-    world, path = World(9), tmp_path / "g.lmk"
-    new(path, (world.make(range(50), "gallery"), "gallery"),
-        (world.make(range(30), "distractor"), "distractor"))  # fmt: skip
-    first = taught(path)[2]
-    assert first is not None
-    seen = []
-    for number in range(50, 57):
-        with GalleryWriter(path) as writer, Gallery.open(path) as old:
 def test_compacted_tables_are_renumbered_and_nothing_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +196,15 @@ def _no_search(view: View) -> _NoSearch:
     return _NoSearch()
 
 
+def test_the_threshold_is_kept_until_a_tenth_has_changed(tmp_path: Path) -> None:
+    world, path = World(9), tmp_path / "g.lmk"
+    new(path, (world.make(range(50), "gallery"), "gallery"),
+        (world.make(range(30), "distractor"), "distractor"))  # fmt: skip
+    first = taught(path)[2]
+    assert first is not None
+    seen = []
+    for number in range(50, 57):
+        with GalleryWriter(path) as writer, Gallery.open(path) as old:
             writer.append(*world.make(range(number, number + 1), "gallery"))
             learn_change(writer, old, changed=True)
             writer.commit()
@@ -204,6 +213,25 @@ def _no_search(view: View) -> _NoSearch:
     with Gallery.open(path) as gallery:
         learnt = saved_learning(gallery)
         assert learnt is not None and (learnt.weighed, learnt.changed) == (56, 1)
+
+
+def test_labelled_distractors_are_no_pictures_of_a_landmark(tmp_path: Path) -> None:
+    """As those of a folder with sub-folders; a prior counts the gallery's pictures."""
+    world, path = World(6), tmp_path / "g.lmk"
+    bank, others = world.make(range(10), "distractor")
+    others = [replace(picture, labels=("l1", "crowd")) for picture in others]
+    new(path, (world.make(range(30), "gallery"), "gallery"), ((bank, others), "distractor"))
+    with Gallery.open(path) as gallery:
+        counts = Counter(name for p in gallery.pictures(np.arange(30)) for name in p.labels)
+        learnt = saved_learning(gallery)
+        assert learnt is not None
+        for known in (
+            saved_facts(gallery, PIPELINE, exact_searcher(gallery.view())),
+            learnt.tables.facts(PIPELINE),
+        ):
+            assert "crowd" in known.label_names and counts["l1"] > 0
+            expected = [counts[name] for name in known.label_names]
+            assert known.label_pictures.tolist() == expected
 
 
 def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
