@@ -44,7 +44,8 @@ def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) ->
         ), line
     none = re.fullmatch(
         r"queries/q_none0.jpg: none of these  \(the best guess, (\w+), has confidence "
-        r"(0\.\d{3}); (0\.\d{3}) is needed; \d+ % likely right\)",
+        r"(0\.\d{3}); (0\.\d{3}) is needed; 0\.\d{3} was taken off for its likeness to distractors; "
+        r"\d+ % likely right\)",
         lines[4],
     )
     assert none
@@ -86,14 +87,15 @@ def test_who_voted_is_shown_first_wherever_it_is_among_the_nearest(lmk: Run, her
         scores = [each["score"] for each in by_place]
         assert scores == sorted(scores, reverse=True)
         voters = [each for each in near if each["vote"] > 0]
-        assert 1 <= len(voters) <= 5
+        assert 1 <= len(voters) <= 10
         assert all(whole["best"] in each["labels"] for each in voters)
         assert sum(each["share"] for each in near) == pytest.approx(1)
         given = sum(each["vote"] for each in near)
         assert all(each["share"] == pytest.approx(each["vote"] / given) for each in near)
-        # What votes is the score after rescaling and penalty, to the power of 9.
+        # What votes is the score after rescaling and penalty, to the power of 9; all by the
+        # root of the number of pictures of the landmark, of which there are 4.
         assert [each["vote"] for each in voters] == pytest.approx(
-            [each["score_after"] ** 9 for each in voters], rel=1e-4
+            [each["score_after"] ** 9 / 2 for each in voters], rel=1e-4
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lmk.cli.tune_scores import PLAIN
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.tuning import name_of
 
 Run = Callable[..., object]
@@ -43,7 +44,7 @@ def test_the_saved_the_plain_and_the_grids_pipelines_are_compared(lmk: Run, phot
     facts = json.loads(done.out)
     assert (facts["photos"], facts["folds"], facts["applied"]) == (15, 3, False)
     assert [each["name"] for each in facts["pipelines"]] == [
-        "rescale, penalty, vote",
+        name_of(Pipeline()),
         name_of(PLAIN),
         "rescale, vote k=3",
         "rescale, penalty, vote k=3",
