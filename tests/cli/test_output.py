@@ -44,8 +44,8 @@ def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) ->
         ), line
     none = re.fullmatch(
         r"queries/q_none0.jpg: none of these  \(the best guess, (\w+), has confidence "
-        r"(0\.\d{3}); (0\.\d{3}) is needed; 0\.\d{3} was taken off for its likeness to distractors; "
-        r"\d+ % likely right\)",
+        r"(0\.\d{3}); (0\.\d{3}) is needed; 0\.\d{3} was taken off for its likeness to "
+        r"distractors; \d+ % likely right\)",
         lines[4],
     )
     assert none
