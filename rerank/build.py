@@ -27,7 +27,7 @@ from lmk.rerank.intake import (
     open_store,
     part_of,
     prefix_of,
-    prune_features,
+    prune_cache,
     record_skipped,
     require_pictures,
     shared_ids,
@@ -112,7 +112,7 @@ class CompactReport:
     Attributes:
         removed: rows of removed pictures that are no more.
         rows: that are left.
-        features: cached features of pictures that the index does not hold, now dropped.
+        features: cached features of files that are no pictures of the index, now dropped.
     """
 
     removed: int
@@ -311,5 +311,5 @@ def compact_index(
                 learn_change(writer, old, changed=bool(removed), compacted=True, progress=progress)
                 writer.commit()
         with Gallery.open(path) as new:
-            features = prune_features(path, new)
+            features = prune_cache(path, new)
             return CompactReport(removed, new.rows, features)

@@ -5,13 +5,15 @@ Raw features go to the gallery's cache first, as they come; a run that is killed
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import ManifestError, UsageError
+from lmk.embed.errors import GalleryLocked, ManifestError, UsageError
 from lmk.embed.extract import Extracted, Extraction, extract
 from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
@@ -19,12 +21,15 @@ from lmk.embed.manifest import Manifest
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
+from lmk.index.lock import take_lock
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.learning import Progress
+from lmk.rerank.local_features import cache_of
 
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
 DUPLICATES = "duplicates"  # setting: whether a build took pictures whose content another one has
 SEARCH = "search"  # setting: how a gallery is searched (index.search.choose)
+PHOTOS = Path("cache", "photos")  # features of photos that the gallery was tuned or calibrated on
 BLOCK = 8192  # pictures whose vectors are in memory
 
 NOTHING = Extraction((), (), 0)
@@ -157,4 +162,25 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
 def prune_features(path: Path, gallery: Gallery) -> int:
     """Drops cached features of pictures that the gallery does not hold; returns how many."""
     store = open_store(path, Embedder.load(gallery.embedder_dir))
-    return store.prune(picture.sha256 for _, picture, _ in gallery.entries())
+    return store.prune(_contents(gallery))
+
+
+def prune_cache(path: Path, gallery: Gallery) -> int:
+    """Drops all cached features of files that are not pictures of the gallery; returns how many.
+
+    Those of photos it was tuned on are among them, unless another process is at them just now.
+    """
+    dropped = prune_features(path, gallery) + cache_of(path).prune(_contents(gallery))
+    if not (path / PHOTOS).is_dir():
+        return dropped
+    with ExitStack() as held, suppress(GalleryLocked):
+        held.callback(os.close, take_lock(path / PHOTOS))
+        embedder = Embedder.load(gallery.embedder_dir)
+        store = FeatureStore(path / PHOTOS, embedder.feature_fingerprint, embedder.feature_dim)
+        dropped += store.prune(_contents(gallery))
+    return dropped
+
+
+def _contents(gallery: Gallery) -> Iterator[str]:
+    """The SHA-256 of each picture's file."""
+    return (picture.sha256 for _, picture, _ in gallery.entries())

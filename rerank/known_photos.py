@@ -21,6 +21,7 @@ from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.index.gallery import Gallery
 from lmk.index.lock import take_lock
+from lmk.rerank.intake import PHOTOS
 from lmk.rerank.penalties import refuse_queries_in_bank, shared_content
 from lmk.rerank.recognizer import Recognizer
 
@@ -121,7 +122,7 @@ def _features(recognizer: Recognizer) -> Iterator[FeatureStore]:
     A read-only index, or another process that is at it, is no reason to stop.
     """
     with ExitStack() as held:
-        folder = recognizer.gallery.path / "cache" / "photos"
+        folder = recognizer.gallery.path / PHOTOS
         try:
             with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ kept on disk by the content of the picture, within a bound of bytes (`FeatureCac
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,8 @@ from lmk.embed.images import decode_grey
 
 if TYPE_CHECKING:
     from lmk.embed.xfeat import XFeatNetwork
+
+LOCAL_BYTES = 2 * 10**9  # that a gallery keeps of local features
 
 _VERSION = "1"  # of what is stored: raise it when features change
 _DIGEST = hashlib.sha256().digest_size
@@ -246,6 +248,26 @@ class FeatureCache:
         if self._kept > self._limit:
             self._kept = self._sweep()
 
+    def prune(self, used: Iterable[str]) -> int:
+        """Removes the features of all pictures but those of some contents (SHA-256, hexadecimal).
+
+        Returns:
+            The number of features removed.
+        """
+        others: dict[str, list[Path]] = {}
+        with suppress(FileNotFoundError):
+            for path in self._folder.iterdir():
+                if path.name.endswith(_SUFFIX):
+                    others.setdefault(path.name.partition("-")[0], []).append(path)
+        for content in used:
+            others.pop(content, None)
+        gone = [path for paths in others.values() for path in paths]
+        for path in gone:
+            with suppress(OSError):
+                path.unlink()
+        self._kept = None
+        return len(gone)
+
     def _sweep(self) -> int:
         """Removes what is too much; returns the bytes that are left."""
         files = []
@@ -268,6 +290,11 @@ class FeatureCache:
     def _path(self, content: str, extractor: Extractor) -> Path:
         made_by = hashlib.sha256(extractor.name.encode()).hexdigest()[:16]
         return self._folder / f"{content}-{made_by}{_SUFFIX}"
+
+
+def cache_of(gallery: Path) -> FeatureCache:
+    """Where the gallery in a folder keeps local features."""
+    return FeatureCache(gallery / "cache" / "local", LOCAL_BYTES)
 
 
 def local_features(

@@ -28,12 +28,16 @@ from lmk.rerank.answering import Queries
 from lmk.rerank.calibration import Calibration
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.learnt import saved_calibration, saved_facts, saved_pipeline
-from lmk.rerank.local_features import Extractor, FeatureCache, LocalFeatures, local_features
+from lmk.rerank.local_features import (
+    Extractor,
+    FeatureCache,
+    LocalFeatures,
+    cache_of,
+    local_features,
+)
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
 from lmk.rerank.steps import GeometryStep
-
-LOCAL_BYTES = 2 * 10**9  # that local features may take in a gallery's cache/local
 
 
 class Recognizer:
@@ -175,7 +179,7 @@ class Recognizer:
 
     @cached_property
     def _kept_points(self) -> FeatureCache:
-        return FeatureCache(self.gallery.path / "cache" / "local", LOCAL_BYTES)
+        return cache_of(self.gallery.path)
 
     def _of_row(self, row: int) -> LocalFeatures | str:
         """The local features of a gallery picture, as long as its file is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from lmk.rerank.build import (
     compact_index,
     remove_pictures,
 )
-from lmk.rerank.intake import open_store
+from lmk.rerank.intake import PHOTOS, open_store
+from lmk.rerank.known_photos import read_known_photos
 from lmk.rerank.learnt import BACKGROUND, PENALTY, saved_pipeline
+from lmk.rerank.local_features import RootSift, cache_of, local_features
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps import (
@@ -213,6 +216,26 @@ class TestCompact:
         assert again == CompactReport(0, 11, 0) and told == []  # nothing is learnt from nothing
         # What was computed for the pictures that stay is still there.
         assert add_pictures(index, read_manifest(photos / "gallery")).computed == 16
+
+    def test_the_cache_keeps_what_is_of_the_pictures(self, photos: Path, index: Path) -> None:
+        """Points of two pictures, one removed, and of a photo; features of photos tuned on."""
+        files = sorted((photos / "gallery" / "place_0").iterdir())[:2]
+        asked = photos / "bank" / "1000.jpg"
+        points = cache_of(index)
+        for file in (*files, asked):
+            data = file.read_bytes()
+            content = sha256(data).hexdigest()
+            local_features(content, lambda data=data: data, RootSift(), points)  # type: ignore[misc]
+        remove_pictures(index, [f"place_0/{files[1].name}", "distractor:1000"])
+        known = Manifest(photos / "bank", (Row("q", "1000.jpg"),))
+        with Recognizer.open(index) as recognizer:
+            read_known_photos(known, recognizer)
+        tuned = sorted((index / PHOTOS).glob("*/*.safetensors"))
+        assert len(tuned) == 1 and len(list((index / "cache" / "local").iterdir())) == 3
+        assert compact_index(index).features == 2 + 1  # and rows of one shard that stays
+        left = [path.name.partition("-")[0] for path in (index / "cache" / "local").iterdir()]
+        assert left == [sha256(files[0].read_bytes()).hexdigest()]
+        assert not tuned[0].exists()
 
     def test_a_part_learns_nothing(self, tmp_path: Path, photos: Path, tiny: Embedder) -> None:
         path = tmp_path / "g.lmk"
