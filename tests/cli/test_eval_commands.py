@@ -326,6 +326,28 @@ def test_tags(lmk: Run, files: Path) -> None:
     assert found["f1_interval"][0] <= found["f1"] <= found["f1_interval"][1]
 
 
+def test_tags_given_and_what_follows(lmk: Run, files: Path) -> None:
+    (files / "tags.csv").write_text(TAGS)
+    (files / "tagged.csv").write_text(TAGGED)
+    (files / "relations.csv").write_text("child,parent\ncat,animal\ndog,animal\n")
+    call = ("eval", "tags", "tagged.csv", "tags.csv", "-k", 1, "--json")
+    assert json.loads(lmk(*call).out)["given"] is None
+    found = json.loads(lmk(*call, "--threshold", 0.7).out)["given"]
+    assert found["micro"] == {"precision": 2 / 3, "recall": 2 / 3, "f1": pytest.approx(2 / 3)}
+    assert found["tags"]["cat"] == {"precision": 0.5, "recall": 1, "f1": pytest.approx(2 / 3)}
+    assert found["tags"]["sofa"] == {"precision": 0, "recall": 0, "f1": 0}
+    (files / "tagged.csv").write_text("id,tags,given\np1,cat:0.9,cat animal\np3,dog:0.8,\n")
+    found = json.loads(lmk(*call, "--relations", "relations.csv").out)
+    assert found["given"]["tags"]["animal"] == {
+        "precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3),
+    }  # fmt: skip
+    assert found["tags"]["animal"]["support"] == 2
+    table = lmk(*call[:-1], "--resamples", 0).out
+    assert "tags given, micro: P 0.5000  R 0.3333" in table
+    (files / "tagged.csv").write_text("id,tags,given\np1,cat:0.9,cat cat\n")
+    lmk(*call).refused(1, "line 2", "twice")
+
+
 def test_tags_as_a_table(lmk: Run, files: Path) -> None:
     (files / "tags.csv").write_text(TAGS)
     (files / "tagged.csv").write_text("id,tags\np1,dog:0.9 zebra:0.8\np2,\np3,dog:0.8\n")

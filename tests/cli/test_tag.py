@@ -1,0 +1,368 @@
+"""lmk tag, tag-thresholds, query with tags, data relabel: from pictures to tags and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmk.embed.detector import Box
+from lmk.embed.embedder import Embedder
+from lmk.embed.manifest import Manifest, read_manifest
+from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
+from lmk.rerank.build import build_index
+from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds
+from lmk.rerank.tagging import open_tagger, tag_files
+
+Run = Callable[..., object]
+THINGS = {"bridge": "bridge stone", "castle": "castle stone", "tower": "tower"}
+
+
+def table(path: Path, folder: str, count: int | None = None) -> Path:
+    """A CSV of the sample's pictures with their tags; those of the bank have none."""
+    manifest = read_manifest(folder)
+    lines = ["id,path,tags"]
+    for row in manifest.rows[:count]:
+        name = row.labels[0] if row.labels else row.id.removeprefix("q_")
+        lines.append(f"{row.id},{folder}/{row.path},{THINGS.get(name, '')}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _trained(sample: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `lmk train` writes it: a head that tells the three places apart."""
+    folder = tmp_path_factory.mktemp("tagger") / "my-tags"
+    shutil.copytree(tiny, folder)
+    embedder = Embedder.load(folder)
+    manifest = read_manifest(sample / "gallery")
+    embeddings, _ = embedder.embed([manifest.file(row) for row in manifest.rows])
+    names = ("bridge", "castle", "stone", "tower", "unicorn")
+    own = np.array([[name in THINGS[row.labels[0]] for name in names] for row in manifest.rows])
+    weight = np.zeros((5, embedder.feature_dim))
+    bias = np.full(5, -20.0)
+    for tag in range(4):
+        yes, no = (embeddings.vectors[own[:, tag] == side].mean(axis=0) for side in (True, False))
+        weight[tag] = 2000 * (yes - no)
+        bias[tag] = -weight[tag] @ (yes + no) / 2
+    head = TagHead(
+        names,
+        weight.astype(np.float32),
+        bias.astype(np.float32),
+        "sigmoid",
+        unit=True,
+        feature_fingerprint=embedder.feature_fingerprint,
+    )
+    save_tag_head(head, folder / TAGS_FILE)
+    return folder
+
+
+@pytest.fixture
+def tagger(here: Path, _trained: Path) -> Path:
+    """The same, of one's own."""
+    return shutil.copytree(_trained, here / "my-tags")
+
+
+@pytest.fixture(scope="session")
+def _tagged(sample: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the gallery whose pictures have tags."""
+    index = tmp_path_factory.mktemp("tagged") / "tags.lmk"
+    manifest = read_manifest(sample / "gallery")
+    rows = tuple(replace(row, labels=tuple(THINGS[row.labels[0]].split())) for row in manifest.rows)
+    build_index(index, replace(manifest, rows=rows), Embedder.load(tiny))
+    return index
+
+
+@pytest.fixture
+def tag_index(here: Path, _tagged: Path) -> Path:
+    """The same, of one's own."""
+    return shutil.copytree(_tagged, here / "tags.lmk")
+
+
+def tags_of(line: str) -> dict[str, float]:
+    return {one["tag"]: one["score"] for one in json.loads(line)["tags"]}
+
+
+class TestTag:
+    def test_by_a_trained_tagger(self, lmk: Run, tagger: Path) -> None:
+        done = lmk("tag", "queries/q_castle.jpg", "queries/q_tower.jpg", "--tagger", tagger)
+        assert (done.code, done.err) == (0, "")
+        first, second = done.out.splitlines()
+        assert re.fullmatch(
+            r"queries/q_castle.jpg: (castle|stone) [\d.]+, (castle|stone) [\d.]+", first
+        )
+        assert second.startswith("queries/q_tower.jpg: tower ")
+
+    def test_by_the_votes_of_an_index(self, lmk: Run, tag_index: Path) -> None:
+        done = lmk("tag", "queries/q_bridge.jpg", "-i", tag_index, "--json")
+        assert done.code == 0
+        found = json.loads(done.out)
+        assert found["picture"] == "queries/q_bridge.jpg"
+        scores = {one["tag"]: one["score"] for one in found["best"]}
+        assert set(scores) == {"bridge", "castle", "stone", "tower"}
+        assert scores["stone"] == pytest.approx(scores["bridge"] + scores["castle"], abs=1e-5)
+        assert scores["bridge"] == max(scores["bridge"], scores["castle"], scores["tower"])
+        assert all(one["threshold"] == 0.5 for one in found["best"])
+
+    def test_relations_boxes_and_what_is_not_given(
+        self, lmk: Run, tagger: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Fake:
+            size, labels = 32, ("cell phone", "tower")
+
+            def __init__(self, weights: str) -> None:
+                assert weights == "weights.pth"
+
+            def boxes(self, picture: np.ndarray) -> list[Box]:
+                assert picture.shape == (32, 32, 3)
+                return [Box("cell phone", 0.7, (0, 0, 1, 1)), Box("tower", 0.3, (0, 0, 1, 1))]
+
+        monkeypatch.setattr("lmk.embed.detector.SsdLite", Fake)
+        (here / "relations.csv").write_text("child,parent\nphone,thing\ncastle,building\n")
+        (here / "classes.csv").write_text("class,tag\ncell phone,phone\n")
+        done = lmk(
+            "tag", "queries/q_castle.jpg", "--tagger", tagger, "--relations", "relations.csv",
+            "--detector", "weights.pth", "--classes", "classes.csv", "--json",
+        )  # fmt: skip
+        found = {one["tag"]: one for one in json.loads(done.out)["tags"]}
+        assert found["phone"] == {"tag": "phone", "score": 0.7, "source": "detector"}
+        assert found["thing"] == {"tag": "thing", "score": 0.7, "source": "relation"}
+        assert found["building"]["source"] == "relation"
+        assert "tower" not in found
+        (here / "classes.csv").write_text("class,tag\n")
+        for words, why in (
+            (("--classes", "classes.csv"), "belongs to a detector"),
+            (("--detector", "weights.pth", "--classes", "classes.csv"), "no tag is called"),
+        ):
+            lmk("tag", "queries/q_castle.jpg", "--tagger", tagger, *words).refused(2, why)
+
+    def test_a_list_of_pictures_to_be_scored(self, lmk: Run, tagger: Path, here: Path) -> None:
+        table(here / "known.csv", "queries")
+        done = lmk("tag", "known.csv", "--tagger", tagger, "-o", "out.csv", "--html", "tags.html")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("out.csv: 9 pictures, ")
+        with (here / "out.csv").open() as file:
+            rows = {row["id"]: row for row in csv.DictReader(file)}
+        assert set(rows["q_castle"]["given"].split()) == {"castle", "stone"}
+        assert len(rows["q_none0"]["tags"].split()) == 5
+        page = (here / "tags.html").read_text()
+        assert page.count("<article>") == 9
+        assert "data:image/jpeg" in page
+        scored = json.loads(lmk("eval", "tags", "out.csv", "known.csv", "--json").out)
+        assert scored["given"]["tags"]["castle"]["recall"] == 1
+        assert scored["macro_map"] > 0.5  # it knows nothing of the six other pictures
+        assert "P" in lmk("eval", "tags", "out.csv", "known.csv").out.splitlines()[5].split()
+
+    def test_tiles_are_merged_by_their_maximum(self, tagger: Path) -> None:
+        import cv2
+
+        from lmk.embed.tiles import tiled
+
+        files = [("a", Path("queries/q_tower.jpg")), ("gone", Path("gone.jpg")),
+                 ("b", Path("queries/q_castle.jpg"))]  # fmt: skip
+        with open_tagger(tagger) as opened:
+            (batch,) = tag_files(opened, files, tiles=True)
+            assert batch.ids == ("a", "b")
+            assert [skip.path for skip in batch.skipped] == ["gone.jpg"]
+            data = cv2.imencode(".jpg", cv2.imread("queries/q_tower.jpg"))[1].tobytes()
+            assert len(tiled(data, 64)) == 10
+            data = Path("queries/q_tower.jpg").read_bytes()
+            looks = np.stack(list(opened.embedder.features(tiled(data, 64))))
+            np.testing.assert_allclose(batch.scores[0], opened.scores(looks).max(axis=0), rtol=1e-3)
+
+    def test_a_picture_without_tags_has_a_best_guess(self, lmk: Run, tagger: Path) -> None:
+        with open_tagger(tagger) as opened:
+            opened.save(TagThresholds(default=1.01))
+        (line,) = lmk("tag", "queries/q_tower.jpg", "--tagger", tagger).out.splitlines()
+        assert re.search(r": no tags  \(the best guess, tower, has [\d.]+; 1.01 is needed\)", line)
+        never = TagThreshold(value=None, pictures=1, precision=0, recall=0)
+        with open_tagger(tagger) as opened:
+            opened.save(TagThresholds(default=1.01, tags={"tower": never}))
+        assert "it is never given" in lmk("tag", "queries/q_tower.jpg", "--tagger", tagger).out
+
+    def test_what_cannot_be_read(self, lmk: Run, tagger: Path, here: Path) -> None:
+        (here / "broken.jpg").write_bytes(b"nothing")
+        done = lmk(
+            "tag", "broken.jpg", "none.jpg", "--tagger", tagger, "--json", "--html", "t.html"
+        )
+        assert done.code == 1
+        assert [json.loads(line)["error"] for line in done.out.splitlines()] == [
+            "not a picture that can be decoded", "no such file",
+        ]  # fmt: skip
+        assert len(done.complaints) == 2
+        assert "no such file" in (here / "t.html").read_text()
+
+    def test_calls_that_are_wrong(
+        self, lmk: Run, tagger: Path, tag_index: Path, tiny: Path
+    ) -> None:
+        ask = ("tag", "queries/q_castle.jpg")
+        lmk(*ask, "-i", tag_index, "--tagger", tagger).refused(2, "an index and a tagger")
+        lmk(*ask, "--tagger", tiny).refused(2, "knows no tags", "lmk train")
+        lmk(*ask, "--tagger", "none").refused(2, "no such tagger", "lmk train tags")
+        lmk(*ask, "-i", tagger).refused(2, "no index")
+        lmk(*ask).refused(2, "2 indexes here")
+        lmk("tag", "queries", "gallery/../queries", "--tagger", tagger).refused(2, "two pictures")
+        lmk(*ask, "--tagger", tagger, "-o", "no/where.csv").refused(2, "no such folder")
+
+    def test_an_index_without_tags_cannot_vote(self, lmk: Run, here: Path, tiny: Path) -> None:
+        assert lmk("build-index", "bank", "--model", tiny, "-o", "bare.lmk").code == 0
+        lmk("tag", "queries/q_castle.jpg", "-i", "bare.lmk").refused(2, "no picture of the index")
+
+
+class TestThresholds:
+    def test_learnt_kept_and_used(self, lmk: Run, tagger: Path, here: Path) -> None:
+        known = table(here / "known.csv", "queries")
+        with known.open("a") as file:
+            file.write("extra,queries/q_none0.jpg,zebra\n")
+        call = ("tag-thresholds", "--tagger", tagger, "--data", known, "--precision", 1)
+        done = lmk(*call, "--json")
+        assert done.code == 0
+        assert done.complaints == [f"lmk: {known}: the tagger does not know 1 tag: zebra"]
+        found = json.loads(done.out)
+        assert (found["pictures"], found["precision"], found["recall"]) == (10, 1, 0.5)
+        assert found["without_picture"] == ["unicorn"]
+        assert found["tags"]["castle"]["reached"]
+        given = json.loads(lmk("tag", "queries/q_castle.jpg", "--tagger", tagger, "--json").out)
+        needed = {one["tag"]: one["threshold"] for one in given["best"]}
+        assert needed["castle"] == found["tags"]["castle"]["value"]
+        assert needed["unicorn"] == 0.5
+        text = lmk(*call).out
+        assert "reach precision 1 and recall 0.5 on 10 pictures" in text
+        assert "no picture, 0.5 kept: unicorn" in text
+
+    def test_kept_with_an_index_and_its_relations(
+        self, lmk: Run, tag_index: Path, here: Path
+    ) -> None:
+        known = table(here / "known.csv", "queries")
+        (here / "relations.csv").write_text("child,parent\ncastle,building\n")
+        done = lmk("tag-thresholds", "-i", tag_index, "--data", known, "--relations",
+                   "relations.csv", "--precision", 0.3, "--recall", 0)  # fmt: skip
+        assert done.code == 0, done
+        tags = tags_of(lmk("tag", "queries/q_castle.jpg", "-i", tag_index, "--json").out)
+        assert tags["building"] == tags["castle"]
+        lmk("index", "add", tag_index, "bank", "--distractors")
+        assert lmk("tag", "queries/q_castle.jpg", "-i", tag_index).code == 0
+
+    def test_tiles_go_with_the_thresholds(self, lmk: Run, tagger: Path, here: Path) -> None:
+        known = table(here / "known.csv", "queries", 3)
+        ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger, "--json")
+        assert lmk(*ask, "--tiles").err == ""  # nothing was learnt yet
+        tiled = json.loads(lmk(*ask, "--tiles").out)["best"][0]["score"]
+        assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
+        assert "learn them with --tiles" in lmk(*ask, "--tiles").err
+        assert lmk("tag-thresholds", "--tagger", tagger, "--data", known, "--tiles").code == 0
+        done = lmk(*ask)
+        assert done.err == ""
+        assert json.loads(done.out)["best"][0]["score"] == pytest.approx(tiled)
+
+    def test_those_of_another_head_are_refused(self, lmk: Run, tagger: Path, here: Path) -> None:
+        known = table(here / "known.csv", "queries")
+        assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
+        head = json.loads((tagger / "tag_thresholds.json").read_text()) | {"tagger": "other"}
+        (tagger / "tag_thresholds.json").write_text(json.dumps(head))
+        ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger)
+        lmk(*ask).refused(1, "learnt for other tags", "lmk tag-thresholds")
+
+    def test_what_they_cannot_be_learnt_from(
+        self, lmk: Run, tagger: Path, tag_index: Path, here: Path
+    ) -> None:
+        call = ("tag-thresholds", "--data")
+        table(here / "train.csv", "gallery")
+        lmk(*call, "train.csv", "-i", tag_index).refused(2, "is a picture of the index itself")
+        lmk(*call, "bank", "--tagger", tagger).refused(2, "no picture has a tag")
+        (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
+        done = lmk(*call, "gone.csv", "--tagger", tagger)
+        assert done.code == 2
+        assert "can be read" in done.complaints[-1]
+
+
+class TestQuery:
+    def test_none_of_these_has_tags_where_there_is_a_tagger(
+        self, lmk: Run, tagger: Path, here: Path
+    ) -> None:
+        ask = ("query", "queries/q_tower.jpg", "queries/q_none1.jpg", "-i", "sample.lmk")
+        assert "tags:" not in lmk(*ask).out
+        known, none = map(json.loads, lmk(*ask, "--tagger", tagger, "--json").out.splitlines())
+        assert (known["label"], known["tags"], none["label"]) == ("tower", None, None)
+        alone = json.loads(lmk("tag", "queries/q_none1.jpg", "--tagger", tagger, "--json").out)
+        assert none["tags"] == alone["tags"]
+        done = lmk(*ask, "--tagger", tagger, "--html", "q.html")
+        assert done.out.count("  tags: ") == 1
+        assert "Tags: " in (here / "q.html").read_text()
+
+    def test_an_index_built_with_a_tagger_has_it(self, lmk: Run, tagger: Path, here: Path) -> None:
+        known = table(here / "known.csv", "queries")
+        assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
+        assert lmk("build-index", "gallery", "--distractors", "bank", "--model", tagger,
+                   "-o", "mine.lmk").code == 0  # fmt: skip
+        lmk("index", "verify", "mine.lmk")
+        line = lmk("query", "queries/q_none1.jpg", "-i", "mine.lmk", "--json").out
+        alone = json.loads(lmk("tag", "queries/q_none1.jpg", "--tagger", tagger, "--json").out)
+        assert json.loads(line)["tags"] == alone["tags"]
+        with open_tagger(here / "mine.lmk") as own, open_tagger(tagger) as first:
+            assert own.names == first.names
+            assert own.print == first.print
+            assert own.thresholds.model_dump() == first.thresholds.model_dump()
+            own.save(own.thresholds.model_copy(update={"default": 0.25}))
+        with open_tagger(here / "mine.lmk") as own:
+            assert own.thresholds.default == 0.25
+        with open_tagger(here / "mine.lmk", votes=True) as votes:
+            assert votes.names == ("bridge", "castle", "tower")
+
+
+class TestRelabel:
+    def test_candidates_sheet_and_back(self, lmk: Run, here: Path, tagger: Path) -> None:
+        path = table(here / "photos.csv", "gallery")
+        text = path.read_text().replace("castle/0.jpg,castle stone", "castle/0.jpg,stone tower")
+        path.write_text(text)
+        done = lmk("data", "relabel", path, "--tagger", tagger, "-o", "c.csv", "--html", "s.html",
+                   "--json")  # fmt: skip
+        assert done.code == 0, done
+        found = {(one["id"], one["tag"]): one for one in json.loads(done.out)["candidates"]}
+        assert found["castle/0.jpg", "castle"]["kind"] == "missing"
+        page = (here / "s.html").read_text()
+        boxes = re.findall(r'data-id="(.*?)" data-tag="(.*?)"( checked)?>', page)
+        assert ("castle/0.jpg", "castle", "") in boxes
+        assert ("castle/0.jpg", "stone", " checked") in boxes
+        # the sheet as it is changes nothing; ticked it does
+        as_saved = ["id,tag,verdict", *(f"{i},{t},{'yes' if c else 'no'}" for i, t, c in boxes)]
+        (here / "v.csv").write_text("\n".join(as_saved))
+        merge = ("data", "relabel", path, "--merge", "v.csv", "-o", "better.csv")
+        assert lmk(*merge).out.endswith("0 tags added, 0 taken away\n")
+        assert Manifest(Path(), read_manifest("better.csv").rows) == Manifest(
+            Path(), read_manifest(path).rows
+        )
+        ticked = "\n".join(as_saved).replace("castle/0.jpg,castle,no", "castle/0.jpg,castle,yes")
+        (here / "v.csv").write_text(
+            ticked.replace("castle/0.jpg,tower,yes", "castle/0.jpg,ivy,yes")
+        )
+        done = lmk(*merge, "--json")
+        assert json.loads(done.out)["added"] == {"castle": 1, "ivy": 1}
+        assert done.complaints == ["lmk: v.csv: no picture had the tag before: ivy"]
+        assert (
+            "castle/0.jpg,gallery/castle/0.jpg,stone tower castle ivy"
+            in Path("better.csv").read_text()
+        )
+
+    def test_by_neighbours_alone(self, lmk: Run, here: Path, tiny: Path) -> None:
+        path = table(here / "photos.csv", "gallery")
+        done = lmk("data", "relabel", path, "--model", tiny, "--above", 0.3, "--limit", 1,
+                   "--html", "s.html")  # fmt: skip
+        assert done.code == 0
+        assert done.out.startswith("12 pictures: ")
+        assert "(neighbours 0." in done.out
+        assert "more: see --limit" in (here / "s.html").read_text()
+
+    def test_calls_that_are_wrong(self, lmk: Run, here: Path) -> None:
+        path = table(here / "photos.csv", "gallery")
+        (here / "v.csv").write_text("id,tag,verdict\n")
+        lmk("data", "relabel", path, "--merge", "v.csv").refused(2, "name their CSV with -o")
+        lmk("data", "relabel", path, "--merge", "v.csv", "-o", path).refused(2, "written over")
+        lmk("data", "relabel", "bank").refused(2, "no picture has a tag")
