@@ -44,6 +44,8 @@ STAGE = "penalty and threshold"
 CHEAP = 1e11  # products of components: a second or two on two cores
 KEPT_THRESHOLD = 0.1  # of the pictures may have changed
 
+_AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -223,7 +225,11 @@ def _is_cheap(gallery: View, bank: View, pipeline: Pipeline) -> bool:
     asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
     asked += pictures if pipeline.step(NeighbourhoodStep) else 0
     asked += 2 * distractors if pipeline.step(BankPenaltyStep) else 0
-    return asked * pictures * gallery.dim <= CHEAP
+    products = asked * pictures
+    if (step := pipeline.step(NeighbourhoodStep)) is not None:
+        compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
+        products += _AUGMENTED * compared * min(pipeline.candidates, pictures) * step.n
+    return products * gallery.dim <= CHEAP
 
 
 def _same_rule(one: Pipeline, other: Pipeline) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
+from lmk.index.vectors import Vectors
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
@@ -251,6 +253,27 @@ def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.Mon
         assert saved_learning(gallery) is None
         assert gallery.array("picks") is None and gallery.array("worst picks") is None
         assert gallery.array("neighbours") is not None  # answers need them
+
+
+@pytest.mark.parametrize(
+    ("pictures", "distractors", "steps", "cheap"),
+    [
+        (500, 300, (NeighbourhoodStep(n=10), VoteStep()), True),
+        (3000, 2000, (NeighbourhoodStep(n=10), VoteStep()), False),
+        (3000, 2000, (PenaltyStep(), VoteStep()), True),
+        (40_000, 2000, (PenaltyStep(), VoteStep()), False),
+        (0, 0, (NeighbourhoodStep(n=10), VoteStep()), True),
+    ],
+)
+def test_what_is_learnt_anew_takes_a_second_or_two(
+    monkeypatch: pytest.MonkeyPatch, pictures: int, distractors: int, steps: Any, cheap: bool
+) -> None:
+    """Comparing neighbourhoods takes the most of it: 6 s for 3,000 and 2,000 pictures."""
+    monkeypatch.setattr(learning_module, "CHEAP", 1e11)
+    rows = np.arange(pictures + distractors)
+    stored = Vectors.of_array(np.zeros((len(rows), 512), np.float32))
+    gallery, bank = (View(stored, mask, "f") for mask in (rows < pictures, rows >= pictures))
+    assert learning_module._is_cheap(gallery, bank, Pipeline(steps=steps)) is cheap
 
 
 def test_tables_that_do_not_fit_are_not_used(tmp_path: Path) -> None:
