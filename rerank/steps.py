@@ -24,7 +24,7 @@ from lmk.rerank.local_features import Extractor, RootSift, XFeat
 from lmk.rerank.penalties import demote_overpredicted, mean_of, thresholded_demotion
 from lmk.rerank.penalty import PenaltySettings, rescaled
 from lmk.rerank.ranking import order_of, ranked
-from lmk.rerank.voting import class_prior, vote_best
+from lmk.rerank.voting import class_prior, labelled, vote_best
 
 
 class NeighbourhoodStep(BaseModel):
@@ -177,8 +177,8 @@ class VoteStep(BaseModel):
     By power, each with max(score, 0) ** power: the confidence is (sum of the winner's votes / k)
     ** (1 / power), which ranks as the sum does and reads like a score. By temperature, each with
     its softmax: the confidence is the sum of the winner's votes, each times its score, so that it
-    reads like a score too. Where every neighbour is at or below 0 the first one's label is the
-    answer, and its score the confidence.
+    reads like a score too. Where every neighbour that has a label is at or below 0 the label of the
+    first of them is the answer, and its score the confidence.
 
     Attributes:
         k: candidates that vote.
@@ -218,7 +218,9 @@ class VoteStep(BaseModel):
         else:
             confidence = (result.shares * np.maximum(scores, 0)).sum(axis=1)
         silent = result.total <= 0
-        confidence[silent] = np.minimum(scores[silent].max(axis=1, initial=-np.inf), 0)
+        known = labelled(candidates[silent], facts.label_offsets)
+        best = np.where(known, scores[silent], -np.inf).max(axis=1, initial=-np.inf)
+        confidence[silent] = np.minimum(best, 0)
         confidence[result.winner < 0] = -np.inf
         beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
         votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares

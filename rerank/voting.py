@@ -130,8 +130,8 @@ def vote_best(
     """The k best neighbours vote with max(score, 0) ** power, or with their softmax.
 
     The best by score falling, then row rising; their weights are added up in the order in which
-    they stand in `rows`. Where no score is above 0, the label of the best one wins with a total of
-    0 (the smaller code where it has several; where it has none, the smallest of the others).
+    they stand in `rows`. Where no score of one that has a label is above 0, the label of the best
+    one that has any wins with a total of 0 (the smaller code where it has several).
 
     Args:
         rows: int64 [q, n], gallery rows; -1 for no neighbour.
@@ -165,9 +165,11 @@ def vote_best(
         else softmax_weights(of_voters, temperature)
     )
     # A power may leave nothing of a small score: then the best one speaks for all, too.
-    silent = np.flatnonzero(~((weights > 0) & (of_voters > 0)).any(axis=1))
+    known = labelled(voters, label_offsets)
+    silent = np.flatnonzero(~((weights > 0) & (of_voters > 0) & known).any(axis=1))
     weights[silent] = 0
-    first = order_of(voters[silent], of_voters[silent])[:, :1]
+    speakers = np.where(known[silent], of_voters[silent], np.float32(-np.inf))
+    first = order_of(voters[silent], speakers)[:, :1]
     weights[silent[:, None], first] = 1
     result = vote(voters, weights, label_offsets, label_codes, most=most, scale=scale)
     result.total[silent] = 0
@@ -177,6 +179,12 @@ def vote_best(
         shares = np.zeros(rows.shape, np.float32)
         np.put_along_axis(shares, places, result.shares, axis=1)
     return Votes(result.winner, result.total, shares)
+
+
+def labelled(rows: NDArray[np.int64], label_offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the gallery rows have a label, bool of the shape of `rows`; -1 has none."""
+    # -1 compares the first offset with the last
+    return np.asarray(label_offsets[rows + 1] > label_offsets[rows], np.bool_)
 
 
 def _vote_compiled(

@@ -115,13 +115,16 @@ def _prefer(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _first(
-    rows: NDArray[np.int64], scores: NDArray[np.float32], places: NDArray[np.int64]
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    places: NDArray[np.int64],
+    codes: NDArray[np.int32],
 ) -> int:  # pragma: no cover (compiled)
-    """Which of the voters is the best; -1 where there is none."""
+    """Which of the voters is the best that has a label; -1 where there is none."""
     best = -1
     for a in range(len(places)):
         j = places[a]
-        if j < 0 or rows[j] < 0 or scores[j] == -np.inf:
+        if codes[a] < 0:  # as where there is no neighbour
             continue
         if best >= 0:
             i = places[best]
@@ -174,9 +177,11 @@ def vote_rows(
         for a in range(k):
             _weigh(weights[a], sums, power)
             for b in range(_BLOCK):
-                silent[b] &= weights[a, b] == 0
+                silent[b] &= (weights[a, b] == 0) | (codes[a, b] < 0)
         for b in range(n):
-            speaker = _first(rows[start + b], scores[start + b], places[b]) if silent[b] else -1
+            if not silent[b]:
+                continue
+            speaker = _first(rows[start + b], scores[start + b], places[b], codes[:, b])
             if speaker >= 0:
                 weights[speaker, b] = 1
         best[:] = -1

@@ -213,6 +213,17 @@ class TestVote:
         assert warm.confidence[0] == pytest.approx((0.8 + 0.79) / 3, abs=5e-3)
         np.testing.assert_allclose(warm.votes, [[0, 1 / 3, 1 / 3]], atol=5e-3)
 
+    @pytest.mark.parametrize("temperature", [None, 0.1])
+    def test_pictures_without_a_label_do_not_speak(
+        self, facts: Facts, neighbours: Near, temperature: float | None
+    ) -> None:
+        """Neither as the best nor for how sure an answer is that nothing speaks for."""
+        step = VoteStep(k=3, temperature=temperature)
+        found = neighbours([(2, 0.9), (1, -0.1), (0, -0.2)], [(2, -0.1), (1, -0.2), (0, -0.3)])
+        got = ask(found, facts("a", "b", ""), step)
+        assert got.labels == ("b", "b") and not got.votes.any()
+        assert got.confidence.tolist() == pytest.approx([-0.1, -0.2])
+
     def test_votes_of_a_label_that_count(self, facts: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.9), (1, 0.5), (2, 0.5)])
         known = facts("a", "b", "b")

@@ -237,9 +237,10 @@ def slow_best(
         there = [j for j, row in enumerate(query) if row >= 0 and given_[j] > -math.inf]
         voters = sorted(there, key=lambda j: (-given_[j], query[j]))[:k]
         weights = {j: max(given_[j], 0.0) ** power for j in sorted(voters)}
-        silent = not any(weights.values())
-        if silent and voters:
-            weights[voters[0]] = 1.0
+        known = [j for j in voters if labels[query[j]]]
+        silent = not any(weights[j] for j in known)
+        if silent:
+            weights = {j: float(j == known[0]) for j in known}
         sums: dict[int, float] = {}
         for j, weight in weights.items():
             for label in labels[query[j]]:
