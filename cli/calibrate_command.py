@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, wait
-from lmk.cli.render import counted, echo_skipped
+from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.render import counted
 
 if TYPE_CHECKING:
+    from lmk.embed.manifest import Manifest
     from lmk.rerank.calibrating import Calibrated
     from lmk.rerank.calibration import Answers, Method
     from lmk.rerank.recognizer import Recognizer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     help="Photos with known answers, a folder or CSV; without a label: of no landmark.  "
     "[default: the index's own pictures and distractors]",
 )
+@root
 @click.option(
     "--precision",
     type=click.FloatRange(0, 1, min_open=True),
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 def calibrate(
     index: Path,
     data: Path | None,
+    root: Path | None,
     precision: float | None,
     share_none: float | None,
     method: Method,
@@ -63,82 +66,118 @@ def calibrate(
 
     Example: lmk calibrate gallery.lmk --data photos.csv --precision 0.95
     """
-    from lmk.embed.errors import LmkError
+    from lmk.cli.known_answers import require_writable
+    from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.rerank.calibrating import balanced, calibrated
-    from lmk.rerank.calibration import threshold_for
+    from lmk.embed.manifest import read_manifest
+    from lmk.rerank.build import save_calibration, save_pipeline
     from lmk.rerank.recognizer import Recognizer
 
+    if root is not None and data is None:
+        raise click.UsageError("--root is for --data")
     ignore_large_picture_warnings()
+    manifest = None if data is None else read_manifest(data, root=root)
+    require_writable(index, wait)
     with Recognizer.open(index) as recognizer:
-        answers = _answers(recognizer, data)
+        answers, contents = _answers(recognizer, data, manifest)
         pipeline = recognizer.pipeline
-    if share_none is not None:
-        answers = answers.at_share(share_none)
+    own = data is None and precision is None and share_none is None and method == "isotonic"
+    found, reason = None, None
+    try:
+        if share_none is not None:
+            answers = answers.at_share(share_none)
+        found = _found(answers, contents, precision, method, data or index)
+    except UsageError as error:
+        if not own:  # else there is a way back, even to nothing
+            raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
+        reason = error.what
+    if own or found is None:
+        threshold = save_pipeline(index, pipeline, wait=wait).pipeline.threshold()
+    else:
+        threshold = found.point.threshold
+        save_calibration(index, found.calibration, threshold, wait=wait)
+    facts = {"index": str(index), "data": None if data is None else str(data)}
+    facts |= _facts(answers, found, threshold, method)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lines(facts) if reason is None else _not_judged(facts, reason)))
+
+
+def _answers(
+    recognizer: Recognizer, data: Path | None, manifest: Manifest | None
+) -> tuple[Answers, tuple[str, ...] | None]:
+    """Answers to photos, or to the index's own pictures; and the content of the photos."""
+    from lmk.cli.known_answers import held_landmarks, read_photos, say_unknown
+    from lmk.cli.progress import StageProgress
+    from lmk.rerank.calibrating import answers_of_index, answers_of_photos
+
+    if data is None or manifest is None:
+        return answers_of_index(recognizer.gallery), None
+    with StageProgress() as progress:
+        photos = read_photos(
+            manifest, data, recognizer, lambda done: progress(str(data), done, len(manifest))
+        )
+        say_unknown(photos, data, recognizer, '"none of these" is the right answer')
+        predictions = recognizer.predict(
+            photos.embeddings, features=recognizer.features_of(photos.files)
+        )
+    return answers_of_photos(predictions, photos, held_landmarks(recognizer)), photos.sha256
+
+
+def _found(
+    answers: Answers,
+    contents: tuple[str, ...] | None,
+    precision: float | None,
+    method: Method,
+    where: Path,
+) -> Calibrated:
+    """What the answers teach.
+
+    Raises:
+        UsageError: they are too few.
+        LmkError: no threshold reaches the precision.
+    """
+    from lmk.embed.errors import LmkError
+    from lmk.rerank.calibrating import balanced, calibrated
+    from lmk.rerank.calibration import threshold_for
+
     choose = balanced if precision is None else partial(threshold_for, precision=precision)
-    found = calibrated(answers, choose, method)
+    found = calibrated(answers, choose, method, contents=contents)
     if precision is not None and not found.point.feasible:
         best = f"the best is {found.point.precision:.3f}, with recall {found.point.recall:.3f}"
         raise LmkError(
             f"no threshold reaches precision {precision:g}: {best}; nothing is changed",
-            where=data or index,
+            where=where,
             remedy="ask for less, or try other steps (lmk tune)",
         )
-    own = data is None and precision is None and share_none is None and method == "isotonic"
-    _save(index, None if own else found, pipeline, wait)
-    facts = {"index": str(index), "data": None if data is None else str(data)}
-    facts |= _facts(answers, found, method)
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
+    return found
 
 
-def _answers(recognizer: Recognizer, data: Path | None) -> Answers:
-    """Answers with their verdicts: to photos, or to the index's own pictures."""
-    from lmk.cli.progress import StageProgress
-    from lmk.cli.report_page import class_sizes
-    from lmk.embed.manifest import read_manifest
-    from lmk.rerank.calibrating import answers_of_index, answers_of_photos
-    from lmk.rerank.known_photos import read_known_photos
-
-    if data is None:
-        return answers_of_index(recognizer.gallery)
-    manifest = read_manifest(data)
-    with StageProgress() as progress:
-        photos = read_known_photos(
-            manifest, recognizer, progress=lambda done: progress("photos", done, len(manifest))
-        )
-        predictions = recognizer.predict(
-            photos.embeddings, features=recognizer.features_of(photos.files)
-        )
-    echo_skipped(photos.skipped, f"left out of {data}")
-    held = {label for label, pictures in class_sizes(recognizer.gallery).items() if pictures}
-    return answers_of_photos(predictions, photos, held)
-
-
-def _save(index: Path, found: Calibrated | None, pipeline: Any, wait: float) -> None:
-    """Saves what was found; None lets the index learn by itself again."""
-    from lmk.rerank.build import save_calibration, save_pipeline
-
-    if found is None:
-        save_pipeline(index, pipeline, wait=wait)
-    else:
-        save_calibration(index, found.calibration, found.point.threshold, wait=wait)
-
-
-def _facts(answers: Answers, found: Calibrated, method: Method) -> dict[str, Any]:
-    point, held_out = found.point, found.held_out
-    return {
+def _facts(
+    answers: Answers, found: Calibrated | None, threshold: float | None, method: Method
+) -> dict[str, Any]:
+    """For JSON; null for what could not be judged."""
+    facts = {
         "answers": len(answers),
         "landmarks": int(answers.landmark.sum()),
         "method": method,
-        "calibration_error": found.ece,
-        "threshold": point.threshold,
-        "precision": point.precision,
-        "recall": point.recall,
+        "calibration_error": None,
+        "threshold": threshold,
+        "precision": None,
+        "recall": None,
+        "held_out": None,
+    }
+    if found is None:
+        return facts
+    point, held_out = found.point, found.held_out
+    facts |= {"calibration_error": found.ece, "precision": point.precision, "recall": point.recall}
+    return facts | {
         "held_out": {
             "folds": found.folds,
             "precision": held_out.precision,
             "recall": held_out.recall,
-        },
+        }
     }
 
 
@@ -155,3 +194,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"by the others' thresholds: precision {held_out['precision']:.4f},"
         f" recall {held_out['recall']:.4f}",
     ]
+
+
+def _not_judged(facts: dict[str, Any], reason: str) -> list[str]:
+    threshold = facts["threshold"]
+    needed = "everything is answered" if threshold is None else f"threshold {threshold:.4f}"
+    return [f"{facts['index']}: learns by itself again; {needed}, not judged: {reason}"]

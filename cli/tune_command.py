@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.eval_tables import echo_table
-from lmk.cli.index_options import PATH, as_json, wait
-from lmk.cli.render import counted, echo_skipped
+from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.render import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     help="Photos with known answers, a folder or CSV; without a label: of no landmark.",
 )
 @click.option("--test", type=PATH, help="Other photos with known answers, to report on.")
+@root
 @click.option(
     "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of cross-validation."
 )
@@ -51,6 +52,7 @@ def tune(
     index: Path,
     data: Path,
     test: Path | None,
+    root: Path | None,
     folds: int,
     seed: int,
     grid: Path | None,
@@ -63,10 +65,12 @@ def tune(
 
     Each pipeline of a small grid answers all photos; GAP is averaged over folds. The line "tuned"
     is the honest one: for each fold the steps were chosen on the other folds. The best of all
-    looks better than it is, since it was chosen on the same photos.
+    looks better than it is, since it was chosen on the same photos. The index's own steps stay the
+    best unless others gain more than one standard error.
 
     Example: lmk tune gallery.lmk --data photos.csv --apply
     """
+    from lmk.cli.known_answers import require_writable
     from lmk.cli.progress import StageProgress
     from lmk.cli.tune_scores import candidates, tuning_of
     from lmk.embed.errors import UsageError
@@ -82,7 +86,10 @@ def tune(
         raise UsageError("--geometry is for lmk's own grid", where=grid, remedy=remedy)
     ignore_large_picture_warnings()
     tried = default_grid(geometry=geometry) if grid is None else read_grid(grid)
-    known, held_out = read_manifest(data), None if test is None else read_manifest(test)
+    known = read_manifest(data, root=root)
+    held_out = None if test is None else read_manifest(test, root=root)
+    if apply:
+        require_writable(index, wait)
     with Recognizer.open(index) as recognizer, StageProgress() as progress:
         photos = _photos(known, data, recognizer, progress)
         others = None
@@ -112,14 +119,12 @@ def _photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, progress: StageProgress
 ) -> KnownPhotos:
     """Embeds photos with known answers, and says what is wrong or odd with them."""
+    from lmk.cli.known_answers import read_photos, say_unknown
     from lmk.embed.errors import UsageError
-    from lmk.rerank.known_photos import read_known_photos
 
-    photos = read_known_photos(
-        manifest, recognizer, progress=lambda done: progress(str(source), done, len(manifest))
+    photos = read_photos(
+        manifest, source, recognizer, lambda done: progress(str(source), done, len(manifest))
     )
-    echo_skipped(photos.skipped, f"left out of {source}")
-    _say_unknown(photos, source, recognizer)
     without = sum(not labels for labels in photos.labels)
     if without == len(photos):
         raise UsageError(
@@ -127,21 +132,11 @@ def _photos(
             where=source,
             remedy="a CSV says it in the column landmark_id, a folder by its sub-folders",
         )
+    say_unknown(photos, source, recognizer, "always missed")
     if not without:
         nothing = "every photo shows a landmark: how well others are refused is not seen"
         click.echo(f"lmk: {source}: {nothing}", err=True)
     return photos
-
-
-def _say_unknown(photos: KnownPhotos, source: Path, recognizer: Recognizer) -> None:
-    """Says on stderr which landmarks the index does not hold: they can only be missed."""
-    from lmk.cli.report_page import class_sizes
-
-    held = {label for label, pictures in class_sizes(recognizer.gallery).items() if pictures}
-    missing = [labels for labels in photos.labels if labels and held.isdisjoint(labels)]
-    if missing:
-        what = f"{counted(len(missing), 'photo')} of landmarks that the index does not hold"
-        click.echo(f"lmk: {source}: {what}, as {' '.join(missing[0])}: always missed", err=True)
 
 
 def _test(
@@ -179,7 +174,9 @@ def _echo(facts: dict[str, Any]) -> None:
         "best": "the best (chosen on these photos)",
     }
     echo_table(header, [_cells(text, facts[name], sd=True) for name, text in named.items()])
-    click.echo(f"\nthe best: {facts['best']['name']}")
+    stay = facts["best"]["name"] == facts["pipelines"][0]["name"]
+    own = " (the index's own: no others gain more than one standard error)" if stay else ""
+    click.echo(f"\nthe best: {facts['best']['name']}{own}")
     tested = facts["test"]
     if tested is not None:
         click.echo(f"\n{counted(tested['photos'], 'photo')} that no choice was made on")

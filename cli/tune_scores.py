@@ -37,8 +37,9 @@ class Tuning:
         pipelines: the saved one, the plain one (PLAIN), then the grid's others.
         scores: by name, float64 [pipelines, folds]; contest_gap is missing where there are fewer
             photos of no landmark than folds.
-        best: number of the pipeline with the best mean GAP, the first one of equals.
-        nested: int64 [folds], of each fold the pipeline that is best on the others.
+        best: number of the pipeline with the best mean GAP, the first one of equals; the saved one
+            unless the gain is more than one standard error.
+        nested: int64 [folds], of each fold the pipeline that is so chosen on the others.
     """
 
     pipelines: tuple[Pipeline, ...]
@@ -78,9 +79,9 @@ class Tuning:
 def candidates(saved: Pipeline, grid: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
     """What is compared: the saved steps, the plain ones and the grid, each once.
 
-    The saved ones stand first: of equals the first is chosen, and nothing changes without a reason.
+    Thresholds are left out: GAP ranks all answers.
     """
-    return tuple(dict.fromkeys((saved.with_threshold(None), PLAIN, *grid)))
+    return tuple(dict.fromkeys(each.with_threshold(None) for each in (saved, PLAIN, *grid)))
 
 
 def tuning_of(
@@ -100,16 +101,21 @@ def tuning_of(
         folds, seed: of the cross-validation.
 
     Raises:
-        UsageError: when fewer photos than folds show a landmark.
+        UsageError: when fewer photos than folds (copies counted once) show a landmark.
     """
     judged = [judged_of(each, photos) for each in predictions]
-    landmarks, others = judged[0].positives, len(photos) - judged[0].positives
+    shown: dict[str, set[str]] = {}  # by content: a copy may have another label
+    for content, labels in zip(photos.sha256, photos.labels, strict=True):
+        shown.setdefault(content, set()).update(labels)
+    landmarks = sum(map(bool, shown.values()))
+    others = len(shown) - landmarks
     if landmarks < folds:
         raise UsageError(
-            f"--folds {folds}, but only {landmarks} of {len(photos)} photos show a landmark",
+            f"--folds {folds}, but only {landmarks} of {len(shown)} photos show a landmark",
             remedy="give more photos, or fewer folds",
         )
-    fold = stratified_folds([" ".join(labels) for labels in photos.labels], folds, seed)
+    kinds = [" ".join(sorted(shown[content])) for content in photos.sha256]
+    fold = stratified_folds(kinds, folds, seed, photos.sha256)
 
     def on_folds(by: Callable[[Judged], float]) -> NDArray[np.float64]:
         def score(pipeline: int, rows: NDArray[np.int64]) -> float:
@@ -122,7 +128,7 @@ def tuning_of(
         for name, by in _SCORES.items()
         if name != "contest_gap" or others >= folds
     }
-    choice = choose(scores["gap"])
+    choice = choose(scores["gap"], kept=0)
     return Tuning(tuple(pipelines), scores, choice.best, choice.nested)
 
 

@@ -7,7 +7,7 @@ taught; what is kept in the end is learnt of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,13 @@ class Calibrated:
 
 
 def calibrated(
-    answers: Answers, choose: Chooser, method: Method = "isotonic", *, folds: int = 5, seed: int = 0
+    answers: Answers,
+    choose: Chooser,
+    method: Method = "isotonic",
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    contents: Sequence[str] | None = None,
 ) -> Calibrated:
     """Learns a calibration and a threshold, and judges both by cross-validation.
 
@@ -65,21 +71,27 @@ def calibrated(
         method: of the calibration.
         folds: stratified by right, wrong and no landmark; fewer where there are fewer answers.
         seed: of the folds.
+        contents: of the picture of each answer, as its SHA-256: copies stay in one fold.
 
     Raises:
-        UsageError: for fewer than two right or two wrong answers, as nothing can be held out.
+        UsageError: for fewer than two right or two wrong answers (copies counted once), as nothing
+            can be held out.
     """
     given = np.isfinite(answers.confidence)
-    right, wrong = int(answers.right.sum()), int((given & ~answers.right).sum())
+    pictures = list(map(str, range(len(answers)))) if contents is None else contents
+    right, wrong = (
+        len({pictures[row] for row in np.flatnonzero(some).tolist()})
+        for some in (answers.right, given & ~answers.right)
+    )
     if min(right, wrong) < 2:
         raise UsageError(
             f"{right} right and {wrong} wrong answers: at least 2 of each are needed to learn from",
-            remedy="give more photos with known answers, of landmarks and of none",
+            remedy="give more photos with known answers (--data), of landmarks and of none",
         )
-    folds = min(folds, right + wrong)
+    folds = min(folds, right + wrong, len(set(pictures)))
     # Right ones stand together, and so do wrong ones: with two of them no fold has both.
     kinds = 4 * given + 2 * answers.right + answers.landmark
-    fold = stratified_folds(kinds.astype(np.int64), folds, seed)
+    fold = stratified_folds(kinds.astype(np.int64), folds, seed, pictures)
     probability = np.zeros(len(answers))
     threshold = np.zeros(len(answers))
     for number in range(folds):
@@ -112,12 +124,12 @@ def balanced(answers: Answers) -> OperatingPoint:
     """The threshold that an index learns by itself: most right answers kept, most others refused.
 
     Raises:
-        UsageError: where no answer is to a query without a landmark.
+        UsageError: where no answer is to a query without a landmark; held out, one is not enough.
     """
     threshold = learn_threshold(answers)
     if not np.isfinite(threshold):
         raise UsageError(
-            "there is no answer to a query without a landmark to learn a threshold from",
+            "too few photos without a landmark to learn a threshold from: at least 2 are needed",
             remedy="give such photos too, or a precision to reach",
         )
     return operating_point(answers, threshold)

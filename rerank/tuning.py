@@ -4,7 +4,9 @@ Several pipelines answer the same photos; each is scored on folds of them. The b
 looks better than it is, because it was chosen on what it is scored on. So the score that counts is
 nested: for each fold the choice is made on the other folds, and the scores of these choices are
 the ones that are averaged (Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent
-Selection Bias in Performance Evaluation", JMLR 2010).
+Selection Bias in Performance Evaluation", JMLR 2010). What is in use stays unless another gains
+more than one standard error (Breiman et al., "Classification and Regression Trees", 1984, section
+3.4): with few photos the best of many may be best by luck, and worse on others.
 
 A grid is data: a JSON list of places, each a list of alternatives, of which every combination is
 one pipeline. An alternative is a step, a list of steps, or null for nothing:
@@ -32,6 +34,8 @@ from lmk.rerank.pipeline import Pipeline
 MOST_PIPELINES = 1000  # of a grid: more are a slip, or overfit any photos there are
 _FORM = "it must be a list of places, each a list of alternatives: a step, a list of steps or null"
 
+_ROUNDING = 1e-12  # means of the same numbers in another order differ by less
+
 Score = Callable[[int, NDArray[np.int64]], float]
 
 
@@ -56,8 +60,10 @@ def read_grid(path: Path) -> tuple[Pipeline, ...]:
         raise UsageError(f"cannot be read: {reason}", where=path) from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{place}: {first['msg']}", where=path, remedy="mend the grid") from error
+        place = "".join(f"{part}." for part in first["loc"])[:-1]
+        what = first["msg"].removeprefix("Value error, ")
+        what = f"{place}: {what}" if place else what
+        raise UsageError(what, where=path, remedy="mend the grid") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors too
         raise UsageError(f"is no grid: {error}", where=path, remedy=_FORM) from error
 
@@ -105,7 +111,10 @@ def name_of(pipeline: Pipeline) -> str:
 
 
 def stratified_folds(
-    kinds: Sequence[str] | NDArray[np.int64], folds: int, seed: int
+    kinds: Sequence[str] | NDArray[np.int64],
+    folds: int,
+    seed: int,
+    contents: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:
     """Deals n photos into folds so that each has its share of every kind: int64 [n].
 
@@ -116,10 +125,18 @@ def stratified_folds(
         kinds: of each photo, as its landmark.
         folds: their number.
         seed: of the shuffling.
+        contents: of each photo, as its SHA-256. Copies go where the first of them goes, and are of
+            its kind: in two folds one would be judged by what the other taught. Sizes then differ
+            by what copies add.
 
     Raises:
-        ValueError: for fewer than 2 folds, or fewer photos than folds.
+        ValueError: for fewer than 2 folds, or fewer photos (copies counted once) than folds.
     """
+    if contents is not None:
+        numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+        group = np.array([numbers[content] for content in contents], np.int64)
+        first = np.unique(group, return_index=True)[1]
+        return stratified_folds(np.asarray(kinds)[first], folds, seed)[group]
     if not 2 <= folds <= len(kinds):
         raise ValueError(f"{len(kinds)} photos cannot be dealt into {folds} folds")
     codes = np.unique(np.asarray(kinds), return_inverse=True)[1]
@@ -146,20 +163,21 @@ class Choice:
     """Which candidate is best, and how good such a choice is.
 
     Attributes:
-        best: the candidate with the best mean over all folds, the first one of equals.
-        nested: int64 [folds], of each fold the candidate that is best on the others.
+        best: the candidate chosen by all folds.
+        nested: int64 [folds], of each fold the candidate that is chosen by the others.
     """
 
     best: int
     nested: NDArray[np.int64]
 
 
-def choose(scores: NDArray[np.float64]) -> Choice:
-    """Chooses a candidate by its mean score over folds; the first one of equals.
+def choose(scores: NDArray[np.float64], *, kept: int | None = None) -> Choice:
+    """Chooses the candidate with the best mean score over folds; the first one of equals.
 
     Args:
-        scores: float64 [candidates, folds], at least 2 folds (fold_scores). Candidates that are
-            preferred where nothing speaks against them stand first.
+        scores: float64 [candidates, folds], at least 2 folds (fold_scores).
+        kept: a candidate that stays unless the best one gains more than one standard error of
+            the gain, both over the folds chosen by; over a single fold any gain will do.
 
     Raises:
         ValueError: for other shapes, or a score that is not finite.
@@ -168,10 +186,19 @@ def choose(scores: NDArray[np.float64]) -> Choice:
         raise ValueError(f"scores must be [candidates, at least 2 folds], got {scores.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
-    others = (scores.sum(axis=1, keepdims=True) - scores) / (scores.shape[1] - 1)
-    return Choice(_first_best(scores.mean(axis=1)), np.array([_first_best(o) for o in others.T]))
+    others = [np.delete(scores, fold, axis=1) for fold in range(scores.shape[1])]
+    return Choice(_chosen(scores, kept), np.array([_chosen(some, kept) for some in others]))
+
+
+def _chosen(scores: NDArray[np.float64], kept: int | None) -> int:
+    best = _first_best(scores.mean(axis=1))
+    if kept is None:
+        return best
+    gain, folds = scores[best] - scores[kept], scores.shape[1]
+    error = gain.std(ddof=1) / np.sqrt(folds) if folds > 1 else 0.0
+    return best if gain.mean() > error + _ROUNDING else kept
 
 
 def _first_best(scores: NDArray[np.float64]) -> int:
     """The first of those that are best but for rounding, which sums in another order would turn."""
-    return int(np.flatnonzero(scores >= scores.max() - 1e-12)[0])
+    return int(np.flatnonzero(scores >= scores.max() - _ROUNDING)[0])

@@ -132,5 +132,28 @@ def test_too_little_to_learn_from_is_refused(lmk: Run, photos: Path) -> None:
     lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(
         2, "without a landmark", "precision"
     )
+    photos.write_text("\n".join(rows[:-11]) + "\n")  # held out, nothing is left
+    lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(2, "at least 2", "photos.csv")
     for words in (("--precision", "0"), ("--share-none", "1"), ("--method", "guess")):
         lmk("calibrate", "sample.lmk", *words).refused(2, words[0])
+
+
+def test_the_way_back_is_open_where_nothing_can_be_judged(
+    lmk: Run, photos: Path, tiny: Path
+) -> None:
+    """An index of one landmark without distractors learns no threshold by itself."""
+    (photos.parent / "one").mkdir()
+    (photos.parent / "gallery" / "tower").rename(photos.parent / "one" / "tower")
+    assert lmk("build-index", "one", "-o", "one.lmk", "--model", str(tiny)).code == 0
+    ask = ("query", "queries/q_castle.jpg", "-i", "one.lmk", "--json")
+    taught = lmk("calibrate", "one.lmk", "--data", "photos.csv", "--json")
+    assert taught.code == 0
+    assert "8 photos of landmarks that the index does not hold" in taught.err
+    assert json.loads(lmk(*ask).out)["threshold"] is not None
+    lmk("calibrate", "one.lmk", "--precision", "0.9").refused(2, "0 wrong answers", "one.lmk")
+    facts = json.loads(lmk("calibrate", "one.lmk", "--json").out)
+    assert facts["threshold"] is facts["held_out"] is facts["calibration_error"] is None
+    found = json.loads(lmk(*ask).out)
+    assert found["threshold"] is found["probability"] is None
+    line = lmk("calibrate", "one.lmk").out
+    assert line.startswith("one.lmk: learns by itself again; everything is answered, not judged: ")

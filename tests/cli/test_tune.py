@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lmk.cli.tune_scores import PLAIN
+from lmk.index.writer import GalleryWriter
 from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.tuning import name_of
+from lmk.rerank.tuning import choose, name_of
 
 Run = Callable[..., object]
 GRID = [[{"step": "rescale"}], [None, {"step": "penalty"}], [{"step": "vote", "k": 3}]]
@@ -55,9 +56,11 @@ def test_the_saved_the_plain_and_the_grids_pipelines_are_compared(lmk: Run, phot
         assert each["gap_sd"] == pytest.approx(np.std(folds, ddof=1))
     assert facts["saved"]["gap"] == facts["pipelines"][0]["gap"]
     assert facts["plain"]["gap"] == facts["pipelines"][1]["gap"]
-    means = [each["gap"] for each in facts["pipelines"]]
-    assert facts["best"]["gap"] == max(means)
-    assert facts["best"]["name"] == facts["pipelines"][int(np.argmax(means))]["name"]
+    scores = np.array([each["gap_of_folds"] for each in facts["pipelines"]])
+    best = facts["pipelines"][choose(scores, kept=0).best]
+    assert {name: facts["best"][name] for name in ("name", "gap")} == {
+        name: best[name] for name in ("name", "gap")
+    }
     assert len(facts["choices"]) == 3
     for name in NAMES:
         assert 0 <= facts["tuned"][name] <= 1
@@ -133,6 +136,53 @@ def test_photos_that_the_index_knows_are_refused(lmk: Run, photos: Path) -> None
     lmk(*TUNE).refused(2, "1 of 15 photos", "pictures of the index itself", "tower0.jpg")
     shutil.copy(here / "bank" / "n3.jpg", here / "photos" / "tower0.jpg")
     lmk(*TUNE).refused(2, "bank", "tower0")
+
+
+def test_photos_of_unknown_landmarks_only_are_refused(lmk: Run, photos: Path) -> None:
+    photos.write_text(photos.read_text().replace(",bridge", ",Bridge").replace(",t", ",T"))
+    done = lmk(*TUNE)
+    assert "6 photos of landmarks that the index does not hold, as Bridge: always" in done.err
+    photos.write_text(photos.read_text().replace(",castle", ",Castle"))
+    lmk(*TUNE).refused(2, "9 photos", "as Bridge", "lmk index list sample.lmk")
+
+
+def test_copies_are_said_and_counted_once(lmk: Run, photos: Path) -> None:
+    rows = photos.read_text().splitlines()
+    again = [f"again_{row}" for row in rows[1:] if row.startswith("bridge")]
+    photos.write_text("\n".join([*rows, *again]) + "\n")
+    done = lmk(*TUNE, "--json")
+    assert done.code == 0
+    assert "3 photos of 18 only repeat another one" in done.err
+    assert json.loads(done.out)["photos"] == 18
+    done = lmk(*TUNE, "--folds", "10")
+    assert done.code == 2
+    assert "only 9 of 15 photos show a landmark" in done.err
+
+
+def test_nothing_readable_is_said(lmk: Run, photos: Path) -> None:
+    (photos.parent / "gone.csv").write_text("id,path,landmark_id\na,gone.jpg,tower\n")
+    for command in (TUNE, ("calibrate", "sample.lmk")):
+        done = lmk(*command, "--data", "gone.csv")
+        assert (done.code, done.out) == (2, "")
+        assert done.complaints[-1].startswith("lmk: gone.csv: no photo can be read")
+
+
+def test_paths_start_where_root_says(lmk: Run, photos: Path) -> None:
+    (photos.parent / "elsewhere").mkdir()
+    photos.rename(photos.parent / "elsewhere" / "photos.csv")
+    tune = (*TUNE[:3], "elsewhere/photos.csv", *TUNE[4:])
+    assert lmk(*tune).code == 2
+    assert lmk(*tune, "--root", ".").code == 0
+    calibrate = ("calibrate", "sample.lmk", "--root", ".")
+    assert lmk(*calibrate, "--data", "elsewhere/photos.csv").code == 0
+    lmk(*calibrate).refused(2, "--root is for --data")
+
+
+def test_an_index_in_use_is_said_before_the_work(lmk: Run, photos: Path) -> None:
+    with GalleryWriter("sample.lmk"):
+        lmk(*TUNE, "--apply").refused(1, "sample.lmk", "is writing to it")
+        lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(1, "is writing to it")
+        assert lmk(*TUNE).code == 0  # which changes nothing
 
 
 def test_a_test_on_the_same_photos_is_refused(lmk: Run, photos: Path) -> None:

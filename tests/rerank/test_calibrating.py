@@ -62,6 +62,17 @@ def test_each_fold_is_judged_by_the_others() -> None:
     assert found.held_out.recall == pytest.approx(right / weight[answers.landmark].sum())
 
 
+def test_copies_are_judged_by_what_no_copy_taught() -> None:
+    once = answers_of(60, 2, noise=3)
+    twice = of_rows(once, np.repeat(np.arange(60), 2))
+    contents = [str(n) for n in np.repeat(np.arange(60), 2)]
+    alone, apart = calibrated(once, precise), calibrated(twice, precise)
+    together = calibrated(twice, precise, contents=contents)
+    assert together.ece == pytest.approx(alone.ece)
+    assert together.held_out == alone.held_out
+    assert apart.ece < 0.7 * alone.ece  # each has learnt from its copy
+
+
 def test_the_error_is_not_that_of_the_answers_it_was_learnt_on() -> None:
     answers = answers_of(60, 2, noise=3)  # isotonic steps fit this noise to perfection
     found = calibrated(answers, precise)
@@ -97,3 +108,12 @@ def test_fewer_are_refused(right: list[bool], words: str) -> None:
     answers = Answers.of(confidence, np.array(right), np.ones(3, bool))
     with pytest.raises(UsageError, match=words):
         calibrated(answers, precise)
+
+
+def test_copies_count_once() -> None:
+    confidence = np.array([0.9, 0.9, 0.1, 0.2], np.float32)
+    right = np.array([True, True, False, False])
+    answers = Answers.of(confidence, right, np.ones(4, bool))
+    assert calibrated(answers, precise, contents="abcd").folds == 4
+    with pytest.raises(UsageError, match="1 right and 2 wrong"):
+        calibrated(answers, precise, contents="aabc")

@@ -51,6 +51,24 @@ def test_another_seed_deals_otherwise() -> None:
         stratified_folds(kinds, 1, 0)
 
 
+@given(
+    st.lists(st.sampled_from("abcdefghijkl"), min_size=2, max_size=60),
+    st.integers(2, 5),
+    st.integers(0, 5),
+)
+def test_copies_stay_in_one_fold(contents: list[str], folds: int, seed: int) -> None:
+    kinds = [content if content < "f" else "" for content in contents]
+    once = list(dict.fromkeys(contents))
+    if folds > len(once):
+        with pytest.raises(ValueError, match="dealt"):
+            stratified_folds(kinds, folds, seed, contents)
+        return
+    fold = stratified_folds(kinds, folds, seed, contents)
+    assert len(set(zip(contents, fold.tolist(), strict=True))) == len(once)
+    alone = stratified_folds([kinds[contents.index(content)] for content in once], folds, seed)
+    assert dict(zip(contents, fold, strict=True)) == dict(zip(once, alone, strict=True))
+
+
 def test_each_candidate_is_scored_on_each_fold() -> None:
     worth = np.array([[1.0, 2, 3, 4], [0, 0, 8, 0]])
     scores = fold_scores(
@@ -78,6 +96,20 @@ def test_the_choice_is_that_of_a_plain_loop(folds: int, table: list[list[int]]) 
     for held in range(folds):
         others = [sum(row[:folds]) - row[held] for row in table]
         assert choice.nested[held] == others.index(max(others))
+
+
+def test_what_is_kept_stays_unless_the_gain_is_more_than_its_standard_error() -> None:
+    kept = np.array([0.5, 0.5, 0.5, 0.5])
+    gain = np.array([0.4, -0.1, 0.2, -0.1])  # mean .1, standard error .122
+    assert choose(np.array([kept, kept + gain])).best == 1
+    assert choose(np.array([kept, kept + gain]), kept=0).best == 0
+    assert choose(np.array([kept, kept + gain + 0.03]), kept=0).best == 1
+    assert choose(np.array([kept + gain, kept]), kept=1).best == 1
+    assert choose(np.array([kept, kept]), kept=1).best == 1
+    # Of the others of fold 0 the gain is 0 on average, of those of fold 1 it is .17 with error .15
+    assert choose(np.array([kept, kept + gain]), kept=0).nested.tolist() == [0, 1, 0, 1]
+    halves = np.array([[0.5, 0.5], [0.4, 0.7]])  # one fold has no standard error
+    assert choose(halves, kept=0).nested.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((2, 1)), np.array([[0, np.nan]])])
@@ -125,6 +157,7 @@ def test_the_grid_of_lmk_is_small_and_without_geometry() -> None:
         ("[[]]", "alternative"),
         ('[[{"step": "vote", "frob": 1}]]', "frob"),
         ('[[{"step": "sing"}]]', "sing"),
+        ('[[{"step": "vote"}], [{"step": "rescale"}]]', "json: steps vote, rescale must be"),
         (json.dumps([[None] * 50] * 2), "2,500 pipelines"),
     ],
 )
