@@ -1,0 +1,244 @@
+"""Everyday tags: neighbours' votes, a logistic probe and trained taggers, on one split.
+
+Of the table's split "train" two thirds teach and one chooses thresholds (90/50 unless said
+otherwise), by ids; those of "test" are scored once. Said of each way: macro AP, precision at the
+recall that the votes have at a threshold of .5 (matched recall), and how many of the tags that
+promised 90/50 where thresholds were chosen keep it on test.
+
+    python benchmarks/tags.py [TAGS] [--runs DIR ...] [--tiles] [--pictures N]
+        TAGS: a CSV with id, path, split, tags (default $LMK_REAL_DATA/tags.csv)
+        --runs: folders of `lmk train`; of those that share a name up to the last "-" (my-tags-0,
+            my-tags-1) mean and sample deviation are said. They must have learnt from the first
+            part: --write DIR writes all three as CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from lmk.embed.embedder import Embedder
+from lmk.embed.embeddings import unit_rows
+from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
+from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.tag_votes import tag_votes
+from lmk.rerank.tagging import HeadTagger, tag_files
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some pictures: id and file of each, and their tags bool [n, t]."""
+
+    files: list[tuple[str, Path]]
+    labels: list[tuple[str, ...]]
+    truth: np.ndarray
+
+
+class Features:
+    """A tagger's stand-in that hands raw features through: tag_files then gives those."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self.names = tuple(map(str, range(embedder.feature_dim)))
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """The features as they are."""
+        return features
+
+
+def parts(table: Path, most: int | None) -> tuple[tuple[str, ...], dict[str, Part]]:
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if most is not None:
+        chosen = np.random.default_rng(SEED).choice(len(rows), min(most, len(rows)), replace=False)
+        rows = [rows[i] for i in sorted(chosen)]
+    names = tuple(sorted({tag for row in rows for tag in row["tags"].split()}))
+    by_part = defaultdict(list)
+    for row in rows:
+        half = "teach" if zlib.crc32(row["id"].encode()) % 3 else "choose"
+        by_part["test" if row["split"] == "test" else half].append(row)
+    found = {}
+    for part, own in by_part.items():
+        labels = [tuple(row["tags"].split()) for row in own]
+        truth = np.array([[name in tags for name in names] for tags in labels])
+        files = [(row["id"], table.parent / row["path"]) for row in own]
+        found[part] = Part(files, labels, truth)
+    return names, found
+
+
+def features(embedder: Embedder, part: Part) -> np.ndarray:
+    (*batches,) = tag_files(Features(embedder), part.files)  # type: ignore[arg-type]
+    return unit_rows(np.concatenate([batch.scores for batch in batches]))
+
+
+def votes(teach: np.ndarray, labels: list[tuple[str, ...]], asked: np.ndarray) -> np.ndarray:
+    facts = GalleryFacts.of_labels(labels)
+    cosines = (asked @ teach.T).astype(np.float32)
+    rows = np.broadcast_to(np.arange(len(teach)), cosines.shape).astype(np.int64)
+    return tag_votes(rows, cosines, facts.label_offsets, facts.label_codes, len(facts.label_names))
+
+
+def probe(teach: np.ndarray, truth: np.ndarray, asked: list[np.ndarray]) -> list[np.ndarray]:
+    """Logistic regression by tag on standardised features, C = .01, nothing tuned."""
+    middle, spread = teach.mean(axis=0), teach.std(axis=0) + 1e-6
+    found = [np.zeros((len(each), truth.shape[1])) for each in asked]
+    for tag in range(truth.shape[1]):
+        if truth[:, tag].all() or not truth[:, tag].any():
+            continue  # nothing to tell apart: the score stays 0
+        fitted = LogisticRegression(C=0.01, max_iter=300).fit(
+            (teach - middle) / spread, truth[:, tag]
+        )
+        for each, scores in zip(asked, found, strict=True):
+            scores[:, tag] = fitted.predict_proba((each - middle) / spread)[:, 1]
+    return found
+
+
+def columns(names: tuple[str, ...], own: tuple[str, ...], scores: np.ndarray) -> np.ndarray:
+    """Scores in the order of `names`; 0 for a tag that is not known."""
+    found = np.zeros((len(scores), len(names)))
+    for place, name in enumerate(names):
+        if name in own:
+            found[:, place] = scores[:, own.index(name)]
+    return found
+
+
+def matched(scores: np.ndarray, truth: np.ndarray, recall: np.ndarray) -> float:
+    """Mean over tags of the precision at the largest threshold that has that recall."""
+    found = []
+    for tag in np.flatnonzero(truth.any(axis=0) & (recall > 0)):
+        curve = precision_recall(scores[:, tag], truth[:, tag])
+        found.append(curve.precision[np.argmax(curve.recall >= recall[tag])])
+    return float(np.mean(found)) if found else float("nan")
+
+
+def recall_of(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    hits = ((scores >= 0.5) & truth).sum(axis=0)
+    return hits / np.maximum(truth.sum(axis=0), 1)
+
+
+def kept(
+    names: tuple[str, ...],
+    choose: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    precision: float,
+    recall: float,
+) -> tuple[int, int]:
+    """Of the tags that reach both where thresholds are chosen, how many reach both on test."""
+    learnt = learn_thresholds(*choose, names, min_precision=precision, min_recall=recall)
+    given, truth = learnt.given(test[0], names), test[1]
+    promised = held = 0
+    for tag, name in enumerate(names):
+        if learnt.tags[name].reached and truth[:, tag].any():
+            hits = (given[:, tag] & truth[:, tag]).sum()
+            promised += 1
+            right = hits >= precision * given[:, tag].sum() and given[:, tag].any()
+            held += bool(right and hits >= recall * truth[:, tag].sum())
+    return promised, held
+
+
+def tagged(folder: Path, part: Part, names: tuple[str, ...], tiles: bool) -> np.ndarray:
+    tagger = HeadTagger.open(folder)
+    batches = list(tag_files(tagger, part.files, tiles=tiles))
+    if any(batch.skipped for batch in batches):
+        raise SystemExit("a picture cannot be read")
+    return columns(names, tagger.names, np.concatenate([batch.scores for batch in batches]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    real = Path(os.environ.get("LMK_REAL_DATA", ".")) / "tags.csv"
+    parser.add_argument("tags", type=Path, nargs="?", default=real)
+    parser.add_argument("--runs", type=Path, nargs="*", default=[])
+    parser.add_argument("--tiles", action="store_true", help="also each tagger on tiles")
+    parser.add_argument("--pictures", type=int, help="only so many, drawn by chance")
+    parser.add_argument("--model", default="lite1")
+    parser.add_argument("--precision", type=float, default=0.9)
+    parser.add_argument("--recall", type=float, default=0.5)
+    parser.add_argument("--write", type=Path, help="only write the parts there, to train on")
+    options = parser.parse_args()
+    if not options.tags.exists():
+        print(f"skipped: no {options.tags}; name a table, or set LMK_REAL_DATA")
+        return
+    names, part = parts(options.tags, options.pictures)
+    if options.write is not None:
+        write(options.write, options.tags.parent, part)
+        return
+    sizes = ", ".join(f"{len(each.files):,} {name}" for name, each in part.items())
+    print(f"{len(names)} tags; pictures: {sizes}; wanted {options.precision:g}/{options.recall:g}")
+    embedder = Embedder.named(options.model)
+    own = {name: features(embedder, each) for name, each in part.items()}
+    teach, truth = own["teach"], part["teach"].truth
+    known = GalleryFacts.of_labels(part["teach"].labels).label_names
+    asked = [own["choose"], own["test"]]
+    ways: dict[str, list[list[np.ndarray]]] = {
+        "votes": [[columns(names, known, votes(teach, part["teach"].labels, x)) for x in asked]],
+        "logistic probe": [probe(teach, truth, asked)],
+    }
+    for folder in options.runs:
+        for tiles in (False, True)[: 1 + options.tiles]:
+            way = folder.name.rpartition("-")[0] or folder.name
+            ways.setdefault(way + " tiles" * tiles, []).append(
+                [tagged(folder, part[each], names, tiles) for each in ("choose", "test")]
+            )
+    report(names, part, ways, options.precision, options.recall)
+
+
+def report(
+    names: tuple[str, ...], part: dict[str, Part], ways: dict[str, list[list[np.ndarray]]],
+    precision: float, recall: float,
+) -> None:  # fmt: skip
+    choose, test = part["choose"].truth, part["test"].truth
+    wanted = recall_of(ways["votes"][0][1], test)
+    by_tag = {}
+    print("\nmacro AP, precision at the votes' recall, tags that keep their promise on test")
+    for way, runs in ways.items():
+        scored = [score_tags(run[1], test, names) for run in runs]
+        macro = np.array([each.macro for each in scored])
+        right = np.array([matched(run[1], test, wanted) for run in runs])
+        promises = [
+            kept(names, (run[0], choose), (run[1], test), precision, recall) for run in runs
+        ]
+        both = " and ".join(f"{held} of {promised}" for promised, held in promises)
+        print(f"{way:24} {spread(macro)}  {spread(right)}  {both}")
+        by_tag[way] = np.mean([each.average_precision for each in scored], axis=0)
+    print("\nAP by tag, rarest first (pictures that teach it)")
+    counts = part["teach"].truth.sum(axis=0)
+    print(f"{'':24}" + "  ".join(f"{way[:16]:>16}" for way in ways))
+    for tag in np.argsort(counts, kind="stable"):
+        cells = "  ".join(f"{each[tag]:16.3f}" for each in by_tag.values())
+        print(f"{names[tag]:17}{counts[tag]:6}  {cells}")
+    if len(names) > 2:
+        for way, each in by_tag.items():
+            seen = np.isfinite(each)
+            ranks = [np.argsort(np.argsort(v[seen])) for v in (counts, each)]
+            print(f"{way}: rank correlation of AP and frequency {np.corrcoef(ranks)[0, 1]:.2f}")
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean, and sample deviation where there are several."""
+    text = f"{np.nanmean(values):.3f}"
+    return text + (f" +- {np.nanstd(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def write(folder: Path, root: Path, part: dict[str, Part]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, each in part.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "path", "tags"])
+            for (id_, path), tags in zip(each.files, each.labels, strict=True):
+                rows.writerow([id_, path.relative_to(root), " ".join(tags)])
+
+
+if __name__ == "__main__":
+    main()
