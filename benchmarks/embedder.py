@@ -188,11 +188,9 @@ def known(bench: Bench) -> None:
     ways = splits(bench.data)
     heading("Known landmarks (mean of both halves)", f"embedder | {FIGURES} | pictures/s")
     for name, size in (("lite0", 240), ("lite1", 240), ("lite1", 288)):
+        embedder, index = Embedder.named(name, size=size), bench.indexes / f"{name}{size}.lmk"
         for whiten in (False, True):
-            embedder = Embedder.named(name, size=size)
-            both = [
-                measure(embedder, bench.gallery(), s, whiten=whiten) for s in splits(bench.data)
-            ]
+            both = [measure(embedder, index, bench.gallery(), way, whiten=whiten) for way in ways]
             text = f"{name}, {size} px, {'whitened' if whiten else 'raw'}"
             show(text, [figures for figures, _ in both], both[0][1])
     for preset in (PRESET, f"{PRESET}-gc"):
