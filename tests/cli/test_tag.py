@@ -15,6 +15,7 @@ import pytest
 
 from lmk.embed.detector import Box
 from lmk.embed.embedder import Embedder
+from lmk.embed.errors import UsageError
 from lmk.embed.manifest import Manifest, read_manifest
 from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
 from lmk.rerank.build import build_index
@@ -315,6 +316,21 @@ class TestQuery:
             assert own.thresholds.default == 0.25
         with open_tagger(here / "mine.lmk", votes=True) as votes:
             assert votes.names == ("bridge", "castle", "tower")
+
+
+def test_train_tags_is_short_for_the_preset(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def config(name: str, changes: object) -> None:
+        asked.append(name)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("lmk.embed.train.config.training_config", config)
+    for name in ("tags", "landmarks-lite1"):
+        lmk("train", name, "--data", "gallery", "--out", "mine").refused(2, "enough")
+    assert asked == ["tags-lite1", "landmarks-lite1"]
 
 
 class TestRelabel:
