@@ -261,12 +261,17 @@ def _from_table(path: Path, root: Path) -> Manifest:
         raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
     ids = [_no_blanks(text.strip()) for text in table["id"]]
     column = next((name for name in LABEL_COLUMNS if name in table), None)
-    labels = [tuple(cell.split()) for cell in table[column]] if column else [()] * len(ids)
+    labels = [_labels(cell) for cell in table[column]] if column else [()] * len(ids)
     if "path" in table:
         paths = [_plain_path(cell) for cell in table["path"]]
     else:
         paths = _paths_by_id(ids, root, path)
     return _table_manifest(path, root, zip(ids, paths, labels, strict=True))
+
+
+def _labels(cell: str) -> tuple[str, ...]:
+    """The labels of a cell in their order; one written twice counts once."""
+    return tuple(dict.fromkeys(cell.split()))
 
 
 def _plain_path(path: str) -> str:

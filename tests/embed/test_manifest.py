@@ -180,6 +180,16 @@ class TestTable:
         assert triples(manifest) == [("a", "x/a.jpg", ("17", "4")), ("b_1", "b c.jpg", ())]
         assert manifest.root == path.parent
 
+    def test_a_label_given_twice_counts_once(
+        self, table: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """It would vote twice, and a picture with one label would be taken for one with several."""
+        manifest = read_manifest(table("id,path,labels\na,a.jpg,b a  b c a\nd,d.jpg,x x\n"))
+        assert [row.labels for row in manifest.rows] == [("b", "a", "c"), ("x",)]
+        path = tmp_path / "list.parquet"
+        pd.DataFrame({"id": ["a"], "path": ["a.jpg"], "labels": [["y", "x", "y"]]}).to_parquet(path)
+        assert read_manifest(path).rows[0].labels == ("y", "x")
+
     @pytest.mark.parametrize("column", ["landmark_id", "label", "labels", "landmarks", "tags"])
     def test_the_names_of_the_label_column(self, table: Callable[..., Path], column: str) -> None:
         manifest = read_manifest(table(f"id,path,{column}\n007,a.jpg,NA\n"))
