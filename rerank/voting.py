@@ -150,9 +150,9 @@ def vote_best(
     if k < 1:
         raise ValueError(f"at least 1 neighbour must vote, got {k}")
     k = min(k, rows.shape[1])
-    plain = temperature is None and most is None and scale is None
+    plain = temperature is None and most is None
     if rows.size >= _COMPILED and plain and power in range(1, _WHOLE + 1):
-        votes = _vote_compiled(rows, scores, k, label_offsets, label_codes, int(power))
+        votes = _vote_compiled(rows, scores, k, label_offsets, label_codes, int(power), scale)
         if votes is not None:
             return votes
     voters, of_voters, places = np.where(np.isneginf(scores), NO_ROW, rows), scores, None
@@ -194,6 +194,7 @@ def _vote_compiled(
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
     power: int,
+    scale: NDArray[np.float64] | None,
 ) -> Votes | None:
     """vote_best, to the last bit; None where a gallery picture has several labels."""
     from lmk.rerank.voting_compiled import single_codes, vote_rows  # numba takes a while to import
@@ -205,7 +206,8 @@ def _vote_compiled(
         np.empty(len(rows), np.int64), np.empty(len(rows)), np.zeros(rows.shape, np.float32)
     )
     given = np.ascontiguousarray(rows), np.ascontiguousarray(scores)
-    vote_rows(*given, k, power, row_codes, votes.winner, votes.total, votes.shares)
+    by_label = np.zeros(0) if scale is None else np.ascontiguousarray(scale, np.float64)
+    vote_rows(*given, k, power, row_codes, by_label, votes.winner, votes.total, votes.shares)
     return votes
 
 
@@ -228,7 +230,8 @@ def vote(
         label_codes: int32, codes from 0.
         most: votes of a label that count, the largest ones, the earlier of equals; all unless
             given.
-        scale: float [labels], what votes for each label are multiplied by (class_prior).
+        scale: float [labels], not negative, what votes for each label are multiplied by
+            (class_prior).
 
     Raises:
         ValueError: when most is below 1.

@@ -141,6 +141,7 @@ def vote_rows(
     k: int,
     power: int,
     row_codes: NDArray[np.int32],
+    scale: NDArray[np.float64],
     winner: NDArray[np.int64],
     total: NDArray[np.float64],
     shares: NDArray[np.float32],
@@ -152,6 +153,7 @@ def vote_rows(
         k: neighbours that vote, 1 to n.
         power: at least 1.
         row_codes: of each gallery row (single_codes).
+        scale: of each label; empty where votes are not multiplied.
         winner, total, shares: [q], [q] and [q, n]; shares hold zeros.
     """
     places = np.empty((_BLOCK, k), np.int64)
@@ -184,6 +186,11 @@ def vote_rows(
             speaker = _first(rows[start + b], scores[start + b], places[b], codes[:, b])
             if speaker >= 0:
                 weights[speaker, b] = 1
+        if len(scale):  # after it is known who is silent: that is said of the scores
+            for a in range(k):
+                for b in range(n):
+                    if codes[a, b] >= 0:
+                        weights[a, b] *= scale[codes[a, b]]
         best[:] = -1
         won[:] = -1
         for i in range(k):

@@ -229,7 +229,12 @@ def test_single_labels_in_single_precision() -> None:
 
 
 def slow_best(
-    rows: np.ndarray, scores: np.ndarray, k: int, labels: list[list[int]], power: int
+    rows: np.ndarray,
+    scores: np.ndarray,
+    k: int,
+    labels: list[list[int]],
+    power: int,
+    scale: list[float],
 ) -> list[tuple[int, float, list[float]]]:
     """One query after the other, in words."""
     results = []
@@ -244,12 +249,12 @@ def slow_best(
         sums: dict[int, float] = {}
         for j, weight in weights.items():
             for label in labels[query[j]]:
-                sums[label] = sums.get(label, 0.0) + weight
+                sums[label] = sums.get(label, 0.0) + weight * scale[label]
         winner = min(sums, key=lambda label: (-sums[label], label)) if sums else -1
         shares = [0.0] * len(query)
         for j, weight in weights.items():
             if not silent and winner in labels[query[j]]:
-                shares[j] = weight
+                shares[j] = weight * scale[winner]
         results.append((winner, 0.0 if silent else sums.get(winner, 0.0), shares))
     return results
 
@@ -261,11 +266,12 @@ def slow_best(
     k=st.integers(1, 10),
     power=st.integers(1, 4),
     most_labels=st.integers(1, 3),
+    scale=st.none() | st.permutations([1.0, 0.5, 0.0, 4.0]),
 )
 def test_the_best_vote_compiled_or_not_as_a_slow_count_says(
-    seed: int, q: int, n: int, k: int, power: int, most_labels: int
+    seed: int, q: int, n: int, k: int, power: int, most_labels: int, scale: list[float] | None
 ) -> None:
-    """Scores are sixteenths, so that powers, sums and ties are exact; some do not vote."""
+    """Scores are quarters, so that powers, sums and ties are exact; some do not vote."""
     rng = np.random.default_rng(seed)
     gallery = 12
     counts = rng.integers(0, most_labels + 1, gallery)
@@ -276,11 +282,12 @@ def test_the_best_vote_compiled_or_not_as_a_slow_count_says(
     rows[rng.random((q, n)) < 0.1] = -1
     scores = (rng.integers(-8, 5, (q, n)) / 4).astype(np.float32)
     scores[(rows < 0) | (rng.random((q, n)) < 0.1)] = -np.inf
-    expected = slow_best(rows, scores, k, labels, power)
+    expected = slow_best(rows, scores, k, labels, power, scale or [1.0] * 4)
+    by_label = None if scale is None else np.array(scale)
     for compiled in (0, 10**9):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(voting, "_COMPILED", compiled)
-            got = vote_best(rows, scores, k, offsets, codes, power=power)
+            got = vote_best(rows, scores, k, offsets, codes, power=power, scale=by_label)
         assert got.winner.tolist() == [winner for winner, _, _ in expected]
         assert got.total.tolist() == [total for _, total, _ in expected]
         assert got.shares.shape == (q, n) and got.shares.dtype == np.float32
@@ -289,18 +296,22 @@ def test_the_best_vote_compiled_or_not_as_a_slow_count_says(
 
 @pytest.mark.parametrize("k", [1, 5, 33])
 @pytest.mark.parametrize("power", [1, 3, 9, 64])
-def test_the_compiled_vote_is_the_same_to_the_last_bit(k: int, power: int) -> None:
+@pytest.mark.parametrize("prior", [None, -0.5, 1.0])
+def test_the_compiled_vote_is_the_same_to_the_last_bit(
+    k: int, power: int, prior: float | None
+) -> None:
     """Random scores: a sum or a product in another order would show in the last bits."""
     rng = np.random.default_rng(k)
     rows = np.array([rng.permutation(300)[:33] for _ in range(600)])
     scores = (rng.random((600, 33)) - 0.2).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(rng.random(300) < 0.9)])
     codes = rng.integers(0, 6, offsets[-1]).astype(np.int32)
+    scale = None if prior is None else class_prior(rng.integers(1, 50, 6), prior)
     both = []
     for compiled in (0, 10**9):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(voting, "_COMPILED", compiled)
-            both.append(vote_best(rows, scores, k, offsets, codes, power=power))
+            both.append(vote_best(rows, scores, k, offsets, codes, power=power, scale=scale))
     for name in ("winner", "total", "shares"):
         assert np.array_equal(getattr(both[0], name), getattr(both[1], name)), name
 
