@@ -33,10 +33,10 @@ from lmk.rerank.intake import (
     shared_ids,
 )
 from lmk.rerank.intake import SEARCH as SEARCH
-from lmk.rerank.learning import Progress, learn, learn_change
+from lmk.rerank.learning import learn, learn_change
 from lmk.rerank.learning import save_calibration as save_calibration
 from lmk.rerank.learning import save_pipeline as save_pipeline
-from lmk.rerank.learnt import PIPELINE, SHARD
+from lmk.rerank.learnt import PIPELINE, SHARD, Progress
 from lmk.rerank.learnt import saved_pipeline as saved_pipeline
 from lmk.rerank.merging import merge_indexes as merge_indexes
 from lmk.rerank.pipeline import Pipeline

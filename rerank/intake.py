@@ -23,7 +23,7 @@ from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.lock import take_lock
 from lmk.index.writer import GalleryWriter
-from lmk.rerank.learning import Progress
+from lmk.rerank.learnt import Progress
 from lmk.rerank.local_features import cache_of
 
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's

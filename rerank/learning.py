@@ -9,7 +9,6 @@ learnt of photos that the gallery does not have (save_calibration) no change to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lmk.rerank.learnt import (
     PIPELINE,
     SHARD,
     Learnt,
+    Progress,
     Tables,
     exact_searcher,
     save,
@@ -46,8 +46,6 @@ KEPT_THRESHOLD = 0.1  # of the pictures may have changed
 
 _AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
 
-Progress = Callable[[str, int, int], None]
-
 
 def learn(
     writer: GalleryWriter,
@@ -63,14 +61,15 @@ def learn(
         pipeline: its threshold is learnt, unless it was learnt of photos.
         before: what was learnt of the state before the transaction, to go on from it where
             learning anew would take long.
-        progress: called with (stage, done, total).
+        progress: called with (stage, done, total): of each table the pictures that are searched,
+            a block at a time, and in the end the stage STAGE.
     """
-    progress(STAGE, 0, 1)
     gallery, bank = _views(writer)
     cheap = _is_cheap(gallery, bank, pipeline)
     if before is None or cheap:
         before = Learnt(pipeline, None, Tables.empty(gallery), 0, 1)
-    tables = before.tables.updated(pipeline, gallery, bank)
+    tables = before.tables.updated(pipeline, gallery, bank, progress)
+    progress(STAGE, 0, 1)
     facts = tables.facts(pipeline)
     changed = before.changed + sum(
         _changed(old, new)

@@ -6,7 +6,9 @@ and those of the bank. A large one also keeps who picked whom, so that a change 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from lmk.rerank.background import LandmarkSums, Pictures
 from lmk.rerank.calibration import Calibration
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.nearest import NearestTable, Parties
-from lmk.rerank.picks import PickTable, Sides
+from lmk.rerank.picks import BlockProgress, PickTable, Sides
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.steps import BankPenaltyStep, NeighbourhoodStep
 
@@ -32,6 +34,11 @@ _PICKS, _WORST, _LEARNT, _BANK = "picks", "worst picks", "learnt", "bank"
 _NEIGHBOURS, _LIKENESS = "neighbours", "likeness"  # each beside its cosines
 _COSINES = "{} cosines"
 _MANY = 2000  # queries that learning asks at a time
+# Stages of what may take long, as progress names them.
+_STAGE_PICKS, _STAGE_NEAR = "picks of distractors", "neighbourhoods"
+_STAGE_LIKENESS = "likeness to distractors"
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +69,13 @@ class Tables:
         none = replace(gallery, mask=np.zeros_like(gallery.mask))
         return cls(none, none, LandmarkSums.none(gallery.dim))
 
-    def updated(self, pipeline: Pipeline, gallery: View, bank: View) -> Tables:
+    def updated(
+        self,
+        pipeline: Pipeline,
+        gallery: View,
+        bank: View,
+        progress: Progress = lambda stage, done, total: None,
+    ) -> Tables:
         """The tables that the steps of a pipeline need, of a gallery after a change.
 
         What was learnt with other parameters is learnt anew.
@@ -70,22 +83,29 @@ class Tables:
         Args:
             pipeline: whose steps they are for.
             gallery, bank: what there is now, over the vectors of all rows.
+            progress: called with (stage, done, total) pictures, for each table where any has to be
+                searched.
         """
         penalty, step = pipeline.penalty(), pipeline.step(NeighbourhoodStep)
         of_bank = pipeline.step(BankPenaltyStep)
         before, after = self.gallery.mask, gallery.mask
         among = Parties(before, before), Parties(after, after)
         to_bank = Parties(before, self.bank.mask), Parties(after, bank.mask)
+        of_picks, of_near, of_likeness = (
+            partial(progress, stage) for stage in (_STAGE_PICKS, _STAGE_NEAR, _STAGE_LIKENESS)
+        )
         return Tables(
             gallery,
             bank,
             self.sums.updated(
                 gallery.stored, before=_pictures(self.gallery), after=_pictures(gallery)
             ),
-            None if penalty is None else self._picked(gallery, bank, penalty.top),
+            None if penalty is None else self._picked(gallery, bank, penalty.top, of_picks),
             0 if penalty is None else penalty.top,
-            None if step is None else _nearest(self.near, step.n, gallery, *among),
-            None if of_bank is None else _nearest(self.likeness, of_bank.m, gallery, *to_bank),
+            None if step is None else _nearest(self.near, step.n, gallery, *among, of_near),
+            None
+            if of_bank is None
+            else _nearest(self.likeness, of_bank.m, gallery, *to_bank, of_likeness),
         )
 
     def renumbered(self, alive: NDArray[np.bool_], gallery: View, bank: View) -> Tables:
@@ -104,7 +124,7 @@ class Tables:
             likeness=None if self.likeness is None else self.likeness.renumbered(alive),
         )
 
-    def _picked(self, gallery: View, bank: View, top: int) -> PickTable:
+    def _picked(self, gallery: View, bank: View, top: int, progress: BlockProgress) -> PickTable:
         rows = gallery.stored.rows
         table, sides = self.picks, Sides(self.gallery.mask, self.bank.mask).grown(rows)
         if table is None or self.top != top:
@@ -117,6 +137,7 @@ class Tables:
             before=sides,
             after=Sides(gallery.mask, bank.mask),
             top=top,
+            progress=progress,
         )
 
     def facts(self, pipeline: Pipeline) -> GalleryFacts:
@@ -300,14 +321,24 @@ def _pictures(view: View) -> Pictures:
 
 
 def _nearest(
-    table: NearestTable | None, n: int, gallery: View, before: Parties, after: Parties
+    table: NearestTable | None,
+    n: int,
+    gallery: View,
+    before: Parties,
+    after: Parties,
+    progress: BlockProgress = lambda done, total: None,
 ) -> NearestTable:
     """The table after a change; made anew where there was none of that length."""
     if table is None or table.n != n:
         none = np.zeros(0, np.bool_)
         table, before = NearestTable.empty(0, n), Parties(none, none)
     return table.updated(
-        exact_searcher, gallery.stored, gallery.fingerprint, before=before, after=after
+        exact_searcher,
+        gallery.stored,
+        gallery.fingerprint,
+        before=before,
+        after=after,
+        progress=progress,
     )
 
 

@@ -15,8 +15,8 @@ from lmk.index.gallery import Gallery
 from lmk.index.merge import MergeReport, merge
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import DUPLICATES, SEARCH
-from lmk.rerank.learning import Progress, learn
-from lmk.rerank.learnt import SHARD, forget_learning, saved_pipeline
+from lmk.rerank.learning import learn
+from lmk.rerank.learnt import SHARD, Progress, forget_learning, saved_pipeline
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.whiten import whitening_helps
 

@@ -22,7 +22,7 @@ from lmk.index.vectors import Vectors
 from lmk.index.view import View
 from lmk.rerank.neighbourhoods import Neighbourhoods
 from lmk.rerank.penalties import mean_of
-from lmk.rerank.picks import Mask, Rows, blocks, nearer
+from lmk.rerank.picks import BlockProgress, Mask, Rows, blocks, nearer
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,7 @@ class NearestTable:
         *,
         before: Parties,
         after: Parties,
+        progress: BlockProgress = lambda done, total: None,
     ) -> NearestTable:
         """The table of a gallery after a change.
 
@@ -78,6 +79,8 @@ class NearestTable:
             fingerprint: of the embedder.
             before: what the table was made for, of no more rows than there are now.
             after: who asks and who may be found now.
+            progress: called with (done, total) rows before the first and after each block of
+                those that ask; not at all where none has to.
         """
         before = before.grown(len(after.asking))
         more = NearestTable.empty(len(after.asking) - len(self.rows), self.n)
@@ -89,7 +92,8 @@ class NearestTable:
         table.rows[silent], table.scores[silent] = NO_ROW, -np.inf
         if asked.size:
             there = View(stored, after.found, fingerprint)
-            table._ask(search(there), there, asked)
+            progress(0, len(asked))  # making a searcher may take a while
+            table._ask(search(there), there, asked, progress)
         return table
 
     def renumbered(self, alive: Mask) -> NearestTable:
@@ -114,8 +118,9 @@ class NearestTable:
             again[nearer(stored, asking, self.scores[asking, -1], np.flatnonzero(new))] = True
         return np.flatnonzero(again)
 
-    def _ask(self, searcher: Searcher, there: View, asked: Rows) -> None:
+    def _ask(self, searcher: Searcher, there: View, asked: Rows, progress: BlockProgress) -> None:
         """Enters the lists of some rows."""
+        done = 0
         for chosen, vectors in blocks(there.stored, asked):
             queries = Embeddings(vectors, tuple(map(str, chosen)), there.fingerprint)
             found = searcher.search(queries, self.n + 1)
@@ -123,6 +128,8 @@ class NearestTable:
             order = np.argsort(found.rows == chosen[:, None], axis=1, kind="stable")[:, : self.n]
             self.rows[chosen] = np.take_along_axis(found.rows, order, axis=1)
             self.scores[chosen] = np.take_along_axis(found.scores, order, axis=1)
+            done += len(chosen)
+            progress(done, len(asked))
 
     def neighbourhoods(self, asking: Mask, weights: NDArray[np.float64]) -> Neighbourhoods:
         """The lists with each picture that asks in front of its own.

@@ -7,7 +7,7 @@ would pick what they had. So the table after a change is the one that a fresh co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ _SLACK = 1e-4  # float32 products of stored vectors are nearer to the scores tha
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+BlockProgress = Callable[[int, int], None]  # (rows that have asked, rows that ask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class PickTable:
 
     def updated(
         self, searcher: Searcher, stored: Vectors, fingerprint: str, *, before: Sides,
-        after: Sides, top: int
+        after: Sides, top: int, progress: BlockProgress = lambda done, total: None,
     ) -> PickTable:  # fmt: skip
         """The table of a gallery after a change.
 
@@ -98,6 +99,8 @@ class PickTable:
             before: what the table was made for, with the same number of rows.
             after: what the gallery holds now.
             top: picks a distractor has, the same as before.
+            progress: called with (done, total) distractors, block by block; those that take picks
+                back and pick anew count twice. Not called where none has to ask.
         """
         more = len(after.gallery) - len(self.counts)
         table = PickTable(
@@ -111,13 +114,20 @@ class PickTable:
         gone = np.flatnonzero(before.bank & ~after.bank)
         new = np.flatnonzero(after.bank & ~before.bank)
         bank = View(stored, np.ones(stored.rows, np.bool_), fingerprint)
-        if before.gallery.any():
-            asked = np.concatenate([gone, again])
-            table.count(searcher, bank, asked, top=top, allow=before.gallery, times=-1)
-        table.worst[np.concatenate([gone, again])] = -np.inf
+        back, anew = np.concatenate([gone, again]), np.concatenate([new, again])
+        asked_back = len(back) if before.gallery.any() else 0
+        total = asked_back + (len(anew) if after.gallery.any() else 0)
+        if asked_back:
+            table.count(
+                searcher, bank, back, top=top, allow=before.gallery, times=-1,
+                progress=lambda done: progress(done, total),
+            )  # fmt: skip
+        table.worst[back] = -np.inf
         if after.gallery.any():
-            asked = np.concatenate([new, again])
-            table.count(searcher, bank, asked, top=top, allow=after.gallery)
+            table.count(
+                searcher, bank, anew, top=top, allow=after.gallery,
+                progress=lambda done: progress(asked_back + done, total),
+            )  # fmt: skip
         table.sums[table.counts == 0] = 0  # what rounding left
         return table
 
@@ -127,14 +137,15 @@ class PickTable:
 
     def count(
         self, searcher: Searcher, bank: View, asked: Rows, *, top: int, allow: Mask | None = None,
-        times: int = 1
+        times: int = 1, progress: Callable[[int], None] = lambda done: None,
     ) -> None:  # fmt: skip
         """Lets the bank's rows `asked` pick among the rows allowed, and enters what they pick.
 
         Args:
             times: 1 to enter picks, -1 to take them back.
+            progress: called with the number of rows that have picked, after each block.
         """
-        rows = len(self.counts)
+        rows, done = len(self.counts), 0
         for chosen, vectors in blocks(bank.stored, asked):
             queries = Embeddings(vectors, tuple(map(str, chosen)), bank.fingerprint)
             found = searcher.search(queries, top, allow)
@@ -143,6 +154,8 @@ class PickTable:
             self.counts[:] += times * np.bincount(picked, minlength=rows)
             self.sums[:] += times * np.bincount(picked, found.scores[there], minlength=rows)
             self.worst[chosen] = found.scores[:, -1]
+            done += len(chosen)
+            progress(done)
 
 
 def nearer(

@@ -32,8 +32,8 @@ from lmk.index.gallery import embedder_folder
 from lmk.index.verify import drop_derived, verify
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import BLOCK, extract_all, open_store
-from lmk.rerank.learning import Progress, learn
-from lmk.rerank.learnt import PIPELINE, SHARD
+from lmk.rerank.learning import learn
+from lmk.rerank.learnt import PIPELINE, SHARD, Progress
 from lmk.rerank.pipeline import Pipeline
 
 _STAGE = "damaged vectors"

@@ -38,8 +38,8 @@ from lmk.rerank.intake import (
     require_pictures,
     shared_ids,
 )
-from lmk.rerank.learning import Progress, learn_change
-from lmk.rerank.learnt import SHARD
+from lmk.rerank.learning import learn_change
+from lmk.rerank.learnt import SHARD, Progress
 from lmk.rerank.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
 
 _STAGES: dict[Role, str] = {"gallery": "pictures", "distractor": "distractors"}

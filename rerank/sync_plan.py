@@ -21,7 +21,7 @@ from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.rerank.intake import BLOCK, NOTHING, prefix_of
-from lmk.rerank.learning import Progress
+from lmk.rerank.learnt import Progress
 
 # "touch": only its time of change is new.
 Verb = Literal["add", "change", "move", "relabel", "touch"]

@@ -19,6 +19,7 @@ from lmk.index.vectors import Vectors
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
+from lmk.rerank import picks as picks_module
 from lmk.rerank.learning import learn, learn_change
 from lmk.rerank.learnt import (
     BACKGROUND,
@@ -215,6 +216,53 @@ def test_the_threshold_is_kept_until_a_tenth_has_changed(tmp_path: Path) -> None
     with Gallery.open(path) as gallery:
         learnt = saved_learning(gallery)
         assert learnt is not None and (learnt.weighed, learnt.changed) == (56, 1)
+
+
+STAGES = (
+    "picks of distractors",
+    "neighbourhoods",
+    "likeness to distractors",
+    "penalty and threshold",
+)
+
+
+def test_each_search_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picks_module, "_BATCH", 16)
+    world, told = World(7), list[tuple[str, int, int]]()
+    with GalleryWriter(tmp_path / "g.lmk", create=True) as writer:
+        writer.reset("f" * 64, DIM)
+        writer.append(*world.make(range(60), "gallery"), "gallery")
+        writer.append(*world.make(range(40), "distractor"), "distractor")
+        learn(writer, PIPELINE, progress=lambda *step: told.append(step))
+    by_stage = {stage: [step[1:] for step in told if step[0] == stage] for stage in STAGES}
+    assert tuple(dict.fromkeys(stage for stage, _, _ in told)) == STAGES
+    blocks = [(16, 60), (32, 60), (48, 60), (60, 60)]
+    assert by_stage["picks of distractors"] == [(16, 40), (32, 40), (40, 40)]
+    assert by_stage["neighbourhoods"] == by_stage["likeness to distractors"] == [(0, 60), *blocks]
+    assert by_stage["penalty and threshold"] == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted_in_a_search_the_old_gallery_stays(tmp_path: Path, stage: str) -> None:
+    world, path = World(8), tmp_path / "g.lmk"
+    new(path, (world.make(range(40), "gallery"), "gallery"),
+        (world.make(range(30), "distractor"), "distractor"))  # fmt: skip
+    before, near = taught(path), lists(path)
+
+    def stop(at: str, done: int, total: int) -> None:
+        if at == stage:
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        GalleryWriter(path) as writer,
+        Gallery.open(path) as old,
+    ):
+        writer.append(*world.make(range(40, 50), "gallery"))
+        learn_change(writer, old, changed=True, progress=stop)
+    assert taught(path) == before and lists(path) == near
+    with Gallery.open(path) as gallery:
+        assert gallery.rows == 70 and saved_learning(gallery) is not None
 
 
 def test_labelled_distractors_are_no_pictures_of_a_landmark(tmp_path: Path) -> None:

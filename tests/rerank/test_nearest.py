@@ -117,6 +117,33 @@ def test_few_are_asked_again() -> None:
     assert updated(table, vectors, whole, whole)[1] == 0
 
 
+def test_progress_counts_the_rows_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picks_module, "_BATCH", 4)
+    vectors = unit_rows(np.random.default_rng(0).standard_normal((12, 3)))
+    asking, found = np.arange(12) < 9, np.arange(12) > 1
+    told: list[tuple[int, int]] = []
+
+    def update(table: NearestTable, before: Parties, after: Parties) -> NearestTable:
+        return table.updated(
+            Counting().of,
+            Vectors.of_array(vectors),
+            "f",
+            before=before,
+            after=after,
+            progress=lambda *step: told.append(step),
+        )
+
+    none, parties = np.zeros(0, np.bool_), Parties(asking, found)
+    table = update(NearestTable.empty(0, 3), Parties(none, none), parties)
+    assert told == [(0, 9), (4, 9), (8, 9), (9, 9)]
+    told.clear()
+    update(table, parties, parties)
+    assert told == [], "nobody has to ask"
+    one = asking | (np.arange(12) == 11)
+    update(table, parties, Parties(one, found))
+    assert told == [(0, 1), (1, 1)]
+
+
 def test_means_and_neighbourhoods() -> None:
     vectors = unit_rows([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6]])
     asking = np.array([True, True, False, False])

@@ -139,3 +139,37 @@ def test_a_distractor_that_comes_or_goes_asks_once(large: tuple[np.ndarray, Side
     table, asked = updated(table, vectors, sides, fewer)
     assert asked == 1
     np.testing.assert_array_equal(table.counts, anew(vectors, fewer).counts)
+
+
+def test_progress_counts_the_distractors_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes its picks back and picks anew counts twice."""
+    monkeypatch.setattr(picks_module, "_BATCH", 4)
+    vectors = unit_rows(np.random.default_rng(0).standard_normal((16, 3)))
+    searcher = Counting(View(Vectors.of_array(vectors), np.arange(16) < 6, "f"))
+    told: list[tuple[int, int]] = []
+
+    def update(table: PickTable, before: Sides, after: Sides) -> PickTable:
+        return table.updated(
+            searcher,
+            Vectors.of_array(vectors),
+            "f",
+            before=before,
+            after=after,
+            top=TOP,
+            progress=lambda *step: told.append(step),
+        )
+
+    sides = sides_of([1] * 6 + [2] * 10)
+    table = update(PickTable.empty(16), Sides.none(16), sides)
+    assert told == [(4, 10), (8, 10), (10, 10)]
+    told.clear()
+    update(table, sides, sides)
+    assert told == [], "nobody has to ask"
+    searcher.asked = 0
+    update(table, sides, sides_of([0] + [1] * 5 + [2] * 10))
+    assert searcher.asked > 0 and searcher.asked % 2 == 0
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1] == (searcher.asked, searcher.asked)
+    told.clear()
+    update(table, sides, sides_of([1] * 6 + [0] * 5 + [2] * 5))
+    assert told == [(4, 5), (5, 5)], "those that go take their picks back"
