@@ -9,7 +9,8 @@ Every ratio is of this one run, and both sides do the same work; results are com
    110,000 distractors and 1,580,470 pictures (the contest's) is extrapolated by the products.
 2. Penalty and vote of 100,000 queries with 20 neighbours each, on one thread, by the steps of a
    pipeline, against pandas: a group-by of query and label, and a group-by of the query that calls a
-   function for each (some of them, scaled up).
+   function for each (some of them, scaled up). All neighbours vote; and as by default, the 10 best
+   of them, each label's sum divided by the root of its number of pictures.
 
     python benchmarks/answers_speed.py [--gallery 20000] [--bank 2000] [--threads 1] [--full]
 
@@ -37,6 +38,7 @@ from lmk.rerank.answering import Answering, Queries
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.penalty import pick
 from lmk.rerank.picks import Picks
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.steps import PenaltyStep, VoteStep
 
 TOP = 20
@@ -142,7 +144,15 @@ def vote() -> None:
     ids = tuple(map(str, range(QUERIES)))
     asked = Queries(Embeddings(one, ids, "b"))
     begin = Answering.of(asked, Neighbours(rows, cosines, ids), NEIGHBOURS)
-    steps = (PenaltyStep(), VoteStep(k=NEIGHBOURS, power=POWER))
+    default = Pipeline().step(VoteStep)
+    assert default is not None
+    for step in (VoteStep(k=NEIGHBOURS, power=POWER), default):
+        compare(begin, facts, step)
+
+
+def compare(begin: Answering, facts: GalleryFacts, vote: VoteStep) -> None:
+    """The penalty and one vote, by the steps and by pandas."""
+    steps = (PenaltyStep(), vote)
 
     def by_steps() -> Answering:
         answering = begin
@@ -152,18 +162,22 @@ def vote() -> None:
 
     by_steps()  # the first call loads what is compiled
     ours, answered = timed(by_steps, 7)
-    grouped, frame = timed(lambda: group_by(rows, cosines, penalty, label), 2)
+    rows, cosines = begin.neighbours.rows, begin.neighbours.scores
+    grouped, frame = timed(lambda: group_by(rows, cosines, facts, vote), 2)
     best = frame["weight"].to_numpy()
     same = (frame["label"].to_numpy() == answered.winner).all()
-    close = np.allclose((best / NEIGHBOURS) ** (1 / POWER), answered.confidence, rtol=1e-5)
+    close = np.allclose((best / vote.k) ** (1 / vote.power), answered.confidence, rtol=1e-5)
     if not (same and close):
         raise SystemExit("pandas answers otherwise")
     some = slice(0, APPLIED)
-    applied, few = timed(lambda: apply_each(rows[some], cosines[some], penalty, label), 1)
+    applied, few = timed(lambda: apply_each(rows[some], cosines[some], facts, vote), 1)
     if few.tolist() != answered.winner[some].tolist():
         raise SystemExit("pandas answers otherwise")
     applied *= QUERIES / APPLIED
-    print(f"penalty and vote of {QUERIES:,} queries x {NEIGHBOURS}, power {POWER}, one thread")
+    print(
+        f"penalty and vote of {QUERIES:,} queries x {NEIGHBOURS}, "
+        f"k {vote.k}, power {vote.power:g}, prior {vote.prior:g}, one thread"
+    )
     for name, took in (
         ("lmk, the steps", ours),
         ("pandas, group-by of query and label", grouped),
@@ -172,22 +186,29 @@ def vote() -> None:
         print(f"  {name:38}{took * 1e3:10,.1f} ms{took / ours:8.1f}x")
 
 
-def votes_of(rows: Floats, cosines: Floats, penalty: Floats, label: Floats) -> pd.DataFrame:
-    left = np.maximum(cosines - penalty[rows], 0).astype(np.float64)
+def votes_of(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep) -> pd.DataFrame:
+    """The votes of the k best, the lower row of equals."""
+    left = cosines - facts.penalty[rows]
+    if vote.k < rows.shape[1]:
+        places = np.lexsort((rows, -left), axis=1)[:, : vote.k]
+        rows, left = (np.take_along_axis(of, places, axis=1) for of in (rows, left))
+    label = facts.label_codes[rows].ravel()  # each picture has one
+    weight = np.maximum(left, 0).astype(np.float64).ravel() ** vote.power
+    if vote.prior:
+        weight *= (facts.label_pictures**vote.prior)[label]
     query = np.repeat(np.arange(len(rows)), rows.shape[1])
-    weight = left.ravel() ** POWER
-    return pd.DataFrame({"query": query, "label": label[rows].ravel(), "weight": weight})
+    return pd.DataFrame({"query": query, "label": label, "weight": weight})
 
 
-def group_by(rows: Floats, cosines: Floats, penalty: Floats, label: Floats) -> pd.DataFrame:
+def group_by(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep) -> pd.DataFrame:
     """The best label of each query; the smaller one on a tie, as idxmax takes the first."""
-    votes = votes_of(rows, cosines, penalty, label)
+    votes = votes_of(rows, cosines, facts, vote)
     sums = votes.groupby(["query", "label"], as_index=False)["weight"].sum()
     return sums.loc[sums.groupby("query")["weight"].idxmax()]
 
 
-def apply_each(rows: Floats, cosines: Floats, penalty: Floats, label: Floats) -> pd.Series:
-    votes = votes_of(rows, cosines, penalty, label)
+def apply_each(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep) -> pd.Series:
+    votes = votes_of(rows, cosines, facts, vote)
     return votes.groupby("query")[["label", "weight"]].apply(
         lambda one: one.groupby("label")["weight"].sum().idxmax()
     )
