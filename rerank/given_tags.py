@@ -24,7 +24,7 @@ class GivenTag:
 
     Attributes:
         tag: its name.
-        score: 0 to 1: of the tagger or the detector, the larger; of a relation that of what it
+        score: 0 to 1, the largest of the tagger's, the detector's and those of the tags that it
             follows from.
         source: who gave it: the tagger before the detector, both before relations.
     """
@@ -73,18 +73,21 @@ def given_tags(
             sure = tag in found and found[tag].source == "tagger"
             score = max(score, best.get(tag, 0.0))
             found[tag] = GivenTag(tag, score, "tagger" if sure else "detector")
-        _add_ancestors(found, thresholds.relations)
+        _add_ancestors(found, thresholds.relations, best)
         result.append(tuple(sorted(found.values(), key=lambda one: (-one.score, one.tag))))
     return result
 
 
-def _add_ancestors(found: dict[str, GivenTag], relations: RelationGraph) -> None:
+def _add_ancestors(
+    found: dict[str, GivenTag], relations: RelationGraph, best: Mapping[str, float]
+) -> None:
     """Adds what follows from the tags there are; no score stays below what it follows from."""
     for one in list(found.values()):
         for parent in relations.ancestors(one.tag):
             before = found.get(parent)
             if before is None:
-                found[parent] = GivenTag(parent, one.score, "relation")
+                score = max(one.score, best.get(parent, 0.0))
+                found[parent] = GivenTag(parent, score, "relation")
             elif before.score < one.score:
                 found[parent] = replace(before, score=one.score)
 

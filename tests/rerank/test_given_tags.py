@@ -43,6 +43,13 @@ def test_a_parent_passes_by_a_child_that_does_not_pass_itself() -> None:
     assert got == (GivenTag("vehicle", 0.6, "relation"),)
 
 
+def test_a_parent_below_its_own_threshold_keeps_its_higher_score() -> None:
+    own = TagThreshold(value=0.8, pictures=1, precision=1, recall=1)
+    rules = TagThresholds(tags={"vehicle": own}, parents={"car": ("vehicle",)})
+    (got,) = given_tags(np.array([[0.6, 0.1, 0.7]]), NAMES, rules)
+    assert got == (GivenTag("vehicle", 0.7, "relation"), GivenTag("car", 0.6, "tagger"))
+
+
 def test_boxes_set_their_tags_whatever_the_tagger_says() -> None:
     rules = TagThresholds(parents={"car": ("vehicle",)})
     boxes = [[box("auto", 0.5), box("auto", 0.8), box("dog", 0.9)], [box("auto", 0.49)]]
