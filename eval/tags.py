@@ -268,7 +268,8 @@ def learn_thresholds(
     """A threshold for each tag by `choose_threshold`, and which tags do not reach what is wanted.
 
     A tag that no picture has keeps the default; one that no threshold brings to the precision is
-    never given.
+    never given by its score. Precision and recall are those of what the thresholds give together:
+    a tag over its threshold brings along what follows from it.
 
     Args:
         scores: float [n, t].
@@ -301,7 +302,7 @@ def learn_thresholds(
             recall=best.recall,
             reached=best.feasible,
         )
-    return TagThresholds(
+    learnt = TagThresholds(
         min_precision=min_precision,
         min_recall=min_recall,
         tags=found,
@@ -309,6 +310,26 @@ def learn_thresholds(
         tagger=tagger,
         tiles=tiles,
     )
+    return _together(learnt, scores, truth, names) if relations.parents else learnt
+
+
+def _together(
+    learnt: TagThresholds,
+    scores: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    names: Sequence[str],
+) -> TagThresholds:
+    """The same thresholds, with what they reach where tags bring others along."""
+    scored = score_decisions(learnt.given(scores, names), truth, names)
+    tags = dict(learnt.tags)
+    for name, precision, recall in zip(
+        names, scored.precision.tolist(), scored.recall.tolist(), strict=True
+    ):
+        if tags[name].pictures:
+            reached = precision >= learnt.min_precision and recall >= learnt.min_recall
+            found = {"precision": precision, "recall": recall, "reached": reached}
+            tags[name] = tags[name].model_copy(update=found)
+    return learnt.model_copy(update={"tags": tags})
 
 
 def _support(

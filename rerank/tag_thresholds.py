@@ -26,9 +26,10 @@ class TagThreshold(BaseModel):
 
     Attributes:
         value: a score of it or more gives the tag; None where no threshold kept the wanted
-            precision, so that the tag is never given.
+            precision: the tag is given only where it follows from another.
         pictures: that had the tag, of those it was chosen on; with 0 the value is the default.
-        precision, recall: on those pictures; None where none had the tag.
+        precision, recall: on those pictures, what follows from other tags among what is given;
+            None where none had the tag.
         reached: both were as wanted.
     """
 
@@ -43,8 +44,8 @@ class TagThreshold(BaseModel):
     @model_validator(mode="after")
     def _known(self) -> TagThreshold:
         unknown = self.precision is None or self.recall is None
-        if unknown != (self.pictures == 0) or (self.reached and self.value is None):
-            raise ValueError("precision and recall are of pictures, and reached by a threshold")
+        if unknown != (self.pictures == 0) or (self.reached and not self.recall):
+            raise ValueError("precision and recall are of pictures, and reached by giving the tag")
         return self
 
 

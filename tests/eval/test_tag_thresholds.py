@@ -59,6 +59,24 @@ def test_relations_close_scores_and_truth() -> None:
     assert plain.tags["tree"].pictures == 1
 
 
+def test_what_a_parent_reaches_counts_what_its_children_bring_along() -> None:
+    """By its own threshold "tree" is right 3 times of 5; forests add one right and two wrong."""
+    names, relations = ["forest", "tree"], RelationGraph({"forest": ["tree"]})
+    scores = np.array([[0.9, 0.0]] * 3 + [[0.5, 0.0]] * 3 + [[0.0, 0.95]] * 2)
+    truth = np.repeat([[True, True, True, True, False, False, False, False]], 2, axis=0).T
+    learnt = learn_thresholds(
+        scores, truth, names, min_precision=0.6, min_recall=0.5, relations=relations
+    )
+    assert learnt.tags["forest"].model_dump() == {
+        "value": 0.5, "pictures": 4, "precision": 4 / 6, "recall": 1.0, "reached": True,
+    }  # fmt: skip
+    assert learnt.tags["tree"].model_dump() == {
+        "value": 0.9, "pictures": 4, "precision": 0.5, "recall": 1.0, "reached": False,
+    }  # fmt: skip
+    given = learnt.given(scores, names)
+    assert given[:, 1].sum() == 8 and (given & truth)[:, 1].sum() == 4
+
+
 def test_what_is_wrong_is_refused() -> None:
     with pytest.raises(ValueError, match="no picture has a true tag"):
         learn_thresholds(SCORES[:, None], np.zeros((6, 1), np.bool_), ["a"])

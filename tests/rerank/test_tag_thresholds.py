@@ -108,7 +108,7 @@ def test_failed_and_unseen() -> None:
     [
         {"value": 0.5, "pictures": 3},
         {"value": 0.5, "pictures": 0, "precision": 1.0, "recall": 1.0},
-        {"value": None, "pictures": 3, "precision": 0.5, "recall": 0.5, "reached": True},
+        {"value": None, "pictures": 3, "precision": 0.5, "recall": 0.0, "reached": True},
         {"value": float("nan"), "pictures": 0},
     ],
 )
