@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lmk.embed.manifest import Manifest
+    from lmk.embed.relations import RelationGraph
     from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds
     from lmk.rerank.tagging import Tagger
 
@@ -85,7 +86,7 @@ def tag_thresholds(
     manifest = read_manifest(data, root=root)
     with named_tagger(index, tagger) as opened:
         _refuse_known(opened, manifest)
-        scores, truth = _validation(opened, manifest, tiles, data)
+        scores, truth = _validation(opened, manifest, graph, tiles, data)
         learnt = learn_thresholds(
             scores,
             truth,
@@ -120,9 +121,11 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
 
 
 def _validation(
-    tagger: Tagger, manifest: Manifest, tiles: bool, data: Path
+    tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Scores and truth [n, t] of the pictures that can be read.
+
+    What follows from a tag is true too, also where the tagger does not know that tag itself.
 
     Raises:
         UsageError: none of them has a tag of the tagger.
@@ -139,6 +142,7 @@ def _validation(
         shown = ", ".join(unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         what = counted(len(unknown), "tag")
         click.echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
+    labels = {id_: set(relations.close(own)) for id_, own in labels.items()}
     if not any(own & set(tagger.names) for own in labels.values()):
         remedy = "give a CSV with a column tags, several apart by blanks"
         raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)

@@ -251,6 +251,19 @@ class TestThresholds:
         lmk("index", "add", tag_index, "bank", "--distractors")
         assert lmk("tag", "queries/q_castle.jpg", "-i", tag_index).code == 0
 
+    def test_what_follows_from_a_tag_that_the_tagger_does_not_know_is_true(
+        self, lmk: Run, tagger: Path, here: Path
+    ) -> None:
+        known = table(here / "known.csv", "queries")
+        known.write_text(known.read_text().replace(",castle stone", ",chateau"))
+        (here / "relations.csv").write_text("child,parent\nchateau,castle\n")
+        done = lmk("tag-thresholds", "--tagger", tagger, "--data", known, "--relations",
+                   "relations.csv", "--json")  # fmt: skip
+        assert done.complaints == [f"lmk: {known}: the tagger does not know 1 tag: chateau"]
+        found = json.loads(done.out)["tags"]
+        assert found["castle"]["pictures"] == 1
+        assert found["castle"]["value"] is not None
+
     def test_tiles_go_with_the_thresholds(self, lmk: Run, tagger: Path, here: Path) -> None:
         known = table(here / "known.csv", "queries", 3)
         ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger, "--json")
