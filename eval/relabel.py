@@ -67,7 +67,8 @@ def neighbour_tags(
         content: of each, a digest of its file: copies of a picture do not vote for it.
 
     Returns:
-        The t tags, ascending, and float32 [n, t].
+        The t tags, ascending, and float32 [n, t]; NaN for a tag of which there is one picture,
+        or copies of one: no other can vote for it.
     """
     facts = GalleryFacts.of_labels(labels)
     same = defaultdict(list)
@@ -78,6 +79,9 @@ def neighbour_tags(
     others = leave_out(found, [np.array(same[digest], np.int64) for digest in content], VOTERS)
     tags = len(facts.label_names)
     votes = tag_votes(others.rows, others.scores, facts.label_offsets, facts.label_codes, tags)
+    pairs = {(name, digest) for own, digest in zip(labels, content, strict=True) for name in own}
+    pictures = Counter(name for name, _ in pairs)
+    votes[:, [pictures[name] < 2 for name in facts.label_names]] = np.nan
     return facts.label_names, votes
 
 
@@ -101,7 +105,7 @@ def relabel_candidates(
 
     Args:
         rows: n pictures with their tags.
-        names, votes: of neighbour_tags, of the same pictures.
+        names, votes: of neighbour_tags, of the same pictures; NaN where nobody can judge.
         tagger_names, probabilities: of a trained tagger, float32 [n, its tags].
 
     Raises:
@@ -112,7 +116,6 @@ def relabel_candidates(
     every = sorted({*names, *tagger_names})
     own = np.array([[name in row.labels for name in every] for row in rows], np.bool_)
     by_votes = _columns(every, names, votes, len(rows))
-    by_votes[:, own.sum(axis=0) < 2] = np.nan
     by_tagger = np.full(by_votes.shape, np.nan, np.float32)
     sure = np.zeros_like(own)
     if probabilities is not None:

@@ -389,9 +389,13 @@ class TestRelabel:
         assert "(neighbours 0." in done.out
         assert "more: see --limit" in (here / "s.html").read_text()
 
-    def test_calls_that_are_wrong(self, lmk: Run, here: Path) -> None:
+    def test_calls_that_are_wrong(self, lmk: Run, here: Path, tiny: Path) -> None:
         path = table(here / "photos.csv", "gallery")
         (here / "v.csv").write_text("id,tag,verdict\n")
         lmk("data", "relabel", path, "--merge", "v.csv").refused(2, "name their CSV with -o")
         lmk("data", "relabel", path, "--merge", "v.csv", "-o", path).refused(2, "written over")
         lmk("data", "relabel", "bank").refused(2, "no picture has a tag")
+        (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
+        done = lmk("data", "relabel", "gone.csv", "--model", tiny)
+        assert done.code == 2
+        assert "no picture can be read" in done.complaints[-1]

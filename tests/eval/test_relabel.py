@@ -38,12 +38,18 @@ class TestNeighbours:
 
     def test_copies_do_not_vote_for_each_other(self) -> None:
         own = self.embeddings([[1, 0], [1, 0], [1, 1]])
-        _, votes = neighbour_tags(own, [("sea",), ("sea",), ()], ["x", "x", "z"])
-        assert votes[:, 0].tolist() == [0, 0, 1]
+        tags = [("sea", "rock"), ("sea", "rock"), ("sea",)]
+        names, votes = neighbour_tags(own, tags, ["x", "x", "z"])
+        assert names == ("rock", "sea")
+        assert votes[:, 1].tolist() == [1, 1, 1]
+        assert np.isnan(votes[:, 0]).all()  # the only rock, and its copy
+        tags[2] = ("rock",)
+        _, votes = neighbour_tags(own, tags, ["x", "x", "z"])
+        assert votes[:, 0].tolist() == [1, 1, 1]
 
     def test_a_picture_alone(self) -> None:
         names, votes = neighbour_tags(self.embeddings([[1, 0]]), [("sea",)], ["x"])
-        assert (names, votes.tolist()) == (("sea",), [[0]])
+        assert names == ("sea",) and np.isnan(votes).all()
 
 
 class TestCandidates:
@@ -58,7 +64,7 @@ class TestCandidates:
         assert (found[1].tagger, found[1].neighbours) == (None, pytest.approx(0.9))
 
     def test_a_tag_of_one_picture_is_not_doubted_by_neighbours(self) -> None:
-        pictures, votes = rows("yeti", ""), np.zeros((2, 1), np.float32)
+        pictures, votes = rows("yeti", ""), np.full((2, 1), np.nan, np.float32)
         assert relabel_candidates(pictures, ("yeti",), votes) == []
         found = relabel_candidates(
             pictures, ("yeti",), votes, ("yeti",), np.array([[0.01], [0.02]], np.float32)
@@ -90,7 +96,7 @@ class TestCandidates:
 
 class TestVerdicts:
     def test_there_and_back(self, tmp_path: Path) -> None:
-        votes = np.array([[0.0, 0.9], [0.5, 0.5]], np.float32)
+        votes = np.array([[0.0, np.nan], [0.5, np.nan]], np.float32)
         found = relabel_candidates(rows("a", "a b"), ("a", "b"), votes)
         text = candidates_csv(found)
         assert text.splitlines() == ["id,path,tag,kind,tagger,neighbours,verdict",
