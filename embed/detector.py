@@ -74,7 +74,7 @@ class SsdLite:
         self._network = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
         try:
             self._network.load_state_dict(state)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # other tensors, or no tensors by name
             raise ModelError(
                 "are no weights of ssdlite320_mobilenet_v3_large",
                 where=weights,
@@ -190,7 +190,7 @@ def read_classes(path: Path) -> dict[str, str]:
             raise ValueError("a class stands twice")
         if any(not tag or len(tag.split()) > 1 for tag in found.values()):
             raise ValueError("a tag is empty or holds a blank")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
             f"cannot be read as tags by class: {reason}",

@@ -115,7 +115,7 @@ def read_relations(path: Path, *, by: Literal["name", "id", "index"] = "name") -
         if kind not in readers:
             raise ValueError("relations are .csv, .json, .yaml, .txt or .tsv")
         return _graph(readers[kind](path))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
             f"cannot be read as relations: {' '.join(str(reason).split())}",
@@ -182,6 +182,8 @@ def _hierarchy_edges(path: Path, by: str) -> Edges:
         name = cells[_KEYS[by]]
         if name in seen:
             raise ValueError(f"{by} {name!r} stands for two categories: read it by another column")
+        if index in categories:
+            raise ValueError(f"the index {index} stands for two categories")
         seen.add(name)
         categories[index] = (name, parent)
     edges: list[tuple[str, str | None]] = []

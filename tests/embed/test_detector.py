@@ -54,9 +54,10 @@ def test_weights_that_will_not_do(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not weights")
         with pytest.raises(ModelError, match="cannot be read as weights"):
             SsdLite(str(tmp_path / name))
-    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ModelError, match="no weights of ssdlite320"):
-        SsdLite(str(tmp_path / "other.pth"))
+    for other in ({"a": torch.zeros(1)}, [torch.zeros(1)]):
+        torch.save(other, tmp_path / "other.pth")
+        with pytest.raises(ModelError, match="no weights of ssdlite320"):
+            SsdLite(str(tmp_path / "other.pth"))
 
 
 def test_the_hub_is_asked_only_when_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +90,7 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
         ("class,tag\ncat,pet\ncat,animal\n", "twice"),
         ("class,tag\ncat,two words\n", "blank"),
         ("class,tag\ncat\n", "empty"),
+        ("class,tag\ncat," + "a" * 200_000 + "\n", "field larger"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=why):

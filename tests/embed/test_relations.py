@@ -147,6 +147,7 @@ class TestFiles:
             ("r.csv", "a,b\n1,2\n", "there are no columns child and parent"),
             ("r.csv", "child,parent\na,b\nb,a\n", "a cycle: "),
             ("r.csv", "child,parent\na\n", "the tag '' is empty"),
+            ("r.csv", "child,parent\na," + "b" * 200_000 + "\n", "field larger than field limit"),
             ("r.json", "{", "Expecting property name"),
             ("r.json", "[]", "one object of parents by child is wanted"),
             ("r.json", '{"a": [1]}', "the parents of 'a' are no name and no list of names"),
@@ -154,6 +155,7 @@ class TestFiles:
             ("r.yaml", "a: [b\n", "while parsing"),
             ("r.txt", "0\tn1\t-1\n", "line 1 of the categories has 3 cells, not 4"),
             ("r.tsv", "0\tn1\t7\tplant\n", "'plant' has the parent 7, which there is not"),
+            ("r.tsv", "0\tn1\t-1\ta\n0\tn2\t-1\tb\n", "the index 0 stands for two categories"),
             ("r.toml", "", "relations are .csv, .json, .yaml, .txt or .tsv"),
         ],
     )
