@@ -44,10 +44,11 @@ class TagTask(Task):
         self._settings = settings
         self._seed = seed
         self._softmax = isinstance(settings.loss, TagSoftmax)
+        self._of_weights = settings.weighted and not self._softmax
         self._known = tag_targets(
             labels,
             weighted=settings.weighted,
-            positive_from=None if self._softmax else settings.positive_from,
+            positive_from=settings.positive_from if self._of_weights else None,
             least=settings.least,
         )
         tags = len(self._known.names)
@@ -55,7 +56,10 @@ class TagTask(Task):
         nn.init.zeros_(self.head.bias)
         if isinstance(settings.loss, CrossEntropy | Focal):
             # Each tag starts as likely as it is in the training set: Lin et al., 2017, 4.1.
-            share = (self._known.counts + 0.5) / (len(self._known) + 1)
+            pictures = len(self._known)
+            if settings.unlabelled == "skip":
+                pictures = len(np.unique(self._known.rows))
+            share = (self._known.counts + 0.5) / (pictures + 1)
             with torch.no_grad():
                 self.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
         self._tencent = (

@@ -115,6 +115,16 @@ class TestWhatItLeaves:
         chance = torch.sigmoid(task.head.bias.detach()).numpy()
         counts = [sum(name in own for own in labels) for name in task.names]
         np.testing.assert_allclose(chance, (np.array(counts) + 0.5) / 21, rtol=1e-5)
+        task = TagTask(Tags(task="tags", unlabelled="skip"), labels, 12, 0)  # one has no tags
+        chance = torch.sigmoid(task.head.bias.detach()).numpy()
+        np.testing.assert_allclose(chance, (np.array(counts) + 0.5) / 20, rtol=1e-5)
+
+    def test_labels_without_weights_are_a_yes_from_any_weight_on(self, tagged: Manifest) -> None:
+        labels = [row.labels for row in tagged.rows]
+        strict, plain = (
+            TagTask(Tags(task="tags", positive_from=least), labels, 12, 0) for least in (2.0, 0.7)
+        )
+        assert strict.names == plain.names
 
     def test_a_validation_sees_the_tags_and_the_best_epoch_is_kept(
         self, small: Small, tagged: Manifest, tmp_path: Path
