@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from timm.models import is_model
 
-from lmk.embed.config import preset_names
+from lmk.embed.config import preset, preset_names
 from lmk.embed.errors import UsageError
 from lmk.embed.train.config import TrainConfig, training_config, training_presets
-from lmk.embed.train.network import rate
+from lmk.embed.train.network import embedder_config, rate
 from lmk.embed.train.task_config import Classes, Tags, TagSoftmax, Tencent
 
 
@@ -75,8 +75,11 @@ def test_the_recipe_of_webvision() -> None:
         assert weighted.tasks[0] == tagged.tasks[0].model_copy(update={"weighted": True})
 
 
-def test_training_presets_are_no_embedders() -> None:
-    assert not set(training_presets()) & set(preset_names())
+def test_a_name_of_both_kinds_is_the_recipe_and_what_it_made() -> None:
+    both = set(training_presets()) & set(preset_names())
+    assert both == {"landmarks-lite1"}
+    recipe, made = training_config("landmarks-lite1"), preset("landmarks-lite1")
+    assert made.model_copy(update={"weights": "file"}) == embedder_config(recipe)
     assert all(not name.endswith(".train") for name in preset_names())
 
 

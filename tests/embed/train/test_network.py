@@ -169,7 +169,8 @@ def test_the_networks_of_the_presets_take_a_step(name: str) -> None:
     set_training(network, freeze_norms=False)
     pictures = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
     vectors = network(pictures)
-    assert vectors.shape == (2, 512)
+    width = network.backbone.num_features if config.model.neck is None else 512
+    assert vectors.shape == (2, width)
     vectors.square().mean().backward()
     grads = [p.grad for p in network.parameters() if p.requires_grad]
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
