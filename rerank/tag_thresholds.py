@@ -170,7 +170,7 @@ def check_tagger(thresholds: TagThresholds, tagger: str, where: Path) -> None:
     """
     if thresholds.tagger not in ("", tagger):
         raise GalleryError(
-            "its thresholds were learnt for other tags, or by another network",
+            "its thresholds were learnt for other tags, another network or other steps",
             where=where,
             remedy="learn them again: lmk tag-thresholds",
         )

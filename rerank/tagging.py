@@ -31,6 +31,14 @@ from lmk.index.database import CATALOG
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.answering import Queries
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps import (
+    DemoteStep,
+    GeometryStep,
+    OverpredictedStep,
+    QueryPenaltyStep,
+    ThresholdStep,
+    VoteStep,
+)
 from lmk.rerank.tag_thresholds import (
     HEAD_SETTING,
     THRESHOLDS_FILE,
@@ -153,8 +161,8 @@ class HeadTagger:
 class VoteTagger:
     """A tagger without training: an index whose pictures have tags; the nearest of them vote.
 
-    Neighbours come as for any answer of the index: rescaled, less their penalty. Its threshold of
-    "none of these" and its calibration speak of one best label and are not used.
+    Neighbours come as for any answer of the index: rescaled, less their penalty. Its other steps,
+    its threshold of "none of these" and its calibration speak of one best label and are not used.
 
     Args:
         recognizer: over the index; it must stay open.
@@ -173,6 +181,9 @@ class VoteTagger:
         self.names = recognizer.gallery.label_names
         self._recognizer = recognizer
         self._voters, self._power = voters, power
+        self._steps = recognizer.pipeline.without(
+            GeometryStep, VoteStep, QueryPenaltyStep, DemoteStep, OverpredictedStep, ThresholdStep
+        )
         path = recognizer.gallery.path
         if not self.names:
             remedy = "build it of pictures with tags: a CSV with the columns id, path, tags"
@@ -182,18 +193,18 @@ class VoteTagger:
 
     @property
     def print(self) -> str:
-        """See Tagger.print; pictures may come and go."""
-        return f"{self.embedder.fingerprint} {self._voters} {self._power:g}"
+        """See Tagger.print; pictures may come and go, the steps that make scores may not."""
+        steps = hashlib.sha256(self._steps.model_dump_json().encode()).hexdigest()
+        return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """See Tagger.scores."""
         vectors = self.embedder.vectors(features)
         ids = tuple(map(str, range(len(vectors))))
         asked = Embeddings(vectors, ids, self.embedder.fingerprint)
-        recognizer, facts = self._recognizer, self._recognizer.facts
-        steps = recognizer.pipeline.for_one()
-        found = recognizer.search(asked, steps.candidates)
-        answers = steps.predict(Queries(asked), found, facts)
+        facts = self._recognizer.facts
+        found = self._recognizer.search(asked, self._steps.candidates)
+        answers = self._steps.predict(Queries(asked), found, facts)
         return tag_votes(
             answers.neighbours.rows,
             answers.scores,

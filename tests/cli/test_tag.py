@@ -15,14 +15,18 @@ import pytest
 
 from lmk.embed.detector import Box
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import UsageError
+from lmk.embed.errors import GalleryError, UsageError
 from lmk.embed.manifest import Manifest, read_manifest
 from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
 from lmk.rerank.build import build_index
+from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps import NeighbourhoodStep, PenaltyStep, RescaleStep, ThresholdStep, VoteStep
 from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds
-from lmk.rerank.tagging import open_tagger, tag_files
+from lmk.rerank.tagging import VoteTagger, open_tagger, tag_files
 
 Run = Callable[..., object]
+SCORED = (NeighbourhoodStep(), RescaleStep(), PenaltyStep())  # of an index unless told otherwise
 THINGS = {"bridge": "bridge stone", "castle": "castle stone", "tower": "tower"}
 
 
@@ -283,6 +287,21 @@ class TestThresholds:
         (tagger / "tag_thresholds.json").write_text(json.dumps(head))
         ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger)
         lmk(*ask).refused(1, "learnt for other tags", "lmk tag-thresholds")
+
+    def test_those_of_other_steps_are_refused(self, tag_index: Path) -> None:
+        with open_tagger(tag_index, votes=True) as opened:
+            opened.save(TagThresholds(tagger=opened.print))
+        for kept, steps in (
+            (True, (*SCORED, VoteStep(k=2), ThresholdStep(value=0.7))),
+            (False, (*SCORED[:-1], PenaltyStep(top=3), VoteStep())),
+            (False, (VoteStep(),)),
+        ):
+            with Recognizer.open(tag_index, pipeline=Pipeline(steps=steps)) as recognizer:
+                if kept:
+                    assert VoteTagger(recognizer).thresholds.tagger
+                else:
+                    with pytest.raises(GalleryError, match="other steps"):
+                        VoteTagger(recognizer)
 
     def test_what_they_cannot_be_learnt_from(
         self, lmk: Run, tagger: Path, tag_index: Path, here: Path
