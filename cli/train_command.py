@@ -16,6 +16,7 @@ from lmk.cli.render import counted, echo_skipped
 if TYPE_CHECKING:
     from lmk.cli.progress import StageProgress
     from lmk.embed.train.loop import Validate
+    from lmk.embed.train.task_config import Tags
 
 _PATH = click.Path(path_type=Path)
 _SHORT = {"tags": "tags-lite1"}  # presets by what they learn
@@ -115,6 +116,7 @@ def train(
     from lmk.embed.manifest import read_manifest
     from lmk.embed.train.config import training_config
     from lmk.embed.train.loop import train as run
+    from lmk.embed.train.task_config import Tags
 
     if weights and pretrained:
         raise UsageError(
@@ -130,7 +132,7 @@ def train(
     manifests = [read_manifest(each, root=root) for each in data]
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
     with StageProgress() as progress:
-        tags = settings.best_by == "tag_map"
+        tags = next((task for task in settings.tasks if isinstance(task, Tags)), None)
         validate = _validation(held_out, val_gallery, distractors, root, tags, progress)
 
         def epoch_done(row: Mapping[str, Any]) -> None:
@@ -175,14 +177,14 @@ def _validation(
     gallery: Path | None,
     distractors: Path | None,
     root: Path | None,
-    tags: bool,
+    tags: Tags | None,
     progress: StageProgress,
 ) -> Validate | None:
     from lmk.cli.train_validation import TagValidation, Validation
     from lmk.embed.errors import UsageError
     from lmk.embed.manifest import read_manifest
 
-    if held_out is None or tags:
+    if held_out is None or tags is not None:
         for name, given in (("--val-gallery", gallery), ("--distractors", distractors)):
             if given is not None:
                 what = "a validation of landmarks, not of tags" if tags else "a validation"
@@ -190,8 +192,8 @@ def _validation(
                 raise UsageError(f"belongs to {what}", where=name, remedy=remedy)
     if held_out is None:
         return None
-    if tags:
-        return TagValidation(read_manifest(held_out, root=root), progress=progress)
+    if tags is not None:
+        return TagValidation(read_manifest(held_out, root=root), tags, progress=progress)
     of_landmarks = Validation(
         read_manifest(held_out, root=root),
         None if distractors is None else read_manifest(distractors, root=root),

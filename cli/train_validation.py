@@ -14,6 +14,8 @@ from lmk.embed.errors import ManifestError
 from lmk.embed.extract import extract_stream, feature_stream
 from lmk.embed.manifest import Manifest
 from lmk.embed.tag_head import TagHead
+from lmk.embed.train.tag_targets import positive_tags
+from lmk.embed.train.task_config import Tags
 from lmk.eval.average_precision import average_precisions
 from lmk.eval.gap import gap
 from lmk.eval.tags import score_tags
@@ -121,20 +123,23 @@ class TagValidation:
 
     Args:
         held_out: pictures with tags.
+        settings: of the task, which say how labels are read: with weights, or plain.
 
     Raises:
-        ManifestError: no picture has a tag.
+        ManifestError: no picture has a tag; labels that should have a weight have none.
     """
 
     def __init__(
         self,
         held_out: Manifest,
+        settings: Tags,
         *,
         progress: Progress = lambda stage, done, total: None,
     ) -> None:
         self._held_out = held_out
         self._progress = progress
-        if not held_out.labelled:
+        self._tags = {row.id: positive_tags(row.labels, settings, "--val") for row in held_out.rows}
+        if not any(self._tags.values()):
             raise ManifestError(
                 "no picture has a tag",
                 where="--val",
@@ -155,8 +160,8 @@ class TagValidation:
         ):
             ids += own
             parts.append(head.probabilities(features))
-        labels = {row.id: set(row.labels) for row in self._held_out.rows}
-        truth = np.array([[name in labels[id_] for name in head.names] for id_ in ids], dtype=bool)
+        tags = self._tags
+        truth = np.array([[name in tags[id_] for name in head.names] for id_ in ids], dtype=bool)
         if not truth.any():
             return {"tag_map": 0.0}
         return {"tag_map": score_tags(np.concatenate(parts), truth, head.names).macro}

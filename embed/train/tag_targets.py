@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.train.sampling import class_draws
+from lmk.embed.train.task_config import Tags, TagSoftmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,26 @@ def tag_targets(
     )
 
 
-def _weights(labels: Sequence[str]) -> dict[str, float]:
+def positive_tags(labels: Sequence[str], settings: Tags, where: str) -> set[str]:
+    """The tags that a picture has, of its labels as a task of tags reads them.
+
+    Args:
+        labels: of the picture.
+        settings: of the task. What a softmax learns by weights is had from any weight above 0 on.
+        where: they come from, for the error.
+
+    Raises:
+        ManifestError: labels that should have a weight have none.
+    """
+    if not settings.weighted:
+        return set(labels)
+    weights = _weights(labels, where)
+    if isinstance(settings.loss, TagSoftmax):
+        return {name for name, weight in weights.items() if weight > 0}
+    return {name for name, weight in weights.items() if weight >= settings.positive_from}
+
+
+def _weights(labels: Sequence[str], where: str = "--data") -> dict[str, float]:
     """The weights by name of labels as in "beach:0.77"."""
     found: dict[str, float] = {}
     for label in labels:
@@ -122,7 +142,7 @@ def _weights(labels: Sequence[str]) -> dict[str, float]:
         if not name or not np.isfinite(weight):
             raise ManifestError(
                 f"the label {label!r} has no weight",
-                where="--data",
+                where=where,
                 remedy="write labels as in beach:0.77, or set tasks.0.weighted=false",
             )
         found[name] = max(weight, found.get(name, -np.inf))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lmk.embed.errors import ManifestError
 from lmk.embed.extract import feature_stream
 from lmk.embed.manifest import Manifest, read_manifest
 from lmk.embed.tag_head import TagHead, load_tag_head
+from lmk.embed.train.task_config import Tags
 
 SETTINGS = {
     "name": "tiny",
@@ -236,7 +238,7 @@ class TestTags:
         embedder, manifest = Embedder.load(Path("mine")), read_manifest(table, root=sample)
         head = load_tag_head(Path("mine"), embedder.feature_fingerprint)
         best = max(row["tag_map"] for row in epochs)
-        again = TagValidation(manifest)(embedder, head)
+        again = TagValidation(manifest, Tags(task="tags"))(embedder, head)
         assert again["tag_map"] == pytest.approx(best, abs=1e-3)
         scores = {}
         for ids, features, _ in feature_stream(manifest, embedder):
@@ -261,10 +263,28 @@ class TestTags:
         embedder = Embedder.load(tiny)
         weight = np.ones((2, embedder.feature_dim), np.float32)
         head = TagHead(("x", "y"), weight, np.zeros(2, np.float32), "sigmoid", True, "")
-        validate = TagValidation(read_manifest(sample / "gallery"))
+        validate = TagValidation(read_manifest(sample / "gallery"), Tags(task="tags"))
         assert validate(embedder, head) == {"tag_map": 0.0}
         with pytest.raises(ValueError, match="has no tags"):
             validate(embedder, None)
+
+    def test_labels_with_weights_are_read_as_those_of_the_training(
+        self, tiny: Path, sample: Path
+    ) -> None:
+        """Of 12 pictures 4 are bridges for sure, and 4 maybe."""
+        embedder, plain = Embedder.load(tiny), read_manifest(sample / "gallery")
+        sure = {"bridge": "bridge:0.8", "castle": "bridge:0.5", "tower": "bridge:-1"}
+        rows = tuple(replace(row, labels=(sure[row.labels[0]],)) for row in plain.rows)
+        weight = np.zeros((2, embedder.feature_dim), np.float32)
+        head = TagHead(("bridge", "y"), weight, np.zeros(2, np.float32), "sigmoid", True, "")
+        for loss, share in (("bce", 4 / 12), ("softmax", 8 / 12)):
+            settings = Tags.model_validate(
+                {"task": "tags", "loss": {"kind": loss}, "weighted": True}
+            )
+            found = TagValidation(replace(plain, rows=rows), settings)(embedder, head)
+            assert found["tag_map"] == pytest.approx(share)  # all scores are the same
+        with pytest.raises(ManifestError, match="--val: the label 'bridge' has no weight"):
+            TagValidation(plain, settings)
 
 
 class TestPage:
