@@ -210,7 +210,10 @@ def _tagged(
     from lmk.rerank.given_tags import given_tags
     from lmk.rerank.tagging import tag_files
 
-    paths, name_of = dict(files), {str(path): name for name, path in files}
+    paths = dict(files)
+    names_of: dict[str, list[str]] = {}  # a CSV may name a file twice
+    for name, path in files:
+        names_of.setdefault(str(path), []).append(name)
     with StageProgress() as progress:
         batches = tag_files(
             tagger,
@@ -220,7 +223,9 @@ def _tagged(
             progress=lambda done: progress("pictures", done, len(files)),
         )
         for batch in batches:
-            failed.update({name_of[skip.path]: skip.reason for skip in batch.skipped})
+            failed.update(
+                {name: skip.reason for skip in batch.skipped for name in names_of[skip.path]}
+            )
             given = given_tags(batch.scores, tagger.names, rules, batch.boxes, tag_of)
             closed = rules.closed(batch.scores, tagger.names)
             for id_, own, row in zip(batch.ids, given, closed.tolist(), strict=True):

@@ -203,6 +203,9 @@ class TestTag:
         ]  # fmt: skip
         assert len(done.complaints) == 2
         assert "no such file" in (here / "t.html").read_text()
+        (here / "twice.csv").write_text("id,path\na,broken.jpg\nb,broken.jpg\n")
+        done = lmk("tag", "twice.csv", "--tagger", tagger, "--json")
+        assert [json.loads(line)["picture"] for line in done.out.splitlines()] == ["a", "b"]
 
     def test_calls_that_are_wrong(
         self, lmk: Run, tagger: Path, tag_index: Path, tiny: Path
