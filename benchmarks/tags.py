@@ -30,7 +30,7 @@ from lmk.embed.embeddings import unit_rows
 from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.tag_votes import tag_votes
-from lmk.rerank.tagging import HeadTagger, tag_files
+from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
 
 SEED = 0
 
@@ -77,8 +77,16 @@ def parts(table: Path, most: int | None) -> tuple[tuple[str, ...], dict[str, Par
 
 
 def features(embedder: Embedder, part: Part) -> np.ndarray:
-    (*batches,) = tag_files(Features(embedder), part.files)  # type: ignore[arg-type]
-    return unit_rows(np.concatenate([batch.scores for batch in batches]))
+    return unit_rows(scores_of(Features(embedder), part))  # type: ignore[arg-type]
+
+
+def scores_of(tagger: Tagger, part: Part, tiles: bool = False) -> np.ndarray:
+    """A row for each picture; one that cannot be read would put all after it out of place."""
+    batches = list(tag_files(tagger, part.files, tiles=tiles))
+    for batch in batches:
+        for skip in batch.skipped:
+            raise SystemExit(f"{skip.path}: {skip.reason}")
+    return np.concatenate([batch.scores for batch in batches])
 
 
 def votes(teach: np.ndarray, labels: list[tuple[str, ...]], asked: np.ndarray) -> np.ndarray:
@@ -148,10 +156,7 @@ def kept(
 
 def tagged(folder: Path, part: Part, names: tuple[str, ...], tiles: bool) -> np.ndarray:
     tagger = HeadTagger.open(folder)
-    batches = list(tag_files(tagger, part.files, tiles=tiles))
-    if any(batch.skipped for batch in batches):
-        raise SystemExit("a picture cannot be read")
-    return columns(names, tagger.names, np.concatenate([batch.scores for batch in batches]))
+    return columns(names, tagger.names, scores_of(tagger, part, tiles))
 
 
 def main() -> None:
