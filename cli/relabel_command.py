@@ -109,7 +109,11 @@ def relabel(
         if path is not None:
             check_output(path, reads=[manifest] if merge is None else [manifest, merge])
     if merge is not None:
-        if output is None or html is not None:
+        for name, given in (("--html", html), ("--tagger", tagger), ("--model", model)):
+            if given is not None:
+                remedy = "leave it out, or --merge"
+                raise UsageError("is for finding candidates", where=name, remedy=remedy)
+        if output is None:
             raise UsageError("writes labels", where="--merge", remedy="name their CSV with -o")
         _merge(manifest, merge, output, as_json)
         return

@@ -222,7 +222,9 @@ class VoteTagger:
     def knows(self, file: Path) -> bool:
         """Whether the index holds this very picture, which would then find itself."""
         data = read_bytes(file)
-        sha256 = "" if isinstance(data, str) else hashlib.sha256(data).hexdigest()
+        if isinstance(data, str):
+            return False
+        sha256 = hashlib.sha256(data).hexdigest()
         return bool(self._recognizer.gallery.same_content(sha256, "gallery"))
 
 

@@ -415,7 +415,10 @@ class TestRelabel:
         path = table(here / "photos.csv", "gallery")
         (here / "v.csv").write_text("id,tag,verdict\n")
         lmk("data", "relabel", path, "--merge", "v.csv").refused(2, "name their CSV with -o")
-        lmk("data", "relabel", path, "--merge", "v.csv", "-o", path).refused(2, "written over")
+        merge = ("data", "relabel", path, "--merge", "v.csv", "-o")
+        lmk(*merge, path).refused(2, "written over")
+        for words in (("--html", "s.html"), ("--tagger", "my-tags"), ("--model", tiny)):
+            lmk(*merge, "b.csv", *words).refused(2, f"{words[0]}: is for finding candidates")
         lmk("data", "relabel", "bank").refused(2, "no picture has a tag")
         (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
         done = lmk("data", "relabel", "gone.csv", "--model", tiny)
