@@ -152,7 +152,7 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
             unless given.
 
     Raises:
-        UsageError: the file cannot be read, or lacks the columns.
+        UsageError: the file cannot be read, lacks the columns, or has an id twice.
     """
     import pandas as pd
 
@@ -175,6 +175,12 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
             where=path,
             remedy="name the columns that hold the texts",
         )
+    ids = table["id"].astype(str)
+    if not ids.is_unique:
+        twice = ids[ids.duplicated()].iloc[0]
+        raise UsageError(
+            f"has the id {twice} twice", where=path, remedy="join the texts of a picture"
+        )
     cells = table[wanted].fillna("").astype(str)
     texts = (" ".join(row).strip() for row in cells.itertuples(index=False))
-    return dict(zip(table["id"].astype(str), texts, strict=True))
+    return dict(zip(ids, texts, strict=True))

@@ -149,3 +149,6 @@ class TestContexts:
             read_contexts(path)
         with pytest.raises(UsageError, match="has no column alt"):
             read_contexts(path, ["text", "alt"])
+        path.write_text("id,title\n1,x\n2,y\n1,z\n")
+        with pytest.raises(UsageError, match="has the id 1 twice"):
+            read_contexts(path)
