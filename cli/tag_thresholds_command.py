@@ -184,7 +184,8 @@ def _echo(learnt: TagThresholds, pictures: int) -> None:
     reached = sum(one.reached for one in learnt.tags.values())
     known = len(learnt.tags) - len(learnt.unseen)
     click.echo(
-        f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}"
+        f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}, "
+        "those that the thresholds were chosen on"
     )
     if learnt.failed:
         click.echo(f"not reached: {', '.join(learnt.failed)}")

@@ -191,7 +191,8 @@ class Tencent(Settings):
 
     Attributes:
         form: as the paper has it, or as the released "code", which weighs terms in another way,
-            draws no negatives of a tag that is present, and sums over tags.
+            draws no negatives of a tag that is present, and sums over tags. (It learns the
+            confidences of labels themselves; here a label is a yes or a no in either form.)
         eta: weight of a tag that the picture has.
         decay: a tag present (or absent) for the t-th step in a row counts decay^(t - 1).
         negatives: of a tag that is present in a step, so many times its pictures are drawn from

@@ -242,7 +242,7 @@ class TestThresholds:
         assert needed["castle"] == found["tags"]["castle"]["value"]
         assert needed["unicorn"] == 0.5
         text = lmk(*call).out
-        assert "reach precision 1 and recall 0.5 on 10 pictures" in text
+        assert "reach precision 1 and recall 0.5 on 10 pictures, those that" in text
         assert "no picture, 0.5 kept: unicorn" in text
 
     def test_kept_with_an_index_and_its_relations(
