@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.index_options import root
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
-from lmk.cli.tag_options import root_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Pictures on the sheet, those with most evidence first.",
 )
-@root_option
+@root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def relabel(
     manifest: Path,

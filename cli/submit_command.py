@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_options import retrieval_steps, tell
+from lmk.cli.index_options import retrieval_steps, root, tell
 from lmk.cli.render import check_output, counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="id,landmarks (a label and its confidence), or id,images (100 ids, best first).",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of a CSV start.  [default: the folder of the CSV]",
-)
+@root
 @retrieval_steps
 def submit(
     queries: Path,

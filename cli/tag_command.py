@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.index_options import root
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tag_options import (
     index_option,
     named_tagger,
     relations_option,
-    root_option,
     tagger_option,
     tags_text,
     tiles_option,
@@ -79,7 +79,7 @@ class Tagged:
     help="Which tag a class of the detector sets: the columns class and tag.  [default: the tag "
     "of the same name]",
 )
-@root_option
+@root
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
 )

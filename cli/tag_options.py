@@ -39,11 +39,6 @@ tiles_option = click.option(
     is_flag=True,
     help="Also look at nine overlapping tiles of each photo, for small things; ten times the work.",
 )
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of a CSV start.  [default: the folder of the CSV]",
-)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.eval_tables import echo_table
+from lmk.cli.index_options import root
 from lmk.cli.render import counted, echo_skipped
 from lmk.cli.tag_options import (
     index_option,
     named_tagger,
     relations_option,
-    root_option,
     tagger_option,
     tiles_option,
 )
@@ -57,7 +57,7 @@ _SHOWN = 5  # unknown tags
 )
 @relations_option
 @tiles_option
-@root_option
+@root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tag_thresholds(
     data: Path,
