@@ -22,14 +22,11 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher
-from lmk.index.view import View
 from lmk.rerank.picks import Picks
 from lmk.rerank.ranking import ranked
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_BLOCK = 4096  # rows whose vectors are in memory at a time
 
 
 def bank_cosines(bank: Searcher, pictures: Embeddings, top: int) -> NDArray[np.float32]:
@@ -39,26 +36,6 @@ def bank_cosines(bank: Searcher, pictures: Embeddings, top: int) -> NDArray[np.f
     a query: C (`mean_of`).
     """
     return bank.search(pictures, top).scores
-
-
-def bank_cosines_of_view(bank: Searcher, view: View, top: int) -> NDArray[np.float32]:
-    """As bank_cosines, of the rows of a view; reads and searches a block at a time.
-
-    Args:
-        bank: searches the distractors.
-        view: the gallery.
-        top: cosines for each row.
-
-    Returns:
-        float32 [rows, top], -inf for rows outside the view. Nothing else grows with the rows.
-    """
-    cosines = np.full((view.stored.rows, top), -np.inf, np.float32)
-    rows = np.flatnonzero(view.mask)
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        pictures = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
-        cosines[block] = bank_cosines(bank, pictures, top)
-    return cosines
 
 
 def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:

@@ -13,11 +13,8 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher
-from lmk.index.view import View
-from lmk.rerank import penalties
 from lmk.rerank.penalties import (
     bank_cosines,
-    bank_cosines_of_view,
     deduct,
     demote_overpredicted,
     landmark_score,
@@ -54,20 +51,6 @@ def test_b_against_a_loop(
         expected = sum(largest) / len(largest) if largest else 0.0
         assert got[g] == pytest.approx(expected, abs=1e-6)
     assert got.dtype == np.float32 and got.shape == (gallery,)
-
-
-def test_rows_in_blocks(embed: Embed, scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    known, others = embed(rng.standard_normal((9, 3))), embed(rng.standard_normal((4, 3)), "d")
-    expected = bank_cosines(scan(others), known, 5)
-    assert np.isneginf(expected[:, 4]).all(), "the bank has 4"
-    view = View.of_embeddings(known)
-    view.mask[[2, 7]] = False
-    expected[[2, 7]] = NONE
-    monkeypatch.setattr(penalties, "_BLOCK", 2)
-    np.testing.assert_allclose(bank_cosines_of_view(scan(others), view, 5), expected, atol=1e-6)
-    view.mask[:] = False
-    assert np.isneginf(bank_cosines_of_view(scan(others), view, 5)).all()
 
 
 def test_neighbours_are_picked_anew(neighbours: Make) -> None:
