@@ -17,7 +17,8 @@ def binary_cross_entropy(logits: Tensor, values: Tensor) -> Tensor:
 
     Args:
         logits: float [n, t].
-        values: float [n, t], 1 for yes, 0 for no, -1 for not known, which adds 0.
+        values: float [n, t], 1 for yes, 0 for no, between them how likely; -1 for not known,
+            which adds 0.
     """
     return (_terms(logits, values) * (values >= 0)).mean(dim=1)
 
@@ -55,8 +56,8 @@ def weighted_softmax(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 def _terms(logits: Tensor, values: Tensor) -> Tensor:
-    """-log p_t of each tag: float32 [n, t]."""
-    wanted = (values > 0).float()
+    """-log p_t of each tag, or the cross entropy of a probability: float32 [n, t]."""
+    wanted = values.float().clamp(min=0)
     return functional.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
 
 

@@ -14,6 +14,8 @@ from lmk.embed.errors import ManifestError
 from lmk.embed.train.sampling import class_draws
 from lmk.embed.train.task_config import Tags, TagSoftmax
 
+LIKELY = 0.5  # a probability above says yes
+
 
 @dataclass(frozen=True, eq=False)
 class TagTargets:
@@ -23,14 +25,16 @@ class TagTargets:
         names: the t tags, ascending.
         offsets: int64 [n + 1]; picture i has the entries offsets[i] to offsets[i + 1].
         codes: int32 [entries], the tag of each.
-        values: float32 [entries], its weight; or, of labels that are yes or no, 1 for yes and -1
-            for not known.
+        values: float32 [entries], its weight or probability; or, of labels that are yes or no, 1
+            for yes and -1 for not known.
+        yes_above: a picture counts as one of a tag where its value is above.
     """
 
     names: tuple[str, ...]
     offsets: NDArray[np.int64]
     codes: NDArray[np.int32]
     values: NDArray[np.float32]
+    yes_above: float = 0.0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -39,12 +43,12 @@ class TagTargets:
     def rows(self) -> NDArray[np.int64]:
         """The picture of each entry that says the picture has the tag: int64 [positives]."""
         pictures = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        return pictures[self.values > 0]
+        return pictures[self.values > self.yes_above]
 
     @property
     def columns(self) -> NDArray[np.int32]:
         """The tags of the same entries: int32 [positives]."""
-        return self.codes[self.values > 0]
+        return self.codes[self.values > self.yes_above]
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -65,6 +69,7 @@ def tag_targets(
     *,
     weighted: bool = False,
     positive_from: float | None = None,
+    likely: bool = False,
     least: int = 1,
 ) -> TagTargets:
     """The tags of labels; of a tag that a picture has twice the larger weight counts.
@@ -74,20 +79,24 @@ def tag_targets(
         weighted: see `labels`.
         positive_from: makes weights yes or no: from here on yes, below 0 not known, else no. None
             keeps those above 0 as they are.
+        likely: weights are probabilities: a tag without one is sure, and those above .5 count as
+            pictures of the tag.
         least: tags of fewer pictures are left out.
 
     Raises:
-        ManifestError: fewer than two tags are left, or a label without a weight.
+        ManifestError: fewer than two tags are left, or a label without a weight; a probability
+            above 1.
     """
+    yes_above = LIKELY if likely else 0.0
 
     def values(own: tuple[str, ...]) -> dict[str, float]:
-        weights = _weights(own) if weighted else dict.fromkeys(own, 1.0)
+        weights = _weights(own, likely=likely) if weighted else dict.fromkeys(own, 1.0)
         if positive_from is None:
             return {name: weight for name, weight in weights.items() if weight > 0}
         signs = {name: 1 if w >= positive_from else -1 * (w < 0) for name, w in weights.items()}
         return {name: float(sign) for name, sign in signs.items() if sign}
 
-    counts = Counter(name for own in labels for name, value in values(own).items() if value > 0)
+    counts = Counter(name for own in labels for name, value in values(own).items() if value > yes_above)
     names = sorted(name for name, count in counts.items() if count >= least)
     if len(names) < 2:
         raise ManifestError(
@@ -108,6 +117,7 @@ def tag_targets(
         np.array(offsets, np.int64),
         np.array(codes, np.int32),
         np.array(kept, np.float32),
+        yes_above,
     )
 
 
@@ -124,21 +134,32 @@ def positive_tags(labels: Sequence[str], settings: Tags, where: str) -> set[str]
     """
     if not settings.weighted:
         return set(labels)
+    if settings.positive_from is None:
+        weights = _weights(labels, where, likely=True)
+        return {name for name, weight in weights.items() if weight > LIKELY}
     weights = _weights(labels, where)
     if isinstance(settings.loss, TagSoftmax):
         return {name for name, weight in weights.items() if weight > 0}
     return {name for name, weight in weights.items() if weight >= settings.positive_from}
 
 
-def _weights(labels: Sequence[str], where: str = "--data") -> dict[str, float]:
-    """The weights by name of labels as in "beach:0.77"."""
+def _weights(
+    labels: Sequence[str], where: str = "--data", *, likely: bool = False
+) -> dict[str, float]:
+    """The weights by name of labels as in "beach:0.77"; if `likely` they may be left out."""
     found: dict[str, float] = {}
     for label in labels:
-        name, _, text = label.rpartition(":")
+        name, _, text = (label if ":" in label or not likely else f"{label}:1").rpartition(":")
         try:
             weight = float(text)
         except ValueError:
             weight = float("nan")
+        if likely and weight > 1:
+            raise ManifestError(
+                f"the label {label!r} has a probability above 1",
+                where=where,
+                remedy="write probabilities as in beach:0.77, or set tasks.0.positive_from",
+            )
         if not name or not np.isfinite(weight):
             raise ManifestError(
                 f"the label {label!r} has no weight",

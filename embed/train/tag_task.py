@@ -49,6 +49,7 @@ class TagTask(Task):
             labels,
             weighted=settings.weighted,
             positive_from=settings.positive_from if self._of_weights else None,
+            likely=settings.positive_from is None,
             least=settings.least,
         )
         tags = len(self._known.names)

@@ -243,7 +243,8 @@ class Tags(Settings):
             probability out among all tags.
         weighted: labels are written "NAME:WEIGHT".
         positive_from: the weight from which on such a label is a yes; a weight below 0 is "not
-            known". For softmax the weights count as they are.
+            known". None, of "bce": weights are probabilities, as another network gave them, and
+            learnt as such; a label without one is a yes. For softmax weights count as they are.
         least: tags of fewer pictures are left out.
         unlabelled: a picture without tags has none of them ("negative"), or nobody looked
             ("skip"). For softmax there is nothing to learn from it.
@@ -258,12 +259,18 @@ class Tags(Settings):
         CrossEntropy()
     )
     weighted: bool = False
-    positive_from: float = Field(default=0.7, gt=0)
+    positive_from: float | None = Field(default=0.7, gt=0)
     least: int = Field(default=1, ge=1)
     unlabelled: Literal["negative", "skip"] = "negative"
     unit: bool = False
     repeat: Repeat | None = None
     share: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Tags:
+        if self.positive_from is None and not (self.weighted and self.loss.kind == "bce"):
+            raise ValueError("positive_from: null needs weighted: true and the loss bce")
+        return self
 
 
 Task = Annotated[

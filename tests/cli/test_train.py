@@ -285,6 +285,11 @@ class TestTags:
             assert found["tag_map"] == pytest.approx(share)  # all scores are the same
         with pytest.raises(ManifestError, match="--val: the label 'bridge' has no weight"):
             TagValidation(plain, settings)
+        likely = Tags(task="tags", weighted=True, positive_from=None)
+        found = TagValidation(replace(plain, rows=rows[:1] + plain.rows[1:]), likely)(
+            embedder, head
+        )
+        assert found["tag_map"] == pytest.approx(4 / 12)  # .8 and three without a probability
 
 
 class TestPage:

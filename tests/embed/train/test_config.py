@@ -131,6 +131,7 @@ def test_a_file_and_single_values(tmp_path: Path) -> None:
         ),
         (['tasks.0={"task": "repulsion"}', "sampling=natural"], "repulsion needs one task of cla"),
         (['tasks.0={"task": "contrast", "x": 1}'], "gcresnext26: tasks.0.x: unknown key"),
+        (['tasks=[{"task": "tags", "positive_from": null}]'], "null needs weighted: true"),
         (["batch"], "--set: 'batch' changes no setting; write KEY=VALUE"),
         (["tasks.9.loss=softmax"], "--set: 'tasks.9.loss=softmax' changes no setting"),
         (["name.x.y=1"], "changes no setting"),

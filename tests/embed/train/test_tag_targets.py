@@ -52,6 +52,23 @@ class TestTargets:
         with pytest.raises(ManifestError, match=rf"the label '{label}' has no weight; write"):
             tag_targets([("a:1", "b:1"), (label,)], weighted=True)
 
+    def test_probabilities_of_another_network(self) -> None:
+        """A tag without one is sure; above .5 a picture counts as one of the tag."""
+        labels = [("a", "b:0.25", "c:0.9"), ("a:0.5", "b:0.51", "c:0.4"), ("d:0.5", "x:y:1")]
+        targets = tag_targets(labels, weighted=True, likely=True)
+        assert targets.names == ("a", "b", "c", "x:y")  # of d nothing is likely
+        np.testing.assert_allclose(
+            targets.dense(np.arange(3)), [[1, 0.25, 0.9, 0], [0.5, 0.51, 0.4, 0], [0, 0, 0, 1]]
+        )
+        assert targets.counts.tolist() == [1, 1, 1, 1]
+        assert targets.rows.tolist() == [0, 0, 1, 2]
+        factors = repeat_factors(targets, 2 / 3, "uniform")
+        np.testing.assert_allclose(factors, [2, 2, 2])
+        with pytest.raises(ManifestError, match=r"'b:1\.5' has a probability above 1"):
+            tag_targets([("a", "b:1.5")], weighted=True, likely=True)
+        with pytest.raises(ManifestError, match="has no weight"):
+            tag_targets([("a", "b:")], weighted=True, likely=True)
+
     def test_no_two_tags(self) -> None:
         with pytest.raises(ManifestError, match="1 tags have 1 pictures or more"):
             tag_targets([("a",), ()])
