@@ -255,18 +255,18 @@ def ablation(bench: Bench, title: str, rows: dict[str, tuple[str, ...]], preset:
         show(name, figures)
 
 
-def ship(folder: Path) -> None:
-    """Makes a trained embedder the preset that lmk comes with: fp16, norms and means fp32."""
+def ship(folder: Path, preset: str) -> None:
+    """Makes a trained embedder a preset that lmk comes with: fp16, norms and means fp32."""
     from safetensors.torch import save_file
 
     trained = Embedder.load(folder)
     state = trained.network().state_dict()
     small = {name: part.half() if part.ndim > 1 else part for name, part in state.items()}
-    config = trained.config.model_copy(update={"name": PRESET, "weights": SHIPPED})
+    config = trained.config.model_copy(update={"name": preset, "weights": SHIPPED})
     presets = Path(__file__).parent.parent / "embed" / "presets"
     save_file({name: part.contiguous() for name, part in small.items()},
-              presets / f"{PRESET}.safetensors")  # fmt: skip
-    (presets / f"{PRESET}.json").write_text(config.model_dump_json(indent=2) + "\n")
+              presets / f"{preset}.safetensors")  # fmt: skip
+    (presets / f"{preset}.json").write_text(config.model_dump_json(indent=2) + "\n")
 
 
 def main() -> None:
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--only", default="default,draws,losses,blocks,scratch")
     options = parser.parse_args()
     if options.ship:
-        ship(options.ship)
+        ship(options.ship, PRESET)
         return
     if not options.runs:
         parser.error("--runs is missing")

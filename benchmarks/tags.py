@@ -7,9 +7,16 @@ promised 90/50 where thresholds were chosen keep it on test.
 
     python benchmarks/tags.py [TAGS] [--runs DIR ...] [--tiles] [--pictures N]
         TAGS: a CSV with id, path, split, tags (default $LMK_REAL_DATA/tags.csv)
-        --runs: folders of `lmk train`; of those that share a name up to the last "-" (my-tags-0,
-            my-tags-1) mean and sample deviation are said. They must have learnt from the first
-            part: --write DIR writes all three as CSV.
+        --runs: folders of `lmk train`, or tags-lite1; of those that share a name up to the last "-"
+            (my-tags-0, my-tags-1) mean and sample deviation are said. They must have learnt from
+            the first part: --write DIR writes all three as CSV, and of the first also the keywords
+            of its captions and what captions say of each tag (GLOSSES).
+
+    python benchmarks/tags.py --label PICTURES --runs DIR ... --write DIR
+        PICTURES: a folder or CSV; what the runs' mean says of them goes to DIR/guessed.csv, for
+            tasks.0.weighted=true and tasks.0.positive_from=null
+
+    python benchmarks/tags.py [TAGS] --ship DIR   (into embed/presets, as fp16, with thresholds)
 """
 
 from __future__ import annotations
@@ -19,29 +26,59 @@ import csv
 import os
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from embedder import ship
 from sklearn.linear_model import LogisticRegression
 
+from lmk.embed.captions import keywords, weighted_labels
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
+from lmk.embed.manifest import read_manifest
+from lmk.embed.tag_head import TAGS_FILE, load_tag_head, save_tag_head
 from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
 from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.tag_thresholds import THRESHOLDS_FILE, save_thresholds
 from lmk.rerank.tag_votes import tag_votes
 from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
 
 SEED = 0
+PRESET = "tags-lite1"
+# What is said of a tag, in words that captions have; no words like "of", which all captions have.
+GLOSSES = {
+    "airplane": "airplane aeroplane plane jet airliner aircraft wings fly airport runway",
+    "bench": "bench seat outdoors park",
+    "bicycle": "bicycle bike bikes bicycles cyclist cycle pedal riding",
+    "bird": "bird birds seagull duck parrot owl feathers wings beak",
+    "boat": "boat boats ship sailboat canoe ferry water river lake harbor ocean",
+    "bus": "bus buses coach double decker passengers road",
+    "car": "car cars automobile vehicle suv taxi parked driving street",
+    "cat": "cat cats kitten furry feline pet",
+    "dog": "dog dogs puppy canine leash pet",
+    "fire_hydrant": "fire hydrant hydrants sidewalk firemen water",
+    "horse": "horse horses pony ridden saddle carriage",
+    "motorcycle": "motorcycle motorcycles motorbike scooter moped motor biker",
+    "parking_meter": "parking meter meters coins parked",
+    "person": "person people man woman men women boy girl child children player skateboarder "
+    "surfer lady crowd",
+    "stop_sign": "stop sign red octagonal intersection",
+    "traffic_light": "traffic light lights signal stoplight intersection",
+    "train": "train trains locomotive railway subway railroad tracks station",
+    "truck": "truck trucks lorry pickup van loads",
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures: id and file of each, and their tags bool [n, t]."""
+    """Some pictures: id and file of each, their tags bool [n, t], their captions."""
 
     files: list[tuple[str, Path]]
     labels: list[tuple[str, ...]]
     truth: np.ndarray
+    captions: list[str]
 
 
 class Features:
@@ -72,7 +109,8 @@ def parts(table: Path, most: int | None) -> tuple[tuple[str, ...], dict[str, Par
         labels = [tuple(row["tags"].split()) for row in own]
         truth = np.array([[name in tags for name in names] for tags in labels])
         files = [(row["id"], table.parent / row["path"]) for row in own]
-        found[part] = Part(files, labels, truth)
+        captions = [row.get("caption", "") for row in own]
+        found[part] = Part(files, labels, truth, captions)
     return names, found
 
 
@@ -170,13 +208,23 @@ def main() -> None:
     parser.add_argument("--precision", type=float, default=0.9)
     parser.add_argument("--recall", type=float, default=0.5)
     parser.add_argument("--write", type=Path, help="only write the parts there, to train on")
+    parser.add_argument("--label", type=Path, help="pictures that --runs are to guess the tags of")
+    parser.add_argument("--ship", type=Path, help="the tagger to ship")
     options = parser.parse_args()
+    if options.label is not None:
+        if options.write is None or not options.runs:
+            parser.error("--label needs --runs, and --write")
+        label(options.label, options.runs, options.write)
+        return
     if not options.tags.exists():
         print(f"skipped: no {options.tags}; name a table, or set LMK_REAL_DATA")
         return
     names, part = parts(options.tags, options.pictures)
     if options.write is not None:
         write(options.write, options.tags.parent, part)
+        return
+    if options.ship is not None:
+        ship_tagger(options.ship, part["choose"], names, options.precision, options.recall)
         return
     sizes = ", ".join(f"{len(each.files):,} {name}" for name, each in part.items())
     print(f"{len(names)} tags; pictures: {sizes}; wanted {options.precision:g}/{options.recall:g}")
@@ -236,13 +284,59 @@ def spread(values: np.ndarray) -> str:
 
 
 def write(folder: Path, root: Path, part: dict[str, Part]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, each in part.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["id", "path", "tags"])
-            for (id_, path), tags in zip(each.files, each.labels, strict=True):
-                rows.writerow([id_, path.relative_to(root), " ".join(tags)])
+        write_labels(folder / f"{name}.csv", each.files, root, each.labels)
+    teach = part["teach"]
+    near = weighted_labels(teach.captions, GLOSSES)
+    weighted = [tuple(f"{name}:{weight:.3f}" for name, weight in row) for row in near]
+    write_labels(folder / "keywords.csv", teach.files, root, keywords(teach.captions))
+    write_labels(folder / "weighted.csv", teach.files, root, weighted)
+
+
+def label(pictures: Path, runs: list[Path], folder: Path) -> None:
+    """What the taggers say of pictures on average, as labels to learn from."""
+    manifest = read_manifest(pictures)
+    taggers = [HeadTagger.open(run) for run in runs]
+    files = [(row.id, manifest.file(row)) for row in manifest.rows]
+    part = Part(files, [], np.zeros(0), [])
+    names = taggers[0].names
+    mean = np.mean([columns(names, own.names, scores_of(own, part)) for own in taggers], axis=0)
+    guesses = [
+        tuple(f"{name}:{p:.3f}" for name, p in zip(names, row, strict=True) if p >= 0.0005)
+        for row in mean
+    ]
+    write_labels(folder / "guessed.csv", files, manifest.root, guesses)
+
+
+def write_labels(
+    path: Path, files: list[tuple[str, Path]], root: Path, labels: Sequence[tuple[str, ...]]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "path", "tags"])
+        for (id_, picture), tags in zip(files, labels, strict=True):
+            rows.writerow([id_, picture.relative_to(root), " ".join(tags)])
+
+
+def ship_tagger(
+    folder: Path, choose: Part, names: tuple[str, ...], precision: float, recall: float
+) -> None:
+    """Makes a trained tagger the one that lmk comes with, its thresholds chosen anew."""
+    ship(folder, PRESET)
+    embedder = Embedder.named(PRESET)
+    head = replace(load_tag_head(folder), feature_fingerprint=embedder.feature_fingerprint)
+    presets = Path(__file__).parent.parent / "embed" / "presets"
+    save_tag_head(head, presets / f"{PRESET}.{TAGS_FILE}")
+    thresholds = presets / f"{PRESET}.{THRESHOLDS_FILE}"
+    thresholds.unlink(missing_ok=True)  # of the tagger before
+    tagger = HeadTagger.open(Path(PRESET))
+    own = [names.index(name) for name in tagger.names]
+    learnt = learn_thresholds(
+        scores_of(tagger, choose), choose.truth[:, own], tagger.names,
+        min_precision=precision, min_recall=recall, tagger=tagger.print,
+    )  # fmt: skip
+    save_thresholds(learnt, thresholds)
 
 
 if __name__ == "__main__":

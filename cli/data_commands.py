@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.relabel_command import relabel
+from lmk.cli.tag_label_commands import add_tags, caption_tags
 
 if TYPE_CHECKING:
     from lmk.embed.gldv2 import Item, Report
@@ -25,7 +26,8 @@ def data() -> None:
     """Get and check sets of pictures."""
 
 
-data.add_command(relabel)
+for command in (relabel, caption_tags, add_tags):
+    data.add_command(command)
 
 
 @data.command("gldv2", short_help="Download Google Landmarks v2, shard by shard.")

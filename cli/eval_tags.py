@@ -10,7 +10,7 @@ import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap
 from lmk.cli.eval_tables import bounds_text, echo_table, interval_note
-from lmk.cli.tag_options import relations_option
+from lmk.cli.tag_options import named_relations, relations_by_option, relations_option
 
 if TYPE_CHECKING:
     from lmk.eval.tags import DecisionScores, PictureScores, TagScores
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="Also score the tags given from this score on.  [default: those of a column given]",
 )
 @relations_option
+@relations_by_option
 @as_json
 @bootstrap
 def tags(
@@ -42,6 +43,7 @@ def tags(
     best: int,
     threshold: float | None,
     relations: Path | None,
+    relations_by: str | None,
     as_json: bool,
     resamples: int,
     seed: int,
@@ -57,14 +59,14 @@ def tags(
 
     Example: lmk eval tags predictions.csv tags.csv -k 5
     """
-    from lmk.embed.relations import read_relations
     from lmk.eval.tag_files import read_tag_table
     from lmk.eval.tags import score_decisions, score_pictures, score_tags
     from lmk.eval.uncertainty import mean_interval
 
     table = read_tag_table(predictions, solution)
-    if relations is not None:
-        table = table.closed(read_relations(relations))
+    graph = named_relations(relations, relations_by)
+    if graph is not None:
+        table = table.closed(graph)
     given = table.given if threshold is None else table.scores >= threshold
     decided = None if given is None else score_decisions(given, table.truth, table.names)
     by_tag = score_tags(table.finite_scores(), table.truth, table.names)

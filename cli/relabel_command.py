@@ -11,6 +11,7 @@ import click
 
 from lmk.cli.index_options import root
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
+from lmk.cli.tag_options import refuse_idle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
+TOP, SHEET = 5, 200
 
 
 @click.command("relabel", short_help="Find missing and wrong tags, and put verdicts in.")
@@ -51,9 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--top",
     type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Tags of a picture that the tagger may add.",
+    help=f"Tags of a picture that the tagger may add.  [default: {TOP}]",
 )
 @click.option(
     "--above",
@@ -72,9 +72,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--limit",
     type=click.IntRange(1),
-    default=200,
-    show_default=True,
-    help="Pictures on the sheet, those with most evidence first.",
+    help=f"Pictures on the sheet, those with most evidence first.  [default: {SHEET}]",
 )
 @root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -85,10 +83,10 @@ def relabel(
     merge: Path | None,
     tagger: Path | None,
     model: str | None,
-    top: int,
+    top: int | None,
     above: float,
     doubt: float,
-    limit: int,
+    limit: int | None,
     root: Path | None,
     as_json: bool,
 ) -> None:
@@ -109,7 +107,8 @@ def relabel(
         if path is not None:
             check_output(path, reads=[manifest] if merge is None else [manifest, merge])
     if merge is not None:
-        for name, given in (("--html", html), ("--tagger", tagger), ("--model", model)):
+        finding = {"--html": html, "--tagger": tagger, "--model": model, "--top": top}
+        for name, given in (finding | {"--limit": limit}).items():
             if given is not None:
                 remedy = "leave it out, or --merge"
                 raise UsageError("is for finding candidates", where=name, remedy=remedy)
@@ -117,14 +116,18 @@ def relabel(
             raise UsageError("writes labels", where="--merge", remedy="name their CSV with -o")
         _merge(manifest, merge, output, as_json)
         return
+    if tagger is None:
+        refuse_idle({"--top": top}, "without --tagger")
+    if html is None:
+        refuse_idle({"--limit": limit}, "without --html")
     pictures = read_manifest(manifest, root=root)
-    found = _candidates(pictures, tagger, model, top, above, doubt)
+    found = _candidates(pictures, tagger, model, top or TOP, above, doubt)
     if output is not None:
         from lmk.eval.relabel import candidates_csv
 
         write_text(output, candidates_csv(found))
     if html is not None:
-        write_text(html, _sheet(found, pictures, limit))
+        write_text(html, _sheet(found, pictures, limit or SHEET))
     click.echo(json.dumps(_as_dict(found)) if as_json else "\n".join(_lines(found, len(pictures))))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from lmk.cli.index_options import root
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tag_options import (
     index_option,
+    named_relations,
     named_tagger,
+    relations_by_option,
     relations_option,
     tagger_option,
     tags_text,
@@ -66,6 +69,7 @@ class Tagged:
 @tagger_option
 @tiles_option
 @relations_option
+@relations_by_option
 @click.option(
     "--detector",
     metavar="FILE|hub",
@@ -97,6 +101,7 @@ def tag(
     tagger: Path | None,
     tiles: bool,
     relations: Path | None,
+    relations_by: str | None,
     detector: str | None,
     classes: Path | None,
     root: Path | None,
@@ -113,20 +118,20 @@ def tag(
     Example: lmk tag photo.jpg --tagger my-tags
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.relations import read_relations
 
     for path in (html, output):
         if path is not None:
             check_output(path, reads=images)
     if classes is not None and detector is None:
         raise UsageError("belongs to a detector", where="--classes", remedy="add --detector")
+    graph = named_relations(relations, relations_by)
     files = _files(images, root)
     failed: dict[str, str] = {}
     tagged: list[Tagged] = []
     with named_tagger(index, tagger) as opened:
         rules = opened.thresholds
-        if relations is not None:
-            rules = rules.with_relations(read_relations(relations))
+        if graph is not None:
+            rules = rules.with_relations(graph)
         if tiles and rules.tags and not rules.tiles:
             note = "thresholds were learnt without --tiles, which raises scores"
             click.echo(f"lmk: {note}: learn them with --tiles", err=True)
@@ -145,7 +150,7 @@ def tag(
     if html is not None:
         write_text(html, page("tags.html", pictures=tagged, failed=failed))
     if output is not None:
-        write_text(output, _table(tagged))
+        write_text(output, _table(tagged, output.parent))
         some = sum(bool(one.tags) for one in tagged)
         if not as_json:
             click.echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
@@ -252,12 +257,13 @@ def _line(one: Tagged) -> str:
     return f"{one.picture}: no tags  (the best guess, {name}, has {score:.2f}; {needs})"
 
 
-def _table(tagged: Sequence[Tagged]) -> str:
-    """id,tags,given: all scores as tag:score, and the tags given."""
+def _table(tagged: Sequence[Tagged], folder: Path) -> str:
+    """id,path,tags,given: all scores as tag:score, and the tags given; paths from `folder` on."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["id", "tags", "given"])
+    rows.writerow(["id", "path", "tags", "given"])
     for one in tagged:
         scores = " ".join(f"{name}:{score:.6g}" for name, score in one.scores.items())
-        rows.writerow([one.picture, scores, " ".join(tag.tag for tag in one.tags)])
+        path = os.path.relpath(one.path, folder)
+        rows.writerow([one.picture, path, scores, " ".join(tag.tag for tag in one.tags)])
     return text.getvalue()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 if TYPE_CHECKING:
+    from lmk.embed.relations import RelationGraph
     from lmk.rerank.given_tags import GivenTag
     from lmk.rerank.tagging import Tagger
 
@@ -19,13 +20,14 @@ index_option = click.option(
     "-i",
     "--index",
     type=_PATH,
-    help="Let the pictures of this index vote.  [default: the only *.lmk folder here]",
+    help="Let the pictures of this index vote.",
 )
 tagger_option = click.option(
     "--tagger",
     type=_PATH,
     metavar="DIR",
-    help="Ask a tagger that `lmk train` wrote, or an index that was built with one.",
+    help="Ask a tagger that `lmk train` wrote, or an index that was built with one.  [default: "
+    "tags-lite1, which lmk comes with: 18 everyday things]",
 )
 relations_option = click.option(
     "--relations",
@@ -33,6 +35,12 @@ relations_option = click.option(
     metavar="FILE",
     help="What follows from a tag, as in forest,tree: a CSV with the columns child and parent, or "
     "another form of docs/tags.md.",
+)
+relations_by_option = click.option(
+    "--relations-by",
+    type=click.Choice(["name", "id", "index"]),
+    help="What the tags are called in a hierarchy file (.txt, .tsv) of --relations.  [default: "
+    "name]",
 )
 tiles_option = click.option(
     "--tiles",
@@ -43,21 +51,52 @@ tiles_option = click.option(
 
 @contextmanager
 def named_tagger(index: Path | None, tagger: Path | None) -> Iterator[Tagger]:
-    """The tagger that --index and --tagger name.
+    """The tagger that --index and --tagger name; without either the one that lmk comes with.
 
     Raises:
-        UsageError: both are given; neither, and there is not one index here.
+        UsageError: both are given.
     """
-    from lmk.cli.find_index import find_index
+    from lmk.embed.config import DEFAULT_TAGGER
     from lmk.embed.errors import UsageError
     from lmk.rerank.tagging import open_tagger
 
     if index is not None and tagger is not None:
         remedy = "give one of --index and --tagger"
         raise UsageError("an index and a tagger", where="--tagger", remedy=remedy)
-    path = find_index(index) if tagger is None else tagger
-    with open_tagger(path, votes=tagger is None) as opened:
+    with open_tagger(index or tagger or Path(DEFAULT_TAGGER), votes=index is not None) as opened:
         yield opened
+
+
+def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
+    """What --relations and --relations-by name; None for none.
+
+    Raises:
+        UsageError: --relations-by without a file that it could be for; see read_relations.
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.embed.relations import HIERARCHY_SUFFIXES, read_relations
+
+    if by is not None and (path is None or path.suffix.lower() not in HIERARCHY_SUFFIXES):
+        remedy = "leave it out, or give such a file (.txt, .tsv) with --relations"
+        raise UsageError("is for a hierarchy file", where="--relations-by", remedy=remedy)
+    return None if path is None else read_relations(path, by=cast("Any", by or "name"))
+
+
+def refuse_idle(options: Mapping[str, object], why: str) -> None:
+    """Refuses options that are given and would do nothing.
+
+    Args:
+        options: value by name, None where it is not given.
+        why: "without --html".
+
+    Raises:
+        UsageError: names the first.
+    """
+    from lmk.embed.errors import UsageError
+
+    for name, given in options.items():
+        if given is not None:
+            raise UsageError(f"does nothing {why}", where=name, remedy="leave it out")
 
 
 def tags_text(tags: Sequence[GivenTag]) -> str:

@@ -13,7 +13,9 @@ from lmk.cli.index_options import root
 from lmk.cli.render import counted, echo_skipped
 from lmk.cli.tag_options import (
     index_option,
+    named_relations,
     named_tagger,
+    relations_by_option,
     relations_option,
     tagger_option,
     tiles_option,
@@ -56,7 +58,15 @@ _SHOWN = 5  # unknown tags
     help="Share of a tag's pictures that should be given it; tags that miss it are listed.",
 )
 @relations_option
+@relations_by_option
 @tiles_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Leave the tagger as it is and write one with these thresholds into this new folder.",
+)
 @root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tag_thresholds(
@@ -66,7 +76,9 @@ def tag_thresholds(
     precision: float,
     recall: float,
     relations: Path | None,
+    relations_by: str | None,
     tiles: bool,
+    output: Path | None,
     root: Path | None,
     as_json: bool,
 ) -> None:
@@ -78,11 +90,16 @@ def tag_thresholds(
 
     Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
     """
+    from lmk.embed.errors import UsageError
     from lmk.embed.manifest import read_manifest
-    from lmk.embed.relations import RelationGraph, read_relations
+    from lmk.embed.relations import RelationGraph
     from lmk.eval.tags import learn_thresholds
+    from lmk.rerank.tagging import HeadTagger
 
-    graph = RelationGraph({}) if relations is None else read_relations(relations)
+    if index is None and tagger is None:
+        raise UsageError("whose thresholds?", remedy="name a tagger or an index: --tagger or -i")
+    _check_output(output, index, tagger)
+    graph = named_relations(relations, relations_by) or RelationGraph({})
     manifest = read_manifest(data, root=root)
     with named_tagger(index, tagger) as opened:
         _refuse_known(opened, manifest)
@@ -97,11 +114,37 @@ def tag_thresholds(
             tagger=opened.print,
             tiles=tiles,
         )
-        opened.save(learnt)
+        if output is None or not isinstance(opened, HeadTagger):
+            opened.save(learnt)
+        else:
+            opened.copy(output, learnt)
     if as_json:
         click.echo(json.dumps(_as_dict(learnt, len(scores)), ensure_ascii=False))
     else:
         _echo(learnt, len(scores))
+
+
+def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
+    """Checks, before the work is done, that thresholds can be kept where they are to be.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    from lmk.cli.render import require_folder
+    from lmk.embed.config import preset_names
+    from lmk.embed.errors import UsageError
+
+    if output is None:
+        if tagger is not None and str(tagger) in preset_names() and not tagger.is_dir():
+            remedy = "name with -o a folder for a tagger with these thresholds"
+            raise UsageError("comes with lmk and stays as it is", where=tagger, remedy=remedy)
+        return
+    if index is not None:
+        remedy = "leave it out: the index keeps its thresholds"
+        raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
+    require_folder(output)
+    if output.exists() and any(output.iterdir()):
+        raise UsageError("is not empty", where=output, remedy="name a new folder")
 
 
 def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:

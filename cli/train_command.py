@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from lmk.cli.render import counted, echo_skipped
 
 if TYPE_CHECKING:
     from lmk.cli.progress import StageProgress
+    from lmk.embed.manifest import Manifest
     from lmk.embed.train.loop import Validate
     from lmk.embed.train.task_config import Tags
 
@@ -131,6 +132,8 @@ def train(
     ignore_large_picture_warnings()
     manifests = [read_manifest(each, root=root) for each in data]
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
+    if held_out is not None and first:
+        _warn_of_learnt(read_manifest(held_out, root=root), manifests)
     with StageProgress() as progress:
         tags = next((task for task in settings.tasks if isinstance(task, Tags)), None)
         validate = _validation(held_out, val_gallery, distractors, root, tags, progress)
@@ -201,6 +204,22 @@ def _validation(
         progress=progress,
     )
     return lambda embedder, _: of_landmarks(embedder)
+
+
+def _warn_of_learnt(held_out: Manifest, learnt: Sequence[Manifest]) -> None:
+    """Says how many files of a validation are learnt from too."""
+    asked = {str(held_out.root.absolute() / row.path) for row in held_out.rows}
+    found: set[str] = set()
+    for manifest in learnt:
+        folder = f"{manifest.root.absolute()}/"  # a Path each would take minutes of millions
+        found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
+    if found:
+        pictures = counted(len(held_out), "picture")
+        click.echo(
+            f"lmk: --val: {len(found):,} of its {pictures} are learnt from too (the first is "
+            f"{min(found)}): its figures are flattering",
+            err=True,
+        )
 
 
 def _epoch_line(row: Mapping[str, Any], epochs: int) -> str:

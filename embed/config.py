@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmk.embed.errors import ModelError
 
 DEFAULT = "landmarks-lite1"
+DEFAULT_TAGGER = "tags-lite1"
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
 _LATER = (
     "pooling",
@@ -84,8 +85,8 @@ class EmbedderConfig(BaseModel):
 def preset_names() -> tuple[str, ...]:
     """The names of the presets that lmk comes with."""
     folder = resources.files("lmk.embed") / "presets"
-    files = (file.name for file in folder.iterdir() if file.name.endswith(".json"))
-    return tuple(sorted(name[:-5] for name in files if not name.endswith(TRAINING_SUFFIX)))
+    names = (file.name.removesuffix(".json") for file in folder.iterdir())
+    return tuple(sorted(name for name in names if "." not in name))  # no NAME.train, NAME.tags
 
 
 def preset(name: str) -> EmbedderConfig:
@@ -94,9 +95,9 @@ def preset(name: str) -> EmbedderConfig:
     return EmbedderConfig.model_validate_json(text)
 
 
-def shipped_weights(name: str) -> Traversable:
-    """The file with the whole network of a preset that lmk comes with (fp16)."""
-    return resources.files("lmk.embed") / "presets" / f"{name}.safetensors"
+def shipped(name: str, ending: str) -> Traversable:
+    """The file of that ending beside a preset; its network's is "safetensors" (fp16)."""
+    return resources.files("lmk.embed") / "presets" / f"{name}.{ending}"
 
 
 def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:

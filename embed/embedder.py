@@ -12,6 +12,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources.abc import Traversable
 from itertools import chain
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
@@ -25,9 +26,11 @@ from lmk.embed.config import (
     DEFAULT,
     FILE,
     HUB,
+    SHIPPED,
     EmbedderConfig,
     preset,
     preset_names,
+    shipped,
     timm_config,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
@@ -272,8 +275,9 @@ class Embedder:
         (folder / _CONFIG).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if self.whitening is not None:
             save_whitening(self.whitening, folder / _WHITENING)
-        if self.folder is not None and (self.folder / TAGS_FILE).exists():
-            shutil.copyfile(self.folder / TAGS_FILE, folder / TAGS_FILE)
+        tags = self.beside(TAGS_FILE)
+        if tags is not None:
+            (folder / TAGS_FILE).write_bytes(tags.read_bytes())
         if self.folder is not None and (self.folder / _WEIGHTS).exists():
             shutil.copyfile(self.folder / _WEIGHTS, folder / _WEIGHTS)
         elif self.config.weights in (HUB, FILE):
@@ -285,6 +289,15 @@ class Embedder:
             graph = self.graph()
             shutil.copyfile(graph, folder / _GRAPH)
             shutil.copyfile(graph.with_suffix(".bin"), (folder / _GRAPH).with_suffix(".bin"))
+
+    def beside(self, file: str) -> Traversable | None:
+        """A file of the embedder's folder, or that came with the preset; None for none."""
+        found: Traversable | None = None
+        if self.folder is not None:
+            found = self.folder / file
+        elif self.config.weights == SHIPPED and self.config == preset(self.config.name):
+            found = shipped(self.config.name, file)
+        return found if found is not None and found.is_file() else None
 
     def with_whitening(self, whitening: Whitening | None) -> Embedder:
         """The same network followed by another whitening."""

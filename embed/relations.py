@@ -18,6 +18,7 @@ from lmk.embed.errors import UsageError
 
 _BLANKS = re.compile(r"\s+")
 HIERARCHY = ("category_index", "category_id", "index_of_parent", "name")  # Tencent ML-Images
+HIERARCHY_SUFFIXES = (".txt", ".tsv")
 _KEYS = {"index": 0, "id": 1, "name": 3}
 _NO_PARENT = "-1"
 
@@ -110,7 +111,7 @@ def read_relations(path: Path, *, by: Literal["name", "id", "index"] = "name") -
     readers |= {".yml": _object_edges}
     kind = path.suffix.lower()
     try:
-        if kind in (".txt", ".tsv"):
+        if kind in HIERARCHY_SUFFIXES:
             return _graph(_hierarchy_edges(path, by))
         if kind not in readers:
             raise ValueError("relations are .csv, .json, .yaml, .txt or .tsv")

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import ManifestError, UsageError
-from lmk.embed.manifest import LABEL_COLUMNS, Row
+from lmk.embed.label_table import LabelTable
+from lmk.embed.manifest import Row
 from lmk.embed.tag_labels import pseudo_labels
 from lmk.index.faiss_search import FlatSearcher
 from lmk.rerank.answering import leave_out
@@ -221,39 +222,29 @@ def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> M
         ManifestError: the table cannot be read, or has no column of ids or labels.
         UsageError: a verdict on a picture that the table does not have.
     """
-    import pandas as pd
-
-    try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ManifestError(f"cannot be read as a table: {reason}", where=table) from None
-    column = next((name for name in LABEL_COLUMNS if name in rows), None)
-    if "id" not in rows or column is None:
+    rows = LabelTable(table)
+    if not rows.has_labels:
         raise ManifestError(
             "verdicts are put into a CSV with the columns id and tags",
             where=table,
             remedy="name the table that the candidates came from",
         )
-    unknown = sorted(set(verdicts) - set(rows["id"].str.strip()))
+    unknown = sorted(set(verdicts) - set(rows.labels))
     if unknown:
         raise UsageError(
             f"{len(unknown)} pictures with a verdict are not in it (the first is {unknown[0]})",
             where=table,
             remedy="name the table that the candidates came from",
         )
-    before = {tag for cell in rows[column] for tag in cell.split()}
+    before = {tag for own in rows.labels.values() for tag in own}
     added: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    cells = []
-    for id_, cell in zip(rows["id"].str.strip(), rows[column], strict=True):
-        decided = verdicts.get(id_, {})
-        own = tuple(dict.fromkeys(cell.split()))
+    changed: dict[str, tuple[str, ...]] = {}
+    for id_, decided in verdicts.items():
+        own = rows.labels[id_]
         kept = [tag for tag in own if decided.get(tag, True)]
         more = [tag for tag, yes in decided.items() if yes and tag not in own]
         removed.update(set(own) - set(kept))
         added.update(more)
-        cells.append(" ".join((*kept, *more)) if decided else cell)
-    rows[column] = cells
-    text = rows.to_csv(index=False, lineterminator="\n")
-    return Merged(text, added, removed, tuple(sorted(set(added) - before)))
+        changed[id_] = (*kept, *more)
+    return Merged(rows.with_labels(changed), added, removed, tuple(sorted(set(added) - before)))

@@ -117,6 +117,15 @@ def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike
     return TagTable(tuple(wanted), tuple(names), scores, true, missing, yes)
 
 
+def read_predictions(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+    """The score of each tag by picture, of a file of predictions.
+
+    Raises:
+        UsageError, SubmissionError: see read_tag_table.
+    """
+    return {id_: scores for id_, (_, scores) in _read(path, "tags", _parse_scores).items()}
+
+
 def _has_given(path: str | os.PathLike[str]) -> bool:
     return "given" in read_header(path, read_rows(path))[1]
 

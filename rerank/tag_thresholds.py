@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
@@ -138,20 +139,20 @@ def save_thresholds(thresholds: TagThresholds, path: Path) -> None:
     write_whole(path, (thresholds.model_dump_json(indent=2) + "\n").encode())
 
 
-def load_thresholds(path: Path) -> TagThresholds | None:
+def load_thresholds(file: Traversable | None) -> TagThresholds | None:
     """Reads them; None where there is no file.
 
     Raises:
         ModelError: the file is no thresholds.
     """
     try:
-        return TagThresholds.model_validate_json(path.read_bytes())
+        return None if file is None else TagThresholds.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
         raise ModelError(
             f"is no file of thresholds ({type(error).__name__})",
-            where=path,
+            where=str(file),
             remedy="learn them again: lmk tag-thresholds",
         ) from error
 

@@ -13,19 +13,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import as_file
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.config import DEFAULT_TAGGER, preset_names, shipped
 from lmk.embed.detector import Box, Detector
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import ModelError, UsageError
+from lmk.embed.errors import ModelError, UsageError, storage_errors
 from lmk.embed.images import Picture, Skipped, decode, read_bytes
 from lmk.embed.runtime import available_cores
-from lmk.embed.tag_head import TAGS_FILE, TagHead, load_tag_head
+from lmk.embed.tag_head import (
+    TAGS_FILE,
+    TagHead,
+    load_tag_head,
+    read_tag_head,
+    save_tag_head,
+)
 from lmk.embed.tiles import TILES, tiled
 from lmk.index.database import CATALOG
 from lmk.index.writer import GalleryWriter
@@ -112,20 +120,35 @@ class HeadTagger:
 
     @classmethod
     def open(cls, folder: Path) -> HeadTagger:
-        """Opens a folder that `lmk train` wrote with a task of tags.
+        """Opens a folder that `lmk train` wrote with a task of tags, or what lmk comes with.
+
+        Args:
+            folder: the folder, or the name of a preset with tags.
 
         Raises:
             ModelError: there is no embedder, or it knows no tags; a damaged file.
             EmbedderMismatch: tags of another embedder.
             GalleryError: thresholds of other tags.
         """
-        if not folder.is_dir():
-            raise ModelError("no such tagger", where=folder, remedy="train one: lmk train tags")
-        embedder = Embedder.load(folder)
-        head = load_tag_head(folder, embedder.feature_fingerprint)
-        path = folder / THRESHOLDS_FILE
-        kept = load_thresholds(path)
-        return cls(embedder, head, folder, lambda new: save_thresholds(new, path), kept)
+        if folder.is_dir():
+            embedder = Embedder.load(folder)
+            head = load_tag_head(folder, embedder.feature_fingerprint)
+        elif str(folder) in preset_names() and shipped(str(folder), TAGS_FILE).is_file():
+            embedder = Embedder.named(str(folder))
+            with as_file(shipped(str(folder), TAGS_FILE)) as file:
+                head = read_tag_head(file, embedder.feature_fingerprint)
+        else:
+            remedy = f"train one: lmk train tags, or take what lmk comes with: {DEFAULT_TAGGER}"
+            raise ModelError("no such tagger", where=folder, remedy=remedy)
+
+        def keep(new: TagThresholds) -> None:
+            if embedder.folder is None:
+                remedy = "name with -o a folder for a tagger with these"
+                raise UsageError("comes with lmk and stays as it is", where=folder, remedy=remedy)
+            save_thresholds(new, embedder.folder / THRESHOLDS_FILE)
+
+        kept = load_thresholds(embedder.beside(THRESHOLDS_FILE))
+        return cls(embedder, head, folder, keep, kept)
 
     @classmethod
     def of_index(cls, recognizer: Recognizer) -> HeadTagger | None:
@@ -146,7 +169,8 @@ class HeadTagger:
         """See Tagger.print."""
         head = self._head
         content = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes())
-        content.update("\0".join((head.feature_fingerprint, *head.names)).encode())
+        form = f"{head.activation} {head.unit}"
+        content.update("\0".join((head.feature_fingerprint, form, *head.names)).encode())
         return content.hexdigest()
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -154,8 +178,20 @@ class HeadTagger:
         return self._head.probabilities(features)
 
     def save(self, thresholds: TagThresholds) -> None:
-        """See Tagger.save (GalleryLocked, StorageError)."""
+        """See Tagger.save (GalleryLocked, StorageError); UsageError of what lmk comes with."""
         self._keep(thresholds)
+
+    def copy(self, folder: Path, thresholds: TagThresholds) -> None:
+        """Writes this tagger with other thresholds into a folder that is empty or not there.
+
+        Raises:
+            StorageError: the disk is full, the folder cannot be written.
+        """
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.embedder.save(folder)
+            save_tag_head(self._head, folder / TAGS_FILE)
+        save_thresholds(thresholds, folder / THRESHOLDS_FILE)
 
 
 class VoteTagger:

@@ -96,7 +96,7 @@ def tag_targets(
         signs = {name: 1 if w >= positive_from else -1 * (w < 0) for name, w in weights.items()}
         return {name: float(sign) for name, sign in signs.items() if sign}
 
-    counts = Counter(name for own in labels for name, value in values(own).items() if value > yes_above)
+    counts = Counter(n for own in labels for n, value in values(own).items() if value > yes_above)
     names = sorted(name for name, count in counts.items() if count >= least)
     if len(names) < 2:
         raise ManifestError(

@@ -20,6 +20,7 @@ import pytest
 LANDMARKS = ("bridge", "castle", "tower")
 VIEWS = 4
 DISTRACTORS = 6
+THINGS = {"bridge": "bridge stone", "castle": "castle stone", "tower": "tower"}
 COMMAND = (sys.executable, "-P", "-m", "lmk.cli")
 
 
@@ -204,3 +205,64 @@ def heed_permissions() -> Callable[[], None]:
             os._exit(77)
 
     return give_up
+
+
+@pytest.fixture(scope="session")
+def tag_table() -> Callable[..., Path]:
+    """Writes a CSV of the sample's pictures with their tags; those of the bank have none."""
+    from lmk.embed.manifest import read_manifest
+
+    def write(path: Path, folder: str, count: int | None = None) -> Path:
+        manifest = read_manifest(folder)
+        lines = ["id,path,tags"]
+        for row in manifest.rows[:count]:
+            name = row.labels[0] if row.labels else row.id.removeprefix("q_")
+            lines.append(f"{row.id},{folder}/{row.path},{THINGS.get(name, '')}")
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def things() -> dict[str, str]:
+    """The tags of each place of the sample."""
+    return THINGS
+
+
+@pytest.fixture(scope="session")
+def _trained(sample: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `lmk train` writes it: a head that tells the three places apart."""
+    from lmk.embed.embedder import Embedder
+    from lmk.embed.manifest import read_manifest
+    from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
+
+    folder = tmp_path_factory.mktemp("tagger") / "my-tags"
+    shutil.copytree(tiny, folder)
+    embedder = Embedder.load(folder)
+    manifest = read_manifest(sample / "gallery")
+    embeddings, _ = embedder.embed([manifest.file(row) for row in manifest.rows])
+    names = ("bridge", "castle", "stone", "tower", "unicorn")
+    own = np.array([[name in THINGS[row.labels[0]] for name in names] for row in manifest.rows])
+    weight = np.zeros((5, embedder.feature_dim))
+    bias = np.full(5, -20.0)
+    for tag in range(4):
+        yes, no = (embeddings.vectors[own[:, tag] == side].mean(axis=0) for side in (True, False))
+        weight[tag] = 2000 * (yes - no)
+        bias[tag] = -weight[tag] @ (yes + no) / 2
+    head = TagHead(
+        names,
+        weight.astype(np.float32),
+        bias.astype(np.float32),
+        "sigmoid",
+        unit=True,
+        feature_fingerprint=embedder.feature_fingerprint,
+    )
+    save_tag_head(head, folder / TAGS_FILE)
+    return folder
+
+
+@pytest.fixture
+def tagger(here: Path, _trained: Path) -> Path:
+    """The same, of one's own."""
+    return shutil.copytree(_trained, here / "my-tags")

@@ -1,4 +1,4 @@
-"""lmk tag, tag-thresholds, query with tags, data relabel: from pictures to tags and back."""
+"""lmk tag, tag-thresholds, and query with tags: from pictures to tags."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pytest
 from lmk.embed.detector import Box
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import GalleryError, UsageError
-from lmk.embed.manifest import Manifest, read_manifest
-from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
+from lmk.embed.manifest import read_manifest
 from lmk.rerank.build import build_index
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.recognizer import Recognizer
@@ -26,61 +25,18 @@ from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds
 from lmk.rerank.tagging import VoteTagger, open_tagger, tag_files
 
 Run = Callable[..., object]
+Table = Callable[..., Path]
 SCORED = (NeighbourhoodStep(), RescaleStep(), PenaltyStep())  # of an index unless told otherwise
-THINGS = {"bridge": "bridge stone", "castle": "castle stone", "tower": "tower"}
-
-
-def table(path: Path, folder: str, count: int | None = None) -> Path:
-    """A CSV of the sample's pictures with their tags; those of the bank have none."""
-    manifest = read_manifest(folder)
-    lines = ["id,path,tags"]
-    for row in manifest.rows[:count]:
-        name = row.labels[0] if row.labels else row.id.removeprefix("q_")
-        lines.append(f"{row.id},{folder}/{row.path},{THINGS.get(name, '')}")
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 @pytest.fixture(scope="session")
-def _trained(sample: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `lmk train` writes it: a head that tells the three places apart."""
-    folder = tmp_path_factory.mktemp("tagger") / "my-tags"
-    shutil.copytree(tiny, folder)
-    embedder = Embedder.load(folder)
-    manifest = read_manifest(sample / "gallery")
-    embeddings, _ = embedder.embed([manifest.file(row) for row in manifest.rows])
-    names = ("bridge", "castle", "stone", "tower", "unicorn")
-    own = np.array([[name in THINGS[row.labels[0]] for name in names] for row in manifest.rows])
-    weight = np.zeros((5, embedder.feature_dim))
-    bias = np.full(5, -20.0)
-    for tag in range(4):
-        yes, no = (embeddings.vectors[own[:, tag] == side].mean(axis=0) for side in (True, False))
-        weight[tag] = 2000 * (yes - no)
-        bias[tag] = -weight[tag] @ (yes + no) / 2
-    head = TagHead(
-        names,
-        weight.astype(np.float32),
-        bias.astype(np.float32),
-        "sigmoid",
-        unit=True,
-        feature_fingerprint=embedder.feature_fingerprint,
-    )
-    save_tag_head(head, folder / TAGS_FILE)
-    return folder
-
-
-@pytest.fixture
-def tagger(here: Path, _trained: Path) -> Path:
-    """The same, of one's own."""
-    return shutil.copytree(_trained, here / "my-tags")
-
-
-@pytest.fixture(scope="session")
-def _tagged(sample: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _tagged(
+    sample: Path, tiny: Path, things: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """An index of the gallery whose pictures have tags."""
     index = tmp_path_factory.mktemp("tagged") / "tags.lmk"
     manifest = read_manifest(sample / "gallery")
-    rows = tuple(replace(row, labels=tuple(THINGS[row.labels[0]].split())) for row in manifest.rows)
+    rows = tuple(replace(row, labels=tuple(things[row.labels[0]].split())) for row in manifest.rows)
     build_index(index, replace(manifest, rows=rows), Embedder.load(tiny))
     return index
 
@@ -148,14 +104,17 @@ class TestTag:
         ):
             lmk("tag", "queries/q_castle.jpg", "--tagger", tagger, *words).refused(2, why)
 
-    def test_a_list_of_pictures_to_be_scored(self, lmk: Run, tagger: Path, here: Path) -> None:
-        table(here / "known.csv", "queries")
+    def test_a_list_of_pictures_to_be_scored(
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
+    ) -> None:
+        tag_table(here / "known.csv", "queries")
         done = lmk("tag", "known.csv", "--tagger", tagger, "-o", "out.csv", "--html", "tags.html")
         assert (done.code, done.err) == (0, "")
         assert done.out.startswith("out.csv: 9 pictures, ")
         with (here / "out.csv").open() as file:
             rows = {row["id"]: row for row in csv.DictReader(file)}
         assert set(rows["q_castle"]["given"].split()) == {"castle", "stone"}
+        assert rows["q_castle"]["path"] == "queries/q_castle.jpg"
         assert len(rows["q_none0"]["tags"].split()) == 5
         page = (here / "tags.html").read_text()
         assert page.count("<article>") == 9
@@ -215,7 +174,6 @@ class TestTag:
         lmk(*ask, "--tagger", tiny).refused(2, "knows no tags", "lmk train")
         lmk(*ask, "--tagger", "none").refused(2, "no such tagger", "lmk train tags")
         lmk(*ask, "-i", tagger).refused(2, "no index")
-        lmk(*ask).refused(2, "2 indexes here")
         lmk("tag", "queries", "gallery/../queries", "--tagger", tagger).refused(2, "two pictures")
         lmk(*ask, "--tagger", tagger, "-o", "no/where.csv").refused(2, "no such folder")
 
@@ -225,8 +183,10 @@ class TestTag:
 
 
 class TestThresholds:
-    def test_learnt_kept_and_used(self, lmk: Run, tagger: Path, here: Path) -> None:
-        known = table(here / "known.csv", "queries")
+    def test_learnt_kept_and_used(
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
+    ) -> None:
+        known = tag_table(here / "known.csv", "queries")
         with known.open("a") as file:
             file.write("extra,queries/q_none0.jpg,zebra\n")
         call = ("tag-thresholds", "--tagger", tagger, "--data", known, "--precision", 1)
@@ -246,9 +206,9 @@ class TestThresholds:
         assert "no picture, 0.5 kept: unicorn" in text
 
     def test_kept_with_an_index_and_its_relations(
-        self, lmk: Run, tag_index: Path, here: Path
+        self, lmk: Run, tag_index: Path, here: Path, tag_table: Table
     ) -> None:
-        known = table(here / "known.csv", "queries")
+        known = tag_table(here / "known.csv", "queries")
         (here / "relations.csv").write_text("child,parent\ncastle,building\n")
         done = lmk("tag-thresholds", "-i", tag_index, "--data", known, "--relations",
                    "relations.csv", "--precision", 0.3, "--recall", 0)  # fmt: skip
@@ -259,9 +219,9 @@ class TestThresholds:
         assert lmk("tag", "queries/q_castle.jpg", "-i", tag_index).code == 0
 
     def test_what_follows_from_a_tag_that_the_tagger_does_not_know_is_true(
-        self, lmk: Run, tagger: Path, here: Path
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
     ) -> None:
-        known = table(here / "known.csv", "queries")
+        known = tag_table(here / "known.csv", "queries")
         known.write_text(known.read_text().replace(",castle stone", ",chateau"))
         (here / "relations.csv").write_text("child,parent\nchateau,castle\n")
         done = lmk("tag-thresholds", "--tagger", tagger, "--data", known, "--relations",
@@ -271,8 +231,10 @@ class TestThresholds:
         assert found["castle"]["pictures"] == 1
         assert found["castle"]["value"] is not None
 
-    def test_tiles_go_with_the_thresholds(self, lmk: Run, tagger: Path, here: Path) -> None:
-        known = table(here / "known.csv", "queries", 3)
+    def test_tiles_go_with_the_thresholds(
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
+    ) -> None:
+        known = tag_table(here / "known.csv", "queries", 3)
         ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger, "--json")
         assert lmk(*ask, "--tiles").err == ""  # nothing was learnt yet
         tiled = json.loads(lmk(*ask, "--tiles").out)["best"][0]["score"]
@@ -283,8 +245,10 @@ class TestThresholds:
         assert done.err == ""
         assert json.loads(done.out)["best"][0]["score"] == pytest.approx(tiled)
 
-    def test_those_of_another_head_are_refused(self, lmk: Run, tagger: Path, here: Path) -> None:
-        known = table(here / "known.csv", "queries")
+    def test_those_of_another_head_are_refused(
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
+    ) -> None:
+        known = tag_table(here / "known.csv", "queries")
         assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
         head = json.loads((tagger / "tag_thresholds.json").read_text()) | {"tagger": "other"}
         (tagger / "tag_thresholds.json").write_text(json.dumps(head))
@@ -307,10 +271,10 @@ class TestThresholds:
                         VoteTagger(recognizer)
 
     def test_what_they_cannot_be_learnt_from(
-        self, lmk: Run, tagger: Path, tag_index: Path, here: Path
+        self, lmk: Run, tagger: Path, tag_index: Path, here: Path, tag_table: Table
     ) -> None:
         call = ("tag-thresholds", "--data")
-        table(here / "train.csv", "gallery")
+        tag_table(here / "train.csv", "gallery")
         lmk(*call, "train.csv", "-i", tag_index).refused(2, "is a picture of the index itself")
         lmk(*call, "bank", "--tagger", tagger).refused(2, "no picture has a tag")
         (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
@@ -333,8 +297,10 @@ class TestQuery:
         assert done.out.count("  tags: ") == 1
         assert "Tags: " in (here / "q.html").read_text()
 
-    def test_an_index_built_with_a_tagger_has_it(self, lmk: Run, tagger: Path, here: Path) -> None:
-        known = table(here / "known.csv", "queries")
+    def test_an_index_built_with_a_tagger_has_it(
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
+    ) -> None:
+        known = tag_table(here / "known.csv", "queries")
         assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
         assert lmk("build-index", "gallery", "--distractors", "bank", "--model", tagger,
                    "-o", "mine.lmk").code == 0  # fmt: skip
@@ -366,61 +332,3 @@ def test_train_tags_is_short_for_the_preset(
     for name in ("tags", "landmarks-lite1"):
         lmk("train", name, "--data", "gallery", "--out", "mine").refused(2, "enough")
     assert asked == ["tags-lite1", "landmarks-lite1"]
-
-
-class TestRelabel:
-    def test_candidates_sheet_and_back(self, lmk: Run, here: Path, tagger: Path) -> None:
-        path = table(here / "photos.csv", "gallery")
-        text = path.read_text().replace("castle/0.jpg,castle stone", "castle/0.jpg,stone tower")
-        path.write_text(text)
-        done = lmk("data", "relabel", path, "--tagger", tagger, "-o", "c.csv", "--html", "s.html",
-                   "--json")  # fmt: skip
-        assert done.code == 0, done
-        found = {(one["id"], one["tag"]): one for one in json.loads(done.out)["candidates"]}
-        assert found["castle/0.jpg", "castle"]["kind"] == "missing"
-        page = (here / "s.html").read_text()
-        boxes = re.findall(r'data-id="(.*?)" data-tag="(.*?)"( checked)?>', page)
-        assert ("castle/0.jpg", "castle", "") in boxes
-        assert ("castle/0.jpg", "stone", " checked") in boxes
-        # the sheet as it is changes nothing; ticked it does
-        as_saved = ["id,tag,verdict", *(f"{i},{t},{'yes' if c else 'no'}" for i, t, c in boxes)]
-        (here / "v.csv").write_text("\n".join(as_saved))
-        merge = ("data", "relabel", path, "--merge", "v.csv", "-o", "better.csv")
-        assert lmk(*merge).out.endswith("0 tags added, 0 taken away\n")
-        assert Manifest(Path(), read_manifest("better.csv").rows) == Manifest(
-            Path(), read_manifest(path).rows
-        )
-        ticked = "\n".join(as_saved).replace("castle/0.jpg,castle,no", "castle/0.jpg,castle,yes")
-        (here / "v.csv").write_text(
-            ticked.replace("castle/0.jpg,tower,yes", "castle/0.jpg,ivy,yes")
-        )
-        done = lmk(*merge, "--json")
-        assert json.loads(done.out)["added"] == {"castle": 1, "ivy": 1}
-        assert done.complaints == ["lmk: v.csv: no picture had the tag before: ivy"]
-        assert (
-            "castle/0.jpg,gallery/castle/0.jpg,stone tower castle ivy"
-            in Path("better.csv").read_text()
-        )
-
-    def test_by_neighbours_alone(self, lmk: Run, here: Path, tiny: Path) -> None:
-        path = table(here / "photos.csv", "gallery")
-        done = lmk("data", "relabel", path, "--model", tiny, "--above", 0.3, "--limit", 1,
-                   "--html", "s.html")  # fmt: skip
-        assert done.code == 0
-        assert done.out.startswith("12 pictures: ")
-        assert "(neighbours 0." in done.out
-        assert "more: see --limit" in (here / "s.html").read_text()
-
-    def test_calls_that_are_wrong(self, lmk: Run, here: Path, tiny: Path) -> None:
-        path = table(here / "photos.csv", "gallery")
-        (here / "v.csv").write_text("id,tag,verdict\n")
-        lmk("data", "relabel", path, "--merge", "v.csv").refused(2, "name their CSV with -o")
-        merge = ("data", "relabel", path, "--merge", "v.csv", "-o")
-        lmk(*merge, path).refused(2, "written over")
-        for words in (("--html", "s.html"), ("--tagger", "my-tags"), ("--model", tiny)):
-            lmk(*merge, "b.csv", *words).refused(2, f"{words[0]}: is for finding candidates")
-        lmk("data", "relabel", "bank").refused(2, "no picture has a tag")
-        (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
-        done = lmk("data", "relabel", "gone.csv", "--model", tiny)
-        assert done.code == 2
-        assert "no picture can be read" in done.complaints[-1]

@@ -65,9 +65,7 @@ def test_cross_entropy_of_probabilities() -> None:
     values = torch.from_numpy(np.random.default_rng(5).random((N, TAGS))).float()
     yes, no = (binary_cross_entropy(logits, torch.full_like(values, v)) for v in (1, 0))
     one = torch.full_like(values, 0.3)
-    np.testing.assert_allclose(
-        binary_cross_entropy(logits, one), 0.3 * yes + 0.7 * no, rtol=1e-5
-    )
+    np.testing.assert_allclose(binary_cross_entropy(logits, one), 0.3 * yes + 0.7 * no, rtol=1e-5)
     leaf = logits.clone().requires_grad_()
     binary_cross_entropy(leaf, values).sum().backward()
     np.testing.assert_allclose(leaf.grad, (torch.sigmoid(logits) - values) / TAGS, atol=1e-6)

@@ -1,0 +1,265 @@
+"""`lmk data caption-tags`, `lmk data add-tags`: labels made of texts, and of labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.render import check_output, counted, write_text
+from lmk.cli.tag_options import (
+    named_relations,
+    refuse_idle,
+    relations_by_option,
+    relations_option,
+)
+
+if TYPE_CHECKING:
+    from lmk.embed.label_table import LabelTable
+    from lmk.embed.relations import RelationGraph
+
+_PATH = click.Path(path_type=Path)
+_SHOWN = 10
+LEAST, MOST, TOP = 5, 0.05, 5
+SURE, ABOVE = 0.95, 0.5
+
+_output = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="CSV",
+    help="Write TABLE with these tags; all its other columns stay.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command("caption-tags", short_help="Make tags of captions and titles.")
+@click.argument("table", type=_PATH)
+@_output
+@click.option(
+    "--columns",
+    metavar="NAME,NAME",
+    help="Columns whose texts count.  [default: those of title, description, caption, tags that "
+    "there are]",
+)
+@click.option(
+    "--least",
+    type=click.IntRange(1),
+    help=f"Leave out words of fewer texts.  [default: {LEAST}]",
+)
+@click.option(
+    "--most",
+    type=click.FloatRange(0, 1),
+    help=f"Leave out words of more than this part of the texts.  [default: {MOST}]",
+)
+@click.option("--count", type=click.IntRange(1), help="Keep only so many words.")
+@click.option(
+    "--glosses",
+    type=_PATH,
+    metavar="CSV",
+    help="Write the labels nearest to each text instead, and how near: a CSV with the columns "
+    "label and text (synonyms, a definition).",
+)
+@click.option("--top", type=click.IntRange(1), help=f"Labels of a text at most.  [default: {TOP}]")
+@_as_json
+def caption_tags(
+    table: Path,
+    output: Path,
+    columns: str | None,
+    least: int | None,
+    most: float | None,
+    count: int | None,
+    glosses: Path | None,
+    top: int | None,
+    as_json: bool,
+) -> None:
+    """Make tags of the texts in TABLE, a CSV with the column id: weak labels to pretrain on.
+
+    The tags are the words of a text without the most and the least common ones, in any script. With
+    --glosses they are the labels whose gloss is nearest to the text, written NAME:WEIGHT, where the
+    weight is the cosine of the TF-IDF vectors.
+
+    Example: lmk data caption-tags crawled.csv -o keywords.csv
+
+    Then: lmk train keywords-lite1 --data keywords.csv --out pretrained
+    """
+    from lmk.embed.captions import keywords, read_contexts, weighted_labels
+    from lmk.embed.label_table import LabelTable
+
+    check_output(output, reads=[table] if glosses is None else [table, glosses])
+    if glosses is not None:
+        refuse_idle({"--least": least, "--most": most, "--count": count}, "with --glosses")
+    else:
+        refuse_idle({"--top": top}, "without --glosses")
+    named = None if columns is None else [name.strip() for name in columns.split(",")]
+    texts = read_contexts(table, named)
+    pictures = LabelTable(table)
+    found: Sequence[Sequence[str]]
+    if glosses is None:
+        found = keywords(
+            list(texts.values()),
+            least=LEAST if least is None else least,
+            most=MOST if most is None else most,
+            count=count,
+        )
+    else:
+        near = weighted_labels(list(texts.values()), _read_glosses(glosses), top=top or TOP)
+        found = [[f"{name}:{w:.4f}" for name, w in own if w >= 5e-5] for own in near]
+    labels = {id_.strip(): own for id_, own in zip(texts, found, strict=True)}
+    write_text(output, pictures.with_labels(labels))
+    names = {tag.rpartition(":")[0] if glosses else tag for own in found for tag in own}
+    facts = {
+        "output": str(output),
+        "pictures": len(found),
+        "without_tag": sum(not own for own in found),
+        "tags": len(names),
+        "tags_a_picture": sum(map(len, found)) / max(len(found), 1),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(
+        f"{output}: {counted(len(found), 'picture')}, {counted(len(names), 'tag')}, "
+        f"{facts['tags_a_picture']:.1f} a picture; {facts['without_tag']:,} pictures have none"
+    )
+
+
+@click.command("add-tags", short_help="Add what follows from tags, and what comes with them.")
+@click.argument("table", type=_PATH)
+@_output
+@relations_option
+@relations_by_option
+@click.option(
+    "--predictions",
+    type=_PATH,
+    metavar="CSV",
+    help="What `lmk tag -o` says of the same pictures, best with a tagger that learnt from others: "
+    "what it sees in most pictures of a tag is added to all of them.",
+)
+@click.option(
+    "--sure",
+    type=click.FloatRange(0, 1),
+    help=f"Score above which a prediction sees a tag.  [default: {SURE}]",
+)
+@click.option(
+    "--above",
+    type=click.FloatRange(0, 1),
+    help=f"Part of a tag's pictures in more than which another is seen.  [default: {ABOVE}]",
+)
+@_as_json
+def add_tags(
+    table: Path,
+    output: Path,
+    relations: Path | None,
+    relations_by: str | None,
+    predictions: Path | None,
+    sure: float | None,
+    above: float | None,
+    as_json: bool,
+) -> None:
+    """Add to the tags in TABLE what follows from them, and what comes with them.
+
+    Give --relations ("forest" means "tree"), --predictions ("beach" comes with "sea"), or both:
+    then a tag that follows from another is not taken for one that merely comes with it.
+
+    Example: lmk data add-tags photos.csv --relations relations.csv -o more.csv
+    """
+    from lmk.embed.errors import ManifestError, UsageError
+    from lmk.embed.label_table import LabelTable
+    from lmk.embed.relations import RelationGraph
+    from lmk.embed.tag_labels import add_tags as more_tags
+
+    check_output(output, reads=[p for p in (table, relations, predictions) if p is not None])
+    if predictions is None:
+        refuse_idle({"--sure": sure, "--above": above}, "without --predictions")
+    if relations is None and predictions is None:
+        remedy = "give --relations or --predictions"
+        raise UsageError("nothing says what to add", remedy=remedy)
+    graph = named_relations(relations, relations_by) or RelationGraph({})
+    pictures = LabelTable(table)
+    if not any(pictures.labels.values()):
+        remedy = "give a CSV with a column tags, several apart by blanks"
+        raise ManifestError("no picture has a tag", where=table, remedy=remedy)
+    together: dict[str, tuple[str, ...]] = {}
+    if predictions is not None:
+        together = _together(
+            pictures,
+            predictions,
+            graph,
+            SURE if sure is None else sure,
+            ABOVE if above is None else above,
+        )
+    labels = {id_: more_tags(own, together, graph) for id_, own in pictures.labels.items()}
+    write_text(output, pictures.with_labels(labels))
+    added = [len(labels[id_]) - len(own) for id_, own in pictures.labels.items()]
+    if as_json:
+        facts: dict[str, Any] = {"output": str(output), "pictures": len(added)}
+        facts |= {"changed": sum(map(bool, added)), "added": sum(added), "together": together}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    click.echo(
+        f"{output}: {sum(added):,} tags added to {sum(map(bool, added)):,} of "
+        f"{counted(len(added), 'picture')}"
+    )
+    for tag in sorted(together)[:_SHOWN]:
+        click.echo(f"  {tag} comes with {', '.join(together[tag])}")
+    if len(together) > _SHOWN:
+        click.echo(f"  and {len(together) - _SHOWN:,} more tags: see --json")
+
+
+def _together(
+    pictures: LabelTable, predictions: Path, graph: RelationGraph, sure: float, above: float
+) -> dict[str, tuple[str, ...]]:
+    """The tags that come with each tag, by the pictures that have labels and predictions."""
+    import numpy as np
+
+    from lmk.embed.errors import UsageError
+    from lmk.embed.tag_labels import cooccurrence, cooccurring_tags
+    from lmk.eval.tag_files import read_predictions
+
+    scores = read_predictions(predictions)
+    ids = [id_ for id_ in pictures.labels if id_ in scores]
+    if not ids:
+        remedy = f"tag the pictures of {pictures.path}: lmk tag -o"
+        raise UsageError("names none of the pictures", where=predictions, remedy=remedy)
+    names = sorted({tag for id_ in ids for tag in pictures.labels[id_]})
+    seen_names = sorted({tag for id_ in ids for tag in scores[id_]})
+    own = np.array([[n in pictures.labels[id_] for n in names] for id_ in ids], np.bool_)
+    seen = np.array([[scores[id_].get(n, 0) > sure for n in seen_names] for id_ in ids], np.bool_)
+    return cooccurring_tags(cooccurrence(own, seen), names, seen_names, graph, above=above)
+
+
+def _read_glosses(path: Path) -> dict[str, str]:
+    """The text of each label.
+
+    Raises:
+        ManifestError: the table cannot be read, or has no such columns; a label that is empty, has
+            a blank or comes twice.
+    """
+    import pandas as pd
+
+    from lmk.embed.errors import ManifestError
+
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"cannot be read as a table: {reason}", where=path) from None
+    if not {"label", "text"} <= set(rows):
+        raise ManifestError("has no columns label and text", where=path)
+    labels = rows["label"].str.strip()
+    for label in labels:
+        if len(label.split()) != 1:
+            remedy = "write '_' for a blank"
+            raise ManifestError(f"the label {label!r} is empty or holds a blank", where=path,
+                                remedy=remedy)  # fmt: skip
+    if not labels.is_unique:
+        twice = labels[labels.duplicated()].iloc[0]
+        raise ManifestError(f"has the label {twice} twice", where=path)
+    if not len(rows):
+        raise ManifestError("holds no rows", where=path)
+    return dict(zip(labels, rows["text"], strict=True))
