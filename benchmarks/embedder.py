@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from accuracy import TOP1, Split, splits
 
 from lmk.cli.tune_scores import judged_of
@@ -255,18 +256,21 @@ def ablation(bench: Bench, title: str, rows: dict[str, tuple[str, ...]], preset:
         show(name, figures)
 
 
-def ship(folder: Path, preset: str) -> None:
-    """Makes a trained embedder a preset that lmk comes with: fp16, norms and means fp32."""
+def half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as fp16; norms, means and biases as they are."""
+    return {n: (part.half() if part.ndim > 1 else part).contiguous() for n, part in state.items()}
+
+
+def ship(folder: Path) -> None:
+    """Makes a trained embedder the preset that lmk comes with: fp16, norms and means fp32."""
     from safetensors.torch import save_file
 
     trained = Embedder.load(folder)
-    state = trained.network().state_dict()
-    small = {name: part.half() if part.ndim > 1 else part for name, part in state.items()}
-    config = trained.config.model_copy(update={"name": preset, "weights": SHIPPED})
+    small = half(trained.network().state_dict())
+    config = trained.config.model_copy(update={"name": PRESET, "weights": SHIPPED})
     presets = Path(__file__).parent.parent / "embed" / "presets"
-    save_file({name: part.contiguous() for name, part in small.items()},
-              presets / f"{preset}.safetensors")  # fmt: skip
-    (presets / f"{preset}.json").write_text(config.model_dump_json(indent=2) + "\n")
+    save_file(small, presets / f"{PRESET}.safetensors")
+    (presets / f"{PRESET}.json").write_text(config.model_dump_json(indent=2) + "\n")
 
 
 def main() -> None:
@@ -280,7 +284,7 @@ def main() -> None:
     parser.add_argument("--only", default="default,draws,losses,blocks,scratch")
     options = parser.parse_args()
     if options.ship:
-        ship(options.ship, PRESET)
+        ship(options.ship)
         return
     if not options.runs:
         parser.error("--runs is missing")

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from embedder import ship
+from embedder import half
+from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 
 from lmk.embed.captions import keywords, weighted_labels
@@ -41,7 +43,6 @@ from lmk.embed.manifest import read_manifest
 from lmk.embed.tag_head import TAGS_FILE, load_tag_head, save_tag_head
 from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
 from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.tag_thresholds import THRESHOLDS_FILE, save_thresholds
 from lmk.rerank.tag_votes import tag_votes
 from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
 
@@ -323,20 +324,25 @@ def ship_tagger(
     folder: Path, choose: Part, names: tuple[str, ...], precision: float, recall: float
 ) -> None:
     """Makes a trained tagger the one that lmk comes with, its thresholds chosen anew."""
-    ship(folder, PRESET)
-    embedder = Embedder.named(PRESET)
+    trained = Embedder.load(folder)
+    network = trained.network()
+    state = half(dict(network.state_dict()))
+    network.load_state_dict(state)  # the graph and the fingerprint are of the weights in fp16
+    embedder = Embedder.of(trained.config.model_copy(update={"name": PRESET}), network)
+    made = Path(__file__).parent.parent / "embed" / "presets" / PRESET
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    embedder.save(made)
+    (made / "weights.safetensors").write_bytes(save(state))
     head = replace(load_tag_head(folder), feature_fingerprint=embedder.feature_fingerprint)
-    presets = Path(__file__).parent.parent / "embed" / "presets"
-    save_tag_head(head, presets / f"{PRESET}.{TAGS_FILE}")
-    thresholds = presets / f"{PRESET}.{THRESHOLDS_FILE}"
-    thresholds.unlink(missing_ok=True)  # of the tagger before
-    tagger = HeadTagger.open(Path(PRESET))
+    save_tag_head(head, made / TAGS_FILE)
+    tagger = HeadTagger.open(made)
     own = [names.index(name) for name in tagger.names]
     learnt = learn_thresholds(
         scores_of(tagger, choose), choose.truth[:, own], tagger.names,
         min_precision=precision, min_recall=recall, tagger=tagger.print,
     )  # fmt: skip
-    save_thresholds(learnt, thresholds)
+    tagger.save(learnt)
 
 
 if __name__ == "__main__":

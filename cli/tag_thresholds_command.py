@@ -131,11 +131,11 @@ def _check_output(output: Path | None, index: Path | None, tagger: Path | None) 
         UsageError: they cannot.
     """
     from lmk.cli.render import require_folder
-    from lmk.embed.config import preset_names
+    from lmk.embed.config import shipped_folder
     from lmk.embed.errors import UsageError
 
     if output is None:
-        if tagger is not None and str(tagger) in preset_names() and not tagger.is_dir():
+        if tagger is not None and shipped_folder(str(tagger)) and not tagger.is_dir():
             remedy = "name with -o a folder for a tagger with these thresholds"
             raise UsageError("comes with lmk and stays as it is", where=tagger, remedy=remedy)
         return

@@ -85,8 +85,8 @@ class EmbedderConfig(BaseModel):
 def preset_names() -> tuple[str, ...]:
     """The names of the presets that lmk comes with."""
     folder = resources.files("lmk.embed") / "presets"
-    names = (file.name.removesuffix(".json") for file in folder.iterdir())
-    return tuple(sorted(name for name in names if "." not in name))  # no NAME.train, NAME.tags
+    files = (file.name for file in folder.iterdir() if file.name.endswith(".json"))
+    return tuple(sorted(name[:-5] for name in files if not name.endswith(TRAINING_SUFFIX)))
 
 
 def preset(name: str) -> EmbedderConfig:
@@ -95,9 +95,15 @@ def preset(name: str) -> EmbedderConfig:
     return EmbedderConfig.model_validate_json(text)
 
 
-def shipped(name: str, ending: str) -> Traversable:
-    """The file of that ending beside a preset; its network's is "safetensors" (fp16)."""
-    return resources.files("lmk.embed") / "presets" / f"{name}.{ending}"
+def shipped_folder(name: str) -> Path | None:
+    """The folder of an embedder that lmk comes with whole, tags and graph too; None for none."""
+    folder = Path(str(resources.files("lmk.embed") / "presets")) / name
+    return folder if name == DEFAULT_TAGGER and folder.is_dir() else None
+
+
+def shipped_weights(name: str) -> Traversable:
+    """The file with the whole network of a preset that lmk comes with (fp16)."""
+    return resources.files("lmk.embed") / "presets" / f"{name}.safetensors"
 
 
 def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:

@@ -12,7 +12,6 @@ import json
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources.abc import Traversable
 from itertools import chain
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
@@ -26,11 +25,10 @@ from lmk.embed.config import (
     DEFAULT,
     FILE,
     HUB,
-    SHIPPED,
     EmbedderConfig,
     preset,
     preset_names,
-    shipped,
+    shipped_folder,
     timm_config,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
@@ -129,8 +127,8 @@ class Embedder:
         """An embedder by name.
 
         Args:
-            name: a preset ("lite1", "lite0"), an embedder's folder, or any timm model; or several
-                presets and folders joined by "+", for an ensemble of them.
+            name: a preset ("lite1", "lite0"), the tagger "tags-lite1", an embedder's folder, or
+                any timm model; or several but models joined by "+", for an ensemble of them.
             weights: a .safetensors or .pth file for a timm model.
             pretrained: take the timm model's weights from its hub (needs a network).
             size: side of the pictures in pixels, instead of the preset's or model's own.
@@ -145,14 +143,17 @@ class Embedder:
                 where=name,
                 remedy="give one of --weights and --pretrained",
             )
-        if (Path(name) / _CONFIG).is_file():
+        folder = shipped_folder(name)
+        if folder is None or (Path(name) / _CONFIG).is_file():  # one's own goes first
+            folder = Path(name)
+        if (folder / _CONFIG).is_file():
             if weights or pretrained or size:
                 raise ModelError(
                     "an embedder's folder has its own weights and size",
                     where=name,
                     remedy="leave out --weights, --pretrained and --size",
                 )
-            return cls.load(Path(name))
+            return cls.load(folder)
         if "+" in name:
             if weights or pretrained:
                 raise ModelError(
@@ -275,9 +276,8 @@ class Embedder:
         (folder / _CONFIG).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if self.whitening is not None:
             save_whitening(self.whitening, folder / _WHITENING)
-        tags = self.beside(TAGS_FILE)
-        if tags is not None:
-            (folder / TAGS_FILE).write_bytes(tags.read_bytes())
+        if self.folder is not None and (self.folder / TAGS_FILE).exists():
+            shutil.copyfile(self.folder / TAGS_FILE, folder / TAGS_FILE)
         if self.folder is not None and (self.folder / _WEIGHTS).exists():
             shutil.copyfile(self.folder / _WEIGHTS, folder / _WEIGHTS)
         elif self.config.weights in (HUB, FILE):
@@ -289,15 +289,6 @@ class Embedder:
             graph = self.graph()
             shutil.copyfile(graph, folder / _GRAPH)
             shutil.copyfile(graph.with_suffix(".bin"), (folder / _GRAPH).with_suffix(".bin"))
-
-    def beside(self, file: str) -> Traversable | None:
-        """A file of the embedder's folder, or that came with the preset; None for none."""
-        found: Traversable | None = None
-        if self.folder is not None:
-            found = self.folder / file
-        elif self.config.weights == SHIPPED and self.config == preset(self.config.name):
-            found = shipped(self.config.name, file)
-        return found if found is not None and found.is_file() else None
 
     def with_whitening(self, whitening: Whitening | None) -> Embedder:
         """The same network followed by another whitening."""

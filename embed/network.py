@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmk.embed.backbone import build_backbone, insert_global_context, read_state
-from lmk.embed.config import FILE, HUB, SHIPPED, EmbedderConfig, shipped
+from lmk.embed.config import FILE, HUB, SHIPPED, EmbedderConfig, shipped_weights
 from lmk.embed.errors import ModelError
 from lmk.embed.heads import EmbeddingNetwork, Ensemble
 
@@ -31,8 +31,8 @@ def build_network(
         ModelError: weights that cannot be had or do not fit.
     """
     kept = whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
-    whole_preset = config.weights == SHIPPED and not kept
-    source = None if kept or whole_preset else weights if config.weights == FILE else config.weights
+    shipped = config.weights == SHIPPED and not kept
+    source = None if kept or shipped else weights if config.weights == FILE else config.weights
     if config.members:
         members = [build_network(member, None) for member in config.members]
         backbone: nn.Module = Ensemble(members, [member.size for member in config.members])
@@ -41,8 +41,8 @@ def build_network(
     if config.global_context is not None:
         insert_global_context(backbone, config.global_context)
     network = EmbeddingNetwork(backbone, config)
-    if whole_preset:
-        with as_file(shipped(config.name, "safetensors")) as file:
+    if shipped:
+        with as_file(shipped_weights(config.name)) as file:
             network.load_state_dict(read_state(file))  # which widens fp16
     elif kept and weights is not None:
         try:

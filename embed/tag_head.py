@@ -92,28 +92,23 @@ def save_tag_head(head: TagHead, path: Path) -> None:
 
 
 def load_tag_head(folder: Path, feature_fingerprint: str | None = None) -> TagHead:
-    """The tags of an embedder's folder, as `lmk train` writes it; see read_tag_head."""
+    """The tags of an embedder's folder.
+
+    Args:
+        folder: as `lmk train` writes it.
+        feature_fingerprint: of the embedder whose features will be given to it.
+
+    Raises:
+        ModelError: the embedder was not trained for tags, or the file is damaged.
+        EmbedderMismatch: the head belongs to another embedder.
+    """
+    from safetensors import SafetensorError, safe_open
+
     path = folder / TAGS_FILE
     if not path.is_file():
         raise ModelError(
             "this embedder knows no tags", where=folder, remedy="train one: lmk train tags-lite1"
         )
-    return read_tag_head(path, feature_fingerprint)
-
-
-def read_tag_head(path: Path, feature_fingerprint: str | None = None) -> TagHead:
-    """The tags of a file.
-
-    Args:
-        path: as save_tag_head writes it.
-        feature_fingerprint: of the embedder whose features will be given to it.
-
-    Raises:
-        ModelError: the file is damaged.
-        EmbedderMismatch: the head belongs to another embedder.
-    """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="np") as file:
             header = json.loads(file.metadata()[_HEADER])

@@ -204,8 +204,9 @@ def build_index(
         writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
-        tags = load_thresholds(embedder.beside(THRESHOLDS_FILE))  # of the tags that it brings along
-        writer.set(HEAD_SETTING, None if tags is None else tags.model_dump(mode="json"))
+        if embedder.folder is not None:  # of the tags that it brings along
+            tags = load_thresholds(embedder.folder / THRESHOLDS_FILE)
+            writer.set(HEAD_SETTING, None if tags is None else tags.model_dump(mode="json"))
         pipeline, threshold = pipeline or Pipeline(), None
         if shard is None:
             threshold = learn(writer, pipeline, progress=progress).pipeline.threshold()

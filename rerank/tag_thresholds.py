@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
@@ -139,20 +138,20 @@ def save_thresholds(thresholds: TagThresholds, path: Path) -> None:
     write_whole(path, (thresholds.model_dump_json(indent=2) + "\n").encode())
 
 
-def load_thresholds(file: Traversable | None) -> TagThresholds | None:
+def load_thresholds(path: Path) -> TagThresholds | None:
     """Reads them; None where there is no file.
 
     Raises:
         ModelError: the file is no thresholds.
     """
     try:
-        return None if file is None else TagThresholds.model_validate_json(file.read_bytes())
+        return TagThresholds.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
         raise ModelError(
             f"is no file of thresholds ({type(error).__name__})",
-            where=str(file),
+            where=path,
             remedy="learn them again: lmk tag-thresholds",
         ) from error
 

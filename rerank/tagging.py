@@ -13,27 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import as_file
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.config import DEFAULT_TAGGER, preset_names, shipped
+from lmk.embed.config import DEFAULT_TAGGER, shipped_folder
 from lmk.embed.detector import Box, Detector
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import ModelError, UsageError, storage_errors
 from lmk.embed.images import Picture, Skipped, decode, read_bytes
 from lmk.embed.runtime import available_cores
-from lmk.embed.tag_head import (
-    TAGS_FILE,
-    TagHead,
-    load_tag_head,
-    read_tag_head,
-    save_tag_head,
-)
+from lmk.embed.tag_head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
 from lmk.embed.tiles import TILES, tiled
 from lmk.index.database import CATALOG
 from lmk.index.writer import GalleryWriter
@@ -123,32 +116,29 @@ class HeadTagger:
         """Opens a folder that `lmk train` wrote with a task of tags, or what lmk comes with.
 
         Args:
-            folder: the folder, or the name of a preset with tags.
+            folder: the folder, or its name.
 
         Raises:
             ModelError: there is no embedder, or it knows no tags; a damaged file.
             EmbedderMismatch: tags of another embedder.
             GalleryError: thresholds of other tags.
         """
-        if folder.is_dir():
-            embedder = Embedder.load(folder)
-            head = load_tag_head(folder, embedder.feature_fingerprint)
-        elif str(folder) in preset_names() and shipped(str(folder), TAGS_FILE).is_file():
-            embedder = Embedder.named(str(folder))
-            with as_file(shipped(str(folder), TAGS_FILE)) as file:
-                head = read_tag_head(file, embedder.feature_fingerprint)
-        else:
+        shipped = None if folder.is_dir() else shipped_folder(str(folder))
+        found = shipped or folder
+        if not found.is_dir():
             remedy = f"train one: lmk train tags, or take what lmk comes with: {DEFAULT_TAGGER}"
             raise ModelError("no such tagger", where=folder, remedy=remedy)
+        embedder = Embedder.load(found)
+        head = load_tag_head(found, embedder.feature_fingerprint)
+        path = found / THRESHOLDS_FILE
 
         def keep(new: TagThresholds) -> None:
-            if embedder.folder is None:
+            if shipped is not None:
                 remedy = "name with -o a folder for a tagger with these"
                 raise UsageError("comes with lmk and stays as it is", where=folder, remedy=remedy)
-            save_thresholds(new, embedder.folder / THRESHOLDS_FILE)
+            save_thresholds(new, path)
 
-        kept = load_thresholds(embedder.beside(THRESHOLDS_FILE))
-        return cls(embedder, head, folder, keep, kept)
+        return cls(embedder, head, folder, keep, load_thresholds(path))
 
     @classmethod
     def of_index(cls, recognizer: Recognizer) -> HeadTagger | None:

@@ -22,7 +22,7 @@ from lmk.embed import backbone as backbone_module
 from lmk.embed import embedder as embedder_module
 from lmk.embed import fingerprint as fingerprint_module
 from lmk.embed.backbone import build_backbone, read_state
-from lmk.embed.config import preset_names, shipped
+from lmk.embed.config import preset_names, shipped_weights
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError, StorageError
@@ -104,7 +104,7 @@ class TestShippedWeights:
     @torch.inference_mode()
     def test_the_file_is_the_whole_network(self, render: Render) -> None:
         embedder = Embedder.named("landmarks-lite1", size=96)
-        with as_file(shipped("landmarks-lite1", "safetensors")) as file:
+        with as_file(shipped_weights("landmarks-lite1")) as file:
             assert file.stat().st_size <= 25e6
             kept = load_file(file)
         state = embedder.network().state_dict()
