@@ -62,3 +62,20 @@ def test_the_default_recognises_real_landmarks_and_refuses_the_rest(
     assert score["queries"] == 1818 and score["with_landmark"] == 633
     assert score["gap"] >= 0.88
     assert score["right"] / score["with_landmark"] >= 0.9
+
+
+@pytest.mark.skipif(not (DATA / "tags.csv").exists(), reason="no tags.csv beside the gallery")
+def test_the_tagger_knows_everyday_things(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (DATA / "tags.csv").open(newline="", encoding="utf-8-sig") as file:
+        asked = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    write(tmp_path / "asked.csv", asked, ("id", "path", "tags"))
+    found = tmp_path / "found.csv"
+    assert run("tag", tmp_path / "asked.csv", "--root", DATA, "-o", found) == 0
+    capsys.readouterr()
+    assert run("eval", "tags", found, tmp_path / "asked.csv", "--json") == 0
+    score = json.loads(capsys.readouterr().out)
+
+    assert score["pictures"] == 1086 and score["macro_map"] >= 0.7
+    assert score["given"]["micro"]["precision"] >= 0.85
