@@ -57,6 +57,12 @@ _SHOWN = 5  # unknown tags
     show_default=True,
     help="Share of a tag's pictures that should be given it; tags that miss it are listed.",
 )
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+    help="How sure the precision has to be: of few pictures a tag then needs more than it shows "
+    "on them.  [default: as measured]",
+)
 @relations_option
 @relations_by_option
 @tiles_option
@@ -75,6 +81,7 @@ def tag_thresholds(
     tagger: Path | None,
     precision: float,
     recall: float,
+    confidence: float | None,
     relations: Path | None,
     relations_by: str | None,
     tiles: bool,
@@ -110,6 +117,7 @@ def tag_thresholds(
             opened.names,
             min_precision=precision,
             min_recall=recall,
+            confidence=confidence,
             relations=graph,
             tagger=opened.print,
             tiles=tiles,
@@ -213,6 +221,7 @@ def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
         "pictures": pictures,
         "precision": learnt.min_precision,
         "recall": learnt.min_recall,
+        "confidence": learnt.confidence,
         "failed": list(learnt.failed),
         "without_picture": list(learnt.unseen),
         "tags": {
@@ -224,6 +233,8 @@ def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
 
 def _echo(learnt: TagThresholds, pictures: int) -> None:
     wanted = f"precision {learnt.min_precision:g} and recall {learnt.min_recall:g}"
+    if learnt.confidence is not None:
+        wanted = f"{wanted} with confidence {learnt.confidence:g}"
     reached = sum(one.reached for one in learnt.tags.values())
     known = len(learnt.tags) - len(learnt.unseen)
     click.echo(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from lmk.eval.gap_scores import Estimate
 from lmk.eval.judged import Judged, judge
 from lmk.eval.submission import Submission
 from lmk.eval.truth import Truth
+from lmk.eval.uncertainty import wilson_bounds
 from lmk.eval.what_if import gain_if_blank, gain_if_right
 
 CURVE_POINTS = 400
@@ -302,13 +302,8 @@ def wilson(successes: int, trials: int) -> Estimate:
     """
     if not 0 <= successes <= trials or not trials:
         raise ValueError(f"{successes} of {trials} is no share")
-    share, z2 = successes / trials, _Z95**2
-    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    spread = sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    half = _Z95 * spread / (1 + z2 / trials)
-    # All right is 1 and none right is 0 exactly, which the floats miss by a hair.
-    low = 0.0 if not successes else middle - half
-    return Estimate(share, low, 1.0 if successes == trials else middle + half)
+    low, high = wilson_bounds(np.array(successes), np.array(trials), _Z95)
+    return Estimate(successes / trials, float(low), float(high))
 
 
 def confusions_of(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.relations import RelationGraph
+from lmk.eval.uncertainty import wilson_bounds
 from lmk.rerank.tag_thresholds import TagThreshold, TagThresholds, close_given
 
 
@@ -92,11 +93,22 @@ class PrecisionRecallCurve:
         threshold: float64 [m], falling.
         precision: float64 [m].
         recall: float64 [m], rising.
+        given: int64 [m], the pictures that are given the tag.
     """
 
     threshold: NDArray[np.float64]
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
+    given: NDArray[np.int64]
+
+    def sure_precision(self, confidence: float | None) -> NDArray[np.float64]:
+        """The precision that holds elsewhere too: float64 [m].
+
+        Args:
+            confidence: with which it does, by the lower bound of uncertainty.wilson_bounds; None
+                for the precision as it is.
+        """
+        return _sure(self.precision, self.given, confidence)
 
 
 @dataclass(frozen=True)
@@ -223,13 +235,32 @@ def precision_recall(
     if not truth.any():
         raise ValueError("no picture has the tag: its curve is not defined")
     precision, recall, threshold = precision_recall_curve(truth, scores)
+    given = len(scores) - np.searchsorted(np.sort(scores), threshold)
     return PrecisionRecallCurve(
-        threshold[::-1].astype(np.float64), precision[-2::-1], recall[-2::-1]
+        threshold[::-1].astype(np.float64),
+        precision[-2::-1],
+        recall[-2::-1],
+        given[::-1].astype(np.int64),
     )
 
 
+def _sure(
+    precision: NDArray[np.float64], given: NDArray[np.int64], confidence: float | None
+) -> NDArray[np.float64]:
+    if confidence is None:
+        return precision
+    from scipy.stats import norm
+
+    right = np.rint(np.nan_to_num(precision) * given).astype(np.int64)
+    low, _ = wilson_bounds(right, np.maximum(given, 1), float(norm.ppf(confidence)))
+    return low
+
+
 def choose_threshold(
-    curve: PrecisionRecallCurve, min_precision: float, min_recall: float
+    curve: PrecisionRecallCurve,
+    min_precision: float,
+    min_recall: float,
+    confidence: float | None = None,
 ) -> Threshold:
     """Of the thresholds that reach a precision, the one of largest recall.
 
@@ -240,13 +271,17 @@ def choose_threshold(
         curve: of `precision_recall`.
         min_precision: wanted precision, 0 to 1.
         min_recall: wanted recall, 0 to 1; below it the choice is marked infeasible.
+        confidence: with which the precision is to hold on other pictures, .5 to 1 without either;
+            None takes the precision on these pictures for it, which of few pictures is luck.
 
     Raises:
-        ValueError: a target outside 0 to 1.
+        ValueError: a target or the confidence out of range.
     """
+    if confidence is not None and not 0.5 < confidence < 1:
+        raise ValueError(f"the confidence must be between .5 and 1, got {confidence}")
     if not (0 <= min_precision <= 1 and 0 <= min_recall <= 1):
         raise ValueError(f"targets must be 0 to 1, got {min_precision} and {min_recall}")
-    reached = np.flatnonzero(curve.precision >= min_precision)
+    reached = np.flatnonzero(curve.sure_precision(confidence) >= min_precision)
     if not reached.size:
         return Threshold(None, 0.0, 0.0, False)
     best = reached[np.argmax(curve.recall[reached])]  # the first, so the highest threshold
@@ -261,6 +296,7 @@ def learn_thresholds(
     *,
     min_precision: float = 0.9,
     min_recall: float = 0.5,
+    confidence: float | None = None,
     relations: RelationGraph | None = None,
     tagger: str = "",
     tiles: bool = False,
@@ -276,6 +312,7 @@ def learn_thresholds(
         truth: bool [n, t].
         names: the t tags.
         min_precision, min_recall: wanted of each tag.
+        confidence: see choose_threshold.
         relations: by which scores and truth are closed first, or the recall of a parent that was
             not written down would be measured wrong.
         tagger, tiles: see TagThresholds.
@@ -294,7 +331,7 @@ def learn_thresholds(
             found[names[tag]] = TagThreshold(value=TagThresholds().default, pictures=0)
             continue
         curve = precision_recall(scores[:, tag], truth[:, tag])
-        best = choose_threshold(curve, min_precision, min_recall)
+        best = choose_threshold(curve, min_precision, min_recall, confidence)
         found[names[tag]] = TagThreshold(
             value=best.value,
             pictures=pictures,
@@ -305,6 +342,7 @@ def learn_thresholds(
     learnt = TagThresholds(
         min_precision=min_precision,
         min_recall=min_recall,
+        confidence=confidence,
         tags=found,
         parents=relations.parents,
         tagger=tagger,
@@ -320,13 +358,15 @@ def _together(
     names: Sequence[str],
 ) -> TagThresholds:
     """The same thresholds, with what they reach where tags bring others along."""
-    scored = score_decisions(learnt.given(scores, names), truth, names)
+    given = learnt.given(scores, names)
+    scored = score_decisions(given, truth, names)
+    sure = _sure(scored.precision, given.sum(axis=0), learnt.confidence)
     tags = dict(learnt.tags)
-    for name, precision, recall in zip(
-        names, scored.precision.tolist(), scored.recall.tolist(), strict=True
+    for name, precision, recall, low in zip(
+        names, scored.precision.tolist(), scored.recall.tolist(), sure.tolist(), strict=True
     ):
         if tags[name].pictures:
-            reached = precision >= learnt.min_precision and recall >= learnt.min_recall
+            reached = low >= learnt.min_precision and recall >= learnt.min_recall
             found = {"precision": precision, "recall": recall, "reached": reached}
             tags[name] = tags[name].model_copy(update=found)
     return learnt.model_copy(update={"tags": tags})

@@ -20,6 +20,24 @@ RESAMPLES = 1000
 LEVEL = 0.95
 
 
+def wilson_bounds(
+    successes: NDArray[np.int64], trials: NDArray[np.int64], z: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper score bounds of shares: E. B. Wilson, 1927; sound for few trials too.
+
+    Args:
+        successes, trials: int64 [n], 0 <= successes <= trials, at least one trial each.
+        z: of the normal distribution: 1.96 for 95 % between both bounds, .84 for 80 % above the
+            lower one.
+    """
+    share, z2 = successes / trials, z**2
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = z * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    # All right is 1 and none right is 0 exactly, which the floats miss by a hair.
+    low = np.where(successes == 0, 0.0, middle - half)
+    return low, np.where(successes == trials, 1.0, middle + half)
+
+
 @dataclass(frozen=True)
 class Interval:
     """A score with a percentile interval.

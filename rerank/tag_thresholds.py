@@ -54,6 +54,7 @@ class TagThresholds(BaseModel):
 
     Attributes:
         min_precision, min_recall: that were wanted of each tag; 0 where nothing was chosen.
+        confidence: with which the precision was to hold on other pictures; None for as measured.
         tags: by name; others have the default.
         parents: of each tag what follows from it (RelationGraph.parents).
         tagger: which tagger's scores they are for (Tagger.print); empty for any.
@@ -65,6 +66,7 @@ class TagThresholds(BaseModel):
 
     min_precision: float = Field(default=0.0, ge=0, le=1)
     min_recall: float = Field(default=0.0, ge=0, le=1)
+    confidence: float | None = Field(default=None, gt=0.5, lt=1)
     tags: Mapping[str, TagThreshold] = {}
     parents: Mapping[str, tuple[str, ...]] = {}
     tagger: str = ""

@@ -231,6 +231,18 @@ class TestThresholds:
         assert found["castle"]["pictures"] == 1
         assert found["castle"]["value"] is not None
 
+    def test_a_precision_to_be_sure_of(
+        self, lmk: Run, tagger: Path, here: Path, tag_table: Table
+    ) -> None:
+        """Of nine pictures no tag has enough of them."""
+        known = tag_table(here / "known.csv", "queries")
+        call = ("tag-thresholds", "--tagger", tagger, "--data", known)
+        done = lmk(*call, "--confidence", 0.8)
+        assert done.code == 0 and "precision 0.9 and recall 0.5 with confidence 0.8" in done.out
+        assert "0 of 4 tags reach" in done.out
+        assert json.loads(lmk(*call, "--json").out)["confidence"] is None
+        assert lmk(*call, "--confidence", 1).code == 2
+
     def test_tiles_go_with_the_thresholds(
         self, lmk: Run, tagger: Path, here: Path, tag_table: Table
     ) -> None:

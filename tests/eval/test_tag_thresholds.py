@@ -59,6 +59,18 @@ def test_relations_close_scores_and_truth() -> None:
     assert plain.tags["tree"].pictures == 1
 
 
+def test_a_parent_that_is_to_be_sure() -> None:
+    """Ten of ten trees, six of them by being forests; six of six is too few for the child."""
+    names, relations = ["forest", "tree"], RelationGraph({"forest": ["tree"]})
+    scores = np.array([[0.9, 0.2]] * 6 + [[0.1, 0.8]] * 4 + [[0.0, 0.1]] * 10)
+    truth = np.array([[True, True]] * 6 + [[False, True]] * 4 + [[False, False]] * 10)
+    learnt = learn_thresholds(scores, truth, names, confidence=0.8, relations=relations)
+    assert learnt.confidence == 0.8 and learnt.failed == ("forest",)
+    assert learnt.tags["forest"].value is None and learnt.tags["tree"].reached
+    both = learn_thresholds(scores, truth, names, relations=relations)
+    assert both.failed == () and both.confidence is None
+
+
 def test_what_a_parent_reaches_counts_what_its_children_bring_along() -> None:
     """By its own threshold "tree" is right 3 times of 5; forests add one right and two wrong."""
     names, relations = ["forest", "tree"], RelationGraph({"forest": ["tree"]})

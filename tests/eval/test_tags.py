@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
 from lmk.eval.average_precision import average_precisions
@@ -47,6 +48,51 @@ def test_no_threshold_reaches_the_precision() -> None:
     assert (chosen.value, chosen.precision, chosen.recall, chosen.feasible) == (None, 0, 0, False)
     with pytest.raises(ValueError, match="targets must be"):
         choose_threshold(curve, 90, 0.5)
+
+
+def test_a_precision_to_be_sure_of_needs_more_pictures() -> None:
+    """By Wilson's bound of 80 %: six of six may be .894, seven of seven .908."""
+    for right, feasible in ((6, False), (7, True)):
+        scores = np.linspace(1, 0, 20)
+        curve = precision_recall(scores, scores > scores[right])
+        assert choose_threshold(curve, 0.9, 0.5).feasible
+        chosen = choose_threshold(curve, 0.9, 0.5, confidence=0.8)
+        assert chosen.feasible == feasible
+        assert chosen.value == (scores[right - 1] if feasible else None)
+    for confidence in (0.5, 1.0):
+        with pytest.raises(ValueError, match="confidence must be"):
+            choose_threshold(curve, 0.9, 0.5, confidence)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0.55, 0.99))
+def test_sure_precision_against_scipy(seed: int, n: int, confidence: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores, truth = rng.integers(0, 9, n) / 8, rng.random(n) < 0.7
+    truth[0] = True
+    curve = precision_recall(scores, truth)
+    found = curve.sure_precision(confidence)
+    for threshold, given_, low in zip(curve.threshold, curve.given, found, strict=True):
+        over = scores >= threshold
+        assert given_ == over.sum()
+        test = binomtest(int(truth[over].sum()), int(over.sum()), alternative="greater")
+        bound = test.proportion_ci(confidence, method="wilson").low
+        assert low == pytest.approx(bound, abs=1e-9)
+
+
+def test_sure_thresholds_keep_their_promise_more_often() -> None:
+    """Of tags that promise .7 on 200 pictures; what they keep is counted on thousands."""
+    rng = np.random.default_rng(1)
+    kept: dict[float | None, list[bool]] = {None: [], 0.9: []}
+    for _ in range(200):
+        truth = rng.random(4200) < 0.3
+        scores = truth + rng.normal(0, 0.8, 4200)
+        curve = precision_recall(scores[:200], truth[:200])
+        for confidence, found in kept.items():
+            chosen = choose_threshold(curve, 0.7, 0.3, confidence)
+            if chosen.feasible:
+                found.append(truth[200:][scores[200:] >= chosen.value].mean() >= 0.7)
+    assert min(map(len, kept.values())) > 50
+    assert np.mean(kept[None]) < 0.5 and np.mean(kept[0.9]) > 0.75
 
 
 def test_golden_picture() -> None:
