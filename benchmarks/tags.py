@@ -16,7 +16,7 @@ promised 90/50 where thresholds were chosen keep it on test, plainly and with a 
         PICTURES: a folder or CSV; what the runs' mean says of them goes to DIR/guessed.csv, for
             tasks.0.weighted=true and tasks.0.positive_from=null
 
-    python benchmarks/tags.py [TAGS] --ship DIR   (into embed/presets, as fp16, with thresholds)
+    python benchmarks/tags.py [TAGS] --ship DIR [--size N]   (into embed/presets, as fp16)
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 
 from lmk.embed.captions import keywords, weighted_labels
+from lmk.embed.config import DEFAULT_TAGGER, shipped_tagger
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.manifest import read_manifest
@@ -48,7 +49,6 @@ from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
 
 SEED = 0
 CONFIDENCE = 0.8  # of thresholds that are to be sure
-PRESET = "tags-lite1"
 # What is said of a tag, in words that captions have; no words like "of", which all captions have.
 GLOSSES = {
     "airplane": "airplane aeroplane plane jet airliner aircraft wings fly airport runway",
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="only write the parts there, to train on")
     parser.add_argument("--label", type=Path, help="pictures that --runs are to guess the tags of")
     parser.add_argument("--ship", type=Path, help="the tagger to ship")
+    parser.add_argument("--size", type=int, help="of the pictures that the shipped one looks at")
     options = parser.parse_args()
     if options.label is not None:
         if options.write is None or not options.runs:
@@ -229,7 +230,8 @@ def main() -> None:
         write(options.write, options.tags.parent, part)
         return
     if options.ship is not None:
-        ship_tagger(options.ship, part["choose"], names, options.precision, options.recall)
+        wanted = options.precision, options.recall
+        ship_tagger(options.ship, options.size, part["choose"], names, *wanted)
         return
     sizes = ", ".join(f"{len(each.files):,} {name}" for name, each in part.items())
     print(f"{len(names)} tags; pictures: {sizes}; wanted {options.precision:g}/{options.recall:g}")
@@ -328,15 +330,21 @@ def write_labels(
 
 
 def ship_tagger(
-    folder: Path, choose: Part, names: tuple[str, ...], precision: float, recall: float
+    folder: Path,
+    size: int | None,
+    choose: Part,
+    names: tuple[str, ...],
+    precision: float,
+    recall: float,
 ) -> None:
     """Makes a trained tagger the one that lmk comes with, its thresholds chosen anew."""
     trained = Embedder.load(folder)
     network = trained.network()
     state = half(dict(network.state_dict()))
     network.load_state_dict(state)  # the graph and the fingerprint are of the weights in fp16
-    embedder = Embedder.of(trained.config.model_copy(update={"name": PRESET}), network)
-    made = Path(__file__).parent.parent / "embed" / "presets" / PRESET
+    changes = {"name": DEFAULT_TAGGER, "size": size or trained.config.size}
+    embedder = Embedder.of(trained.config.model_copy(update=changes), network)
+    made = shipped_tagger().with_suffix(".new")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
     embedder.save(made)
@@ -350,6 +358,8 @@ def ship_tagger(
         min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.print,
     )  # fmt: skip
     tagger.save(learnt)
+    shutil.rmtree(shipped_tagger(), ignore_errors=True)
+    made.rename(shipped_tagger())
 
 
 if __name__ == "__main__":

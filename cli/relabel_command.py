@@ -11,7 +11,7 @@ import click
 
 from lmk.cli.index_options import root
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
-from lmk.cli.tag_options import refuse_idle
+from lmk.cli.tag_options import note_root, refuse_idle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-TOP, SHEET = 5, 200
+TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
 
 
 @click.command("relabel", short_help="Find missing and wrong tags, and put verdicts in.")
@@ -58,16 +58,14 @@ TOP, SHEET = 5, 200
 @click.option(
     "--above",
     type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Probability, or share of the neighbours, above which a tag may be missing.",
+    help=f"Probability, or share of the neighbours, above which a tag may be missing.  [default: "
+    f"{ABOVE}]",
 )
 @click.option(
     "--doubt",
     type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Probability and share of the neighbours below which a tag may be wrong.",
+    help=f"Probability and share of the neighbours below which a tag may be wrong.  [default: "
+    f"{DOUBT}]",
 )
 @click.option(
     "--limit",
@@ -84,8 +82,8 @@ def relabel(
     tagger: Path | None,
     model: str | None,
     top: int | None,
-    above: float,
-    doubt: float,
+    above: float | None,
+    doubt: float | None,
     limit: int | None,
     root: Path | None,
     as_json: bool,
@@ -107,8 +105,9 @@ def relabel(
         if path is not None:
             check_output(path, reads=[manifest] if merge is None else [manifest, merge])
     if merge is not None:
-        finding = {"--html": html, "--tagger": tagger, "--model": model, "--top": top}
-        for name, given in (finding | {"--limit": limit}).items():
+        finding: dict[str, object] = {"--html": html, "--tagger": tagger, "--model": model}
+        finding |= {"--top": top, "--above": above, "--doubt": doubt, "--limit": limit}
+        for name, given in (finding | {"--root": root}).items():
             if given is not None:
                 remedy = "leave it out, or --merge"
                 raise UsageError("is for finding candidates", where=name, remedy=remedy)
@@ -121,7 +120,8 @@ def relabel(
     if html is None:
         refuse_idle({"--limit": limit}, "without --html")
     pictures = read_manifest(manifest, root=root)
-    found = _candidates(pictures, tagger, model, top or TOP, above, doubt)
+    own_above, own_doubt = (ABOVE if above is None else above), (DOUBT if doubt is None else doubt)
+    found = _candidates(pictures, tagger, model, top or TOP, own_above, own_doubt)
     if output is not None:
         from lmk.eval.relabel import candidates_csv
 
@@ -137,6 +137,7 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
     decided = read_verdicts(verdicts)
     merged = merge_verdicts(table, decided)
     write_text(output, merged.text)
+    note_root(merged.table, output)
     if merged.new:
         new = ", ".join(merged.new)
         click.echo(f"lmk: {verdicts}: no picture had the tag before: {new}", err=True)

@@ -111,6 +111,7 @@ def tag(
 ) -> None:
     """Say what is in each of the pictures: the tags whose score reaches their threshold.
 
+    Unless a tagger or an index is named, tags-lite1 is asked, which lmk comes with: 18 things.
     Scores are 0 to 1: of a trained tagger its probabilities, of an index the share of the nearest
     pictures that have the tag, weighed by similarity. A tag needs 0.5 unless `lmk tag-thresholds`
     has learnt what it needs.
@@ -150,7 +151,10 @@ def tag(
     if html is not None:
         write_text(html, page("tags.html", pictures=tagged, failed=failed))
     if output is not None:
-        write_text(output, _table(tagged, output.parent))
+        root_of_paths = _root(tagged, output)
+        write_text(output, _table(tagged, root_of_paths))
+        if root_of_paths != output.parent.resolve():
+            click.echo(f"lmk: {output}: its paths start at --root {root_of_paths}", err=True)
         some = sum(bool(one.tags) for one in tagged)
         if not as_json:
             click.echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
@@ -257,13 +261,22 @@ def _line(one: Tagged) -> str:
     return f"{one.picture}: no tags  (the best guess, {name}, has {score:.2f}; {needs})"
 
 
-def _table(tagged: Sequence[Tagged], folder: Path) -> str:
-    """id,path,tags,given: all scores as tag:score, and the tags given; paths from `folder` on."""
+def _root(tagged: Sequence[Tagged], output: Path) -> Path:
+    """Where the paths of the table start: its own folder, or one above all pictures."""
+    folders = [Path(one.path).resolve().parent for one in tagged]
+    own = output.parent.resolve()
+    if not folders or all(folder.is_relative_to(own) for folder in folders):
+        return own
+    return Path(os.path.commonpath(folders))
+
+
+def _table(tagged: Sequence[Tagged], root: Path) -> str:
+    """id,path,tags,given: all scores as tag:score, and the tags given; paths start at `root`."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "path", "tags", "given"])
     for one in tagged:
         scores = " ".join(f"{name}:{score:.6g}" for name, score in one.scores.items())
-        path = os.path.relpath(one.path, folder)
-        rows.writerow([one.picture, path, scores, " ".join(tag.tag for tag in one.tags)])
+        path = Path(one.path).resolve().relative_to(root)
+        rows.writerow([one.picture, path.as_posix(), scores, " ".join(tag.tag for tag in one.tags)])
     return text.getvalue()

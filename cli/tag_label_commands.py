@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 from lmk.cli.render import check_output, counted, write_text
 from lmk.cli.tag_options import (
     named_relations,
+    note_root,
     refuse_idle,
     relations_by_option,
     relations_option,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 10
+_WEIGHTED = re.compile(r".+:-?[\d.]+(e-?\d+)?")  # as --glosses and `lmk tag -o` write them
 LEAST, MOST, TOP = 5, 0.05, 5
 SURE, ABOVE = 0.95, 0.5
 
@@ -88,7 +91,8 @@ def caption_tags(
     Then: lmk train keywords-lite1 --data keywords.csv --out pretrained
     """
     from lmk.embed.captions import keywords, read_contexts, weighted_labels
-    from lmk.embed.label_table import LabelTable
+    from lmk.embed.errors import ManifestError, UsageError
+    from lmk.embed.label_table import TAGS, LabelTable
 
     check_output(output, reads=[table] if glosses is None else [table, glosses])
     if glosses is not None:
@@ -98,6 +102,9 @@ def caption_tags(
     named = None if columns is None else [name.strip() for name in columns.split(",")]
     texts = read_contexts(table, named)
     pictures = LabelTable(table)
+    if pictures.column not in (None, TAGS):
+        remedy = "rename the column, or leave it out: lmk reads it before tags"
+        raise ManifestError(f"has labels already: {pictures.column}", where=table, remedy=remedy)
     found: Sequence[Sequence[str]]
     if glosses is None:
         found = keywords(
@@ -109,7 +116,10 @@ def caption_tags(
     else:
         near = weighted_labels(list(texts.values()), _read_glosses(glosses), top=top or TOP)
         found = [[f"{name}:{w:.4f}" for name, w in own if w >= 5e-5] for own in near]
-    labels = {id_.strip(): own for id_, own in zip(texts, found, strict=True)}
+    if not any(found):
+        remedy = "lower --least or raise --most" if glosses is None else "write other glosses"
+        raise UsageError("no word is left", where=table, remedy=remedy)
+    labels = dict(zip(texts, found, strict=True))
     write_text(output, pictures.with_labels(labels))
     names = {tag.rpartition(":")[0] if glosses else tag for own in found for tag in own}
     facts = {
@@ -119,12 +129,13 @@ def caption_tags(
         "tags": len(names),
         "tags_a_picture": sum(map(len, found)) / max(len(found), 1),
     }
+    note_root(pictures, output)
     if as_json:
         click.echo(json.dumps(facts))
         return
     click.echo(
         f"{output}: {counted(len(found), 'picture')}, {counted(len(names), 'tag')}, "
-        f"{facts['tags_a_picture']:.1f} a picture; {facts['without_tag']:,} pictures have none"
+        f"{facts['tags_a_picture']:.1f} a picture; without any: {facts['without_tag']:,}"
     )
 
 
@@ -184,6 +195,9 @@ def add_tags(
     if not any(pictures.labels.values()):
         remedy = "give a CSV with a column tags, several apart by blanks"
         raise ManifestError("no picture has a tag", where=table, remedy=remedy)
+    if all(_WEIGHTED.fullmatch(tag) for own in pictures.labels.values() for tag in own):
+        remedy = "add tags first, and weigh them then"
+        raise ManifestError("its tags have weights", where=table, remedy=remedy)
     together: dict[str, tuple[str, ...]] = {}
     if predictions is not None:
         together = _together(
@@ -195,6 +209,7 @@ def add_tags(
         )
     labels = {id_: more_tags(own, together, graph) for id_, own in pictures.labels.items()}
     write_text(output, pictures.with_labels(labels))
+    note_root(pictures, output)
     added = [len(labels[id_]) - len(own) for id_, own in pictures.labels.items()]
     if as_json:
         facts: dict[str, Any] = {"output": str(output), "pictures": len(added)}
@@ -202,8 +217,8 @@ def add_tags(
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
     click.echo(
-        f"{output}: {sum(added):,} tags added to {sum(map(bool, added)):,} of "
-        f"{counted(len(added), 'picture')}"
+        f"{output}: {counted(sum(added), 'tag')} added to {sum(map(bool, added)):,} of "
+        f"{counted(len(added), 'picture')} (column {pictures.column})"
     )
     for tag in sorted(together)[:_SHOWN]:
         click.echo(f"  {tag} comes with {', '.join(together[tag])}")
@@ -226,10 +241,17 @@ def _together(
     if not ids:
         remedy = f"tag the pictures of {pictures.path}: lmk tag -o"
         raise UsageError("names none of the pictures", where=predictions, remedy=remedy)
+    if len(ids) < len(pictures.labels):
+        lacking = len(pictures.labels) - len(ids)
+        click.echo(f"lmk: {predictions}: {counted(lacking, 'picture')} without a row", err=True)
     names = sorted({tag for id_ in ids for tag in pictures.labels[id_]})
     seen_names = sorted({tag for id_ in ids for tag in scores[id_]})
-    own = np.array([[n in pictures.labels[id_] for n in names] for id_ in ids], np.bool_)
-    seen = np.array([[scores[id_].get(n, 0) > sure for n in seen_names] for id_ in ids], np.bool_)
+    column, seen_column = ({name: i for i, name in enumerate(each)} for each in (names, seen_names))
+    own = np.zeros((len(ids), len(names)), np.bool_)
+    seen = np.zeros((len(ids), len(seen_names)), np.bool_)
+    for row, id_ in enumerate(ids):
+        own[row, [column[tag] for tag in pictures.labels[id_]]] = True
+        seen[row, [seen_column[tag] for tag, score in scores[id_].items() if score > sure]] = True
     return cooccurring_tags(cooccurrence(own, seen), names, seen_names, graph, above=above)
 
 
@@ -240,17 +262,13 @@ def _read_glosses(path: Path) -> dict[str, str]:
         ManifestError: the table cannot be read, or has no such columns; a label that is empty, has
             a blank or comes twice.
     """
-    import pandas as pd
-
     from lmk.embed.errors import ManifestError
+    from lmk.embed.manifest import read_table
 
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ManifestError(f"cannot be read as a table: {reason}", where=path) from None
+    rows = read_table(path)
     if not {"label", "text"} <= set(rows):
-        raise ManifestError("has no columns label and text", where=path)
+        remedy = "name a CSV with those"
+        raise ManifestError("has no columns label and text", where=path, remedy=remedy)
     labels = rows["label"].str.strip()
     for label in labels:
         if len(label.split()) != 1:
@@ -259,7 +277,8 @@ def _read_glosses(path: Path) -> dict[str, str]:
                                 remedy=remedy)  # fmt: skip
     if not labels.is_unique:
         twice = labels[labels.duplicated()].iloc[0]
-        raise ManifestError(f"has the label {twice} twice", where=path)
+        remedy = "join the texts of a label"
+        raise ManifestError(f"has the label {twice} twice", where=path, remedy=remedy)
     if not len(rows):
-        raise ManifestError("holds no rows", where=path)
+        raise ManifestError("holds no rows", where=path, remedy="list at least one label")
     return dict(zip(labels, rows["text"], strict=True))

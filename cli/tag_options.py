@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 if TYPE_CHECKING:
+    from lmk.embed.label_table import LabelTable
     from lmk.embed.relations import RelationGraph
     from lmk.rerank.given_tags import GivenTag
     from lmk.rerank.tagging import Tagger
@@ -26,8 +27,8 @@ tagger_option = click.option(
     "--tagger",
     type=_PATH,
     metavar="DIR",
-    help="Ask a tagger that `lmk train` wrote, or an index that was built with one.  [default: "
-    "tags-lite1, which lmk comes with: 18 everyday things]",
+    help="Ask a tagger that `lmk train` wrote, an index that was built with one, or tags-lite1, "
+    "which lmk comes with: 18 everyday things.",
 )
 relations_option = click.option(
     "--relations",
@@ -56,14 +57,13 @@ def named_tagger(index: Path | None, tagger: Path | None) -> Iterator[Tagger]:
     Raises:
         UsageError: both are given.
     """
-    from lmk.embed.config import DEFAULT_TAGGER
     from lmk.embed.errors import UsageError
     from lmk.rerank.tagging import open_tagger
 
     if index is not None and tagger is not None:
         remedy = "give one of --index and --tagger"
         raise UsageError("an index and a tagger", where="--tagger", remedy=remedy)
-    with open_tagger(index or tagger or Path(DEFAULT_TAGGER), votes=index is not None) as opened:
+    with open_tagger(index or tagger, votes=index is not None) as opened:
         yield opened
 
 
@@ -80,6 +80,13 @@ def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
         remedy = "leave it out, or give such a file (.txt, .tsv) with --relations"
         raise UsageError("is for a hierarchy file", where="--relations-by", remedy=remedy)
     return None if path is None else read_relations(path, by=cast("Any", by or "name"))
+
+
+def note_root(table: LabelTable, output: Path) -> None:
+    """Says where the paths of a table start that was written into another folder."""
+    folder = table.path.parent
+    if table.has_paths and folder.resolve() != output.parent.resolve():
+        click.echo(f"lmk: {output}: its paths still start at {folder}: --root {folder}", err=True)
 
 
 def refuse_idle(options: Mapping[str, object], why: str) -> None:

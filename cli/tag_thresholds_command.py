@@ -109,6 +109,9 @@ def tag_thresholds(
     graph = named_relations(relations, relations_by) or RelationGraph({})
     manifest = read_manifest(data, root=root)
     with named_tagger(index, tagger) as opened:
+        if output is not None and not isinstance(opened, HeadTagger):
+            remedy = "leave it out: the index keeps its thresholds"
+            raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
         _refuse_known(opened, manifest)
         scores, truth = _validation(opened, manifest, graph, tiles, data)
         learnt = learn_thresholds(
@@ -122,14 +125,17 @@ def tag_thresholds(
             tagger=opened.print,
             tiles=tiles,
         )
-        if output is None or not isinstance(opened, HeadTagger):
+        if output is None:
             opened.save(learnt)
-        else:
+        elif isinstance(opened, HeadTagger):
             opened.copy(output, learnt)
     if as_json:
-        click.echo(json.dumps(_as_dict(learnt, len(scores)), ensure_ascii=False))
+        facts = _as_dict(learnt, len(scores)) | {"output": None if output is None else str(output)}
+        click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         _echo(learnt, len(scores))
+        if output is not None:
+            click.echo(f"\n{output}: the tagger with these thresholds")
 
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
@@ -139,11 +145,11 @@ def _check_output(output: Path | None, index: Path | None, tagger: Path | None) 
         UsageError: they cannot.
     """
     from lmk.cli.render import require_folder
-    from lmk.embed.config import shipped_folder
+    from lmk.embed.config import embedder_folder, shipped_tagger
     from lmk.embed.errors import UsageError
 
     if output is None:
-        if tagger is not None and shipped_folder(str(tagger)) and not tagger.is_dir():
+        if tagger is not None and embedder_folder(str(tagger)) == shipped_tagger():
             remedy = "name with -o a folder for a tagger with these thresholds"
             raise UsageError("comes with lmk and stays as it is", where=tagger, remedy=remedy)
         return

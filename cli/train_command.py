@@ -208,10 +208,11 @@ def _validation(
 
 def _warn_of_learnt(held_out: Manifest, learnt: Sequence[Manifest]) -> None:
     """Says how many files of a validation are learnt from too."""
-    asked = {str(held_out.root.absolute() / row.path) for row in held_out.rows}
+    folder = f"{held_out.root.resolve()}/"
+    asked = {folder + row.path for row in held_out.rows}
     found: set[str] = set()
     for manifest in learnt:
-        folder = f"{manifest.root.absolute()}/"  # a Path each would take minutes of millions
+        folder = f"{manifest.root.resolve()}/"  # a Path each would take minutes of millions
         found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
     if found:
         pictures = counted(len(held_out), "picture")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import UsageError
+from lmk.embed.manifest import plain_id, read_table
 
 CONTEXT_COLUMNS = ("title", "description", "caption", "tags")
 _UNSPACED = ("IDEOGRAPHIC", "CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA")
@@ -152,20 +153,10 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
             unless given.
 
     Raises:
-        UsageError: the file cannot be read, lacks the columns, or has an id twice.
+        ManifestError: the file cannot be read.
+        UsageError: it lacks the columns, or has an id twice.
     """
-    import pandas as pd
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"cannot be read as a table: {reason}", where=path, remedy="write it as UTF-8 CSV"
-        ) from None
+    table = read_table(path)
     wanted = [c for c in CONTEXT_COLUMNS if c in table] if columns is None else list(columns)
     missing = [c for c in ("id", *wanted) if c not in table]
     if missing or not wanted:
@@ -175,12 +166,11 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
             where=path,
             remedy="name the columns that hold the texts",
         )
-    ids = table["id"].astype(str)
+    ids = table["id"].map(plain_id)
     if not ids.is_unique:
         twice = ids[ids.duplicated()].iloc[0]
         raise UsageError(
             f"has the id {twice} twice", where=path, remedy="join the texts of a picture"
         )
-    cells = table[wanted].fillna("").astype(str)
-    texts = (" ".join(row).strip() for row in cells.itertuples(index=False))
+    texts = (" ".join(row).strip() for row in table[wanted].itertuples(index=False))
     return dict(zip(ids, texts, strict=True))

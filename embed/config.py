@@ -14,6 +14,7 @@ from lmk.embed.errors import ModelError
 
 DEFAULT = "landmarks-lite1"
 DEFAULT_TAGGER = "tags-lite1"
+EMBEDDER_FILE = "config.json"  # of an embedder's folder
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
 _LATER = (
     "pooling",
@@ -95,10 +96,18 @@ def preset(name: str) -> EmbedderConfig:
     return EmbedderConfig.model_validate_json(text)
 
 
-def shipped_folder(name: str) -> Path | None:
-    """The folder of an embedder that lmk comes with whole, tags and graph too; None for none."""
-    folder = Path(str(resources.files("lmk.embed") / "presets")) / name
-    return folder if name == DEFAULT_TAGGER and folder.is_dir() else None
+def shipped_tagger() -> Path:
+    """The folder of the tagger that lmk comes with: an embedder, its tags and its graph."""
+    return Path(str(resources.files("lmk.embed") / "presets")) / DEFAULT_TAGGER
+
+
+def embedder_folder(name: str) -> Path | None:
+    """The folder of an embedder by its path, or of the shipped tagger by its name.
+
+    One's own folder goes first. None for what is no embedder's folder.
+    """
+    folders = [Path(name)] + [shipped_tagger()] * (name == DEFAULT_TAGGER)
+    return next((folder for folder in folders if (folder / EMBEDDER_FILE).is_file()), None)
 
 
 def shipped_weights(name: str) -> Traversable:

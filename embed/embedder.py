@@ -23,12 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmk.embed.config import (
     DEFAULT,
+    EMBEDDER_FILE,
     FILE,
     HUB,
     EmbedderConfig,
+    embedder_folder,
     preset,
     preset_names,
-    shipped_folder,
     timm_config,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
 
 FORMAT = 1
-_CONFIG, _GRAPH, _WEIGHTS, _WHITENING = (
-    "config.json",
+_GRAPH, _WEIGHTS, _WHITENING = (
     "graph.xml",
     "weights.safetensors",
     "whitening.safetensors",
@@ -128,7 +128,7 @@ class Embedder:
 
         Args:
             name: a preset ("lite1", "lite0"), the tagger "tags-lite1", an embedder's folder, or
-                any timm model; or several but models joined by "+", for an ensemble of them.
+                any timm model; or several presets and folders joined by "+", for an ensemble.
             weights: a .safetensors or .pth file for a timm model.
             pretrained: take the timm model's weights from its hub (needs a network).
             size: side of the pictures in pixels, instead of the preset's or model's own.
@@ -143,10 +143,8 @@ class Embedder:
                 where=name,
                 remedy="give one of --weights and --pretrained",
             )
-        folder = shipped_folder(name)
-        if folder is None or (Path(name) / _CONFIG).is_file():  # one's own goes first
-            folder = Path(name)
-        if (folder / _CONFIG).is_file():
+        folder = embedder_folder(name)
+        if folder is not None:
             if weights or pretrained or size:
                 raise ModelError(
                     "an embedder's folder has its own weights and size",
@@ -233,7 +231,7 @@ class Embedder:
             ModelError: when the folder is no embedder, or one of a newer format.
         """
         try:
-            content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+            content = json.loads((folder / EMBEDDER_FILE).read_text(encoding="utf-8"))
             if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
                 raise ModelError(
                     "was written by a newer lmk", where=folder, remedy="install a newer lmk"
@@ -273,7 +271,9 @@ class Embedder:
             feature_dim=self.feature_dim,
             config=self.config,
         )
-        (folder / _CONFIG).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / EMBEDDER_FILE).write_text(
+            saved.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
         if self.whitening is not None:
             save_whitening(self.whitening, folder / _WHITENING)
         if self.folder is not None and (self.folder / TAGS_FILE).exists():

@@ -4,43 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmk.embed.errors import ManifestError
-from lmk.embed.manifest import LABEL_COLUMNS
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lmk.embed.manifest import LABEL_COLUMNS, plain_id, read_table
 
 TAGS = "tags"
 
 
 class LabelTable:
-    """A CSV with a column id and maybe one of labels.
+    """A CSV or Parquet file with a column id and maybe one of labels.
 
     Args:
-        path: of the CSV.
+        path: of the file.
 
     Attributes:
         path: as given.
         labels: of each picture by id, each once, in their order.
-        has_labels: whether there is a column of them.
+        column: that they stand in, of LABEL_COLUMNS the first there is; None for none.
+        has_paths: whether a column says where the pictures are.
 
     Raises:
-        ManifestError: the table cannot be read, has no column id, or an id twice.
+        ManifestError: the table cannot be read, has no rows, no column id, an id twice or an empty
+            one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows = _read(path)
-        ids = self._rows["id"].str.strip()
+        self._rows = read_table(path)
+        if "id" not in self._rows:
+            raise ManifestError(
+                "has no column id", where=path, remedy="name a CSV with the columns id and tags"
+            )
+        ids = self._rows["id"].map(plain_id)
+        if not len(ids):
+            raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
         if not ids.is_unique:
             twice = ids[ids.duplicated()].iloc[0]
-            raise ManifestError(f"has the id {twice} twice", where=path)
+            remedy = "give each picture a row of its own"
+            raise ManifestError(f"has the id {twice!r} twice", where=path, remedy=remedy)
+        if not ids.all():
+            raise ManifestError("has an empty id", where=path, remedy="give each picture an id")
         self._ids = tuple(ids)
-        self._column = next((name for name in LABEL_COLUMNS if name in self._rows), None)
-        self.has_labels = self._column is not None
-        cells = self._rows[self._column] if self._column else [""] * len(self._ids)
+        self.column = next((name for name in LABEL_COLUMNS if name in self._rows), None)
+        self.has_paths = "path" in self._rows
+        cells = self._rows[self.column] if self.column else [""] * len(self._ids)
         self.labels = {
             id_: tuple(dict.fromkeys(cell.split()))
             for id_, cell in zip(self._ids, cells, strict=True)
@@ -49,25 +56,10 @@ class LabelTable:
     def with_labels(self, labels: Mapping[str, Sequence[str]]) -> str:
         """The table as CSV with other labels; pictures that are not named keep theirs."""
         rows = self._rows.copy()
-        column = self._column or TAGS
-        own = rows[column] if self._column else [""] * len(rows)
+        column = self.column or TAGS
+        own = rows[column] if self.column else [""] * len(rows)
         rows[column] = [
             " ".join(labels[id_]) if id_ in labels else cell
             for id_, cell in zip(self._ids, own, strict=True)
         ]
         return str(rows.to_csv(index=False, lineterminator="\n"))
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ManifestError(f"cannot be read as a table: {reason}", where=path) from None
-    if "id" not in rows:
-        raise ManifestError(
-            "has no column id", where=path, remedy="name a CSV with the columns id and tags"
-        )
-    return rows

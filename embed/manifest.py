@@ -243,12 +243,17 @@ def _stem_rows(files: list[str]) -> list[Row]:
     return rows
 
 
+def plain_id(text: str) -> str:
+    """The id of a picture as manifests have it, of what a table says."""
+    return _no_blanks(text.strip())
+
+
 def _no_blanks(text: str) -> str:
     return _BLANKS.sub("_", text)
 
 
 def _from_table(path: Path, root: Path) -> Manifest:
-    table = _read_table(path)
+    table = read_table(path)
     if "id" not in table and {"images", "landmark_id"} <= set(table):
         table = _one_row_a_picture(table)
     if "id" not in table:
@@ -259,7 +264,7 @@ def _from_table(path: Path, root: Path) -> Manifest:
         )
     if not len(table):
         raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
-    ids = [_no_blanks(text.strip()) for text in table["id"]]
+    ids = [plain_id(text) for text in table["id"]]
     column = next((name for name in LABEL_COLUMNS if name in table), None)
     labels = [_labels(cell) for cell in table[column]] if column else [()] * len(ids)
     if "path" in table:
@@ -290,8 +295,12 @@ def _table_manifest(
         raise ManifestError(error.what, where=path, remedy=error.remedy) from None
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """All cells as text; an empty cell is ''."""
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or Parquet file, all cells as text; an empty cell is ''.
+
+    Raises:
+        ManifestError: the file cannot be read, or has rows of more cells than the header.
+    """
     import pandas as pd
 
     try:

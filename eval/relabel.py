@@ -204,11 +204,13 @@ class Merged:
     """Labels with verdicts in them.
 
     Attributes:
+        table: as it was.
         text: the table as CSV, all its columns kept.
         added, removed: how often each tag was.
         new: tags that no picture had before.
     """
 
+    table: LabelTable
     text: str
     added: Counter[str]
     removed: Counter[str]
@@ -223,7 +225,7 @@ def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> M
         UsageError: a verdict on a picture that the table does not have.
     """
     rows = LabelTable(table)
-    if not rows.has_labels:
+    if rows.column is None:
         raise ManifestError(
             "verdicts are put into a CSV with the columns id and tags",
             where=table,
@@ -232,7 +234,7 @@ def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> M
     unknown = sorted(set(verdicts) - set(rows.labels))
     if unknown:
         raise UsageError(
-            f"{len(unknown)} pictures with a verdict are not in it (the first is {unknown[0]})",
+            f"{len(unknown)} pictures with verdicts are not in it (the first is {unknown[0]})",
             where=table,
             remedy="name the table that the candidates came from",
         )
@@ -247,4 +249,6 @@ def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> M
         removed.update(set(own) - set(kept))
         added.update(more)
         changed[id_] = (*kept, *more)
-    return Merged(rows.with_labels(changed), added, removed, tuple(sorted(set(added) - before)))
+    return Merged(
+        rows, rows.with_labels(changed), added, removed, tuple(sorted(set(added) - before))
+    )

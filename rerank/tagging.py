@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.config import DEFAULT_TAGGER, shipped_folder
+from lmk.embed.config import DEFAULT_TAGGER, embedder_folder, shipped_tagger
 from lmk.embed.detector import Box, Detector
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
@@ -112,30 +112,30 @@ class HeadTagger:
         check_tagger(self.thresholds, self.print, where)
 
     @classmethod
-    def open(cls, folder: Path) -> HeadTagger:
+    def open(cls, named: Path | None = None) -> HeadTagger:
         """Opens a folder that `lmk train` wrote with a task of tags, or what lmk comes with.
 
         Args:
-            folder: the folder, or its name.
+            named: the folder, or "tags-lite1"; the tagger that lmk comes with unless given.
 
         Raises:
             ModelError: there is no embedder, or it knows no tags; a damaged file.
             EmbedderMismatch: tags of another embedder.
             GalleryError: thresholds of other tags.
         """
-        shipped = None if folder.is_dir() else shipped_folder(str(folder))
-        found = shipped or folder
-        if not found.is_dir():
+        shipped = shipped_tagger()
+        folder = shipped if named is None else embedder_folder(str(named)) or named
+        if not folder.is_dir():
             remedy = f"train one: lmk train tags, or take what lmk comes with: {DEFAULT_TAGGER}"
             raise ModelError("no such tagger", where=folder, remedy=remedy)
-        embedder = Embedder.load(found)
-        head = load_tag_head(found, embedder.feature_fingerprint)
-        path = found / THRESHOLDS_FILE
+        embedder = Embedder.load(folder)
+        head = load_tag_head(folder, embedder.feature_fingerprint)
+        path = folder / THRESHOLDS_FILE
 
         def keep(new: TagThresholds) -> None:
-            if shipped is not None:
+            if folder == shipped:
                 remedy = "name with -o a folder for a tagger with these"
-                raise UsageError("comes with lmk and stays as it is", where=folder, remedy=remedy)
+                raise UsageError("comes with lmk and stays as it is", where=named, remedy=remedy)
             save_thresholds(new, path)
 
         return cls(embedder, head, folder, keep, load_thresholds(path))
@@ -266,19 +266,20 @@ def _keeper(index: Path, setting: str) -> Callable[[TagThresholds], None]:
 
 
 @contextmanager
-def open_tagger(path: Path, *, votes: bool = False) -> Iterator[Tagger]:
+def open_tagger(path: Path | None, *, votes: bool = False) -> Iterator[Tagger]:
     """Opens a tagger.
 
     Args:
-        path: a folder that `lmk train` wrote with a task of tags, or an index. An index whose
-            embedder knows tags gives those, of any other its labelled pictures vote.
+        path: a folder that `lmk train` wrote with a task of tags, or an index; None for the tagger
+            that lmk comes with. An index whose embedder knows tags gives those, of any other its
+            labelled pictures vote.
         votes: the pictures of an index vote whatever its embedder knows.
 
     Raises:
         ModelError, EmbedderMismatch, GalleryError: see HeadTagger.open and Recognizer.open.
         UsageError: see VoteTagger; or `votes` of a folder that is no index.
     """
-    if not (path / CATALOG).is_file() and path.suffix != ".lmk":
+    if path is None or (not (path / CATALOG).is_file() and path.suffix != ".lmk"):
         if votes:
             raise UsageError("is no index whose pictures could vote", where=path, remedy="name one")
         yield HeadTagger.open(path)

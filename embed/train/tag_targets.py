@@ -55,6 +55,19 @@ class TagTargets:
         """The pictures of each tag: int64 [t]."""
         return np.bincount(self.columns, minlength=len(self.names)).astype(np.int64)
 
+    @property
+    def mass(self) -> NDArray[np.float64]:
+        """The sum of the weights, or of the probabilities, of each tag: float64 [t]."""
+        weights = np.maximum(self.values, 0)
+        sums = np.bincount(self.codes, weights, minlength=len(self.names))
+        return sums.astype(np.float64)
+
+    @property
+    def labelled(self) -> int:
+        """The pictures with a tag, be it an unlikely one."""
+        pictures = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        return len(np.unique(pictures[self.values > 0]))
+
     def dense(self, pictures: NDArray[np.int64]) -> NDArray[np.float32]:
         """The values of some pictures, 0 where there is none: float32 [m, t]."""
         starts, ends = self.offsets[pictures], self.offsets[pictures + 1]
@@ -79,8 +92,8 @@ def tag_targets(
         weighted: see `labels`.
         positive_from: makes weights yes or no: from here on yes, below 0 not known, else no. None
             keeps those above 0 as they are.
-        likely: weights are probabilities: a tag without one is sure, and those above .5 count as
-            pictures of the tag.
+        likely: weights are probabilities: a tag without one is sure, one below 0 not known, and
+            those above .5 count as pictures of the tag.
         least: tags of fewer pictures are left out.
 
     Raises:
@@ -91,6 +104,8 @@ def tag_targets(
 
     def values(own: tuple[str, ...]) -> dict[str, float]:
         weights = _weights(own, likely=likely) if weighted else dict.fromkeys(own, 1.0)
+        if likely:
+            return {name: w if w > 0 else -1.0 for name, w in weights.items() if w}
         if positive_from is None:
             return {name: weight for name, weight in weights.items() if weight > 0}
         signs = {name: 1 if w >= positive_from else -1 * (w < 0) for name, w in weights.items()}

@@ -59,8 +59,8 @@ class TagTask(Task):
             # Each tag starts as likely as it is in the training set: Lin et al., 2017, 4.1.
             pictures = len(self._known)
             if settings.unlabelled == "skip":
-                pictures = len(np.unique(self._known.rows))
-            share = (self._known.counts + 0.5) / (pictures + 1)
+                pictures = self._known.labelled
+            share = (self._known.mass + 0.5) / (pictures + 1)
             with torch.no_grad():
                 self.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
         self._tencent = (

@@ -116,6 +116,11 @@ class TestTag:
         assert set(rows["q_castle"]["given"].split()) == {"castle", "stone"}
         assert rows["q_castle"]["path"] == "queries/q_castle.jpg"
         assert len(rows["q_none0"]["tags"].split()) == 5
+        (here / "sub").mkdir()
+        done = lmk("tag", "queries", "--tagger", tagger, "-o", "sub/out.csv")
+        assert done.err == f"lmk: sub/out.csv: its paths start at --root {here / 'queries'}\n"
+        again = read_manifest(here / "sub" / "out.csv", root=here / "queries")
+        assert all(again.file(row).is_file() for row in again.rows)
         page = (here / "tags.html").read_text()
         assert page.count("<article>") == 9
         assert "data:image/jpeg" in page

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 Run = Callable[..., object]
@@ -51,7 +52,7 @@ class TestCaptionTags:
     def test_words(self, lmk: Run, captions: Path, here: Path) -> None:
         done = lmk("data", "caption-tags", captions, "-o", "k.csv", "--least", 2, "--most", 0.4)
         assert (done.code, done.err) == (0, "")
-        assert done.out == "k.csv: 6 pictures, 4 tags, 1.3 a picture; 1 pictures have none\n"
+        assert done.out == "k.csv: 6 pictures, 4 tags, 1.3 a picture; without any: 1\n"
         found = cells(here / "k.csv")
         assert found == {
             "a": "dog beach", "b": "dog", "c": "红色 色的", "d": "红色 色的", "e": "beach", "f": "",
@@ -90,6 +91,8 @@ class TestCaptionTags:
             (("--glosses", "g.csv", "--least", "3"), "--least: does nothing with --glosses"),
             (("--glosses", "g.csv"), "g.csv: has the label a twice"),
             (("--glosses", "h.csv"), "h.csv: the label 'a b' is empty or holds a blank"),
+            (("--glosses", "u.csv"), "u.csv: cannot be read as a table: its rows have more cells"),
+            (("--least", "7"), "captions.csv: no word is left; lower --least or raise --most"),
         ],
     )
     def test_mistakes(
@@ -97,8 +100,25 @@ class TestCaptionTags:
     ) -> None:
         (here / "g.csv").write_text("label,text\na,x\na,y\n")
         (here / "h.csv").write_text("label,text\na b,x\n")
+        (here / "u.csv").write_text("label,text\ntench,tench, a fish\n")
         done = lmk("data", "caption-tags", captions, "-o", "k.csv", *options)
         assert done.code == 2 and message in done.err and not (here / "k.csv").exists()
+
+    def test_labels_that_lmk_would_read_first_are_not_lost(self, lmk: Run, here: Path) -> None:
+        (here / "t.csv").write_text("id,landmark_id,caption\na,7,a dog\n")
+        done = lmk("data", "caption-tags", "t.csv", "-o", "o.csv", "--least", 1, "--most", 1)
+        assert done.code == 2 and "t.csv: has labels already: landmark_id; rename" in done.err
+
+    def test_another_folder_needs_the_root(self, lmk: Run, captions: Path, here: Path) -> None:
+        (here / "sub").mkdir()
+        options = ("--least", 2, "--most", 0.4)
+        done = lmk("data", "caption-tags", captions, "-o", "sub/k.csv", *options)
+        assert done.code == 0 and done.err.endswith(f": --root {here}\n")
+
+    def test_parquet(self, lmk: Run, captions: Path, here: Path) -> None:
+        pd.read_csv(captions).to_parquet(here / "c.parquet")
+        done = lmk("data", "caption-tags", "c.parquet", "-o", "k.csv", "--least", 2, "--most", 0.4)
+        assert done.code == 0 and cells(here / "k.csv")["a"] == "dog beach"
 
     def test_the_table_is_not_written_over(self, lmk: Run, captions: Path) -> None:
         done = lmk("data", "caption-tags", captions, "-o", captions)
@@ -109,7 +129,7 @@ class TestAddTags:
     def test_what_follows(self, lmk: Run, labels: Path, here: Path) -> None:
         done = lmk("data", "add-tags", labels, "--relations", "relations.csv", "-o", "more.csv")
         assert (done.code, done.err) == (0, "")
-        assert done.out == "more.csv: 4 tags added to 2 of 6 pictures\n"
+        assert done.out == "more.csv: 4 tags added to 2 of 6 pictures (column tags)\n"
         assert cells(here / "more.csv")["d"] == "forest tree plant"
         assert cells(here / "more.csv")["b"] == "beach dog"
 
@@ -124,6 +144,14 @@ class TestAddTags:
         assert found["f"] == ""
         done = lmk("data", "add-tags", labels, *options, "-o", "more.csv", "--above", 0.7)
         assert "dog comes with sea" in done.out and "beach comes" not in done.out
+
+    def test_ids_are_those_that_lmk_tag_writes(self, lmk: Run, labels: Path, here: Path) -> None:
+        (here / "blank.csv").write_text("id,tags\nmy pic,beach\nother,beach\n")
+        (here / "seen.csv").write_text("id,tags\nmy_pic,sea:1\n")
+        options = ("--predictions", "seen.csv", "-o", "more.csv")
+        done = lmk("data", "add-tags", "blank.csv", *options)
+        assert done.err == "lmk: seen.csv: 1 picture without a row\n"
+        assert cells(here / "more.csv") == {"my pic": "beach sea", "other": "beach sea"}
 
     def test_a_hierarchy_by_its_ids(self, lmk: Run, labels: Path, here: Path) -> None:
         (here / "tree.txt").write_text("0\ttree\t-1\tA\n1\tforest\t0\tB\n")
@@ -154,7 +182,11 @@ class TestAddTags:
         for text, message in (
             ("id,path\na,a.jpg\n", "no picture has a tag"),
             ("path,tags\na.jpg,x\n", "has no column id"),
-            ("id,tags\na,x\na,y\n", "has the id a twice"),
+            ("id,tags\na,x\na,y\n", "has the id 'a' twice"),
+            ("id,tags\n", "holds no rows"),
+            ('id,tags\n"",x\n', "has an empty id"),
+            ("id,path,tags\na,a.jpg,forest,\n", "cannot be read as a table"),
+            ("id,tags\na,forest:0.9 tree:1\n", "its tags have weights"),
         ):
             (here / "bad.csv").write_text(text)
             done = lmk("data", "add-tags", "bad.csv", *options)

@@ -64,6 +64,10 @@ class TestTargets:
         assert targets.rows.tolist() == [0, 0, 1, 2]
         factors = repeat_factors(targets, 2 / 3, "uniform")
         np.testing.assert_allclose(factors, [2, 2, 2])
+        np.testing.assert_allclose(targets.mass, [1.5, 0.76, 1.3, 1])
+        assert targets.labelled == 3
+        unknown = tag_targets([("a", "b:-0.5"), ("b", "c:0.1")], weighted=True, likely=True)
+        assert unknown.dense(np.arange(2)).tolist() == [[1, -1], [0, 1]]
         with pytest.raises(ManifestError, match=r"'b:1\.5' has a probability above 1"):
             tag_targets([("a", "b:1.5")], weighted=True, likely=True)
         with pytest.raises(ManifestError, match="has no weight"):

@@ -119,6 +119,16 @@ class TestWhatItLeaves:
         chance = torch.sigmoid(task.head.bias.detach()).numpy()
         np.testing.assert_allclose(chance, (np.array(counts) + 0.5) / 20, rtol=1e-5)
 
+    def test_probabilities_start_as_likely_as_they_are_on_average(self) -> None:
+        labels = [("a:0.9",)] * 10 + [("b:0.9",)] * 10 + [("a:0.1", "b:0.1")] * 80
+        for unlabelled in ("negative", "skip"):
+            settings = {"task": "tags", "weighted": True, "positive_from": None}
+            task = TagTask(
+                Tags.model_validate(settings | {"unlabelled": unlabelled}), labels, 12, 0
+            )
+            chance = torch.sigmoid(task.head.bias.detach()).numpy()
+            np.testing.assert_allclose(chance, (17 + 0.5) / 101, rtol=1e-5)
+
     def test_labels_without_weights_are_a_yes_from_any_weight_on(self, tagged: Manifest) -> None:
         labels = [row.labels for row in tagged.rows]
         strict, plain = (
