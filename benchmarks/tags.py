@@ -12,11 +12,11 @@ promised 90/50 where thresholds were chosen keep it on test, plainly and with a 
             the first part: --write DIR writes all three as CSV, and of the first also the keywords
             of its captions and what captions say of each tag (GLOSSES).
 
-    python benchmarks/tags.py --label PICTURES --runs DIR ... --write DIR
+    python benchmarks/tags.py --label PICTURES --runs DIR ... [--tiles] --write DIR
         PICTURES: a folder or CSV; what the runs' mean says of them goes to DIR/guessed.csv, for
             tasks.0.weighted=true and tasks.0.positive_from=null
 
-    python benchmarks/tags.py [TAGS] --ship DIR [--size N]   (into embed/presets, as fp16)
+    python benchmarks/tags.py [TAGS] --ship DIR [--size N] [--tiles]   (into embed/presets, as fp16)
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def main() -> None:
     if options.label is not None:
         if options.write is None or not options.runs:
             parser.error("--label needs --runs, and --write")
-        label(options.label, options.runs, options.write)
+        label(options.label, options.runs, options.tiles, options.write)
         return
     if not options.tags.exists():
         print(f"skipped: no {options.tags}; name a table, or set LMK_REAL_DATA")
@@ -231,7 +231,7 @@ def main() -> None:
         return
     if options.ship is not None:
         wanted = options.precision, options.recall
-        ship_tagger(options.ship, options.size, part["choose"], names, *wanted)
+        ship_tagger(options.ship, options.size, options.tiles, part["choose"], names, *wanted)
         return
     sizes = ", ".join(f"{len(each.files):,} {name}" for name, each in part.items())
     print(f"{len(names)} tags; pictures: {sizes}; wanted {options.precision:g}/{options.recall:g}")
@@ -303,14 +303,15 @@ def write(folder: Path, root: Path, part: dict[str, Part]) -> None:
     write_labels(folder / "weighted.csv", teach.files, root, weighted)
 
 
-def label(pictures: Path, runs: list[Path], folder: Path) -> None:
+def label(pictures: Path, runs: list[Path], tiles: bool, folder: Path) -> None:
     """What the taggers say of pictures on average, as labels to learn from."""
     manifest = read_manifest(pictures)
     taggers = [HeadTagger.open(run) for run in runs]
     files = [(row.id, manifest.file(row)) for row in manifest.rows]
     part = Part(files, [], np.zeros(0), [])
     names = taggers[0].names
-    mean = np.mean([columns(names, own.names, scores_of(own, part)) for own in taggers], axis=0)
+    scores = [columns(names, own.names, scores_of(own, part, tiles)) for own in taggers]
+    mean = np.mean(scores, axis=0)
     guesses = [
         tuple(f"{name}:{p:.3f}" for name, p in zip(names, row, strict=True) if p >= 0.0005)
         for row in mean
@@ -332,6 +333,7 @@ def write_labels(
 def ship_tagger(
     folder: Path,
     size: int | None,
+    tiles: bool,
     choose: Part,
     names: tuple[str, ...],
     precision: float,
@@ -354,8 +356,9 @@ def ship_tagger(
     tagger = HeadTagger.open(made)
     own = [names.index(name) for name in tagger.names]
     learnt = learn_thresholds(
-        scores_of(tagger, choose), choose.truth[:, own], tagger.names,
+        scores_of(tagger, choose, tiles), choose.truth[:, own], tagger.names,
         min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.print,
+        tiles=tiles,
     )  # fmt: skip
     tagger.save(learnt)
     shutil.rmtree(shipped_tagger(), ignore_errors=True)

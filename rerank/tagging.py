@@ -53,6 +53,7 @@ from lmk.rerank.tag_thresholds import (
 from lmk.rerank.tag_votes import POWER, VOTERS, tag_votes
 
 _BATCH = 256  # pictures in memory, tiles among them
+_SURE = 1e-6  # nearest to 0 and 1 that a score is, for its odds
 
 
 class Tagger(Protocol):
@@ -295,7 +296,7 @@ class TagBatch:
 
     Attributes:
         ids: of the n pictures that could be read.
-        scores: float32 [n, t] of the tagger's tags; of tiles the largest.
+        scores: float32 [n, t] of the tagger's tags, tiles merged.
         boxes: what the detector found in each; nothing without one.
         skipped: files that could not be read.
     """
@@ -354,10 +355,22 @@ def tag_files(
 
 
 def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[np.float32]:
-    """Scores float32 [n, t] of n times `looks` pictures, the largest of each n."""
+    """Scores float32 [n, t] of n times `looks` pictures, each a photo and then its tiles."""
     if not pictures:
         return np.zeros((0, len(tagger.names)), np.float32)
     features = np.stack(list(tagger.embedder.features(pictures)))
     scores = tagger.scores(features)
-    best: NDArray[np.float32] = scores.reshape(-1, looks, len(tagger.names)).max(axis=1)
-    return best
+    return scores if looks == 1 else _merged(scores.reshape(-1, looks, len(tagger.names)))
+
+
+def _merged(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores float32 [n, t] of photos and their tiles [n, looks, t].
+
+    The mean of the log odds of the photo and of those of its tiles' largest score. The maximum
+    alone believes any tile that sees a thing out of place.
+    """
+    from scipy.special import expit, logit
+
+    both = np.stack([scores[:, 0], scores[:, 1:].max(axis=1)]).astype(np.float64)
+    merged: NDArray[np.float64] = expit(logit(both.clip(_SURE, 1 - _SURE)).mean(axis=0))
+    return merged.astype(np.float32)
