@@ -11,6 +11,7 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -52,8 +53,12 @@ class Candidate:
 
     @property
     def evidence(self) -> float:
-        """How much speaks for looking at it: of what sees the tag the surer one, or 1 minus it."""
-        seen = max(self.tagger or 0.0, self.neighbours or 0.0)
+        """How much speaks for looking at it: the mean of what judges the tag, or 1 minus it.
+
+        Not the surer one: neighbours of a strange picture all have what it only looks like.
+        """
+        judged = [value for value in (self.tagger, self.neighbours) if value is not None]
+        seen = sum(judged) / max(len(judged), 1)
         return seen if self.kind == "missing" else 1 - seen
 
 
@@ -97,7 +102,9 @@ def relabel_candidates(
     above: float = 0.5,
     doubt: float = 0.05,
 ) -> list[Candidate]:
-    """The tags to look at, those with most evidence first, then by id and tag.
+    """The tags to look at: a missing and a wrong one in turn, those with most evidence first.
+
+    Of equal evidence the smaller id comes first, then the smaller tag.
 
     Missing may be what is among the tagger's `top` tags with a probability above `above`, and what
     more than that share of the neighbours have. Wrong may be a tag of which the neighbours' share
@@ -129,12 +136,14 @@ def relabel_candidates(
     kinds: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (
         ("missing", missing), ("wrong", own & judged & unseen),
     )  # fmt: skip
-    found = [
-        Candidate(rows[i], every[t], kind, _number(by_tagger[i, t]), _number(by_votes[i, t]))
-        for kind, which in kinds
-        for i, t in np.argwhere(which).tolist()
-    ]
-    return sorted(found, key=lambda one: (-one.evidence, one.row.id, one.tag))
+    by_kind = []
+    for kind, which in kinds:
+        found = [
+            Candidate(rows[i], every[t], kind, _number(by_tagger[i, t]), _number(by_votes[i, t]))
+            for i, t in np.argwhere(which).tolist()
+        ]
+        by_kind.append(sorted(found, key=lambda one: (-one.evidence, one.row.id, one.tag)))
+    return [one for both in zip_longest(*by_kind) for one in both if one is not None]
 
 
 def _columns(

@@ -58,10 +58,18 @@ class TestCandidates:
         votes = np.array([[0.02, 0], [0.9, 0], [0.5, 0.5], [0.3, 0.6], [0.51, 0.4]], np.float32)
         found = relabel_candidates(pictures, ("sea", "tree"), votes)
         assert [(one.row.id, one.tag, one.kind) for one in found] == [
-            ("p0", "sea", "wrong"), ("p1", "sea", "missing"), ("p4", "sea", "missing"),
+            ("p1", "sea", "missing"), ("p0", "sea", "wrong"), ("p4", "sea", "missing"),
         ]  # fmt: skip
-        assert found[0].evidence == pytest.approx(0.98)
-        assert (found[1].tagger, found[1].neighbours) == (None, pytest.approx(0.9))
+        assert found[1].evidence == pytest.approx(0.98)
+        assert (found[0].tagger, found[0].neighbours) == (None, pytest.approx(0.9))
+
+    def test_evidence_is_what_both_say(self) -> None:
+        """Two that agree come before one that is sure alone."""
+        votes = np.array([[1.0], [0.9], [0.8]], np.float32)
+        by_tagger = np.array([[0.1], [0.8], [0.7]], np.float32)
+        found = relabel_candidates(rows("", "", ""), ("sea",), votes, ("sea",), by_tagger)
+        assert [one.row.id for one in found] == ["p1", "p2", "p0"]
+        assert found[0].evidence == pytest.approx(0.85)
 
     def test_a_tag_of_one_picture_is_not_doubted_by_neighbours(self) -> None:
         pictures, votes = rows("yeti", ""), np.full((2, 1), np.nan, np.float32)
