@@ -357,7 +357,7 @@ def ship_tagger(
     own = [names.index(name) for name in tagger.names]
     learnt = learn_thresholds(
         scores_of(tagger, choose, tiles), choose.truth[:, own], tagger.names,
-        min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.print,
+        min_precision=precision, min_recall=recall, tagger=tagger.print,
         tiles=tiles,
     )  # fmt: skip
     tagger.save(learnt)
