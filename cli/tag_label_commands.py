@@ -20,6 +20,7 @@ from lmk.cli.tag_options import (
 )
 
 if TYPE_CHECKING:
+    from lmk.embed.captions import Encode
     from lmk.embed.label_table import LabelTable
     from lmk.embed.relations import RelationGraph
 
@@ -67,6 +68,12 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     help="Write the labels nearest to each text instead, and how near: a CSV with the columns "
     "label and text (synonyms, a definition).",
 )
+@click.option(
+    "--sentences",
+    is_flag=True,
+    help="With --glosses: near in meaning, by a network of English sentences (the extra "
+    "sentences), instead of in words.",
+)
 @click.option("--top", type=click.IntRange(1), help=f"Labels of a text at most.  [default: {TOP}]")
 @_as_json
 def caption_tags(
@@ -77,6 +84,7 @@ def caption_tags(
     most: float | None,
     count: int | None,
     glosses: Path | None,
+    sentences: bool,
     top: int | None,
     as_json: bool,
 ) -> None:
@@ -84,7 +92,7 @@ def caption_tags(
 
     The tags are the words of a text without the most and the least common ones, in any script. With
     --glosses they are the labels whose gloss is nearest to the text, written NAME:WEIGHT, where the
-    weight is the cosine of the TF-IDF vectors.
+    weight is the cosine of the TF-IDF vectors, or of those of a network with --sentences.
 
     Example: lmk data caption-tags crawled.csv -o keywords.csv
 
@@ -98,7 +106,7 @@ def caption_tags(
     if glosses is not None:
         refuse_idle({"--least": least, "--most": most, "--count": count}, "with --glosses")
     else:
-        refuse_idle({"--top": top}, "without --glosses")
+        refuse_idle({"--top": top, "--sentences": sentences or None}, "without --glosses")
     named = None if columns is None else [name.strip() for name in columns.split(",")]
     texts = read_contexts(table, named)
     pictures = LabelTable(table)
@@ -114,7 +122,9 @@ def caption_tags(
             count=count,
         )
     else:
-        near = weighted_labels(list(texts.values()), _read_glosses(glosses), top=top or TOP)
+        told = _read_glosses(glosses)
+        encode = _sentence_encoder() if sentences else None
+        near = weighted_labels(list(texts.values()), told, top=top or TOP, encode=encode)
         found = [[f"{name}:{w:.4f}" for name, w in own if w >= 5e-5] for own in near]
     if not any(found):
         remedy = "lower --least or raise --most" if glosses is None else "write other glosses"
@@ -253,6 +263,12 @@ def _together(
         own[row, [column[tag] for tag in pictures.labels[id_]]] = True
         seen[row, [seen_column[tag] for tag, score in scores[id_].items() if score > sure]] = True
     return cooccurring_tags(cooccurrence(own, seen), names, seen_names, graph, above=above)
+
+
+def _sentence_encoder() -> Encode:
+    from lmk.embed.sentences import sentence_encoder  # torch takes seconds to import
+
+    return sentence_encoder()
 
 
 def _read_glosses(path: Path) -> dict[str, str]:

@@ -103,11 +103,11 @@ def weighted_labels(
         glosses: what each label means, in words: its synonyms, its definition.
         top: labels of a text at most.
         encode: vectors float [n, d] of texts; those of their words unless given, by TF-IDF learnt
-            on the texts and the glosses. A network of sentences can be given here.
+            on the texts and the glosses. See lmk.embed.sentences for those of a network.
 
     Returns:
         For each text (label, weight), nearest first, of equal ones the first by the alphabet;
-        only weights above 0, so none for a text that has no word of any gloss.
+        only weights above 0, so none for an empty text, or for one without a word of any gloss.
 
     Raises:
         ValueError: there is no label, or `top` is below 1.
@@ -131,10 +131,12 @@ def weighted_labels(
 def _vectors(
     texts: Sequence[str], glosses: Sequence[str], encode: Encode | None
 ) -> tuple[Any, Any]:
-    """Unit vectors of both, dense or sparse."""
+    """Unit vectors of both, dense or sparse; 0 where there is no text."""
     if encode is not None:
-        own, labels = (np.asarray(encode(each), np.float32) for each in (texts, glosses))
-        return unit_rows(own), unit_rows(labels)
+        own, labels = (unit_rows(np.asarray(encode(each), np.float32)) for each in (texts, glosses))
+        for each, vectors in ((texts, own), (glosses, labels)):
+            vectors[[not text.strip() for text in each]] = 0  # no text is near to nothing
+        return own, labels
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     together = [*texts, *glosses]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from lmk.embed.embedder import Embedder
 # run again.
 hypothesis.settings.register_profile("lmk", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("lmk")
+
+# A shell's background job ignores Ctrl-C, and what it starts inherits that: `make test &` would
+# see commands that cannot be stopped.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Render = Callable[..., np.ndarray]
 

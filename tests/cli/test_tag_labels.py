@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+
+from lmk.embed import sentences
 
 Run = Callable[..., object]
 
@@ -74,6 +77,25 @@ class TestCaptionTags:
         assert found["e"].startswith("sea:0.") and found["b"].startswith("dog:0.")
         assert (found["c"], found["f"]) == ("", "") and " " not in found["a"]
 
+    def test_labels_by_a_network_of_sentences(
+        self, lmk: Run, captions: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Near in meaning though no word is shared; a picture without a caption gets none."""
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            return np.array(
+                [[float("dog" in t.lower() or t == "puppy"), 0.1 * bool(t)] for t in texts]
+            )
+
+        monkeypatch.setattr(sentences, "sentence_encoder", lambda: encode)
+        (here / "glosses.csv").write_text("label,text\npet,puppy\n")
+        options = ("--glosses", "glosses.csv", "--sentences")
+        done = lmk("data", "caption-tags", captions, "-o", "w.csv", *options)
+        assert (done.code, done.err) == (0, "")
+        found = cells(here / "w.csv")
+        assert (found["a"], found["b"], found["f"]) == ("pet:1.0000", "pet:1.0000", "")
+        assert found["e"] == "pet:0.0995"
+
     def test_the_tables_own_tags_make_way(self, lmk: Run, here: Path) -> None:
         """Tags that people typed in are text too; the column is read before it is written."""
         (here / "t.csv").write_text("id,title,tags\na,x y,b\nb,x,b\n")
@@ -86,6 +108,7 @@ class TestCaptionTags:
         [
             (("--columns", "nothing"), "has no column nothing"),
             (("--top", "3"), "--top: does nothing without --glosses"),
+            (("--sentences",), "--sentences: does nothing without --glosses"),
             (("--glosses", "captions.csv"), "captions.csv: has no columns label and text"),
             (("--glosses", "none.csv"), "none.csv: cannot be read as a table"),
             (("--glosses", "g.csv", "--least", "3"), "--least: does nothing with --glosses"),

@@ -112,14 +112,16 @@ class TestWeightedLabels:
         assert weighted_labels([], GLOSSES) == []
 
     def test_another_encoder(self) -> None:
-        """Ties go by the alphabet, weights of 0 and below are left out."""
+        """Ties go by the alphabet, weights of 0 and below are left out; no text, no label."""
         table = {"t": [1.0, 0], "x": [3.0, 4], "y": [0.6, 0.8], "z": [-1.0, 0], "o": [0, 1.0]}
+        table |= {"": [1.0, 0], " ": [0.0, 0]}
 
         def encode(texts: object) -> np.ndarray:
             return np.array([table[text] for text in texts])
 
-        glosses = {"b": "x", "a": "y", "c": "z", "d": "o"}
-        ((first, second),) = weighted_labels(["t"], glosses, encode=encode)
+        glosses = {"b": "x", "a": "y", "c": "z", "d": "o", "e": ""}
+        (first, second), *blank = weighted_labels(["t", "", " "], glosses, encode=encode)
+        assert blank == [(), ()]
         assert first == ("a", pytest.approx(0.6)) and second == ("b", pytest.approx(0.6))
 
     def test_mistakes(self) -> None:
