@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 @root
 @click.option(
     "--precision",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FloatRange(0, 1, min_open=True),
     help="Share of right ones that the answers given must reach.  [default: a balance of right "
     "answers kept and others refused]",
 )
 @click.option(
     "--share-none",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FloatRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     help="Of the photos that will be asked, how many show no landmark.  [default: as in the data]",
 )

@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from lmk.cli.ranges import FloatRange
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 PATH = click.Path(path_type=Path)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 wait = click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=FloatRange(min=0),
     default=0.0,
     show_default=True,
     metavar="SECONDS",
@@ -46,7 +48,7 @@ kind = click.option(
 )
 recall = click.option(
     "--recall",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     help="Share of the 10 nearest that a search must find; with 1, auto takes exact search only.  "
     "[default: 0.99]",
 )

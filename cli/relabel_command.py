@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import root
+from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
 from lmk.cli.tag_options import note_root, refuse_idle
 
@@ -57,13 +58,13 @@ TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
 )
 @click.option(
     "--above",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     help=f"Probability, or share of the neighbours, above which a tag may be missing.  [default: "
     f"{ABOVE}]",
 )
 @click.option(
     "--doubt",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     help=f"Probability and share of the neighbours below which a tag may be wrong.  [default: "
     f"{DOUBT}]",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, write_text
 from lmk.cli.tag_options import (
     named_relations,
@@ -57,7 +58,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 )
 @click.option(
     "--most",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     help=f"Leave out words of more than this part of the texts.  [default: {MOST}]",
 )
 @click.option("--count", type=click.IntRange(1), help="Keep only so many words.")
@@ -163,12 +164,12 @@ def caption_tags(
 )
 @click.option(
     "--sure",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     help=f"Score above which a prediction sees a tag.  [default: {SURE}]",
 )
 @click.option(
     "--above",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     help=f"Part of a tag's pictures in more than which another is seen.  [default: {ABOVE}]",
 )
 @_as_json

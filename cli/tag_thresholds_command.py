@@ -10,6 +10,7 @@ import click
 
 from lmk.cli.eval_tables import echo_table
 from lmk.cli.index_options import root
+from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted, echo_skipped
 from lmk.cli.tag_options import (
     index_option,
@@ -45,21 +46,21 @@ _SHOWN = 5  # unknown tags
 @tagger_option
 @click.option(
     "--precision",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     default=0.9,
     show_default=True,
     help="Share of right ones among the pictures given a tag, of each tag.",
 )
 @click.option(
     "--recall",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     default=0.5,
     show_default=True,
     help="Share of a tag's pictures that should be given it; tags that miss it are listed.",
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+    type=FloatRange(0.5, 1, min_open=True, max_open=True),
     help="How sure the precision has to be: of few pictures a tag then needs more than it shows "
     "on them.  [default: as measured]",
 )

@@ -33,6 +33,7 @@ def bad_files(here: Path) -> None:
     ("call", "words"),
     [
         ("build-index nowhere", ["nowhere: no such folder or file", "check the spelling"]),
+        ("data caption-tags no_rows.csv -o o.csv --most nan", ["'--most'", "not a number"]),
         ("build-index empty", ["empty: no pictures", "put pictures in it"]),
         ("build-index notes", ["notes: no pictures", "2 other files", "put pictures in it"]),
         ("build-index notes/a.txt", ["notes/a.txt: is neither", "point at a folder"]),
