@@ -373,7 +373,7 @@ def ship_tagger(
     scores = columns(tagger.names, asked.names, scores_of(asked, choose, tiles))
     learnt = learn_thresholds(
         scores, choose.truth[:, own], tagger.names,
-        min_precision=precision, min_recall=recall, tagger=tagger.print,
+        min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.print,
         tiles=tiles,
     )  # fmt: skip
     tagger.save(learnt)

@@ -60,9 +60,11 @@ _SHOWN = 5  # unknown tags
 )
 @click.option(
     "--confidence",
-    type=FloatRange(0.5, 1, min_open=True, max_open=True),
-    help="How sure the precision has to be: of few pictures a tag then needs more than it shows "
-    "on them.  [default: as measured]",
+    type=FloatRange(0.5, 1, max_open=True),
+    default=0.8,
+    show_default=True,
+    help="How sure it has to be that a tag keeps the precision on other pictures, or it is listed; "
+    "with 0.5 the precision measured is believed, which of few pictures is luck.",
 )
 @relations_option
 @relations_by_option
@@ -82,7 +84,7 @@ def tag_thresholds(
     tagger: Path | None,
     precision: float,
     recall: float,
-    confidence: float | None,
+    confidence: float,
     relations: Path | None,
     relations_by: str | None,
     tiles: bool,
@@ -92,9 +94,10 @@ def tag_thresholds(
 ) -> None:
     """Learn from which score on each tag is given, and keep that with the tagger or index.
 
-    Of the thresholds that keep the precision each tag gets the one with the largest recall. A tag
-    that no threshold brings to the precision is never given; one that no picture of --data has
-    keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
+    Of the thresholds that surely keep the precision each tag gets the one with the largest recall.
+    A tag that cannot promise precision and recall is listed, and gets the threshold that has the
+    precision on these pictures; if none has it, it is never given. One that no picture of --data
+    has keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
 
     Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
     """
@@ -121,7 +124,7 @@ def tag_thresholds(
             opened.names,
             min_precision=precision,
             min_recall=recall,
-            confidence=confidence,
+            confidence=confidence if confidence > 0.5 else None,
             relations=graph,
             tagger=opened.print,
             tiles=tiles,

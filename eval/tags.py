@@ -8,7 +8,7 @@ stated precision and recall, through scikit-learn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -272,7 +272,9 @@ def choose_threshold(
         min_precision: wanted precision, 0 to 1.
         min_recall: wanted recall, 0 to 1; below it the choice is marked infeasible.
         confidence: with which the precision is to hold on other pictures, .5 to 1 without either;
-            None takes the precision on these pictures for it, which of few pictures is luck.
+            None takes the precision on these pictures for it, which of few pictures is luck. Where
+            no threshold is so sure and has the recall, the choice is the one without confidence,
+            marked infeasible.
 
     Raises:
         ValueError: a target or the confidence out of range.
@@ -281,10 +283,20 @@ def choose_threshold(
         raise ValueError(f"the confidence must be between .5 and 1, got {confidence}")
     if not (0 <= min_precision <= 1 and 0 <= min_recall <= 1):
         raise ValueError(f"targets must be 0 to 1, got {min_precision} and {min_recall}")
-    reached = np.flatnonzero(curve.sure_precision(confidence) >= min_precision)
-    if not reached.size:
+    sure = _largest_recall(curve, curve.sure_precision(confidence) >= min_precision, min_recall)
+    if sure.feasible or confidence is None:
+        return sure
+    measured = _largest_recall(curve, curve.precision >= min_precision, min_recall)
+    return replace(measured, feasible=False)
+
+
+def _largest_recall(
+    curve: PrecisionRecallCurve, reached: NDArray[np.bool_], min_recall: float
+) -> Threshold:
+    places = np.flatnonzero(reached)
+    if not places.size:
         return Threshold(None, 0.0, 0.0, False)
-    best = reached[np.argmax(curve.recall[reached])]  # the first, so the highest threshold
+    best = places[np.argmax(curve.recall[places])]  # the first, so the highest threshold
     precision, recall = float(curve.precision[best]), float(curve.recall[best])
     return Threshold(float(curve.threshold[best]), precision, recall, recall >= min_recall)
 

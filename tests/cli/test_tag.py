@@ -197,6 +197,7 @@ class TestThresholds:
         with known.open("a") as file:
             file.write("extra,queries/q_none0.jpg,zebra\n")
         call = ("tag-thresholds", "--tagger", tagger, "--data", known, "--precision", 1)
+        call += ("--confidence", 0.5)
         done = lmk(*call, "--json")
         assert done.code == 0
         assert done.complaints == [f"lmk: {known}: the tagger does not know 1 tag: zebra"]
@@ -244,10 +245,14 @@ class TestThresholds:
         """Of nine pictures no tag has enough of them."""
         known = tag_table(here / "known.csv", "queries")
         call = ("tag-thresholds", "--tagger", tagger, "--data", known)
-        done = lmk(*call, "--confidence", 0.8)
+        done = lmk(*call)
         assert done.code == 0 and "precision 0.9 and recall 0.5 with confidence 0.8" in done.out
         assert "0 of 4 tags reach" in done.out
-        assert json.loads(lmk(*call, "--json").out)["confidence"] is None
+        sure = json.loads(lmk(*call, "--json").out)
+        measured = json.loads(lmk(*call, "--json", "--confidence", 0.5).out)
+        assert (sure["confidence"], measured["confidence"]) == (0.8, None)
+        castle = [found["tags"]["castle"] for found in (sure, measured)]
+        assert [one.pop("reached") for one in castle] == [False, True] and castle[0] == castle[1]
         assert lmk(*call, "--confidence", 1).code == 2
 
     def test_tiles_go_with_the_thresholds(

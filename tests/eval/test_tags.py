@@ -58,10 +58,21 @@ def test_a_precision_to_be_sure_of_needs_more_pictures() -> None:
         assert choose_threshold(curve, 0.9, 0.5).feasible
         chosen = choose_threshold(curve, 0.9, 0.5, confidence=0.8)
         assert chosen.feasible == feasible
-        assert chosen.value == (scores[right - 1] if feasible else None)
+        assert (chosen.value, chosen.precision) == (scores[right - 1], 1)
     for confidence in (0.5, 1.0):
         with pytest.raises(ValueError, match="confidence must be"):
             choose_threshold(curve, 0.9, 0.5, confidence)
+
+
+def test_what_is_not_sure_gets_the_threshold_of_the_precision_measured() -> None:
+    """Seven of seven are surely .9, nine of ten only here; twenty pictures have the tag."""
+    truth = np.array([1] * 7 + [0, 1, 1] + [0] * 5 + [1] * 11, dtype=bool)
+    curve = precision_recall(np.linspace(1, 0, len(truth)), truth)
+    promised = choose_threshold(curve, 0.9, 0.3, confidence=0.8)
+    assert (promised.precision, promised.recall, promised.feasible) == (1, 7 / 20, True)
+    listed = choose_threshold(curve, 0.9, 0.4, confidence=0.8)
+    assert (listed.precision, listed.recall, listed.feasible) == (0.9, 9 / 20, False)
+    assert choose_threshold(curve, 0.9, 0.4).feasible
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0.55, 0.99))
