@@ -17,10 +17,13 @@ promised 90/50 where thresholds were chosen keep it on test, plainly and with a 
         PICTURES: a folder or CSV; what the runs' mean says of them goes to DIR/guessed.csv, for
             tasks.0.weighted=true and tasks.0.positive_from=null
 
-    python benchmarks/tags.py [TAGS] --ship DIR [--size N] [--tiles]   (into embed/presets, as fp16)
+    python benchmarks/tags.py [TAGS] --ship DIR ... [--size N] [--tiles]
+        into embed/presets, as fp16; of several the mean of their weights (Wortsman et al., "Model
+        soups", ICML 2022), which must have begun as one
 
-    --twin DIR, with --ship or --runs: those learnt from teach.csv and choose.csv, this one in the
-        same way from teach.csv alone; thresholds are chosen on what the twin says
+    --twin DIR ..., with --ship or --runs: those learnt from teach.csv and choose.csv, this one (or
+        the mean of these) in the same way from teach.csv alone; thresholds are chosen on what the
+        twin says
 """
 
 from __future__ import annotations
@@ -35,8 +38,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from embedder import half
 from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
@@ -220,8 +225,10 @@ def main() -> None:
     parser.add_argument("--recall", type=float, default=0.5)
     parser.add_argument("--write", type=Path, help="only write the parts there, to train on")
     parser.add_argument("--label", type=Path, help="pictures that --runs are to guess the tags of")
-    parser.add_argument("--ship", type=Path, help="the tagger to ship")
-    parser.add_argument("--twin", type=Path, help="has not learnt from the part that chooses")
+    parser.add_argument("--ship", type=Path, nargs="+", help="the tagger to ship")
+    parser.add_argument(
+        "--twin", type=Path, nargs="+", help="knows nothing of the part that chooses"
+    )
     parser.add_argument("--size", type=int, help="of the pictures that the shipped one looks at")
     options = parser.parse_args()
     if options.label is not None:
@@ -236,11 +243,20 @@ def main() -> None:
     if options.write is not None:
         write(options.write, options.tags.parent, part)
         return
-    if options.ship is not None:
-        wanted = options.precision, options.recall
-        looks = options.size, options.tiles
-        ship_tagger(options.ship, options.twin, *looks, part["choose"], names, *wanted)
-        return
+    with TemporaryDirectory() as made:
+        twin = options.twin and mean_tagger(options.twin, Path(made) / "twin")
+        if options.ship is not None:
+            folder = mean_tagger(options.ship, Path(made) / "mean")
+            wanted = options.precision, options.recall
+            looks = options.size, options.tiles
+            ship_tagger(folder, twin, *looks, part["choose"], names, *wanted)
+            return
+        compare(options, names, part, twin)
+
+
+def compare(
+    options: argparse.Namespace, names: tuple[str, ...], part: dict[str, Part], twin: Path | None
+) -> None:
     sizes = ", ".join(f"{len(each.files):,} {name}" for name, each in part.items())
     print(f"{len(names)} tags; pictures: {sizes}; wanted {options.precision:g}/{options.recall:g}")
     embedder = Embedder.named(options.model)
@@ -255,7 +271,7 @@ def main() -> None:
     for folder in options.runs:
         for tiles in (False, True)[: 1 + options.tiles]:
             way = folder.name.rpartition("-")[0] or folder.name
-            asked_of = {"choose": options.twin or folder, "test": folder}
+            asked_of = {"choose": twin or folder, "test": folder}
             ways.setdefault(way + " tiles" * tiles, []).append(
                 [tagged(run, part[each], names, tiles) for each, run in asked_of.items()]
             )
@@ -341,6 +357,34 @@ def write_labels(
         rows.writerow(["id", "path", "tags"])
         for (id_, picture), tags in zip(files, labels, strict=True):
             rows.writerow([id_, picture.relative_to(root), " ".join(tags)])
+
+
+def mean_tagger(runs: list[Path], folder: Path) -> Path:
+    """The folder of the one run, or a new one with the mean of their networks and heads."""
+    if len(runs) == 1:
+        return runs[0]
+    embedders = [Embedder.load(run) for run in runs]
+    networks = [embedder.network() for embedder in embedders]
+    states = [network.state_dict() for network in networks]
+    mean = {
+        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(weight.dtype)
+        for name, weight in states[0].items()
+    }
+    networks[0].load_state_dict(mean)
+    embedder = Embedder.of(embedders[0].config, networks[0])
+    folder.mkdir()
+    embedder.save(folder)
+    heads = [load_tag_head(run) for run in runs]
+    if len({head.names for head in heads}) > 1:
+        raise SystemExit("the runs know different tags")
+    head = replace(
+        heads[0],
+        weight=np.mean([each.weight for each in heads], axis=0),
+        bias=np.mean([each.bias for each in heads], axis=0),
+        feature_fingerprint=embedder.feature_fingerprint,
+    )
+    save_tag_head(head, folder / TAGS_FILE)
+    return folder
 
 
 def ship_tagger(
