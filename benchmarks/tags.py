@@ -7,11 +7,11 @@ promised 90/50 where thresholds were chosen keep it on test, plainly and with a 
 
     python benchmarks/tags.py [TAGS] [--runs DIR ...] [--tiles] [--pictures N]
         TAGS: a CSV with id, path, split, tags (default $LMK_REAL_DATA/tags.csv)
-        --runs: folders of `lmk train`, or tags-lite1; of those that share a name up to the last "-"
-            (my-tags-0, my-tags-1) mean and sample deviation are said. They must have learnt from
-            the first part: --write DIR writes all three as CSV, and of the first also the keywords
-            of its captions and what captions say of each tag (GLOSSES), by words and, where the
-            extra is installed, by a network of sentences.
+        --runs: folders of `lmk train`; of those that share a name up to the last "-" (my-tags-0,
+            my-tags-1) mean and sample deviation are said. They must have learnt from the first
+            part: --write DIR writes all three as CSV, and of the first also the keywords of its
+            captions and what captions say of each tag (GLOSSES), by words and, where the extra is
+            installed, by a network of sentences. tags-lite1 knows two parts: name its twin.
 
     python benchmarks/tags.py --label PICTURES --runs DIR ... [--tiles] --write DIR
         PICTURES: a folder or CSV; what the runs' mean says of them goes to DIR/guessed.csv, for
@@ -60,6 +60,7 @@ from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
 
 SEED = 0
 CONFIDENCE = 0.8  # of thresholds that are to be sure
+DRAWS = 40  # of halves of the part that chooses
 # What is said of a tag, in words that captions have; no words like "of", which all captions have.
 GLOSSES = {
     "airplane": "airplane aeroplane plane jet airliner aircraft wings fly airport runway",
@@ -208,6 +209,31 @@ def kept(
     return promised, held
 
 
+def halves(
+    names: tuple[str, ...], scores: np.ndarray, truth: np.ndarray, precision: float, recall: float
+) -> str:
+    """What thresholds of one half of the pictures do on the other, means of DRAWS halves.
+
+    Tags promised, the share of them that keep both, the mean recall of all tags.
+    """
+    drawn = np.random.default_rng(SEED).random((DRAWS, len(truth))) < 0.5
+    said = []
+    for confidence in (None, CONFIDENCE):
+        found = []
+        for inside in drawn:
+            if truth[inside].any(axis=0).all() and truth[~inside].any(axis=0).all():
+                own, other = (scores[inside], truth[inside]), (scores[~inside], truth[~inside])
+                promised, held = kept(names, own, other, precision, recall, confidence)
+                learnt = learn_thresholds(
+                    *own, names, min_precision=precision, min_recall=recall, confidence=confidence
+                )
+                hits = (learnt.given(other[0], names) & other[1]).sum(axis=0)
+                found.append((promised, held, (hits / other[1].sum(axis=0)).mean()))
+        tags, keep, found_of = np.mean(found, axis=0) if found else (0, 0, float("nan"))
+        said.append(f"{tags:.1f} {keep / max(tags, 1e-9):.0%} {found_of:.3f}")
+    return "  |  ".join(said)
+
+
 def tagged(folder: Path, part: Part, names: tuple[str, ...], tiles: bool) -> np.ndarray:
     tagger = HeadTagger.open(folder)
     return columns(names, tagger.names, scores_of(tagger, part, tiles))
@@ -231,6 +257,8 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, help="of the pictures that the shipped one looks at")
     options = parser.parse_args()
+    if options.twin and (options.label or options.write or len(options.runs) > 1):
+        parser.error("--twin is for --ship, or for one of --runs")
     if options.label is not None:
         if options.write is None or not options.runs:
             parser.error("--label needs --runs, and --write")
@@ -299,6 +327,9 @@ def report(
             both.append(" ".join(f"{held}/{promised}" for promised, held in promises))
         print(f"{way:24} {spread(macro)}  {spread(right)}  {'  |  '.join(both)}")
         by_tag[way] = np.mean([each.average_precision for each in scored], axis=0)
+    print("\nin halves of the choosing part, first runs: promised, kept, recall: plain | sure")
+    for way, runs in ways.items():
+        print(f"{way:24} {halves(names, runs[0][0], choose, precision, recall)}")
     print("\nAP by tag, rarest first (pictures that teach it)")
     counts = part["teach"].truth.sum(axis=0)
     print(f"{'':24}" + "  ".join(f"{way[:16]:>16}" for way in ways))
@@ -364,6 +395,12 @@ def mean_tagger(runs: list[Path], folder: Path) -> Path:
     if len(runs) == 1:
         return runs[0]
     embedders = [Embedder.load(run) for run in runs]
+    heads = [load_tag_head(run) for run in runs]
+    looks = {each.config.model_copy(update={"name": ""}).model_dump_json() for each in embedders}
+    if len(looks) > 1 or len({head.names for head in heads}) > 1:
+        raise SystemExit(
+            "a mean is of networks of one form that look at one size and know one list"
+        )
     networks = [embedder.network() for embedder in embedders]
     states = [network.state_dict() for network in networks]
     mean = {
@@ -374,9 +411,6 @@ def mean_tagger(runs: list[Path], folder: Path) -> Path:
     embedder = Embedder.of(embedders[0].config, networks[0])
     folder.mkdir()
     embedder.save(folder)
-    heads = [load_tag_head(run) for run in runs]
-    if len({head.names for head in heads}) > 1:
-        raise SystemExit("the runs know different tags")
     head = replace(
         heads[0],
         weight=np.mean([each.weight for each in heads], axis=0),
@@ -414,9 +448,10 @@ def ship_tagger(
     tagger = HeadTagger.open(made)
     own = [names.index(name) for name in tagger.names]
     asked = tagger if twin is None else HeadTagger.open(twin)
-    scores = columns(tagger.names, asked.names, scores_of(asked, choose, tiles))
+    if asked.names != tagger.names or asked.embedder.config.size != embedder.config.size:
+        raise SystemExit(f"{twin}: knows other tags, or looks at another size")
     learnt = learn_thresholds(
-        scores, choose.truth[:, own], tagger.names,
+        scores_of(asked, choose, tiles), choose.truth[:, own], tagger.names,
         min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.print,
         tiles=tiles,
     )  # fmt: skip

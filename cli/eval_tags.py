@@ -10,7 +10,7 @@ import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap
 from lmk.cli.eval_tables import bounds_text, echo_table, interval_note
-from lmk.cli.ranges import FloatRange
+from lmk.cli.ranges import Float
 from lmk.cli.tag_options import named_relations, relations_by_option, relations_option
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--threshold",
-    type=FloatRange(),
+    type=Float(),
     help="Also score the tags given from this score on.  [default: those of a column given]",
 )
 @relations_option

@@ -1,4 +1,4 @@
-"""Numbers that options take."""
+"""Numbers that options take: as click's, but `nan`, which no bound keeps out, is refused too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 
-class FloatRange(click.FloatRange):
-    """As click's, but `nan`, which no bound keeps out, is refused too."""
+class Float(click.types.FloatParamType):
+    """Any number."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -17,9 +17,23 @@ class FloatRange(click.FloatRange):
         """The number.
 
         Raises:
-            click.BadParameter: it is none, or outside the range.
+            click.BadParameter: it is none.
         """
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
+
+
+class FloatRange(click.FloatRange):
+    """A number within bounds."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number.
+
+        Raises:
+            click.BadParameter: it is none, or outside the bounds.
+        """
+        return super().convert(Float().convert(value, param, ctx), param, ctx)

@@ -94,10 +94,10 @@ def tag_thresholds(
 ) -> None:
     """Learn from which score on each tag is given, and keep that with the tagger or index.
 
-    Of the thresholds that surely keep the precision each tag gets the one with the largest recall.
-    A tag that cannot promise precision and recall is listed, and gets the threshold that has the
-    precision on these pictures; if none has it, it is never given. One that no picture of --data
-    has keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
+    Of the thresholds that probably keep the precision each tag gets the one with the largest
+    recall. A tag that cannot promise precision and recall is listed, and gets the threshold that
+    has the precision on these pictures; if none has it, it is never given. One that no picture of
+    --data has keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
 
     Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
     """
@@ -109,6 +109,10 @@ def tag_thresholds(
 
     if index is None and tagger is None:
         raise UsageError("whose thresholds?", remedy="name a tagger or an index: --tagger or -i")
+    if precision == 1 and confidence > 0.5:
+        remedy = "ask for less, or for what is measured: --confidence 0.5"
+        raise UsageError("no number of pictures makes that sure", where="--precision 1",
+                         remedy=remedy)  # fmt: skip
     _check_output(output, index, tagger)
     graph = named_relations(relations, relations_by) or RelationGraph({})
     manifest = read_manifest(data, root=root)
@@ -233,6 +237,7 @@ def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
         "recall": learnt.min_recall,
         "confidence": learnt.confidence,
         "failed": list(learnt.failed),
+        "unsure": list(learnt.unsure),
         "without_picture": list(learnt.unseen),
         "tags": {
             name: one.model_dump(include={"value", "pictures", "precision", "recall", "reached"})
@@ -251,8 +256,11 @@ def _echo(learnt: TagThresholds, pictures: int) -> None:
         f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}, "
         "those that the thresholds were chosen on"
     )
-    if learnt.failed:
-        click.echo(f"not reached: {', '.join(learnt.failed)}")
+    missed = [name for name in learnt.failed if name not in learnt.unsure]
+    if missed:
+        click.echo(f"not reached: {', '.join(missed)}")
+    if learnt.unsure:
+        click.echo(f"reached, but on too few pictures to be sure: {', '.join(learnt.unsure)}")
     if learnt.unseen:
         click.echo(f"no picture, {learnt.default:g} kept: {', '.join(learnt.unseen)}")
     click.echo()

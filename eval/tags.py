@@ -118,7 +118,7 @@ class Threshold:
     Attributes:
         value: the threshold; None where no threshold reaches the wanted precision.
         precision, recall: there; both 0 where there is none.
-        feasible: the wanted recall is reached too.
+        feasible: the wanted recall is reached too, and the precision with the wanted confidence.
     """
 
     value: float | None

@@ -30,7 +30,7 @@ class TagThreshold(BaseModel):
         pictures: that had the tag, of those it was chosen on; with 0 the value is the default.
         precision, recall: on those pictures, what follows from other tags among what is given;
             None where none had the tag.
-        reached: both were as wanted.
+        reached: both were as wanted, and the precision with the confidence asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -115,8 +115,18 @@ class TagThresholds(BaseModel):
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The tags that had pictures and did not reach what was wanted."""
+        """The tags that had pictures and did not reach what was wanted, or not with confidence."""
         return tuple(name for name, one in self.tags.items() if one.pictures and not one.reached)
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """Those of `failed` that reached it on their pictures, which were too few to be sure."""
+        return tuple(
+            name
+            for name in self.failed
+            if (self.tags[name].precision or 0) >= self.min_precision
+            and (self.tags[name].recall or 0) >= self.min_recall
+        )
 
     @property
     def unseen(self) -> tuple[str, ...]:

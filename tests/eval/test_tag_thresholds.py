@@ -65,8 +65,8 @@ def test_a_parent_that_is_to_be_sure() -> None:
     scores = np.array([[0.9, 0.2]] * 6 + [[0.1, 0.8]] * 4 + [[0.0, 0.1]] * 10)
     truth = np.array([[True, True]] * 6 + [[False, True]] * 4 + [[False, False]] * 10)
     learnt = learn_thresholds(scores, truth, names, confidence=0.8, relations=relations)
-    assert learnt.confidence == 0.8 and learnt.failed == ("forest",)
-    assert learnt.tags["forest"].value is None and learnt.tags["tree"].reached
+    assert learnt.confidence == 0.8 and learnt.failed == learnt.unsure == ("forest",)
+    assert learnt.tags["forest"].value == 0.9 and learnt.tags["tree"].reached
     both = learn_thresholds(scores, truth, names, relations=relations)
     assert both.failed == () and both.confidence is None
 
