@@ -107,12 +107,11 @@ def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> No
     assert facts["precision"] == "f32"
 
 
-@pytest.mark.parametrize("words", ["--kind fast", "--recall nan"])
 def test_a_build_for_a_search_that_there_is_not_ends_at_once(
-    lmk: Run, here: Path, tiny: Path, words: str
+    lmk: Run, here: Path, tiny: Path
 ) -> None:
-    build = ("build-index", "gallery", "--model", tiny, *words.split())
-    lmk(*build).refused(2, words.split()[1], "choose")
+    build = ("build-index", "gallery", "--model", tiny, "--kind", "fast")
+    lmk(*build).refused(2, "fast", "choose")
     assert not (here / "gallery.lmk").exists()
 
 
@@ -136,7 +135,7 @@ def test_a_kept_kind_that_there_is_not_is_mended_by_the_command_that_the_message
         ("", ["sample.lmk: nothing to change is named", "--kind"]),
         ("--kind fast", ["fast"]),
         ("--recall 2", ["'--recall'", "0<=x<=1"]),
-        ("--recall nan", ["a recall of nan", "from 0 to 1"]),
+        ("--recall nan", ["'--recall'", "not a number"]),
         ("--recall high", ["'--recall'", "not a valid float"]),
         ("--backend milvus", ["--uri URI"]),
         ("--uri http://localhost:1", ["--backend milvus"]),
