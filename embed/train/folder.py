@@ -58,8 +58,7 @@ class RunFolder:
         """
         if self.last.exists():
             return self._checkpoint(config, digest, resume=resume)
-        foreign = self.out.exists() and not self.training.is_dir() and any(self.out.iterdir())
-        if foreign or (self.out.exists() and not self.out.is_dir()):
+        if self._foreign():
             raise UsageError(
                 "is there already and holds no training",
                 where=self.out,
@@ -71,6 +70,19 @@ class RunFolder:
             text = config.model_dump_json(indent=2) + "\n"
             write_whole(self.training / "config.json", text.encode())
         return None
+
+    def _foreign(self) -> bool:
+        """Whether there is something else than a run.
+
+        Looked at once: another process of this run may be making the folder.
+        """
+        try:
+            held = {entry.name for entry in self.out.iterdir()}
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            return True
+        return bool(held) and (self.training.name not in held or not self.training.is_dir())
 
     def _checkpoint(
         self, config: TrainConfig, digest: str, *, resume: bool

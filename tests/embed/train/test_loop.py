@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lmk.embed.errors import LmkError, ManifestError, UsageError
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.folder import RunFolder
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import TrainingResult, train
 from lmk.embed.train.network import start_network
@@ -315,6 +316,26 @@ class TestRefusals:
         (tmp_path / "letters" / "dear.txt").write_text("")
         with pytest.raises(UsageError, match="is there already and holds no training"):
             train(small(), [gallery], tmp_path / "letters", device="cpu")
+
+    def test_a_file_of_that_name(self, small: Small, gallery: Manifest, tmp_path: Path) -> None:
+        (tmp_path / "letter").write_text("")
+        with pytest.raises(UsageError, match="is there already and holds no training"):
+            train(small(), [gallery], tmp_path / "letter", device="cpu")
+
+    def test_a_folder_that_another_process_of_the_run_is_making(
+        self, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is empty when this one looks whether it is there, and full a moment later."""
+        listed = Path.iterdir
+
+        def made_meanwhile(path: Path) -> Iterator[Path]:
+            (tmp_path / "run" / "training").mkdir(exist_ok=True)
+            return iter(list(listed(path)))
+
+        (tmp_path / "run").mkdir()
+        monkeypatch.setattr(Path, "iterdir", made_meanwhile)
+        folder = RunFolder(tmp_path / "run")
+        assert folder.start(small(), "digest", resume=False, write=False) is None
 
     def test_a_loss_that_is_not_finite(
         self, small: Small, gallery: Manifest, tmp_path: Path
