@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 import shutil
@@ -73,6 +74,8 @@ def check_call(line: str) -> None:
         assert command is not None, f"no command {name!r} in: {line}"
         group, context = command, click.Context(command, parent=context, info_name=name)
     group.make_parser(context).parse_args(list(words))
+    group = copy.copy(group)  # the command itself is for the other tests too
+    group.params = [copy.copy(parameter) for parameter in group.params]
     for parameter in group.params:
         if isinstance(parameter.type, click.Path):
             parameter.type = click.Path()  # the folders of the page are not here
