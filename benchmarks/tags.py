@@ -55,6 +55,7 @@ from lmk.embed.sentences import sentence_encoder
 from lmk.embed.tag_head import TAGS_FILE, load_tag_head, save_tag_head
 from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
 from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.tag_thresholds import TagThresholds
 from lmk.rerank.tag_votes import tag_votes
 from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
 
@@ -187,25 +188,17 @@ def recall_of(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def kept(
-    names: tuple[str, ...],
-    choose: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    precision: float,
-    recall: float,
-    confidence: float | None,
+    learnt: TagThresholds, names: tuple[str, ...], scores: np.ndarray, truth: np.ndarray
 ) -> tuple[int, int]:
-    """Of the tags that reach both where thresholds are chosen, how many reach both on test."""
-    learnt = learn_thresholds(
-        *choose, names, min_precision=precision, min_recall=recall, confidence=confidence
-    )
-    given, truth = learnt.given(test[0], names), test[1]
+    """Of the tags that reach both where thresholds were chosen, how many reach both here."""
+    given = learnt.given(scores, names)
     promised = held = 0
     for tag, name in enumerate(names):
         if learnt.tags[name].reached and truth[:, tag].any():
             hits = (given[:, tag] & truth[:, tag]).sum()
             promised += 1
-            right = hits >= precision * given[:, tag].sum() and given[:, tag].any()
-            held += bool(right and hits >= recall * truth[:, tag].sum())
+            right = hits >= learnt.min_precision * given[:, tag].sum() and given[:, tag].any()
+            held += bool(right and hits >= learnt.min_recall * truth[:, tag].sum())
     return promised, held
 
 
@@ -222,13 +215,14 @@ def halves(
         found = []
         for inside in drawn:
             if truth[inside].any(axis=0).all() and truth[~inside].any(axis=0).all():
-                own, other = (scores[inside], truth[inside]), (scores[~inside], truth[~inside])
-                promised, held = kept(names, own, other, precision, recall, confidence)
                 learnt = learn_thresholds(
-                    *own, names, min_precision=precision, min_recall=recall, confidence=confidence
-                )
-                hits = (learnt.given(other[0], names) & other[1]).sum(axis=0)
-                found.append((promised, held, (hits / other[1].sum(axis=0)).mean()))
+                    scores[inside], truth[inside], names,
+                    min_precision=precision, min_recall=recall, confidence=confidence,
+                )  # fmt: skip
+                other = truth[~inside]
+                hits = (learnt.given(scores[~inside], names) & other).sum(axis=0)
+                promises = kept(learnt, names, scores[~inside], other)
+                found.append((*promises, (hits / other.sum(axis=0)).mean()))
         tags, keep, found_of = np.mean(found, axis=0) if found else (0, 0, float("nan"))
         said.append(f"{tags:.1f} {keep / max(tags, 1e-9):.0%} {found_of:.3f}")
     return "  |  ".join(said)
@@ -320,10 +314,13 @@ def report(
         right = np.array([matched(run[1], test, wanted) for run in runs])
         both = []
         for confidence in (None, CONFIDENCE):
-            promises = [
-                kept(names, (run[0], choose), (run[1], test), precision, recall, confidence)
-                for run in runs
-            ]
+            promises = []
+            for run in runs:
+                learnt = learn_thresholds(
+                    run[0], choose, names,
+                    min_precision=precision, min_recall=recall, confidence=confidence,
+                )  # fmt: skip
+                promises.append(kept(learnt, names, run[1], test))
             both.append(" ".join(f"{held}/{promised}" for promised, held in promises))
         print(f"{way:24} {spread(macro)}  {spread(right)}  {'  |  '.join(both)}")
         by_tag[way] = np.mean([each.average_precision for each in scored], axis=0)

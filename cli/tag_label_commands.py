@@ -21,7 +21,6 @@ from lmk.cli.tag_options import (
 )
 
 if TYPE_CHECKING:
-    from lmk.embed.captions import Encode
     from lmk.embed.label_table import LabelTable
     from lmk.embed.relations import RelationGraph
 
@@ -102,6 +101,7 @@ def caption_tags(
     from lmk.embed.captions import keywords, read_contexts, weighted_labels
     from lmk.embed.errors import ManifestError, UsageError
     from lmk.embed.label_table import TAGS, LabelTable
+    from lmk.embed.sentences import sentence_encoder
 
     check_output(output, reads=[table] if glosses is None else [table, glosses])
     if glosses is not None:
@@ -124,7 +124,7 @@ def caption_tags(
         )
     else:
         told = _read_glosses(glosses)
-        encode = _sentence_encoder() if sentences else None
+        encode = sentence_encoder() if sentences else None
         near = weighted_labels(list(texts.values()), told, top=top or TOP, encode=encode)
         found = [[f"{name}:{w:.4f}" for name, w in own if w >= 5e-5] for own in near]
     if not any(found):
@@ -264,12 +264,6 @@ def _together(
         own[row, [column[tag] for tag in pictures.labels[id_]]] = True
         seen[row, [seen_column[tag] for tag, score in scores[id_].items() if score > sure]] = True
     return cooccurring_tags(cooccurrence(own, seen), names, seen_names, graph, above=above)
-
-
-def _sentence_encoder() -> Encode:
-    from lmk.embed.sentences import sentence_encoder  # torch takes seconds to import
-
-    return sentence_encoder()
 
 
 def _read_glosses(path: Path) -> dict[str, str]:

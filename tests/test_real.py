@@ -77,5 +77,5 @@ def test_the_tagger_knows_everyday_things(
     assert run("eval", "tags", found, tmp_path / "asked.csv", "--json") == 0
     score = json.loads(capsys.readouterr().out)
 
-    assert score["pictures"] == 1086 and score["macro_map"] >= 0.69
+    assert score["pictures"] == 1086 and score["macro_map"] >= 0.7
     assert score["given"]["micro"]["precision"] >= 0.85

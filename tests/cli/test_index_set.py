@@ -107,11 +107,14 @@ def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> No
     assert facts["precision"] == "f32"
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"), [("--kind fast", "choose"), ("--recall nan", "not a number")]
+)
 def test_a_build_for_a_search_that_there_is_not_ends_at_once(
-    lmk: Run, here: Path, tiny: Path
+    lmk: Run, here: Path, tiny: Path, words: str, complaint: str
 ) -> None:
-    build = ("build-index", "gallery", "--model", tiny, "--kind", "fast")
-    lmk(*build).refused(2, "fast", "choose")
+    build = ("build-index", "gallery", "--model", tiny, *words.split())
+    lmk(*build).refused(2, words.split()[1], complaint)
     assert not (here / "gallery.lmk").exists()
 
 
