@@ -10,24 +10,21 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
+from lmk.embed.manifest_folder import PICTURE_SUFFIXES, picture_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-)
 TABLE_SUFFIXES = frozenset({".csv", ".parquet"})
 LABEL_COLUMNS = ("landmark_id", "label", "labels", "landmarks", "tags")
 _BLANKS = re.compile(r"\s+")
-_NOT_UTF8 = "its name is not valid UTF-8"
 _NESTED_PROBE = 100  # rows looked at to tell a/b/c/<id>.jpg from <id>.jpg
 
 
@@ -142,88 +139,10 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
 
 
 def _from_folder(root: Path) -> Manifest:
-    files: list[str] = []
-    skipped: list[Skipped] = []
-    for relative in _walk(root, skipped):
-        suffix = PurePosixPath(relative).suffix.lower()
-        if suffix in PICTURE_SUFFIXES:
-            files.append(relative)
-        else:
-            skipped.append(Skipped(relative, f"not a picture ({suffix or 'no file ending'})"))
-    if not files:
-        found = Counter(skip.reason for skip in skipped).most_common(1)
-        seen = f"; it holds {len(skipped)} other files, {found[0][0]}" if found else ""
-        raise ManifestError(
-            f"no pictures in this folder{seen}",
-            where=root,
-            remedy="put pictures in it (.jpg, .png, .webp, ...), one sub-folder for each landmark",
-        )
-    gldv2 = [name for name in files if _is_gldv2(name)]
-    nested = 2 * len(gldv2) > len(files)
-    if nested:  # one stray picture must not turn every id and label of the data set into another
-        strays = sorted(set(files) - set(gldv2))
-        skipped += [Skipped(name, "lies outside the a/b/c/<id>.jpg layout") for name in strays]
-        files = gldv2
+    files, skipped, nested = picture_files(root)
     flat = all("/" not in name for name in files)
     rows = _stem_rows(files) if nested or flat else [_landmark_row(name) for name in files]
     return Manifest(root, tuple(rows), tuple(skipped))
-
-
-def _walk(root: Path, skipped: list[Skipped]) -> Iterator[str]:
-    """Relative paths of all files below root, sorted; hidden files and galleries left out."""
-    seen = {_identity(root)}
-
-    def unreadable(error: OSError) -> None:
-        where = Path(error.filename).relative_to(root).as_posix()
-        if where == ".":
-            raise ManifestError(
-                f"cannot be read: {(error.strerror or str(error)).lower()}",
-                where=root,
-                remedy="check the permissions",
-            ) from error
-        skipped.append(Skipped(_printable(where), "a folder that cannot be read"))
-
-    for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
-        here = Path(folder)
-        keep = []
-        for name in sorted(folders):
-            if name.startswith(".") or name.endswith(".lmk"):
-                continue
-            identity = _identity(here / name)
-            relative = (here / name).relative_to(root).as_posix()
-            if _printable(relative) != relative:
-                skipped.append(Skipped(_printable(relative), _NOT_UTF8))
-                continue
-            if identity in seen:
-                skipped.append(Skipped(relative, "a link to a folder that was already read"))
-                continue
-            seen.add(identity)
-            keep.append(name)
-        folders[:] = keep
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            relative = (here / name).relative_to(root).as_posix()
-            if _printable(relative) != relative:
-                skipped.append(Skipped(_printable(relative), _NOT_UTF8))
-                continue
-            yield relative
-
-
-def _printable(name: str) -> str:
-    """The name, with the bytes that are no UTF-8 written out (no database could hold them)."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _is_gldv2(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    single = all(len(part) == 1 for part in parts[:3])
-    return len(parts) == 4 and single and parts[3].startswith("".join(parts[:3]))
 
 
 def _landmark_row(name: str) -> Row:
