@@ -170,7 +170,8 @@ def _files(images: Sequence[Path], root: Path | None) -> list[tuple[str, Path]]:
         UsageError: one name for two pictures.
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest import TABLE_SUFFIXES, read_manifest
+    from lmk.embed.manifest import read_manifest
+    from lmk.embed.manifest_table import TABLE_SUFFIXES
 
     files: dict[str, Path] = {}
     for image in images:

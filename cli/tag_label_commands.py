@@ -274,7 +274,7 @@ def _read_glosses(path: Path) -> dict[str, str]:
             a blank or comes twice.
     """
     from lmk.embed.errors import ManifestError
-    from lmk.embed.manifest import read_table
+    from lmk.embed.manifest_table import read_table
 
     rows = read_table(path)
     if not {"label", "text"} <= set(rows):

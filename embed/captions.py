@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import UsageError
-from lmk.embed.manifest import plain_id, read_table
+from lmk.embed.manifest_table import plain_id, read_table
 
 CONTEXT_COLUMNS = ("title", "description", "caption", "tags")
 _UNSPACED = ("IDEOGRAPHIC", "CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA")

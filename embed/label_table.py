@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lmk.embed.errors import ManifestError
-from lmk.embed.manifest import LABEL_COLUMNS, plain_id, read_table
+from lmk.embed.manifest_table import LABEL_COLUMNS, plain_id, read_table
 
 TAGS = "tags"
 
