@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from lmk.cli.index_options import (
     uri,
     wait,
 )
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -199,18 +199,18 @@ def build_index(
     if as_json:
         facts = {"index": str(index)} | asdict(report) | {"seconds": round(seconds, 3)}
         facts |= {} if pushed is None else {"pushed": asdict(pushed)}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     echo_skipped(report.skipped, f"lmk info {index} lists them")
     echo_duplicates(report.duplicates)
     echo_shared(report.shared)
     bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
-    click.echo(
+    echo(
         f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "
         f"({report.computed:,} newly computed)"
     )
     if pushed is not None:
-        click.echo(pushed_text(pushed))
+        echo(pushed_text(pushed))
     if shard is None:
         _advise(gallery, index, report, labelled=pictures.labelled, bank=bank is not None)
 
@@ -234,7 +234,7 @@ def _advise(gallery: Path, index: Path, report: BuildReport, *, labelled: bool, 
         )
     else:
         return
-    click.echo(f"lmk: {advice}", err=True)
+    echo(f"lmk: {advice}", err=True)
 
 
 def default_index(gallery: Path, shard: tuple[int, int] | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.printing import echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
 
@@ -100,9 +100,9 @@ def calibrate(
     facts = {"index": str(index), "data": None if data is None else str(data)}
     facts |= _facts(answers, found, threshold, method)
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
-        click.echo("\n".join(_lines(facts) if reason is None else _not_judged(facts, reason)))
+        echo_lines(_lines(facts) if reason is None else _not_judged(facts, reason))
 
 
 def _answers(

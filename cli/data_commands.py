@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.relabel_command import relabel
 from lmk.cli.tag_label_commands import add_tags, caption_tags
 
@@ -83,10 +83,13 @@ def gldv2(
                 on_item=progress.item_ended,
             )
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on where it stopped", err=True)
+        echo("stopped; the same command goes on where it stopped", err=True)
         ctx.exit(130)
-    click.echo(json.dumps(_summary(report, split, out)) if as_json else _sentence(report, out))
-    click.echo(f"licences of the pictures: {out / 'LICENSES.txt'}", err=True)
+    if as_json:
+        echo_json(_summary(report, split, out))
+    else:
+        echo(_sentence(report, out))
+    echo(f"licences of the pictures: {out / 'LICENSES.txt'}", err=True)
     _raise_missing(report)
 
 
@@ -195,9 +198,9 @@ def check(
     if html is not None:
         write_text(html, check_page(found, pictures, limit))
     if as_json:
-        click.echo(json.dumps(check_json(found, len(pictures.skipped))))
+        echo_json(check_json(found, len(pictures.skipped)))
     else:
-        click.echo("\n".join(check_lines(found, limit)))
+        echo_lines(check_lines(found, limit))
     ctx.exit(1 if found.findings else 0)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from lmk.cli.printing import echo_lines
+
 _ASKED = 6  # pictures with a landmark, and as many without, that the report shows
 
 
@@ -52,13 +54,16 @@ def demo(examples: Path, output: Path) -> None:
     _run("query", *_some_queries(examples), "-i", index, "-k", 3, "--html", report)
     _run("submit", examples / "queries", "-i", index, "-o", submission)
     _run("eval", "gap", submission, examples / "solution.csv")
-    click.echo(
-        f"\nThe answers above with their pictures: {report}\n"
-        "Now your own: a folder with one sub-folder of pictures for each place, then\n"
-        "  .venv/bin/lmk build-index my-places/\n"
-        "  .venv/bin/lmk query photo.jpg -i my-places.lmk --html answer.html\n"
-        "With a folder of pictures that show none of the places lmk learns what to refuse:\n"
-        "  .venv/bin/lmk build-index my-places/ --distractors other-pictures/"
+    echo_lines(
+        (
+            "",
+            f"The answers above with their pictures: {report}",
+            "Now your own: a folder with one sub-folder of pictures for each place, then",
+            "  lmk build-index my-places/",
+            "  lmk query photo.jpg -i my-places.lmk --html answer.html",
+            "With a folder of pictures that show none of the places lmk learns what to refuse:",
+            "  lmk build-index my-places/ --distractors other-pictures/",
+        )
     )
 
 
@@ -67,7 +72,7 @@ def _run(*words: object) -> None:
     from lmk.cli.main import cli
 
     arguments = [str(word) for word in words]
-    click.echo(f"\n$ lmk {shlex.join(arguments)}")
+    echo_lines(["", f"$ lmk {shlex.join(arguments)}"])
     if code := cli.main(arguments, prog_name="lmk", standalone_mode=False):
         click.get_current_context().exit(code)
 

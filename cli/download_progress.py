@@ -16,6 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lmk.embed.printable import printable
+
 if TYPE_CHECKING:
     from lmk.embed.gldv2 import Item
 
@@ -27,7 +29,7 @@ class DownloadProgress:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -52,7 +54,7 @@ class DownloadProgress:
     def bytes_came(self, name: str, done: int, total: int | None) -> None:
         """Moves the bar of a file; only one thread works on a file at a time."""
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total)
+            self._tasks[name] = self._bars.add_task(printable(name), total=total)
         self._bars.update(self._tasks[name], completed=done, total=total)
 
     def item_ended(self, item: Item) -> None:
@@ -68,4 +70,4 @@ class DownloadProgress:
             text = "not tried"
         else:
             text = str(item.error)
-        self._console.print(f"{item.name}: {text}", markup=False)
+        self._console.print(printable(f"{item.name}: {text}"), markup=False, emoji=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,6 +17,7 @@ from lmk.cli.eval_tables import (
     gap_dict,
     interval_note,
 )
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def gap(
         written = sources and write_report(sources, answers, truth, scores)
         _echo_findings(submission, truth, gallery)
     if written:
-        click.echo(f"lmk: wrote {written}", err=True)
+        echo(f"lmk: wrote {written}", err=True)
     if as_json:
-        click.echo(json.dumps({each.name: gap_dict(each) for each in scores}))
+        echo_json({each.name: gap_dict(each) for each in scores})
     else:
         echo_gap(scores)
 
@@ -194,7 +194,7 @@ def compare(
     if blended is not None:
         read[-1].write(blended)
     if as_json:
-        click.echo(json.dumps({"usage": usage or "all", "submissions": found}))
+        echo_json({"usage": usage or "all", "submissions": found})
     else:
         _echo_compared(found, resamples, seed)
 
@@ -289,13 +289,12 @@ def _echo_compared(found: list[dict[str, Any]], resamples: int, seed: int) -> No
             ]
         rows.append([*row, "", ""][:4])
     echo_table(header, rows)
-    click.echo(interval_note(resamples, seed))
+    echo(interval_note(resamples, seed))
     for entry in found[1:]:
         if not entry["changes"]:
             continue
-        click.echo(
-            f"\n{entry['submission']}: what changes GAP most against {found[0]['submission']}"
-        )
+        echo()
+        echo(f"{entry['submission']}: what changes GAP most against {found[0]['submission']}")
         echo_table(
             ("query", "change", "truth", "before", "after"),
             [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap, parts
 from lmk.cli.eval_tables import bounds_text, echo_findings, echo_table, interval_note
+from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def retrieval(
         submission, [each for each in odd if each.kind != "too many" or ranks == MAX_IMAGES]
     )
     if as_json:
-        click.echo(json.dumps(scores))
+        echo_json(scores)
     else:
         _echo_retrieval(scores, ranks, resamples, seed)
 
@@ -117,7 +117,7 @@ def _truth_by_label(
             remedy="do both use the same labels?",
         )
     if lost:
-        click.echo(
+        echo(
             f"lmk: {solution}: {lost:,} of {len(truth):,} queries show no landmark of "
             f"{source}: they are left out",
             err=True,
@@ -183,8 +183,8 @@ def _echo_retrieval(
             for name, each in scores.items()
         ],
     )
-    click.echo(f"first hit: the median rank of the first right picture, {ranks + 1} where none is")
-    click.echo(interval_note(resamples, seed))
+    echo(f"first hit: the median rank of the first right picture, {ranks + 1} where none is")
+    echo(interval_note(resamples, seed))
 
 
 @click.command("revisited", short_help="Revisited Oxford and Paris: mAP and mP.")
@@ -240,7 +240,7 @@ def revisited(
         for protocol, score in found.items()
     }
     if as_json:
-        click.echo(json.dumps(scores))
+        echo_json(scores)
     else:
         _echo_revisited(scores, resamples, seed)
 
@@ -287,7 +287,7 @@ def _echo_revisited(scores: dict[Protocol, dict[str, Any]], resamples: int, seed
             for protocol, each in scores.items()
         ],
     )
-    click.echo(interval_note(resamples, seed))
+    echo(interval_note(resamples, seed))
 
 
 def _interval(values: NDArray[np.float64], resamples: int, seed: int) -> list[float] | None:
@@ -306,7 +306,7 @@ def _with_bounds(value: float, bounds: Sequence[float] | None) -> str:
 def _echo_missing(file: Path, missing: Collection[str], queries: int) -> None:
     if missing:
         first = next(iter(missing))
-        click.echo(
+        echo(
             f"lmk: {file}: {len(missing):,} of {queries:,} queries have no row (the first is "
             f"{first}): nothing was found for them",
             err=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
+from lmk.cli.printing import echo
+from lmk.embed.printable import printable
 
 if TYPE_CHECKING:
     from lmk.eval.gap_scores import Estimate, GapScores
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 def echo_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints columns as wide as they must be: the first to the left, numbers to the right."""
-    lines = [tuple(header), *(tuple(row) for row in rows)]
+    lines = [tuple(map(printable, line)) for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
         first, rest = line[0].ljust(widths[0]), zip(line[1:], widths[1:], strict=True)
-        click.echo("  ".join([first, *(cell.rjust(width) for cell, width in rest)]).rstrip())
+        echo("  ".join([first, *(cell.rjust(width) for cell, width in rest)]).rstrip())
 
 
 def bounds_text(low: float | None, high: float | None) -> str:
@@ -81,7 +82,7 @@ def echo_gap(parts: Sequence[GapScores]) -> None:
             for each in parts
         ],
     )
-    click.echo()
+    echo()
     columns = [("", *(each.name for each in parts))]
     for name, estimates in (
         ("GAP", [each.gap for each in parts]),
@@ -92,7 +93,7 @@ def echo_gap(parts: Sequence[GapScores]) -> None:
         columns.append((name, *map(estimate_text, estimates)))
     echo_table(columns[0], columns[1:])
     first = parts[0]
-    click.echo(interval_note(first.resamples, first.seed))
+    echo(interval_note(first.resamples, first.seed))
 
 
 def echo_findings(file: object, findings: Sequence[Finding]) -> None:
@@ -105,7 +106,7 @@ def echo_findings(file: object, findings: Sequence[Finding]) -> None:
         where = "" if first.line is None else f", line {first.line}"
         named = "" if first.query_id is None else f" (query {first.query_id})"
         more = "" if len(found) == 1 else f"; {len(found) - 1:,} more like it"
-        click.echo(f"lmk: {file}{where}: {kind}: {first.reason}{named}{more}", err=True)
+        echo(f"lmk: {file}{where}: {kind}: {first.reason}{named}{more}", err=True)
 
 
 def _bounds(estimate: Estimate) -> list[float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap
 from lmk.cli.eval_tables import bounds_text, echo_table, interval_note
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import Float
 from lmk.cli.tag_options import named_relations, relations_by_option, relations_option
 
@@ -74,7 +74,7 @@ def tags(
     pictures = score_pictures(*table.padded(best), best)
     interval = mean_interval(pictures.f1, resamples=resamples, seed=seed) if resamples else None
     if table.missing:
-        click.echo(
+        echo(
             f"lmk: {predictions}: {len(table.missing):,} of {len(table.ids):,} pictures have no "
             f"row (the first is {table.missing[0]}): they count as without tags",
             err=True,
@@ -82,10 +82,10 @@ def tags(
     if as_json:
         found = _as_dict(by_tag, pictures, interval, resamples, seed)
         found |= {"given": None if decided is None else _given_dict(decided)}
-        click.echo(json.dumps(found))
+        echo_json(found)
     else:
         _echo(by_tag, pictures, interval, len(table.ids), decided)
-        click.echo(interval_note(resamples, seed))
+        echo(interval_note(resamples, seed))
 
 
 def _as_dict(
@@ -144,20 +144,20 @@ def _echo(
     precision, recall, f1 = pictures.means()
     bounds = f" [{bounds_text(interval.low, interval.high)}]" if interval else ""
     k = pictures.k
-    click.echo(
+    echo(
         f"P@{k} {precision:.4f}  R@{k} {recall:.4f}  F1@{k} {f1:.4f}{bounds}  "
         f"(means over {len(pictures.rows):,} pictures; {pictures.skipped:,} have no true tag)"
     )
     known = sum(support > 0 for support in by_tag.support)
-    click.echo(
+    echo(
         f"mAP macro {by_tag.macro:.4f} (over {known:,} tags)  micro {by_tag.micro:.4f}  "
         f"({count:,} pictures)"
     )
     if decided is not None:
         for kind, values in (("micro", decided.micro), ("macro", decided.macro)):
             precision, recall, f1 = values
-            click.echo(f"tags given, {kind}: P {precision:.4f}  R {recall:.4f}  F1 {f1:.4f}")
-    click.echo()
+            echo(f"tags given, {kind}: P {precision:.4f}  R {recall:.4f}  F1 {f1:.4f}")
+    echo()
     scored = [tag for tag in range(len(by_tag.names)) if by_tag.support[tag]]
     scored.sort(key=lambda tag: (-by_tag.average_precision[tag], by_tag.names[tag]))
     columns = [by_tag.average_precision]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
     from lmk.embed.images import Picture
@@ -107,15 +108,15 @@ def export(
             "mean_cosine": mean,
             "figures": figures,
         }
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
-    click.echo(f"{output}: cosine to the network {least:.5f} at least, {mean:.5f} on average")
+    echo(f"{output}: cosine to the network {least:.5f} at least, {mean:.5f} on average")
     for name, values in figures.items():
         shown = ", ".join(
             f"{text} {values[key]:.4f}"
             for key, text in (("gap", "GAP"), ("map", "mAP@100"), ("accuracy", "acc@1"))
         )
-        click.echo(f"{name:6} {shown}")
+        echo(f"{name:6} {shown}")
 
 
 def _some(manifest: Manifest, size: int) -> list[Picture]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -63,15 +63,13 @@ def add(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps({"index": str(index)} | asdict(report), ensure_ascii=False))
+        echo_json({"index": str(index)} | asdict(report))
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
     echo_duplicates(report.duplicates)
     echo_shared(report.shared)
     noun = "distractor" if distractors else "picture"
-    click.echo(
-        f"{index}: {counted(report.added, noun)} added, {report.unchanged:,} were there unchanged"
-    )
+    echo(f"{index}: {counted(report.added, noun)} added, {report.unchanged:,} were there unchanged")
 
 
 @click.command(short_help="Remove pictures by id or landmark.")
@@ -127,9 +125,9 @@ def remove(
     with StageProgress() as progress:
         removed = remove_pictures(index, wanted, wait=wait, progress=progress)
     if as_json:
-        click.echo(json.dumps({"index": str(index)} | asdict(removed), ensure_ascii=False))
+        echo_json({"index": str(index)} | asdict(removed))
     else:
-        click.echo(f"{index}: {counted(removed.removed, 'picture')} removed")
+        echo(f"{index}: {counted(removed.removed, 'picture')} removed")
 
 
 @click.command(short_help="Make it hold what a folder holds.")
@@ -174,15 +172,15 @@ def sync(
         )
     if as_json:
         facts = {"index": str(index), "dry_run": dry_run} | asdict(report)
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
     echo_duplicates(report.duplicates)
     echo_shared(report.shared)
     for verb, id_ in report.would:
-        click.echo(f"{verb:8} {id_}")
+        echo(f"{verb:8} {id_}")
     done = "dry run, nothing is changed: " * dry_run
-    click.echo(
+    echo(
         f"{index}: {done}{report.added:,} added, {report.changed:,} changed, "
         f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
         f"{report.removed:,} removed, {report.unchanged:,} unchanged"
@@ -222,13 +220,13 @@ def merge(
             output, indexes, whiten=whiten, duplicates=duplicates, wait=wait, progress=progress
         )
     if as_json:
-        click.echo(json.dumps({"index": str(output)} | asdict(report), ensure_ascii=False))
+        echo_json({"index": str(output)} | asdict(report))
         return
     echo_duplicates(report.duplicates)
     pictures, bank = counted(report.pictures, "picture"), counted(report.distractors, "distractor")
     several = f" ({report.repeated:,} in several of them)" if report.repeated else ""
     sources = counted(len(indexes), "index", "indexes")
-    click.echo(f"{output}: {pictures} and {bank} of {sources}{several}")
+    echo(f"{output}: {pictures} and {bank} of {sources}{several}")
 
 
 @click.command(short_help="Free the space of removed pictures.")
@@ -248,9 +246,9 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
     with StageProgress() as progress:
         report = compact_index(index, wait=wait, progress=progress)
     if as_json:
-        click.echo(json.dumps({"index": str(index)} | asdict(report)))
+        echo_json({"index": str(index)} | asdict(report))
     else:
-        click.echo(f"{index}: {counted(report.removed, 'row')} freed, {report.rows:,} left")
+        echo(f"{index}: {counted(report.removed, 'row')} freed, {report.rows:,} left")
 
 
 def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
@@ -260,11 +258,9 @@ def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
         found: (id left out, id that has its content).
     """
     for given, held in found[:_SHOWN]:
-        click.echo(f"lmk: left out {given}: the same file as {held}", err=True)
+        echo(f"lmk: left out {given}: the same file as {held}", err=True)
     if len(found) > _SHOWN:
-        click.echo(
-            f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True
-        )
+        echo(f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True)
 
 
 def echo_shared(shared: Sequence[str]) -> None:
@@ -275,7 +271,7 @@ def echo_shared(shared: Sequence[str]) -> None:
     """
     if shared:
         more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
-        click.echo(
+        echo(
             f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used to teach "
             "what to refuse",
             err=True,

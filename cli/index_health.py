@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, wait
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
     findings = verify_gallery(index)
     if as_json:
         facts = {"index": str(index), "findings": [_facts(finding) for finding in findings]}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
         for finding in findings:
-            click.echo(f"{finding.where}: {finding.what}; {finding.remedy}")
-        click.echo(f"{index}: {counted(len(findings), 'finding') if findings else 'all is well'}")
+            echo(f"{finding.where}: {finding.what}; {finding.remedy}")
+        echo(f"{index}: {counted(len(findings), 'finding') if findings else 'all is well'}")
     ctx.exit(1 if findings else 0)
 
 
@@ -96,14 +96,14 @@ def repair(
             index, embedder=embedder, drop_lost=drop_lost, wait=wait, progress=progress
         )
     if as_json:
-        click.echo(json.dumps({"index": str(index)} | asdict(report), ensure_ascii=False))
+        echo_json({"index": str(index)} | asdict(report))
     else:
-        click.echo(
+        echo(
             f"{index}: {counted(len(report.remade), 'part')} made again, "
             f"{counted(report.reembedded, 'picture')} embedded again, {len(report.lost):,} lost"
         )
         for picture in report.lost:
-            click.echo(f"lmk: lost {picture}", err=True)
+            echo(f"lmk: lost {picture}", err=True)
     ctx.exit(1 if report.lost else 0)
 
 

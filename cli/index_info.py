@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, labels
+from lmk.cli.printing import echo, echo_fields, echo_json
 from lmk.cli.render import counted, human_bytes
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def info(index: Path, as_json: bool) -> None:
     with Gallery.open(index, verify=True) as gallery:
         facts = _facts(gallery)
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     for name, text in _lines(facts).items():
-        click.echo(f"{name:14} {text}")
+        echo(f"{name:14} {text}")
     for skip in facts["skipped_files"]:
-        click.echo(f"skipped        {skip['path']}: {skip['reason']}")
+        echo(f"skipped        {skip['path']}: {skip['reason']}")
 
 
 # `lmk index info` is the same command; its help shows the call by that name.
@@ -160,10 +160,9 @@ def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -
             if labels and label not in labels:
                 continue
             if as_json:
-                line = json.dumps({"label": label, "pictures": count}, ensure_ascii=False)
+                echo_json({"label": label, "pictures": count})
             else:
-                line = f"{count:{width},}  {_NO_LANDMARK if label is None else label}"
-            click.echo(line)
+                echo(f"{count:{width},}  {_NO_LANDMARK if label is None else label}")
 
 
 def _counts(gallery: Gallery, rows: NDArray[np.int64]) -> list[tuple[str | None, int]]:
@@ -186,10 +185,10 @@ def _list_pictures(gallery: Gallery, rows: NDArray[np.int64], role: str, as_json
     for row, picture in _pictures(gallery, rows):
         if as_json:
             facts = asdict(picture) | {"row": row, "role": role, "file": str(gallery.file(picture))}
-            click.echo(json.dumps(facts, ensure_ascii=False))
+            echo_json(facts)
         else:
             names = "(distractor)" if role == "distractor" else " ".join(picture.labels)
-            click.echo(f"{picture.id}\t{names or _NO_LANDMARK}\t{gallery.file(picture)}")
+            echo_fields(picture.id, names or _NO_LANDMARK, str(gallery.file(picture)))
 
 
 def _pictures(gallery: Gallery, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_options import PATH, as_json, collection
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def push(
     with StageProgress() as progress:
         report = push_to_server(index, progress, uri, collection, replace=replace)
     if as_json:
-        click.echo(json.dumps({"path": str(index)} | asdict(report), ensure_ascii=False))
+        echo_json({"path": str(index)} | asdict(report))
     else:
         options = f"--uri {report.uri}" + (f" --collection {collection}" if collection else "")
         hint = f"; search it with `lmk index set {index} --backend milvus {options}`"
-        click.echo(pushed_text(report) + hint * (uri is not None or collection is not None))
+        echo(pushed_text(report) + hint * (uri is not None or collection is not None))
 
 
 def push_to_server(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from lmk.cli.printing import echo
 from lmk.cli.ranges import FloatRange
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -103,4 +104,4 @@ def check_backend(
 
 def tell(text: str) -> None:
     """Says on stderr what is going on."""
-    click.echo(f"lmk: {text}", err=True)
+    echo(f"lmk: {text}", err=True)

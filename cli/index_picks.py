@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from lmk.cli.index_options import PATH, as_json
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
 
 
@@ -68,6 +68,6 @@ def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     if as_json:
         facts = {"output": str(output), "pictures": len(table), "picked": picked,
                  "top": top or settings.top}  # fmt: skip
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
-        click.echo(f"{output}: {counted(len(table), 'picture')}, {picked:,} of them picked")
+        echo(f"{output}: {counted(len(table), 'picture')}, {picked:,} of them picked")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from lmk.cli.index_options import (
     uri,
     wait,
 )
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 
@@ -89,14 +89,14 @@ def search(
         reason = searcher.reason
     if as_json:
         facts = {"output": str(output), "k": neighbours, "search": reason} | asdict(report)
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     again = f", {report.kept:,} of them from an earlier run" if report.kept else ""
-    click.echo(
+    echo(
         f"{output}: {neighbours:,} neighbours of {counted(report.queries, 'query', 'queries')} "
         f"in {counted(report.blocks, 'file')}{again}"
     )
-    click.echo(f"search: {reason}", err=True)
+    echo(f"search: {reason}", err=True)
 
 
 def _at_most(neighbours: int, held: int) -> int:
@@ -104,7 +104,7 @@ def _at_most(neighbours: int, held: int) -> int:
     source = click.get_current_context().get_parameter_source("neighbours")
     if neighbours > held and source is not ParameterSource.DEFAULT:
         holds = f"the index holds {counted(held, 'picture')}, no more can be found"
-        click.echo(f"lmk: -k {neighbours}: {holds}", err=True)
+        echo(f"lmk: -k {neighbours}: {holds}", err=True)
     return max(1, min(neighbours, held))
 
 
@@ -174,6 +174,6 @@ def set_(
     if as_json:
         facts = {"index": str(index), "setting": setting, "search": searcher.reason}
         facts["retrieval"] = retrieval.model_dump(mode="json")
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
-        click.echo(f"{index}: {searcher.reason}")
+        echo(f"{index}: {searcher.reason}")

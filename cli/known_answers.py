@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from lmk.cli.printing import echo
 from lmk.cli.render import counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def read_photos(
     copies = len(photos) - len(set(photos.sha256))
     if copies:
         what = f"{counted(copies, 'photo')} of {len(photos):,} only repeat another one"
-        click.echo(f"lmk: {source}: {what}; copies stay in one fold", err=True)
+        echo(f"lmk: {source}: {what}; copies stay in one fold", err=True)
     return photos
 
 
@@ -80,7 +79,7 @@ def say_unknown(
     if len(missing) == len(named):
         remedy = f"name them as the index does: lmk index list {index}"
         raise UsageError(f"{what}, and none of those it holds", where=source, remedy=remedy)
-    click.echo(f"lmk: {source}: {what}: {consequence}", err=True)
+    echo(f"lmk: {source}: {what}: {consequence}", err=True)
 
 
 def require_writable(index: Path, wait: float) -> None:

@@ -9,9 +9,11 @@ import errno
 import importlib
 import io
 import sys
+from types import TracebackType
 
 import click
 
+from lmk.cli.printing import echo, echo_lines
 from lmk.embed.errors import LmkError
 
 DISTRIBUTION = "lmk-landmarks"
@@ -59,7 +61,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     if wanted and not ctx.resilient_parsing:
         from importlib.metadata import version
 
-        click.echo(f"lmk {version(DISTRIBUTION)}")
+        echo(f"lmk {version(DISTRIBUTION)}")
         ctx.exit()
 
 
@@ -105,18 +107,30 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("stopped", 130)
     except LmkError as error:
         if debug:
+            sys.excepthook = _print_traceback
             raise
         _fail(str(error), error.exit_code)
     except Exception as error:
         if debug:
+            sys.excepthook = _print_traceback
             raise
         _fail(_unexpected(error), 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(text: str, code: int) -> None:
-    click.echo(f"lmk: {text}", err=True)
+    echo(f"lmk: {text}", err=True)
     sys.exit(code)
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Prints an exception as Python does, with what comes from files made harmless."""
+    import traceback
+
+    for part in traceback.format_exception(kind, error, trace):
+        echo_lines(part.splitlines(), err=True)
 
 
 def _wrong_call(error: click.ClickException) -> str:

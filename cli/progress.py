@@ -8,13 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
+from lmk.embed.printable import printable
+
 
 class StageProgress:
     """A bar for each stage of a piece of work: call it with (stage, done, total)."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeLeft(),
+        )
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
 
@@ -33,5 +40,5 @@ class StageProgress:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Shows how far a stage is."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._tasks[stage] = self._bars.add_task(printable(stage), total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)

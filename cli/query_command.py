@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from lmk.cli.answers import answer_lines, answers_of, answers_page
+from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import check_output, counted, write_text
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def query(
             held = len(recognizer.gallery.role_rows("gallery"))
             if neighbours > held and asked:
                 holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
-                click.echo(f"lmk: -k {neighbours}: {holds}", err=True)
+                echo(f"lmk: -k {neighbours}: {holds}", err=True)
             predictions, skipped = recognizer.query(there, k=min(neighbours, held))
             answers = _with_tags(
                 answers_of(predictions, recognizer, neighbours), recognizer, tagger
@@ -105,11 +105,11 @@ def query(
     for name in dict.fromkeys(map(str, images)):
         if name in failed:
             if as_json:
-                click.echo(json.dumps({"query": name, "error": failed[name]}, ensure_ascii=False))
+                echo_json({"query": name, "error": failed[name]})
         elif as_json:
-            click.echo(json.dumps(by_query[name].as_dict(), ensure_ascii=False))
+            echo_json(by_query[name].as_dict())
         else:
-            click.echo("\n".join(answer_lines(by_query[name])))
+            echo_lines(answer_lines(by_query[name]))
     if html is not None:
         write_text(html, answers_page(answers, failed))
     if failed:
@@ -153,4 +153,4 @@ def _missing(path: Path) -> bool:
 def _say_failed(failed: dict[str, str], name: str, reason: str) -> None:
     """Notes that a picture has no answer, and why, and says so on stderr."""
     failed[name] = reason
-    click.echo(f"lmk: {name}: {reason}; it has no answer", err=True)
+    echo(f"lmk: {name}: {reason}; it has no answer", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import root
+from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
 from lmk.cli.tag_options import note_root, refuse_idle
@@ -129,7 +129,10 @@ def relabel(
         write_text(output, candidates_csv(found))
     if html is not None:
         write_text(html, _sheet(found, pictures, limit or SHEET))
-    click.echo(json.dumps(_as_dict(found)) if as_json else "\n".join(_lines(found, len(pictures))))
+    if as_json:
+        echo_json(_as_dict(found))
+    else:
+        echo_lines(_lines(found, len(pictures)))
 
 
 def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
@@ -141,15 +144,15 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
     note_root(merged.table, output)
     if merged.new:
         new = ", ".join(merged.new)
-        click.echo(f"lmk: {verdicts}: no picture had the tag before: {new}", err=True)
+        echo(f"lmk: {verdicts}: no picture had the tag before: {new}", err=True)
     added, removed = sum(merged.added.values()), sum(merged.removed.values())
     if as_json:
         facts = {"output": str(output), "pictures": len(decided), "new": merged.new}
         facts |= {"added": dict(merged.added), "removed": dict(merged.removed)}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     judged = counted(len(decided), "picture")
-    click.echo(f"{output}: verdicts on {judged}: {added:,} tags added, {removed:,} taken away")
+    echo(f"{output}: verdicts on {judged}: {added:,} tags added, {removed:,} taken away")
 
 
 def _candidates(

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from lmk.cli.printing import echo
 
 if TYPE_CHECKING:
     import jinja2
@@ -30,10 +30,10 @@ def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
         rest: where the others can be seen.
     """
     for skip in skipped[:_SKIPPED_SHOWN]:
-        click.echo(f"lmk: skipped {skip.path}: {skip.reason}", err=True)
+        echo(f"lmk: skipped {skip.path}: {skip.reason}", err=True)
     if len(skipped) > _SKIPPED_SHOWN:
         more = len(skipped) - _SKIPPED_SHOWN
-        click.echo(f"lmk: skipped {more:,} more ({rest})", err=True)
+        echo(f"lmk: skipped {more:,} more ({rest})", err=True)
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_options import retrieval_steps, root, tell
+from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def submit(
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
     asked = counted(len(manifest), "query", "queries")
-    click.echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
+    echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
 
 
 def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import root
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tag_options import (
     index_option,
@@ -135,29 +135,29 @@ def tag(
             rules = rules.with_relations(graph)
         if tiles and rules.tags and not rules.tiles:
             note = "thresholds were learnt without --tiles, which raises scores"
-            click.echo(f"lmk: {note}: learn them with --tiles", err=True)
+            echo(f"lmk: {note}: learn them with --tiles", err=True)
         found, tag_of = _detector(detector, classes, opened.names)
         for one in _tagged(opened, rules, files, tiles or rules.tiles, found, tag_of, failed):
             if html is not None or output is not None:
                 tagged.append(one)
             if as_json:
-                click.echo(json.dumps(one.as_dict(), ensure_ascii=False))
+                echo_json(one.as_dict())
             elif output is None:
-                click.echo(_line(one))
+                echo(_line(one))
     for name, reason in failed.items():
-        click.echo(f"lmk: {name}: {reason}; it has no tags", err=True)
+        echo(f"lmk: {name}: {reason}; it has no tags", err=True)
         if as_json:
-            click.echo(json.dumps({"picture": name, "error": reason}, ensure_ascii=False))
+            echo_json({"picture": name, "error": reason})
     if html is not None:
         write_text(html, page("tags.html", pictures=tagged, failed=failed))
     if output is not None:
         root_of_paths = _root(tagged, output)
         write_text(output, _table(tagged, root_of_paths))
         if root_of_paths != output.parent.resolve():
-            click.echo(f"lmk: {output}: its paths start at --root {root_of_paths}", err=True)
+            echo(f"lmk: {output}: its paths start at --root {root_of_paths}", err=True)
         some = sum(bool(one.tags) for one in tagged)
         if not as_json:
-            click.echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
+            echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
     if failed:
         click.get_current_context().exit(1)
 

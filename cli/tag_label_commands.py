@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, write_text
 from lmk.cli.tag_options import (
@@ -142,9 +142,9 @@ def caption_tags(
     }
     note_root(pictures, output)
     if as_json:
-        click.echo(json.dumps(facts))
+        echo_json(facts)
         return
-    click.echo(
+    echo(
         f"{output}: {counted(len(found), 'picture')}, {counted(len(names), 'tag')}, "
         f"{facts['tags_a_picture']:.1f} a picture; without any: {facts['without_tag']:,}"
     )
@@ -225,16 +225,16 @@ def add_tags(
     if as_json:
         facts: dict[str, Any] = {"output": str(output), "pictures": len(added)}
         facts |= {"changed": sum(map(bool, added)), "added": sum(added), "together": together}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
-    click.echo(
+    echo(
         f"{output}: {counted(sum(added), 'tag')} added to {sum(map(bool, added)):,} of "
         f"{counted(len(added), 'picture')} (column {pictures.column})"
     )
     for tag in sorted(together)[:_SHOWN]:
-        click.echo(f"  {tag} comes with {', '.join(together[tag])}")
+        echo(f"  {tag} comes with {', '.join(together[tag])}")
     if len(together) > _SHOWN:
-        click.echo(f"  and {len(together) - _SHOWN:,} more tags: see --json")
+        echo(f"  and {len(together) - _SHOWN:,} more tags: see --json")
 
 
 def _together(
@@ -254,7 +254,7 @@ def _together(
         raise UsageError("names none of the pictures", where=predictions, remedy=remedy)
     if len(ids) < len(pictures.labels):
         lacking = len(pictures.labels) - len(ids)
-        click.echo(f"lmk: {predictions}: {counted(lacking, 'picture')} without a row", err=True)
+        echo(f"lmk: {predictions}: {counted(lacking, 'picture')} without a row", err=True)
     names = sorted({tag for id_ in ids for tag in pictures.labels[id_]})
     seen_names = sorted({tag for id_ in ids for tag in scores[id_]})
     column, seen_column = ({name: i for i, name in enumerate(each)} for each in (names, seen_names))

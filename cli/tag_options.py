@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from lmk.cli.printing import echo
+
 if TYPE_CHECKING:
     from lmk.embed.label_table import LabelTable
     from lmk.embed.relations import RelationGraph
@@ -86,7 +88,7 @@ def note_root(table: LabelTable, output: Path) -> None:
     """Says where the paths of a table start that was written into another folder."""
     folder = table.path.parent
     if table.has_paths and folder.resolve() != output.parent.resolve():
-        click.echo(f"lmk: {output}: its paths still start at {folder}: --root {folder}", err=True)
+        echo(f"lmk: {output}: its paths still start at {folder}: --root {folder}", err=True)
 
 
 def refuse_idle(options: Mapping[str, object], why: str) -> None:

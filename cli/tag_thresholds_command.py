@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from lmk.cli.eval_tables import echo_table
 from lmk.cli.index_options import root
+from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted, echo_skipped
 from lmk.cli.tag_options import (
@@ -139,11 +139,11 @@ def tag_thresholds(
             opened.copy(output, learnt)
     if as_json:
         facts = _as_dict(learnt, len(scores)) | {"output": None if output is None else str(output)}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
         _echo(learnt, len(scores))
         if output is not None:
-            click.echo(f"\n{output}: the tagger with these thresholds")
+            echo_lines(["", f"{output}: the tagger with these thresholds"])
 
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
@@ -206,7 +206,7 @@ def _validation(
     if unknown:
         shown = ", ".join(unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         what = counted(len(unknown), "tag")
-        click.echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
+        echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
     labels = {id_: set(relations.close(own)) for id_, own in labels.items()}
     if not any(own & set(tagger.names) for own in labels.values()):
         remedy = "give a CSV with a column tags, several apart by blanks"
@@ -252,18 +252,18 @@ def _echo(learnt: TagThresholds, pictures: int) -> None:
         wanted = f"{wanted} with confidence {learnt.confidence:g}"
     reached = sum(one.reached for one in learnt.tags.values())
     known = len(learnt.tags) - len(learnt.unseen)
-    click.echo(
+    echo(
         f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}, "
         "those that the thresholds were chosen on"
     )
     missed = [name for name in learnt.failed if name not in learnt.unsure]
     if missed:
-        click.echo(f"not reached: {', '.join(missed)}")
+        echo(f"not reached: {', '.join(missed)}")
     if learnt.unsure:
-        click.echo(f"reached, but on too few pictures to be sure: {', '.join(learnt.unsure)}")
+        echo(f"reached, but on too few pictures to be sure: {', '.join(learnt.unsure)}")
     if learnt.unseen:
-        click.echo(f"no picture, {learnt.default:g} kept: {', '.join(learnt.unseen)}")
-    click.echo()
+        echo(f"no picture, {learnt.default:g} kept: {', '.join(learnt.unseen)}")
+    echo()
     rows = [(name, *_cells(one)) for name, one in learnt.tags.items()]
     echo_table(("tag", "pictures", "threshold", "precision", "recall"), rows)
 

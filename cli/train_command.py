@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def train(
         def epoch_done(row: Mapping[str, Any]) -> None:
             write_page(out)
             if not as_json:
-                click.echo(_epoch_line(row, settings.epochs), err=True)
+                echo(_epoch_line(row, settings.epochs), err=True)
 
         result = run(
             settings,
@@ -165,11 +166,11 @@ def train(
             "epochs": [_numbers(row) for row in result.epochs],
             "skipped": [asdict(skip) for skip in result.skipped],
         }
-        click.echo(json.dumps(summary, ensure_ascii=False))
+        echo_json(summary)
         return
     echo_skipped(result.skipped, f"{out / 'training' / 'skipped.csv'} lists them")
     learnt = counted(sum(map(len, manifests)), "picture")
-    click.echo(
+    echo(
         f"{out}: learnt from {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
         f"{result.best}; curves: {report}; use it: lmk build-index GALLERY --model {out}"
     )
@@ -216,7 +217,7 @@ def _warn_of_learnt(held_out: Manifest, learnt: Sequence[Manifest]) -> None:
         found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
     if found:
         pictures = counted(len(held_out), "picture")
-        click.echo(
+        echo(
             f"lmk: --val: {len(found):,} of its {pictures} are learnt from too (the first is "
             f"{min(found)}): its figures are flattering",
             err=True,

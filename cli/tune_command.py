@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from lmk.cli.eval_tables import echo_table
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def tune(
     facts = {"index": str(index), "photos": len(photos), "seed": seed} | found.as_dict()
     facts |= {"test": tested, "applied": apply, "threshold": threshold}
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
     else:
         _echo(facts)
 
@@ -135,7 +135,7 @@ def _photos(
     say_unknown(photos, source, recognizer, "always missed")
     if not without:
         nothing = "every photo shows a landmark: how well others are refused is not seen"
-        click.echo(f"lmk: {source}: {nothing}", err=True)
+        echo(f"lmk: {source}: {nothing}", err=True)
     return photos
 
 
@@ -165,7 +165,7 @@ def _save(index: Path, best: Pipeline, wait: float) -> float | None:
 
 def _echo(facts: dict[str, Any]) -> None:
     photos, folds = counted(facts["photos"], "photo"), facts["folds"]
-    click.echo(f"{photos}, mean over {folds} folds (seed {facts['seed']}), sd of GAP over them")
+    echo(f"{photos}, mean over {folds} folds (seed {facts['seed']}), sd of GAP over them")
     header = ("", "GAP", "sd", "acc@1", "GAP at 98 % without")
     named = {
         "plain": "nearest picture alone",
@@ -176,16 +176,16 @@ def _echo(facts: dict[str, Any]) -> None:
     echo_table(header, [_cells(text, facts[name], sd=True) for name, text in named.items()])
     stay = facts["best"]["name"] == facts["pipelines"][0]["name"]
     own = " (the index's own: no others gain more than one standard error)" if stay else ""
-    click.echo(f"\nthe best: {facts['best']['name']}{own}")
+    echo_lines(["", f"the best: {facts['best']['name']}{own}"])
     tested = facts["test"]
     if tested is not None:
-        click.echo(f"\n{counted(tested['photos'], 'photo')} that no choice was made on")
+        echo_lines(["", f"{counted(tested['photos'], 'photo')} that no choice was made on"])
         rows = [_cells(named[name], tested[name]) for name in ("plain", "saved")]
         echo_table((*header[:2], *header[3:]), [*rows, _cells("the best", tested["best"])])
     if facts["applied"]:
         threshold = facts["threshold"]
         needed = "everything is answered" if threshold is None else f"threshold {threshold:.3f}"
-        click.echo(f"\n{facts['index']}: the best steps are saved; {needed}")
+        echo_lines(["", f"{facts['index']}: the best steps are saved; {needed}"])
 
 
 def _cells(name: str, scores: Scores, *, sd: bool = False) -> Sequence[str]:

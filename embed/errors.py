@@ -23,6 +23,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lmk.embed.printable import printable
+
 
 class LmkError(Exception):
     """An error meant to be read by a user, as one line: what, where, the way out.
@@ -42,9 +44,10 @@ class LmkError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = self.what if self.where is None else f"{self.where}: {self.what}"
-        text = text if self.remedy is None else f"{text}; {self.remedy}"
-        return " ".join(text.split())
+        text = " ".join(self.what.split())
+        text = text if self.where is None else f"{self.where}: {text}"
+        text = text if self.remedy is None else f"{text}; {' '.join(self.remedy.split())}"
+        return printable(text)
 
 
 class UsageError(LmkError):

@@ -1,0 +1,42 @@
+"""Everything a command prints goes through here; ruff refuses click.echo and print elsewhere.
+
+Names, labels, tags, paths and messages may come from strangers' files. Whatever could act on the
+terminal (escape sequences, line breaks, bidirectional overrides) is printed as an escape such as
+`\\x1b`. JSON output keeps every character, as JSON escapes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from lmk.embed.printable import json_escaped, printable
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Prints one line; a line break inside `text` is printed as an escape.
+
+    Args:
+        text: the line.
+        err: print on stderr.
+    """
+    click.echo(printable(text), err=err)
+
+
+def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Prints several lines."""
+    for line in lines:
+        echo(line, err=err)
+
+
+def echo_fields(*fields: str) -> None:
+    """Prints fields with tabs between them; a tab inside a field is printed as an escape."""
+    click.echo("\t".join(map(printable, fields)))
+
+
+def echo_json(value: Any) -> None:
+    """Prints a value as one line of JSON."""
+    click.echo(json_escaped(json.dumps(value, ensure_ascii=False)))
