@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
-from lmk.embed.manifest_folder import PICTURE_SUFFIXES, picture_files
+from lmk.embed.manifest_folder import PICTURE_SUFFIXES, read_folder
 from lmk.embed.manifest_table import TABLE_SUFFIXES, picture_rows, without_blanks
+from lmk.embed.unseen import Unseen, UnseenPlaces
 
 _BLANKS = re.compile(r"\s+")
 
@@ -38,6 +40,8 @@ class Manifest:
         root: the folder all paths start from.
         rows: the pictures, ids unique.
         skipped: files of the folder that are no pictures, and why.
+        unseen: places of the folder that could not be looked at: pictures may be there or not.
+        system: paths in the folder that belong to a system or a device, and were left out.
 
     Raises:
         ManifestError: on a repeated or empty id, a blank in an id or label, a path outside the
@@ -47,6 +51,8 @@ class Manifest:
     root: Path
     rows: tuple[Row, ...]
     skipped: tuple[Skipped, ...] = field(default=())
+    unseen: tuple[Unseen, ...] = field(default=())
+    system: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         repeated = [id_ for id_, n in Counter(row.id for row in self.rows).items() if n > 1]
@@ -90,6 +96,10 @@ class Manifest:
         """Where a row's picture is."""
         return self.root / row.path
 
+    def unseen_places(self) -> UnseenPlaces:
+        """Tells of paths that the manifest lacks whether they may be there all the same."""
+        return UnseenPlaces(self.unseen, (skip.path for skip in self.skipped))
+
     @property
     def labelled(self) -> bool:
         """Whether any picture has a label."""
@@ -132,10 +142,10 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
 
 
 def _from_folder(root: Path) -> Manifest:
-    files, skipped, nested = picture_files(root)
-    flat = all("/" not in name for name in files)
-    rows = _stem_rows(files) if nested or flat else [_landmark_row(name) for name in files]
-    return Manifest(root, tuple(rows), tuple(skipped))
+    found = read_folder(root)
+    flat = found.gldv2 or all("/" not in name for name in found.files)
+    rows = _stem_rows(found.files) if flat else [_landmark_row(name) for name in found.files]
+    return Manifest(root, tuple(rows), found.skipped, found.unseen, found.system)
 
 
 def _landmark_row(name: str) -> Row:
@@ -144,7 +154,7 @@ def _landmark_row(name: str) -> Row:
     return Row(without_blanks(name), name, labels)
 
 
-def _stem_rows(files: list[str]) -> list[Row]:
+def _stem_rows(files: Sequence[str]) -> list[Row]:
     """Ids are names without their ending; with it where two files differ in nothing else."""
     stems = Counter(without_blanks(PurePosixPath(name).stem) for name in files)
     rows = []

@@ -12,6 +12,7 @@ import pytest
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest, Row, read_manifest
+from lmk.embed.unseen import Unseen
 
 
 @pytest.fixture
@@ -111,8 +112,20 @@ class TestFolder:
         (outside / "b.jpg").touch()
         (root / "q").symlink_to(outside)
         manifest = read_manifest(root)
-        assert sorted(row.path for row in manifest.rows) == ["again/a.jpg", "q/b.jpg"]
-        assert {skip.path for skip in manifest.skipped} == {"again/loop", "p", "self"}
+        assert sorted(row.path for row in manifest.rows) == ["p/a.jpg", "q/b.jpg"]
+        assert {skip.path for skip in manifest.skipped} == {"again", "p/loop", "self"}
+        assert [place.path for place in manifest.unseen] == ["self"]
+
+    @pytest.mark.parametrize("link", ["again", "a/z", "z"])
+    def test_a_link_never_takes_the_place_of_the_folder_it_leads_to(
+        self, tree: Callable[..., Path], link: str
+    ) -> None:
+        """The landmark p would be called `again` as soon as somebody makes a link of this name."""
+        root = tree("p/1.jpg", "a/2.jpg")
+        (root / link).symlink_to(root / "p")
+        manifest = read_manifest(root)
+        assert [row.id for row in manifest.rows] == ["a/2.jpg", "p/1.jpg"]
+        assert manifest.skipped == (Skipped(link, "a link to a folder that was already read"),)
 
     def test_a_name_that_is_no_utf8(self, tree: Callable[..., Path]) -> None:
         root = tree("p/a.jpg")
@@ -142,11 +155,76 @@ class TestFolder:
         refused = {str(root / "q")}
         manifest = read_manifest(root)
         assert [row.path for row in manifest.rows] == ["p/a.jpg"]
-        assert manifest.skipped == (Skipped("q", "a folder that cannot be read"),)
+        assert manifest.skipped == (Skipped("q", "cannot be read: permission denied"),)
+        assert manifest.unseen == (Unseen("q", "cannot be read: permission denied", "unreadable"),)
         refused = {str(root)}
         assert "cannot be read: permission denied" in error_of(root)
 
+    def test_places_that_could_not_be_looked_at(
+        self, tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = tree(
+            "p/a.jpg", "closed/deep/b.jpg", "away/.keep", "bad/c.jpg", "notes", "kept/x.jpg"
+        )
+        (root / "gone").symlink_to("/mnt/away/gone")
+        (root / "p" / "gone.jpg").symlink_to("/mnt/away/gone.jpg")
+        (root / os.fsdecode(b"caf\xe9")).mkdir()
+        scandir = os.scandir
+
+        def fail(path: object) -> object:
+            if Path(str(path)) == root / "closed" / "deep":
+                raise PermissionError(13, "Permission denied", str(path))
+            if Path(str(path)) == root / "bad":
+                raise OSError(5, "Input/output error")
+            return scandir(path)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(os, "scandir", fail)
+        manifest = read_manifest(root)
+        assert {row.path for row in manifest.rows} == {"p/a.jpg", "p/gone.jpg", "kept/x.jpg"}
+        assert {(place.path, place.kind) for place in manifest.unseen} == {
+            ("closed/deep", "unreadable"),
+            ("bad", "unreadable"),
+            ("gone", "link"),
+            ("away", "empty"),
+            ("caf\\udce9", "name"),
+        }
+        named = {skip.path for skip in manifest.skipped}
+        assert named == {"closed/deep", "bad", "gone", "caf\\udce9", "notes"}  # "away" is no fault
+        places = manifest.unseen_places()
+        hidden = ["closed/deep/b.jpg", "bad/c.jpg", "bad", "gone/1/2.jpg", "away/x.jpg"]
+        hidden += ["café/1.jpg", "cafe\u0301/1.jpg", "notes/old.jpg"]
+        for path in hidden:
+            assert places.at(path) is not None, path
+        for path in (
+            "closed/b.jpg",
+            "closed/deeper/b.jpg",
+            "p/b.jpg",
+            "cafe/1.jpg",
+            "caf",
+            "notes",
+        ):
+            assert places.at(path) is None, path
+
+    def test_what_belongs_to_a_system_is_left_out(self, tree: Callable[..., Path]) -> None:
+        left = (
+            "@eaDir", "p/@EADIR", "#recycle", "#snapshot", ".@__thumb", "p/.@__thumb", "@Recycle",
+            "@Recently-Snapshot", "$RECYCLE.BIN", "System Volume Information", "RECYCLER",
+            "__MACOSX", "lost+found", ".Trashes", ".Trash-1000", ".thumbnails", ".picasaoriginals",
+            "Lightroom Previews.lrdata", "My Photos.photoslibrary", "LOST.DIR", "found.000",
+        )  # fmt: skip
+        files = ("Thumbs.db", "p/thumbs.DB", "ehthumbs.db", "Desktop.ini")
+        root = tree("p/a.jpg", "Originals/b.jpg", "found/c.jpg", "p/._a.jpg", "p/.DS_Store")
+        tree(*(f"{name}/x/1.jpg" for name in left), *(f"{name}/2.jpg" for name in left), *files)
+        manifest = read_manifest(root)
+        assert [row.path for row in manifest.rows] == ["Originals/b.jpg", "found/c.jpg", "p/a.jpg"]
+        assert manifest.skipped == () and manifest.unseen == ()
+        assert sorted(manifest.system) == sorted((*left, *files))
+        named = read_manifest(root / "@eaDir")  # a user who names such a folder means it
+        assert [row.path for row in named.rows] == ["2.jpg", "x/1.jpg"]
+
     def test_errors(self, tree: Callable[..., Path], tmp_path: Path) -> None:
+        (tmp_path / "drives" / "eiffel").mkdir(parents=True)
+        assert "it holds 1 empty folder: is a drive away?" in error_of(tmp_path / "drives")
         assert "no such folder or file" in error_of(tmp_path / "none")
         (tmp_path / "empty").mkdir()
         assert "empty: no pictures in this folder; put" in error_of(tmp_path / "empty")

@@ -1,0 +1,50 @@
+"""Names of folders and files that an operating system or a device puts beside pictures.
+
+Thumbnails, deleted pictures and snapshots of a network drive are copies of the pictures that a user
+means; they would become landmarks of their own. The names are those that photo managers and
+synchronising programs leave out by default (PhotoPrism, Immich, digiKam, Syncthing, GitHub's
+gitignore templates), compared without regard to upper and lower case. Names that begin with a dot
+are left out in any case; those listed here are folders full of pictures, so they are counted.
+"""
+
+from __future__ import annotations
+
+import re
+
+_FOLDERS = frozenset(
+    {
+        # Synology, QNAP, NetApp: thumbnails, deleted files, snapshots, service folders
+        "@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@synoresource",
+        ".@__thumb", "@recycle", "@recently-snapshot", ".@upload_cache", "~snapshot",
+        # Windows
+        "$recycle.bin", "recycler", "system volume information",
+        # macOS
+        "__macosx", ".trashes", ".appledouble", "network trash folder", "temporary items",
+        # Linux, Android
+        "lost+found", ".thumbnails", ".thumbs", "lost.dir",
+        # Picasa, digiKam, iTunes
+        ".picasaoriginals", ".dtrash", "ipod photo cache",
+    }
+)  # fmt: skip
+# Lightroom's previews, the libraries of Apple Photos, iPhoto and Aperture, and numbered folders:
+# freedesktop.org's .Trash-1000, what Windows' disk check has saved.
+_FOLDER_PATTERN = re.compile(
+    r".+\.(lrdata|photoslibrary|photolibrary|aplibrary|migratedphotolibrary)"
+    r"|\.trash-\d+|found\.\d{3}"
+)
+_FILES = frozenset(
+    {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "zbthumbnail.info"}
+)
+
+
+def is_system_name(name: str, *, folder: bool) -> bool:
+    """Whether a folder or file of this name belongs to a system or a device.
+
+    Args:
+        name: without the folders above.
+        folder: whether it is a folder.
+    """
+    plain = name.casefold()
+    if not folder:
+        return plain in _FILES
+    return plain in _FOLDERS or _FOLDER_PATTERN.fullmatch(plain) is not None
