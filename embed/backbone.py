@@ -6,9 +6,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lmk.embed.errors import ModelError
+from lmk.embed.weights import load_weights, read_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -157,32 +156,6 @@ def _packaged_state(package: str) -> dict[str, Tensor]:
     return read_state(Path(path))
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, read without running any code of it."""
-    if not path.is_file():
-        raise ModelError("no such weights file", where=path, remedy="check the spelling")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(
-            f"cannot be read as weights ({type(error).__name__})",
-            where=path,
-            remedy="give a .safetensors file or a plain torch state dict",
-        ) from error
-    inner = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not isinstance(inner, dict):
-        raise ModelError(
-            "holds no weights by name",
-            where=path,
-            remedy="give a .safetensors file or a plain torch state dict",
-        )
-    return {name: part for name, part in inner.items() if isinstance(part, torch.Tensor)}
-
-
 def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """Copies weights whose names differ from timm's but whose order and shapes do not.
 
@@ -198,16 +171,16 @@ def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) ->
 
 
 def _load_file(backbone: nn.Module, path: Path) -> None:
-    """Loads a state dict; the classifier's weights are left out, anything else must fit."""
-    state = {name.removeprefix("module."): tensor for name, tensor in read_state(path).items()}
-    own = backbone.state_dict()
-    missing = [name for name in own if name not in state]
-    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or wrong:
-        raise ModelError(
-            f"does not fit the model: {len(missing)} tensors are missing and {len(wrong)} have "
-            f"another shape, the first is {(missing + wrong)[0]}",
-            where=path,
-            remedy="check that --model names the network these weights were trained for",
-        )
-    backbone.load_state_dict({name: state[name] for name in own})
+    """Loads a weights file; a classifier's weights are left out, anything else must fit."""
+    known: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    names = known.get("classifier") or ()
+    state = read_state(path)
+    for name in (names,) if isinstance(names, str) else names:
+        state = {n: tensor for n, tensor in state.items() if f".{name}." not in f".{n}"}
+    load_weights(
+        backbone,
+        state,
+        path,
+        others=None,
+        remedy="check that --model names the network these weights were trained for",
+    )

@@ -68,18 +68,15 @@ class SsdLite:
         from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights as Published
         from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
+        from lmk.embed.weights import load_weights
+
         published = Published.COCO_V1
         self._classes = tuple(published.meta["categories"])
         state = _fetched(published) if weights == HUB else _read(Path(weights))
         self._network = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
-        try:
-            self._network.load_state_dict(state)
-        except (RuntimeError, TypeError) as error:  # other tensors, or no tensors by name
-            raise ModelError(
-                "are no weights of ssdlite320_mobilenet_v3_large",
-                where=weights,
-                remedy=f"take those of {published.url}",
-            ) from error
+        what = "are no weights of ssdlite320_mobilenet_v3_large"
+        remedy = f"take those of {published.url}"
+        load_weights(self._network, state, weights, what=what, remedy=remedy)
         self._network.eval()
 
     @property
@@ -125,26 +122,12 @@ def _fetched(published: Any) -> dict[str, torch.Tensor]:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-    import pickle
+    from lmk.embed.weights import read_state
 
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    if not path.is_file():
         remedy = "name a file of weights, or fetch them with: --detector hub"
-        raise ModelError("no such file", where=path, remedy=remedy) from None
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise ModelError(
-            f"cannot be read as weights ({type(error).__name__})",
-            where=path,
-            remedy="fetch them again",
-        ) from error
-    return state
+        raise ModelError("no such file", where=path, remedy=remedy)
+    return read_state(path)
 
 
 def tag_of_class(

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lmk.embed.backbone import build_backbone, insert_global_context, read_state
+from lmk.embed.backbone import build_backbone, insert_global_context
 from lmk.embed.config import FILE, HUB, SHIPPED, EmbedderConfig, shipped_weights
 from lmk.embed.errors import ModelError
 from lmk.embed.heads import EmbeddingNetwork, Ensemble
+from lmk.embed.weights import load_weights, read_state
 
 if TYPE_CHECKING:
     from torch import nn
+
+_NO_FIT = "these weights do not fit the model"
+_REBUILD = "build the index again with lmk build-index"
 
 
 def build_network(
@@ -43,16 +47,9 @@ def build_network(
     network = EmbeddingNetwork(backbone, config)
     if shipped:
         with as_file(shipped_weights(config.name)) as file:
-            network.load_state_dict(read_state(file))  # which widens fp16
+            load_weights(network, read_state(file), file, remedy="install lmk again")  # widens fp16
     elif kept and weights is not None:
-        try:
-            network.load_state_dict(read_state(weights))
-        except RuntimeError as error:
-            raise ModelError(
-                "these weights do not fit the model",
-                where=weights,
-                remedy="build the index again with lmk build-index",
-            ) from error
+        load_weights(network, read_state(weights), weights, what=_NO_FIT, remedy=_REBUILD)
     return network.eval()
 
 

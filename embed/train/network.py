@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmk.embed.backbone import PACKAGED, read_state
+from lmk.embed.backbone import PACKAGED
 from lmk.embed.config import FILE, HUB, EmbedderConfig
 from lmk.embed.errors import ModelError, UsageError
 from lmk.embed.heads import EmbeddingNetwork, GeM
 from lmk.embed.network import build_network
 from lmk.embed.train.config import NONE, Optimizer, Schedule, TrainConfig
+from lmk.embed.weights import load_weights, read_state
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"  # of an embedder's folder
@@ -101,15 +102,13 @@ def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
         if not fresh or not any(name.startswith(ending) for name in given):
             given = {name: each for name, each in given.items() if not name.startswith(ending)}
             given |= fresh
-    try:
-        network.load_state_dict(given)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"this embedder's network is not that of the settings: {reason}",
-            where=folder,
-            remedy="give the settings of `model` it was trained with",
-        ) from error
+    load_weights(
+        network,
+        given,
+        folder,
+        what="this embedder's network is not that of the settings",
+        remedy="give the settings of `model` that this embedder was trained with",
+    )
     return network
 
 

@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from lmk.embed import backbone as backbone_module
 from lmk.embed import embedder as embedder_module
 from lmk.embed import fingerprint as fingerprint_module
-from lmk.embed.backbone import build_backbone, read_state
+from lmk.embed.backbone import build_backbone
 from lmk.embed.config import preset_names, shipped_weights
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError, StorageError
 from lmk.embed.runtime import OpenVinoRuntime, TorchRuntime, export_graph
+from lmk.embed.weights import read_state
 from lmk.embed.whitening import learn_whitening
 
 Render = Callable[..., np.ndarray]

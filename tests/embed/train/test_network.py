@@ -158,6 +158,22 @@ def test_weights_that_fit_nothing(small: Small, tmp_path: Path) -> None:
         start_network(small(model=model(weights=str(tmp_path / "x.safetensors"))))
 
 
+def test_an_embedders_folder_without_counters(small: Small, tiny: Embedder, tmp_path: Path) -> None:
+    """The same vectors as before: BatchNorm's counters are no part of a fingerprint."""
+    tiny.save(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    weights = load_file(path)
+    counters = {name for name in weights if name.endswith("num_batches_tracked")}
+    assert counters
+    save_file({name: t for name, t in weights.items() if name not in counters}, path)
+    opened = Embedder.load(tmp_path)
+    assert opened.fingerprint == tiny.fingerprint
+    for name, tensor in opened.network().state_dict().items():
+        assert name in counters or torch.equal(tensor, weights[name])
+    network = start_network(small(model=model(neck=16, weights=str(tmp_path))))
+    assert torch.equal(network.state_dict()["backbone.bn1.weight"], weights["backbone.bn1.weight"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", training_presets())
 def test_the_networks_of_the_presets_take_a_step(name: str) -> None:
