@@ -70,6 +70,7 @@ class Answer:
             without these.
         geometry_seconds: time that the geometric check took.
         tags: of what is none of these, where a tagger was asked.
+        labelled: whether any picture of the index has a landmark.
     """
 
     query: str
@@ -83,15 +84,17 @@ class Answer:
     landmark_score: float | None = None
     geometry_seconds: float = 0.0
     tags: tuple[GivenTag, ...] | None = None
+    labelled: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        known = {name: value for name, value in vars(self).items() if name != "labelled"}
         tags = None if self.tags is None else [asdict(tag) for tag in self.tags]
         neighbours = [
             {name: value for name, value in vars(near).items() if name != "match"}
             for near in self.neighbours
         ]
-        return vars(self) | {"neighbours": neighbours, "tags": tags}
+        return known | {"neighbours": neighbours, "tags": tags}
 
 
 def answers_of(predictions: Predictions, recognizer: Recognizer, k: int) -> list[Answer]:
@@ -100,10 +103,13 @@ def answers_of(predictions: Predictions, recognizer: Recognizer, k: int) -> list
     Those that voted for the answer come first, as the penalty may have brought forward what is not
     among the k nearest by cosine.
     """
-    return [_answer(predictions, i, recognizer, k) for i in range(len(predictions))]
+    labelled = recognizer.gallery.has_labels
+    return [_answer(predictions, i, recognizer, k, labelled) for i in range(len(predictions))]
 
 
-def _answer(predictions: Predictions, i: int, recognizer: Recognizer, k: int) -> Answer:
+def _answer(
+    predictions: Predictions, i: int, recognizer: Recognizer, k: int, labelled: bool
+) -> Answer:
     rows, votes, after = predictions.neighbours.rows[i], predictions.votes[i], predictions.scores[i]
     shown = sorted(
         (j for j in range(len(rows)) if rows[j] >= 0), key=lambda j: (-votes[j], -after[j], j)
@@ -122,6 +128,7 @@ def _answer(predictions: Predictions, i: int, recognizer: Recognizer, k: int) ->
         query_penalty=float(predictions.bank[i]),
         landmark_score=None if landmark is None else float(landmark[i]),
         geometry_seconds=float(predictions.seconds[i]),
+        labelled=labelled,
     )
 
 
@@ -192,7 +199,8 @@ def answer_lines(answer: Answer) -> list[str]:
 
 def _head(answer: Answer) -> str:
     if answer.best is None or answer.confidence is None:
-        return f"{NONE_OF_THESE} (no picture in the index has a landmark)"
+        some = "no picture that is near" if answer.labelled else "no picture in the index"
+        return f"{NONE_OF_THESE} ({some} has a landmark)"
     notes = []
     if answer.threshold is not None:
         notes.append(f"{answer.threshold:.3f} is needed")

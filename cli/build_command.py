@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_change import echo_duplicates, echo_shared
 from lmk.cli.index_milvus import push_to_server, pushed_text
+from lmk.cli.index_notes import (
+    echo_conflicts,
+    echo_duplicates,
+    echo_shared,
+    echo_unlabelled,
+)
 from lmk.cli.index_options import (
     backend,
     check_backend,
@@ -203,6 +208,7 @@ def build_index(
         return
     echo_skipped(report.skipped, f"lmk info {index} lists them")
     echo_duplicates(report.duplicates)
+    echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
     bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
     echo(
@@ -218,11 +224,9 @@ def build_index(
 def _advise(gallery: Path, index: Path, report: BuildReport, *, labelled: bool, bank: bool) -> None:
     """Says on stderr what would make the index better at refusing."""
     if not labelled:
-        advice = (
-            f"{gallery}: no picture has a landmark, so the index can find similar pictures "
-            "but name nothing; put each landmark's pictures into a sub-folder of its own"
-        )
-    elif report.threshold is None:
+        echo_unlabelled(gallery)
+        return
+    if report.threshold is None:
         advice = (
             f"{index}: nothing shows what to refuse, so every picture will get a landmark; "
             "build it again with pictures of no landmark: --distractors FOLDER"

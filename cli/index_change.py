@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.index_notes import (
+    echo_conflicts,
+    echo_duplicates,
+    echo_relabelled,
+    echo_shared,
+    echo_unlabelled,
+)
 from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
@@ -17,14 +24,17 @@ from lmk.cli.render import counted, echo_skipped
 if TYPE_CHECKING:
     from lmk.index.gallery import Gallery
 
-_SHOWN = 10  # duplicates named on stderr
-
 
 @click.command(short_help="Add pictures.")
 @click.argument("index", type=PATH)
 @click.argument("pictures", type=PATH)
 @click.option(
     "--distractors", is_flag=True, help="PICTURES show no landmark: they teach what to refuse."
+)
+@click.option(
+    "--label",
+    metavar="NAME",
+    help="The landmark that all PICTURES show, as where they are one landmark's own folder.",
 )
 @root
 @duplicates
@@ -34,6 +44,7 @@ def add(
     index: Path,
     pictures: Path,
     distractors: bool,
+    label: str | None,
     root: Path | None,
     duplicates: bool,
     wait: float,
@@ -41,18 +52,23 @@ def add(
 ) -> None:
     """Add PICTURES to INDEX: a folder with one sub-folder for each landmark, or a CSV.
 
-    A picture that the index has is left as it is; one that has changed is refused: `lmk index
-    sync` replaces it.
+    A picture that the index has is left as it is; where only its landmark is new, it takes that.
+    One that has changed is refused: `lmk index sync` replaces it.
 
     Example: lmk index add gallery.lmk new-pictures/
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.images import ignore_large_picture_warnings
     from lmk.embed.manifest import read_manifest
+    from lmk.embed.one_landmark import with_landmark
     from lmk.rerank.build import add_pictures
 
+    if label is not None and distractors:
+        raise click.UsageError("--label names a landmark, and --distractors show none")
     ignore_large_picture_warnings()
     manifest = read_manifest(pictures, root=root)
+    if label is not None:
+        manifest = with_landmark(manifest, label, source=pictures)
     with StageProgress() as progress:
         report = add_pictures(
             index,
@@ -67,9 +83,17 @@ def add(
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
     echo_duplicates(report.duplicates)
+    echo_relabelled(report.relabelled)
+    echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
+    if report.added and not distractors and not manifest.labelled:
+        echo_unlabelled(pictures, index, retry="add")
     noun = "distractor" if distractors else "picture"
-    echo(f"{index}: {counted(report.added, noun)} added, {report.unchanged:,} were there unchanged")
+    other = f", {len(report.relabelled):,} with other landmarks" if report.relabelled else ""
+    echo(
+        f"{index}: {counted(report.added, noun)} added{other}, "
+        f"{report.unchanged:,} were there unchanged"
+    )
 
 
 @click.command(short_help="Remove pictures by id or landmark.")
@@ -176,7 +200,10 @@ def sync(
         return
     echo_skipped(report.skipped, f"lmk index info {index} lists them")
     echo_duplicates(report.duplicates)
+    echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
+    if not manifest.labelled:
+        echo_unlabelled(pictures, index)
     for verb, id_ in report.would:
         echo(f"{verb:8} {id_}")
     done = "dry run, nothing is changed: " * dry_run
@@ -223,6 +250,8 @@ def merge(
         echo_json({"index": str(output)} | asdict(report))
         return
     echo_duplicates(report.duplicates)
+    echo_relabelled(report.relabelled)
+    echo_conflicts(output, report.conflicts, ())
     pictures, bank = counted(report.pictures, "picture"), counted(report.distractors, "distractor")
     several = f" ({report.repeated:,} in several of them)" if report.repeated else ""
     sources = counted(len(indexes), "index", "indexes")
@@ -249,33 +278,6 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
         echo_json({"index": str(index)} | asdict(report))
     else:
         echo(f"{index}: {counted(report.removed, 'row')} freed, {report.rows:,} left")
-
-
-def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
-    """Says on stderr which pictures were left out as others have their content.
-
-    Args:
-        found: (id left out, id that has its content).
-    """
-    for given, held in found[:_SHOWN]:
-        echo(f"lmk: left out {given}: the same file as {held}", err=True)
-    if len(found) > _SHOWN:
-        echo(f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True)
-
-
-def echo_shared(shared: Sequence[str]) -> None:
-    """Says on stderr which distractors are not used, as a picture of the index is the same file.
-
-    Args:
-        shared: their ids.
-    """
-    if shared:
-        more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
-        echo(
-            f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used to teach "
-            "what to refuse",
-            err=True,
-        )
 
 
 def _lines(file: Path) -> list[str]:

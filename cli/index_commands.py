@@ -7,6 +7,7 @@ import click
 from lmk.cli.index_change import add, compact, merge, remove, sync
 from lmk.cli.index_health import repair, verify
 from lmk.cli.index_info import index_info, list_
+from lmk.cli.index_labels import relabel, rename_label
 from lmk.cli.index_milvus import push
 from lmk.cli.index_picks import picks
 from lmk.cli.index_search import search, set_
@@ -18,7 +19,7 @@ def index() -> None:
 
 
 for command in (
-    *(index_info, list_, add, remove, sync, merge, compact, verify, repair),
+    *(index_info, list_, add, remove, relabel, rename_label, sync, merge, compact, verify, repair),
     *(search, push, picks, set_),
 ):
     index.add_command(command)

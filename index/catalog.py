@@ -322,6 +322,27 @@ class Catalog:
             pictures.append(picture_of(entry, labels, roots[entry.root]))
         return pictures
 
+    def labels(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        """Returns the labels of rows that were not removed, in the order asked for.
+
+        Only the names that these rows have are read, so a few rows cost little in a large gallery.
+        """
+        names: dict[int, str] = {}
+        found = []
+        for entry in self.rows(np.array(rows, np.int64)):
+            codes = [int(code) for code in entry.labels.split(",")[:-1]]
+            for code in codes:
+                if code not in names:
+                    names[code] = self._label(code)
+            found.append(tuple(names[code] for code in codes))
+        return found
+
+    def _label(self, code: int) -> str:
+        found = self.all("SELECT text, crc FROM label WHERE code = ?", (code,))
+        if not found or found[0][1] != checksum(code, found[0][0]):
+            raise self.damaged(f"label {code} has changed or is missing")
+        return str(found[0][0])
+
     def roots(self) -> list[str]:
         """Returns the folders of the manifests, absolute, by code."""
         base = os.path.realpath(self.folder)

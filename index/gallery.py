@@ -243,6 +243,11 @@ class Gallery:
         codes = self.label_codes[self.label_offsets[row] : self.label_offsets[row + 1]]
         return tuple(self.label_names[code] for code in codes)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any picture that is no distractor has a label."""
+        return bool(np.diff(self.label_offsets)[self.membership.role("gallery")].any())
+
     def file(self, picture: Picture) -> Path:
         """Returns where the picture's file should be; it may have been removed since."""
         return Path(picture.root) / picture.path

@@ -14,6 +14,7 @@ import numpy as np
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
+from lmk.index.admission import LabelDifference
 from lmk.index.catalog import Picture, Precision, Role
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
@@ -29,12 +30,17 @@ class MergeReport:
         pictures, distractors: in the merged gallery.
         repeated: pictures that were in several galleries under one id, with one content.
         duplicates: (id given, id that has this content) of pictures left out.
+        relabelled: pictures of a later gallery that brought labels to an earlier one's.
+        conflicts: pictures with the same content under different labels. Both are kept where their
+            ids differ; where one id has two labels, the earlier gallery's label is kept.
     """
 
     pictures: int
     distractors: int
     repeated: int
     duplicates: tuple[tuple[str, str], ...]
+    relabelled: tuple[LabelDifference, ...] = ()
+    conflicts: tuple[LabelDifference, ...] = ()
 
 
 def merge(
@@ -89,8 +95,14 @@ def merge(
         distractor = writer.membership().distractor
         writer.commit()
         bank = int(np.count_nonzero(distractor))
-        left_out = tuple(writer.duplicates)
-        return MergeReport(len(distractor) - bank, bank, writer.unchanged, left_out)
+        return MergeReport(
+            pictures=len(distractor) - bank - len(writer.relabelled),
+            distractors=bank,
+            repeated=writer.unchanged + sum(one.id == one.other for one in writer.relabelled),
+            duplicates=tuple(writer.duplicates),
+            relabelled=tuple(writer.relabelled),
+            conflicts=tuple(writer.conflicts),
+        )
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -117,7 +129,14 @@ def _append_all(
             fingerprint = gallery.fingerprint
             if embedder is not None:
                 vectors, fingerprint = embedder.vectors(vectors), embedder.fingerprint
-            writer.append_stored(vectors, fingerprint, pictures, role, duplicates=duplicates)
+            writer.append_stored(
+                vectors,
+                fingerprint,
+                pictures,
+                role,
+                duplicates=duplicates,
+                replace_labels=False,
+            )
             done += len(rows)
             progress(done, total)
 

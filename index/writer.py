@@ -23,7 +23,13 @@ from numpy.typing import ArrayLike, NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery
 from lmk.index import transaction as sizes  # read when used: tests make them small
-from lmk.index.admission import admit, check_pictures, check_vectors, shared_content
+from lmk.index.admission import (
+    LabelDifference,
+    admit,
+    check_pictures,
+    check_vectors,
+    shared_content,
+)
 from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
 from lmk.index.derived import DerivedFiles
@@ -49,6 +55,9 @@ class GalleryWriter:
         path: the gallery folder.
         unchanged: pictures given to `append` that the gallery had already.
         duplicates: (id given, id that has this content) of the pictures `append` left out.
+        relabelled: pictures that `append` put in the place of one with the same content, because
+            they bring a label.
+        conflicts: pictures whose content the gallery also holds under another label.
 
     Args:
         path: the gallery folder.
@@ -69,6 +78,8 @@ class GalleryWriter:
         self.path = Path(path)
         self.unchanged = 0
         self.duplicates: list[tuple[str, str]] = []
+        self.relabelled: list[LabelDifference] = []
+        self.conflicts: list[LabelDifference] = []
         self._failed = self._compacted = False
         self._derived = DerivedFiles(self.path / "cache" / "search")
         self._transaction: Transaction | None = None
@@ -210,16 +221,17 @@ class GalleryWriter:
         *,
         duplicates: bool = False,
     ) -> int:
-        """Adds pictures; a picture whose id and SHA-256 the gallery has is left as it is.
+        """Adds pictures; one whose id, SHA-256 and labels the gallery has is left as it is.
 
         Args:
             embeddings: their vectors.
             pictures: one for each vector, with the same ids in the same order.
             role: "gallery" for pictures to be found, "distractor" for known non-landmarks.
-            duplicates: also add a picture whose content a picture of that role has already.
+            duplicates: also add a picture whose content and labels a picture of that role has.
 
         Returns:
-            The number of pictures added; `unchanged` and `duplicates` tell of the others.
+            By how many pictures the gallery has grown; `unchanged`, `duplicates` and `relabelled`
+            tell of the others. See `lmk.index.admission.admit` for which is which.
 
         Raises:
             EmbedderMismatch: for vectors of another embedder or another dim.
@@ -239,27 +251,34 @@ class GalleryWriter:
         role: Role = "gallery",
         *,
         duplicates: bool = False,
+        replace_labels: bool = True,
     ) -> int:
         """As `append`, for vectors [n, dim] as another gallery stored them: they keep every bit.
 
-        That is where the precision of this gallery is not the lower one.
+        That is where the precision of this gallery is not the lower one. Without `replace_labels`
+        a picture keeps the labels it has when another one with its id and content is given.
         """
         t = self._t
         check_vectors(t.state, vectors.shape[1], fingerprint)
         check_pictures(pictures, role)
-        admission = admit(t.catalog, pictures, role, duplicates=duplicates)
+        admission = admit(
+            t.catalog, pictures, role, duplicates=duplicates, replace_labels=replace_labels
+        )
         self.unchanged += admission.unchanged
         self.duplicates += admission.duplicates
+        self.conflicts += admission.conflicts
         new = admission.new
         if not new:
             return 0
+        replaced = self.remove(change.other for change in admission.relabelled)
+        self.relabelled += admission.relabelled
         with self._changing():
             most = 4 * sizes.SMALL_SEGMENT_ROWS  # so that no segment is too large to rewrite
             for start in range(0, len(new), most):
                 some = new[start : start + most]
                 t.changes.add_pictures(t.state.rows, [pictures[i] for i in some], role)
                 t.add_vectors(vectors[some].astype(t.state.dtype))
-        return len(new)
+        return len(new) - replaced
 
     def remove(self, ids: Iterable[str]) -> int:
         """Removes pictures; the row numbers of the others stay, and the ids are free again.

@@ -14,6 +14,7 @@ from lmk.embed.embedder import Embedder
 from lmk.embed.errors import UsageError
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
+from lmk.index.admission import LabelDifference
 from lmk.index.catalog import Precision
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
@@ -24,6 +25,7 @@ from lmk.rerank.intake import (
     NOTHING,
     append_all,
     extract_all,
+    landmarks_without_own_picture,
     open_store,
     part_of,
     prefix_of,
@@ -40,6 +42,11 @@ from lmk.rerank.learnt import PIPELINE, SHARD, Progress
 from lmk.rerank.learnt import saved_pipeline as saved_pipeline
 from lmk.rerank.merging import merge_indexes as merge_indexes
 from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.relabel import RelabelReport as RelabelReport
+from lmk.rerank.relabel import RenameReport as RenameReport
+from lmk.rerank.relabel import relabel_pictures as relabel_pictures
+from lmk.rerank.relabel import remove_label as remove_label
+from lmk.rerank.relabel import rename_label as rename_label
 from lmk.rerank.repair import RepairReport as RepairReport
 from lmk.rerank.repair import repair_index as repair_index
 from lmk.rerank.sync import SyncReport as SyncReport
@@ -57,6 +64,7 @@ class BuildReport:
         computed: pictures whose features were not in the cache.
         skipped: files that gave nothing, and why.
         duplicates: (id left out, id that has its content).
+        relabelled, conflicts, without_own: as in AddReport.
         shared: ids of distractors that are not used, as a gallery picture is the same file: they
             would push down the very landmark that they show.
         whitened: whether a whitening was learnt.
@@ -72,6 +80,9 @@ class BuildReport:
     shared: tuple[str, ...]
     whitened: bool
     threshold: float | None
+    relabelled: tuple[LabelDifference, ...] = ()
+    conflicts: tuple[LabelDifference, ...] = ()
+    without_own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,10 @@ class AddReport:
         duplicates: (id left out, id that has its content).
         shared: as in BuildReport, of the whole index.
         threshold: as in BuildReport.
+        relabelled: pictures that the index had, and of which only the labels are new.
+        conflicts: pictures that are the same file as one under another landmark; the index has
+            both, unless they have one id (only a merge meets that).
+        without_own: landmarks of which every picture is also under another landmark.
     """
 
     added: int
@@ -95,6 +110,9 @@ class AddReport:
     duplicates: tuple[tuple[str, str], ...]
     shared: tuple[str, ...]
     threshold: float | None
+    relabelled: tuple[LabelDifference, ...] = ()
+    conflicts: tuple[LabelDifference, ...] = ()
+    without_own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,12 +230,21 @@ def build_index(
             threshold = learn(writer, pipeline, progress=progress).pipeline.threshold()
         else:
             writer.set(PIPELINE, pipeline.with_threshold(None).model_dump(mode="json"))
-        shared = shared_ids(writer)
+        shared, without_own = shared_ids(writer), landmarks_without_own_picture(writer)
         writer.commit()
-        left_out = tuple(writer.duplicates)
-    skipped = (*known.skipped, *bank.skipped)
-    computed = known.computed + bank.computed
-    return BuildReport(added, against, computed, skipped, left_out, shared, whiten, threshold)
+        return BuildReport(
+            pictures=added,
+            distractors=against,
+            computed=known.computed + bank.computed,
+            skipped=(*known.skipped, *bank.skipped),
+            duplicates=tuple(writer.duplicates),
+            shared=shared,
+            whitened=whiten,
+            threshold=threshold,
+            relabelled=tuple(writer.relabelled),
+            conflicts=tuple(writer.conflicts),
+            without_own=without_own,
+        )
 
 
 def add_pictures(
@@ -231,7 +258,8 @@ def add_pictures(
 ) -> AddReport:
     """Adds pictures to a gallery with its own embedder; penalty and threshold are kept right.
 
-    A picture whose id and content the gallery has is left as it is.
+    A picture whose id and content the gallery has is left as it is, unless it brings other labels,
+    which then replace the old ones.
 
     Args:
         path: the gallery.
@@ -260,7 +288,9 @@ def add_pictures(
             if (name := prefix_of(role) + picture.row.path) in skipped:
                 writer.unskip(name)
         record_skipped(writer, found.skipped, role)
-        threshold = learn_change(writer, old, changed=bool(added), progress=progress)
+        changed = bool(added or writer.relabelled)
+        threshold = learn_change(writer, old, changed=changed, progress=progress)
+        without_own = landmarks_without_own_picture(writer)
         writer.commit()
         return AddReport(
             added=added,
@@ -270,6 +300,9 @@ def add_pictures(
             duplicates=tuple(writer.duplicates),
             shared=shared_ids(writer),
             threshold=threshold,
+            relabelled=tuple(writer.relabelled),
+            conflicts=tuple(writer.conflicts),
+            without_own=without_own,
         )
 
 

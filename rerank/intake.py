@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+
+import numpy as np
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
@@ -120,6 +123,30 @@ def shared_ids(writer: GalleryWriter) -> tuple[str, ...]:
     They would push down the very landmark that they show.
     """
     return tuple(picture.id for picture in writer.pictures(writer.shared()))
+
+
+def landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
+    """The landmarks of which every picture is also under another landmark, by name.
+
+    Only landmarks of the pictures that were appended are looked at.
+    """
+    disputed: dict[str, set[str]] = defaultdict(set)
+    for one in writer.conflicts:
+        for id_, labels in ((one.id, one.labels), (one.other, one.other_labels)):
+            for label in labels:
+                disputed[label].add(id_)
+    if not disputed:
+        return ()
+    held = label_counts(writer)
+    return tuple(sorted(name for name, ids in disputed.items() if held.get(name) == len(ids)))
+
+
+def label_counts(writer: GalleryWriter) -> dict[str, int]:
+    """The labels of the gallery's pictures and how many have each, with uncommitted changes."""
+    membership = writer.membership()
+    each = np.repeat(membership.role("gallery"), np.diff(membership.offsets))
+    counts = np.bincount(membership.codes[each], minlength=len(membership.names))
+    return {n: count for n, count in zip(membership.names, counts.tolist(), strict=True) if count}
 
 
 def require_pictures(manifest: Manifest, found: Extraction, *, others: int = 0) -> None:

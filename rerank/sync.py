@@ -18,6 +18,7 @@ from lmk.embed.extract import identify
 from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
+from lmk.index.admission import LabelDifference
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
@@ -30,6 +31,7 @@ from lmk.rerank.intake import (
     append_all,
     entries_of,
     extract_all,
+    landmarks_without_own_picture,
     open_store,
     part_of,
     prefix_of,
@@ -65,6 +67,7 @@ class SyncReport:
         shared: ids of distractors that are not used, as a gallery picture is the same file; none
             are looked for in a dry run.
         threshold: below it an answer is "none of these"; None where everything is answered.
+        conflicts, without_own: as in AddReport.
         would: ("add", id), ("change", id), ... of a dry run, in the order of the manifest.
     """
 
@@ -79,6 +82,8 @@ class SyncReport:
     duplicates: tuple[tuple[str, str], ...] = ()
     shared: tuple[str, ...] = ()
     threshold: float | None = None
+    conflicts: tuple[LabelDifference, ...] = ()
+    without_own: tuple[str, ...] = ()
     would: tuple[tuple[str, str], ...] = ()
 
 
@@ -134,16 +139,23 @@ def sync_index(
                 writer.remove(old.ids(plan.going[start : start + BLOCK]))
         added = sum(_append(plan, writer, old, store, embedder) for plan in plans)
         _record_skipped(writer, old, plans)
-        changed = bool(added) or any(len(plan.going) for plan in plans)
+        taken = len(writer.relabelled)  # pictures that stayed, and gave way to one with a label
+        changed = bool(added or taken) or any(len(plan.going) for plan in plans)
         threshold = learn_change(writer, old, changed=changed, progress=progress)
+        without_own = landmarks_without_own_picture(writer)
         writer.commit()
+        found = _report(plans)
         report = replace(
-            _report(plans),
+            found,
             added=added,
+            relabelled=found.relabelled + taken,
+            unchanged=found.unchanged - taken,
             computed=sum(plan.found.computed for plan in plans),
             duplicates=tuple(writer.duplicates),
             shared=shared_ids(writer),
             threshold=threshold,
+            conflicts=tuple(writer.conflicts),
+            without_own=without_own,
             would=(),
         )
         with Gallery.open(path) as new:  # before another writer keeps features for its pictures

@@ -134,20 +134,26 @@ class Plan:
         self._sort_skipped()
 
     def leave_out_duplicates(self) -> None:
-        """Drops new pictures whose content another one of the role will have, as an append does."""
-        held: set[str] = set()
+        """Drops new pictures whose content and labels another one will have, as an append does."""
+        held: dict[str, list[set[str]]] = {}
         for verb in VERBS[:-1]:
             for _, pictures in self.batches(verb):
-                held |= {picture.sha256 for picture in pictures}
+                for picture in pictures:
+                    held.setdefault(picture.sha256, []).append(set(picture.row.labels))
         for _, entries in self.relabelled_batches():
-            held |= {picture.sha256 for picture in entries}
+            for entry in entries:
+                held.setdefault(entry.sha256, []).append(set(entry.labels))
         items, self.items["add"] = self.items["add"], Items()
         for row, number in zip(items.rows, items.numbers, strict=True):
             content = self.found.pictures[number].sha256
-            twins = self._old.same_content(content, self.role)
-            if content not in held and not self.stays[twins].any():
+            labels = set(self.found.pictures[number].row.labels)
+            twins = [at for at in self._old.same_content(content, self.role) if self.stays[at]]
+            known = [*held.get(content, ()), *(set(self._old.labels(at)) for at in twins)]
+            if self.role == "distractor":
+                labels = set()
+            if not any(labels <= other for other in known):
                 self.items["add"].add(row, number)
-            held.add(content)
+                held.setdefault(content, []).append(labels)
 
     @property
     def going(self) -> NDArray[np.int64]:

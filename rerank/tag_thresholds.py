@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lmk.embed.errors import GalleryError, ModelError
+from lmk.embed.errors import GalleryError, ModelError, UsageError
 from lmk.embed.files import write_whole
 from lmk.embed.relations import RelationGraph
 from lmk.index.gallery import Gallery
@@ -112,6 +112,31 @@ class TagThresholds(BaseModel):
     def with_relations(self, relations: RelationGraph) -> TagThresholds:
         """The same thresholds, with other relations."""
         return type(self).model_validate(self.model_dump() | {"parents": relations.parents})
+
+    def with_tag_renamed(self, tag: str, new: str) -> TagThresholds:
+        """The same thresholds with another name for a tag; what `new` has already is kept.
+
+        Raises:
+            UsageError: the two tags become one that would follow from itself.
+        """
+
+        def name(old: str) -> str:
+            return new if old == tag else old
+
+        tags = {
+            name(own): one for own, one in self.tags.items() if own != tag or new not in self.tags
+        }
+        parents: dict[str, tuple[str, ...]] = {}
+        for own, follows in self.parents.items():
+            joined = (*parents.get(name(own), ()), *map(name, follows))
+            parents[name(own)] = tuple(dict.fromkeys(one for one in joined if one != name(own)))
+        try:
+            return type(self).model_validate(self.model_dump() | {"tags": tags, "parents": parents})
+        except ValidationError as error:
+            raise UsageError(
+                f"{new} would follow from itself by the relations of the tags",
+                remedy="learn the thresholds without them first: lmk tag-thresholds",
+            ) from error
 
     @property
     def failed(self) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from lmk.rerank.steps import GeometryStep, RescaleStep, VoteStep
 class Shelf:
     """As much of a recognizer and its gallery as an answer looks at."""
 
+    has_labels = True
+
     def __init__(self, *steps: object) -> None:
         self.pipeline = Pipeline(steps=steps or (RescaleStep(), VoteStep()))
         self.gallery = self
@@ -139,8 +141,12 @@ def test_an_answer_shows_what_was_taken_and_given() -> None:
             " 6 % likely right)",
         ),
         (
-            Answer("q", None, None, None, 0.5, ()),
+            Answer("q", None, None, None, 0.5, (), labelled=False),
             "q: none of these (no picture in the index has a landmark)",
+        ),
+        (
+            Answer("q", None, None, None, 0.5, ()),
+            "q: none of these (no picture that is near has a landmark)",
         ),
     ],
 )

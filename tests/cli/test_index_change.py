@@ -86,11 +86,11 @@ def test_a_copy_is_left_out_and_named_unless_asked_for(lmk: Run, here: Path) -> 
 
 def test_of_many_copies_some_are_named(lmk: Run, here: Path) -> None:
     for n, file in enumerate(sorted((here / "gallery").rglob("*.jpg"))):
-        (here / "copies" / "all").mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, here / "copies" / "all" / f"{n:02}.jpg")
+        (here / "copies" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, here / "copies" / file.parent.name / f"c{n:02}.jpg")
     done = lmk("index", "add", "sample.lmk", "copies")
     assert len(done.complaints) == 11
-    assert done.complaints[9] == "lmk: left out all/09.jpg: the same file as tower/1.jpg"
+    assert done.complaints[9] == "lmk: left out tower/c09.jpg: the same file as tower/1.jpg"
     assert done.complaints[10] == "lmk: left out 2 more (--duplicates takes them)"
 
 

@@ -72,11 +72,36 @@ def test_equal_contents_of_two_galleries(path: Path, tmp_path: Path, scenario: M
     embeddings, (picture,) = scenario.batch([800])
     with GalleryWriter(twin, create=True) as writer:
         writer.reset(scenario.A, 8)
-        writer.append(embeddings, [replace(picture, sha256=scenario.picture(3).sha256)])
+        three = scenario.picture(3)
+        alike = replace(picture, sha256=three.sha256, labels=three.labels)
+        writer.append(embeddings, [alike])
         writer.commit()
     assert merge(tmp_path / "o", [path, twin]).duplicates == (("00800.jpg", "00003.jpg"),)
     assert merge(tmp_path / "o", [path, twin], duplicates=True).pictures == 14
     assert scenario.answers_at(tmp_path / "o")["ids"][-1] == "00800.jpg"
+
+
+def test_labels_that_differ_between_two_galleries(
+    path: Path, tmp_path: Path, scenario: ModuleType
+) -> None:
+    """The first gallery's label of an id is kept, and a label replaces none; both are told."""
+    other = tmp_path / "other.lmk"
+    embeddings, pictures = scenario.batch([0, 1, 3])
+    assert pictures[2].labels == ()
+    given = [pictures[0], replace(pictures[1], labels=("x",)), replace(pictures[2], labels=("y",))]
+    with GalleryWriter(other, create=True) as writer:
+        writer.reset(scenario.A, 8)
+        writer.append(embeddings, given)
+        writer.commit()
+    report = merge(tmp_path / "o", [path, other])
+    assert [(one.id, one.labels) for one in report.conflicts] == [("00001.jpg", ("x",))]
+    assert [(one.id, one.labels) for one in report.relabelled] == [("00003.jpg", ("y",))]
+    kept = {p.id: p.labels for p in scenario.answers_at(tmp_path / "o")["pictures"]}
+    assert kept["00001.jpg"] == pictures[1].labels
+    assert kept["00003.jpg"] == ("y",)
+    with Gallery.open(path) as gallery:
+        assert report.pictures == len(gallery.role_rows("gallery"))
+    assert report.repeated == 3
 
 
 def test_one_id_of_two_contents_names_both_galleries(

@@ -379,8 +379,10 @@ def test_a_large_append_is_cut_into_segments(tmp_path: Path, scenario: ModuleTyp
 
 def test_equal_contents_are_added_once_unless_asked(path: Path, scenario: ModuleType) -> None:
     embeddings, pictures = scenario.batch([300, 301, 302, 303])
-    same = [pictures[0], *(replace(p, sha256=pictures[0].sha256) for p in pictures[1:3])]
-    twin = replace(pictures[3], sha256=scenario.picture(4).sha256)
+    first, four = pictures[0], scenario.picture(4)
+    alike = {"sha256": first.sha256, "labels": first.labels}
+    same = [first, *(replace(p, **alike) for p in pictures[1:3])]
+    twin = replace(pictures[3], sha256=four.sha256, labels=four.labels)
     with GalleryWriter(path) as writer:
         assert writer.append(embeddings, [*same, twin]) == 1
         assert writer.duplicates == [

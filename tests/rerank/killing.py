@@ -1,6 +1,6 @@
 """Builds and adds that are killed at random moments; run in a process of its own by test_kill.py.
 
-    killing.py rebuild|add|sync|remove|compact|repair FOLDER SEED ROUNDS
+    killing.py rebuild|add|sync|remove|relabel|rename|compact|repair FOLDER SEED ROUNDS
                                                  prints one JSON object a round
 
 FOLDER holds: old.lmk, a (embedder of it), b (another one), gallery, more, mixed, bank, asked.
@@ -27,7 +27,9 @@ from lmk.rerank.build import (
     add_pictures,
     build_index,
     compact_index,
+    relabel_pictures,
     remove_pictures,
+    rename_label,
     repair_index,
     sync_index,
 )
@@ -58,6 +60,18 @@ def remove(folder: Path, index: Path) -> int:
     with Gallery.open(index) as gallery:
         known = gallery.find(gone)  # of a round that was killed too late
     remove_pictures(index, list(known))
+    return 0
+
+
+def relabel(folder: Path, index: Path) -> int:
+    """Half of the gallery becomes one landmark."""
+    rows = read_manifest(folder / "gallery").rows[::2]
+    relabel_pictures(index, {row.id: ("castle",) for row in rows})
+    return 0
+
+
+def rename(folder: Path, index: Path) -> int:
+    rename_label(index, "place_1", "castle")
     return 0
 
 
@@ -103,7 +117,7 @@ def prepare(what: str, folder: Path) -> None:
 
 
 def main(what: str, folder: Path, seed: int, rounds: int) -> None:
-    acts = (rebuild, add, sync, remove, compact, repair)
+    acts = (rebuild, add, sync, remove, relabel, rename, compact, repair)
     act = {act.__name__: act for act in acts}[what]
     index = folder / f"{what}.lmk"
     prepare(what, folder)

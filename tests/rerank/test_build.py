@@ -473,13 +473,31 @@ def test_rows_of_one_manifest_with_the_same_content(
     tmp_path: Path, photos: Path, tiny: Embedder
 ) -> None:
     row = "gallery/place_0/0.jpg"
-    manifest = Manifest(photos, (Row("a", row, ("x",)), Row("b", row, ("y",))))
+    manifest = Manifest(photos, (Row("a", row, ("x",)), Row("b", row, ("x",))))
     report = build_index(tmp_path / "g.lmk", manifest, tiny)
     assert report.pictures == 1 and report.duplicates == (("b", "a"),)
+    assert (report.conflicts, report.without_own) == ((), ())
     report = build_index(tmp_path / "g.lmk", manifest, tiny, duplicates=True)
     assert report.pictures == 2 and report.duplicates == ()
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         np.testing.assert_array_equal(*gallery.vectors([0, 1]))
+
+
+def test_the_same_content_under_two_landmarks_is_kept_under_both(
+    tmp_path: Path, photos: Path, tiny: Embedder
+) -> None:
+    """Whatever the order: neither landmark disappears, and those without another are named."""
+    one, other = "gallery/place_0/0.jpg", "gallery/place_1/0.jpg"
+    rows = [Row("a", one, ("x",)), Row("b", one, ("y",)), Row("c", other, ("y",)), Row("d", one)]
+    for order in (rows, rows[::-1]):
+        report = build_index(tmp_path / "g.lmk", Manifest(photos, tuple(order)), tiny)
+        assert report.pictures == 3 and len(report.conflicts) == 1
+        assert {report.conflicts[0].id, report.conflicts[0].other} == {"a", "b"}
+        assert report.without_own == ("x",)
+        assert [left for left, _ in report.duplicates] == ["d"]  # it has no landmark to lose
+        with Gallery.open(tmp_path / "g.lmk") as gallery:
+            kept = gallery.pictures(gallery.role_rows("gallery"))
+            assert {p.id: p.labels for p in kept} == {"a": ("x",), "b": ("y",), "c": ("y",)}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,10 @@ def mix(folder: Path) -> None:
     (mixed / "place_100" / "0.jpg").unlink()
 
 
-TOTALS = {"rebuild": MORE + 8, "add": MORE, "sync": MORE, "remove": 0, "compact": 0, "repair": 28}
+TOTALS = {
+    "rebuild": MORE + 8, "add": MORE, "sync": MORE, "remove": 0, "relabel": 0, "rename": 0,
+    "compact": 0, "repair": 28,
+}  # fmt: skip
 RESUMED = ("rebuild", "add", "sync")
 
 

@@ -1,0 +1,125 @@
+"""Notes on stderr about the pictures that a change of an index left out, or that look wrong."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmk.cli.printing import echo
+from lmk.cli.render import counted
+
+if TYPE_CHECKING:
+    from lmk.index.admission import LabelDifference
+
+_SHOWN = 10  # pictures named
+_SHOWN_LANDMARKS = 5
+
+
+def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
+    """Says which pictures were left out because others have their content.
+
+    Args:
+        found: (id left out, id that has its content).
+    """
+    for given, held in found[:_SHOWN]:
+        echo(f"lmk: left out {given}: the same file as {held}", err=True)
+    if len(found) > _SHOWN:
+        echo(f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True)
+
+
+def echo_shared(shared: Sequence[str]) -> None:
+    """Says which distractors are not used because a picture of the index is the same file.
+
+    Args:
+        shared: their ids.
+    """
+    if shared:
+        more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
+        echo(
+            f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used to teach "
+            "what to refuse",
+            err=True,
+        )
+
+
+def echo_conflicts(
+    index: Path, found: Sequence[LabelDifference], without_own: Sequence[str]
+) -> None:
+    """Says which pictures are the same file under different landmarks.
+
+    Args:
+        index: the index, which has both of each pair.
+        found: the pairs.
+        without_own: landmarks whose pictures are all in such pairs.
+    """
+    for one in found[:_SHOWN]:
+        own, other = " ".join(one.labels), " ".join(one.other_labels)
+        if one.id == one.other:
+            echo(
+                f"lmk: {one.id} is under another landmark in a later index: {other} is kept, "
+                f"{own} is not",
+                err=True,
+            )
+            continue
+        echo(
+            f"lmk: {one.id} ({own}) is the same file as {one.other}, under another landmark "
+            f"({other}); both are kept",
+            err=True,
+        )
+    if len(found) > _SHOWN:
+        more = len(found) - _SHOWN
+        echo(f"lmk: {more:,} more are the same file under another landmark", err=True)
+    if found:
+        echo(
+            f"lmk: {counted(len(found), 'picture')} under another landmark as well: remove the "
+            f"wrong ones (lmk index remove {shlex.quote(str(index))} ID...)",
+            err=True,
+        )
+    if without_own:
+        names = ", ".join(without_own[:_SHOWN_LANDMARKS])
+        rest = len(without_own) - _SHOWN_LANDMARKS
+        names += f" and {rest:,} more" if rest > 0 else ""
+        verb = "have" if len(without_own) > 1 else "has"
+        echo(
+            f"lmk: {names} {verb} no picture that is not also under another landmark",
+            err=True,
+        )
+
+
+def echo_relabelled(found: Sequence[LabelDifference]) -> None:
+    """Says which pictures of the index have taken over the landmark of what was given.
+
+    Args:
+        found: the pictures given, and those that they replace.
+    """
+    for one in found[:_SHOWN]:
+        old = " ".join(one.other_labels) or "no landmark"
+        was = "" if one.id == one.other else f", and was called {one.other}"
+        echo(f"lmk: {one.id} is {' '.join(one.labels)} now instead of {old}{was}", err=True)
+    if len(found) > _SHOWN:
+        echo(f"lmk: {len(found) - _SHOWN:,} more have another landmark now", err=True)
+
+
+def echo_unlabelled(pictures: Path, index: Path | None = None, *, retry: str | None = None) -> None:
+    """Says that no picture of a folder or table has a landmark, and the way out.
+
+    Args:
+        pictures: the folder or table.
+        index: the index that has them, where it may have others with a landmark.
+        retry: the `lmk index` command that takes --label.
+    """
+    effect = (
+        "so the index can find similar pictures but name nothing"
+        if index is None
+        else "so they answer nothing"
+    )
+    remedy = "put each landmark's pictures into a sub-folder of its own"
+    if retry is not None and index is not None and pictures.is_dir():
+        name = shlex.quote(pictures.resolve().name)
+        words = f"{shlex.quote(str(index))} {shlex.quote(str(pictures))}"
+        remedy += (
+            f", or give these the landmark they show: lmk index {retry} {words} --label {name}"
+        )
+    echo(f"lmk: {pictures}: no picture has a landmark, {effect}; {remedy}", err=True)
