@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.index_options import tell
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 
@@ -154,6 +155,7 @@ def train(
             validate=validate,
             progress=progress if first else lambda stage, done, total: None,
             epoch_done=epoch_done,
+            on_message=tell if first else lambda text: None,
         )
     if not first:
         return

@@ -21,10 +21,17 @@ _PATIENCE = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as torchrun starts them: which one this is, and how many."""
+    """The processes of a run, as torchrun starts them.
+
+    Attributes:
+        rank: which one this is.
+        size: how many there are.
+        local_size: how many there are on this machine.
+    """
 
     rank: int = 0
     size: int = 1
+    local_size: int = 1
 
     @property
     def first(self) -> bool:
@@ -60,7 +67,7 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield World(dist.get_rank(), size)
+        yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     finally:
         dist.destroy_process_group()
 

@@ -18,7 +18,7 @@ from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
 from lmk.embed.train.memory import Memory
 from lmk.embed.train.network import build_optimizer, set_training
-from lmk.embed.train.pictures import Batch
+from lmk.embed.train.reading import Batch
 from lmk.embed.train.tag_task import TagTask
 from lmk.embed.train.tasks import Task
 

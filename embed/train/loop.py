@@ -23,7 +23,6 @@ from lmk.embed.errors import LmkError, UsageError
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.embed.network import build_network
-from lmk.embed.runtime import available_cores
 from lmk.embed.tag_head import TagHead
 from lmk.embed.train.checkpoint import load_checkpoint, part, save_checkpoint
 from lmk.embed.train.config import TrainConfig
@@ -32,7 +31,8 @@ from lmk.embed.train.folder import RunFolder
 from lmk.embed.train.learner import Learner
 from lmk.embed.train.log import EPOCHS, STEPS, Log
 from lmk.embed.train.network import embedder_config, rate, start_network
-from lmk.embed.train.pictures import Batch, TrainingPictures, read_passes
+from lmk.embed.train.pictures import TrainingPictures
+from lmk.embed.train.reading import Batch, Shape, read_passes, usable_workers
 from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, share_of
 from lmk.embed.train.setup import build_tasks
 from lmk.embed.train.start import prepare_start
@@ -43,7 +43,6 @@ Progress = Callable[[str, int, int], None]
 FIGURES = ("gap", "map", "accuracy")  # of a validation
 TAG_FIGURES = ("tag_map",)  # of one of tags
 _FLUSHED = 20  # steps whose losses wait on the device
-_MOST_WORKERS = 8
 _CHANGES = 1  # beside seed and epoch, for the seeds of the pictures' changes
 
 
@@ -88,6 +87,7 @@ def train(
     validate: Validate | None = None,
     progress: Progress = lambda stage, done, total: None,
     epoch_done: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> TrainingResult:
     """Trains an embedder. Under torchrun each process calls this, and the first one writes.
 
@@ -102,6 +102,7 @@ def train(
             any; gives FIGURES or TAG_FIGURES, of which config.best_by chooses the weights kept.
         progress: called with (stage, done, total).
         epoch_done: called after each epoch with its row of epochs.csv.
+        on_message: called with a line that a user should see.
 
     Raises:
         LmkError: see its kinds; each says what, where, and the way out.
@@ -153,7 +154,18 @@ def train(
             world=world,
             memory=begun.memory,
         )
-        run = _Run(config, pictures, folder, learner, start, world, validate, progress, epoch_done)
+        run = _Run(
+            config,
+            pictures,
+            folder,
+            learner,
+            start,
+            world,
+            validate=validate,
+            progress=progress,
+            epoch_done=epoch_done,
+            on_message=on_message,
+        )
         if checkpoint is not None:
             run.load(*checkpoint)
         run.skip((*begun.skipped, *unread))
@@ -171,9 +183,11 @@ class _Run:
         learner: Learner,
         start: Mapping[str, Tensor],
         world: World,
+        *,
         validate: Validate | None,
         progress: Progress,
         epoch_done: Callable[[Mapping[str, Any]], None],
+        on_message: Callable[[str], None],
     ) -> None:
         self._config = config
         self._pictures = pictures
@@ -184,6 +198,8 @@ class _Run:
         self._validate = validate
         self._progress = progress
         self._epoch_done = epoch_done
+        self._tell = on_message
+        self._told: str | None = None
         self._repeats = learner.tasks[0].repeats(config.sampling)
         self._codes = class_codes(pictures.labels, background=False)[1]
         self._figures = FIGURES if learner.tag_task is None else TAG_FIGURES
@@ -241,15 +257,24 @@ class _Run:
         rng = np.random.default_rng([config.seed, epoch, _CHANGES])
         seeds = rng.integers(0, 2**62, passes.shape)
         left = slice(self._at.step * config.accumulate, None)
-        workers = config.workers
         return read_passes(
             self._pictures,
             share_of(passes, world.rank, world.size)[left],
             size=config.size_of(epoch),
             augment=config.augment,
             seeds=share_of(seeds, world.rank, world.size)[left],
-            workers=min(available_cores(), _MOST_WORKERS) if workers is None else workers,
+            workers=self._workers(config.size_of(epoch)),
         )
+
+    def _workers(self, size: int) -> int:
+        """Processes that read pictures of a size, as many as shared memory has room for."""
+        config, world = self._config, self._world
+        batch = Shape(config.batch // world.size, size, config.accumulate, world.local_size)
+        workers, note = usable_workers(config.workers, batch)
+        if note is not None and note != self._told:
+            self._told = note
+            self._tell(note)
+        return workers
 
     def _train_epoch(self, epoch: int) -> None:
         config, at = self._config, self._at

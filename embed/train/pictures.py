@@ -1,12 +1,10 @@
-"""Training pictures: read, decoded and changed at random, in processes of their own."""
+"""Training pictures: which they are, and how one is read, decoded and changed at random."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lmk.embed.errors import LmkError, ManifestError
+from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped, decode, read_bytes
 from lmk.embed.manifest import Manifest
 from lmk.embed.train.config import Augment
@@ -75,23 +73,7 @@ class TrainingPictures:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What one process gets of a pass.
-
-    Attributes:
-        pictures: uint8 [n, size, size, 3].
-        numbers: int64 [n], which pictures they are.
-        skipped: files that could not be read; the next picture of the training set that can be
-            took the place of each.
-    """
-
-    pictures: Tensor
-    numbers: NDArray[np.int64]
-    skipped: tuple[Skipped, ...]
-
-
-class _Reader(Dataset[Any]):
+class Reader(Dataset[Any]):
     """Reads a picture by (its number, the seed of its changes)."""
 
     def __init__(self, files: NDArray[np.bytes_], size: int, augment: Augment) -> None:
@@ -182,79 +164,3 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
 
 def _often(change: torch.nn.Module, often: float) -> torch.nn.Module:
     return change if often == 1 else v2.RandomApply([change], often)
-
-
-def _collate(items: list[tuple[Tensor, int, list[Skipped]]]) -> Batch:
-    skipped = tuple(skip for item in items for skip in item[2])
-    if any(number < 0 for _, number, _ in items):
-        return Batch(torch.empty(0), np.array([], np.int64), skipped)
-    pictures = torch.stack([picture for picture, _, _ in items])
-    return Batch(pictures, np.array([number for _, number, _ in items], np.int64), skipped)
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(1)
-
-
-def _started(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches, from readers that are started without two traps.
-
-    OpenCV's threads are ended first: a forked process that has them on its books but not at work
-    would wait for them for ever. And torch sets a handler of SIGCHLD for good, which would run on
-    whatever stack for signals other libraries have left behind, and was seen to end the process
-    there; a worker that dies is noticed without it, some seconds later.
-    """
-    before, threads = signal.getsignal(signal.SIGCHLD), cv2.getNumThreads()
-    if loader.num_workers:
-        cv2.setNumThreads(1)
-    batches: Iterator[Batch] = iter(loader)
-    cv2.setNumThreads(threads)
-    if threading.current_thread() is threading.main_thread():  # no other sets handlers
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-    return batches
-
-
-def read_passes(
-    pictures: TrainingPictures,
-    passes: NDArray[np.int64],
-    *,
-    size: int,
-    augment: Augment,
-    seeds: NDArray[np.int64],
-    workers: int,
-) -> Iterator[Batch]:
-    """Reads passes in order; the same picture, size and seed give the same pixels.
-
-    Args:
-        pictures: the training set.
-        passes: int64 [passes, n], which pictures.
-        size: of the result, in pixels.
-        augment: how they are changed.
-        seeds: int64 [passes, n], of each picture's changes.
-        workers: processes that read; 0 for none.
-
-    Raises:
-        LmkError: no picture can be read.
-    """
-    keys: Iterable[list[tuple[int, int]]] = [
-        [(int(number), int(seed)) for number, seed in zip(row, own, strict=True)]
-        for row, own in zip(passes, seeds, strict=True)
-    ]
-    loader: DataLoader[Any] = DataLoader(
-        _Reader(pictures.files, size, augment),
-        batch_sampler=keys,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # it draws a number nobody uses: not from the loop's chance
-    )
-    for batch in _started(loader):
-        if not len(batch.numbers):
-            raise LmkError(
-                f"{len(batch.skipped)} pictures in a row cannot be read, the first: "
-                f"{batch.skipped[0].reason}",
-                where=batch.skipped[0].path,
-                remedy="check the folder of the pictures (--root)",
-            )
-        yield batch

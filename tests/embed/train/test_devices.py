@@ -14,7 +14,8 @@ from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World, chosen_device, chosen_precision, joined
 from lmk.embed.train.learner import Learner
 from lmk.embed.train.network import start_network
-from lmk.embed.train.pictures import Batch, TrainingPictures
+from lmk.embed.train.pictures import TrainingPictures
+from lmk.embed.train.reading import Batch
 from lmk.embed.train.setup import build_tasks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -11,7 +11,8 @@ import torch
 from lmk.embed.images import decode
 from lmk.embed.manifest import Manifest
 from lmk.embed.train.config import Augment
-from lmk.embed.train.pictures import Batch, TrainingPictures, augmentation, read_passes
+from lmk.embed.train.pictures import TrainingPictures, augmentation
+from lmk.embed.train.reading import Batch, read_passes
 
 NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)
 ALL = Augment(

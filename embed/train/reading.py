@@ -1,0 +1,227 @@
+"""Reading of training pictures, in processes of their own whose death ends the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from lmk.embed.errors import LmkError
+from lmk.embed.images import Skipped
+from lmk.embed.runtime import available_cores
+from lmk.embed.train.config import Augment
+from lmk.embed.train.pictures import Reader, TrainingPictures
+
+SHARED_MEMORY = Path("/dev/shm")  # where batches pass from process to process on Linux
+_MOST_WORKERS = 8
+_PREFETCHED = 2  # batches that a worker reads ahead
+_NOT_PASSED_ON = 74  # exit code of a worker whose batch cannot be passed on
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one process gets of a pass.
+
+    Attributes:
+        pictures: uint8 [n, size, size, 3].
+        numbers: int64 [n], which pictures they are.
+        skipped: files that could not be read; the next picture of the training set that can be
+            took the place of each.
+    """
+
+    pictures: Tensor
+    numbers: NDArray[np.int64]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much the batches of a run take.
+
+    Attributes:
+        pictures: in a batch of one process.
+        size: of the pictures in pixels.
+        held: batches that a process holds while it computes.
+        processes: of the run on this machine.
+    """
+
+    pictures: int
+    size: int
+    held: int = 1
+    processes: int = 1
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a batch."""
+        return self.pictures * self.size * self.size * 3
+
+
+def usable_workers(wanted: int | None, batch: Shape) -> tuple[int, str | None]:
+    """How many workers the shared memory has room for, and a line for the user if that is fewer.
+
+    Args:
+        wanted: the workers asked for; None for one each core, within limits.
+        batch: of the run.
+    """
+    if wanted is None:
+        wanted = min(available_cores(), _MOST_WORKERS)
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:  # other systems pass batches on in another way
+        return wanted, None
+    free = found.f_bavail * found.f_frsize // batch.processes
+    workers = max(min(wanted, (free // batch.bytes - batch.held) // _PREFETCHED), 0)
+    if workers == wanted:
+        return workers, None
+    need = (_PREFETCHED * wanted + batch.held) * batch.bytes
+    return workers, (
+        f"{SHARED_MEMORY} has {free / 1e6:,.0f} MB for batches, {wanted} reading processes need "
+        f"{need / 1e6:,.0f} MB: training reads with {workers or 'none'}, which is slower; make it "
+        "larger, as by docker run --shm-size"
+    )
+
+
+def _collate(items: list[tuple[Tensor, int, list[Skipped]]]) -> Batch:
+    skipped = tuple(skip for item in items for skip in item[2])
+    if any(number < 0 for _, number, _ in items):
+        return Batch(torch.empty(0), np.array([], np.int64), skipped)
+    pictures = torch.stack([picture for picture, _, _ in items])
+    if get_worker_info() is not None:
+        # Here a lack of shared memory is an error that the run hears of; in the thread that
+        # passes batches on it would be printed, and the run would wait for ever.
+        pictures.share_memory_()  # type: ignore[no-untyped-call]
+    return Batch(pictures, np.array([number for _, number, _ in items], np.int64), skipped)
+
+
+def _start_worker(_: int) -> None:
+    from multiprocessing.queues import Queue
+
+    cv2.setNumThreads(1)
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, _: object) -> None:
+    """Ends a worker that cannot pass on a batch: the run sees that, and would else wait for it."""
+    os._exit(_NOT_PASSED_ON)
+
+
+def _started(loader: DataLoader[Any]) -> Any:
+    """The loader's batches, from readers that are started without two traps.
+
+    OpenCV's threads are ended first: a forked process that has them on its books but not at work
+    would wait for them for ever. And torch sets a handler of SIGCHLD for good, which would run on
+    whatever stack for signals other libraries have left behind, and was seen to end the process
+    there; a worker that dies is noticed without it, some seconds later.
+    """
+    before, threads = signal.getsignal(signal.SIGCHLD), cv2.getNumThreads()
+    if loader.num_workers:
+        cv2.setNumThreads(1)
+    batches = iter(loader)
+    cv2.setNumThreads(threads)
+    if threading.current_thread() is threading.main_thread():  # no other sets handlers
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return batches
+
+
+def read_passes(
+    pictures: TrainingPictures,
+    passes: NDArray[np.int64],
+    *,
+    size: int,
+    augment: Augment,
+    seeds: NDArray[np.int64],
+    workers: int,
+) -> Iterator[Batch]:
+    """Reads passes in order; the same picture, size and seed give the same pixels.
+
+    Args:
+        pictures: the training set.
+        passes: int64 [passes, n], which pictures.
+        size: of the result, in pixels.
+        augment: how they are changed.
+        seeds: int64 [passes, n], of each picture's changes.
+        workers: processes that read; 0 for none.
+
+    Raises:
+        LmkError: no picture can be read, or a process that reads died or failed.
+    """
+    keys: Iterable[list[tuple[int, int]]] = [
+        [(int(number), int(seed)) for number, seed in zip(row, own, strict=True)]
+        for row, own in zip(passes, seeds, strict=True)
+    ]
+    loader: DataLoader[Any] = DataLoader(
+        Reader(pictures.files, size, augment),
+        batch_sampler=keys,
+        num_workers=workers,
+        prefetch_factor=_PREFETCHED if workers else None,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # it draws a number nobody uses: not from the loop's chance
+    )
+    for batch in _watched(loader):
+        if not len(batch.numbers):
+            raise LmkError(
+                f"{len(batch.skipped)} pictures in a row cannot be read, the first: "
+                f"{batch.skipped[0].reason}",
+                where=batch.skipped[0].path,
+                remedy="check the folder of the pictures (--root)",
+            )
+        yield batch
+
+
+def _watched(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The loader's batches; any failure of a worker is an LmkError."""
+    if not loader.num_workers:
+        yield from _started(loader)
+        return
+    try:
+        batches = _started(loader)
+    except OSError as error:
+        raise _not_read(f"cannot be started ({(error.strerror or str(error)).lower()})") from error
+    try:
+        while (batch := next(batches, None)) is not None:
+            yield batch
+    except Exception as error:
+        raise _not_read(_reason(error, batches)) from error
+    finally:
+        batches._shutdown_workers()  # not some time later, and in another process, by its __del__
+
+
+def _reason(error: Exception, batches: Any) -> str:
+    """Why a batch did not come: how a worker ended, or what went wrong inside it."""
+    for worker in batches._workers:
+        worker.join(0)
+        code = worker.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            likely = {
+                "SIGKILL": ", most likely by the system for lack of memory",
+                "SIGBUS": f", most likely as {SHARED_MEMORY} is full",
+            }
+            return f"was killed by {name}{likely.get(name, '')}"
+        if code == _NOT_PASSED_ON:
+            return f"could not pass on a batch: {SHARED_MEMORY} is full, or too many files are open"
+        if code:
+            return f"ended with code {code}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"failed: {lines[-1]}"
+
+
+def _not_read(reason: str) -> LmkError:
+    return LmkError(
+        f"a process that reads pictures {reason}",
+        where="workers",
+        remedy="go on with --resume and fewer of them, as in --set workers=2 (0: none)",
+    )
