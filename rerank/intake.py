@@ -10,6 +10,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,8 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
         return zlib.crc32(name.encode("utf-8", "surrogateescape")) % count == number - 1
 
     rows = tuple(row for row in manifest.rows if ours(row.id))
-    return Manifest(manifest.root, rows, tuple(s for s in manifest.skipped if ours(s.path)))
+    skipped = tuple(skip for skip in manifest.skipped if ours(skip.path))
+    return replace(manifest, rows=rows, skipped=skipped)
 
 
 def prune_features(path: Path, gallery: Gallery) -> int:

@@ -33,7 +33,6 @@ from lmk.rerank.intake import (
     extract_all,
     landmarks_without_own_picture,
     open_store,
-    part_of,
     prefix_of,
     prune_features,
     record_skipped,
@@ -42,6 +41,7 @@ from lmk.rerank.intake import (
 )
 from lmk.rerank.learning import learn_change
 from lmk.rerank.learnt import SHARD, Progress
+from lmk.rerank.removals import Kept, Removals, require_few
 from lmk.rerank.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
 
 _STAGES: dict[Role, str] = {"gallery": "pictures", "distractor": "distractors"}
@@ -61,6 +61,8 @@ class SyncReport:
         relabelled: that are where they were, with other labels.
         removed: that are gone.
         unchanged: all others.
+        kept: of the unchanged, those whose files could not be looked at: they would have been
+            taken for removed.
         computed: whose features were not in the cache.
         skipped: files that gave nothing, and why.
         duplicates: (id left out, id that has its content).
@@ -68,6 +70,9 @@ class SyncReport:
             are looked for in a dry run.
         threshold: below it an answer is "none of these"; None where everything is answered.
         conflicts, without_own: as in AddReport.
+        vanishing: landmarks that lose all their pictures.
+        asks: whether the sync stops unless removals are allowed, as whole landmarks would vanish,
+            or more than a fifth of the pictures or distractors.
         would: ("add", id), ("change", id), ... of a dry run, in the order of the manifest.
     """
 
@@ -77,6 +82,7 @@ class SyncReport:
     relabelled: int = 0
     removed: int = 0
     unchanged: int = 0
+    kept: tuple[Kept, ...] = ()
     computed: int = 0
     skipped: tuple[Skipped, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
@@ -84,6 +90,8 @@ class SyncReport:
     threshold: float | None = None
     conflicts: tuple[LabelDifference, ...] = ()
     without_own: tuple[str, ...] = ()
+    vanishing: tuple[str, ...] = ()
+    asks: bool = False
     would: tuple[tuple[str, str], ...] = ()
 
 
@@ -94,14 +102,16 @@ def sync_index(
     distractors: Manifest | None = None,
     wait: float = 0.0,
     dry_run: bool = False,
+    allow_removals: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> SyncReport:
     """Makes a gallery hold the pictures of a manifest: adds, replaces, and removes what is gone.
 
-    A picture of the gallery whose file is there but cannot be opened stays as it is; one whose file
-    is no picture any more goes. A file that was no picture is not tried again before its size or
-    time of change is another. Of a gallery that is one part of several (build_index), only the
-    pictures that belong to the part are looked at.
+    A picture of the gallery goes when its file is gone. It stays as it is when its file may be
+    there: below a folder that could not be looked at (Manifest.unseen), behind a link that leads
+    nowhere, or as a file from which no picture can be read now. Such a file is not tried again
+    before its size or time of change is another. In a gallery that is one part of several
+    (build_index), only the pictures that belong to the part are looked at.
 
     Args:
         path: the gallery.
@@ -110,12 +120,15 @@ def sync_index(
         wait: seconds to wait for another writer.
         dry_run: only say what would be done; files are read, nothing is written. A file that is no
             picture counts as one then.
+        allow_removals: remove whole landmarks, and more than a fifth of the pictures.
         progress: called with (stage, done, total).
 
     Raises:
         ManifestError: when not one picture can be read, as of a drive that is not there.
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        GalleryError: when a distractor has an id of the gallery, or the other way round.
+        GalleryError: when a distractor has an id of the gallery, or the other way round; when whole
+            landmarks, or more than a fifth of the pictures or of the distractors, would be removed
+            and `allow_removals` is not given: then nothing is changed.
     """
     if dry_run:
         with Gallery.open(path) as old:
@@ -125,7 +138,7 @@ def sync_index(
                 _require_some(plan)
                 if not old.setting(DUPLICATES):
                     plan.leave_out_duplicates()
-            return _report(plans)
+            return _report(plans, [plan.losses for plan in plans])
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         embedder = Embedder.load(old.embedder_dir)
         store = open_store(path, embedder)
@@ -134,6 +147,9 @@ def sync_index(
             files, stage = plan.candidates, _STAGES[plan.role]
             plan.sort(extract_all(files, embedder, store, stage, progress, plan.held))
             _require_some(plan)
+        losses = [plan.losses for plan in plans]
+        if not allow_removals:
+            require_few(path, losses)
         for plan in plans:
             for start in range(0, len(plan.going), BLOCK):
                 writer.remove(old.ids(plan.going[start : start + BLOCK]))
@@ -144,7 +160,7 @@ def sync_index(
         threshold = learn_change(writer, old, changed=changed, progress=progress)
         without_own = landmarks_without_own_picture(writer)
         writer.commit()
-        found = _report(plans)
+        found = _report(plans, losses)
         report = replace(
             found,
             added=added,
@@ -156,6 +172,7 @@ def sync_index(
             threshold=threshold,
             conflicts=tuple(writer.conflicts),
             without_own=without_own,
+            asks=False,
             would=(),
         )
         with Gallery.open(path) as new:  # before another writer keeps features for its pictures
@@ -174,7 +191,7 @@ def _compared(
         if whole is not None:
             if not len(whole):
                 require_pictures(whole, NOTHING)
-            plans.append(Plan(role, part_of(whole, shard), old))
+            plans.append(Plan(role, whole, old, shard))
     unreadable = old.setting(_UNREADABLE) or {}
     for plan in plans:
         plan.compare(unreadable, progress)
@@ -184,7 +201,7 @@ def _compared(
 def _require_some(plan: Plan) -> None:
     """Checks that a plan has a picture (ManifestError), as far as its part of the whole has one."""
     if len(plan.manifest):
-        known = plan.unchanged + len(plan.relabelled)
+        known = plan.unchanged + len(plan.relabelled) - len(plan.hidden)
         require_pictures(plan.manifest, plan.found, others=known)
 
 
@@ -240,7 +257,7 @@ def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) 
     writer.set(_UNREADABLE, stamps)
 
 
-def _report(plans: Sequence[Plan]) -> SyncReport:
+def _report(plans: Sequence[Plan], losses: Sequence[Removals]) -> SyncReport:
     def count(verb: Verb) -> int:
         return sum(len(plan.items[verb]) for plan in plans)
 
@@ -249,8 +266,11 @@ def _report(plans: Sequence[Plan]) -> SyncReport:
         changed=count("change"),
         moved=count("move"),
         relabelled=count("relabel") + sum(len(plan.relabelled) for plan in plans),
-        removed=sum(plan.removed for plan in plans),
+        removed=sum(len(plan.removed) for plan in plans),
         unchanged=sum(plan.unchanged for plan in plans),
+        kept=tuple(kept for plan in plans for kept in plan.kept),
         skipped=tuple(skip for plan in plans for skip in plan.skipped),
+        vanishing=tuple(name for loss in losses for name in loss.landmarks),
+        asks=any(loss.many for loss in losses),
         would=tuple(one for plan in plans for one in plan.would()),
     )

@@ -5,6 +5,7 @@ Only ids and numbers of what differs are kept, so a large gallery is compared in
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from lmk.embed.extract import Extracted, Extraction
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest, Row
+from lmk.embed.unseen import hidden_by
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
-from lmk.rerank.intake import BLOCK, NOTHING, prefix_of
+from lmk.rerank.intake import BLOCK, NOTHING, part_of, prefix_of
 from lmk.rerank.learnt import Progress
+from lmk.rerank.removals import Kept, Removals, kept_below, removals
 
 # "touch": only its time of change is new.
 Verb = Literal["add", "change", "move", "relabel", "touch"]
@@ -55,18 +58,23 @@ class Plan:
 
     Attributes:
         role: of the pictures.
-        manifest: what the gallery should hold.
+        manifest: what the gallery should hold: the part of the whole that belongs to it.
         stays: bool [rows], the rows that are left as they are.
         items: what will be appended, by verb; numbers are positions in `found.pictures`.
         relabelled: the same for pictures that need not be read; numbers are of manifest rows.
         found: the pictures that were read.
         unread: files that were found to be no pictures by an earlier sync, and have not changed.
+        hidden: (path, reason) of what could not be looked at, for each row that stays because of
+            it.
         stamps: of all files that are no pictures, by path.
     """
 
-    def __init__(self, role: Role, manifest: Manifest, old: Gallery) -> None:
+    def __init__(
+        self, role: Role, whole: Manifest, old: Gallery, shard: tuple[int, int] | None = None
+    ) -> None:
         self.role: Role = role
-        self.manifest = manifest
+        self.manifest = manifest = part_of(whole, shard)
+        self._whole = whole
         self._old = old
         self._prefix = prefix_of(role)
         self._root = str(manifest.root.resolve())
@@ -79,6 +87,7 @@ class Plan:
         self.found: Extraction = NOTHING
         self.unread: list[Skipped] = []
         self.stamps: dict[str, Stamp] = {}
+        self.hidden: list[tuple[str, str]] = []
         self._candidates: list[Row] = []
         self._held: dict[str, list[int]] = {}
 
@@ -99,11 +108,9 @@ class Plan:
             for place, row in enumerate(block, start):
                 self._compare_one(place, row, known.get(row.id), unreadable, reasons)
             progress("comparing", min(start + BLOCK, len(rows)), len(rows))
-        going = np.flatnonzero(self.alive & ~self.stays)
-        for start in range(0, len(going), BLOCK):
-            part = going[start : start + BLOCK]
-            for at, picture in zip(part.tolist(), self._old.pictures(part), strict=True):
-                self._held.setdefault(picture.sha256, []).append(at)
+        self._keep_unseen()
+        for at, picture in self._entries(np.flatnonzero(self.alive & ~self.stays)):
+            self._held.setdefault(picture.sha256, []).append(at)
 
     @property
     def candidates(self) -> Manifest:
@@ -156,14 +163,36 @@ class Plan:
                 held.setdefault(content, []).append(labels)
 
     @property
+    def losses(self) -> Removals:
+        """The pictures that are gone for good, and the landmarks that vanish with them.
+
+        A landmark does not vanish when it gets other pictures, or when other parts of the whole
+        have some.
+        """
+        removed, present = self.removed, set[str]()
+        if len(removed):
+            present = {label for picture in self.found.pictures for label in picture.row.labels}
+            if self._whole is not self.manifest:
+                ours = {row.id for row in self.manifest.rows}
+                others = (row.labels for row in self._whole.rows if row.id not in ours)
+                present.update(label for labels in others for label in labels)
+        return removals(self._old, self.role, removed, present=present)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The pictures that stay although their files could not be looked at."""
+        return kept_below(self.hidden)
+
+    @property
     def going(self) -> NDArray[np.int64]:
         """The rows to be removed; some of their vectors are appended again."""
         return np.flatnonzero(self.alive & ~self.stays)
 
     @property
-    def removed(self) -> int:
-        """How many pictures are gone for good."""
-        return int(np.count_nonzero(~self._again[self.going]))
+    def removed(self) -> NDArray[np.int64]:
+        """The rows whose pictures are gone for good."""
+        going = self.going
+        return going[~self._again[going]]
 
     @property
     def unchanged(self) -> int:
@@ -198,9 +227,28 @@ class Plan:
                 yield from ((verb, self._prefix + picture.row.id) for picture in pictures)
         for _, entries in self.relabelled_batches():
             yield from (("relabel", picture.id) for picture in entries)
-        gone = self.going[~self._again[self.going]]
+        gone = self.removed
         for start in range(0, len(gone), BLOCK):
             yield from (("remove", id_) for id_ in self._old.ids(gone[start : start + BLOCK]))
+
+    def _entries(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Picture]]:
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            yield from zip(part.tolist(), self._old.pictures(part), strict=True)
+
+    def _keep_unseen(self) -> None:
+        """Keeps the rows that the manifest lacks because it could not look where they lie."""
+        places = self._whole.unseen_places()
+        if not places:
+            return
+        for at, picture in self._entries(np.flatnonzero(self.alive & ~self._listed)):
+            place = places.at(picture.path)
+            if place is not None:
+                self._keep(at, place.path, place.reason)
+
+    def _keep(self, at: int, path: str, reason: str) -> None:
+        self.stays[at] = self._listed[at] = True
+        self.hidden.append((path, reason))
 
     def _known(self, rows: Iterable[Row]) -> dict[str, tuple[int, Picture]]:
         """The gallery's rows and pictures of this role with the ids of manifest rows."""
@@ -215,12 +263,14 @@ class Plan:
         reasons: dict[str, str],
     ) -> None:  # fmt: skip
         stamp, name = _stamp(self.manifest.file(row)), self._prefix + row.path
+        if stamp is not None and unreadable.get(name) == stamp and name in reasons:
+            self.unread.append(Skipped(row.path, reasons[name]))
+            self.stamps[name] = stamp
+            if known is not None:
+                self._keep(known[0], row.path, reasons[name])
+            return
         if known is None:
-            if stamp is not None and unreadable.get(name) == stamp and name in reasons:
-                self.unread.append(Skipped(row.path, reasons[name]))
-                self.stamps[name] = stamp
-            else:
-                self._candidates.append(row)
+            self._candidates.append(row)
             return
         at, old = known
         self._listed[at] = True
@@ -255,16 +305,16 @@ class Plan:
             self.items["touch"].add(at, number)
 
     def _sort_skipped(self) -> None:
-        """Keeps pictures whose file cannot be opened; remembers the files that are no pictures."""
-        paths = {skip.path for skip in self.found.skipped}
-        rows = [row for row in self._candidates if row.path in paths]
+        """Keeps pictures whose file may be there; remembers the files that are no pictures."""
+        reasons = {skip.path: skip.reason for skip in self.found.skipped}
+        rows = [row for row in self._candidates if row.path in reasons]
         known = self._known(rows)
         for row in rows:
-            file = self.manifest.file(row)
-            if _is_closed(file):
-                if row.id in known:
-                    self.stays[known[row.id][0]] = True
-            elif (stamp := _stamp(file)) is not None:
+            file, reason = self.manifest.file(row), reasons[row.path]
+            if row.id in known and (hidden := hidden_by(file, self.manifest.root)) is not None:
+                why = reason if os.path.lexists(file) else hidden
+                self._keep(known[row.id][0], row.path, why)
+            if not _is_closed(file) and (stamp := _stamp(file)) is not None:
                 self.stamps[self._prefix + row.path] = stamp
 
 

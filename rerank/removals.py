@@ -1,0 +1,111 @@
+"""What a sync would remove for good, what it keeps, and when it asks before it removes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import GalleryError
+from lmk.index.gallery import Gallery
+from lmk.index.labels import Role
+
+MOST_REMOVED = 0.2  # share of the pictures of a role that may vanish without a question
+_NAMED = 3  # landmarks named in a message
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Pictures that stay in an index although their files could not be looked at.
+
+    Attributes:
+        path: the folder or file that could not be looked at, below the folder that was read.
+        reason: why.
+        pictures: how many pictures of the index lie at or below it.
+    """
+
+    path: str
+    reason: str
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Removals:
+    """Pictures of one role that an index would lose.
+
+    Attributes:
+        role: of the pictures.
+        pictures: how many of them would be removed.
+        held: how many the index has.
+        landmarks: those whose pictures would all be removed, sorted.
+    """
+
+    role: Role
+    pictures: int
+    held: int
+    landmarks: tuple[str, ...]
+
+    @property
+    def many(self) -> bool:
+        """Whether a user should be asked: whole landmarks go, or more than a fifth of all."""
+        return bool(self.landmarks) or self.pictures > MOST_REMOVED * self.held
+
+    def describe(self) -> str:
+        """The loss in words: "8 of its 20 pictures, among them all of the landmark castle"."""
+        noun = "picture" if self.role == "gallery" else "distractor"
+        text = f"{self.pictures:,} of its {self.held:,} {noun}s"
+        if not self.landmarks:
+            return text
+        more = len(self.landmarks) - _NAMED
+        names = ", ".join(self.landmarks[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        plural = "landmarks" if len(self.landmarks) > 1 else "landmark"
+        return f"{text}, among them all of the {plural} {names}"
+
+
+def removals(
+    old: Gallery, role: Role, removed: NDArray[np.int64], *, present: Iterable[str] = ()
+) -> Removals:
+    """Counts what an index would lose.
+
+    Args:
+        old: the index.
+        role: of the pictures.
+        removed: rows of that role that would be removed for good.
+        present: landmarks that will have pictures all the same.
+    """
+    members = old.membership
+    alive = members.role(role)
+    going = np.zeros(old.rows, np.bool_)
+    going[removed] = True
+    counts = np.diff(members.offsets)
+    before = np.bincount(members.codes[np.repeat(alive, counts)], minlength=len(members.names))
+    after = np.bincount(members.codes[np.repeat(alive & ~going, counts)], minlength=len(before))
+    gone = {members.names[code] for code in np.flatnonzero((before > 0) & (after == 0))}
+    landmarks = sorted(gone.difference(present)) if role == "gallery" else []
+    return Removals(role, len(removed), int(alive.sum()), tuple(landmarks))
+
+
+def require_few(path: Path, losses: Sequence[Removals]) -> None:
+    """Refuses to remove whole landmarks, or more than a fifth of the pictures.
+
+    Raises:
+        GalleryError: names what would be removed, and what allows it.
+    """
+    many = [loss for loss in losses if loss.many]
+    if many:
+        raise GalleryError(
+            f"would lose {' and '.join(loss.describe() for loss in many)}; nothing was changed",
+            where=path,
+            remedy="check that no drive or folder is away; --dry-run lists what would be removed,"
+            " --allow-removals removes it",
+        )
+
+
+def kept_below(places: Iterable[tuple[str, str]]) -> tuple[Kept, ...]:
+    """Counts kept pictures by (path, reason) of what hides each, in order of first appearance."""
+    counts = Counter(places)
+    return tuple(Kept(path, reason, number) for (path, reason), number in counts.items())
