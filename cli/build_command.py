@@ -27,6 +27,7 @@ from lmk.cli.index_options import (
     uri,
     wait,
 )
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
 
@@ -167,7 +168,6 @@ def build_index(
     from lmk.cli.progress import StageProgress
     from lmk.embed.embedder import Embedder
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.rerank.build import build_index as build
 
     check_backend(backend, uri, kind, recall)
@@ -175,8 +175,8 @@ def build_index(
         raise click.UsageError("--collection is of a Milvus server: give --backend milvus with it")
     ignore_large_picture_warnings()
     started = time.monotonic()
-    pictures = read_manifest(gallery, root=root)
-    bank = read_manifest(distractors, root=root) if distractors else None
+    pictures = read_pictures(gallery, root=root)
+    bank = read_pictures(distractors, root=root) if distractors else None
     index = index or default_index(gallery, shard)
     embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
     if flip or scales is not None:

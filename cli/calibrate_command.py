@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
@@ -70,14 +71,13 @@ def calibrate(
     from lmk.cli.known_answers import require_writable
     from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.rerank.build import save_calibration, save_pipeline
     from lmk.rerank.recognizer import Recognizer
 
     if root is not None and data is None:
         raise click.UsageError("--root is for --data")
     ignore_large_picture_warnings()
-    manifest = None if data is None else read_manifest(data, root=root)
+    manifest = None if data is None else read_pictures(data, root=root)
     require_writable(index, wait)
     with Recognizer.open(index) as recognizer:
         answers, contents = _answers(recognizer, data, manifest)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.relabel_command import relabel
 from lmk.cli.tag_label_commands import add_tags, caption_tags
@@ -189,16 +190,17 @@ def check(
     """
     from lmk.cli.check_page import check_json, check_lines, check_page
     from lmk.cli.render import check_output, write_text
-    from lmk.embed.manifest import read_manifest
 
     if html is not None:
         check_output(html, reads=[manifest])
-    pictures = read_manifest(manifest, root=root)
+    pictures = read_pictures(manifest, root=root)
     found = _check(pictures, model, save_features)
     if html is not None:
         write_text(html, check_page(found, pictures, limit))
     if as_json:
-        echo_json(check_json(found, len(pictures.skipped)))
+        unseen = {place.path for place in pictures.unseen}
+        others = sum(skip.path not in unseen for skip in pictures.skipped)
+        echo_json(check_json(found, others))
     else:
         echo_lines(check_lines(found, limit))
     ctx.exit(1 if found.findings else 0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def export(
     from lmk.embed.embedder import Embedder
     from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
 
     check_output(output)
     wanted = exports.SUFFIXES[kind]
@@ -84,8 +84,8 @@ def export(
         raise UsageError("belong to --data", where="--distractors", remedy="add --data")
     ignore_large_picture_warnings()
     embedder = Embedder.named(model)
-    manifest = None if data is None else read_manifest(data, root=root)
-    bank = None if distractors is None else read_manifest(distractors, root=root)
+    manifest = None if data is None else read_pictures(data, root=root)
+    bank = None if distractors is None else read_pictures(distractors, root=root)
     size = embedder.config.size
     pictures = exports.made_up_pictures(size) if manifest is None else _some(manifest, size)
     exports.export(embedder, kind, output, pictures if manifest is not None else ())

@@ -1,4 +1,4 @@
-"""`lmk index add|remove|sync|merge|compact`: what changes an index."""
+"""`lmk index add|remove|merge|compact`: what changes an index."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lmk.cli.index_notes import (
     echo_unlabelled,
 )
 from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 
@@ -59,14 +60,13 @@ def add(
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.embed.one_landmark import with_landmark
     from lmk.rerank.build import add_pictures
 
     if label is not None and distractors:
         raise click.UsageError("--label names a landmark, and --distractors show none")
     ignore_large_picture_warnings()
-    manifest = read_manifest(pictures, root=root)
+    manifest = read_pictures(pictures, root=root)
     if label is not None:
         manifest = with_landmark(manifest, label, source=pictures)
     with StageProgress() as progress:
@@ -152,66 +152,6 @@ def remove(
         echo_json({"index": str(index)} | asdict(removed))
     else:
         echo(f"{index}: {counted(removed.removed, 'picture')} removed")
-
-
-@click.command(short_help="Make it hold what a folder holds.")
-@click.argument("index", type=PATH)
-@click.argument("pictures", type=PATH)
-@click.option(
-    "--distractors",
-    type=PATH,
-    metavar="FOLDER|CSV",
-    help="The distractors too; those of the index stay as they are unless this is given.",
-)
-@root
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@wait
-@as_json
-def sync(
-    index: Path,
-    pictures: Path,
-    distractors: Path | None,
-    root: Path | None,
-    dry_run: bool,
-    wait: float,
-    as_json: bool,
-) -> None:
-    """Make INDEX hold what PICTURES holds: add the new, replace the changed, drop what is gone.
-
-    Only new and changed pictures are embedded. Stopped or killed, the same command goes on.
-
-    Example: lmk index sync gallery.lmk gallery/
-    """
-    from lmk.cli.progress import StageProgress
-    from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
-    from lmk.rerank.build import sync_index
-
-    ignore_large_picture_warnings()
-    manifest = read_manifest(pictures, root=root)
-    bank = None if distractors is None else read_manifest(distractors, root=root)
-    with StageProgress() as progress:
-        report = sync_index(
-            index, manifest, distractors=bank, wait=wait, dry_run=dry_run, progress=progress
-        )
-    if as_json:
-        facts = {"index": str(index), "dry_run": dry_run} | asdict(report)
-        echo_json(facts)
-        return
-    echo_skipped(report.skipped, f"lmk index info {index} lists them")
-    echo_duplicates(report.duplicates)
-    echo_conflicts(index, report.conflicts, report.without_own)
-    echo_shared(report.shared)
-    if not manifest.labelled:
-        echo_unlabelled(pictures, index)
-    for verb, id_ in report.would:
-        echo(f"{verb:8} {id_}")
-    done = "dry run, nothing is changed: " * dry_run
-    echo(
-        f"{index}: {done}{report.added:,} added, {report.changed:,} changed, "
-        f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
-        f"{report.removed:,} removed, {report.unchanged:,} unchanged"
-    )
 
 
 @click.command(short_help="Join several indexes into a new one.")

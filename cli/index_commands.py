@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from lmk.cli.index_change import add, compact, merge, remove, sync
+from lmk.cli.index_change import add, compact, merge, remove
 from lmk.cli.index_health import repair, verify
 from lmk.cli.index_info import index_info, list_
 from lmk.cli.index_labels import relabel, rename_label
 from lmk.cli.index_milvus import push
 from lmk.cli.index_picks import picks
 from lmk.cli.index_search import search, set_
+from lmk.cli.index_sync import sync
 
 
 @click.group()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import root
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
@@ -100,7 +101,6 @@ def relabel(
     Then: lmk data relabel photos.csv --merge verdicts.csv -o better.csv
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest import read_manifest
 
     for path in (output, html):
         if path is not None:
@@ -120,7 +120,7 @@ def relabel(
         refuse_idle({"--top": top}, "without --tagger")
     if html is None:
         refuse_idle({"--limit": limit}, "without --html")
-    pictures = read_manifest(manifest, root=root)
+    pictures = read_pictures(manifest, root=root)
     own_above, own_doubt = (ABOVE if above is None else above), (DOUBT if doubt is None else doubt)
     found = _candidates(pictures, tagger, model, top or TOP, own_above, own_doubt)
     if output is not None:

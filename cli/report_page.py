@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmk.cli.answers import Evidence, answers_of
+from lmk.cli.pictures import read_pictures
 from lmk.cli.render import check_output, page, require_folder, write_text
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ def open_sources(
     """
     from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.index.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
 
@@ -93,7 +93,7 @@ def open_sources(
     if folder.exists():
         check_output(folder / PAGE)
     ignore_large_picture_warnings()
-    manifest = None if queries is None else read_manifest(queries, root=root)
+    manifest = None if queries is None else read_pictures(queries, root=root)
     if index is None:
         yield Sources(folder, None, None, None, manifest)
     elif manifest is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_options import retrieval_steps, root, tell
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
 
@@ -73,7 +74,6 @@ def submit(
     from lmk.cli.find_index import find_index
     from lmk.cli.progress import StageProgress
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.eval.submission import RetrievalWriter, SubmissionWriter
     from lmk.rerank.recognizer import Recognizer
 
@@ -81,7 +81,7 @@ def submit(
     check_output(output, reads=[queries])
     if retrieval_steps is not None and task != "retrieval":
         raise click.UsageError("--retrieval-steps is for --task retrieval")
-    manifest = read_manifest(queries, root=root)
+    manifest = read_pictures(queries, root=root)
     with Recognizer.open(find_index(index)) as recognizer:
         retrieval = _retrieval(recognizer, retrieval_steps)
         work = _work(task, manifest, recognizer, retrieval)

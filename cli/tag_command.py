@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import root
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tag_options import (
@@ -170,14 +171,13 @@ def _files(images: Sequence[Path], root: Path | None) -> list[tuple[str, Path]]:
         UsageError: one name for two pictures.
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest import read_manifest
     from lmk.embed.manifest_table import TABLE_SUFFIXES
 
     files: dict[str, Path] = {}
     for image in images:
         own = [(str(image), image)]
         if image.is_dir() or image.suffix.lower() in TABLE_SUFFIXES:
-            manifest = read_manifest(image, root=root)
+            manifest = read_pictures(image, root=root)
             own = [(row.id, manifest.file(row)) for row in manifest.rows]
         for name, path in own:
             if files.setdefault(name, path) != path:

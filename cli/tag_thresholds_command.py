@@ -9,6 +9,7 @@ import click
 
 from lmk.cli.eval_tables import echo_table
 from lmk.cli.index_options import root
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted, echo_skipped
@@ -102,7 +103,6 @@ def tag_thresholds(
     Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest import read_manifest
     from lmk.embed.relations import RelationGraph
     from lmk.eval.tags import learn_thresholds
     from lmk.rerank.tagging import HeadTagger
@@ -115,7 +115,7 @@ def tag_thresholds(
                          remedy=remedy)  # fmt: skip
     _check_output(output, index, tagger)
     graph = named_relations(relations, relations_by) or RelationGraph({})
-    manifest = read_manifest(data, root=root)
+    manifest = read_pictures(data, root=root)
     with named_tagger(index, tagger) as opened:
         if output is not None and not isinstance(opened, HeadTagger):
             remedy = "leave it out: the index keeps its thresholds"

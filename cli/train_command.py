@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import tell
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 
@@ -116,7 +117,6 @@ def train(
     from lmk.cli.train_page import write_page
     from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.embed.train.config import training_config
     from lmk.embed.train.loop import train as run
     from lmk.embed.train.task_config import Tags
@@ -132,10 +132,10 @@ def train(
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
     settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
     ignore_large_picture_warnings()
-    manifests = [read_manifest(each, root=root) for each in data]
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
+    manifests = [read_pictures(each, root=root, tell=first) for each in data]
     if held_out is not None and first:
-        _warn_of_learnt(read_manifest(held_out, root=root), manifests)
+        _warn_of_learnt(read_pictures(held_out, root=root), manifests)
     with StageProgress() as progress:
         tags = next((task for task in settings.tasks if isinstance(task, Tags)), None)
         validate = _validation(held_out, val_gallery, distractors, root, tags, progress)
@@ -188,7 +188,6 @@ def _validation(
 ) -> Validate | None:
     from lmk.cli.train_validation import TagValidation, Validation
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest import read_manifest
 
     if held_out is None or tags is not None:
         for name, given in (("--val-gallery", gallery), ("--distractors", distractors)):
@@ -199,11 +198,14 @@ def _validation(
     if held_out is None:
         return None
     if tags is not None:
-        return TagValidation(read_manifest(held_out, root=root), tags, progress=progress)
+        return TagValidation(
+            read_pictures(held_out, root=root, tell=False), tags, progress=progress
+        )
+    first = os.environ.get("RANK", "0") == "0"
     of_landmarks = Validation(
-        read_manifest(held_out, root=root),
-        None if distractors is None else read_manifest(distractors, root=root),
-        None if gallery is None else read_manifest(gallery, root=root),
+        read_pictures(held_out, root=root, tell=False),
+        None if distractors is None else read_pictures(distractors, root=root, tell=first),
+        None if gallery is None else read_pictures(gallery, root=root, tell=first),
         progress=progress,
     )
     return lambda embedder, _: of_landmarks(embedder)

@@ -9,6 +9,7 @@ import click
 
 from lmk.cli.eval_tables import echo_table
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
 
@@ -75,7 +76,6 @@ def tune(
     from lmk.cli.tune_scores import candidates, tuning_of
     from lmk.embed.errors import UsageError
     from lmk.embed.images import ignore_large_picture_warnings
-    from lmk.embed.manifest import read_manifest
     from lmk.rerank.known_photos import refuse_shared_photos
     from lmk.rerank.recognizer import Recognizer
     from lmk.rerank.trial import try_pipelines
@@ -86,8 +86,8 @@ def tune(
         raise UsageError("--geometry is for lmk's own grid", where=grid, remedy=remedy)
     ignore_large_picture_warnings()
     tried = default_grid(geometry=geometry) if grid is None else read_grid(grid)
-    known = read_manifest(data, root=root)
-    held_out = None if test is None else read_manifest(test, root=root)
+    known = read_pictures(data, root=root)
+    held_out = None if test is None else read_pictures(test, root=root)
     if apply:
         require_writable(index, wait)
     with Recognizer.open(index) as recognizer, StageProgress() as progress:

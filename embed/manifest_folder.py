@@ -16,8 +16,8 @@ from lmk.embed.unseen import (
     EMPTY,
     Unseen,
     is_left_out,
-    printable,
     unnamed,
+    utf8_name,
 )
 
 PICTURE_SUFFIXES = frozenset(
@@ -153,10 +153,10 @@ class _Walk:
             except OSError as error:
                 folder, failed = False, error
             if is_system_name(name, folder=folder):
-                self.system.append(printable(relative))
+                self.system.append(utf8_name(relative))
             elif name.startswith(".") or (folder and name.endswith(".lmk")):
                 continue
-            elif printable(relative) != relative:
+            elif utf8_name(relative) != relative:
                 place = unnamed(relative)
                 self._leave(place.path, place.reason, place)
             elif folder and entry.is_symlink():

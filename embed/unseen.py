@@ -89,10 +89,10 @@ def unnamed(path: str) -> Unseen:
     """
     folder, slash, name = path.rpartition("/")
     letters = len(name) - len(name.lstrip("".join(map(chr, range(128)))))
-    return Unseen(printable(path), NOT_UTF8, "name", folder + slash + name[:letters])
+    return Unseen(utf8_name(path), NOT_UTF8, "name", folder + slash + name[:letters])
 
 
-def printable(name: str) -> str:
+def utf8_name(name: str) -> str:
     """The name, with the bytes that are no UTF-8 written out (no database could hold them)."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 

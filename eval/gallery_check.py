@@ -237,7 +237,10 @@ def _labels(rows: Iterable[Row]) -> str:
 
 def _unreadable(manifest: Manifest, skipped: Iterable[Skipped]) -> list[Finding]:
     rows = {row.path: row for row in manifest.rows}
-    return [Finding("unreadable", 1.0, (rows[skip.path],), skip.reason) for skip in skipped]
+    found = [Finding("unreadable", 1.0, (rows[skip.path],), skip.reason) for skip in skipped]
+    places = [Row(place.path, place.path) for place in manifest.unseen if place.kind != "empty"]
+    reasons = {place.path: place.reason for place in manifest.unseen}
+    return found + [Finding("unreadable", 1.0, (row,), reasons[row.path]) for row in places]
 
 
 def _duplicates(rows: Sequence[Row], equal: Iterable[list[int]]) -> list[Finding]:

@@ -74,6 +74,17 @@ def test_each_fault_is_told_and_the_exit_code_is_1(check, faulty):
     assert "under place_0, place_1" in done.out
 
 
+def test_places_that_cannot_be_looked_at_are_findings(check, clean):
+    (clean / "away").symlink_to("/mnt/nowhere/away")
+    (clean / "empty").mkdir()
+    done = check(clean)
+    assert (done.code, done.err) == (1, "")
+    assert "   1.000  away: a link that leads nowhere" in done.out.splitlines()
+    assert "empty" not in done.out
+    told = json.loads(check(clean, "--json").out)
+    assert (told["other_files"], told["counts"]["unreadable"]) == (0, 1)
+
+
 def test_json_is_one_object_with_everything(check, faulty):
     done = check(faulty, "--json", "--limit", 1)
     assert done.code == 1

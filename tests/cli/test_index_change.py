@@ -221,15 +221,42 @@ def test_sync_says_what_it_did(lmk: Run, here: Path) -> None:
     (here / "gallery" / "castle" / "0.jpg").rename(here / "gallery" / "bridge" / "x.jpg")
     counts = "0 added, 0 changed, 1 moved, 0 with other landmarks, {} removed, 7 unchanged\n"
     dry = lmk("index", "sync", "sample.lmk", "gallery", "--dry-run")
-    assert (dry.code, dry.err) == (0, "")
+    assert dry.code == 0 and len(dry.complaints) == 1
+    assert "all of tower among them: the sync will stop unless --allow-removals" in dry.err
     *verbs, last = dry.out.splitlines(keepends=True)
     assert last.startswith("sample.lmk: dry run, nothing is changed: 0 added, ")
     assert "move     bridge/x.jpg\n" in verbs
     assert [f"remove   tower/{n}.jpg\n" in verbs for n in range(4)] == [True] * 4
-    done = lmk("index", "sync", "sample.lmk", "gallery")
+    before = ids()
+    lmk("index", "sync", "sample.lmk", "gallery").refused(
+        1, "sample.lmk: would lose", "landmark tower", "nothing was changed", "--allow-removals"
+    )
+    assert ids() == before
+    done = lmk("index", "sync", "sample.lmk", "gallery", "--allow-removals")
     assert (done.code, done.err) == (0, "")
     assert done.out == last.replace("dry run, nothing is changed: ", "")
     assert done.out.removeprefix("sample.lmk: ") in [counts.format(n) for n in (4, 5)]
+
+
+def test_sync_keeps_what_it_cannot_look_at(lmk: Run, here: Path) -> None:
+    shutil.rmtree(here / "gallery" / "tower")
+    (here / "gallery" / "tower").symlink_to("/mnt/nowhere/tower")
+    (here / "gallery" / "bridge" / "0.jpg").write_bytes(b"")
+    before = ids()
+    done = lmk("index", "sync", "sample.lmk", "gallery")
+    assert done.out == (
+        "sample.lmk: 0 added, 0 changed, 0 moved, 0 with other landmarks, 0 removed, 12 unchanged, "
+        "5 of them kept though they could not be looked at\n"
+    )
+    assert sorted(done.complaints) == [
+        "lmk: if they are gone for good, `lmk index remove` removes them",
+        "lmk: kept 1 picture of bridge/0.jpg: empty file (0 bytes)",
+        "lmk: kept 4 pictures of tower: a link that leads nowhere",
+    ]
+    assert ids() == before
+    facts = json.loads(lmk("index", "sync", "sample.lmk", "gallery", "--json").out)
+    tower = {"path": "tower", "reason": "a link that leads nowhere", "pictures": 4}
+    assert tower in facts["kept"] and (facts["removed"], facts["asks"]) == (0, False)
 
 
 def test_sync_of_distractors(lmk: Run, here: Path, paint: Paint) -> None:
@@ -310,7 +337,7 @@ def test_what_cannot_be_merged(
 CHANGES = {
     "add": ("add", "sample.lmk", "more"),
     "remove": ("remove", "sample.lmk", "tower/0.jpg"),
-    "sync": ("sync", "sample.lmk", "more"),
+    "sync": ("sync", "sample.lmk", "more", "--allow-removals"),
     "compact": ("compact", "sample.lmk"),
     "repair": ("repair", "sample.lmk"),
 }

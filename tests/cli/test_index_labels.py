@@ -61,7 +61,8 @@ def test_of_many_conflicts_some_are_named(lmk: Run, here: Path) -> None:
     done = lmk("index", "add", "sample.lmk", "more")
     assert sum("both are kept" in line for line in done.complaints) == 10
     assert "lmk: 2 more are the same file under another landmark" in done.complaints
-    facts = json.loads(lmk("index", "sync", "sample.lmk", "gallery", "--json").out)
+    sync = ("index", "sync", "sample.lmk", "gallery", "--allow-removals", "--json")
+    facts = json.loads(lmk(*sync).out)
     assert facts["removed"] == 12 and facts["conflicts"] == []
 
 
@@ -119,7 +120,7 @@ def test_the_folder_above_gives_the_landmark_too(lmk: Run, taj: Path) -> None:
     lmk("index", "add", "sample.lmk", "photos/taj mahal")
     done = lmk("index", "add", "sample.lmk", "photos")
     assert "5 with other landmarks" in done.out and len(labels()) == 17
-    synced = lmk("index", "sync", "sample.lmk", "photos")
+    synced = lmk("index", "sync", "sample.lmk", "photos", "--allow-removals")
     assert "12 removed, 5 unchanged" in synced.out
 
 
@@ -149,7 +150,7 @@ def test_labels_that_are_none(lmk: Run, taj: Path) -> None:
 
 
 def test_a_sync_with_a_flat_folder_tells_that_nothing_has_a_landmark(lmk: Run, taj: Path) -> None:
-    done = lmk("index", "sync", "sample.lmk", taj)
+    done = lmk("index", "sync", "sample.lmk", taj, "--allow-removals")
     assert "no picture has a landmark" in done.err
 
 

@@ -16,7 +16,7 @@ Run = Callable[..., object]
 CHANGES = {
     "add": ("add", "sample.lmk", "more"),
     "remove": ("remove", "sample.lmk", "tower/0.jpg", "castle/1.jpg"),
-    "sync": ("sync", "sample.lmk", "more"),
+    "sync": ("sync", "sample.lmk", "more", "--allow-removals"),
     "compact": ("compact", "sample.lmk"),
     "merge": ("merge", "sample.lmk", "-o", "new.lmk"),
     "repair": ("repair", "sample.lmk"),

@@ -52,7 +52,8 @@ def add(folder: Path, index: Path) -> int:
 def sync(folder: Path, index: Path) -> int:
     """`mixed` has half of the gallery, some of it moved or changed, and `more`."""
     bank = read_manifest(folder / "bank")
-    return sync_index(index, read_manifest(folder / "mixed"), distractors=bank).computed
+    manifest = read_manifest(folder / "mixed")
+    return sync_index(index, manifest, distractors=bank, allow_removals=True).computed
 
 
 def remove(folder: Path, index: Path) -> int:

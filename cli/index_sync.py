@@ -1,0 +1,128 @@
+"""`lmk index sync`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.index_notes import (
+    echo_conflicts,
+    echo_duplicates,
+    echo_shared,
+    echo_unlabelled,
+)
+from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import counted, echo_skipped
+
+if TYPE_CHECKING:
+    from lmk.rerank.removals import Kept
+    from lmk.rerank.sync import SyncReport
+
+_SHOWN = 10  # places named on stderr
+
+
+@click.command(short_help="Make it hold what a folder holds.")
+@click.argument("index", type=PATH)
+@click.argument("pictures", type=PATH)
+@click.option(
+    "--distractors",
+    type=PATH,
+    metavar="FOLDER|CSV",
+    help="The distractors too; those of the index stay as they are unless this is given.",
+)
+@root
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--allow-removals",
+    is_flag=True,
+    help="Remove whole landmarks, or more than a fifth of the pictures; else it stops there.",
+)
+@wait
+@as_json
+def sync(
+    index: Path,
+    pictures: Path,
+    distractors: Path | None,
+    root: Path | None,
+    dry_run: bool,
+    allow_removals: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Make INDEX hold what PICTURES holds: add the new, replace the changed, drop what is gone.
+
+    Only new and changed pictures are embedded. A picture whose file could not be looked at stays:
+    below a folder that cannot be read or is empty, behind a link that leads nowhere, or damaged.
+    Nothing is changed when whole landmarks, or more than a fifth of the pictures, would be removed,
+    unless --allow-removals is given. Stopped or killed, the same command goes on.
+
+    Example: lmk index sync gallery.lmk gallery/
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.images import ignore_large_picture_warnings
+    from lmk.rerank.build import sync_index
+
+    ignore_large_picture_warnings()
+    manifest = read_pictures(pictures, root=root)
+    bank = None if distractors is None else read_pictures(distractors, root=root)
+    with StageProgress() as progress:
+        report = sync_index(
+            index,
+            manifest,
+            distractors=bank,
+            wait=wait,
+            dry_run=dry_run,
+            allow_removals=allow_removals,
+            progress=progress,
+        )
+    if as_json:
+        facts = {"index": str(index), "dry_run": dry_run} | asdict(report)
+        echo_json(facts)
+        return
+    kept = {one.path for one in report.kept}
+    skipped = [skip for skip in report.skipped if skip.path not in kept]
+    echo_skipped(skipped, f"lmk index info {index} lists them")
+    _echo_kept(report.kept)
+    echo_duplicates(report.duplicates)
+    echo_conflicts(index, report.conflicts, report.without_own)
+    echo_shared(report.shared)
+    if not manifest.labelled:
+        echo_unlabelled(pictures, index)
+    for verb, id_ in report.would:
+        echo(f"{verb:8} {id_}")
+    if report.asks and not allow_removals:
+        echo(f"lmk: {_question(report)}", err=True)
+    done = "dry run, nothing is changed: " * dry_run
+    hidden = sum(one.pictures for one in report.kept)
+    stay = f", {hidden:,} of them kept though they could not be looked at" if hidden else ""
+    echo(
+        f"{index}: {done}{report.added:,} added, {report.changed:,} changed, "
+        f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
+        f"{report.removed:,} removed, {report.unchanged:,} unchanged{stay}"
+    )
+
+
+def _echo_kept(kept: Sequence[Kept]) -> None:
+    """Says on stderr which pictures stay although their files could not be looked at."""
+    for one in kept[:_SHOWN]:
+        echo(f"lmk: kept {counted(one.pictures, 'picture')} of {one.path}: {one.reason}", err=True)
+    if len(kept) > _SHOWN:
+        pictures = counted(sum(one.pictures for one in kept[_SHOWN:]), "more picture")
+        echo(f"lmk: kept {pictures} that could not be looked at", err=True)
+    if kept:
+        echo("lmk: if they are gone for good, `lmk index remove` removes them", err=True)
+
+
+def _question(report: SyncReport) -> str:
+    """What a sync will ask, in a dry run."""
+    names = report.vanishing
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    whole = f", all of {', '.join(names[:_SHOWN])}{more} among them" if names else ""
+    pictures = counted(report.removed, "picture")
+    return f"this removes {pictures}{whole}: the sync will stop unless --allow-removals is given"
