@@ -171,12 +171,12 @@ def _files(images: Sequence[Path], root: Path | None) -> list[tuple[str, Path]]:
         UsageError: one name for two pictures.
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest_table import TABLE_SUFFIXES
+    from lmk.embed.manifest_table import is_table
 
     files: dict[str, Path] = {}
     for image in images:
         own = [(str(image), image)]
-        if image.is_dir() or image.suffix.lower() in TABLE_SUFFIXES:
+        if image.is_dir() or is_table(image):
             manifest = read_pictures(image, root=root)
             own = [(row.id, manifest.file(row)) for row in manifest.rows]
         for name, path in own:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmk.embed.errors import UsageError
+from lmk.embed.label_text import plain_name
 from lmk.embed.manifest import Manifest, Row
-from lmk.embed.manifest_table import plain_id
 
 
 def with_landmark(manifest: Manifest, label: str, *, source: Path) -> Manifest:
@@ -25,13 +25,13 @@ def with_landmark(manifest: Manifest, label: str, *, source: Path) -> Manifest:
         UsageError: for an empty label.
         ManifestError: when two pictures get one id.
     """
-    name = plain_id(label)
+    name = plain_name(label)
     if not name:
         raise UsageError("the label is empty", where="--label", remedy="name the landmark")
 
     def row_of(row: Row) -> Row:
         nested = not row.labels and "/" in row.path
-        own_id = row.id if nested or not source.is_dir() else f"{name}/{plain_id(row.path)}"
+        own_id = row.id if nested or not source.is_dir() else f"{name}/{plain_name(row.path)}"
         return replace(row, id=own_id, labels=(name,))
 
     return replace(manifest, rows=tuple(map(row_of, manifest.rows)))

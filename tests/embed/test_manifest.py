@@ -234,8 +234,8 @@ class TestFolder:
         assert "it holds 3 other files, not a picture (.txt)" in error_of(tmp_path / "text")
         picture = tree("a.jpg") / "a.jpg"
         assert "is one picture" in error_of(picture)
-        (tmp_path / "a.zip").touch()
-        assert "neither a folder nor a .csv" in error_of(tmp_path / "a.zip")
+        (tmp_path / "a.rar").touch()
+        assert "neither a folder nor a .csv" in error_of(tmp_path / "a.rar")
 
     def test_names_that_differ_in_a_blank_only(self, tree: Callable[..., Path]) -> None:
         text = error_of(tree("p/a b.jpg", "p/a_b.jpg"))
@@ -253,7 +253,7 @@ class TestTable:
         return write
 
     def test_ids_paths_and_several_labels(self, table: Callable[..., Path]) -> None:
-        path = table("path,id,landmark_id\n./x/a.jpg,a,17 4\nb c.jpg,b 1,\n")
+        path = table("path,id,landmark_id\n./x/a.jpg,a,17|4\nb c.jpg,b 1,\n")
         manifest = read_manifest(path)
         assert triples(manifest) == [("a", "x/a.jpg", ("17", "4")), ("b_1", "b c.jpg", ())]
         assert manifest.root == path.parent
@@ -328,12 +328,12 @@ class TestTable:
             ("name,label\na,1\n", "no column 'id' (its columns are: name, label)"),
             ("id,path\n", "holds no rows"),
             ("landmark_id,images\n", "holds no rows"),
-            ("", "cannot be read as a table: No columns"),
-            ("id,path\na,x.jpg,1\n", "more cells than its header"),
-            ("id,path\nb,y.jpg\na,x.jpg,1\n", "cannot be read as a table"),
-            ('id,path\na,"x.jpg\n', "cannot be read as a table"),
-            ("id,path\ncaf\xe9,x.jpg\n".encode("latin-1"), "write it as UTF-8 CSV"),
-            (b"PK\3\4\0\0\0", "no column 'id'"),
+            ("", "line 1: an empty file"),
+            ("id,path\na,x.jpg,1\n", "line 2: 3 cells where the header has 2"),
+            ("id,path\nb,y.jpg\na,x.jpg,1\n", "line 3: 3 cells where the header has 2"),
+            ('id,path\na,"x.jpg\n', "line 2: not a CSV row"),
+            ("id,path\ncaf\xe9,x.jpg\n".encode("latin-1"), "line 2: not UTF-8; save the file as"),
+            (b"PK\3\4\0\0\0", "the compressed file is cut or damaged"),
             ("id,path\na,x.jpg\nb,y.jpg\na,z.jpg\n", "'a' stands for several pictures (x.jpg, z"),
             ("id,path\na,1\na,2\nb,3\nb,4\n", "and 1 more ids are repeated"),
             ("id,path\na,/etc/x.jpg\n", "leads outside the folder"),
