@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +36,8 @@ from lmk.embed.config import (
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError, storage_errors
 from lmk.embed.fingerprint import feature_print, state_sha256, whole_print
-from lmk.embed.images import Picture, Skipped, decode, read_bytes
+from lmk.embed.images import Picture, Skipped, decode
+from lmk.embed.process import start_threads
 from lmk.embed.runtime import (
     OpenVinoRuntime,
     Runtime,
@@ -43,6 +45,7 @@ from lmk.embed.runtime import (
     export_graph,
     openvino_usable,
 )
+from lmk.embed.sources import PictureSource, Source, picture_sources
 from lmk.embed.tag_head import TAGS_FILE
 from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
@@ -75,7 +78,7 @@ class _GraphFolder:
     def __init__(self) -> None:
         with storage_errors(gettempdir()):
             self.path = Path(mkdtemp(prefix="lmk-graph-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        weakref.finalize(self, _remove_own, self.path, os.getpid())
 
 
 class Embedder:
@@ -350,7 +353,12 @@ class Embedder:
         return self._network
 
     def start(self) -> Runtime:
-        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch."""
+        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch.
+
+        Raises:
+            ForkedProcess: this process is a fork of one in which a network or a search has run.
+        """
+        start_threads()
         if self._runtime is None:
             if openvino_usable() and not _cuda():
                 self._runtime = OpenVinoRuntime(self.graph())
@@ -379,29 +387,46 @@ class Embedder:
         """Unit vectors float32 [n, dim] of raw features [n, feature_dim]."""
         return self.whitening.apply(features) if self.whitening else unit_rows(features)
 
-    def embed(self, pictures: Sequence[Path]) -> tuple[Embeddings, tuple[Skipped, ...]]:
-        """Embeds some picture files; for thousands use `lmk.embed.extract`.
+    def embed(
+        self, pictures: Source | PictureSource | Iterable[Source | PictureSource]
+    ) -> tuple[Embeddings, tuple[Skipped, ...]]:
+        """Embeds one picture or several; for thousands of files use `lmk.embed.extract`.
+
+        Args:
+            pictures: paths, bytes of picture files, PIL images, or uint8 arrays
+                [height, width, 3] in RGB order; one, or an iterable of them.
 
         Returns:
-            The embeddings of those that can be read (ids are their paths; a path that is given
-            twice counts once), and the others.
+            The embeddings of those that can be read, and the others. The ids are the paths, and
+            "picture N" for what has none, N counted from 0; a path given twice counts once.
+
+        Raises:
+            TypeError: for anything else; it says what is accepted.
+            UsageError: for a folder in the place of one picture.
         """
+        sources = picture_sources(pictures)
         skipped: list[Skipped] = []
         ids: list[str] = []
 
         def decoded() -> Iterator[Picture]:
-            for path in dict.fromkeys(pictures):  # ids are unique
-                data = read_bytes(path)
+            for source in sources:
+                data = source.read()
                 picture = data if isinstance(data, str) else decode(data, self.config.size)
                 if isinstance(picture, str):
-                    skipped.append(Skipped(str(path), picture))
+                    skipped.append(Skipped(source.id, picture))
                 else:
-                    ids.append(str(path))
+                    ids.append(source.id)
                     yield picture
 
         features = list(self.features(decoded()))
         rows = np.stack(features) if features else np.zeros((0, self.feature_dim), np.float32)
         return Embeddings(self.vectors(rows), tuple(ids), self.fingerprint), tuple(skipped)
+
+
+def _remove_own(folder: Path, process: int) -> None:
+    """Removes a folder that this process made; a fork leaves it to its parent."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cuda() -> bool:
