@@ -90,7 +90,9 @@ def test_an_image_is_turned_as_its_file_would_be(render: Callable[..., np.ndarra
     file = io.BytesIO()
     Image.fromarray(render(5)).save(file, "PNG", exif=exif)
     turned = picture_source(Image.open(file)).read()
-    np.testing.assert_array_equal(decode(turned, 48), decode(file.getvalue(), 48))  # type: ignore[arg-type]
+    got, expected = decode(turned, 48), decode(file.getvalue(), 48)  # type: ignore[arg-type]
+    # One turns before the picture is made smaller, one after: they round differently.
+    np.testing.assert_allclose(np.asarray(got, float), np.asarray(expected, float), atol=1)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_wrong_type_is_told_what_is_accepted(wrong: object, told: str) -> None
 
 def test_folders_urls_and_what_gives_no_picture(photo: Path, tiny: Embedder) -> None:
     for folder in (photo.parent, str(photo.parent)):
-        with pytest.raises(UsageError, match="is a folder, not a picture.*glob"):
+        with pytest.raises(UsageError, match=r"is a folder, not a picture.*glob"):
             tiny.embed(folder)
     cut = Image.open(io.BytesIO(photo.read_bytes()[:400]))
     given = [

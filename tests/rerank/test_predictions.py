@@ -68,7 +68,7 @@ def test_representations_are_short(predictions: Predictions) -> None:
 def test_to_pandas(predictions: Predictions) -> None:
     table = predictions.to_pandas()
     assert table["query"].tolist() == ["x", "y", "z"]
-    assert table["label"].tolist() == ["a", None, None]
+    assert table["label"][0] == "a" and table["label"].isna().tolist() == [False, True, True]
     assert table["confidence"][0] == pytest.approx(0.8) and np.isnan(table["confidence"][2])
     assert "rows" not in table and list(predictions[:0]) == []
 
