@@ -2,7 +2,8 @@
 
 Read from a folder (one sub-folder a landmark, a flat folder, or GLDv2's a/b/c/<id>.jpg) or from a
 CSV or Parquet file. Labels and ids never hold blanks, because the contest's files separate
-them by blanks: a blank in a folder's or file's name becomes "_".
+them by blanks: a blank in a folder's or file's name becomes "_". Pictures that would share an id
+get longer ones (picture_ids.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lmk.embed.manifest_folder import PICTURE_SUFFIXES, read_folder
 from lmk.embed.manifest_paths import is_there
 from lmk.embed.manifest_table import is_table, picture_rows
 from lmk.embed.notices import notice
+from lmk.embed.picture_ids import exact_id, unique_ids
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
 _OTHER_FILES = dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV")
@@ -176,25 +178,28 @@ def _read(path: Path, root: Path | None) -> Manifest:
 def _from_folder(root: Path) -> Manifest:
     found = read_folder(root)
     flat = found.gldv2 or all("/" not in name for name in found.files)
-    rows = _stem_rows(found.files) if flat else [_landmark_row(name) for name in found.files]
-    return Manifest(root, tuple(rows), found.skipped, found.unseen, found.system)
+    ids = _file_ids(found.files) if flat else _path_ids(found.files)
+    rows = tuple(
+        Row(id_, name, () if flat else _folder_label(name))
+        for id_, name in zip(ids, found.files, strict=True)
+    )
+    return Manifest(root, rows, found.skipped, found.unseen, found.system)
 
 
-def _landmark_row(name: str) -> Row:
-    folder, _, _ = name.partition("/")
-    labels = (plain_name(folder),) if "/" in name else ()
-    return Row(plain_name(name), name, labels)
+def _folder_label(name: str) -> tuple[str, ...]:
+    folder, slash, _ = name.partition("/")
+    return (plain_name(folder),) if slash else ()
 
 
-def _stem_rows(files: Sequence[str]) -> list[Row]:
-    """Ids are names without their ending; with it where two files differ in nothing else."""
-    stems = Counter(plain_name(PurePosixPath(name).stem) for name in files)
-    rows = []
-    for name in files:
-        path = PurePosixPath(name)
-        id_ = plain_name(path.stem)
-        rows.append(Row(id_ if stems[id_] == 1 else plain_name(path.name), name))
-    return rows
+def _path_ids(files: Sequence[str]) -> list[str]:
+    return unique_ids(files, [plain_name(name) for name in files], exact_id)
+
+
+def _file_ids(files: Sequence[str]) -> list[str]:
+    """Ids without the folders above: names without their ending, or with it (picture_ids)."""
+    names = [PurePosixPath(name).name for name in files]
+    stems = [plain_name(PurePosixPath(name).stem) for name in names]
+    return unique_ids(names, stems, plain_name, exact_id)
 
 
 def _from_table(path: Path, root: Path) -> Manifest:

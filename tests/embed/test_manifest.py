@@ -238,8 +238,31 @@ class TestFolder:
         assert "neither a folder nor a .csv" in error_of(tmp_path / "a.rar")
 
     def test_names_that_differ_in_a_blank_only(self, tree: Callable[..., Path]) -> None:
-        text = error_of(tree("p/a b.jpg", "p/a_b.jpg"))
-        assert "'p/a_b.jpg' stands for several pictures (p/a b.jpg, p/a_b.jpg)" in text
+        root = tree("p/a b.jpg", "p/a_b.jpg", "p q/1.jpg", "p_q/1.jpg", "p_q/2 3.jpg")
+        assert triples(read_manifest(root)) == [
+            ("./p/a%20b.jpg", "p/a b.jpg", ("p",)),
+            ("./p/a_b.jpg", "p/a_b.jpg", ("p",)),
+            ("./p%20q/1.jpg", "p q/1.jpg", ("p_q",)),
+            ("./p_q/1.jpg", "p_q/1.jpg", ("p_q",)),
+            ("p_q/2_3.jpg", "p_q/2 3.jpg", ("p_q",)),
+        ]
+
+    def test_flat_names_that_differ_in_a_blank_or_ending_only(
+        self, tree: Callable[..., Path]
+    ) -> None:
+        root = tree(
+            "a b.jpg", "a_b.jpg", "c.jpg", "c.png", "c.JPG", "d e.jpg", "d_e.png", "f g.jpg"
+        )
+        assert [(row.id, row.path) for row in read_manifest(root).rows] == [
+            ("./a%20b.jpg", "a b.jpg"),
+            ("./a_b.jpg", "a_b.jpg"),
+            ("c.JPG", "c.JPG"),
+            ("c.jpg", "c.jpg"),
+            ("c.png", "c.png"),
+            ("d_e.jpg", "d e.jpg"),
+            ("d_e.png", "d_e.png"),
+            ("f_g", "f g.jpg"),
+        ]
 
 
 class TestTable:
