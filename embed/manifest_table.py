@@ -22,6 +22,7 @@ from lmk.embed.label_text import (
 )
 from lmk.embed.manifest_paths import paths_by_id, picture_path
 from lmk.embed.notices import notice
+from lmk.embed.picture_ids import exact_id, unique_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +51,15 @@ def table_stem(path: Path) -> str:
 
 
 def plain_ids(texts: Iterable[str]) -> list[str]:
-    """The ids of pictures as manifests have them, of what a column of a table says."""
-    ids = [plain_name(text) for text in texts]
-    return [whole_number(id_) for id_ in ids] if are_floats(ids) else ids
+    """The ids of pictures as manifests have them, of what a column of a table says.
+
+    Texts that differ only in what is changed get longer ids (picture_ids); equal ones stay equal.
+    """
+    names = [text.strip() for text in texts]
+    ids = [plain_name(name) for name in names]
+    if are_floats(ids):
+        ids = [whole_number(id_) for id_ in ids]
+    return unique_ids(names, ids, exact_id)
 
 
 def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:

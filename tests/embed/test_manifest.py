@@ -247,6 +247,11 @@ class TestFolder:
             ("p_q/2_3.jpg", "p_q/2 3.jpg", ("p_q",)),
         ]
 
+    def test_folders_that_differ_in_the_unicode_form_only(self, tree: Callable[..., Path]) -> None:
+        rows = read_manifest(tree("é/1.jpg", "e\u0301/1.jpg", "é/2.jpg")).rows
+        assert {row.id for row in rows} == {"./%C3%A9/1.jpg", "./e%CC%81/1.jpg", "é/2.jpg"}
+        assert {row.labels for row in rows} == {("é",)}
+
     def test_flat_names_that_differ_in_a_blank_or_ending_only(
         self, tree: Callable[..., Path]
     ) -> None:
@@ -371,6 +376,23 @@ class TestTable:
         path = table(text)
         message = error_of(path)
         assert says in message and str(path) in message
+
+    def test_ids_that_differ_in_a_blank_or_unicode_form_only(
+        self, table: Callable[..., Path]
+    ) -> None:
+        rows = "a b,1.jpg\na_b,2.jpg\na  b ,3.jpg\ncafé,4.jpg\ncafe\u0301,5.jpg\nx y,6.jpg\n"
+        manifest = read_manifest(table(f"id,path\n{rows}"))
+        ids = ["./a%20b", "./a_b", "./a%20%20b", "./caf%C3%A9", "./cafe%CC%81", "x_y"]
+        assert [row.id for row in manifest.rows] == ids
+        assert [row.path for row in manifest.rows] == [f"{n}.jpg" for n in range(1, 7)]
+
+    @pytest.mark.parametrize("rows", ["a b,1.jpg\na b,2.jpg\n", "a b,1.jpg\n a b ,2.jpg\n"])
+    def test_the_same_id_for_two_paths_is_an_error(
+        self, table: Callable[..., Path], rows: str
+    ) -> None:
+        text = error_of(table(f"id,path\n{rows}"))
+        assert "the id 'a_b' stands for several pictures (1.jpg, 2.jpg)" in text
+        assert "stands for several pictures" in error_of(table(f"id,path\n{rows}a_b,3.jpg\n"))
 
     def test_a_folder_with_the_name_of_a_table(self, tree: Callable[..., Path]) -> None:
         root = tree("x.csv/p/a.jpg") / "x.csv"
