@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,10 +31,9 @@ from lmk.embed.config import (
     timm_config,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.embed.errors import EmbedderMismatch, ModelError, storage_errors
+from lmk.embed.errors import EmbedderMismatch, ModelError
 from lmk.embed.fingerprint import feature_print, state_sha256, whole_print
-from lmk.embed.images import Picture, Skipped, decode
-from lmk.embed.process import start_threads
+from lmk.embed.images import Picture, Skipped, decode, read_bytes
 from lmk.embed.runtime import (
     OpenVinoRuntime,
     Runtime,
@@ -45,7 +41,7 @@ from lmk.embed.runtime import (
     export_graph,
     openvino_usable,
 )
-from lmk.embed.sources import PictureSource, Source, picture_sources
+from lmk.embed.scratch import ScratchFolder
 from lmk.embed.tag_head import TAGS_FILE
 from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
@@ -70,15 +66,6 @@ class _Saved(BaseModel):
     weights_sha256: str
     feature_dim: int = Field(ge=1)
     config: EmbedderConfig
-
-
-class _GraphFolder:
-    """A temporary folder for an exported graph, removed with the last embedder that has it."""
-
-    def __init__(self) -> None:
-        with storage_errors(gettempdir()):
-            self.path = Path(mkdtemp(prefix="lmk-graph-"))
-        weakref.finalize(self, _remove_own, self.path, os.getpid())
 
 
 class Embedder:
@@ -113,7 +100,7 @@ class Embedder:
         self._weights_sha256 = weights_sha256
         self._network = network
         self.folder = folder
-        self._exported: _GraphFolder | None = None
+        self._exported: ScratchFolder | None = None  # removed with the last that has it
         self._runtime: Runtime | None = None
         self.feature_fingerprint = feature_print(config, weights_sha256)
         self.fingerprint = whole_print(self.feature_fingerprint, whitening)
@@ -353,12 +340,7 @@ class Embedder:
         return self._network
 
     def start(self) -> Runtime:
-        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch.
-
-        Raises:
-            ForkedProcess: this process is a fork of one in which a network or a search has run.
-        """
-        start_threads()
+        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch."""
         if self._runtime is None:
             if openvino_usable() and not _cuda():
                 self._runtime = OpenVinoRuntime(self.graph())
@@ -366,12 +348,19 @@ class Embedder:
                 self._runtime = TorchRuntime(self.network())
         return self._runtime
 
+    def lacks_graph(self) -> bool:
+        """Whether the folder has no graph, or half of one, though OpenVINO is installed here."""
+        if self.folder is None or not openvino_usable():
+            return False
+        graph = self.folder / _GRAPH
+        return not (graph.exists() and graph.with_suffix(".bin").exists())
+
     def graph(self) -> Path:
         """The network as an OpenVINO graph: the folder's own, else exported once a process."""
         if self.folder is not None and (self.folder / _GRAPH).exists():
             return self.folder / _GRAPH
         if self._exported is None:
-            exported = _GraphFolder()
+            exported = ScratchFolder("graph")
             export_graph(self.network(), self.config.size, exported.path / _GRAPH)
             self._exported = exported
         return self._exported.path / _GRAPH
@@ -387,46 +376,29 @@ class Embedder:
         """Unit vectors float32 [n, dim] of raw features [n, feature_dim]."""
         return self.whitening.apply(features) if self.whitening else unit_rows(features)
 
-    def embed(
-        self, pictures: Source | PictureSource | Iterable[Source | PictureSource]
-    ) -> tuple[Embeddings, tuple[Skipped, ...]]:
-        """Embeds one picture or several; for thousands of files use `lmk.embed.extract`.
-
-        Args:
-            pictures: paths, bytes of picture files, PIL images, or uint8 arrays
-                [height, width, 3] in RGB order; one, or an iterable of them.
+    def embed(self, pictures: Sequence[Path]) -> tuple[Embeddings, tuple[Skipped, ...]]:
+        """Embeds some picture files; for thousands use `lmk.embed.extract`.
 
         Returns:
-            The embeddings of those that can be read, and the others. The ids are the paths, and
-            "picture N" for what has none, N counted from 0; a path given twice counts once.
-
-        Raises:
-            TypeError: for anything else; it says what is accepted.
-            UsageError: for a folder in the place of one picture.
+            The embeddings of those that can be read (ids are their paths; a path that is given
+            twice counts once), and the others.
         """
-        sources = picture_sources(pictures)
         skipped: list[Skipped] = []
         ids: list[str] = []
 
         def decoded() -> Iterator[Picture]:
-            for source in sources:
-                data = source.read()
+            for path in dict.fromkeys(pictures):  # ids are unique
+                data = read_bytes(path)
                 picture = data if isinstance(data, str) else decode(data, self.config.size)
                 if isinstance(picture, str):
-                    skipped.append(Skipped(source.id, picture))
+                    skipped.append(Skipped(str(path), picture))
                 else:
-                    ids.append(source.id)
+                    ids.append(str(path))
                     yield picture
 
         features = list(self.features(decoded()))
         rows = np.stack(features) if features else np.zeros((0, self.feature_dim), np.float32)
         return Embeddings(self.vectors(rows), tuple(ids), self.fingerprint), tuple(skipped)
-
-
-def _remove_own(folder: Path, process: int) -> None:
-    """Removes a folder that this process made; a fork leaves it to its parent."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cuda() -> bool:

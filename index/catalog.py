@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged
-from lmk.embed.process import check_process
 from lmk.index.database import (
     CATALOG,
     catalog_format,
@@ -44,8 +43,7 @@ from lmk.index.labels import Role as Role
 from lmk.index.migrations import FORMAT
 from lmk.index.segments import REBUILD, FileRecord, runs
 
-COUNTED = ("meta", "label", "root", "file", "skipped", "removal")
-_INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
+COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
 Precision = Literal["f16", "f32"]
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 
@@ -137,7 +135,6 @@ class Catalog:
         self.folder = folder
         self._connection = connection
         self._lock = threading.RLock()  # sqlite3 connections are shared, but not at the same time
-        self._process = os.getpid()
         self._entries: dict[str, int] = {}  # a reader knows how many there must be
         self.format = FORMAT  # on disk
 
@@ -168,23 +165,8 @@ class Catalog:
         return cls(folder, connect_writer(folder))
 
     def close(self) -> None:
-        """Ends the snapshot or rolls the transaction back; a second call does nothing.
-
-        A fork leaves the connection to its parent: closing it would end the parent's log.
-        """
-        if self.inherited:
-            _INHERITED.append(self._connection)  # or it is closed when nobody knows it any more
-        else:
-            self._connection.close()
-
-    @property
-    def inherited(self) -> bool:
-        """Whether this process is a fork of the one that opened the catalog."""
-        return os.getpid() != self._process
-
-    def check_process(self) -> None:
-        """Checks that this process is the one that opened the catalog (ForkedProcess)."""
-        check_process(self._process, self.folder)
+        """Ends the snapshot or rolls the transaction back; a second call does nothing."""
+        self._connection.close()
 
     # Reading
 
@@ -296,6 +278,23 @@ class Catalog:
                 raise self.damaged(f"the rows of removal {number} have changed")
             found.append(np.frombuffer(rows, "<i8"))
         return found
+
+    def removed_ids(self, ids: Iterable[str]) -> set[str]:
+        """Returns those ids whose picture was removed since the last `compact`.
+
+        Only for a catalog of format 3, as a writer has it.
+        """
+        query = "SELECT id, crc FROM removed WHERE id = CAST(? AS TEXT)"
+        found = [row for id_ in ids for row in self.all(query, (text_bytes(id_),))]
+        for id_, crc in found:
+            self._compare(crc, id_)
+        return {id_ for id_, _ in found}
+
+    def check_removed_ids(self) -> None:
+        """Compares the ids of removed pictures with their checksums (GalleryDamaged)."""
+        if self.format >= 3:
+            for id_, crc in self._table("removed", "id"):
+                self._compare(crc, id_)
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
         """Checks that (first row, rows) pairs hold rows 0 to `rows`, each once (GalleryDamaged)."""
@@ -427,13 +426,11 @@ class Catalog:
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Returns all that a statement gives."""
-        self.check_process()
         with self._lock, sqlite_errors(self.folder):
             return self._connection.execute(sql, values).fetchall()
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a statement once for each of `rows`."""
-        self.check_process()
         with self._lock, sqlite_errors(self.folder):
             self._connection.executemany(sql, rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ BATCH_ROWS = 65_536  # pictures under one checksum, so that a batch stays small 
 SMALL_BATCHES = 256  # so many smaller ones at the end are folded
 _BLOCK_ROWS = 8192
 _TABLES = (
-    "meta", "label", "root", "picture", "batch", "file", "segment", "inline", "skipped", "removal"
+    "meta", "label", "root", "picture", "batch", "file", "segment", "inline", "skipped", "removal",
+    "removed",
 )  # fmt: skip
 _INSERT_PICTURE = (
     "INSERT INTO picture VALUES (?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?, ?)"
@@ -137,6 +138,9 @@ class Changes:
         roots = self._new_codes("root", relative.values())
         labels = self._new_codes("label", (name for p in pictures for name in p.labels))
         codes = [[labels[name] for name in p.labels] for p in pictures]
+        if self._all("SELECT 1 FROM removed LIMIT 1"):
+            forget = "DELETE FROM removed WHERE id = CAST(? AS TEXT)"
+            self._many(forget, ((text_bytes(p.id),) for p in pictures))
         self._insert(
             PictureRow(
                 row,
@@ -152,13 +156,16 @@ class Changes:
         )
         self._add_batches(first_row, Packed.of(role, codes))
 
-    def remove_pictures(self, rows: NDArray[np.int64]) -> None:
-        """Deletes the entries of rows; their numbers are not given again.
+    def remove_pictures(self, pictures: Mapping[str, int]) -> None:
+        """Deletes the entries of pictures; the numbers of their rows are not given again.
 
         Args:
-            rows: int64 [n], ascending, none removed before.
+            pictures: the row of each id, none removed before.
         """
+        rows = np.sort(np.array(list(pictures.values()), np.int64))
         self._many("DELETE FROM picture WHERE row = ?", ((row,) for row in rows.tolist()))
+        keep_id = "INSERT OR REPLACE INTO removed VALUES (CAST(? AS TEXT), ?)"
+        self._many(keep_id, ((text_bytes(id_), checksum(id_)) for id_ in pictures))
         older = self._catalog.removals()
         if len(older) >= SMALL_BATCHES:
             self._all("DELETE FROM removal")
@@ -178,6 +185,7 @@ class Changes:
         self._all("DELETE FROM batch")
         self._add_batches(0, packed)
         self._all("DELETE FROM removal")
+        self._all("DELETE FROM removed")
         old = np.flatnonzero(alive)
         moved = np.flatnonzero(old != np.arange(len(old)))  # the first ones may stay
         for start in range(0, len(moved), _BLOCK_ROWS):

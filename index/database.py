@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryLocked, NotAGallery, StorageError
 from lmk.index.lock import LOCK, writing
-from lmk.index.migrations import FORMAT, MIGRATIONS
+from lmk.index.migrations import FORMAT, MIGRATIONS, OLDEST_READ
 from lmk.index.segments import REBUILD
 
 CATALOG = "catalog.db"
@@ -123,8 +123,9 @@ def check_structure(connection: sqlite3.Connection, folder: Path, *, whole: bool
         folder: the gallery.
         whole: also that the indexes say what the tables say.
     """
+    version = catalog_format(connection, folder)
     with sqlite_errors(folder), closing(sqlite3.connect(":memory:")) as fresh:
-        _migrate(fresh, 0, folder)
+        _migrate(fresh, 0, folder, to=version)
         check = "integrity_check" if whole else "quick_check"
         found = str(connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
         if found == "ok" and _tables(connection) != _tables(fresh):
@@ -133,11 +134,13 @@ def check_structure(connection: sqlite3.Connection, folder: Path, *, whole: bool
         raise GalleryDamaged(f"SQLite says: {found}", where=folder / CATALOG, remedy=REBUILD)
 
 
-def _migrate(connection: sqlite3.Connection, version: int, folder: Path) -> None:
-    for step in MIGRATIONS[version:]:
+def _migrate(
+    connection: sqlite3.Connection, version: int, folder: Path, *, to: int = FORMAT
+) -> None:
+    for step in MIGRATIONS[version:to]:
         step(connection, folder)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute(f"PRAGMA user_version = {to}")
 
 
 def _tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
@@ -159,7 +162,7 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 
 def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Connection:
-    """Returns the snapshot of a reader in today's format: of an older one, a migrated copy.
+    """Returns the snapshot of a reader in a format that it can read: a migrated copy of an old one.
 
     The copy is SQLite's own temporary file; the gallery stays as it is until somebody writes.
 
@@ -170,7 +173,7 @@ def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Co
     version = catalog_format(connection, folder)
     if version == 0:
         raise unfinished(folder)
-    if version == FORMAT:
+    if version >= OLDEST_READ:
         return connection
     with sqlite_errors(folder):
         copy = _connect("")

@@ -1,40 +1,56 @@
-"""The embedder in a gallery: a folder of files named by its fingerprint."""
+"""The embedder in a gallery: a folder of files that the catalog names.
+
+A folder that is there is never changed: an embedder that replaces a damaged one gets a folder of
+its own, which readers see from the commit on, and the next writer sweeps the old one.
+"""
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from lmk.embed.errors import GalleryError, storage_errors
 from lmk.embed.files import stamp, sync_folder
-from lmk.index.gallery import embedder_folder
+from lmk.index.gallery import embedder_files, embedder_folder
 from lmk.index.segments import FileRecord, StoredFile, record_tree
 from lmk.index.transaction import Transaction
 
 
-def install_embedder(t: Transaction, save: Callable[[Path], None]) -> None:
+def install_embedder(
+    t: Transaction, save: Callable[[Path], None], *, replace: bool = False
+) -> None:
     """Keeps the embedder in the gallery, see GalleryWriter.install_embedder."""
-    folder = embedder_folder(t.folder, t.state.fingerprint)
+    fingerprint = t.state.fingerprint
+    kept = embedder_files(fingerprint, t.committed)
+    if kept and not replace and _intact(t.folder, kept):
+        t.changes.add_files(kept)
+        return
+    folder = _new_folder(t)
     path = folder.relative_to(t.folder).as_posix()
-    records = [record for record in t.committed if record.path.startswith(f"{path}/")]
     with storage_errors(folder):
-        if not records or not _intact(t.folder, records):
-            fresh = folder.with_name(f".{folder.name}")
-            shutil.rmtree(fresh, ignore_errors=True)
-            t.written += [fresh, folder]
-            fresh.mkdir(parents=True)
-            save(fresh)
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
-            t.changes.drop_files([record.path for record in records])
-            stamps = {item: stamp(item) for item in folder.rglob("*")}  # before they are hashed
-            records = record_tree(t.folder, path)
-            t.records += [(record, stamps[t.folder / record.path]) for record in records]
-            sync_folder(folder.parent)
-            sync_folder(t.folder)
-        t.changes.add_files(records)
+        t.written.append(folder)
+        folder.mkdir(parents=True)
+        save(folder)
+        stamps = {item: stamp(item) for item in folder.rglob("*")}  # before they are hashed
+        records = record_tree(t.folder, path)
+        t.records += [(record, stamps[t.folder / record.path]) for record in records]
+        sync_folder(folder.parent)
+        sync_folder(t.folder)
+    named = embedder_files(fingerprint, t.catalog.files())
+    t.changes.drop_files([record.path for record in named])
+    t.changes.add_files(records)
+
+
+def _new_folder(t: Transaction) -> Path:
+    """Returns a folder for the embedder that is not there yet."""
+    plain = embedder_folder(t.folder, t.state.fingerprint, ())
+    folder = plain
+    while os.path.lexists(folder):
+        folder = plain.with_name(f"{plain.name}-{t.state.next_file:06d}")
+        t.change_state(next_file=t.state.next_file + 1)
+    return folder
 
 
 def _intact(folder: Path, records: Sequence[FileRecord]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Iterator
+from itertools import chain, count
 from pathlib import Path
 
 from lmk.embed.errors import UsageError, storage_errors
@@ -17,11 +18,12 @@ from lmk.index.database import CATALOG, has_our_header
 
 _DAMAGED = f"{CATALOG}.damaged"
 _BESIDE = ("", "-wal", "-shm")  # what SQLite keeps beside a file
+_ASIDE = re.compile(rf"{re.escape(_DAMAGED)}(\.[0-9]+)?(-wal|-shm)?")
 # The files the catalog names, and what a killed writer leaves of them; never cache/.
 _NAMED = {
     "segments": re.compile(r"[0-9]{6,}\.f(16|32)"),
     "arrays": re.compile(r"[0-9]{6,}\.bin"),
-    "embedder": re.compile(r"\.?[0-9a-f]{16}/.*", re.DOTALL),
+    "embedder": re.compile(r"\.?[0-9a-f]{16}(-[0-9]{6,})?/.*", re.DOTALL),
 }
 _PID = re.compile(rb"([0-9]+\n)?")
 
@@ -50,15 +52,50 @@ def make_folder(folder: Path) -> None:
             sync_folder(folder.parent)
 
 
-def set_aside(folder: Path) -> None:
-    """Renames a catalog that cannot be read to catalog.db.damaged, replacing an older one."""
-    with storage_errors(folder):
-        for beside in _BESIDE:  # the catalog first: a log without it means nothing
-            damaged = folder / f"{_DAMAGED}{beside}"
-            damaged.unlink(missing_ok=True)
-            if (folder / f"{CATALOG}{beside}").exists():
-                (folder / f"{CATALOG}{beside}").rename(damaged)
-        sync_folder(folder)
+class SetAside:
+    """A catalog that cannot be read, renamed to catalog.db.damaged (or .damaged.1, ...).
+
+    Nothing is replaced by that: an older one stays until `settle`.
+
+    Args:
+        folder: of the gallery.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        names = chain([_DAMAGED], (f"{_DAMAGED}.{number}" for number in count(1)))
+        self._name = next(name for name in names if not os.path.lexists(folder / name))
+        self._move(CATALOG, self._name)  # the catalog first: a log without it means nothing
+
+    def settle(self) -> None:
+        """Keeps this one as catalog.db.damaged in place of older ones: the new one is committed."""
+        with storage_errors(self._folder):
+            if self._name != _DAMAGED:
+                self._move(self._name, _DAMAGED)
+            for item in list(self._folder.iterdir()):
+                if item.name.startswith(f"{_DAMAGED}.") and _ASIDE.fullmatch(item.name):
+                    item.unlink()
+
+    def undo(self) -> None:
+        """Puts it back in place of a new one to which nothing was committed."""
+        self._move(self._name, CATALOG)
+
+    def _move(self, old: str, new: str) -> None:
+        with storage_errors(self._folder):
+            for beside in _BESIDE:
+                if (self._folder / f"{old}{beside}").exists():
+                    (self._folder / f"{old}{beside}").replace(self._folder / f"{new}{beside}")
+                elif beside:
+                    (self._folder / f"{new}{beside}").unlink(missing_ok=True)
+            sync_folder(self._folder)
+
+
+def next_number(folder: Path) -> int:
+    """Returns a number above those of all files there are, for a gallery without a catalog."""
+    found = (re.match("[0-9]+", path.rpartition("/")[2]) for path in _files(folder))
+    folders = (re.search("-([0-9]+)$", item.name) for item in (folder / "embedder").glob("*-*"))
+    numbers = [int(match[0].removeprefix("-")) for match in (*found, *folders) if match]
+    return 1 + max(numbers, default=0)
 
 
 def sweep(folder: Path, named: Container[str]) -> None:
@@ -86,7 +123,8 @@ def _in_the_way(folder: Path) -> str | None:
     fine = {"cache"}
     if has_lock:  # it is the first thing that we write
         fine |= {".lock", *_NAMED}
-        fine |= {f"{name}{beside}" for name in (CATALOG, _DAMAGED) for beside in _BESIDE}
+        fine |= {f"{CATALOG}{beside}" for beside in _BESIDE}
+        fine |= {item.name for item in folder.iterdir() if _ASIDE.fullmatch(item.name)}
     for item in sorted(folder.iterdir()):
         if item.name not in fine or item.is_dir() != (item.name in {"cache", *_NAMED}):
             return item.name

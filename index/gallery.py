@@ -5,7 +5,8 @@ nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk
 
     catalog.db           says everything; names every other file with its checksum (catalog.py)
     segments/000001.f16  vectors, half precision (or .f32), never changed (segments.py)
-    embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors
+    embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors; with a
+                         number behind (-000003) where a folder of that name was there before
     arrays/000002.bin    numbers per row or per label that later steps keep
     cache/               anything that can be made again; not named by the catalog
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +37,7 @@ from lmk.index.database import unfinished
 from lmk.index.derived import DerivedFiles
 from lmk.index.labels import Role
 from lmk.index.parts import vector_parts
-from lmk.index.segments import StoredFile, closing_on_error
+from lmk.index.segments import FileRecord, StoredFile, closing_on_error
 from lmk.index.vectors import Vectors
 from lmk.index.view import View
 
@@ -88,7 +90,7 @@ class GalleryInfo:
 class Gallery:
     """A gallery as it was when it was opened; use `Gallery.open`, and `with` or `close`.
 
-    It may be used from several threads, not across a fork: there it raises ForkedProcess.
+    It may be used from several threads, not across a fork.
 
     Attributes:
         path: its folder.
@@ -99,7 +101,7 @@ class Gallery:
         precision: of the stored vectors: "f16" or "f32".
         generation: counts the changes of the rows; what is derived from them can be kept under it.
         created: UTC, ISO 8601, to the microsecond: tells galleries apart whose folders were moved.
-        embedder_dir: folder of the embedder; a rebuild with another one uses another folder.
+        embedder_dir: folder of the embedder; a rebuild or a repair uses another folder.
         stored: the vectors of all rows, mapped.
         derived: where searches keep what they derive from the vectors.
         membership: role and labels of each row, also as these three:
@@ -119,13 +121,14 @@ class Gallery:
         self.precision = state.precision
         self.generation = state.generation
         self.created = state.created
-        self.embedder_dir = embedder_folder(self.path, state.fingerprint)
         self._state = state
         self._catalog = catalog
         self._files: dict[str, StoredFile] = {}
         opened: list[StoredFile] = []
         with closing_on_error(opened), _damage(catalog):
             self._open_files(opened, verify=verify)
+            records = [file.record for file in opened]
+            self.embedder_dir = embedder_folder(self.path, state.fingerprint, records)
             parts = vector_parts(catalog, self._files, state, self.rows)
             self.stored = Vectors(parts, self.dim, self.path)
             self.membership = catalog.membership(state)
@@ -248,6 +251,11 @@ class Gallery:
         """Whether any picture that is no distractor has a label."""
         return bool(np.diff(self.label_offsets)[self.membership.role("gallery")].any())
 
+    def had_label(self, name: str) -> bool:
+        """Returns whether a picture has that label, or had it and was removed."""
+        with self._reading():
+            return name in self._catalog.codes("label")
+
     def file(self, picture: Picture) -> Path:
         """Returns where the picture's file should be; it may have been removed since."""
         return Path(picture.root) / picture.path
@@ -317,18 +325,16 @@ class Gallery:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        self.check_open()
+        self._check_open()
         with _damage(self._catalog):
             yield
 
-    def check_open(self) -> None:
-        """Checks that it can be used: ValueError once it is closed, ForkedProcess in a fork."""
+    def _check_open(self) -> None:
         if not self.close.alive:
             raise ValueError(f"the gallery {self.path} is closed")
-        self._catalog.check_process()
 
     def _checked(self, rows: ArrayLike) -> NDArray[np.int64]:
-        self.check_open()
+        self._check_open()
         wanted = np.asarray(rows)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise ValueError(f"rows must be int [n], got {wanted.dtype} {wanted.shape}")
@@ -359,9 +365,24 @@ class Gallery:
             file.close()
 
 
-def embedder_folder(folder: Path, fingerprint: str) -> Path:
-    """Returns where a gallery keeps the embedder of that fingerprint."""
-    return folder / _EMBEDDER / fingerprint[:16]
+def embedder_folder(folder: Path, fingerprint: str, files: Iterable[FileRecord]) -> Path:
+    """Returns the folder of the embedder of that fingerprint, as the files of the catalog say.
+
+    A gallery that keeps no such embedder has no such folder.
+
+    Raises:
+        ValueError: the files are in several folders.
+    """
+    kept = {Path(record.path).parts[1] for record in embedder_files(fingerprint, files)}
+    if len(kept) > 1:
+        raise ValueError(f"one embedder in several folders: {', '.join(sorted(kept))}")
+    return folder / _EMBEDDER / (kept.pop() if kept else fingerprint[:16])
+
+
+def embedder_files(fingerprint: str, files: Iterable[FileRecord]) -> list[FileRecord]:
+    """Returns those of the files that belong to the embedder of a fingerprint."""
+    below = re.compile(rf"{_EMBEDDER}/{re.escape(fingerprint[:16])}(-[0-9]+)?/.+", re.DOTALL)
+    return [record for record in files if below.fullmatch(record.path)]
 
 
 @contextmanager

@@ -48,6 +48,9 @@ _FORMAT_2 = (
     "CREATE TABLE removal (number INTEGER PRIMARY KEY, rows BLOB NOT NULL, sha256 TEXT NOT NULL)",
     "CREATE INDEX picture_content ON picture (substr(sha256, 1, 16))",
 )
+# Format 3: the files named say where the embedder is (embedder/FINGERPRINT or
+# embedder/FINGERPRINT-NUMBER), and the ids of removed pictures are kept until `compact`.
+_FORMAT_3 = ("CREATE TABLE removed (id TEXT PRIMARY KEY, crc INTEGER NOT NULL) WITHOUT ROWID",)
 
 
 def _to_format_1(connection: sqlite3.Connection, folder: Path) -> None:
@@ -93,5 +96,15 @@ def _parse_codes(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.diff(so_far, prepend=0), np.fromstring(text.replace("|", ""), np.int64, sep=",")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (_to_format_1, _to_format_2)
+def _to_format_3(connection: sqlite3.Connection, folder: Path) -> None:
+    for statement in _FORMAT_3:
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (
+    _to_format_1,
+    _to_format_2,
+    _to_format_3,
+)
 FORMAT = len(MIGRATIONS)
+OLDEST_READ = 2  # readers use the tables of this format and of later ones without a migration

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError
+from lmk.embed.embedder import Embedder
+from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError
 from lmk.index.catalog import Catalog, State
 from lmk.index.checked import damaged_files
 from lmk.index.database import CATALOG, unfinished
 from lmk.index.derived import DerivedFiles
-from lmk.index.gallery import CHANGED, moved_on
+from lmk.index.gallery import CHANGED, embedder_files, embedder_folder, moved_on
 from lmk.index.segments import REBUILD, REPAIR, StoredFile
 
 _BLOCK_ROWS = 8192
@@ -69,6 +70,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
             found = list(_of_catalog(catalog))
             if not found and state is not None:
                 found += _of_files(catalog, state, opened, errors)
+                found += _of_graph(catalog, state)
         return (*found, *_of_derived(folder))
 
 
@@ -117,6 +119,7 @@ def _check_entries(catalog: Catalog) -> None:
     membership = catalog.membership(state)
     roots, labels = catalog.roots(), catalog.codes("label")
     catalog.skipped()
+    catalog.check_removed_ids()
     segments, inline = catalog.segments(), catalog.inline_entries()
     catalog.check_tiling([part[:2] for part in (*segments, *inline)], state.rows)
     unnamed = {path for _, _, path in segments} - {record.path for record in catalog.files()}
@@ -156,6 +159,21 @@ def _of_files(
         path = Path(damage.where or "").relative_to(catalog.folder).as_posix()
         lost = segments.get(path, range(0))
         yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
+
+
+def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
+    """Says whether the graph that OpenVINO runs is missing; the catalog does not name it then.
+
+    Files that are damaged are named by `_of_files`; an embedder that cannot be opened is no damage.
+    """
+    files = embedder_files(state.fingerprint, catalog.files())
+    if not files or any(Path(record.path).stem == "graph" for record in files):
+        return  # both halves are written together
+    folder = embedder_folder(catalog.folder, state.fingerprint, files)
+    with suppress(LmkError):
+        if Embedder.load(folder).lacks_graph():
+            what = "the network has no graph, so every command makes one before it begins"
+            yield Finding(folder / "graph.xml", what, REPAIR, "remake")
 
 
 def _of_derived(folder: Path) -> Iterator[Finding]:

@@ -8,10 +8,9 @@ are about to open them.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lmk.embed import interrupts
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery
-from lmk.embed.process import check_process
+from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery, StorageError
 from lmk.index import transaction as sizes  # read when used: tests make them small
 from lmk.index.admission import (
     LabelDifference,
@@ -36,8 +35,8 @@ from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
 from lmk.index.derived import DerivedFiles
 from lmk.index.embedder_files import install_embedder
-from lmk.index.folder import make_folder, set_aside, sweep
-from lmk.index.gallery import Gallery
+from lmk.index.folder import SetAside, make_folder, next_number, sweep
+from lmk.index.gallery import Gallery, embedder_files, embedder_folder
 from lmk.index.labels import Membership, Role
 from lmk.index.lock import LOCK, take_lock
 from lmk.index.rewriting import compact, replace_vectors
@@ -64,7 +63,8 @@ class GalleryWriter:
     Args:
         path: the gallery folder.
         create: make the folder where there is none; `reset` must follow. A catalog that cannot be
-            read is put aside (catalog.db.damaged), and the gallery is a new one.
+            read is put aside (catalog.db.damaged), and the gallery is a new one. Without a commit
+            it is put back; files that it may name stay until the commit.
         wait: seconds to wait for another writer.
 
     Raises:
@@ -82,10 +82,10 @@ class GalleryWriter:
         self.duplicates: list[tuple[str, str]] = []
         self.relabelled: list[LabelDifference] = []
         self.conflicts: list[LabelDifference] = []
-        self._failed = self._compacted = False
+        self._failed = self._compacted = self._sweeps_later = False
+        self._aside: SetAside | None = None
         self._derived = DerivedFiles(self.path / "cache" / "search")
         self._transaction: Transaction | None = None
-        self._process = os.getpid()
         if create:
             make_folder(self.path)
         elif not (self.path / LOCK).exists():  # then nothing is made there
@@ -94,8 +94,11 @@ class GalleryWriter:
         try:
             if not create:
                 self._require_gallery()
-            self._transaction = self._open(create)
-            sweep(self.path, {record.path for record in self._transaction.committed})
+            t = self._transaction = self._open(create)
+            # Files without a catalog may belong to one that was lost, or that is set aside.
+            self._sweeps_later = t.old_state is None
+            if not self._sweeps_later:
+                sweep(self.path, {record.path for record in t.committed})
         except BaseException:
             self.close()
             raise
@@ -118,8 +121,8 @@ class GalleryWriter:
         if self._transaction is not None:
             self._transaction.undo()
             self._transaction = None
-        if os.getpid() == self._process:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forks that still run hold a copy of it
+        if self._aside is not None and self.gallery() is None:  # nothing was committed
+            self._aside.undo()
         os.close(self._lock)
         self._lock = -1
 
@@ -141,6 +144,16 @@ class GalleryWriter:
     def fingerprint(self) -> str:
         """Of the embedder of the gallery."""
         return self._t.state.fingerprint
+
+    @property
+    def embedder_dir(self) -> Path:
+        """Folder of the embedder, with what is not committed yet."""
+        return embedder_folder(self.path, self.fingerprint, self._t.catalog.files())
+
+    def embedder_checksums(self) -> dict[Path, str]:
+        """Returns the SHA-256 that each file of the embedder must have."""
+        files = embedder_files(self.fingerprint, self._t.catalog.files())
+        return {self.path / record.path: record.sha256 for record in files}
 
     def setting(self, name: str) -> Any:
         """Returns the JSON value saved under `name`, or None, with what is not committed yet."""
@@ -164,6 +177,10 @@ class GalleryWriter:
     def find(self, ids: Iterable[str]) -> dict[str, int]:
         """Returns the rows of those ids that the gallery has, with what is not committed yet."""
         return {id_: row for id_, (row, _) in self._t.catalog.known(ids).items()}
+
+    def removed_ids(self, ids: Iterable[str]) -> set[str]:
+        """Returns those ids whose picture was removed since the last `compact`."""
+        return self._t.catalog.removed_ids(ids)
 
     def shared(self) -> NDArray[np.int64]:
         """Returns the rows of distractors whose content a gallery picture has too, ascending."""
@@ -201,22 +218,26 @@ class GalleryWriter:
                 dim=dim,
                 rows=0,
                 generation=old.generation + 1 if old else 0,
-                next_file=old.next_file if old else 1,
+                next_file=old.next_file if old else next_number(self.path),
                 created=old.created if old else _now(),
                 updated=_now(),
                 precision=precision,
             )
             t.reset(fresh)
 
-    def install_embedder(self, save: Callable[[Path], None]) -> None:
+    def install_embedder(self, save: Callable[[Path], None], *, replace: bool = False) -> None:
         """Keeps the embedder in the gallery: `save` writes its files into the folder it is given.
 
-        An intact embedder of the same fingerprint that is there already is kept: the fingerprint
-        says that it is the same one.
+        The folder is a new one; a damaged one stays until the commit.
+
+        Args:
+            save: writes the files.
+            replace: also where an intact embedder of the same fingerprint is there; it is kept
+                otherwise, because the fingerprint says that it is the same one.
         """
         t = self._t
         with self._changing():
-            install_embedder(t, save)
+            install_embedder(t, save, replace=replace)
 
     def append(
         self,
@@ -305,7 +326,7 @@ class GalleryWriter:
         if not wanted:
             return 0
         with self._changing():
-            t.changes.remove_pictures(np.sort(np.array(list(known.values()), np.int64)))
+            t.changes.remove_pictures(known)
             removed, generation = t.state.removed + len(wanted), t.state.generation + 1
             t.change_state(removed=removed, generation=generation)
         return len(wanted)
@@ -397,6 +418,7 @@ class GalleryWriter:
         """Makes everything since the last commit durable, and visible to who opens from now on."""
         t = self._t
         with self._changing():
+            interrupts.check()
             t.store_pending()
             t.change_state(updated=_now())
             t.changes.set_state(t.state)
@@ -411,12 +433,22 @@ class GalleryWriter:
             t.changes.begin()
             t.start()
             named = {record.path for record in t.committed}
+            self._tidy_after_another(named)
             kept = [(record, stamp) for record, stamp in written if record.path in named]
             if kept:
                 note_written(self.path, kept, named)
             self._derived.prune(self._t.part_keys())
 
     # Parts
+
+    def _tidy_after_another(self, named: Collection[str]) -> None:
+        """Removes, after the first commit, what belongs to a catalog that was lost or set aside."""
+        with suppress(StorageError):  # the next writer does it
+            if self._aside is not None:
+                self._aside.settle()
+            if self._sweeps_later:
+                sweep(self.path, named)
+        self._aside, self._sweeps_later = None, False
 
     @property
     def _t(self) -> Transaction:
@@ -428,7 +460,6 @@ class GalleryWriter:
     def _open_transaction(self) -> Transaction:
         if self._transaction is None:
             raise ValueError(f"the writer of {self.path} is closed")
-        check_process(self._process, self.path)
         return self._transaction
 
     def _require_gallery(self) -> None:
@@ -453,7 +484,7 @@ class GalleryWriter:
                 transaction.undo()
             if not create or not isinstance(error, GalleryDamaged):
                 raise
-        set_aside(self.path)
+        self._aside = SetAside(self.path)
         transaction = Transaction(self.path)
         transaction.start()
         return transaction

@@ -10,34 +10,30 @@ where a drive is not mounted or a file cannot be read now.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.config import preset_names
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError
+from lmk.embed.errors import GalleryDamaged, GalleryError
 from lmk.embed.features import FeatureStore
 from lmk.embed.manifest import Manifest, Row
-from lmk.embed.whitening import load_whitening
+from lmk.embed.scratch import ScratchFolder
 from lmk.index.catalog import Picture
-from lmk.index.gallery import embedder_folder
 from lmk.index.verify import drop_derived, verify
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import BLOCK, extract_all, open_store
 from lmk.rerank.learning import learn
 from lmk.rerank.learnt import PIPELINE, SHARD, Progress
 from lmk.rerank.pipeline import Pipeline
+from lmk.rerank.restored_embedder import restored, save_restored
 
 _STAGE = "damaged vectors"
-_WHITENING, _GRAPH = "whitening.safetensors", "graph"
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,8 @@ def repair_index(
         embedder: the gallery's embedder (without its whitening), where its files are damaged and it
             is not one of the installed ones at its usual size.
         drop_lost: also give up pictures whose vectors are damaged and whose files cannot be
-            reached: their folder is missing, holds none of its pictures, or cannot be read.
+            reached: their folder is missing, holds none of its pictures, or cannot be read; and
+            damaged tags of the embedder that no other one has.
         wait: seconds to wait for another writer.
         progress: called with (stage, done, total).
 
@@ -87,19 +84,19 @@ def repair_index(
                 raise GalleryDamaged(finding.what, where=finding.where, remedy=finding.remedy)
         if not findings:
             return RepairReport((), 0, ())
-        drop_derived(path, findings)
         named = [f for f in findings if not f.where.is_relative_to(path / "cache")]
         damaged = [f.where for f in named if f.mend == "remake"]
-        folder = embedder_folder(path, writer.fingerprint)
         broken = {file for file in damaged if file.is_relative_to(path / "embedder")}
-        with TemporaryDirectory(prefix="lmk-repair-") as scratch:
+        with ScratchFolder("repair") as scratch:
             if broken:
-                whole = _restored(folder, broken, Path(scratch), writer.fingerprint, embedder)
-                writer.install_embedder(whole.save)
+                whole = restored(writer, broken, scratch, embedder, drop_lost=drop_lost)
             else:
-                whole = Embedder.load(folder)
+                whole = Embedder.load(writer.embedder_dir)
             rows = [f.rows for f in named if f.mend == "re-embed"]
             lost, reembedded = _reembed(writer, whole, rows, drop_lost, progress)
+            if broken:  # after all that may refuse
+                save = partial(save_restored, whole, scratch)
+                writer.install_embedder(save, replace=True)
         for name, file in writer.arrays().items():
             if file in damaged:
                 writer.drop_array(name)
@@ -108,6 +105,7 @@ def repair_index(
             pipeline = Pipeline() if saved is None else Pipeline.model_validate(saved)
             learn(writer, pipeline, progress=progress)
         writer.commit()
+        drop_derived(path, findings)
     remade = [f.where.relative_to(path).as_posix() for f in findings if f.mend == "remake"]
     return RepairReport(tuple(remade), reembedded, tuple(lost))
 
@@ -204,52 +202,3 @@ def _compute(
     for root, some in groupby(missing, key=lambda picture: picture.root):
         rows = tuple(Row(picture.id, picture.path) for picture in some)
         extract_all(Manifest(Path(root), rows), embedder, store, _STAGE, progress)
-
-
-def _restored(
-    folder: Path, broken: set[Path], scratch: Path, fingerprint: str, given: Embedder | None
-) -> Embedder:
-    """The embedder of a folder of which some files are damaged; its fingerprint proves it.
-
-    Args:
-        folder: of the embedder.
-        broken: its damaged files.
-        scratch: an empty folder; it must be there until the embedder is saved.
-        fingerprint: of the embedder.
-        given: another one to try.
-
-    Raises:
-        GalleryDamaged: where nothing proves to be it.
-    """
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if file.is_file() and file not in broken:
-            shutil.copyfile(file, scratch / file.name)
-    if any(file.stem == _GRAPH for file in broken):  # one half is of no use
-        for half in scratch.glob(f"{_GRAPH}.*"):
-            half.unlink()
-    for candidate in _candidates(scratch, given):
-        if candidate.fingerprint == fingerprint:
-            return candidate
-    remedy = "build the index again with lmk build-index"
-    if given is None and not any(file.name == _WHITENING for file in broken):
-        remedy = f"name what it was built with by --model, or {remedy}"
-    raise GalleryDamaged(
-        "the embedder is damaged, and no installed one is the same",
-        where=sorted(broken)[0],
-        remedy=remedy,
-    )
-
-
-def _candidates(intact: Path, given: Embedder | None) -> Iterator[Embedder]:
-    """What the embedder may be: the intact files of its folder, the one given, the installed."""
-    with suppress(LmkError):
-        kept = Embedder.load(intact)
-        kept.network()  # whose weights may be the damaged file
-        yield kept
-    if given is not None:
-        with suppress(ValueError):  # the whitening of another one
-            yield given.with_whitening(load_whitening(intact / _WHITENING, given.feature_dim))
-    for name in preset_names():
-        with suppress(LmkError, ValueError):  # its weights may not be here
-            other = Embedder.named(name)
-            yield other.with_whitening(load_whitening(intact / _WHITENING, other.feature_dim))

@@ -206,8 +206,10 @@ class Steps:
         return self.fault(kind)
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self, *, removals: bool = False) -> Iterator[None]:
+        """Counts within the block; with `removals` also each file and folder that is removed."""
         steps = self
+        removing = ("os.unlink", "os.rmdir") if removals else ()
 
         def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *args, **options: steps.step("file", lambda: real(*args, **options))
@@ -227,12 +229,15 @@ class Steps:
             return real_connect(address, **options)
 
         with (
+            contextlib.ExitStack() as stack,
             mock.patch("os.fsync", wrapped(os.fsync)),
             mock.patch("os.rename", wrapped(os.rename)),
             mock.patch("os.replace", wrapped(os.replace)),
             mock.patch("os.mkdir", wrapped(os.mkdir)),
             mock.patch("lmk.index.database.sqlite3.connect", connect),
         ):
+            for name in removing:
+                stack.enter_context(mock.patch(name, wrapped(getattr(os, name[3:]))))
             yield
 
 

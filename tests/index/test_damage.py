@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -337,3 +339,52 @@ def test_an_entry_lost_or_changed(
     connection.close()
     with pytest.raises(GalleryError, match=message):
         scenario.answers_at(path)
+
+
+ASIDE = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import scenario
+with scenario.GalleryWriter(Path(sys.argv[2]), create=True) as writer:
+    writer.reset(scenario.A, 8)
+    writer.install_embedder(scenario.save_embedder)
+    writer.append(*scenario.batch(range(2000)))
+    writer.put_array("penalty", scenario.np.arange(2000.0))
+    if sys.argv[3] == "killed":
+        os._exit(9)
+    raise KeyboardInterrupt
+"""
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for top in ("segments", "arrays", "embedder")
+        for file in (path / top).rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("damage", ["half", "header", "missing"])
+def test_a_rebuild_that_does_not_end_removes_nothing(
+    path: Path, scenario: ModuleType, damage: str, how: str
+) -> None:
+    """Neither the catalog that cannot be read, nor a file that it may name."""
+    CATALOG_DAMAGES[damage](path / "catalog.db")
+    kept, before = path / "catalog.db", files_of(path)
+    content = None if damage == "missing" else kept.read_bytes()
+    command = [sys.executable, "-P", "-c", ASIDE, str(Path(scenario.__file__).parent), path, how]
+    for _ in range(2):
+        subprocess.run(command, capture_output=True, timeout=100)
+        assert before.items() <= files_of(path).items()
+        if content is not None:
+            aside = kept if how == "stopped" else path / "catalog.db.damaged"
+            assert aside.read_bytes() == content
+    scenario.rebuild(path)
+    assert verify(path) == ()
+    with Gallery.open(path) as gallery:
+        assert gallery.rows == 8
+        named = {record.path for record in gallery._catalog.files()}
+    assert set(files_of(path)) == named  # the rest goes with the commit

@@ -31,6 +31,7 @@ from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format1.lmk"
+GOLDEN_2 = GOLDEN.with_name("format2.lmk")
 NUMBERS = [*range(6), 1000, 1001, *range(100, 105), 200, 201]  # of the rows of `path`
 
 
@@ -85,7 +86,7 @@ def test_info_counts(path: Path, scenario: ModuleType) -> None:
     assert (info.pictures, info.distractors, info.skipped) == (13, 2, 1)
     assert info.unlabelled == sum(not scenario.labels_of(n) for n in of_gallery)
     assert info.landmarks == len({name for n in of_gallery for name in scenario.labels_of(n)})
-    assert (info.format, info.dim, info.fingerprint) == (2, 8, scenario.A)
+    assert (info.format, info.dim, info.fingerprint) == (3, 8, scenario.A)
     assert info.segments == 2  # of 8 and 5 rows; 2 more are in the catalog
     assert info.bytes_on_disk >= sum(f.stat().st_size for f in path.glob("segments/*"))
     assert info.created <= info.updated
@@ -312,9 +313,9 @@ def test_another_programs_database_is_no_gallery(tmp_path: Path, statement: str)
 
 def test_a_newer_format_is_refused(path: Path) -> None:
     connection = sqlite3.connect(path / "catalog.db")
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(FormatTooNew, match=r"format 3.*up to format 2; install a newer lmk"):
+    with pytest.raises(FormatTooNew, match=r"format 4.*up to format 3; install a newer lmk"):
         Gallery.open(path)
     files = sorted(path.rglob("*"))
     for create in (False, True):
@@ -356,7 +357,7 @@ def test_the_sample_of_format_1_opens(tmp_path: Path, scenario: ModuleType) -> N
         before = gallery.pictures(range(5))
     scenario.grow(path)
     with Gallery.open(path) as gallery:
-        assert gallery.info().format == 2
+        assert gallery.info().format == 3
         assert gallery.pictures(range(5)) == before
         assert gallery.rows == 10
     with GalleryWriter(path) as writer:
@@ -366,6 +367,30 @@ def test_the_sample_of_format_1_opens(tmp_path: Path, scenario: ModuleType) -> N
         writer.commit()
     assert verify(path) == ()
     assert len(scenario.answers_at(path)["ids"]) == 9
+
+
+def test_the_sample_of_format_2_opens(tmp_path: Path, scenario: ModuleType) -> None:
+    """As sample 1, with two pictures added and one of them removed; made by format 2's writer."""
+    path = Path(shutil.copytree(GOLDEN_2, tmp_path / "format2.lmk"))
+    with Gallery.open(path) as gallery:
+        assert gallery.info().format == 2
+        assert gallery._catalog._connection.execute("PRAGMA database_list").fetchone()[2]  # no copy
+        assert gallery.alive.tolist() == [True] * 6 + [False]
+        assert gallery.find(["00007.jpg"]) == {"00007.jpg": 5}
+        assert gallery.array("penalty").tolist() == list(range(7))
+        assert (gallery.embedder_dir / "weights" / "w.bin").read_bytes() == bytes(range(100))
+    content = (path / "catalog.db").read_bytes()
+    assert verify(path) == ()
+    assert (path / "catalog.db").read_bytes() == content
+    with GalleryWriter(path) as writer:
+        assert writer.removed_ids(["00008.jpg"]) == set()  # format 2 did not keep them
+        writer.remove(["00007.jpg"])
+        writer.commit()
+    with GalleryWriter(path) as writer:
+        assert writer.removed_ids(["00007.jpg", "00000.jpg"]) == {"00007.jpg"}
+    assert verify(path) == ()
+    with Gallery.open(path) as gallery:
+        assert gallery.info().format == 3
 
 
 def test_arrays_of_format_1_are_carried_over_where_they_go_by_row(

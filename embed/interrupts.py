@@ -1,0 +1,84 @@
+"""Ctrl-C: the first one raises KeyboardInterrupt and is remembered, the second ends the process.
+
+Native libraries and callbacks lose a KeyboardInterrupt: an import of an extension module that is
+interrupted ends in ImportError, an exception in a callback or a finalizer is dropped. Whoever is
+about to make a change lasting therefore asks `check`.
+
+A second Ctrl-C ends the process at once, as clean-up may hang in native code. That loses nothing:
+everything that is written to disk stands a kill at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType
+
+EXIT_CODE = 130
+_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+
+
+class _Interrupts:
+    """The interrupts of this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.process = 0  # that `install` was called in
+        self.ending = False
+
+    def handle(self, _signal: int, _frame: FrameType | None) -> None:
+        """Answers SIGINT."""
+        self.count += 1
+        if self.count > 1 or self.ending:
+            self.leave()
+        raise KeyboardInterrupt
+
+    def leave(self) -> None:
+        """Ends the process without any clean-up."""
+        if os.getpid() == self.process and not self.ending:
+            with suppress(OSError):
+                os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"lmk: stopped\n")
+        os._exit(EXIT_CODE)
+
+
+_interrupts = _Interrupts()
+
+
+def install() -> None:
+    """Lets this process answer Ctrl-C so; for the start of a program, not for a library.
+
+    A process that ignores it (`nohup`, a shell's background job) goes on ignoring it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _interrupts.process = os.getpid()
+        signal.signal(signal.SIGINT, _interrupts.handle)
+
+
+def ending() -> None:
+    """Says that the program has said its last word: Ctrl-C from now on ends it silently."""
+    _interrupts.ending = True
+
+
+def received() -> bool:
+    """Returns whether Ctrl-C was pressed since `install`."""
+    return _interrupts.count > 0
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt where one was received and got lost."""
+    if received():
+        raise KeyboardInterrupt
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raises KeyboardInterrupt where one has caused an error, as that of an interrupted import."""
+    check()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        cause = cause.__cause__ or cause.__context__
