@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmk.embed.errors import ModelError
+from lmk.embed.interrupts import raise_interrupt
 from lmk.embed.weights import load_weights, read_state
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
             ) from None
         raise _hub_error(name, error) from error
     except Exception as error:
+        raise_interrupt(error)
         if not hub:
             raise
         raise _hub_error(name, error) from error
@@ -146,7 +148,8 @@ def _hub_error(name: str, error: Exception) -> ModelError:
 def _packaged_state(package: str) -> dict[str, Tensor]:
     try:
         module = importlib.import_module(package)
-    except ImportError:
+    except ImportError as error:
+        raise_interrupt(error)
         raise ModelError(
             "the package with these weights is not installed",
             where=package,

@@ -25,7 +25,13 @@ from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import LmkError, ModelError, storage_errors
 from lmk.embed.images import Picture
-from lmk.embed.runtime import OpenVinoRuntime, TorchRuntime, export_graph, openvino_usable
+from lmk.embed.runtime import (
+    OpenVinoRuntime,
+    TorchRuntime,
+    export_graph,
+    import_openvino,
+    openvino_usable,
+)
 
 SUFFIXES = {"openvino": ".xml", "onnx": ".onnx", "int8": ".xml"}
 LEAST_COSINE = 0.999
@@ -127,7 +133,7 @@ def _write_onnx(embedder: Embedder, path: Path) -> None:
 
 def _write_int8(embedder: Embedder, path: Path, calibration: Sequence[Picture]) -> None:
     nncf = _import_nncf()
-    openvino = sys.modules["openvino"]
+    openvino = import_openvino()
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it draws bars
         warnings.simplefilter("ignore")
         model = openvino.Core().read_model(embedder.graph())
@@ -143,7 +149,7 @@ def _write_int8(embedder: Embedder, path: Path, calibration: Sequence[Picture]) 
 def _import_nncf() -> Any:
     """Imports nncf without its telemetry, which it leaves out where its package is not there."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # wants a compiler
-    openvino_usable()
+    import_openvino()
     before = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import ModelError, StorageError
 from lmk.embed.images import Picture
-from lmk.embed.process import start_threads
+from lmk.embed.interrupts import raise_interrupt
 
 if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
@@ -53,7 +54,7 @@ class OpenVinoRuntime:
     name = "openvino"
 
     def __init__(self, graph: Path, *, streams: int | None = None) -> None:
-        openvino = _import_openvino()
+        openvino = import_openvino()
         self._openvino = openvino
         streams = streams or available_cores()
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
@@ -61,6 +62,7 @@ class OpenVinoRuntime:
         try:
             self._compiled = openvino.Core().compile_model(graph, "CPU", options)
         except RuntimeError as error:
+            raise_interrupt(error)
             raise ModelError(
                 "OpenVINO cannot read this graph",
                 where=graph,
@@ -70,7 +72,6 @@ class OpenVinoRuntime:
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
         """See Runtime.stream."""
-        start_threads()
         idle = [self._compiled.create_infer_request() for _ in range(self._requests)]
         running: deque[Any] = deque()
         for picture in pictures:
@@ -104,7 +105,6 @@ class TorchRuntime:
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
         """See Runtime.stream."""
-        start_threads()
         batch: list[Picture] = []
         for picture in pictures:
             batch.append(picture)
@@ -124,12 +124,11 @@ class TorchRuntime:
 
 
 def openvino_usable() -> bool:
-    """Whether OpenVINO can run here (it is not on every platform)."""
-    try:
-        _import_openvino()
-    except ImportError:
-        return False
-    return True
+    """Whether OpenVINO is installed (it is not on every platform).
+
+    That is not tried by an import: one that fails, or that Ctrl-C ends, says nothing about it.
+    """
+    return find_spec("openvino") is not None
 
 
 def available_cores() -> int:
@@ -151,7 +150,7 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
 
     import torch
 
-    openvino = _import_openvino()
+    openvino = import_openvino()
     network = copy.deepcopy(network).cpu()  # it may run on a GPU meanwhile
     example = torch.zeros((1, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
@@ -160,6 +159,7 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
     try:
         openvino.save_model(graph, path)
     except RuntimeError as error:  # it does not say why
+        raise_interrupt(error)
         raise StorageError(
             "cannot write the network's graph",
             where=path.parent,
@@ -167,18 +167,25 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
         ) from error
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
     """Imports openvino with its telemetry off.
 
     Importing it reports to its maker unless openvino_telemetry cannot be imported (there is no
     setting for it); then it uses a stub that it carries itself.
     """
-    if "openvino" in sys.modules:
+    if sys.modules.get("openvino") is not None:
         return sys.modules["openvino"]
     telemetry = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("openvino")
+    except ImportError as error:
+        raise_interrupt(error)
+        raise ModelError(
+            f"OpenVINO is installed, but cannot be imported ({error})",
+            where="openvino",
+            remedy="install it again, or uninstall it: torch runs the network then",
+        ) from error
     finally:
         del sys.modules["openvino_telemetry"]
         if telemetry is not None:

@@ -548,13 +548,33 @@ def test_cuda_is_asked_for_only_where_there_is_a_driver(monkeypatch: pytest.Monk
 def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     from lmk.embed import runtime
 
+    assert runtime.openvino_usable()
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as where it is not installed
+    assert not runtime.openvino_usable()
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (None, ModelError)]
+)
+def test_an_import_of_openvino_that_fails_does_not_mean_that_it_is_not_installed(
+    tiny: Embedder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: BaseException | None,
+    raised: type[BaseException],
+) -> None:
+    """An extension module whose import Ctrl-C ends gives ImportError, caused by it."""
+    from lmk.embed import runtime
+
+    def interrupted(name: str) -> None:
+        raise ImportError("initialization failed") from cause
+
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "openvino")
-    monkeypatch.setattr(runtime.importlib, "import_module", _not_there)
+    monkeypatch.setattr(runtime.importlib, "import_module", interrupted)
     monkeypatch.setitem(sys.modules, "openvino_telemetry", backbone_module)
-    assert not runtime.openvino_usable()
+    fresh = tiny.with_whitening(None)
+    fresh._exported = fresh._runtime = None
+    with pytest.raises(raised):
+        fresh.save(tmp_path)
     assert sys.modules["openvino_telemetry"] is backbone_module
-
-
-def _not_there(name: str) -> None:
-    raise ImportError(name)
