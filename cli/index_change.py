@@ -125,8 +125,9 @@ def remove(
 ) -> None:
     """Remove pictures from INDEX by their IDS, as `lmk index list --pictures` shows them.
 
-    The picture files are left alone. The numbers of the other rows stay as they are; `lmk index
-    compact` frees the space.
+    The picture files are left alone. What was removed before, as by the same command, is no error;
+    an id or a landmark that INDEX never had is one, and then nothing is removed. The numbers of
+    the other rows stay as they are; `lmk index compact` frees the space.
 
     Example: lmk index remove gallery.lmk eiffel_tower/1.jpg --label big_ben
     """
@@ -138,11 +139,13 @@ def remove(
     wanted = list(ids)
     if listed is not None:
         wanted += _lines(listed)
+    emptied: list[str] = []
     if labels:
         with Gallery.open(index) as gallery:
-            wanted += _ids_of(gallery, labels)
+            emptied = [label for label in labels if _is_emptied(gallery, label)]
+            wanted += _ids_of(gallery, [label for label in labels if label not in emptied])
     wanted = list(dict.fromkeys(wanted))
-    if not wanted:
+    if not wanted and not emptied:
         raise UsageError(
             "no picture is named", where=index, remedy="name ids, or use --label or --from"
         )
@@ -151,7 +154,10 @@ def remove(
     if as_json:
         echo_json({"index": str(index)} | asdict(removed))
     else:
-        echo(f"{index}: {counted(removed.removed, 'picture')} removed")
+        for label in emptied:
+            echo(f"lmk: no picture is left of {label}: it was removed before", err=True)
+        before = f", {len(removed.earlier):,} removed before" if removed.earlier else ""
+        echo(f"{index}: {counted(removed.removed, 'picture')} removed{before}")
 
 
 @click.command(short_help="Join several indexes into a new one.")
@@ -233,6 +239,11 @@ def _lines(file: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError("is no text in UTF-8", where=file) from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def _is_emptied(gallery: Gallery, label: str) -> bool:
+    """Whether all pictures of a landmark were removed."""
+    return label not in gallery.label_names and gallery.had_label(label)
 
 
 def _ids_of(gallery: Gallery, labels: Sequence[str]) -> list[str]:

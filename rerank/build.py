@@ -117,10 +117,17 @@ class AddReport:
 
 @dataclass(frozen=True)
 class RemoveReport:
-    """What a removal did: pictures removed, and the threshold as in BuildReport."""
+    """What a removal did.
+
+    Attributes:
+        removed: pictures removed.
+        threshold: as in BuildReport.
+        earlier: ids that an earlier removal had removed already.
+    """
 
     removed: int
     threshold: float | None
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -315,15 +322,21 @@ def remove_pictures(
 ) -> RemoveReport:
     """Removes pictures and distractors by id; penalty and threshold are kept right.
 
+    The same removal may be run again, as after a kill: an id that was removed since the last
+    `compact` is no error.
+
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        GalleryError: for an id that the gallery does not have; then nothing is removed.
+        GalleryError: for an id that the gallery never had; then nothing is removed.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
-        removed = writer.remove(ids)
+        wanted = list(dict.fromkeys(ids))
+        earlier = writer.removed_ids(wanted)
+        removed = writer.remove(id_ for id_ in wanted if id_ not in earlier)
         threshold = learn_change(writer, old, changed=bool(removed), progress=progress)
-        writer.commit()
-    return RemoveReport(removed, threshold)
+        if removed:
+            writer.commit()
+    return RemoveReport(removed, threshold, tuple(id_ for id_ in wanted if id_ in earlier))
 
 
 def compact_index(

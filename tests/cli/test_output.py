@@ -133,9 +133,6 @@ def test_build_index_says_what_it_did(lmk: Run, here: Path, tiny: Path) -> None:
         "skipped": [],
         "duplicates": [],
         "shared": [],
-        "relabelled": [],
-        "conflicts": [],
-        "without_own": [],
     }
 
 

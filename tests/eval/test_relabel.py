@@ -134,11 +134,12 @@ class TestVerdicts:
     @pytest.mark.parametrize(
         ("text", "why"),
         [
-            ("a,b\n", "no column 'id' or 'tag' or 'verdict'"),
+            ("a,b\n", "no columns id, tag and verdict"),
             ("id,tag,verdict\np0,a,maybe\n", "line 2.*maybe"),
+            ("id,tag,verdict\np0,two words,yes\n", "blank"),
             ("id,tag,verdict\np0,,yes\n", "empty"),
             ("id,tag,verdict\np0,a,yes\np0,a,no\n", "line 3.*both yes and no"),
-            ('id,tag,verdict\n"p0,a,yes\n', "line 2: not a CSV row"),
+            ('id,tag,verdict\n"p0,a,yes\n', "cannot be read"),
         ],
     )
     def test_faults(self, tmp_path: Path, text: str, why: str) -> None:
@@ -147,9 +148,9 @@ class TestVerdicts:
             read_verdicts(tmp_path / "v.csv")
 
     def test_tables_that_will_not_do(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="no such file"):
+        with pytest.raises(UsageError, match="No such file"):
             read_verdicts(tmp_path / "v.csv")
-        with pytest.raises(ManifestError, match="no such file"):
+        with pytest.raises(ManifestError, match="cannot be read"):
             merge_verdicts(tmp_path / "t.csv", {})
         (tmp_path / "t.csv").write_text("id,path\np0,0.jpg\n")
         with pytest.raises(ManifestError, match="columns id and tags"):

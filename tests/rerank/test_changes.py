@@ -14,6 +14,7 @@ from lmk.embed.errors import GalleryError, GalleryLocked, NotAGallery
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
 from lmk.index.labels import ROLES
+from lmk.index.verify import verify
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import learning as learning_module
 from lmk.rerank.build import (
@@ -130,6 +131,25 @@ class TestRemove:
             assert gallery.removed == 0
         assert remove_pictures(index, []).removed == 0
         assert sorted((index / "arrays").iterdir()) == before  # nothing was learnt
+
+    def test_the_same_removal_again(self, index: Path, photos: Path) -> None:
+        """As after a kill that came after the commit; an id that never was is still an error."""
+        gone = ["place_0/1.jpg", "distractor:1002"]
+        first = remove_pictures(index, gone)
+        assert (first.removed, first.earlier) == (2, ())
+        again = remove_pictures(index, gone)
+        assert (again.removed, again.earlier) == (0, tuple(gone))
+        assert again.threshold == first.threshold
+        more = remove_pictures(index, [*gone, "place_0/2.jpg"])
+        assert (more.removed, more.earlier) == (1, tuple(gone))
+        with pytest.raises(GalleryError, match="x: no picture of the gallery has this id"):
+            remove_pictures(index, [*gone, "x"])
+        assert add_pictures(index, read_manifest(photos / "gallery")).added == 2
+        assert remove_pictures(index, ["place_0/1.jpg"]).removed == 1
+        compact_index(index)  # gives the space of their names back too
+        with pytest.raises(GalleryError, match="no picture of the gallery has this id"):
+            remove_pictures(index, ["place_0/1.jpg"])
+        assert verify(index) == ()
 
     def test_all_of_it_and_back(self, index: Path, photos: Path) -> None:
         with Gallery.open(index) as gallery:
