@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TYPING := build/typing/lmk
 MILVUS := .venv-milvus/.installed
+WORKERS ?= 2
 PACKAGES := embed index rerank eval cli
 
 .DEFAULT_GOAL := help
-.PHONY: help install milvus demo test check format bench clean
+.PHONY: help install milvus demo test test-all check format bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP)  ## make .venv with the pinned versions and the project (editable)
 
@@ -21,7 +22,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,milvus]'
 	@touch $@
 
-milvus: $(MILVUS)  ## make .venv-milvus, the server of its tests (LMK_MILVUS_VENV=.venv-milvus)
+milvus: $(MILVUS)  ## make .venv-milvus, which holds the Milvus server that `make test-all` starts
 
 $(MILVUS):
 	$(PYTHON) -m venv .venv-milvus
@@ -31,9 +32,13 @@ $(MILVUS):
 demo: $(STAMP)  ## index the sample gallery, ask it, score it, write demo/report.html
 	$(BIN)/lmk demo
 
-test: $(STAMP)  ## run the tests with coverage (slow ones too)
+test: $(STAMP)  ## run the tests that prove what the README promises
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+test-all: $(STAMP) $(MILVUS)  ## run all tests with coverage: long kill loops and a Milvus server too
 	$(BIN)/coverage erase
-	$(BIN)/pytest -m "" --cov --cov-report=term --cov-fail-under=90
+	LMK_MILVUS_VENV=.venv-milvus $(BIN)/pytest -m "" -n $(WORKERS) --dist loadfile \
+		--cov --cov-report=term --cov-fail-under=90
 
 check: $(STAMP) $(TYPING)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

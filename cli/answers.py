@@ -71,6 +71,7 @@ class Answer:
         geometry_seconds: time that the geometric check took.
         tags: of what is none of these, where a tagger was asked.
         labelled: whether any picture of the index has a landmark.
+        path: of the picture, where `query` is its id in a folder or table.
     """
 
     query: str
@@ -85,10 +86,13 @@ class Answer:
     geometry_seconds: float = 0.0
     tags: tuple[GivenTag, ...] | None = None
     labelled: bool = True
+    path: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         known = {name: value for name, value in vars(self).items() if name != "labelled"}
+        if self.path in ("", self.query):
+            del known["path"]
         tags = None if self.tags is None else [asdict(tag) for tag in self.tags]
         neighbours = [
             {name: value for name, value in vars(near).items() if name != "match"}
@@ -226,13 +230,14 @@ def notes_of(near: Evidence) -> list[str]:
     return notes
 
 
-def answers_page(answers: Sequence[Answer], failed: Mapping[str, str]) -> str:
+def answers_page(answers: Sequence[Answer], failed: Mapping[str, str], *, more: int = 0) -> str:
     """One self-contained HTML page with the pictures, and the points they share.
 
     Args:
         answers: to be shown.
         failed: pictures without an answer, and why.
+        more: answers that are not shown.
     """
     shown = {"notes_of": notes_of, "drawing_of": drawing_of, "counted": counted}
     shown["tags_text"] = tags_text
-    return page("query.html", answers=answers, failed=failed, **shown)
+    return page("query.html", answers=answers, failed=failed, more=more, **shown)

@@ -58,7 +58,7 @@ def relabel(
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest_table import plain_id
+    from lmk.embed.label_text import plain_name
     from lmk.rerank.build import relabel_pictures
     from lmk.rerank.build import remove_label as remove_everywhere
 
@@ -75,7 +75,7 @@ def relabel(
         if remove_label is not None:
             report = remove_everywhere(index, remove_label, wait=wait, progress=progress)
         else:
-            own = [plain_id(label) for label in labels]
+            own = [plain_name(label) for label in labels]
             given = dict.fromkeys(ids, own) if table is None else _read_labels(table)
             report = relabel_pictures(index, given, wait=wait, progress=progress)
     if as_json:
@@ -104,10 +104,10 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
     Example: lmk index rename-label gallery.lmk eifel_tower eiffel_tower
     """
     from lmk.cli.progress import StageProgress
-    from lmk.embed.manifest_table import plain_id
+    from lmk.embed.label_text import plain_name
     from lmk.rerank.build import rename_label as rename
 
-    name = plain_id(new)
+    name = plain_name(new)
     with StageProgress() as progress:
         report = rename(index, old, name, wait=wait, progress=progress)
     if as_json:

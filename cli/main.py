@@ -13,7 +13,7 @@ from types import TracebackType
 
 import click
 
-from lmk.cli.printing import echo, echo_lines
+from lmk.cli.printing import echo, echo_lines, printed_notices
 from lmk.embed.errors import LmkError
 
 DISTRIBUTION = "lmk-landmarks"
@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
+        with printed_notices():
+            code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help
         sys.exit(error.exit_code)

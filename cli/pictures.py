@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,7 @@ from lmk.cli.printing import echo
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
 
+STDIN = "-"
 _NAMES_SHOWN = 6  # different names of a system's folders and files
 
 
@@ -31,6 +35,60 @@ def read_pictures(source: Path, *, root: Path | None = None, tell: bool = True) 
     if tell and manifest.system:
         echo(f"lmk: {source}: left out {_system_text(manifest.system)}", err=True)
     return manifest
+
+
+def named_pictures(images: Sequence[Path], root: Path | None) -> tuple[dict[str, Path], bool]:
+    """Name and file of each picture of a command's arguments, and whether a list was among them.
+
+    Args:
+        images: pictures, folders, tables, or "-" for a list of paths on stdin, one a line (or
+            NUL between them, as `find -print0` writes it). The names of a folder's or table's
+            pictures are their ids, of all others their paths.
+        root: the folder that a table's paths start from; its own folder unless given.
+
+    Raises:
+        ManifestError: a folder or table that cannot be read as pictures.
+        UsageError: a URL, one name for two pictures, nothing on stdin.
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.embed.manifest_table import is_table
+    from lmk.embed.sources import url_reason
+
+    files: dict[str, Path] = {}
+    several = False
+    for image in images:
+        if str(image) == STDIN:
+            own = [(name, Path(name)) for name in _stdin_lines()]
+            several = True
+        elif image.is_dir() or is_table(image):
+            manifest = read_pictures(image, root=root)
+            own = [(row.id, manifest.file(row)) for row in manifest.rows]
+            several = True
+        else:
+            if reason := url_reason(image):
+                name = str(image).replace(":/", "://", 1)  # a path has lost one of the slashes
+                raise UsageError(reason, where=name)
+            own = [(str(image), image)]
+        for name, path in own:
+            if files.setdefault(name, path) != path:
+                remedy = "ask about the folders one after the other"
+                raise UsageError(
+                    f"the id {name} stands for two pictures", where=image, remedy=remedy
+                )
+    return files, several
+
+
+def _stdin_lines() -> list[str]:
+    """The paths on stdin, each once."""
+    from lmk.embed.errors import UsageError
+
+    data = sys.stdin.buffer.read()
+    lines = data.split(b"\0") if b"\0" in data else data.splitlines()
+    names = [os.fsdecode(line) for line in lines if line.strip()]
+    if not names:
+        remedy = "pipe the paths of pictures into it, one a line"
+        raise UsageError("nothing on stdin", where=STDIN, remedy=remedy)
+    return list(dict.fromkeys(names))
 
 
 def _system_text(paths: tuple[str, ...]) -> str:

@@ -8,11 +8,14 @@ terminal (escape sequences, line breaks, bidirectional overrides) is printed as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from lmk.embed.notices import LOGGER
 from lmk.embed.printable import json_escaped, printable
 
 
@@ -40,3 +43,26 @@ def echo_fields(*fields: str) -> None:
 def echo_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
     click.echo(json_escaped(json.dumps(value, ensure_ascii=False)))
+
+
+@contextmanager
+def printed_notices() -> Iterator[None]:
+    """Within it, each notice of the library is printed on stderr, and no notice twice."""
+    handler = _Printer()
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+
+
+class _Printer(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._printed:
+            self._printed.add(text)
+            echo(f"lmk: {text}", err=True)

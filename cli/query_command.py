@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from lmk.cli.answers import answer_lines, answers_of, answers_page
+from lmk.cli.answers import answer_lines, answers_page
+from lmk.cli.index_options import root
+from lmk.cli.pictures import named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
 from lmk.cli.render import check_output, counted, write_text
 
 if TYPE_CHECKING:
     from lmk.cli.answers import Answer
     from lmk.rerank.recognizer import Recognizer
-    from lmk.rerank.tagging import Tagger
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_ON_A_PAGE = 1000  # answers; each has several thumbnails
+_SHOWN = 10  # pictures of a folder named on stderr
+_AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "images",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="IMAGE|FOLDER|CSV|-...",
+)
 @click.option(
     "-i",
     "--index",
@@ -43,114 +57,201 @@ if TYPE_CHECKING:
     help="Say the tags of what is none of these: by a tagger that `lmk train` wrote, or by another "
     "index.  [default: the index's own, if it was built with one]",
 )
+@root
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
 )
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page with the pictures and their neighbours.",
+    type=_FILE,
+    help=f"Write a page with the pictures and their neighbours, the first {_ON_A_PAGE:,} of them.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    metavar="CSV",
+    help="Write the answers into a table, a row a picture, instead of printing them.",
 )
 def query(
     images: tuple[Path, ...],
     index: Path | None,
     neighbours: int,
     tagger: Path | None,
+    root: Path | None,
     as_json: bool,
     html: Path | None,
+    output: Path | None,
 ) -> None:
-    """Say which landmark each of IMAGES shows, or "none of these", and why.
+    """Say which landmark each picture shows, or "none of these", and why.
 
     Below each answer stand the neighbours, those that voted for it first: number among the
     nearest, similarity -> what the index's steps left of it, share of the votes, landmark, file,
     and what penalties took off or shared points added. --json has all the numbers, --html shows
     the pictures and the points.
 
+    The pictures of a folder, a CSV or of the paths on stdin (-) are answered in a table, a line
+    each, and there may be any number of them. A picture that cannot be read is named, and the exit
+    code is 1.
+
     Example: lmk query photo.jpg -i gallery.lmk --html answer.html
+
+    Then: lmk query holiday/ -i gallery.lmk -o answers.csv
     """
     from lmk.cli.find_index import find_index
-    from lmk.embed.errors import UsageError
+    from lmk.embed.files import write_whole
+    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.recognizer import Recognizer
 
-    context = click.get_current_context()
-    asked = context.get_parameter_source("neighbours") is not ParameterSource.DEFAULT
-    for image in images:
-        if image.is_dir():
-            raise UsageError(
-                "is a folder, not a picture",
-                where=image,
-                remedy=f"for many pictures use: lmk submit {image} -o submission.csv",
-            )
-    if html is not None:
-        check_output(html, reads=images)
-    failed: dict[str, str] = {}
-    for image in images:  # first, as an index that cannot be used would hide it
-        if str(image) not in failed and _missing(image):
-            _say_failed(failed, str(image), "no such file")
-    there = [image for image in images if str(image) not in failed]
-    answers = []
-    if there:
-        with Recognizer.open(find_index(index)) as recognizer:
-            held = len(recognizer.gallery.role_rows("gallery"))
-            if neighbours > held and asked:
-                holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
-                echo(f"lmk: -k {neighbours}: {holds}", err=True)
-            predictions, skipped = recognizer.query(there, k=min(neighbours, held))
-            answers = _with_tags(
-                answers_of(predictions, recognizer, neighbours), recognizer, tagger
-            )
-        for skip in skipped:
-            _say_failed(failed, skip.path, skip.reason)
-    by_query = {answer.query: answer for answer in answers}
-    for name in dict.fromkeys(map(str, images)):
-        if name in failed:
-            if as_json:
-                echo_json({"query": name, "error": failed[name]})
-        elif as_json:
-            echo_json(by_query[name].as_dict())
-        else:
-            echo_lines(answer_lines(by_query[name]))
-    if html is not None:
-        write_text(html, answers_page(answers, failed))
-    if failed:
-        context.exit(1)
-
-
-def _with_tags(answers: list[Answer], recognizer: Recognizer, named: Path | None) -> list[Answer]:
-    """Answers with the tags of those that are none of these, where there is a tagger."""
-    from lmk.rerank.given_tags import given_tags
-    from lmk.rerank.tagging import HeadTagger, open_tagger, tag_files
-
-    asked = [(answer.query, Path(answer.query)) for answer in answers if answer.label is None]
+    for path in (html, output):
+        if path is not None:
+            check_output(path, reads=images)
+    files, several = named_pictures(images, root)
+    if several:
+        ignore_large_picture_warnings()
+    report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)
+    missing = _missing(files)
+    for name, reason in missing.items():  # first, as an index that cannot be used would hide it
+        report.say_failed(name, reason)
     with ExitStack() as held:
-        if named is not None:
-            tagger: Tagger | None = held.enter_context(open_tagger(named))
+        results: Iterator[Answer | Failed]
+        if len(missing) < len(files):
+            recognizer = held.enter_context(Recognizer.open(find_index(index)))
+            tagged = held.enter_context(tags_of_none(recognizer, tagger))
+            if several:
+                report.table = Table(
+                    list(files), recognizer.gallery.label_names, recognizer.calibration is not None
+                )
+            if several or len(files) > _AT_ONCE:
+                _leave_out_steps_of_all(recognizer)
+            k = _at_most(recognizer, neighbours)
+            progress = _progress(held, len(files), shown=output is not None)
+            results = answered(recognizer, list(files.items()), k, missing, tagged, progress)
         else:
-            tagger = HeadTagger.of_index(recognizer)
-        if tagger is None:
-            return answers
-        rules = tagger.thresholds
-        tags = {
-            id_: given
-            for batch in tag_files(tagger, asked, tiles=rules.tiles)
-            for id_, given in zip(
-                batch.ids, given_tags(batch.scores, tagger.names, rules), strict=True
-            )
-        }
-    return [replace(answer, tags=tags.get(answer.query)) for answer in answers]
+            results = (Failed(n, str(p), missing[n]) for n, p in files.items())
+        rows = report.rows(results)
+        if output is None:
+            for _ in rows:
+                pass
+        else:
+            write_whole(output, rows)
+    report.end(html, output)
+    if report.failed:
+        click.get_current_context().exit(1)
 
 
-def _missing(path: Path) -> bool:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:  # another reason, which is found and named when the picture is read
-        return False
-    return False
+@dataclass
+class _Report:
+    """Prints results as they come, and keeps what the page needs.
+
+    Attributes:
+        as_json: print a line of JSON for each.
+        quiet: print nothing else for each.
+        page: keep answers for a page.
+        many: there may be too many failures to name.
+        table: prints an answer as a line.
+        failed: reasons by name, of pictures without an answer.
+    """
+
+    as_json: bool
+    quiet: bool
+    page: bool
+    many: bool
+    table: Table | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    answered: int = 0
+    named: int = 0
+
+    def rows(self, results: Iterator[Answer | Failed]) -> Iterator[bytes]:
+        """Prints the results, and yields the lines of a CSV file."""
+        yield csv_head().encode()
+        if self.table is not None and not self.as_json and not self.quiet:
+            echo(self.table.head)
+        for one in results:
+            if isinstance(one, Failed):
+                self.say_failed(one.query, one.reason)
+                if self.as_json:
+                    echo_json({"query": one.query, "error": one.reason})
+            else:
+                self._print(one)
+            yield csv_line(one).encode("utf-8", "surrogateescape")
+
+    def _print(self, answer: Answer) -> None:
+        self.answered += 1
+        self.named += answer.label is not None
+        if self.page and len(self.answers) < _ON_A_PAGE:
+            self.answers.append(answer)
+        if self.as_json:
+            echo_json(answer.as_dict())
+        elif not self.quiet and self.table is not None:
+            echo(self.table.line(answer))
+        elif not self.quiet:
+            echo_lines(answer_lines(answer))
+
+    def say_failed(self, name: str, reason: str) -> None:
+        """Notes that a picture has no answer, and why, and says so on stderr."""
+        if name in self.failed:
+            return
+        self.failed[name] = reason
+        if not self.many or len(self.failed) <= _SHOWN:
+            echo(f"lmk: {name}: {reason}; it has no answer", err=True)
+
+    def end(self, html: Path | None, output: Path | None) -> None:
+        """Writes the page, and says what there is."""
+        if self.many and len(self.failed) > _SHOWN:
+            more = len(self.failed) - _SHOWN
+            where = f" ({output} names them)" if output else " (--json names them)"
+            echo(f"lmk: {more:,} more have no answer{where}", err=True)
+        if html is not None:
+            left = self.answered - len(self.answers)
+            write_text(html, answers_page(self.answers, self.failed, more=left))
+            if left:
+                shown = len(self.answers)
+                echo(f"lmk: {html}: the first {shown:,} of {self.answered:,} answers", err=True)
+        if output is not None and not self.as_json:
+            pictures = counted(self.answered, "picture")
+            without = f", {len(self.failed):,} without an answer" if self.failed else ""
+            echo(f"{output}: {pictures}, {self.named:,} of them with a landmark{without}")
 
 
-def _say_failed(failed: dict[str, str], name: str, reason: str) -> None:
-    """Notes that a picture has no answer, and why, and says so on stderr."""
-    failed[name] = reason
-    echo(f"lmk: {name}: {reason}; it has no answer", err=True)
+def _leave_out_steps_of_all(recognizer: Recognizer) -> None:
+    """Takes out the step that counts answers over all pictures: they come a block at a time."""
+    from lmk.rerank.steps import OverpredictedStep
+
+    recognizer.pipeline = recognizer.pipeline.without(OverpredictedStep)
+
+
+def _at_most(recognizer: Recognizer, neighbours: int) -> int:
+    """The neighbours there can be, said on stderr where that is fewer than were asked for."""
+    source = click.get_current_context().get_parameter_source("neighbours")
+    held = len(recognizer.gallery.role_rows("gallery"))
+    if neighbours > held and source is not ParameterSource.DEFAULT:
+        holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
+        echo(f"lmk: -k {neighbours}: {holds}", err=True)
+    return min(neighbours, held)
+
+
+def _missing(files: Mapping[str, Path]) -> dict[str, str]:
+    """The pictures that are not there, and what to say of them."""
+    from lmk.embed.sources import url_reason
+
+    missing = {}
+    for name, path in files.items():
+        try:
+            path.stat()
+        except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+            missing[name] = url_reason(name) or "no such file"
+        except OSError:  # another reason, which is found and named when the picture is read
+            pass
+    return missing
+
+
+def _progress(held: ExitStack, total: int, *, shown: bool) -> Callable[[int], None]:
+    """A bar where no answers are printed: lines and a bar would run into each other."""
+    if not shown:
+        return lambda done: None
+    from lmk.cli.progress import StageProgress
+
+    bar = held.enter_context(StageProgress())
+    return lambda done: bar("pictures", done, total)

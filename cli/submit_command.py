@@ -67,7 +67,8 @@ def submit(
     too (docs/retrieval.md; --retrieval-steps none: the order of the search).
 
     Ids: of a flat folder the file names without their ending, of sub-folders the paths with it
-    (tower/1.jpg), a blank as "_"; of a CSV its column id.
+    (tower/1.jpg), a blank as "_"; of a CSV its column id. Names that would share an id get longer
+    ones (docs/index.md).
 
     Example: lmk submit queries/ -i gallery.lmk -o submission.csv
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import root
-from lmk.cli.pictures import read_pictures
+from lmk.cli.pictures import named_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tag_options import (
@@ -65,7 +65,13 @@ class Tagged:
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=_PATH, metavar="IMAGE|FOLDER|CSV...")
+@click.argument(
+    "images",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="IMAGE|FOLDER|CSV|-...",
+)
 @index_option
 @tagger_option
 @tiles_option
@@ -127,7 +133,7 @@ def tag(
     if classes is not None and detector is None:
         raise UsageError("belongs to a detector", where="--classes", remedy="add --detector")
     graph = named_relations(relations, relations_by)
-    files = _files(images, root)
+    files = list(named_pictures(images, root)[0].items())
     failed: dict[str, str] = {}
     tagged: list[Tagged] = []
     with named_tagger(index, tagger) as opened:
@@ -161,31 +167,6 @@ def tag(
             echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
     if failed:
         click.get_current_context().exit(1)
-
-
-def _files(images: Sequence[Path], root: Path | None) -> list[tuple[str, Path]]:
-    """Name and file of each picture; of a folder or table its ids.
-
-    Raises:
-        ManifestError: a folder or table that cannot be read as pictures.
-        UsageError: one name for two pictures.
-    """
-    from lmk.embed.errors import UsageError
-    from lmk.embed.manifest_table import TABLE_SUFFIXES
-
-    files: dict[str, Path] = {}
-    for image in images:
-        own = [(str(image), image)]
-        if image.is_dir() or image.suffix.lower() in TABLE_SUFFIXES:
-            manifest = read_pictures(image, root=root)
-            own = [(row.id, manifest.file(row)) for row in manifest.rows]
-        for name, path in own:
-            if files.setdefault(name, path) != path:
-                remedy = "tag the folders one after the other"
-                raise UsageError(
-                    f"the id {name} stands for two pictures", where=image, remedy=remedy
-                )
-    return list(files.items())
 
 
 def _detector(

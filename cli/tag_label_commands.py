@@ -270,22 +270,21 @@ def _read_glosses(path: Path) -> dict[str, str]:
     """The text of each label.
 
     Raises:
-        ManifestError: the table cannot be read, or has no such columns; a label that is empty, has
-            a blank or comes twice.
+        ManifestError: the table cannot be read, or has no such columns; a label that is empty or
+            comes twice.
     """
     from lmk.embed.errors import ManifestError
+    from lmk.embed.label_text import plain_name
     from lmk.embed.manifest_table import read_table
 
-    rows = read_table(path)
+    rows = read_table(path, {"label", "text"})
     if not {"label", "text"} <= set(rows):
         remedy = "name a CSV with those"
         raise ManifestError("has no columns label and text", where=path, remedy=remedy)
-    labels = rows["label"].str.strip()
-    for label in labels:
-        if len(label.split()) != 1:
-            remedy = "write '_' for a blank"
-            raise ManifestError(f"the label {label!r} is empty or holds a blank", where=path,
-                                remedy=remedy)  # fmt: skip
+    labels = rows["label"].map(plain_name)
+    if not labels.all():
+        remedy = "name the label of each text"
+        raise ManifestError("a label is empty", where=path, remedy=remedy)
     if not labels.is_unique:
         twice = labels[labels.duplicated()].iloc[0]
         remedy = "join the texts of a label"

@@ -7,6 +7,7 @@ Yan et al., "Rethinking Model Pretraining for Noisy Image Classification" (secon
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import UsageError
-from lmk.embed.manifest_table import plain_id, read_table
+from lmk.embed.manifest_table import plain_ids, read_table
 
 CONTEXT_COLUMNS = ("title", "description", "caption", "tags")
 _UNSPACED = ("IDEOGRAPHIC", "CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA")
@@ -158,7 +159,7 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
         ManifestError: the file cannot be read.
         UsageError: it lacks the columns, or has an id twice.
     """
-    table = read_table(path)
+    table = read_table(path, {"id", *CONTEXT_COLUMNS, *(columns or ())})
     wanted = [c for c in CONTEXT_COLUMNS if c in table] if columns is None else list(columns)
     missing = [c for c in ("id", *wanted) if c not in table]
     if missing or not wanted:
@@ -168,9 +169,9 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
             where=path,
             remedy="name the columns that hold the texts",
         )
-    ids = table["id"].map(plain_id)
-    if not ids.is_unique:
-        twice = ids[ids.duplicated()].iloc[0]
+    ids = plain_ids(table["id"])
+    if len(set(ids)) < len(ids):
+        twice = next(id_ for id_, count in Counter(ids).items() if count > 1)
         raise UsageError(
             f"has the id {twice} twice", where=path, remedy="join the texts of a picture"
         )

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lmk.embed.csv_file import CsvFile, at
 from lmk.embed.errors import DownloadError, ModelError, UsageError
 from lmk.embed.images import Picture
+from lmk.embed.label_text import plain_name
 
 if TYPE_CHECKING:
     import torch
@@ -160,24 +162,16 @@ def read_classes(path: Path) -> dict[str, str]:
     Raises:
         UsageError: no such file, no such columns, a class twice.
     """
-    import csv
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"class", "tag"} <= set(rows.fieldnames or ()):
-                raise ValueError("there are no columns class and tag")
-            pairs = [((row["class"] or "").strip(), (row["tag"] or "").strip()) for row in rows]
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a class stands twice")
-        if any(not tag or len(tag.split()) > 1 for tag in found.values()):
-            raise ValueError("a tag is empty or holds a blank")
-    except (OSError, ValueError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"cannot be read as tags by class: {reason}",
-            where=path,
-            remedy="as in: cell phone,phone",
-        ) from None
+    found: dict[str, str] = {}
+    with CsvFile(path, ("class", "tag"), error=UsageError, pad=True) as rows:
+        rows.require("class", "tag")
+        class_, tag = (rows.columns.index(name) for name in ("class", "tag"))
+        for row in rows:
+            label, named = row.cells[class_].strip(), plain_name(row.cells[tag])
+            if label in found:
+                raise UsageError(f"the class {label!r} stands twice", where=at(path, row.line))
+            if not named:
+                raise UsageError(f"the tag of {label!r} is empty", where=at(path, row.line),
+                                 remedy="as in: cell phone,phone")  # fmt: skip
+            found[label] = named
     return found

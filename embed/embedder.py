@@ -33,7 +33,8 @@ from lmk.embed.config import (
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError
 from lmk.embed.fingerprint import feature_print, state_sha256, whole_print
-from lmk.embed.images import Picture, Skipped, decode, read_bytes
+from lmk.embed.images import Picture, Skipped, decode
+from lmk.embed.process import start_threads
 from lmk.embed.runtime import (
     OpenVinoRuntime,
     Runtime,
@@ -42,6 +43,7 @@ from lmk.embed.runtime import (
     openvino_usable,
 )
 from lmk.embed.scratch import ScratchFolder
+from lmk.embed.sources import PictureSource, Source, picture_sources
 from lmk.embed.tag_head import TAGS_FILE
 from lmk.embed.whitening import Whitening, load_whitening, save_whitening
 
@@ -340,7 +342,12 @@ class Embedder:
         return self._network
 
     def start(self) -> Runtime:
-        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch."""
+        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch.
+
+        Raises:
+            ForkedProcess: this process is a fork of one in which a network or a search has run.
+        """
+        start_threads()
         if self._runtime is None:
             if openvino_usable() and not _cuda():
                 self._runtime = OpenVinoRuntime(self.graph())
@@ -376,24 +383,35 @@ class Embedder:
         """Unit vectors float32 [n, dim] of raw features [n, feature_dim]."""
         return self.whitening.apply(features) if self.whitening else unit_rows(features)
 
-    def embed(self, pictures: Sequence[Path]) -> tuple[Embeddings, tuple[Skipped, ...]]:
-        """Embeds some picture files; for thousands use `lmk.embed.extract`.
+    def embed(
+        self, pictures: Source | PictureSource | Iterable[Source | PictureSource]
+    ) -> tuple[Embeddings, tuple[Skipped, ...]]:
+        """Embeds one picture or several; for thousands of files use `lmk.embed.extract`.
+
+        Args:
+            pictures: paths, bytes of picture files, PIL images, or uint8 arrays
+                [height, width, 3] in RGB order; one, or an iterable of them.
 
         Returns:
-            The embeddings of those that can be read (ids are their paths; a path that is given
-            twice counts once), and the others.
+            The embeddings of those that can be read, and the others. The ids are the paths, and
+            "picture N" for what has none, N counted from 0; a path given twice counts once.
+
+        Raises:
+            TypeError: for anything else; it says what is accepted.
+            UsageError: for a folder in the place of one picture.
         """
+        sources = picture_sources(pictures)
         skipped: list[Skipped] = []
         ids: list[str] = []
 
         def decoded() -> Iterator[Picture]:
-            for path in dict.fromkeys(pictures):  # ids are unique
-                data = read_bytes(path)
+            for source in sources:
+                data = source.read()
                 picture = data if isinstance(data, str) else decode(data, self.config.size)
                 if isinstance(picture, str):
-                    skipped.append(Skipped(str(path), picture))
+                    skipped.append(Skipped(source.id, picture))
                 else:
-                    ids.append(str(path))
+                    ids.append(source.id)
                     yield picture
 
         features = list(self.features(decoded()))

@@ -14,6 +14,7 @@ LmkError                      1  the work failed
   StorageError                1  the disk is full, the folder read-only
   DownloadError               1  a file that could not be fetched whole
   ServerError                 1  a search server that cannot be reached, or that fails
+  ForkedProcess               1  something that was opened before a fork is used after it
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ class DownloadError(LmkError):
 
 class ServerError(LmkError):
     """A search server cannot be reached, does not answer in time, or fails."""
+
+
+class ForkedProcess(LmkError):
+    """An open index, or a network that runs, is used in a fork of the process it belongs to."""
 
 
 _STORAGE_REMEDIES = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lmk.embed.errors import ManifestError
-from lmk.embed.manifest_table import LABEL_COLUMNS, plain_id, read_table
+from lmk.embed.label_text import join_labels
+from lmk.embed.manifest_table import labels_of, plain_ids, read_table
 
 TAGS = "tags"
 
@@ -35,31 +37,22 @@ class LabelTable:
             raise ManifestError(
                 "has no column id", where=path, remedy="name a CSV with the columns id and tags"
             )
-        ids = self._rows["id"].map(plain_id)
-        if not len(ids):
+        ids = plain_ids(self._rows["id"])
+        if not ids:
             raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
-        if not ids.is_unique:
-            twice = ids[ids.duplicated()].iloc[0]
+        if repeated := [id_ for id_, count in Counter(ids).items() if count > 1]:
             remedy = "give each picture a row of its own"
-            raise ManifestError(f"has the id {twice!r} twice", where=path, remedy=remedy)
-        if not ids.all():
+            raise ManifestError(f"has the id {repeated[0]!r} twice", where=path, remedy=remedy)
+        if not all(ids):
             raise ManifestError("has an empty id", where=path, remedy="give each picture an id")
         self._ids = tuple(ids)
-        self.column = next((name for name in LABEL_COLUMNS if name in self._rows), None)
+        self.column, labels = labels_of(self._rows, path)
         self.has_paths = "path" in self._rows
-        cells = self._rows[self.column] if self.column else [""] * len(self._ids)
-        self.labels = {
-            id_: tuple(dict.fromkeys(cell.split()))
-            for id_, cell in zip(self._ids, cells, strict=True)
-        }
+        self.labels = dict(zip(self._ids, labels, strict=True))
 
     def with_labels(self, labels: Mapping[str, Sequence[str]]) -> str:
         """The table as CSV with other labels; pictures that are not named keep theirs."""
         rows = self._rows.copy()
         column = self.column or TAGS
-        own = rows[column] if self.column else [""] * len(rows)
-        rows[column] = [
-            " ".join(labels[id_]) if id_ in labels else cell
-            for id_, cell in zip(self._ids, own, strict=True)
-        ]
+        rows[column] = [join_labels(labels.get(id_, self.labels[id_]), column) for id_ in self._ids]
         return str(rows.to_csv(index=False, lineterminator="\n"))

@@ -2,13 +2,13 @@
 
 Read from a folder (one sub-folder a landmark, a flat folder, or GLDv2's a/b/c/<id>.jpg) or from a
 CSV or Parquet file. Labels and ids never hold blanks, because the contest's files separate
-them by blanks: a blank in a folder's or file's name becomes "_".
+them by blanks: a blank in a folder's or file's name becomes "_". Pictures that would share an id
+get longer ones (picture_ids.py).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,20 +16,35 @@ from pathlib import Path, PurePosixPath
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
+from lmk.embed.label_forms import similar_groups, similar_text
+from lmk.embed.label_text import nfc, plain_name
 from lmk.embed.manifest_folder import PICTURE_SUFFIXES, read_folder
-from lmk.embed.manifest_table import TABLE_SUFFIXES, picture_rows, without_blanks
+from lmk.embed.manifest_paths import is_there
+from lmk.embed.manifest_table import is_table, picture_rows
+from lmk.embed.notices import notice
+from lmk.embed.picture_ids import exact_id, unique_ids
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
-_BLANKS = re.compile(r"\s+")
+_OTHER_FILES = dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV")
+_OTHER_FILES |= dict.fromkeys((".json", ".jsonl", ".txt"), "write the list as CSV")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture of a manifest: its id, its path under the root, its labels (maybe none)."""
+    """One picture of a manifest: its id, its path under the root, its labels (maybe none).
+
+    Id and labels are kept in Unicode's composed form (NFC), the path as it is on disk.
+    """
 
     id: str
     path: str
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id.isascii():
+            object.__setattr__(self, "id", nfc(self.id))
+        if self.labels and not "".join(self.labels).isascii():
+            object.__setattr__(self, "labels", tuple(dict.fromkeys(map(nfc, self.labels))))
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,8 @@ class Manifest:
             self._check(row)
 
     def _check(self, row: Row) -> None:
-        if not row.id or any(_BLANKS.search(text) or not text for text in (row.id, *row.labels)):
+        # Without blanks, and not empty: each splits into itself alone.
+        if len(row.id.split()) != 1 or " ".join(row.labels).split() != list(row.labels):
             raise ManifestError(
                 f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})",
                 where=self.root,
@@ -83,10 +99,19 @@ class Manifest:
                 remedy="name the picture's file, or leave the row out",
             )
         if row.path.startswith("/") or ".." in row.path.split("/"):
+            root = os.path.abspath(self.root)  # noqa: PTH100 (without following links)
+            above = os.path.commonpath([root, os.path.normpath(os.path.join(root, row.path))])  # noqa: PTH118
             raise ManifestError(
-                f"the path {row.path!r} of {row.id} leads outside the folder",
+                f"the path {row.path!r} of {row.id} leads outside the folder {root}",
                 where=self.root,
-                remedy="give paths relative to the folder of the file, or name another with --root",
+                remedy=f"name a folder above all pictures (--root {above}) and give paths "
+                "relative to it",
+            )
+        if "\0" in row.path or "\0" in row.id:
+            raise ManifestError(
+                f"a NUL character in the id or path of {row.id!r}",
+                where=self.root,
+                remedy="take it out",
             )
 
     def __len__(self) -> int:
@@ -122,11 +147,20 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
         ManifestError: when there is no such file or folder, no picture in it, no such column.
     """
     path = Path(source)
+    manifest = _read(path, root)
+    labels = {label for own in {row.labels for row in manifest.rows} for label in own}
+    if alike := similar_groups(labels):
+        text = similar_text([(group[0], group[1]) for group in alike], "label")
+        notice(path, f"{text}: they stay different labels")
+    return manifest
+
+
+def _read(path: Path, root: Path | None) -> Manifest:
     if path.is_dir():
         return _from_folder(path)
-    if not path.exists():
+    if not is_there(path):
         raise ManifestError("no such folder or file", where=path, remedy="check the spelling")
-    if path.suffix.lower() in TABLE_SUFFIXES:
+    if is_table(path):
         return _from_table(path, root or path.parent)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise ManifestError(
@@ -137,36 +171,42 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
     raise ManifestError(
         "is neither a folder nor a .csv or .parquet file",
         where=path,
-        remedy="point at a folder of pictures",
+        remedy=_OTHER_FILES.get(path.suffix.lower(), "point at a folder of pictures"),
     )
 
 
 def _from_folder(root: Path) -> Manifest:
     found = read_folder(root)
     flat = found.gldv2 or all("/" not in name for name in found.files)
-    rows = _stem_rows(found.files) if flat else [_landmark_row(name) for name in found.files]
-    return Manifest(root, tuple(rows), found.skipped, found.unseen, found.system)
+    ids = _file_ids(found.files) if flat else _path_ids(found.files)
+    rows = tuple(
+        Row(id_, name, () if flat else _folder_label(name))
+        for id_, name in zip(ids, found.files, strict=True)
+    )
+    return Manifest(root, rows, found.skipped, found.unseen, found.system)
 
 
-def _landmark_row(name: str) -> Row:
-    folder, _, _ = name.partition("/")
-    labels = (without_blanks(folder),) if "/" in name else ()
-    return Row(without_blanks(name), name, labels)
+def _folder_label(name: str) -> tuple[str, ...]:
+    folder, slash, _ = name.partition("/")
+    return (plain_name(folder),) if slash else ()
 
 
-def _stem_rows(files: Sequence[str]) -> list[Row]:
-    """Ids are names without their ending; with it where two files differ in nothing else."""
-    stems = Counter(without_blanks(PurePosixPath(name).stem) for name in files)
-    rows = []
-    for name in files:
-        path = PurePosixPath(name)
-        id_ = without_blanks(path.stem)
-        rows.append(Row(id_ if stems[id_] == 1 else without_blanks(path.name), name))
-    return rows
+def _path_ids(files: Sequence[str]) -> list[str]:
+    return unique_ids(files, [plain_name(name) for name in files], exact_id)
+
+
+def _file_ids(files: Sequence[str]) -> list[str]:
+    """Ids without the folders above: names without their ending, or with it (picture_ids)."""
+    names = [PurePosixPath(name).name for name in files]
+    stems = [plain_name(PurePosixPath(name).stem) for name in names]
+    return unique_ids(names, stems, plain_name, exact_id)
 
 
 def _from_table(path: Path, root: Path) -> Manifest:
     try:
         return Manifest(root, tuple(Row(*cells) for cells in picture_rows(path, root)))
     except ManifestError as error:
-        raise ManifestError(error.what, where=path, remedy=error.remedy) from None
+        # What is wrong with all rows together, or with a path, does not name the table.
+        named = error.where is not None and error.where.startswith(str(path))
+        where = error.where if named else path
+        raise ManifestError(error.what, where=where, remedy=error.remedy) from None

@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmk.embed.csv_file import CsvFile, known_columns
 from lmk.embed.errors import ManifestError
+from lmk.embed.label_text import (
+    SEPARATOR,
+    SEVERAL_LABELS_COLUMNS,
+    SINGLE_LABEL_COLUMNS,
+    are_floats,
+    plain_name,
+    read_labels,
+    split_labels,
+    whole_number,
+)
+from lmk.embed.manifest_paths import paths_by_id, picture_path
+from lmk.embed.notices import notice
+from lmk.embed.picture_ids import exact_id, unique_ids
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_SUFFIXES = frozenset({".csv", ".parquet"})
-LABEL_COLUMNS = ("landmark_id", "label", "labels", "landmarks", "tags")
-_BLANKS = re.compile(r"\s+")
-_NESTED_PROBE = 100  # rows looked at to tell a/b/c/<id>.jpg from <id>.jpg
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+_BLOCK = 10_000  # rows put into columns at a time
+_COMPRESSED = frozenset({".gz", ".zip"})  # behind one of a text, or alone for an archive
+LABEL_COLUMNS = (*SINGLE_LABEL_COLUMNS, *SEVERAL_LABELS_COLUMNS)
+COLUMNS = ("id", "path", *LABEL_COLUMNS, "images")
 
 
-def plain_id(text: str) -> str:
-    """The id of a picture as manifests have it, of what a table says."""
-    return without_blanks(text.strip())
+def is_table(path: Path) -> bool:
+    """Whether a file's name is that of a table: photos.csv, photos.tsv.gz, photos.zip, ..."""
+    return table_stem(path) != path.name
 
 
-def without_blanks(text: str) -> str:
-    """The text with "_" for each run of blanks."""
-    return _BLANKS.sub("_", text)
+def table_stem(path: Path) -> str:
+    """The name of a table's file without its endings; any other name as it is."""
+    stem, suffix = path.stem, path.suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        return stem
+    inner = Path(stem)
+    if suffix in _COMPRESSED and inner.suffix.lower() in TABLE_SUFFIXES - {".parquet"}:
+        return inner.stem
+    return stem if suffix == ".zip" else path.name
+
+
+def plain_ids(texts: Iterable[str]) -> list[str]:
+    """The ids of pictures as manifests have them, of what a column of a table says.
+
+    Texts that differ only in what is changed get longer ids (picture_ids); equal ones stay equal.
+    """
+    names = [text.strip() for text in texts]
+    ids = [plain_name(name) for name in names]
+    if are_floats(ids):
+        ids = [whole_number(id_) for id_ in ids]
+    return unique_ids(names, ids, exact_id)
 
 
 def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -43,64 +77,91 @@ def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, 
         table = _one_row_a_picture(table)
     if "id" not in table:
         raise ManifestError(
-            f"no column 'id' (its columns are: {', '.join(map(str, table.columns))})",
+            f"no column 'id' (its columns are: {', '.join(map(str, table.columns))[:200]})",
             where=path,
             remedy="name the column that identifies a picture 'id'",
         )
     if not len(table):
         raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
-    ids = [plain_id(text) for text in table["id"]]
-    column = next((name for name in LABEL_COLUMNS if name in table), None)
-    labels = [_labels(cell) for cell in table[column]] if column else [()] * len(ids)
+    ids = plain_ids(table["id"])
+    labels = labels_of(table, path)[1]
     if "path" in table:
-        paths = [_plain_path(cell) for cell in table["path"]]
+        cells = zip(table["path"], ids, strict=True)
+        paths = [picture_path(cell, root, id_) for cell, id_ in cells]
     else:
-        paths = _paths_by_id(ids, root, path)
+        floats = are_floats(map(plain_name, table["id"]))
+        paths = paths_by_id(ids if floats else table["id"].tolist(), root, path)
     return zip(ids, paths, labels, strict=True)
 
 
-def _labels(cell: str) -> tuple[str, ...]:
-    """The labels of a cell in their order; one written twice counts once."""
-    return tuple(dict.fromkeys(cell.split()))
+def labels_of(table: pd.DataFrame, path: Path) -> tuple[str | None, list[tuple[str, ...]]]:
+    """The column of labels, None for none, and the labels of each row, each once.
+
+    Logs a notice about what is odd in them.
+    """
+    column = next((name for name in LABEL_COLUMNS if name in table), None)
+    if column is None:
+        return None, [()] * len(table)
+    labels, notes = read_labels(table[column].tolist(), column)
+    notice(path, *notes)
+    once = {own: tuple(dict.fromkeys(own)) for own in set(labels)}
+    return column, [once[own] for own in labels]
 
 
-def _plain_path(path: str) -> str:
-    """Without "./" and "//"; looked at only where there is one, as millions pass here."""
-    if "./" in path or "//" in path or path.endswith("/"):
-        return PurePosixPath(path).as_posix()
-    return path
-
-
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, known: Collection[str] = COLUMNS) -> pd.DataFrame:
     """A CSV or Parquet file, all cells as text; an empty cell is ''.
+
+    Args:
+        path: of the file; CSVs as csv_file.CsvFile reads them.
+        known: the columns that are wanted: their names may differ in case and blanks.
 
     Raises:
         ManifestError: the file cannot be read, or has rows of more cells than the header.
     """
     import pandas as pd
 
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path).apply(_as_text)
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of one cell too many
-            raise ValueError("its rows have more cells than its header")
-        return table
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise ManifestError(
-            f"cannot be read as a table: {reason}", where=path, remedy="write it as UTF-8 CSV"
-        ) from error
+    if path.suffix.lower() == ".parquet":
+        try:
+            table = pd.read_parquet(path)
+        except (ValueError, OSError) as error:  # pyarrow's parse errors are ValueErrors
+            reason = " ".join(str(error).split())
+            remedy = "is it a Parquet file?"
+            raise ManifestError(f"cannot be read as a table: {reason}", where=path,
+                                remedy=remedy) from error  # fmt: skip
+        names = [str(name) for name in table.columns]
+        table.columns = pd.Index(_unique(known_columns(names, known, str(path), ManifestError)))
+        return table.apply(_as_text)
+    with CsvFile(path, known, error=ManifestError, pad=True) as rows:
+        columns: list[list[str]] = [[] for _ in rows.columns]
+        given = iter(rows)
+        while block := [row.cells for row in islice(given, _BLOCK)]:
+            for column, cells in zip(columns, zip(*block, strict=True), strict=True):
+                column.extend(cells)
+        names = _unique(rows.columns)
+    return pd.DataFrame(dict(zip(names, columns, strict=True)), dtype=object)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Names with ".1", ".2" behind those that stood before."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        found.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return found
 
 
 def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
-    """Cells as text: whole numbers without a point (gaps make floats of them), lists by blanks."""
-    return column.map(_cell_text).astype(str)
+    """Cells as text: whole numbers without a point (gaps make floats of them), lists by "|"."""
+    return column.map(_cell_text).astype(object)
 
 
 def _cell_text(cell: object) -> str:
     if isinstance(cell, Iterable) and not isinstance(cell, str | bytes):
-        return " ".join(_cell_text(part) for part in cell)
+        parts = [_cell_text(part) for part in cell]
+        # A list of one name of several words must not be taken for several names.
+        alone = len(parts) == 1 and len(parts[0].split()) > 1
+        return SEPARATOR.join([*parts, ""] if alone else parts)
     if cell is None or cell != cell:  # NaN alone differs from itself
         return ""
     if isinstance(cell, float) and cell.is_integer():
@@ -110,26 +171,6 @@ def _cell_text(cell: object) -> str:
 
 def _one_row_a_picture(table: pd.DataFrame) -> pd.DataFrame:
     """GLDv2's train_clean.csv: one row a landmark, its picture ids separated by blanks."""
-    table = table.assign(id=table["images"].str.split()).explode("id", ignore_index=True)
+    images = table["images"].map(lambda cell: split_labels(cell, several=True))
+    table = table.assign(id=images).explode("id", ignore_index=True)
     return table.dropna(subset=["id"])[["id", "landmark_id"]]
-
-
-def _paths_by_id(ids: list[str], root: Path, table: Path) -> list[str]:
-    """GLDv2's layout a/b/c/<id>.jpg where it is found on disk, else <id>.jpg."""
-    for layout in (_nested_path, _flat_path):
-        if any((root / layout(id_)).exists() for id_ in ids[:_NESTED_PROBE]):
-            return [layout(id_) for id_ in ids]
-    raise ManifestError(
-        f"has no column 'path', and no picture was found as {_nested_path(ids[0])} "
-        f"or {_flat_path(ids[0])} under {root}",
-        where=table,
-        remedy="add a column 'path', or name the folder of the pictures with --root",
-    )
-
-
-def _nested_path(id_: str) -> str:
-    return "/".join((*id_[:3], f"{id_}.jpg"))
-
-
-def _flat_path(id_: str) -> str:
-    return f"{id_}.jpg"

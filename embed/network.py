@@ -13,6 +13,7 @@ from lmk.embed.config import FILE, HUB, SHIPPED, EmbedderConfig, shipped_weights
 from lmk.embed.errors import ModelError
 from lmk.embed.heads import EmbeddingNetwork, Ensemble
 from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.process import start_threads
 from lmk.embed.weights import load_weights, read_state
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def try_network(network: EmbeddingNetwork, config: EmbedderConfig) -> None:
 
     Raises:
         ModelError: it fails, or gives features that are not finite.
+        ForkedProcess: this process is a fork of one in which a network has run.
     """
+    start_threads()
     picture = torch.full((1, max(config.size, 0), max(config.size, 0), 3), 127, dtype=torch.uint8)
     try:
         with torch.inference_mode():

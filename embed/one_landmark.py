@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmk.embed.errors import UsageError
-from lmk.embed.manifest import Manifest, Row
-from lmk.embed.manifest_table import plain_id
+from lmk.embed.label_text import plain_name
+from lmk.embed.manifest import Manifest
+from lmk.embed.picture_ids import exact_id, unique_ids
 
 
 def with_landmark(manifest: Manifest, label: str, *, source: Path) -> Manifest:
@@ -23,15 +24,14 @@ def with_landmark(manifest: Manifest, label: str, *, source: Path) -> Manifest:
 
     Raises:
         UsageError: for an empty label.
-        ManifestError: when two pictures get one id.
     """
-    name = plain_id(label)
+    name = plain_name(label)
     if not name:
         raise UsageError("the label is empty", where="--label", remedy="name the landmark")
 
-    def row_of(row: Row) -> Row:
-        nested = not row.labels and "/" in row.path
-        own_id = row.id if nested or not source.is_dir() else f"{name}/{plain_id(row.path)}"
-        return replace(row, id=own_id, labels=(name,))
-
-    return replace(manifest, rows=tuple(map(row_of, manifest.rows)))
+    rows = manifest.rows
+    if source.is_dir() and not any("/" in row.path and not row.labels for row in rows):
+        plain = [f"{name}/{plain_name(row.path)}" for row in rows]
+        ids = unique_ids([f"{label}/{row.path}" for row in rows], plain, exact_id)
+        rows = tuple(replace(row, id=id_) for row, id_ in zip(rows, ids, strict=True))
+    return replace(manifest, rows=tuple(replace(row, labels=(name,)) for row in rows))

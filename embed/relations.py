@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.csv_file import CsvFile
 from lmk.embed.errors import UsageError
+from lmk.embed.label_text import nfc, plain_name
+from lmk.embed.manifest_table import is_table
 
 _BLANKS = re.compile(r"\s+")
 HIERARCHY = ("category_index", "category_id", "index_of_parent", "name")  # Tencent ML-Images
 HIERARCHY_SUFFIXES = (".txt", ".tsv")
+_PAIR = ("child", "parent")
 _KEYS = {"index": 0, "id": 1, "name": 3}
 _NO_PARENT = "-1"
 
@@ -107,16 +110,16 @@ def read_relations(path: Path, *, by: Literal["name", "id", "index"] = "name") -
     Raises:
         UsageError: no such file, another form, a cycle, two categories of one name.
     """
-    readers = {".csv": _csv_edges, ".json": _object_edges, ".yaml": _object_edges}
-    readers |= {".yml": _object_edges}
     kind = path.suffix.lower()
     try:
-        if kind in HIERARCHY_SUFFIXES:
+        if kind in (".json", ".yaml", ".yml"):
+            return _graph(_object_edges(path))
+        if kind in HIERARCHY_SUFFIXES and not _has_pairs(path):
             return _graph(_hierarchy_edges(path, by))
-        if kind not in readers:
+        if kind not in HIERARCHY_SUFFIXES and not is_table(path):
             raise ValueError("relations are .csv, .json, .yaml, .txt or .tsv")
-        return _graph(readers[kind](path))
-    except (OSError, ValueError, csv.Error) as error:
+        return _graph(_csv_edges(path))
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
             f"cannot be read as relations: {' '.join(str(reason).split())}",
@@ -131,22 +134,34 @@ Edges = Iterable[tuple[str, str | None]]
 def _graph(edges: Edges) -> RelationGraph:
     parents: dict[str, list[str]] = {}
     for child, parent in edges:
-        own = parents.setdefault(_BLANKS.sub("_", child.strip()), [])
+        own = parents.setdefault(plain_name(child), [])
         if parent is not None:
-            own.append(_BLANKS.sub("_", parent.strip()))
+            own.append(plain_name(parent))
     return RelationGraph(parents)
 
 
+def _text(path: Path) -> str:
+    return nfc(path.read_bytes().decode("utf-8-sig"))
+
+
+def _has_pairs(path: Path) -> bool:
+    """Whether a file has the columns child and parent, as a CSV with tabs may have."""
+    try:
+        with CsvFile(path, _PAIR, error=UsageError) as rows:
+            return set(_PAIR) <= set(rows.columns)
+    except UsageError:
+        return False
+
+
 def _csv_edges(path: Path) -> Edges:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"child", "parent"} <= set(rows.fieldnames or ()):
-            raise ValueError("there are no columns child and parent")
-        return [(row["child"] or "", row["parent"] or "") for row in rows]
+    with CsvFile(path, _PAIR, error=UsageError, pad=True) as rows:
+        rows.require(*_PAIR)
+        child, parent = (rows.columns.index(name) for name in _PAIR)
+        return [(row.cells[child], row.cells[parent]) for row in rows]
 
 
 def _object_edges(path: Path) -> Edges:
-    text = path.read_text("utf-8")
+    text = _text(path)
     values: Any
     if path.suffix.lower() == ".json":
         values = json.loads(text)
@@ -171,7 +186,7 @@ def _object_edges(path: Path) -> Edges:
 
 
 def _hierarchy_edges(path: Path, by: str) -> Edges:
-    rows = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in _text(path).splitlines() if line.strip()]
     if rows and rows[0][0].strip() == HIERARCHY[0]:
         del rows[0]
     categories: dict[str, tuple[str, str]] = {}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lmk.embed.errors import ModelError, StorageError
 from lmk.embed.images import Picture
 from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.process import start_threads
 
 if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
@@ -72,6 +73,7 @@ class OpenVinoRuntime:
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
         """See Runtime.stream."""
+        start_threads()
         idle = [self._compiled.create_infer_request() for _ in range(self._requests)]
         running: deque[Any] = deque()
         for picture in pictures:
@@ -105,6 +107,7 @@ class TorchRuntime:
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
         """See Runtime.stream."""
+        start_threads()
         batch: list[Picture] = []
         for picture in pictures:
             batch.append(picture)

@@ -1,8 +1,4 @@
-"""The contest's CSV files, row by row: line numbers in every error, and nothing half-written.
-
-UTF-8 with or without a byte order mark, any line ending, a header, blank rows skipped: what the
-contests' own reader (DELF, dataset_file_io.py) and common spreadsheets produce.
-"""
+"""The contest's CSV files, written row by row: whole or not at all (csv_file.py reads them)."""
 
 from __future__ import annotations
 
@@ -11,118 +7,14 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
-from lmk.embed.errors import StorageError, SubmissionError, UsageError, storage_errors
+from lmk.embed.errors import SubmissionError, UsageError, storage_errors
 from lmk.embed.files import sync_folder
-
-# The longest cell in public use is train_clean.csv's largest landmark: 6,272 ids, 107 kB.
-MAX_CELL = 16 * 2**20
-
-
-class Row(NamedTuple):
-    """One row of a file: the line it starts at (from 1) and its cells."""
-
-    line: int
-    cells: list[str]
-
-
-def at(path: str | os.PathLike[str], line: int) -> str:
-    """`file, line N`: where an error is."""
-    return f"{os.fspath(path)}, line {line}"
-
-
-def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
-    """The rows of a CSV file, the header first, blank rows left out.
-
-    Bytes that are no UTF-8 come as lone surrogates, so that the row at fault can be named:
-    `parse_cells` refuses them.
-
-    Raises:
-        UsageError: no such file, or a folder.
-        SubmissionError: a row that is no CSV (an open quote, a NUL byte).
-        StorageError: the file cannot be read.
-    """
-    file = _open(path)
-    csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
-    with file:
-        reader = csv.reader(file, strict=True)
-        line = 1
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise SubmissionError(
-                    f"not a CSV row: {error}",
-                    where=at(path, line),
-                    remedy="look for an open quote or a binary file",
-                ) from error
-            if cells is None:
-                return
-            if any("\0" in cell for cell in cells):
-                raise SubmissionError("a NUL byte", where=at(path, line), remedy="not a text file")
-            if cells:
-                yield Row(line, cells)
-            line = reader.line_num + 1
-
-
-def _open(path: str | os.PathLike[str]) -> IO[str]:
-    try:
-        return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except FileNotFoundError as error:
-        raise UsageError("no such file", where=path) from error
-    except IsADirectoryError as error:
-        raise UsageError("a folder, not a CSV file", where=path) from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(f"cannot read: {reason}", where=path) from error
-
-
-def parse_cells(path: str | os.PathLike[str], row: Row, width: int) -> list[str]:
-    """The cells of a row, checked: as many as the header has, and UTF-8.
-
-    Raises:
-        SubmissionError: with the line.
-    """
-    if not all(map(str.isascii, row.cells)):
-        for cell in row.cells:
-            if any("\ud800" <= letter <= "\udfff" for letter in cell):
-                raise SubmissionError(
-                    "not UTF-8", where=at(path, row.line), remedy="save the file as UTF-8"
-                )
-    if len(row.cells) != width:
-        raise SubmissionError(
-            f"{len(row.cells)} cells where the header has {width}",
-            where=at(path, row.line),
-            remedy='put a cell with a comma in "quotes"' if len(row.cells) > width else None,
-        )
-    return row.cells
-
-
-def read_header(path: str | os.PathLike[str], rows: Iterator[Row]) -> Row:
-    """The first of `rows`: the column names.
-
-    Raises:
-        SubmissionError: an empty file, or a name that stands twice.
-    """
-    row = next(rows, None)
-    if row is None:
-        raise SubmissionError("an empty file", where=at(path, 1), remedy="it needs a header")
-    names = [name.strip() for name in parse_cells(path, row, len(row.cells))]
-    if len(set(names)) != len(names):
-        raise SubmissionError("a column name stands twice", where=at(path, row.line))
-    return Row(row.line, names)
-
-
-def parse_id(path: str | os.PathLike[str], line: int, cell: str) -> str:
-    """A query id as it stands; an empty one is an error."""
-    if not cell.strip():
-        raise SubmissionError("the id is empty", where=at(path, line))
-    return cell
 
 
 class AtomicRows:

@@ -18,9 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.csv_file import CsvFile, at
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import ManifestError, UsageError
 from lmk.embed.label_table import LabelTable
+from lmk.embed.label_text import plain_name
 from lmk.embed.manifest import Row
 from lmk.embed.tag_labels import pseudo_labels
 from lmk.index.faiss_search import FlatSearcher
@@ -181,30 +183,26 @@ def read_verdicts(path: Path) -> dict[str, dict[str, bool]]:
             one with a blank, two verdicts that differ.
     """
     found: dict[str, dict[str, bool]] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            if not {"id", "tag", "verdict"} <= set(rows.fieldnames or ()):
-                raise UsageError("has no columns id, tag and verdict", where=path)
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                id_, tag, word = ((row[name] or "").strip() for name in ("id", "tag", "verdict"))
-                if not word:
-                    continue
-                verdict = _VERDICTS.get(word.lower())
-                if verdict is None:
-                    remedy = "write yes or no, or leave it empty"
-                    raise UsageError(f"the verdict {word[:40]!r}", where=where, remedy=remedy)
-                if len(tag.split()) != 1:
-                    remedy = "write '_' for a blank"
-                    raise UsageError(f"the tag {tag!r} is empty or holds a blank", where=where,
-                                     remedy=remedy)  # fmt: skip
-                if found.setdefault(id_, {}).setdefault(tag, verdict) != verdict:
-                    raise UsageError(f"both yes and no to {tag} of {id_}", where=where,
-                                     remedy="keep one of the lines")  # fmt: skip
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"cannot be read as verdicts: {reason}", where=path) from None
+    columns = ("id", "tag", "verdict")
+    with CsvFile(path, columns, error=UsageError, pad=True) as rows:
+        rows.require(*columns)
+        places = [rows.columns.index(name) for name in columns]
+        for row in rows:
+            where = at(path, row.line)
+            word = row.cells[places[2]].strip()
+            id_, tag = (plain_name(row.cells[place]) for place in places[:2])
+            if not word:
+                continue
+            verdict = _VERDICTS.get(word.lower())
+            if verdict is None:
+                remedy = "write yes or no, or leave it empty"
+                raise UsageError(f"the verdict {word[:40]!r}", where=where, remedy=remedy)
+            if not tag:
+                remedy = "name the tag that the verdict is about"
+                raise UsageError("the tag is empty", where=where, remedy=remedy)
+            if found.setdefault(id_, {}).setdefault(tag, verdict) != verdict:
+                raise UsageError(f"both yes and no to {tag} of {id_}", where=where,
+                                 remedy="keep one of the lines")  # fmt: skip
     return found
 
 

@@ -12,16 +12,20 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.errors import SubmissionError
-from lmk.eval.contest_csv import (
-    AtomicRows,
+from lmk.embed.csv_file import (
+    SEPARATORS,
     Row,
     at,
+    column_key,
     parse_cells,
     parse_id,
     read_header,
     read_rows,
 )
+from lmk.embed.errors import SubmissionError
+from lmk.embed.label_text import are_floats, nfc, whole_number
+from lmk.embed.notices import notice
+from lmk.eval.contest_csv import AtomicRows
 from lmk.rerank.predictions import Predictions
 
 RECOGNITION_HEADER = ("id", "landmarks")
@@ -116,6 +120,15 @@ class Submission:
             lines[query] = row.line
             labels.append(label)
             confidence.append(value)
+        answered = {label for label in labels if label is not None}
+        if are_floats(answered):
+            example = min(answered)
+            labels = [None if label is None else whole_number(label) for label in labels]
+            notice(
+                path,
+                f"the labels are whole numbers written as floats ({example}): read as "
+                f"{whole_number(example)}, which a contest may not do",
+            )
         return cls(
             tuple(lines),
             tuple(labels),
@@ -325,9 +338,25 @@ def read_columns(
         raise SubmissionError(
             f"the header must be {','.join(header)}, it says {','.join(columns)[:60]}",
             where=at(path, line),
-            remedy="put it on the first line",
+            remedy=_header_remedy(columns, header),
         )
     return columns
+
+
+def _header_remedy(columns: list[str], header: tuple[str, str]) -> str:
+    """What to do about the header of a submission, by what it looks like."""
+    wanted = sorted(header)
+    if len(columns) == 1:
+        for separator in SEPARATORS[1:]:
+            if sorted(map(column_key, columns[0].split(separator))) == wanted:
+                return f"separate the cells by commas, not by {separator!r}"
+    if sorted(map(column_key, columns)) == wanted:
+        return "write the names in small letters"
+    if "" in columns and sorted(name for name in columns if name) == wanted:
+        return "leave out the column without a name (pandas: to_csv(..., index=False))"
+    if set(wanted) < set(columns):
+        return "leave out the other columns"
+    return "put it on the first line"
 
 
 def parse_recognition(
@@ -357,7 +386,7 @@ def parse_recognition(
         value = math.nan
     if math.isnan(value):
         raise SubmissionError(f"confidence {number[:60]!r} is no number", where=at(path, row.line))
-    return query, label, value
+    return query, nfc(label), value
 
 
 def parse_retrieval(
@@ -376,7 +405,7 @@ def parse_retrieval(
             raise SubmissionError(
                 f"image {rank} is {image!r}", where=at(path, row.line), remedy="one blank between"
             )
-    return query, images
+    return query, tuple(map(nfc, images))
 
 
 def repeated(

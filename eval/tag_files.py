@@ -16,11 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.csv_file import CsvFile, at, parse_id
 from lmk.embed.errors import SubmissionError
+from lmk.embed.label_text import MISSING_WORDS, nfc, split_labels
 from lmk.embed.relations import RelationGraph
-from lmk.eval.contest_csv import at, parse_cells, parse_id, read_header, read_rows
 from lmk.rerank.tag_thresholds import close_given
 
+_COLUMNS = ("id", "tags", "given")
 Parse = Callable[[str, str], dict[str, float]]  # of a cell, and where it stands
 
 
@@ -127,31 +129,33 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, dict[str, float]
 
 
 def _has_given(path: str | os.PathLike[str]) -> bool:
-    return "given" in read_header(path, read_rows(path))[1]
+    with CsvFile(path, _COLUMNS) as rows:
+        return "given" in rows.columns
 
 
 def _read(
     path: str | os.PathLike[str], column: str, parse: Parse
 ) -> dict[str, tuple[int, dict[str, float]]]:
     """For each id its line and its cell in a column as `parse` reads it."""
-    rows = read_rows(path)
-    line, columns = read_header(path, rows)
-    if not {"id", "tags"} <= set(columns):
-        raise SubmissionError(
-            f"the header must name the columns id and tags, it says {','.join(columns)[:60]}",
-            where=at(path, line),
-        )
     found: dict[str, tuple[int, dict[str, float]]] = {}
-    for row in rows:
-        cells = dict(zip(columns, parse_cells(path, row, len(columns)), strict=True))
-        id_ = parse_id(path, row.line, cells["id"])
-        if id_ in found:
+    with CsvFile(path, _COLUMNS) as rows:
+        columns = rows.columns
+        if not {"id", "tags"} <= set(columns):
             raise SubmissionError(
-                f"id {id_} is repeated",
-                where=at(path, row.line),
-                remedy=f"it stands on line {found[id_][0]}",
+                f"the header must name the columns id and tags, it says {','.join(columns)[:60]}",
+                where=at(path, rows.line),
+                remedy="put the names of the columns on the first line",
             )
-        found[id_] = (row.line, parse(cells[column], at(path, row.line)))
+        for row in rows:
+            cells = dict(zip(columns, row.cells, strict=True))
+            id_ = parse_id(path, row.line, cells["id"])
+            if id_ in found:
+                raise SubmissionError(
+                    f"id {id_} is repeated",
+                    where=at(path, row.line),
+                    remedy=f"it stands on line {found[id_][0]}",
+                )
+            found[id_] = (row.line, parse(cells[column], at(path, row.line)))
     if not found:
         raise SubmissionError("no rows below the header", where=path)
     return found
@@ -160,7 +164,9 @@ def _read(
 def _parse_scores(cell: str, where: str) -> dict[str, float]:
     """ "cat:0.98 sofa:0.4" -> {"cat": 0.98, "sofa": 0.4}."""
     found: dict[str, float] = {}
-    for pair in cell.split():
+    if cell.strip() in MISSING_WORDS:
+        return found
+    for pair in nfc(cell).split():
         tag, colon, number = pair.rpartition(":")
         if not tag or not colon:
             raise SubmissionError(
@@ -180,7 +186,7 @@ def _parse_scores(cell: str, where: str) -> dict[str, float]:
 
 def _parse_tags(cell: str, where: str) -> dict[str, float]:
     """ "cat sofa" -> {"cat": 1, "sofa": 1}."""
-    tags = cell.split()
+    tags = () if cell.strip() in MISSING_WORDS else split_labels(cell, several=True)
     if len(set(tags)) != len(tags):
         raise SubmissionError("a tag stands twice", where=where)
     return dict.fromkeys(tags, 1.0)

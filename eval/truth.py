@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from lmk.embed.csv_file import CsvFile, Row, at, parse_id
 from lmk.embed.errors import SubmissionError, UsageError
-from lmk.eval.contest_csv import Row, at, parse_cells, parse_id, read_header, read_rows
+from lmk.embed.label_text import MISSING_WORDS, nfc, read_labels
+from lmk.embed.notices import notice
 
 PUBLIC, PRIVATE, IGNORED = "Public", "Private", "Ignored"
 USAGES = (PUBLIC, PRIVATE, IGNORED)
 LABEL_COLUMNS = ("landmarks", "landmark_id", "labels", "label")
+_COLUMNS = ("id", *LABEL_COLUMNS, "images", "Usage")
 
 
 class _Solution:
@@ -70,58 +73,65 @@ class Truth(_Solution):
         Three layouts, told apart by the header: the contest's `id,landmarks[,Usage]` (as
         GLDv2's recognition_solution_v2.1.csv), a plain `id` with one of the columns landmark_id,
         labels or label (as GLDv2's index_image_to_landmark.csv), and GLDv2's train_clean.csv
-        `landmark_id,images`. Several labels in a cell stand apart by blanks; an empty cell is a
-        query without a landmark. Further columns are skipped. Labels are compared as text.
+        `landmark_id,images`. Labels are read as in lists of pictures (label_text.read_labels): in
+        the columns landmarks and labels blanks separate them, in landmark_id and label a blank
+        belongs to the name and becomes "_"; "|" separates labels in each. An empty cell is a query
+        without a landmark. Further columns are skipped. The file may be compressed, and need not
+        be in the contest's form (csv_file.CsvFile).
 
         Raises:
             UsageError: no such file.
             SubmissionError: with line and reason: a missing column, a repeated or empty id, an
                 unknown usage, a label twice in a cell, a row of the wrong width, bad UTF-8.
         """
-        rows = read_rows(path)
-        line, columns = read_header(path, rows)
-        if "id" not in columns and {"landmark_id", "images"} <= set(columns):
-            return cls._read_by_landmark(path, columns, rows)
-        label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
-        if "id" not in columns or label_column is None:
-            raise _missing_columns(path, line, columns, "id and landmarks (or landmark_id, label)")
-        queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
-        for row in rows:
-            query, cell, usage = _solution_row(path, row, columns, label_column, queries)
-            labels = () if usage == IGNORED else tuple(cell.split())
-            if len(set(labels)) != len(labels):
-                raise SubmissionError("a label stands twice", where=at(path, row.line))
-            queries[query] = (labels, usage)
-        return cls._of(queries, path)
+        with CsvFile(path, _COLUMNS) as rows:
+            if "id" not in rows.columns and {"landmark_id", "images"} <= set(rows.columns):
+                return cls._read_by_landmark(rows)
+            column = next((name for name in LABEL_COLUMNS if name in rows.columns), None)
+            if "id" not in rows.columns or column is None:
+                raise _missing_columns(rows, "id and landmarks (or landmark_id, label)")
+            queries: dict[str, tuple[int, str | None]] = {}
+            cells: list[str] = []
+            for row in rows:
+                query, cell, usage = _solution_row(rows, row, column, queries)
+                cells.append("" if usage == IGNORED else cell)
+                queries[query] = (row.line, usage)
+        labels, notes = read_labels(cells, column)
+        for (line, _), own in zip(queries.values(), labels, strict=True):
+            if len(own) > 1 and len(set(own)) != len(own):
+                raise SubmissionError("a label stands twice", where=at(path, line))
+        notice(path, *notes)
+        return cls._of(tuple(queries), labels, [usage for _, usage in queries.values()], path)
 
     @classmethod
-    def _read_by_landmark(
-        cls, path: str | os.PathLike[str], columns: list[str], rows: Iterator[Row]
-    ) -> Self:
-        queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
-        for row in rows:
-            cells = dict(zip(columns, parse_cells(path, row, len(columns)), strict=True))
-            label = cells["landmark_id"].strip()
-            if not label or label.split() != [label]:
-                raise SubmissionError(f"not a label: {label!r}", where=at(path, row.line))
-            for image in cells["images"].split():
+    def _read_by_landmark(cls, rows: CsvFile) -> Self:
+        path = rows.path
+        label, images = (rows.columns.index(name) for name in ("landmark_id", "images"))
+        found = list(rows)
+        landmarks, notes = read_labels([row.cells[label] for row in found], "landmark_id")
+        queries: dict[str, tuple[str, ...]] = {}
+        for row, own in zip(found, landmarks, strict=True):
+            if not own:
+                cell = row.cells[label].strip()
+                raise SubmissionError(f"not a label: {cell!r}", where=at(path, row.line))
+            for image in map(nfc, row.cells[images].split()):
                 if image in queries:
                     raise SubmissionError(f"id {image} is repeated", where=at(path, row.line))
-                queries[image] = ((label,), None)
-        return cls._of(queries, path)
+                queries[image] = own
+        notice(path, *notes)
+        return cls._of(tuple(queries), tuple(queries.values()), [None] * len(queries), path)
 
     @classmethod
     def _of(
-        cls, queries: dict[str, tuple[tuple[str, ...], str | None]], path: str | os.PathLike[str]
+        cls,
+        queries: tuple[str, ...],
+        labels: Sequence[tuple[str, ...]],
+        usage: Sequence[str | None],
+        path: str | os.PathLike[str],
     ) -> Self:
         if not queries:
             raise SubmissionError("no rows below the header", where=path)
-        return cls(
-            tuple(queries),
-            tuple(labels for labels, _ in queries.values()),
-            tuple(usage for _, usage in queries.values()),
-            os.fspath(path),
-        )
+        return cls(queries, tuple(labels), tuple(usage), os.fspath(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,23 +167,13 @@ class RetrievalTruth(_Solution):
             UsageError: no such file.
             SubmissionError: with line and reason, as Truth.read.
         """
-        rows = read_rows(path)
-        line, columns = read_header(path, rows)
-        if not {"id", "images"} <= set(columns):
-            raise _missing_columns(path, line, columns, "id and images")
-        queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
-        for row in rows:
-            query, cell, usage = _solution_row(path, row, columns, "images", queries)
-            images = () if usage == IGNORED or cell.strip() == "None" else tuple(cell.split())
-            if not images and usage != IGNORED:
-                raise SubmissionError(
-                    f"query {query} has no true picture",
-                    where=at(path, row.line),
-                    remedy="leave the row out, or give it the Usage Ignored",
-                )
-            if len(set(images)) != len(images):
-                raise SubmissionError("an image stands twice", where=at(path, row.line))
-            queries[query] = (images, usage)
+        with CsvFile(path, _COLUMNS) as rows:
+            if not {"id", "images"} <= set(rows.columns):
+                raise _missing_columns(rows, "id and images")
+            queries: dict[str, tuple[tuple[str, ...], str | None]] = {}
+            for row in rows:
+                query, cell, usage = _solution_row(rows, row, "images", queries)
+                queries[query] = (_true_images(path, row.line, query, cell, usage), usage)
         if not queries:
             raise SubmissionError("no rows below the header", where=path)
         return cls(
@@ -185,14 +185,10 @@ class RetrievalTruth(_Solution):
 
 
 def _solution_row(
-    path: str | os.PathLike[str],
-    row: Row,
-    columns: list[str],
-    value_column: str,
-    seen: dict[str, tuple[tuple[str, ...], str | None]],
+    rows: CsvFile, row: Row, value_column: str, seen: Container[str]
 ) -> tuple[str, str, str | None]:
     """Id, value cell and usage of one row."""
-    cells = dict(zip(columns, parse_cells(path, row, len(columns)), strict=True))
+    path, cells = rows.path, dict(zip(rows.columns, row.cells, strict=True))
     query = parse_id(path, row.line, cells["id"])
     if query in seen:
         raise SubmissionError(f"id {query} is repeated", where=at(path, row.line))
@@ -204,12 +200,28 @@ def _solution_row(
     return query, cells[value_column], usage
 
 
-def _missing_columns(
-    path: str | os.PathLike[str], line: int, columns: list[str], needed: str
-) -> SubmissionError:
+def _true_images(
+    path: str | os.PathLike[str], line: int, query: str, cell: str, usage: str | None
+) -> tuple[str, ...]:
+    """The pictures of a retrieval solution's cell; none only where the row is Ignored."""
+    if usage == IGNORED:
+        return ()
+    images = () if cell.strip() in MISSING_WORDS else tuple(map(nfc, cell.split()))
+    if not images:
+        raise SubmissionError(
+            f"query {query} has no true picture",
+            where=at(path, line),
+            remedy="leave the row out, or give it the Usage Ignored",
+        )
+    if len(set(images)) != len(images):
+        raise SubmissionError("an image stands twice", where=at(path, line))
+    return images
+
+
+def _missing_columns(rows: CsvFile, needed: str) -> SubmissionError:
     return SubmissionError(
-        f"the header must name the columns {needed}, it says {','.join(columns)}",
-        where=at(path, line),
+        f"the header must name the columns {needed}, it says {','.join(rows.columns)[:100]}",
+        where=at(rows.path, rows.line),
         remedy="recognition files have id,landmarks, retrieval files id,images",
     )
 

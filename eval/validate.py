@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from lmk.embed.csv_file import Row, read_rows
 from lmk.embed.errors import SubmissionError
-from lmk.eval.contest_csv import Row, read_rows
 from lmk.eval.submission import (
     MAX_IMAGES,
     RECOGNITION_HEADER,

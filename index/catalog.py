@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged
+from lmk.embed.process import check_process
 from lmk.index.database import (
     CATALOG,
     catalog_format,
@@ -44,6 +45,7 @@ from lmk.index.migrations import FORMAT
 from lmk.index.segments import REBUILD, FileRecord, runs
 
 COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
+_INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
 Precision = Literal["f16", "f32"]
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 
@@ -135,6 +137,7 @@ class Catalog:
         self.folder = folder
         self._connection = connection
         self._lock = threading.RLock()  # sqlite3 connections are shared, but not at the same time
+        self._process = os.getpid()
         self._entries: dict[str, int] = {}  # a reader knows how many there must be
         self.format = FORMAT  # on disk
 
@@ -165,8 +168,23 @@ class Catalog:
         return cls(folder, connect_writer(folder))
 
     def close(self) -> None:
-        """Ends the snapshot or rolls the transaction back; a second call does nothing."""
-        self._connection.close()
+        """Ends the snapshot or rolls the transaction back; a second call does nothing.
+
+        A fork leaves the connection to its parent: closing it would end the parent's log.
+        """
+        if self.inherited:
+            _INHERITED.append(self._connection)  # or it is closed when nobody knows it any more
+        else:
+            self._connection.close()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a fork of the one that opened the catalog."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        """Checks that this process is the one that opened the catalog (ForkedProcess)."""
+        check_process(self._process, self.folder)
 
     # Reading
 
@@ -426,11 +444,13 @@ class Catalog:
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Returns all that a statement gives."""
+        self.check_process()
         with self._lock, sqlite_errors(self.folder):
             return self._connection.execute(sql, values).fetchall()
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a statement once for each of `rows`."""
+        self.check_process()
         with self._lock, sqlite_errors(self.folder):
             self._connection.executemany(sql, rows)
 

@@ -90,7 +90,7 @@ class GalleryInfo:
 class Gallery:
     """A gallery as it was when it was opened; use `Gallery.open`, and `with` or `close`.
 
-    It may be used from several threads, not across a fork.
+    It may be used from several threads, not across a fork: there it raises ForkedProcess.
 
     Attributes:
         path: its folder.
@@ -325,16 +325,18 @@ class Gallery:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        self._check_open()
+        self.check_open()
         with _damage(self._catalog):
             yield
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Checks that it can be used: ValueError once it is closed, ForkedProcess in a fork."""
         if not self.close.alive:
             raise ValueError(f"the gallery {self.path} is closed")
+        self._catalog.check_process()
 
     def _checked(self, rows: ArrayLike) -> NDArray[np.int64]:
-        self._check_open()
+        self.check_open()
         wanted = np.asarray(rows)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise ValueError(f"rows must be int [n], got {wanted.dtype} {wanted.shape}")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
+from lmk.embed.process import start_threads
 from lmk.index.catalog import Role
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
@@ -163,7 +164,9 @@ def searcher_of(
     Raises:
         UsageError: for a kind that there is not or that the gallery is too small for, or a recall
             that is none.
+        ForkedProcess: this process is a fork of one in which a search has run.
     """
+    start_threads()
     check_kind(kind, view.dim, recall=recall)
     rows = int(view.mask.sum())
     if kind == "auto":

@@ -77,8 +77,13 @@ class Transaction:
         return self._state
 
     def undo(self) -> None:
-        """Rolls back, and removes what was written; what stays is left to the next sweep."""
+        """Rolls back, and removes what was written; what stays is left to the next sweep.
+
+        In a fork nothing happens: the transaction belongs to the parent.
+        """
         self.catalog.close()
+        if self.catalog.inherited:
+            return
         for path in self.written:
             with suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

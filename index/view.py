@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import EmbedderMismatch, UsageError
+from lmk.embed.process import start_threads
 from lmk.index.derived import DerivedFiles
 from lmk.index.labels import Membership
 from lmk.index.vectors import Vectors
@@ -76,7 +77,9 @@ class View:
             EmbedderMismatch: for queries of another embedder.
             ValueError: for queries of another dim.
             GalleryDamaged: where a file behind the vectors was cut since it was opened.
+            ForkedProcess: this process is a fork of one in which a search has run.
         """
+        start_threads()
         if k < 1:
             raise UsageError(f"{k} neighbours asked for", remedy="ask for at least 1")
         if queries.fingerprint != self.fingerprint:

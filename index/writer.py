@@ -8,6 +8,7 @@ are about to open them.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from lmk.embed import interrupts
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery, StorageError
+from lmk.embed.process import check_process
 from lmk.index import transaction as sizes  # read when used: tests make them small
 from lmk.index.admission import (
     LabelDifference,
@@ -86,6 +88,7 @@ class GalleryWriter:
         self._aside: SetAside | None = None
         self._derived = DerivedFiles(self.path / "cache" / "search")
         self._transaction: Transaction | None = None
+        self._process = os.getpid()
         if create:
             make_folder(self.path)
         elif not (self.path / LOCK).exists():  # then nothing is made there
@@ -121,8 +124,10 @@ class GalleryWriter:
         if self._transaction is not None:
             self._transaction.undo()
             self._transaction = None
-        if self._aside is not None and self.gallery() is None:  # nothing was committed
-            self._aside.undo()
+        if os.getpid() == self._process:
+            if self._aside is not None and self.gallery() is None:  # nothing was committed
+                self._aside.undo()
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forks that still run hold a copy of it
         os.close(self._lock)
         self._lock = -1
 
@@ -460,6 +465,7 @@ class GalleryWriter:
     def _open_transaction(self) -> Transaction:
         if self._transaction is None:
             raise ValueError(f"the writer of {self.path} is closed")
+        check_process(self._process, self.path)
         return self._transaction
 
     def _require_gallery(self) -> None:

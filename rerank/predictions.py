@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +13,45 @@ from numpy.typing import NDArray
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.rerank.geometry import Match
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one query.
+
+    Attributes:
+        query: its id.
+        label: the landmark, or None for "none of these".
+        best: the best landmark, even below the threshold; None where no neighbour has a label.
+        confidence: of `best`, the higher the surer; None where there is none.
+        probability: calibrated, that `best` is right; None where nothing was calibrated.
+        threshold: below it the answer is "none of these"; None where everything is answered.
+        query_penalty: what was taken off the confidence, as the query is like the distractors.
+        landmark_score: above 0 for a query more like the gallery than like the distractors; None
+            where these were not asked.
+        rows: int64 [n], the gallery rows that were looked at, nearest first.
+        scores: float32 [n], their plain cosines.
+    """
+
+    query: str
+    label: str | None
+    best: str | None
+    confidence: float | None
+    probability: float | None
+    threshold: float | None
+    query_penalty: float
+    landmark_score: float | None
+    rows: NDArray[np.int64] = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """The answers to q queries and why they were given.
+
+    They are a sequence: `len`, iteration and `predictions[i]` give a Prediction for each query.
 
     Attributes:
         labels: for each query the best landmark, or None where no neighbour has a label. It is
@@ -78,6 +115,53 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.neighbours)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self._one(i) for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, item: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Prediction]: ...
+    def __getitem__(self, item: int | slice) -> Prediction | list[Prediction]:
+        if isinstance(item, slice):
+            return [self._one(i) for i in range(*item.indices(len(self)))]
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"prediction {item} of {len(self)}")
+        return self._one(operator.index(item) % len(self))
+
+    def __repr__(self) -> str:
+        named = sum(label is not None for label in self.answers())
+        queries = f"{len(self)} {'query' if len(self) == 1 else 'queries'}"
+        below = "" if self.threshold == float("-inf") else f", threshold {self.threshold:.3f}"
+        return f"<Predictions: {queries}, {named} with a landmark{below}>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table with a row for each query: the fields of Prediction but for the neighbours."""
+        import pandas as pd
+
+        names = [one.name for one in fields(Prediction) if one.name not in ("rows", "scores")]
+        rows = [[getattr(one, name) for name in names] for one in self]
+        return pd.DataFrame(rows, columns=names)
+
+    def _one(self, i: int) -> Prediction:
+        neighbours, best = self.neighbours, self.labels[i]
+        found = neighbours.rows[i] != NO_ROW
+        known = best is not None
+        confidence = float(self.confidence[i])
+        probability, landmark = self.probability, self.landmark
+        return Prediction(
+            query=self.query_ids[i],
+            label=best if confidence >= self.threshold else None,
+            best=best,
+            confidence=confidence if known else None,
+            probability=float(probability[i]) if known and probability is not None else None,
+            threshold=self.threshold if self.threshold > float("-inf") else None,
+            query_penalty=float(self.bank[i]),
+            landmark_score=None if landmark is None else float(landmark[i]),
+            rows=neighbours.rows[i][found],
+            scores=neighbours.scores[i][found],
+        )
 
     @property
     def query_ids(self) -> tuple[str, ...]:

@@ -2,18 +2,18 @@
 
 >>> from lmk.rerank.recognizer import Recognizer
 >>> with Recognizer.open("gallery.lmk") as recognizer:  # doctest: +SKIP
-...     predictions, skipped = recognizer.query([Path("photo.jpg")])
-...     print(predictions.answers())
+...     predictions, skipped = recognizer.query("photo.jpg")
+...     for prediction in predictions:
+...         print(prediction.query, prediction.label, prediction.confidence)
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 
 from lmk.embed.embedder import Embedder
@@ -21,6 +21,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract import extract_stream
 from lmk.embed.images import Skipped, read_bytes
 from lmk.embed.manifest import Manifest
+from lmk.embed.sources import PictureSource, Source, picture_source, picture_sources
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher, choose
@@ -97,30 +98,42 @@ class Recognizer:
         self.gallery.close()
 
     def query(
-        self, pictures: Sequence[Path], *, k: int = 0
+        self, pictures: Source | Iterable[Source], *, k: int = 0
     ) -> tuple[Predictions, tuple[Skipped, ...]]:
-        """Answers for picture files; ids are their paths.
+        """Answers for one picture or several.
 
         Args:
-            pictures: the files.
+            pictures: paths, bytes of picture files, PIL images, or uint8 arrays
+                [height, width, 3] in RGB order; one, or an iterable of them. The ids of the
+                queries are the paths, and "picture N" for what has none, N counted from 0; a path
+                given twice counts once.
             k: neighbours to return at least, if that is more than the pipeline looks at.
 
         Returns:
             The predictions, and the files that cannot be read with the reasons.
-        """
-        embeddings, skipped = self.embedder.embed(pictures)
-        files = self.features_of([Path(name) for name in embeddings.ids])
-        return self.predict(embeddings, k=k, features=files), skipped
 
-    def features_of(self, files: Sequence[Path]) -> Callable[[int], LocalFeatures | str] | None:
-        """Local features of query files by their number, for `predict`; made when they are asked.
+        Raises:
+            TypeError: for anything else than these pictures; it says what is accepted.
+            UsageError: for a folder in the place of one picture.
+            ForkedProcess: this process is a fork of the one that opened the index.
+        """
+        self.gallery.check_open()
+        sources = {source.id: source for source in picture_sources(pictures)}
+        embeddings, skipped = self.embedder.embed(sources.values())
+        features = self.features_of([sources[name] for name in embeddings.ids])
+        return self.predict(embeddings, k=k, features=features), skipped
+
+    def features_of(
+        self, pictures: Sequence[Source | PictureSource]
+    ) -> Callable[[int], LocalFeatures | str] | None:
+        """Local features of queries by their number, for `predict`; made when they are asked.
 
         Only queries in doubt are, so that most files are read once, for their embedding. None
         where no step needs them.
         """
         if self._points is None:
             return None
-        return lambda number: self._of_file(files[number])
+        return lambda number: self._of_query(pictures[number])
 
     def embed_stream(
         self, manifest: Manifest, *, progress: Callable[[int], None] = lambda done: None
@@ -143,6 +156,7 @@ class Recognizer:
             features: local features by query number, or the reason why there are none; without
                 them the geometric check is left out.
         """
+        self.gallery.check_open()
         found = self.search(queries, max(k, self.pipeline.candidates))
         answers = self.pipeline.predict(Queries(queries, features=features), found, self.facts)
         if self.calibration is None:
@@ -190,10 +204,10 @@ class Recognizer:
             picture.sha256, lambda: read_bytes(file), self._points, self._kept_points
         )
 
-    def _of_file(self, file: Path) -> LocalFeatures | str:
-        """The local features of a picture file."""
+    def _of_query(self, picture: Source | PictureSource) -> LocalFeatures | str:
+        """The local features of a picture that is asked about."""
         assert self._points is not None
-        data = read_bytes(file)
+        data = picture_source(picture).read()
         if isinstance(data, str):
             return data
         content = hashlib.sha256(data).hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryError, UsageError
-from lmk.embed.manifest_table import plain_id
+from lmk.embed.label_text import plain_name
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.writer import GalleryWriter
@@ -184,7 +184,7 @@ def _relabel(
 
 def _stored_name(gallery: Gallery, label: str) -> str | None:
     """The label as the gallery has it, as given or as manifests write it; None for an unknown."""
-    names = (label, plain_id(label))
+    names = (label, plain_name(label))
     return next((name for name in names if name in gallery.label_names), None)
 
 

@@ -24,8 +24,9 @@ from lmk.embed.detector import Box, Detector
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import ModelError, UsageError, storage_errors
-from lmk.embed.images import Picture, Skipped, decode, read_bytes
+from lmk.embed.images import Picture, Skipped, decode
 from lmk.embed.runtime import available_cores
+from lmk.embed.sources import PictureSource, Source, picture_source
 from lmk.embed.tag_head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
 from lmk.embed.tiles import TILES, tiled
 from lmk.index.database import CATALOG
@@ -246,9 +247,9 @@ class VoteTagger:
         """See Tagger.save (GalleryLocked, StorageError)."""
         _keeper(self._recognizer.gallery.path, VOTES_SETTING)(thresholds)
 
-    def knows(self, file: Path) -> bool:
+    def knows(self, picture: Source | PictureSource) -> bool:
         """Whether the index holds this very picture, which would then find itself."""
-        data = read_bytes(file)
+        data = picture_source(picture).read()
         if isinstance(data, str):
             return False
         sha256 = hashlib.sha256(data).hexdigest()
@@ -309,25 +310,25 @@ class TagBatch:
 
 def tag_files(
     tagger: Tagger,
-    files: Sequence[tuple[str, Path]],
+    files: Sequence[tuple[str, Source | PictureSource]],
     *,
     tiles: bool = False,
     detector: Detector | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[TagBatch]:
-    """Scores picture files, a batch at a time, in order.
+    """Scores pictures, a batch at a time, in order.
 
     Args:
         tagger: gives the scores.
-        files: id and path of each.
+        files: id and picture of each: a path, or anything else of `lmk.embed.sources`.
         tiles: also look at overlapping tiles (embed.tiles), for small things; nine more looks.
         detector: also look for boxes.
         progress: called with the number of files done.
     """
     size, looks = tagger.embedder.config.size, 1 + tiles * (2 * TILES - 1) ** 2
 
-    def read(file: tuple[str, Path]) -> tuple[list[Picture], Picture | None] | str:
-        data = read_bytes(file[1])
+    def read(source: PictureSource) -> tuple[list[Picture], Picture | None] | str:
+        data = source.read()
         pictures = data if isinstance(data, str) else tiled(data, size, TILES if tiles else 1)
         if isinstance(pictures, str) or isinstance(data, str) or detector is None:
             return pictures if isinstance(pictures, str) else (pictures, None)
@@ -337,11 +338,15 @@ def tag_files(
     step = max(_BATCH // looks, 1)
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="lmk-decode") as pool:
         for start in range(0, len(files), step):
-            some = files[start : start + step]
+            some = [
+                (id_, picture_source(picture, number))
+                for number, (id_, picture) in enumerate(files[start : start + step], start)
+            ]
             skipped, ids, pictures, boxes = [], [], [], []
-            for (id_, path), result in zip(some, pool.map(read, some), strict=True):
+            results = pool.map(read, (source for _, source in some))
+            for (id_, source), result in zip(some, results, strict=True):
                 if isinstance(result, str):
-                    skipped.append(Skipped(str(path), result))
+                    skipped.append(Skipped(source.id, result))
                     continue
                 ids.append(id_)
                 pictures += result[0]

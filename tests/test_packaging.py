@@ -110,7 +110,6 @@ def test_the_layers_are_kept() -> None:
     assert " 0 broken" in done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_exactly_the_packages_and_their_data(tmp_path: Path) -> None:
     source = tmp_path / "source"  # a build leaves build/ and *.egg-info behind
     listed = subprocess.run(

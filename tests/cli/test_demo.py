@@ -25,7 +25,6 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_the_demo_recognises_the_sample_landmarks(lmk: Run, clone: Path) -> None:
     done = lmk("demo")
     assert done.code == 0, done.err

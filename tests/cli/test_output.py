@@ -133,6 +133,9 @@ def test_build_index_says_what_it_did(lmk: Run, here: Path, tiny: Path) -> None:
         "skipped": [],
         "duplicates": [],
         "shared": [],
+        "relabelled": [],
+        "conflicts": [],
+        "without_own": [],
     }
 
 

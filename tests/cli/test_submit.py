@@ -150,3 +150,18 @@ def test_the_list_of_queries_is_not_written_over(lmk: Run, here: Path) -> None:
         2, "q.csv"
     )
     assert (here / "q.csv").read_text() == text
+
+
+def test_queries_whose_names_differ_in_a_blank_or_ending_only(lmk: Run, here: Path) -> None:
+    queries = here / "queries"
+    (queries / "q_tower.jpg").rename(queries / "my 1.jpg")
+    (queries / "q_castle.jpg").rename(queries / "my_1.jpg")
+    (queries / "q_bridge.jpg").rename(queries / "other.jpeg")
+    assert lmk(*SUBMIT).code == 0
+    answers = {id_: cell.partition(" ")[0] for id_, cell in cells(here / "s.csv")}
+    assert (answers["./my%201.jpg"], answers["./my_1.jpg"]) == ("tower", "castle")
+    assert answers["other"] == "bridge" and len(answers) == 9
+    solution = ["id,landmarks", "./my%201.jpg,tower", "./my_1.jpg,castle", "other,bridge"]
+    solution += [f"q_none{n}," for n in range(6)]
+    (here / "truth.csv").write_text("\n".join(solution) + "\n")
+    assert lmk("eval", "gap", "s.csv", "truth.csv").code == 0

@@ -144,7 +144,7 @@ class TestContexts:
 
     def test_mistakes(self, tmp_path: Path) -> None:
         path = tmp_path / "t.csv"
-        with pytest.raises(UsageError, match="cannot be read as a table"):
+        with pytest.raises(UsageError, match="no such file"):
             read_contexts(path)
         path.write_text("id,text\n1,x\n")
         with pytest.raises(UsageError, match="has no column title or description or caption"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,6 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from lmk.embed.csv_file import MAX_CELL
 from lmk.embed.detector import SsdLite, read_classes, tag_of_class
 from lmk.embed.errors import DownloadError, ModelError, UsageError
 
@@ -86,25 +86,22 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "classes.csv"
     path.write_text("class,tag\ncell phone,phone\ncat,pet\n")
     assert read_classes(path) == {"cell phone": "phone", "cat": "pet"}
+    path.write_text("Class;Tag\ntraffic light;traffic light\n")
+    assert read_classes(path) == {"traffic light": "traffic_light"}
     for text, why in (
-        ("a,b\n", "no columns"),
+        ("a,b\n", "no column 'class' or 'tag'"),
         ("class,tag\ncat,pet\ncat,animal\n", "twice"),
-        ("class,tag\ncat,two words\n", "blank"),
         ("class,tag\ncat\n", "empty"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=why):
             read_classes(path)
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_classes(tmp_path / "none.csv")
 
 
 def test_a_cell_that_csv_refuses(tmp_path: Path) -> None:
     path = tmp_path / "classes.csv"
-    path.write_text("class,tag\ncat,pet\n")
-    before = csv.field_size_limit(4)
-    try:
-        with pytest.raises(UsageError, match="field larger than field limit"):
-            read_classes(path)
-    finally:
-        csv.field_size_limit(before)
+    path.write_text("class,tag\ncat," + "p" * (MAX_CELL + 1) + "\n")
+    with pytest.raises(UsageError, match="line 2: not a CSV row: field larger than field limit"):
+        read_classes(path)

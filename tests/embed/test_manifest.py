@@ -234,12 +234,40 @@ class TestFolder:
         assert "it holds 3 other files, not a picture (.txt)" in error_of(tmp_path / "text")
         picture = tree("a.jpg") / "a.jpg"
         assert "is one picture" in error_of(picture)
-        (tmp_path / "a.zip").touch()
-        assert "neither a folder nor a .csv" in error_of(tmp_path / "a.zip")
+        (tmp_path / "a.rar").touch()
+        assert "neither a folder nor a .csv" in error_of(tmp_path / "a.rar")
 
     def test_names_that_differ_in_a_blank_only(self, tree: Callable[..., Path]) -> None:
-        text = error_of(tree("p/a b.jpg", "p/a_b.jpg"))
-        assert "'p/a_b.jpg' stands for several pictures (p/a b.jpg, p/a_b.jpg)" in text
+        root = tree("p/a b.jpg", "p/a_b.jpg", "p q/1.jpg", "p_q/1.jpg", "p_q/2 3.jpg")
+        assert triples(read_manifest(root)) == [
+            ("./p/a%20b.jpg", "p/a b.jpg", ("p",)),
+            ("./p/a_b.jpg", "p/a_b.jpg", ("p",)),
+            ("./p%20q/1.jpg", "p q/1.jpg", ("p_q",)),
+            ("./p_q/1.jpg", "p_q/1.jpg", ("p_q",)),
+            ("p_q/2_3.jpg", "p_q/2 3.jpg", ("p_q",)),
+        ]
+
+    def test_folders_that_differ_in_the_unicode_form_only(self, tree: Callable[..., Path]) -> None:
+        rows = read_manifest(tree("é/1.jpg", "e\u0301/1.jpg", "é/2.jpg")).rows
+        assert {row.id for row in rows} == {"./%C3%A9/1.jpg", "./e%CC%81/1.jpg", "é/2.jpg"}
+        assert {row.labels for row in rows} == {("é",)}
+
+    def test_flat_names_that_differ_in_a_blank_or_ending_only(
+        self, tree: Callable[..., Path]
+    ) -> None:
+        root = tree(
+            "a b.jpg", "a_b.jpg", "c.jpg", "c.png", "c.JPG", "d e.jpg", "d_e.png", "f g.jpg"
+        )
+        assert [(row.id, row.path) for row in read_manifest(root).rows] == [
+            ("./a%20b.jpg", "a b.jpg"),
+            ("./a_b.jpg", "a_b.jpg"),
+            ("c.JPG", "c.JPG"),
+            ("c.jpg", "c.jpg"),
+            ("c.png", "c.png"),
+            ("d_e.jpg", "d e.jpg"),
+            ("d_e.png", "d_e.png"),
+            ("f_g", "f g.jpg"),
+        ]
 
 
 class TestTable:
@@ -253,7 +281,7 @@ class TestTable:
         return write
 
     def test_ids_paths_and_several_labels(self, table: Callable[..., Path]) -> None:
-        path = table("path,id,landmark_id\n./x/a.jpg,a,17 4\nb c.jpg,b 1,\n")
+        path = table("path,id,landmark_id\n./x/a.jpg,a,17|4\nb c.jpg,b 1,\n")
         manifest = read_manifest(path)
         assert triples(manifest) == [("a", "x/a.jpg", ("17", "4")), ("b_1", "b c.jpg", ())]
         assert manifest.root == path.parent
@@ -328,12 +356,12 @@ class TestTable:
             ("name,label\na,1\n", "no column 'id' (its columns are: name, label)"),
             ("id,path\n", "holds no rows"),
             ("landmark_id,images\n", "holds no rows"),
-            ("", "cannot be read as a table: No columns"),
-            ("id,path\na,x.jpg,1\n", "more cells than its header"),
-            ("id,path\nb,y.jpg\na,x.jpg,1\n", "cannot be read as a table"),
-            ('id,path\na,"x.jpg\n', "cannot be read as a table"),
-            ("id,path\ncaf\xe9,x.jpg\n".encode("latin-1"), "write it as UTF-8 CSV"),
-            (b"PK\3\4\0\0\0", "no column 'id'"),
+            ("", "line 1: an empty file"),
+            ("id,path\na,x.jpg,1\n", "line 2: 3 cells where the header has 2"),
+            ("id,path\nb,y.jpg\na,x.jpg,1\n", "line 3: 3 cells where the header has 2"),
+            ('id,path\na,"x.jpg\n', "line 2: not a CSV row"),
+            ("id,path\ncaf\xe9,x.jpg\n".encode("latin-1"), "line 2: not UTF-8; save the file as"),
+            (b"PK\3\4\0\0\0", "the compressed file is cut or damaged"),
             ("id,path\na,x.jpg\nb,y.jpg\na,z.jpg\n", "'a' stands for several pictures (x.jpg, z"),
             ("id,path\na,1\na,2\nb,3\nb,4\n", "and 1 more ids are repeated"),
             ("id,path\na,/etc/x.jpg\n", "leads outside the folder"),
@@ -348,6 +376,23 @@ class TestTable:
         path = table(text)
         message = error_of(path)
         assert says in message and str(path) in message
+
+    def test_ids_that_differ_in_a_blank_or_unicode_form_only(
+        self, table: Callable[..., Path]
+    ) -> None:
+        rows = "a b,1.jpg\na_b,2.jpg\na  b ,3.jpg\ncafé,4.jpg\ncafe\u0301,5.jpg\nx y,6.jpg\n"
+        manifest = read_manifest(table(f"id,path\n{rows}"))
+        ids = ["./a%20b", "./a_b", "./a%20%20b", "./caf%C3%A9", "./cafe%CC%81", "x_y"]
+        assert [row.id for row in manifest.rows] == ids
+        assert [row.path for row in manifest.rows] == [f"{n}.jpg" for n in range(1, 7)]
+
+    @pytest.mark.parametrize("rows", ["a b,1.jpg\na b,2.jpg\n", "a b,1.jpg\n a b ,2.jpg\n"])
+    def test_the_same_id_for_two_paths_is_an_error(
+        self, table: Callable[..., Path], rows: str
+    ) -> None:
+        text = error_of(table(f"id,path\n{rows}"))
+        assert "the id 'a_b' stands for several pictures (1.jpg, 2.jpg)" in text
+        assert "stands for several pictures" in error_of(table(f"id,path\n{rows}a_b,3.jpg\n"))
 
     def test_a_folder_with_the_name_of_a_table(self, tree: Callable[..., Path]) -> None:
         root = tree("x.csv/p/a.jpg") / "x.csv"

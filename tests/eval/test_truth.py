@@ -41,10 +41,10 @@ def test_the_contests_recognition_solution(tmp_path: Path) -> None:
     "data",
     [
         "id,landmarks\na,1\nb,\nc,2 3\n",
-        "id,landmark_id\na,1\nb,\nc,2 3\n",
-        "id,label\na,1\nb,\nc,2 3\n",
+        "id,landmark_id\na,1\nb,\nc,2|3\n",
+        "id,label\na,1\nb,\nc,2 | 3\n",
         "\ufeffid,labels\r\na,1\r\nb,\r\nc,2  3 \r\n",
-        "path,landmark_id,id\nx/a.jpg,1,a\n\nx/b.jpg,,b\nx/c.jpg,2 3,c\n",
+        "path,landmark_id,id\nx/a.jpg,1,a\n\nx/b.jpg,,b\nx/c.jpg,2|3,c\n",
     ],
 )
 def test_plain_files(tmp_path: Path, data: str) -> None:
@@ -129,7 +129,7 @@ def test_sample_submissions_score_as_they_are(tmp_path: Path) -> None:
         ('id,landmarks\nb,1\na,"1\n', "line 3: not a CSV row"),
         ("landmark_id,images\n1,a b\n2,b\n", "line 3: id b is repeated"),
         ("landmark_id,images\n,a b\n", "line 2: not a label: ''"),
-        ("landmark_id,images\n1 2,a b\n", "line 2: not a label: '1 2'"),
+        ("landmark_id,images\nnan,a b\n", "line 2: not a label: 'nan'"),
     ],
 )
 def test_refused_with_line_and_reason(tmp_path: Path, data: str | bytes, message: str) -> None:

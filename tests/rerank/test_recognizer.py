@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmk.embed import sources as sources_module
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import ModelError, UsageError
 from lmk.embed.manifest import Manifest, Row, read_manifest
@@ -121,7 +122,8 @@ class TestGeometry:
             copy.unlink()
             gone = recognizer.predict(vectors, features=features)
             assert (gone.inliers == -1).all() and gone.labels[0] is not None
-            monkeypatch.setattr(recognizer_module, "read_bytes", lambda path: "no such file")
+            for module in (recognizer_module, sources_module):
+                monkeypatch.setattr(module, "read_bytes", lambda path: "no such file")
             there = recognizer.features_of([photos / "gallery" / "place_2" / "1.jpg"])
             assert there is not None and there(0) == "no such file"
             points = RootSift(200, 200).extract(np.zeros((50, 50), np.uint8))

@@ -253,7 +253,6 @@ def test_an_embedder_that_is_given(index: Path, tiny: Embedder, lite0: Embedder,
     assert_whole(index)
 
 
-@pytest.mark.slow
 def test_an_embedder_of_the_package(tmp_path: Path, photos: Path) -> None:
     """Config and graph are gone, the whitening is whole: the fingerprint proves the rest."""
     gallery, bank = read_manifest(photos / "gallery"), read_manifest(photos / "bank")

@@ -172,13 +172,21 @@ class RealServer:
         self._process.wait()
 
 
-@pytest.fixture(scope="module")
-def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+@pytest.fixture(scope="session")
+def milvus_environment() -> Path:
+    """The virtual environment that holds a Milvus server; without one, the test is skipped."""
     environment = os.environ.get("LMK_MILVUS_VENV")
     if not environment:
         pytest.skip("LMK_MILVUS_VENV names no environment with a Milvus server: `make milvus`")
+    return Path(environment).resolve()
+
+
+@pytest.fixture(scope="module")
+def real_server(
+    tmp_path_factory: pytest.TempPathFactory, milvus_environment: Path
+) -> Iterator[RealServer]:
     folder = tmp_path_factory.mktemp("milvus")
-    server = RealServer(Path(environment).resolve(), folder)
+    server = RealServer(milvus_environment, folder)
     server.start()
     yield server
     server.kill()

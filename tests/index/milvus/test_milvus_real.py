@@ -1,6 +1,7 @@
 """Against a real Milvus server, started here and killed without mercy.
 
-LMK_MILVUS_VENV=.venv-milvus pytest -m milvus tests/index/milvus      (after `make milvus`)
+`make test-all` runs these tests. By hand, after `make milvus`:
+LMK_MILVUS_VENV=.venv-milvus pytest -m milvus tests/index/milvus
 """
 
 from __future__ import annotations
@@ -184,13 +185,13 @@ def test_a_server_killed_between_searches(path, real_server, asked, brute_force)
             assert np.array_equal(found.scores, scores)
 
 
-def test_the_server_ends_with_the_test_process(tmp_path) -> None:
+def test_the_server_ends_with_the_test_process(tmp_path, milvus_environment) -> None:
     """As when a test run is killed: nothing is left behind."""
     code = f"""
 import importlib.util, os, pathlib, signal, sys
 spec = importlib.util.spec_from_file_location("c", {str(Path(__file__).with_name("conftest.py"))!r})
 conftest = importlib.util.module_from_spec(spec); spec.loader.exec_module(conftest)
-server = conftest.RealServer(pathlib.Path(os.environ["LMK_MILVUS_VENV"]).resolve(),
+server = conftest.RealServer(pathlib.Path({str(milvus_environment)!r}),
                              pathlib.Path({str(tmp_path)!r}))
 server.start()
 print(server._process.pid, flush=True)

@@ -1,0 +1,55 @@
+"""Forks: threads and database connections do not survive one, and waiting for them never ends.
+
+The child of a fork has the objects of its parent but none of its threads. OpenVINO, OpenMP (FAISS,
+torch) and Milvus's client then wait for threads that do not exist, and SQLite forbids to use a
+connection across a fork (sqlite.org/howtocorrupt.html, 2.6). Both are noticed by the process id.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lmk.embed.errors import ForkedProcess
+
+_started: int | None = None  # the process in which threads were started first
+
+_REMEDY = (
+    "open the index in each worker and use none in the process that forks, or start the workers "
+    "with multiprocessing's spawn"
+)
+
+
+def start_threads() -> None:
+    """Notes that threads are started in this process, before a network runs or a search begins.
+
+    Raises:
+        ForkedProcess: they were started already in a process of which this one is a fork.
+    """
+    global _started
+    here = os.getpid()
+    if _started is None:
+        _started = here
+    elif _started != here:
+        raise ForkedProcess(
+            f"this process was forked from process {_started}, where a network or a search was "
+            "running: their threads are gone",
+            remedy=_REMEDY,
+        )
+
+
+def check_process(opened_in: int, where: object) -> None:
+    """Checks that something is used in the process that opened it.
+
+    Args:
+        opened_in: the id of that process.
+        where: what was opened.
+
+    Raises:
+        ForkedProcess: this process is a fork of it.
+    """
+    if os.getpid() != opened_in:
+        raise ForkedProcess(
+            f"was opened in process {opened_in}, of which this one is a fork",
+            where=where,
+            remedy=_REMEDY,
+        )
