@@ -80,14 +80,14 @@ def calibrate(
     manifest = None if data is None else read_pictures(data, root=root)
     require_writable(index, wait)
     with Recognizer.open(index) as recognizer:
-        answers, contents = _answers(recognizer, data, manifest)
+        answers = _answers(recognizer, data, manifest)
         pipeline = recognizer.pipeline
     own = data is None and precision is None and share_none is None and method == "isotonic"
     found, reason = None, None
     try:
         if share_none is not None:
             answers = answers.at_share(share_none)
-        found = _found(answers, contents, precision, method, data or index)
+        found = _found(answers, precision, method, data or index)
     except UsageError as error:
         if not own:  # else there is a way back, even to nothing
             raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
@@ -105,16 +105,14 @@ def calibrate(
         echo_lines(_lines(facts) if reason is None else _not_judged(facts, reason))
 
 
-def _answers(
-    recognizer: Recognizer, data: Path | None, manifest: Manifest | None
-) -> tuple[Answers, tuple[str, ...] | None]:
-    """Answers to photos, or to the index's own pictures; and the content of the photos."""
+def _answers(recognizer: Recognizer, data: Path | None, manifest: Manifest | None) -> Answers:
+    """Answers to photos, or to the index's own pictures."""
     from lmk.cli.known_answers import held_landmarks, read_photos, say_unknown
     from lmk.cli.progress import StageProgress
     from lmk.rerank.calibrating import answers_of_index, answers_of_photos
 
     if data is None or manifest is None:
-        return answers_of_index(recognizer.gallery), None
+        return answers_of_index(recognizer.gallery)
     with StageProgress() as progress:
         photos = read_photos(
             manifest, data, recognizer, lambda done: progress(str(data), done, len(manifest))
@@ -123,12 +121,11 @@ def _answers(
         predictions = recognizer.predict(
             photos.embeddings, features=recognizer.features_of(photos.files)
         )
-    return answers_of_photos(predictions, photos, held_landmarks(recognizer)), photos.sha256
+    return answers_of_photos(predictions, photos, held_landmarks(recognizer))
 
 
 def _found(
     answers: Answers,
-    contents: tuple[str, ...] | None,
     precision: float | None,
     method: Method,
     where: Path,
@@ -144,7 +141,7 @@ def _found(
     from lmk.rerank.calibration import threshold_for
 
     choose = balanced if precision is None else partial(threshold_for, precision=precision)
-    found = calibrated(answers, choose, method, contents=contents)
+    found = calibrated(answers, choose, method)
     if precision is not None and not found.point.feasible:
         best = f"the best is {found.point.precision:.3f}, with recall {found.point.recall:.3f}"
         raise LmkError(

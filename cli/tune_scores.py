@@ -104,9 +104,11 @@ def tuning_of(
         UsageError: when fewer photos than folds (copies counted once) show a landmark.
     """
     judged = [judged_of(each, photos) for each in predictions]
-    shown: dict[str, set[str]] = {}  # by content: a copy may have another label
-    for content, labels in zip(photos.sha256, photos.labels, strict=True):
-        shown.setdefault(content, set()).update(labels)
+    number = photos.photo
+    shown = _shown(photos, number)
+    if sum(map(bool, shown.values())) < folds:  # too few without near-copies: they count
+        number = photos.content
+        shown = _shown(photos, number)
     landmarks = sum(map(bool, shown.values()))
     others = len(shown) - landmarks
     if landmarks < folds:
@@ -114,8 +116,8 @@ def tuning_of(
             f"--folds {folds}, but only {landmarks} of {len(shown)} photos show a landmark",
             remedy="give more photos, or fewer folds",
         )
-    kinds = [" ".join(sorted(shown[content])) for content in photos.sha256]
-    fold = stratified_folds(kinds, folds, seed, photos.sha256)
+    kinds = [" ".join(sorted(shown[each])) for each in number.tolist()]
+    fold = stratified_folds(kinds, folds, seed, number)
 
     def on_folds(by: Callable[[Judged], float]) -> NDArray[np.float64]:
         def score(pipeline: int, rows: NDArray[np.int64]) -> float:
@@ -130,6 +132,14 @@ def tuning_of(
     }
     choice = choose(scores["gap"], kept=0)
     return Tuning(tuple(pipelines), scores, choice.best, choice.nested)
+
+
+def _shown(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
+    """What each photo shows, by its number; a copy may have another label."""
+    shown: dict[int, set[str]] = {}
+    for each, labels in zip(number.tolist(), photos.labels, strict=True):
+        shown.setdefault(each, set()).update(labels)
+    return shown
 
 
 def judged_of(predictions: Predictions, photos: KnownPhotos) -> Judged:

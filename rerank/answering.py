@@ -25,18 +25,21 @@ class Queries:
             gallery is asked about its own pictures; they are neither found nor part of others.
         features: local features of a query by its number, or the reason why there are none; the
             geometric check is left out without.
+        without_distractors: for each query rows of the bank that count as absent, as its copies.
 
     Raises:
-        ValueError: when `without` is of another number of queries.
+        ValueError: when the rows left out are of another number of queries.
     """
 
     embeddings: Embeddings
     without: Sequence[NDArray[np.int64]] | None = None
     features: Callable[[int], LocalFeatures | str] | None = None
+    without_distractors: Sequence[NDArray[np.int64]] | None = None
 
     def __post_init__(self) -> None:
-        if self.without is not None and len(self.without) != len(self.embeddings):
-            raise ValueError(f"{len(self.embeddings)} queries, {len(self.without)} lists of rows")
+        for rows in (self.without, self.without_distractors):
+            if rows is not None and len(rows) != len(self.embeddings):
+                raise ValueError(f"{len(self.embeddings)} queries, {len(rows)} lists of rows")
 
     def __len__(self) -> int:
         return len(self.embeddings)

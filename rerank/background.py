@@ -50,13 +50,13 @@ class LandmarkSums:
         """Of no picture."""
         return cls(0, np.zeros(dim), 0.0, 0)
 
-    def mean_cosine(self) -> float:
-        """The background: 0 where there are no two landmarks, and from 0 to 0.9."""
+    def mean_cosine(self, most: float = MOST_BACKGROUND) -> float:
+        """The background: 0 where there are no two landmarks, and from 0 to `most`."""
         strangers = self.pictures**2 - self.pairs
         if strangers == 0:
             return 0.0
         cosines = float(self.total @ self.total) - self.squares
-        return float(np.clip(cosines / strangers, 0.0, MOST_BACKGROUND))
+        return float(np.clip(cosines / strangers, 0.0, most))
 
     def updated(self, stored: Vectors, *, before: Pictures, after: Pictures) -> LandmarkSums:
         """The sums after a change.

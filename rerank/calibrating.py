@@ -7,7 +7,7 @@ taught; what is kept in the end is learnt of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,37 +61,33 @@ def calibrated(
     *,
     folds: int = 5,
     seed: int = 0,
-    contents: Sequence[str] | None = None,
 ) -> Calibrated:
     """Learns a calibration and a threshold, and judges both by cross-validation.
 
     Args:
-        answers: with their verdicts and weights.
+        answers: with their verdicts and weights; copies of one photo stay in one fold.
         choose: a threshold for answers, as `threshold_for` with the precision wanted.
         method: of the calibration.
         folds: stratified by right, wrong and no landmark; fewer where there are fewer answers.
         seed: of the folds.
-        contents: of the picture of each answer, as its SHA-256: copies stay in one fold.
 
     Raises:
         UsageError: for fewer than two right or two wrong answers (copies counted once), as nothing
             can be held out.
     """
     given = np.isfinite(answers.confidence)
-    pictures = list(map(str, range(len(answers)))) if contents is None else contents
     right, wrong = (
-        len({pictures[row] for row in np.flatnonzero(some).tolist()})
-        for some in (answers.right, given & ~answers.right)
+        len(np.unique(answers.photo[some])) for some in (answers.right, given & ~answers.right)
     )
     if min(right, wrong) < 2:
         raise UsageError(
             f"{right} right and {wrong} wrong answers: at least 2 of each are needed to learn from",
             remedy="give more photos with known answers (--data), of landmarks and of none",
         )
-    folds = min(folds, right + wrong, len(set(pictures)))
+    folds = min(folds, right + wrong, len(np.unique(answers.photo)))
     # Right ones stand together, and so do wrong ones: with two of them no fold has both.
     kinds = 4 * given + 2 * answers.right + answers.landmark
-    fold = stratified_folds(kinds.astype(np.int64), folds, seed, pictures)
+    fold = stratified_folds(kinds.astype(np.int64), folds, seed, answers.photo)
     probability = np.zeros(len(answers))
     threshold = np.zeros(len(answers))
     for number in range(folds):
@@ -158,10 +154,12 @@ def answers_of_photos(
             these" is the right answer to it.
     """
     pairs = list(zip(predictions.labels, photos.labels, strict=True))
-    return Answers.of(
+    return Answers(
         predictions.confidence,
         np.array([given in shown for given, shown in pairs], np.bool_),
         np.array([not set(shown).isdisjoint(landmarks) for _, shown in pairs], np.bool_),
+        np.ones(len(photos)),
+        photos.photo,
     )
 
 
@@ -173,4 +171,5 @@ def of_rows(answers: Answers, rows: NDArray[np.bool_] | NDArray[np.int64]) -> An
         right=answers.right[rows],
         landmark=answers.landmark[rows],
         weight=answers.weight[rows],
+        photo=answers.photo[rows],
     )

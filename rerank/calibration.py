@@ -23,6 +23,23 @@ _REMEDY = "give more photos with known answers, of landmarks and of none"
 
 
 @dataclass(frozen=True, eq=False)
+class Asked:
+    """Pictures that a gallery was asked about.
+
+    Attributes:
+        confidence: float32 [n], of the answers.
+        photo: int64 [n], from 0 on; copies of one photo have the same number.
+    """
+
+    confidence: NDArray[np.float32]
+    photo: NDArray[np.int64]
+
+    def weight(self) -> NDArray[np.float64]:
+        """How much each counts, float64 [n]: the copies of one photo together as one."""
+        return 1 / np.bincount(self.photo)[self.photo]
+
+
+@dataclass(frozen=True, eq=False)
 class Answers:
     """Answers with their verdicts.
 
@@ -31,6 +48,8 @@ class Answers:
         right: bool [n].
         landmark: bool [n], whether the query shows a landmark of the gallery.
         weight: float64 [n], how much each counts; above 0.
+        photo: int64 [n], the photo that was asked; copies of one photo have the same number. All
+            differ unless given.
 
     Raises:
         ValueError: for other shapes, NaN, a right answer where there is no landmark, weights not
@@ -41,11 +60,17 @@ class Answers:
     right: NDArray[np.bool_]
     landmark: NDArray[np.bool_]
     weight: NDArray[np.float64]
+    photo: NDArray[np.int64] = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
-        shapes = {a.shape for a in (self.confidence, self.right, self.landmark, self.weight)}
+        if self.photo is None:
+            object.__setattr__(self, "photo", np.arange(len(self.confidence)))
+        arrays = (self.confidence, self.right, self.landmark, self.weight, self.photo)
+        shapes = {a.shape for a in arrays}
         if len(shapes) != 1 or self.confidence.ndim != 1:
-            raise ValueError(f"confidence, right, landmark and weight must be [n], got {shapes}")
+            raise ValueError(
+                f"confidence, right, landmark and the others must be [n], got {shapes}"
+            )
         if np.isnan(self.confidence).any() or np.isposinf(self.confidence).any():
             raise ValueError("a confidence is NaN or infinite")
         if (self.right & ~(self.landmark & np.isfinite(self.confidence))).any():
@@ -68,30 +93,33 @@ class Answers:
 
     @classmethod
     def of_gallery(
-        cls,
-        known: NDArray[np.float32],
-        right: NDArray[np.bool_],
-        strangers: NDArray[np.float32],
-        bank: NDArray[np.float32],
+        cls, known: Asked, right: NDArray[np.bool_], strangers: Asked, bank: Asked
     ) -> Answers:
         """Answers made of a gallery alone; non-landmarks of both kinds count alike.
 
+        The copies of one photo count together as one.
+
         Args:
-            known: confidences of gallery pictures, each asked of the gallery without itself.
+            known: gallery pictures, each asked of the gallery without itself.
             right: whether each of these answers was right.
-            strangers: of the same pictures, each asked without its whole landmark: places nobody
-                has heard of.
-            bank: of distractors, asked of the gallery.
+            strangers: the same pictures, each asked without its whole landmark: places nobody has
+                heard of.
+            bank: distractors, asked of the gallery.
         """
-        confidence = np.concatenate([known, strangers, bank]).astype(np.float32)
-        others = len(strangers) + len(bank)
-        landmark = np.arange(len(confidence)) < len(known)
-        verdict = np.concatenate([right, np.zeros(others, np.bool_)])
-        weight = np.ones(len(confidence))
-        if len(strangers) and len(bank):
-            weight[len(known) : len(known) + len(strangers)] = others / 2 / len(strangers)
-            weight[len(known) + len(strangers) :] = others / 2 / len(bank)
-        return cls(confidence, verdict, landmark, weight)
+        parts = (known, strangers, bank)
+        weights = [part.weight() for part in parts]
+        of_strangers, of_bank = weights[1].sum(), weights[2].sum()
+        if len(strangers.photo) and len(bank.photo):
+            others = of_strangers + of_bank
+            weights[1] *= others / 2 / of_strangers
+            weights[2] *= others / 2 / of_bank
+        shown = len(known.photo)
+        confidence = np.concatenate([part.confidence for part in parts]).astype(np.float32)
+        verdict = np.concatenate([right, np.zeros(len(confidence) - shown, np.bool_)])
+        landmark = np.arange(len(confidence)) < shown
+        first = max(int(part.photo.max(initial=-1)) for part in parts[:2]) + 1
+        photo = np.concatenate([known.photo, strangers.photo, first + bank.photo])
+        return cls(confidence, verdict, landmark, np.concatenate(weights), photo)
 
     def at_share(self, none: float) -> Answers:
         """Weighs them so that queries without a landmark make up the share `none` of all.

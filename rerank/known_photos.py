@@ -10,8 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryLocked, StorageError, UsageError, storage_errors
@@ -21,7 +25,10 @@ from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.index.gallery import Gallery
 from lmk.index.lock import take_lock
+from lmk.index.view import View
+from lmk.rerank.copies import MOST_COPIES, CopyRule, photo_numbers
 from lmk.rerank.intake import PHOTOS
+from lmk.rerank.learnt import exact_searcher, saved_copy_rule
 from lmk.rerank.penalties import refuse_queries_in_bank, shared_content
 from lmk.rerank.recognizer import Recognizer
 
@@ -36,6 +43,7 @@ class KnownPhotos:
         files: of each.
         sha256: of each file's content, in hex.
         skipped: files that could not be read, and why.
+        rule: which of them are copies of one photo.
     """
 
     embeddings: Embeddings
@@ -43,9 +51,21 @@ class KnownPhotos:
     files: tuple[Path, ...]
     sha256: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    rule: CopyRule
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    @cached_property
+    def content(self) -> NDArray[np.int64]:
+        """The number of each one's file content, int64 [n]; equal files have the same."""
+        number = {sha256: place for place, sha256 in enumerate(dict.fromkeys(self.sha256))}
+        return np.array([number[sha256] for sha256 in self.sha256], np.int64)
+
+    @cached_property
+    def photo(self) -> NDArray[np.int64]:
+        """The number of each one's photo, int64 [n]; its near-copies have the same."""
+        return _numbers(self.embeddings, self.content, self.rule)
 
 
 def read_known_photos(
@@ -72,12 +92,14 @@ def read_known_photos(
         pictures = list(found.pictures)
         features = store.read([picture.sha256 for picture in pictures])
     ids = tuple(picture.row.id for picture in pictures)
+    embeddings = Embeddings(embedder.vectors(features), ids, embedder.fingerprint)
     photos = KnownPhotos(
-        Embeddings(embedder.vectors(features), ids, embedder.fingerprint),
+        embeddings,
         tuple(picture.row.labels for picture in pictures),
         tuple(manifest.file(picture.row) for picture in pictures),
         tuple(picture.sha256 for picture in pictures),
         found.skipped,
+        saved_copy_rule(recognizer.gallery),
     )
     _refuse_known(photos, recognizer.gallery)
     return photos
@@ -98,6 +120,22 @@ def refuse_shared_photos(first: KnownPhotos, second: KnownPhotos) -> None:
             where=second.files[place],
             remedy="take them out of one of the two",
         )
+
+
+def _numbers(
+    embeddings: Embeddings, content: NDArray[np.int64], rule: CopyRule
+) -> NDArray[np.int64]:
+    """The number of each one's photo.
+
+    Where the rule would leave fewer than half of the different files it does not tell copies from
+    other photos, as with a network of random weights: then only equal files are copies.
+    """
+    if not content.size:
+        return content
+    rows = np.arange(len(embeddings))
+    near = exact_searcher(View.of_embeddings(embeddings)).search(embeddings, MOST_COPIES)
+    photo = photo_numbers(rows, rule.among(near))
+    return photo if 2 * len(np.unique(photo)) >= len(np.unique(content)) else content
 
 
 def _refuse_known(photos: KnownPhotos, gallery: Gallery) -> None:

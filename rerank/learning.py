@@ -24,11 +24,13 @@ from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.learnt import (
     CALIBRATED,
     CALIBRATION,
+    COPY_COSINE,
     PIPELINE,
     SHARD,
     Learnt,
     Progress,
     Tables,
+    copy_rule,
     exact_searcher,
     save,
     saved_calibration,
@@ -85,6 +87,7 @@ def learn(
         weighed, changed = int(gallery.mask.sum()), 0
     learnt = Learnt(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
     save(writer, learnt, facts.penalty, tables=not cheap)
+    writer.set(COPY_COSINE, copy_rule(tables).cosine)
     progress(STAGE, 1, 1)
     return learnt
 
@@ -204,7 +207,7 @@ def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answ
         return tables.updated(pipeline, gallery, replace(bank, mask=left)).facts(pipeline)
 
     return answers_of_gallery(
-        pipeline, exact_searcher(gallery), facts, gallery, bank, taught_without
+        pipeline, exact_searcher(gallery), facts, gallery, bank, taught_without, copy_rule(tables)
     )
 
 

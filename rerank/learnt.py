@@ -18,8 +18,9 @@ from lmk.index.gallery import Gallery
 from lmk.index.search import Searcher, searcher_of
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
-from lmk.rerank.background import LandmarkSums, Pictures
+from lmk.rerank.background import LandmarkSums, Pictures, landmark_sums
 from lmk.rerank.calibration import Calibration
+from lmk.rerank.copies import CopyRule
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.nearest import NearestTable, Parties
 from lmk.rerank.picks import BlockProgress, PickTable, Sides
@@ -29,6 +30,7 @@ from lmk.rerank.steps import BankPenaltyStep, NeighbourhoodStep
 PIPELINE, PENALTY, BACKGROUND = "pipeline", "penalty", "background"
 CALIBRATION = "calibration"
 CALIBRATED = "calibrated"  # setting: of which answers, those of "photos" or of the "gallery"
+COPY_COSINE = "copy cosine"  # setting: the least cosine of two copies of one photo
 SHARD = "shard"  # which part of the pictures a gallery holds, where it holds one
 _PICKS, _WORST, _LEARNT, _BANK = "picks", "worst picks", "learnt", "bank"
 _NEIGHBOURS, _LIKENESS = "neighbours", "likeness"  # each beside its cosines
@@ -192,6 +194,27 @@ def exact_searcher(view: View) -> Searcher:
     return searcher_of(view, recall=1.0, batch=_MANY)
 
 
+def copy_rule(tables: Tables) -> CopyRule:
+    """Which pictures of a gallery count as copies of one photo.
+
+    Where there are no two landmarks to take the background from, the distractors give it.
+    """
+    sums, background = tables.sums, tables.sums.mean_cosine(most=1.0)
+    if sums.pictures and sums.pairs == sums.pictures**2 and tables.bank.mask.any():
+        bank = landmark_sums(tables.bank)
+        pairs = sums.pictures * bank.pictures
+        background = float(np.clip(sums.total @ bank.total / pairs, 0.0, 1.0))
+    return CopyRule.for_background(background)
+
+
+def saved_copy_rule(gallery: Gallery) -> CopyRule:
+    """The rule saved with a gallery; by its background where an older lmk saved none."""
+    cosine = gallery.setting(COPY_COSINE)
+    if cosine is None:
+        return CopyRule.for_background(gallery.setting(BACKGROUND) or 0.0)
+    return CopyRule(float(cosine))
+
+
 def saved_pipeline(gallery: Gallery) -> Pipeline:
     """The pipeline saved with a gallery; the default one where none is."""
     saved = gallery.setting(PIPELINE)
@@ -302,7 +325,7 @@ def save(
 
 def forget_learning(writer: GalleryWriter) -> None:
     """Forgets what a gallery was taught, as the settings of another one came into it."""
-    for name in (_LEARNT, BACKGROUND, CALIBRATION, CALIBRATED):
+    for name in (_LEARNT, BACKGROUND, CALIBRATION, CALIBRATED, COPY_COSINE):
         writer.set(name, None)
     lists = (_NEIGHBOURS, _LIKENESS)
     for name in (PENALTY, _BANK, _PICKS, _WORST, *lists, *map(_COSINES.format, lists)):

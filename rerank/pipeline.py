@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lmk.index.neighbours import Neighbours
 from lmk.index.search import Searcher
 from lmk.index.view import View
-from lmk.rerank.answering import Answering, Queries
+from lmk.rerank.answering import Answering, Queries, leave_out
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.penalties import bank_cosines, landmark_score
 from lmk.rerank.penalty import PenaltySettings, penalty_of, pick
@@ -125,7 +125,12 @@ class Pipeline(BaseModel):
         depths = [
             step.depth() for step in self.steps if isinstance(step, QueryPenaltyStep | DemoteStep)
         ]
-        return bank_cosines(facts.bank, queries.embeddings, max([_LANDMARK, *depths]))
+        depth, without = max([_LANDMARK, *depths]), queries.without_distractors
+        if without is None:
+            return bank_cosines(facts.bank, queries.embeddings, depth)
+        most = max((len(rows) for rows in without), default=0)
+        found = facts.bank.search(queries.embeddings, depth + most)
+        return leave_out(found, without, depth).scores
 
     def step(self, kind: type[Kind]) -> Kind | None:
         """The step of a kind, if there is one."""

@@ -1,15 +1,20 @@
 """Answers with known verdicts, made of a gallery alone.
 
-Right ones: each labelled picture of a sample asked of the gallery without itself, where its
-landmark has another picture. Wrong ones: the same pictures without their whole landmark (a place
-nobody has heard of), and the bank. A bank picture is asked of a gallery that was taught without
-it, as no photo of a user is in the bank: else its own likeness to itself would refuse it.
+Right answers are learnt from each labelled picture of a sample, asked of the gallery without
+itself, where its landmark has another photo. Wrong answers are learnt from the same pictures
+without their whole landmark, as if nobody had heard of it, and from the distractors. A distractor
+is asked of a gallery that was taught without it, because no photo of a user is among the
+distractors: otherwise its likeness to itself would refuse it.
+
+"Without itself" includes all copies of the photo (copies.py), under whatever landmark and among the
+distractors. A distractor that is a copy of a gallery picture shows a landmark, and is not asked.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +23,18 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.search import Searcher
 from lmk.index.view import View
 from lmk.rerank.answering import Queries, leave_out
-from lmk.rerank.calibration import Answers
+from lmk.rerank.calibration import Answers, Asked
+from lmk.rerank.copies import MOST_COPIES, CopyRule, photo_numbers
 from lmk.rerank.facts import GalleryFacts
+from lmk.rerank.learnt import exact_searcher
 from lmk.rerank.picks import blocks
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
 
 SAMPLE = 2000  # pictures of each kind that are asked
 MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the largest landmarks
+
+_NOBODY = Asked(np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 Taught = Callable[[NDArray[np.int64]], GalleryFacts]
 
@@ -37,8 +46,9 @@ def answers_of_gallery(
     gallery: View,
     bank: View,
     taught_without: Taught,
+    rule: CopyRule | None = None,
 ) -> Answers:
-    """What a pipeline answers to the pictures of its own gallery and bank.
+    """Answers of a pipeline to the pictures of its own gallery and bank.
 
     Steps that need all queries at once are left out, and so is the geometric check, which needs
     the files.
@@ -52,30 +62,58 @@ def answers_of_gallery(
         taught_without: the facts of the gallery if it were taught without these rows of the bank.
             A bank of up to 2 * SAMPLE is asked in two halves, each without itself; of a larger
             one SAMPLE pictures are.
+        rule: which pictures are copies of one photo; by the background of `facts` unless given.
 
     Returns:
         Of no answer where the gallery has no labelled picture.
     """
     pipeline = pipeline.for_one()
-    known, right, strangers = _of_pictures(pipeline, searcher, facts, gallery)
-    confidences = [np.zeros(0, np.float32)]
-    if np.diff(facts.label_offsets)[gallery.mask].any():
-        for part in _parts(bank):
-            without = taught_without(part) if pipeline.uses_bank() else facts
-            asked = _embeddings(bank, part)
-            found = searcher.search(asked, pipeline.candidates)
-            confidences.append(pipeline.predict(Queries(asked), found, without).confidence)
-    return Answers.of_gallery(known, right, strangers, np.concatenate(confidences))
+    rule = rule or CopyRule.for_background(facts.background)
+    others = exact_searcher(bank) if bank.mask.any() else None
+    known, right, strangers = _of_pictures(pipeline, searcher, facts, gallery, others, rule)
+    asked = _NOBODY
+    if others is not None and np.diff(facts.label_offsets)[gallery.mask].any():
+        asked = _of_bank(pipeline, searcher, facts, bank, others, taught_without, rule)
+    return Answers.of_gallery(known, right, strangers, asked)
+
+
+def _of_bank(
+    pipeline: Pipeline,
+    searcher: Searcher,
+    facts: GalleryFacts,
+    bank: View,
+    others: Searcher,
+    taught_without: Taught,
+    rule: CopyRule,
+) -> Asked:
+    """The distractors that are no copies of gallery pictures. `others` searches the bank."""
+    confidences, photos = [], []
+    for part in _parts(bank, others, rule):
+        without = taught_without(part.left_out) if pipeline.uses_bank() else facts
+        asked = _embeddings(bank, part.rows)
+        found = searcher.search(asked, pipeline.candidates)
+        answers = pipeline.predict(Queries(asked), found, without)
+        own = np.array([not copies.size for copies in rule.among(found)], np.bool_)
+        confidences.append(answers.confidence[own])
+        photos.append(part.photo[own])
+    return Asked(np.concatenate(confidences), np.concatenate(photos))
 
 
 def _of_pictures(
-    pipeline: Pipeline, searcher: Searcher, facts: GalleryFacts, gallery: View
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-    """Confidences of pictures without themselves, whether they are right, and as strangers."""
+    pipeline: Pipeline,
+    searcher: Searcher,
+    facts: GalleryFacts,
+    gallery: View,
+    others: Searcher | None,
+    rule: CopyRule,
+) -> tuple[Asked, NDArray[np.bool_], Asked]:
+    """Answers to pictures without themselves, whether they are right, and as strangers.
+
+    `others` searches the bank.
+    """
     rows = _spread(np.flatnonzero(gallery.mask & (np.diff(facts.label_offsets) > 0)))
     if not rows.size:
-        none = np.zeros(0, np.float32)
-        return none, none.astype(np.bool_), none
+        return _NOBODY, np.zeros(0, np.bool_), _NOBODY
     k = pipeline.candidates
     own = [facts.label_codes[slice(*facts.label_offsets[row : row + 2])] for row in rows]
     landmarks = _landmarks(facts, rows, own, gallery.mask)
@@ -83,35 +121,66 @@ def _of_pictures(
     deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
     asked = _embeddings(gallery, rows)
     found = searcher.search(asked, k + deeper)
+    copies = [np.union1d(row, more) for row, more in zip(rows, rule.among(found), strict=True)]
+    unused = None if others is None else rule.among(others.search(asked, MOST_COPIES))
 
     def answered(without: list[NDArray[np.int64]]) -> Predictions:
-        return pipeline.predict(Queries(asked, without), leave_out(found, without, k), facts)
+        queries = Queries(asked, without, without_distractors=unused)
+        return pipeline.predict(queries, leave_out(found, without, k), facts)
 
-    answers = answered(list(rows[:, None]))
+    answers = answered(copies)
     right = [
         label in {facts.label_names[code] for code in codes}
         for label, codes in zip(answers.labels, own, strict=True)
     ]
-    several = np.array([len(members) > 1 for members in landmarks])
-    strangers = answered(landmarks).confidence
-    return answers.confidence[several], np.array(right, np.bool_)[several], strangers
+    several = np.array(
+        [not np.isin(*both).all() for both in zip(landmarks, copies, strict=True)], np.bool_
+    )
+    strangers = answered([np.union1d(*both) for both in zip(landmarks, copies, strict=True)])
+    photo = photo_numbers(rows, copies)
+    return (
+        Asked(answers.confidence[several], photo[several]),
+        np.array(right, np.bool_)[several],
+        Asked(strangers.confidence, photo),
+    )
 
 
-def _parts(bank: View) -> list[NDArray[np.int64]]:
-    """The rows of the bank to ask, those together that are taken out together.
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Distractors that are asked together: int64 arrays.
+
+    Attributes:
+        rows: those asked.
+        left_out: those that the gallery is not taught meanwhile.
+        photo: the number of the photo that each of `rows` shows.
+    """
+
+    rows: NDArray[np.int64]
+    left_out: NDArray[np.int64]
+    photo: NDArray[np.int64]
+
+
+def _parts(bank: View, others: Searcher, rule: CopyRule) -> list[_Part]:
+    """The parts in which a bank is asked. `others` searches it.
 
     Chance decides, by the vectors alone: which row a picture has says when it came, and would
-    let a bank that grew differ from the same one built at once.
+    let a bank that grew differ from the same one built at once. Copies go together.
     """
     rows = np.flatnonzero(bank.mask)
     chance = [
         zlib.crc32(vector.tobytes()) for _, some in blocks(bank.stored, rows) for vector in some
     ]
     rows = rows[np.argsort(np.array(chance, np.int64), kind="stable")]
-    if len(rows) > 2 * SAMPLE:
-        return [np.sort(rows[:SAMPLE])]
-    half = (len(rows) + 1) // 2
-    return [np.sort(part) for part in (rows[:half], rows[half:]) if part.size]
+    whole = len(rows) <= 2 * SAMPLE
+    rows = rows if whole else rows[:SAMPLE]
+    copies = rule.among(others.search(_embeddings(bank, rows), MOST_COPIES))
+    photo = photo_numbers(rows, copies)
+    first = np.unique(photo, return_index=True)[1][photo]  # where the first of its copies stands
+    half, order = first <= first[(len(rows) - 1) // 2], np.argsort(rows)
+    if not whole:
+        return [_Part(rows[order], np.unique(np.concatenate([rows, *copies])), photo[order])]
+    parts = [order[half[order]], order[~half[order]]]
+    return [_Part(rows[part], rows[part], photo[part]) for part in parts if part.size]
 
 
 def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:

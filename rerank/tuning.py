@@ -114,7 +114,7 @@ def stratified_folds(
     kinds: Sequence[str] | NDArray[np.int64],
     folds: int,
     seed: int,
-    contents: Sequence[str] | None = None,
+    photos: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Deals n photos into folds so that each has its share of every kind: int64 [n].
 
@@ -125,18 +125,17 @@ def stratified_folds(
         kinds: of each photo, as its landmark.
         folds: their number.
         seed: of the shuffling.
-        contents: of each photo, as its SHA-256. Copies go where the first of them goes, and are of
-            its kind: in two folds one would be judged by what the other taught. Sizes then differ
-            by what copies add.
+        photos: of each the number of its photo, which copies share. Copies go where the first of
+            them goes, and are of its kind: in two folds one would be judged by what the other
+            taught. Sizes then differ by what copies add.
 
     Raises:
         ValueError: for fewer than 2 folds, or fewer photos (copies counted once) than folds.
     """
-    if contents is not None:
-        numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
-        group = np.array([numbers[content] for content in contents], np.int64)
-        first = np.unique(group, return_index=True)[1]
-        return stratified_folds(np.asarray(kinds)[first], folds, seed)[group]
+    if photos is not None:
+        _, first, group = np.unique(photos, return_index=True, return_inverse=True)
+        rank = np.argsort(np.argsort(first))  # photos in the order in which they come
+        return stratified_folds(np.asarray(kinds)[np.sort(first)], folds, seed)[rank[group]]
     if not 2 <= folds <= len(kinds):
         raise ValueError(f"{len(kinds)} photos cannot be dealt into {folds} folds")
     codes = np.unique(np.asarray(kinds), return_inverse=True)[1]

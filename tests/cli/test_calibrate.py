@@ -15,6 +15,13 @@ from lmk.rerank.recognizer import Recognizer
 Run = Callable[..., object]
 
 
+@pytest.fixture(autouse=True)
+def no_copies(here: Path, lmk: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views of one landmark, which are as alike as the frames of a burst, count as photos."""
+    monkeypatch.setattr("lmk.rerank.copies.ALIKE", 2.0)
+    assert lmk("calibrate", "sample.lmk").code == 0
+
+
 @pytest.fixture
 def photos(here: Path, paint: Callable[..., Path]) -> Path:
     """photos.csv: four views of each landmark, of which one has a wrong label, twelve of none."""

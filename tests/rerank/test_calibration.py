@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lmk.embed.errors import UsageError
 from lmk.rerank.calibration import (
     Answers,
+    Asked,
     Calibration,
     calibrate,
     expected_calibration_error,
@@ -193,18 +194,32 @@ def test_a_share_that_cannot_be() -> None:
         answers([0.5], [0]).at_share(0.5)
 
 
+def asked(*confidence: float) -> Asked:
+    return Asked(np.array(confidence, np.float32), np.arange(len(confidence)))
+
+
 def test_answers_of_a_gallery() -> None:
-    known, right = np.array([0.9, 0.2], np.float32), np.array([True, False])
-    strangers, bank = np.array([0.3, 0.1], np.float32), np.array([0.4] * 6, np.float32)
+    known, right = asked(0.9, 0.2), np.array([True, False])
+    strangers, bank = asked(0.3, 0.1), asked(*[0.4] * 6)
     got = Answers.of_gallery(known, right, strangers, bank)
     assert got.landmark.tolist() == [True, True] + [False] * 8
     assert got.right.tolist() == [True] + [False] * 9
     for kind in (slice(2, 4), slice(4, None)):
         assert got.weight[kind].sum() == pytest.approx(4)
     assert got.weight[:2].tolist() == [1, 1]
-    empty = np.zeros(0, np.float32)
+    assert got.photo.tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 6, 7]
+    empty = asked()
     assert Answers.of_gallery(known, right, strangers, empty).weight.tolist() == [1] * 4
     assert len(Answers.of_gallery(empty, np.zeros(0, np.bool_), empty, empty)) == 0
+
+
+def test_copies_in_a_gallery_count_once() -> None:
+    """Three frames of one photo and another photo, as gallery pictures and as distractors."""
+    burst = Asked(np.array([0.9, 0.8, 0.9, 0.5], np.float32), np.array([1, 1, 1, 0]))
+    got = Answers.of_gallery(burst, np.ones(4, np.bool_), burst, burst)
+    third = [1 / 3] * 3
+    np.testing.assert_allclose(got.weight, [*third, 1] * 3)
+    assert got.photo.tolist() == [1, 1, 1, 0, 1, 1, 1, 0, 3, 3, 3, 2]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lmk.index.search import Searcher
 from lmk.index.view import View
 from lmk.rerank import self_answers
 from lmk.rerank.calibration import Answers
+from lmk.rerank.copies import CopyRule
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.self_answers import answers_of_gallery
@@ -23,6 +24,7 @@ Embed = Callable[..., Embeddings]
 Facts = Callable[..., GalleryFacts]
 Scan = Callable[[Embeddings], Searcher]
 TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
+NO_COPIES = CopyRule(1.1)  # vectors in a plane are alike
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -36,10 +38,11 @@ def answers(
     bank: Embeddings,
     pipeline: Pipeline = TOP1,
     taught_without: Callable[[np.ndarray], GalleryFacts] | None = None,
+    rule: CopyRule = NO_COPIES,
 ) -> Answers:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
     without = taught_without or (lambda rows: facts)
-    return answers_of_gallery(pipeline, FlatSearcher(known), facts, known, others, without)
+    return answers_of_gallery(pipeline, FlatSearcher(known), facts, known, others, without, rule)
 
 
 def test_by_hand(embed: Embed, facts: Facts) -> None:

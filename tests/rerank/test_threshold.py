@@ -13,6 +13,7 @@ from lmk.index.neighbours import Neighbours
 from lmk.index.view import View
 from lmk.rerank import self_answers
 from lmk.rerank.answering import Queries
+from lmk.rerank.copies import CopyRule
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
@@ -23,6 +24,7 @@ from lmk.rerank.threshold import _cut, learn_threshold
 Embed = Callable[..., Embeddings]
 Facts = Callable[..., GalleryFacts]
 TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
+NO_COPIES = CopyRule(1.1)  # vectors in a plane are alike
 
 
 def learn(
@@ -30,7 +32,7 @@ def learn(
 ) -> float:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
     answers = answers_of_gallery(
-        pipeline, FlatSearcher(known), facts, known, others, lambda rows: facts
+        pipeline, FlatSearcher(known), facts, known, others, lambda rows: facts, NO_COPIES
     )
     return learn_threshold(answers)
 
