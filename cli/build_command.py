@@ -246,8 +246,10 @@ def default_index(gallery: Path, shard: tuple[int, int] | None = None) -> Path:
 
     Shard (2, 4) of it gives gallery.2of4.lmk.
     """
+    from lmk.embed.manifest_table import table_stem
+
     plain = Path(gallery).resolve()
-    name = plain.stem if plain.is_file() else plain.name
+    name = table_stem(plain) if plain.is_file() else plain.name
     folder = gallery.parent if gallery.name not in ("", ".", "..") else plain.parent
     part = "" if shard is None else f".{shard[0]}of{shard[1]}"
     return folder / f"{name}{part}{SUFFIX}"

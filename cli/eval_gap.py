@@ -14,6 +14,7 @@ from lmk.cli.eval_tables import (
     echo_findings,
     echo_gap,
     echo_table,
+    echo_warnings,
     gap_dict,
     interval_note,
 )
@@ -72,6 +73,7 @@ def gap(
     from lmk.embed.errors import UsageError
     from lmk.eval.gap_scores import gap_scores
     from lmk.eval.judged import judge
+    from lmk.eval.label_match import label_warnings
     from lmk.eval.submission import Submission
     from lmk.eval.truth import Truth
     from lmk.index.gallery import Gallery
@@ -94,12 +96,16 @@ def gap(
             gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
             for name, usage in parts(truth)
         ]
-        written = sources and write_report(sources, answers, truth, scores)
+        warnings = label_warnings(answers, truth)
+        written = sources and write_report(sources, answers, truth, scores, warnings)
         _echo_findings(submission, truth, gallery)
+        echo_warnings(submission, warnings)
     if written:
         echo(f"lmk: wrote {written}", err=True)
     if as_json:
-        echo_json({each.name: gap_dict(each) for each in scores})
+        found = {each.name: gap_dict(each) for each in scores}
+        found["all"]["warnings"] = list(warnings)
+        echo_json(found)
     else:
         echo_gap(scores)
 
@@ -170,6 +176,7 @@ def compare(
     """
     from lmk.embed.errors import UsageError
     from lmk.eval.compare import compare as compare_two
+    from lmk.eval.label_match import label_warnings
     from lmk.eval.submission import Submission
     from lmk.eval.truth import Truth
 
@@ -187,8 +194,12 @@ def compare(
     if blended is not None:
         read.append(_blend(read, shares, rule))
     names = [str(path) for path in (*submissions, *((blended,) if blended else ()))]
+    warnings = [label_warnings(each, truth) for each in read]
     pairs = [compare_two(read[0], other, truth, usage) for other in read[1:]]
     found = _compared(names, pairs, resamples, seed)
+    for name, entry, own in zip(names, found, warnings, strict=True):
+        echo_warnings(name, own)
+        entry["warnings"] = list(own)
     for entry, pair, other in zip(found[1:], pairs, read[1:], strict=True):
         entry["changes"] = _changes(pair, truth, read[0], other, top)
     if blended is not None:

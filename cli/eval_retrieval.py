@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap, parts
-from lmk.cli.eval_tables import bounds_text, echo_findings, echo_table, interval_note
+from lmk.cli.eval_tables import (
+    bounds_text,
+    echo_findings,
+    echo_table,
+    echo_warnings,
+    interval_note,
+)
 from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
@@ -56,6 +62,7 @@ def retrieval(
     """
     from lmk.embed.errors import UsageError
     from lmk.eval.average_precision import judge_retrieval
+    from lmk.eval.label_match import image_warnings
     from lmk.eval.submission import MAX_IMAGES, RetrievalSubmission
     from lmk.eval.truth import RetrievalTruth
     from lmk.eval.validate import validate_retrieval
@@ -71,7 +78,8 @@ def retrieval(
             known = {id_ for id_, _ in labelled}
     else:
         truth = RetrievalTruth.read(solution)
-    scores = {
+    warnings = image_warnings(found, truth)
+    scores: dict[str, dict[str, Any]] = {
         name: _retrieval_scores(
             judge_retrieval(found, truth, usage, k=ranks), resamples=resamples, seed=seed
         )
@@ -80,6 +88,8 @@ def retrieval(
     named = set(found.query_ids)
     scored = [truth.query_ids[row] for row in truth.rows()]
     _echo_missing(submission, [query for query in scored if query not in named], len(scored))
+    echo_warnings(submission, warnings)
+    scores["all"]["warnings"] = list(warnings)
     odd = validate_retrieval(submission, gallery_ids=known).findings
     echo_findings(
         submission, [each for each in odd if each.kind != "too many" or ranks == MAX_IMAGES]
@@ -95,6 +105,7 @@ def _truth_by_label(
 ) -> RetrievalTruth:
     """The gallery pictures that share a landmark with each query; the others become Ignored."""
     from lmk.embed.errors import SubmissionError
+    from lmk.embed.label_forms import similar_pairs, similar_text
     from lmk.eval.truth import IGNORED, RetrievalTruth, Truth
 
     truth = Truth.read(solution)
@@ -107,15 +118,19 @@ def _truth_by_label(
         for labels in truth.labels
     )
     usage = tuple(of if found else IGNORED for of, found in zip(truth.usage, images, strict=True))
-    lost = sum(
-        old != IGNORED and new == IGNORED for old, new in zip(truth.usage, usage, strict=True)
-    )
+    wanted = {label for labels in truth.labels for label in labels}
+    text = similar_text(similar_pairs(wanted, pictures), "label", others=f"those of {source}")
     if not any(images):
         raise SubmissionError(
             f"no query shows a landmark of {source}",
             where=solution,
-            remedy="do both use the same labels?",
+            remedy=text or "do both use the same labels?",
         )
+    if text:
+        echo_warnings(solution, [f"{text}: they never meet"])
+    lost = sum(
+        old != IGNORED and new == IGNORED for old, new in zip(truth.usage, usage, strict=True)
+    )
     if lost:
         echo(
             f"lmk: {solution}: {lost:,} of {len(truth):,} queries show no landmark of "

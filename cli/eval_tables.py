@@ -96,6 +96,12 @@ def echo_gap(parts: Sequence[GapScores]) -> None:
     echo(interval_note(first.resamples, first.seed))
 
 
+def echo_warnings(file: object, warnings: Iterable[str]) -> None:
+    """One line on stderr for each warning about a file."""
+    for warning in warnings:
+        echo(f"lmk: {file}: {warning}", err=True)
+
+
 def echo_findings(file: object, findings: Sequence[Finding]) -> None:
     """One line on stderr for each kind of finding: how many, and the first."""
     by_kind: dict[str, list[Finding]] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.eval_options import FILE, as_json, bootstrap
-from lmk.cli.eval_tables import bounds_text, echo_table, interval_note
+from lmk.cli.eval_tables import bounds_text, echo_table, echo_warnings, interval_note
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import Float
 from lmk.cli.tag_options import named_relations, relations_by_option, relations_option
@@ -60,6 +60,7 @@ def tags(
 
     Example: lmk eval tags predictions.csv tags.csv -k 5
     """
+    from lmk.eval.label_match import tag_warnings
     from lmk.eval.tag_files import read_tag_table
     from lmk.eval.tags import score_decisions, score_pictures, score_tags
     from lmk.eval.uncertainty import mean_interval
@@ -73,6 +74,8 @@ def tags(
     by_tag = score_tags(table.finite_scores(), table.truth, table.names)
     pictures = score_pictures(*table.padded(best), best)
     interval = mean_interval(pictures.f1, resamples=resamples, seed=seed) if resamples else None
+    warnings = tag_warnings(table.predicted, table.true)
+    echo_warnings(predictions, warnings)
     if table.missing:
         echo(
             f"lmk: {predictions}: {len(table.missing):,} of {len(table.ids):,} pictures have no "
@@ -81,6 +84,7 @@ def tags(
         )
     if as_json:
         found = _as_dict(by_tag, pictures, interval, resamples, seed)
+        found |= {"warnings": list(warnings)}
         found |= {"given": None if decided is None else _given_dict(decided)}
         echo_json(found)
     else:

@@ -18,7 +18,7 @@ from lmk.cli.index_notes import (
     echo_unlabelled,
 )
 from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
-from lmk.cli.pictures import read_pictures
+from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 
@@ -69,6 +69,8 @@ def add(
     manifest = read_pictures(pictures, root=root)
     if label is not None:
         manifest = with_landmark(manifest, label, source=pictures)
+    if not distractors:
+        echo_similar_labels(manifest, pictures, index)
     with StageProgress() as progress:
         report = add_pictures(
             index,

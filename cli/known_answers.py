@@ -68,6 +68,7 @@ def say_unknown(
         UsageError: when photos show landmarks, but none of the index's: names are spelt otherwise.
     """
     from lmk.embed.errors import UsageError
+    from lmk.embed.label_forms import similar_pairs, similar_text
 
     held, index = held_landmarks(recognizer), recognizer.gallery.path
     named = [labels for labels in photos.labels if labels]
@@ -76,10 +77,15 @@ def say_unknown(
         return
     what = f"{counted(len(missing), 'photo')} of landmarks that the index does not hold"
     what = f"{what}, as {' '.join(missing[0])}"
+    names = {label for labels in missing for label in labels}
+    similar = similar_text(similar_pairs(names, held), "label", others="those of the index")
     if len(missing) == len(named):
         remedy = f"name them as the index does: lmk index list {index}"
+        remedy = f"{similar}: {remedy}" if similar else remedy
         raise UsageError(f"{what}, and none of those it holds", where=source, remedy=remedy)
     echo(f"lmk: {source}: {what}: {consequence}", err=True)
+    if similar:
+        echo(f"lmk: {source}: {similar}: they never meet", err=True)
 
 
 def require_writable(index: Path, wait: float) -> None:

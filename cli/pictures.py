@@ -91,6 +91,28 @@ def _stdin_lines() -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
+    """Says on stderr which labels differ only in form from those that an index holds.
+
+    Args:
+        manifest: the pictures to be added.
+        source: where it was read from.
+        index: the path of the index.
+
+    Raises:
+        GalleryError: the index cannot be opened.
+    """
+    from lmk.embed.label_forms import similar_pairs, similar_text
+    from lmk.index.gallery import Gallery
+
+    labels = {label for row in manifest.rows for label in row.labels}
+    with Gallery.open(index) as gallery:
+        pairs = similar_pairs(labels, gallery.label_names)
+    if pairs:
+        text = similar_text(pairs, "label", others=f"those of {index}")
+        echo(f"lmk: {source}: {text}: they become landmarks of their own", err=True)
+
+
 def _system_text(paths: tuple[str, ...]) -> str:
     """What was left out: "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
     counts: Counter[str] = Counter()

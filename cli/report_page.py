@@ -105,7 +105,11 @@ def open_sources(
 
 
 def write_report(
-    sources: Sources, submission: Submission, truth: Truth, scores: Sequence[GapScores]
+    sources: Sources,
+    submission: Submission,
+    truth: Truth,
+    scores: Sequence[GapScores],
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Writes report.html, one page that needs no other file; gives its path.
 
@@ -113,6 +117,7 @@ def write_report(
         sources: where to write, and where pictures are.
         submission, truth: what is reported.
         scores: of all queries first, then of the parts.
+        warnings: about the labels, shown above the scores.
 
     Raises:
         SubmissionError: an unknown query id, or no query with a landmark.
@@ -134,6 +139,7 @@ def write_report(
         index=None if sources.index is None else sources.index.name,
         queries=sources.manifest is not None,
         scores=scores,
+        warnings=warnings,
         report=report,
         pictures=pictures,
         other_answers=others,

@@ -74,6 +74,7 @@ def submit(
     """
     from lmk.cli.find_index import find_index
     from lmk.cli.progress import StageProgress
+    from lmk.embed.errors import LmkError
     from lmk.embed.images import ignore_large_picture_warnings
     from lmk.eval.submission import RetrievalWriter, SubmissionWriter
     from lmk.rerank.recognizer import Recognizer
@@ -103,10 +104,25 @@ def submit(
                 if isinstance(writer, SubmissionWriter)
                 else _list(todo, batches, recognizer, retrieval, writer)
             )
+            if len(skipped) == len(manifest):
+                writer.discard()
+                raise LmkError(
+                    f"none of the {counted(len(manifest), 'query', 'queries')} can be read (the "
+                    f"first, {skipped[0].path}: {skipped[0].reason}), so {output} is not written",
+                    where=queries,
+                    remedy=_find_remedy(queries, manifest),
+                )
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
     asked = counted(len(manifest), "query", "queries")
     echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
+
+
+def _find_remedy(queries: Path, manifest: Manifest) -> str:
+    """What to do where no query can be read: of a table's paths, where they start."""
+    if queries.is_dir():
+        return "check the pictures: lmk data check names what is wrong with each"
+    return f"its paths start at {manifest.root.resolve()}: name another folder with --root"
 
 
 def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:

@@ -64,16 +64,18 @@ def similar_pairs(names: Iterable[str], others: Iterable[str]) -> list[tuple[str
     return [(name, other) for name, other in keyed if other is not None]
 
 
-def similar_text(pairs: Iterable[tuple[str, str]], noun: str) -> str:
-    """ "2 labels differ from others only in form, as 'A' and 'a' (case)"; "" for no pair."""
+def similar_text(pairs: Iterable[tuple[str, str]], noun: str, *, others: str = "others") -> str:
+    """Says of pairs of names that they differ only in form; "" for no pair.
+
+    "2 labels differ from others only in form, as 'A' and 'a' (case)".
+    """
     found = list(pairs)
     if not found:
         return ""
     first, second = found[0]
     count = f"1 {noun} differs" if len(found) == 1 else f"{len(found):,} {noun}s differ"
-    other = "another" if len(found) == 1 else "others"
     form = difference(first, second)
-    return f"{count} from {other} only in form, as {first!r} and {second!r} ({form})"
+    return f"{count} from {others} only in form, as {first!r} and {second!r} ({form})"
 
 
 def _visible(text: str) -> str:

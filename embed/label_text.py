@@ -47,6 +47,17 @@ def plain_name(text: str) -> str:
     return "_".join(nfc(text).split())
 
 
+def name_forms(name: str) -> tuple[str, ...]:
+    """The texts that a gallery may hold for a name, the likeliest first.
+
+    As given; as manifests write it; decomposed (NFD), as galleries built in the past may have it.
+    """
+    if name.isascii() and len(name.split()) == 1:
+        return (name,)
+    plain = plain_name(name)
+    return tuple(dict.fromkeys((name, plain, unicodedata.normalize("NFD", plain))))
+
+
 def split_labels(cell: str, *, several: bool) -> tuple[str, ...]:
     """The labels of a cell in their order, repeats kept.
 

@@ -26,7 +26,7 @@ from lmk.embed.picture_ids import exact_id, unique_ids
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
 _OTHER_FILES = dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV")
-_OTHER_FILES |= dict.fromkeys((".json", ".jsonl", ".txt"), "write the list as CSV")
+_OTHER_FILES |= dict.fromkeys((".json", ".jsonl"), "write the list as CSV")
 
 
 @dataclass(frozen=True)

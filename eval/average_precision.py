@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import SubmissionError
+from lmk.eval.query_ids import unknown_id
 from lmk.eval.submission import MAX_IMAGES, RetrievalSubmission
 from lmk.eval.truth import RetrievalTruth
 from lmk.index.neighbours import NO_ROW, Neighbours
@@ -142,11 +143,8 @@ def judge_retrieval(
     lists: dict[str, tuple[str, ...]] = {}
     for row, (query, found) in enumerate(zip(submission.query_ids, submission.images, strict=True)):
         if query not in truth.row_of:
-            raise SubmissionError(
-                f"unknown query id {query}",
-                where=submission.where(row),
-                remedy=f"it is not in {truth.source}",
-            )
+            where = submission.where(row)
+            raise unknown_id(query, truth.row_of, where=where, source=truth.source)
         lists[query] = found
     rows = truth.rows(usage)
     if not rows:

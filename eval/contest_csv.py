@@ -106,6 +106,10 @@ class AtomicRows:
                 whole.append(row)
         self._replaced = True
 
+    def discard(self) -> None:
+        """Makes a failure leave nothing behind, with `resume` too."""
+        self._resume = None
+
     def __enter__(self) -> Self:
         return self
 

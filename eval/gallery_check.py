@@ -20,6 +20,7 @@ from lmk.embed.extract import Extracted, Extraction
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest, Row
 from lmk.embed.runtime import available_cores
+from lmk.eval.label_spelling import similar_labels
 from lmk.eval.same_photo import SAME_PHOTO, Grey, alikeness, one_thread_opencv, read_grey
 from lmk.index.faiss_search import FlatSearcher
 from lmk.index.neighbours import NO_ROW
@@ -30,6 +31,7 @@ KINDS = {
     "duplicate_conflict": "equal files under different labels",
     "near_duplicate_conflict": "copies of one photo under different labels",
     "label_error": "pictures that look like another label",
+    "similar_labels": "labels or folders whose names differ only in form",
     "duplicate": "equal files",
     "near_duplicate": "copies of one photo",
     "single_picture": "landmarks with one photo",
@@ -139,6 +141,7 @@ def check_gallery(
     groups = _connected(pairs)
     findings = [
         *_unreadable(manifest, extraction.skipped[len(manifest.skipped) :]),
+        *(Finding("similar_labels", 1.0, *each) for each in similar_labels(manifest.rows)),
         *_duplicates(rows, equal),
         *_near_duplicates(rows, pairs, groups),
         *_single_pictures(rows, equal, groups),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import SubmissionError
+from lmk.eval.query_ids import unknown_id
 from lmk.eval.submission import Submission
 from lmk.eval.truth import Truth
 
@@ -78,11 +79,8 @@ def judge(submission: Submission, truth: Truth, usage: str | None = None) -> Jud
     """
     for row, query in enumerate(submission.query_ids):
         if query not in truth.row_of:
-            raise SubmissionError(
-                f"unknown query id {query}",
-                where=submission.where(row),
-                remedy=f"it is not in {truth.source}",
-            )
+            where = submission.where(row)
+            raise unknown_id(query, truth.row_of, where=where, source=truth.source)
     rows = sorted(truth.rows(usage), key=truth.query_ids.__getitem__)
     q = len(rows)
     answered = np.zeros(q, dtype=bool)

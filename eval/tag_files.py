@@ -20,6 +20,7 @@ from lmk.embed.csv_file import CsvFile, at, parse_id
 from lmk.embed.errors import SubmissionError
 from lmk.embed.label_text import MISSING_WORDS, nfc, split_labels
 from lmk.embed.relations import RelationGraph
+from lmk.eval.query_ids import unknown_id
 from lmk.rerank.tag_thresholds import close_given
 
 _COLUMNS = ("id", "tags", "given")
@@ -45,6 +46,16 @@ class TagTable:
     truth: NDArray[np.bool_]
     missing: tuple[str, ...]
     given: NDArray[np.bool_] | None = None
+
+    @property
+    def predicted(self) -> list[str]:
+        """The tags that a prediction names."""
+        return [self.names[tag] for tag in np.flatnonzero(np.isfinite(self.scores).any(axis=0))]
+
+    @property
+    def true(self) -> list[str]:
+        """The tags that a picture has."""
+        return [self.names[tag] for tag in np.flatnonzero(self.truth.any(axis=0))]
 
     def closed(self, relations: RelationGraph) -> TagTable:
         """The same scores beside a truth with all that follows from its tags.
@@ -100,9 +111,8 @@ def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike
     decided = _read(predictions, "given", _parse_tags) if _has_given(predictions) else None
     for id_, (line, _) in given.items():
         if id_ not in wanted:
-            raise SubmissionError(
-                f"unknown picture {id_}", where=at(predictions, line), remedy=f"not in {truth}"
-            )
+            where = at(predictions, line)
+            raise unknown_id(id_, wanted, where=where, source=truth, noun="picture")
     cells = (*wanted.values(), *given.values(), *(decided or {}).values())
     names = sorted({tag for _, tags in cells for tag in tags})
     column = {name: place for place, name in enumerate(names)}

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged
+from lmk.embed.label_text import name_forms, nfc
 from lmk.embed.process import check_process
 from lmk.index.database import (
     CATALOG,
@@ -353,7 +354,7 @@ class Catalog:
         entries, roots, names = self.rows(rows), self.roots(), self.codes("label")
         pictures = []
         for entry in entries:
-            labels = tuple(names[int(code)] for code in entry.labels.split(",")[:-1])
+            labels = tuple(nfc(names[int(code)]) for code in entry.labels.split(",")[:-1])
             pictures.append(picture_of(entry, labels, roots[entry.root]))
         return pictures
 
@@ -376,7 +377,7 @@ class Catalog:
         found = self.all("SELECT text, crc FROM label WHERE code = ?", (code,))
         if not found or found[0][1] != checksum(code, found[0][0]):
             raise self.damaged(f"label {code} has changed or is missing")
-        return str(found[0][0])
+        return nfc(str(found[0][0]))
 
     def roots(self) -> list[str]:
         """Returns the folders of the manifests, absolute, by code."""
@@ -391,10 +392,19 @@ class Catalog:
         return [(path, reason) for path, reason, _ in found]
 
     def known(self, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-        """Returns (row, SHA-256) of those pictures among `ids` that are in the gallery."""
+        """Returns (row, SHA-256) of those pictures among `ids` that are in the gallery.
+
+        An id that is not there is looked for in its other forms: as manifests write it, and
+        decomposed (NFD), as older galleries may have it.
+        """
         query = "SELECT row, sha256 FROM picture WHERE id = CAST(? AS TEXT)"
-        found = ((id_, self.all(query, (text_bytes(id_),))) for id_ in ids)
-        return {id_: rows[0] for id_, rows in found if rows}
+        known: dict[str, tuple[int, str]] = {}
+        for id_ in ids:
+            for form in name_forms(id_):
+                if rows := self.all(query, (text_bytes(form),)):
+                    known[id_] = rows[0]
+                    break
+        return known
 
     def same_content(self, sha256: str, role: Role) -> list[tuple[int, str]]:
         """Returns (row, id) of the pictures of that role with that content, by row."""

@@ -160,9 +160,9 @@ class Changes:
         """Deletes the entries of pictures; the numbers of their rows are not given again.
 
         Args:
-            pictures: the row of each id, none removed before.
+            pictures: the row of each id, none removed before; several ids may have one row.
         """
-        rows = np.sort(np.array(list(pictures.values()), np.int64))
+        rows = np.unique(np.array(list(pictures.values()), np.int64))
         self._many("DELETE FROM picture WHERE row = ?", ((row,) for row in rows.tolist()))
         keep_id = "INSERT OR REPLACE INTO removed VALUES (CAST(? AS TEXT), ?)"
         self._many(keep_id, ((text_bytes(id_), checksum(id_)) for id_ in pictures))

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.label_text import nfc
+
 Role = Literal["gallery", "distractor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -101,18 +103,21 @@ class Membership:
         Args:
             packed: of all rows.
             alive: bool [rows].
-            names: the labels by their code.
+            names: the labels by their code; two that differ only in their Unicode form, as older
+                galleries may have them, are one label.
         """
         codes = packed.codes[np.repeat(alive, packed.counts)]
-        used = np.flatnonzero(np.bincount(codes, minlength=len(names)))
-        order = sorted(used.tolist(), key=names.__getitem__)
+        used = np.flatnonzero(np.bincount(codes, minlength=len(names))).tolist()
+        name_of = {code: nfc(names[code]) for code in used}
+        order = sorted(set(name_of.values()))
+        rank_of = {name: rank for rank, name in enumerate(order)}
         ranks = np.zeros(len(names), np.int32)
-        ranks[order] = np.arange(len(order), dtype=np.int32)
+        ranks[used] = [rank_of[name_of[code]] for code in used]
         counts = np.where(alive, packed.counts, 0)
         return cls(
             packed.roles == ROLES.index("distractor"),
             alive,
-            tuple(names[code] for code in order),
+            tuple(order),
             np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]),
             ranks[codes],
         )

@@ -18,6 +18,7 @@ import numpy as np
 
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError
+from lmk.embed.label_text import nfc
 from lmk.index.catalog import Catalog, State
 from lmk.index.checked import damaged_files
 from lmk.index.database import CATALOG, unfinished
@@ -133,7 +134,7 @@ def _check_entries(catalog: Catalog) -> None:
         for entry in catalog.rows(alive[start : start + _BLOCK_ROWS]):
             low, high = membership.offsets[entry.row : entry.row + 2]
             expected = [membership.names[code] for code in membership.codes[low:high]]
-            given = [labels[int(code)] for code in entry.labels.split(",")[:-1]]
+            given = [nfc(labels[int(code)]) for code in entry.labels.split(",")[:-1]]
             if given != expected or not 0 <= entry.root < len(roots):
                 raise catalog.damaged(f"the labels or the folder of row {entry.row} have changed")
 

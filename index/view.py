@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import EmbedderMismatch, UsageError
+from lmk.embed.label_forms import similar_pairs
+from lmk.embed.label_text import plain_name
 from lmk.embed.process import start_threads
 from lmk.index.derived import DerivedFiles
 from lmk.index.labels import Membership
@@ -57,7 +59,7 @@ class View:
         """Returns the rows of the view that `allow` leaves, bool [rows].
 
         Raises:
-            UsageError: for a label that no row has.
+            UsageError: for a label that no row has; it may be in any Unicode form, with blanks.
             ValueError: for a mask of another length or dtype.
         """
         if allow is None:
@@ -98,9 +100,12 @@ class View:
         known = () if self.labels is None else self.labels.names
         code_of = {name: code for code, name in enumerate(known)}
         for name in names:
-            if name not in code_of:
+            if name not in code_of and plain_name(name) not in code_of:
                 remedy = "`lmk index list` shows the labels there are"
+                if similar := similar_pairs([plain_name(name)], code_of):
+                    remedy = f"there is {similar[0][1]!r}, and {remedy}"
                 raise UsageError(f"no picture has the label {name!r}", remedy=remedy)
+        names = [name if name in code_of else plain_name(name) for name in names]
         found = np.zeros(len(self.mask), np.bool_)
         if self.labels is not None:
             wanted = np.isin(self.labels.codes, [code_of[name] for name in names])

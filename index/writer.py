@@ -330,11 +330,12 @@ class GalleryWriter:
                 )
         if not wanted:
             return 0
+        count = len(set(known.values()))  # two ids may be forms of one name
         with self._changing():
             t.changes.remove_pictures(known)
-            removed, generation = t.state.removed + len(wanted), t.state.generation + 1
+            removed, generation = t.state.removed + count, t.state.generation + 1
             t.change_state(removed=removed, generation=generation)
-        return len(wanted)
+        return count
 
     def compact(self) -> bool:
         """Numbers the rows densely, gives back the space of the removed ones, joins small files.

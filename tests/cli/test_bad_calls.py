@@ -44,7 +44,7 @@ def bad_files(here: Path) -> None:
         ("build-index notes/a.txt", ["notes/a.txt: is neither", "point at a folder"]),
         ("build-index no_id.csv", ["no_id.csv: no column 'id'", "name, landmark_id"]),
         ("build-index no_rows.csv", ["no_rows.csv: holds no rows"]),
-        ("build-index zero.csv", ["zero.csv: cannot be read as a table"]),
+        ("build-index zero.csv", ["zero.csv, line 1: an empty file; it needs a header"]),
         ("build-index twice.csv", ["twice.csv: the id 'x'", "gallery/tower/0.jpg", "of its own"]),
         ("build-index outside.csv", ["outside.csv: the path '../secret.jpg'", "--root"]),
         ("build-index nowhere.csv", ["nowhere.csv", "a/b/c/abcdef.jpg", "--root"]),

@@ -183,6 +183,6 @@ def test_labels_that_differ_only_in_form_are_named(
     path.write_text("id,path,landmark_id\na,a.jpg,123\nb,b.jpg,123.0\n")
     assert [row.labels for row in read_manifest(path).rows] == [("123",), ("123.0",)]
     assert caplog.messages == [
-        f"{path}: 1 label differs from another only in form, as '123' and '123.0' (a whole number "
+        f"{path}: 1 label differs from others only in form, as '123' and '123.0' (a whole number "
         "written as a float): they stay different labels"
     ]
