@@ -27,11 +27,13 @@ from lmk.cli.index_options import (
     uri,
     wait,
 )
+from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
 
 if TYPE_CHECKING:
+    from lmk.embed.manifest import Manifest
     from lmk.index.catalog import Precision
     from lmk.rerank.build import BuildReport
 
@@ -178,6 +180,7 @@ def build_index(
     pictures = read_pictures(gallery, root=root)
     bank = read_pictures(distractors, root=root) if distractors else None
     index = index or default_index(gallery, shard)
+    echo_shape(pictures, gallery, lambda other: ["build-index", str(other), "-o", str(index)])
     embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
     if flip or scales is not None:
         embedder = embedder.with_views(flip=flip, scales=scales or (1.0,))
@@ -217,18 +220,27 @@ def build_index(
     )
     if pushed is not None:
         echo(pushed_text(pushed))
+    echo_landmarks(index)
     if shard is None:
-        _advise(gallery, index, report, labelled=pictures.labelled, bank=bank is not None)
+        _advise(gallery, index, report, pictures, bank=bank is not None)
 
 
-def _advise(gallery: Path, index: Path, report: BuildReport, *, labelled: bool, bank: bool) -> None:
-    """Says on stderr what would make the index better at refusing."""
-    if not labelled:
+def _advise(
+    gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, bank: bool
+) -> None:
+    """Says on stderr what would make the index better at refusing, and when it has one landmark."""
+    if not pictures.labelled:
         echo_unlabelled(gallery)
         return
-    if report.threshold is None:
+    landmarks = {label for row in pictures.rows for label in row.labels}
+    one = f"{next(iter(landmarks))} is its only landmark, and " if len(landmarks) == 1 else ""
+    if one and bank:
+        advice = f"{index}: {one}every picture is either that or {NONE_OF_THESE!r}" + (
+            f"; each sub-folder of {gallery} is a landmark" if gallery.is_dir() else ""
+        )
+    elif report.threshold is None:
         advice = (
-            f"{index}: nothing shows what to refuse, so every picture will get a landmark; "
+            f"{index}: {one}nothing shows what to refuse, so every picture will get a landmark; "
             "build it again with pictures of no landmark: --distractors FOLDER"
         )
     elif not bank and report.pictures < FEW_PICTURES:

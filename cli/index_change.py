@@ -18,6 +18,7 @@ from lmk.cli.index_notes import (
     echo_unlabelled,
 )
 from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
+from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
@@ -69,6 +70,8 @@ def add(
     manifest = read_pictures(pictures, root=root)
     if label is not None:
         manifest = with_landmark(manifest, label, source=pictures)
+    elif not distractors:
+        echo_shape(manifest, pictures, lambda other: ["index", "add", str(index), str(other)])
     if not distractors:
         echo_similar_labels(manifest, pictures, index)
     with StageProgress() as progress:
@@ -96,6 +99,8 @@ def add(
         f"{index}: {counted(report.added, noun)} added{other}, "
         f"{report.unchanged:,} were there unchanged"
     )
+    if not distractors:
+        echo_landmarks(index)
 
 
 @click.command(short_help="Remove pictures by id or landmark.")

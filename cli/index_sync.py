@@ -16,6 +16,7 @@ from lmk.cli.index_notes import (
     echo_unlabelled,
 )
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
@@ -70,6 +71,7 @@ def sync(
 
     ignore_large_picture_warnings()
     manifest = read_pictures(pictures, root=root)
+    echo_shape(manifest, pictures, lambda other: ["index", "sync", str(index), str(other)])
     bank = None if distractors is None else read_pictures(distractors, root=root)
     with StageProgress() as progress:
         report = sync_index(
@@ -106,6 +108,8 @@ def sync(
         f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
         f"{report.removed:,} removed, {report.unchanged:,} unchanged{stay}"
     )
+    if not dry_run:
+        echo_landmarks(index)
 
 
 def _echo_kept(kept: Sequence[Kept]) -> None:

@@ -316,15 +316,16 @@ def test_a_full_disk(here: Path, tiny: Path, rebuilt: tuple[object, ...]) -> Non
     hints = done.stderr.splitlines()
     assert all(line.endswith("make it surer: --distractors FOLDER") for line in hints), hints
     lines = done.stdout.splitlines()
-    assert len(lines) == 12, done.stdout
-    first, old, new = (json.loads(lines[n]) for n in (0, 4, 10))
+    assert len(lines) == 13, done.stdout
+    first, old, new = (json.loads(lines[n]) for n in (0, 4, 11))
     assert first == old
     assert (old["label"], new["label"]) == ("tower", "turret")
-    assert lines[1] == lines[5] == lines[11] == "asked 0"
+    assert lines[1] == lines[5] == lines[12] == "asked 0"
     assert lines[2].startswith("lmk: disk/sample.lmk")
     assert "free" in lines[2]
     assert lines[3] == "built 1"
     assert lines[6].startswith("lmk: disk/")
     assert lines[7] == "submitted 1"
     assert lines[8].startswith("disk/sample.lmk: 10 pictures")
-    assert lines[9] == "built 0"
+    assert lines[9].startswith("disk/sample.lmk: holds 10 pictures of 2 landmarks")
+    assert lines[10] == "built 0"

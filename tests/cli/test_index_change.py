@@ -20,6 +20,11 @@ Paint = Callable[..., Path]
 FOUNTAIN = 7  # the seed of its pictures
 
 
+def first_line(done: object) -> str:
+    """What a change did; the line below it says how many landmarks the index has."""
+    return done.out.splitlines(keepends=True)[0]  # type: ignore[attr-defined,no-any-return]
+
+
 def ids(index: str = "sample.lmk") -> list[str]:
     """The ids of the index, without distractors, in row order."""
     with Gallery.open(index) as gallery:
@@ -54,10 +59,10 @@ def test_added_pictures_answer(lmk: Run, here: Path, more: Path, paint: Paint) -
     assert best(lmk, query) != "fountain"
     done = lmk("index", "add", "sample.lmk", "more")
     assert (done.code, done.err) == (0, "")
-    assert done.out == "sample.lmk: 3 pictures added, 0 were there unchanged\n"
+    assert first_line(done) == "sample.lmk: 3 pictures added, 0 were there unchanged\n"
     assert best(lmk, query) == "fountain"
     again = lmk("index", "add", "sample.lmk", "more")
-    assert again.out == "sample.lmk: 0 pictures added, 3 were there unchanged\n"
+    assert first_line(again) == "sample.lmk: 0 pictures added, 3 were there unchanged\n"
     assert ids()[-3:] == [f"fountain/{n}.jpg" for n in range(3)]
 
 
@@ -73,11 +78,11 @@ def test_a_copy_is_left_out_and_named_unless_asked_for(lmk: Run, here: Path) -> 
     (here / "copies" / "tower").mkdir(parents=True)
     shutil.copy(here / "gallery" / "tower" / "0.jpg", here / "copies" / "tower" / "copy.jpg")
     done = lmk("index", "add", "sample.lmk", "copies")
-    assert done.out == "sample.lmk: 0 pictures added, 0 were there unchanged\n"
+    assert first_line(done) == "sample.lmk: 0 pictures added, 0 were there unchanged\n"
     assert done.complaints == ["lmk: left out tower/copy.jpg: the same file as tower/0.jpg"]
     assert "tower/copy.jpg" not in ids()
     done = lmk("index", "add", "sample.lmk", "copies", "--duplicates")
-    assert (done.out, done.err) == (
+    assert (first_line(done), done.err) == (
         "sample.lmk: 1 picture added, 0 were there unchanged\n",
         "",
     )
@@ -210,7 +215,7 @@ def test_sync_makes_the_index_hold_what_the_folder_holds(
     held = {path.relative_to(changed).as_posix() for path in changed.rglob("*.jpg")}
     assert set(ids()) == held
     again = lmk("index", "sync", "sample.lmk", "gallery")
-    assert again.out == (
+    assert first_line(again) == (
         "sample.lmk: 0 added, 0 changed, 0 moved, 0 with other landmarks, 0 removed, 12 unchanged\n"
     )
     assert json.loads(lmk("info", "sample.lmk", "--json").out)["distractors"] == 6
@@ -234,8 +239,8 @@ def test_sync_says_what_it_did(lmk: Run, here: Path) -> None:
     assert ids() == before
     done = lmk("index", "sync", "sample.lmk", "gallery", "--allow-removals")
     assert (done.code, done.err) == (0, "")
-    assert done.out == last.replace("dry run, nothing is changed: ", "")
-    assert done.out.removeprefix("sample.lmk: ") in [counts.format(n) for n in (4, 5)]
+    assert first_line(done) == last.replace("dry run, nothing is changed: ", "")
+    assert first_line(done).removeprefix("sample.lmk: ") in [counts.format(n) for n in (4, 5)]
 
 
 def test_sync_keeps_what_it_cannot_look_at(lmk: Run, here: Path) -> None:
@@ -244,7 +249,7 @@ def test_sync_keeps_what_it_cannot_look_at(lmk: Run, here: Path) -> None:
     (here / "gallery" / "bridge" / "0.jpg").write_bytes(b"")
     before = ids()
     done = lmk("index", "sync", "sample.lmk", "gallery")
-    assert done.out == (
+    assert first_line(done) == (
         "sample.lmk: 0 added, 0 changed, 0 moved, 0 with other landmarks, 0 removed, 12 unchanged, "
         "5 of them kept though they could not be looked at\n"
     )
@@ -263,7 +268,7 @@ def test_sync_of_distractors(lmk: Run, here: Path, paint: Paint) -> None:
     (here / "bank" / "n0.jpg").unlink()
     paint(here / "bank" / "new.jpg", 4000)
     done = lmk("index", "sync", "sample.lmk", "gallery", "--distractors", "bank")
-    assert done.out == (
+    assert first_line(done) == (
         "sample.lmk: 1 added, 0 changed, 0 moved, 0 with other landmarks, 1 removed, 17 unchanged\n"
     )
 

@@ -118,7 +118,9 @@ def test_build_index_says_what_it_did(lmk: Run, here: Path, tiny: Path) -> None:
     first = lmk(*build)
     assert (first.code, first.err) == (0, "")
     assert re.fullmatch(
-        r"gallery\.lmk: 12 pictures and 6 distractors in \d+\.\d s \(18 newly computed\)\n",
+        r"gallery\.lmk: 12 pictures and 6 distractors in \d+\.\d s \(18 newly computed\)\n"
+        r"gallery\.lmk: holds 12 pictures of 3 landmarks, the largest bridge \(4\), castle \(4\), "
+        r"tower \(4\)\n",
         first.out,
     )
     again = json.loads(lmk(*build, "--json").out)
