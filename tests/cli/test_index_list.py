@@ -25,7 +25,7 @@ def test_landmarks_with_their_counts(lmk: Run, here: Path) -> None:
 
 
 def test_pictures_without_a_landmark_and_with_two(lmk: Run, here: Path, tiny: Path) -> None:
-    rows = ["id,path,landmark_id", "a,gallery/tower/0.jpg,tower", "b,gallery/tower/1.jpg,"]
+    rows = ["id,path,landmarks", "a,gallery/tower/0.jpg,tower", "b,gallery/tower/1.jpg,"]
     rows += ["c,gallery/bridge/0.jpg,bridge tower"]
     (here / "few.csv").write_text("\n".join(rows) + "\n")
     assert lmk("build-index", "few.csv", "--model", tiny).code == 0
