@@ -134,6 +134,11 @@ def _scales(
     help="Of the stored vectors: half or single.",
 )
 @duplicates
+@click.option(
+    "--allow-removals",
+    is_flag=True,
+    help="Build an index anew although much that it has could not be looked at.",
+)
 @wait
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def build_index(
@@ -156,6 +161,7 @@ def build_index(
     shard: tuple[int, int] | None,
     precision: Precision,
     duplicates: bool,
+    allow_removals: bool,
     wait: float,
     as_json: bool,
 ) -> None:
@@ -199,6 +205,7 @@ def build_index(
             shard=shard,
             precision=precision,
             duplicates=duplicates,
+            allow_removals=allow_removals,
             wait=wait,
             progress=progress,
         )
