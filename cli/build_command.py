@@ -134,11 +134,6 @@ def _scales(
     help="Of the stored vectors: half or single.",
 )
 @duplicates
-@click.option(
-    "--allow-removals",
-    is_flag=True,
-    help="Build an index anew although much that it has could not be looked at.",
-)
 @wait
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def build_index(
@@ -161,13 +156,13 @@ def build_index(
     shard: tuple[int, int] | None,
     precision: Precision,
     duplicates: bool,
-    allow_removals: bool,
     wait: float,
     as_json: bool,
 ) -> None:
     """Build an index from GALLERY: a folder with one sub-folder for each landmark, or a CSV.
 
-    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg.
+    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg
+    or ID.jpg (docs/tables.md).
     Stopped or killed, the same command goes on where it was; an index that is there already
     answers until the new one is whole.
 
@@ -205,7 +200,6 @@ def build_index(
             shard=shard,
             precision=precision,
             duplicates=duplicates,
-            allow_removals=allow_removals,
             wait=wait,
             progress=progress,
         )
