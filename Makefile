@@ -19,7 +19,7 @@ install: $(STAMP)  ## make .venv with the pinned versions and the project (edita
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lmk needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,milvus]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,heif,milvus]'
 	@touch $@
 
 milvus: $(MILVUS)  ## make .venv-milvus, which holds the Milvus server that `make test-all` starts

@@ -110,7 +110,7 @@ def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
             plain file: putting a file in its place would replace a device such as /dev/null.
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest_folder import PICTURE_SUFFIXES
+    from lmk.embed.picture_formats import PICTURE_SUFFIXES
 
     require_folder(path)
     if not path.exists():

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.features import FeatureStore
-from lmk.embed.images import Picture, Skipped, decode, read_bytes
+from lmk.embed.images import Picture, Skipped, decode, picture_bytes
 from lmk.embed.manifest import Manifest, Row
 from lmk.embed.runtime import available_cores
 
@@ -266,18 +266,19 @@ def _read_all(
 def _read(
     place: int, row: Row, path: Path, size: int, stored: Sequence[Container[str]]
 ) -> _Read | Skipped:
-    data = read_bytes(path)
-    if isinstance(data, str):
-        return Skipped(row.path, data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    picture = None if any(sha256 in some for some in stored) else decode(data, size)
+    with picture_bytes(path) as data:
+        if isinstance(data, str):
+            return Skipped(row.path, data)
+        length, sha256 = len(data), hashlib.sha256(data).hexdigest()
+        picture = None if any(sha256 in some for some in stored) else decode(data, size)
+        del data
     if isinstance(picture, str):
         return Skipped(row.path, picture)
     try:
         mtime_ns = path.stat().st_mtime_ns
     except OSError:
         return Skipped(row.path, "was removed while it was read")
-    return _Read(place, sha256, len(data), mtime_ns, picture)
+    return _Read(place, sha256, length, mtime_ns, picture)
 
 
 @contextmanager

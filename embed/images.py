@@ -8,9 +8,10 @@ is lost (for retrieval of landmarks that did no harm and needs no crop).
 from __future__ import annotations
 
 import io
+import os
 import stat
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,28 +20,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lmk.embed.jpeg import FACTORS, JpegHeader, decode_jpeg, read_header, without_extras
+from lmk.embed.memory_budget import MemoryBudget
+from lmk.embed.orientation import exif_orientation, turned
+from lmk.embed.picture_formats import NOT_A_PICTURE, Unreadable, picture_format
+from lmk.embed.pillow_pictures import open_picture, rgb_pixels
+
 IMAGES_VERSION = 1  # part of every embedder's fingerprint: raise it when pixels change
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
-_ORIENTATION = 0x0112  # EXIF tag
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_END_OF_JPEG = b"\xff\xd9"
-_CV2_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+MAX_FILE_BYTES = 200_000_000  # of one file, and of all files that threads hold at once
+MAX_DECODING_BYTES = 900_000_000  # of one picture, and of all that threads decode at once
+
+_files = MemoryBudget(MAX_FILE_BYTES)
+_decoding = MemoryBudget(MAX_DECODING_BYTES)
 
 Picture = NDArray[np.uint8]
+
+
+def _new_budgets() -> None:
+    """A forked process has none of the threads that held something."""
+    global _files, _decoding
+    _files, _decoding = MemoryBudget(_files.total), MemoryBudget(_decoding.total)
+
+
+os.register_at_fork(after_in_child=_new_budgets)
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,16 @@ class Skipped:
 def read_bytes(path: Path) -> bytes | str:
     """The content of a file, or the reason why it cannot be read."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             return "is a folder, not a picture"
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             return "is no plain file"  # reading a pipe would wait for ever
+        if status.st_size > MAX_FILE_BYTES:
+            return (
+                f"a file of {status.st_size / 1e6:,.0f} MB, over the limit of "
+                f"{MAX_FILE_BYTES // 1_000_000} MB"
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         return "no such file"
@@ -67,11 +75,25 @@ def read_bytes(path: Path) -> bytes | str:
     return data if data else "empty file (0 bytes)"
 
 
+@contextmanager
+def picture_bytes(path: Path) -> Iterator[bytes | str]:
+    """What `read_bytes` returns, for threads: all of them together hold MAX_FILE_BYTES at most.
+
+    The block must let go of the bytes, and must not read a second file.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0
+    with _files.hold(size):
+        yield read_bytes(path)
+
+
 def decode(data: bytes, size: int) -> Picture | str:
     """Decodes a picture and squashes it to a square.
 
     Args:
-        data: the content of a JPEG, PNG, WebP, GIF (first frame), TIFF, BMP or AVIF file.
+        data: the content of a JPEG, PNG, WebP, GIF (first frame), TIFF, BMP, AVIF or HEIF file.
         size: side of the square, in pixels.
 
     Returns:
@@ -108,18 +130,15 @@ def decode_grey(data: bytes, longest: int) -> Picture | str:
 def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Picture | str:
     """The picture at not less than twice `size` where it has that many pixels, resized, turned."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return _too_large(f"{image.width} x {image.height}")
-            pixels = _fast_jpeg(data, image, size)
-            if pixels is None:
-                pixels = _any_format(image, size)
-            # Asked after decoding: some plugins (TIFF) turn the picture themselves, and say so.
-            return _turned(resize(pixels), _orientation(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return _too_large("too many")
+        kind = picture_format(data)
+        decode_kind = _decoded_jpeg if kind == "JPEG" else _decoded_by_pillow
+        return decode_kind(data, kind, size, resize)
+    except Unreadable as reason:
+        return str(reason)
     except UnidentifiedImageError:
-        return "not a picture that can be decoded"
+        return NOT_A_PICTURE
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return "more pixels than Pillow's limit allows"
     except MemoryError:
         return "needs more memory than there is"
     except Exception as error:
@@ -128,81 +147,82 @@ def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Pi
         return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
 
 
+def _decoded_jpeg(
+    data: bytes, kind: str, size: int, resize: Callable[[Picture], Picture]
+) -> Picture:
+    header = read_header(data)
+    factor = _factors((header.width, header.height), size)[-1]
+    turn = exif_orientation(header.exif, header.xmp)
+    with _room_for(len(data) + header.memory(factor)):
+        pixels = decode_jpeg(data, header, factor)
+        if pixels is not None:
+            return turned(resize(pixels), turn)
+    return _jpeg_by_pillow(data, header, size, lambda pixels: turned(resize(pixels), turn))
+
+
+def _jpeg_by_pillow(
+    data: bytes, header: JpegHeader, size: int, use: Callable[[Picture], Picture]
+) -> Picture:
+    """What `decode_jpeg` refuses: a sampling of its own, a part that makes no sense."""
+    with open_picture(without_extras(data, header), "JPEG").image as image:
+        image.draft("RGB", (2 * size, 2 * size))  # decodes at a fraction of the size
+        with _room_for(len(data) + 12 * image.width * image.height + header.memory(8)):
+            return use(rgb_pixels(image))
+
+
+def _decoded_by_pillow(
+    data: bytes, kind: str, size: int, resize: Callable[[Picture], Picture]
+) -> Picture:
+    opened = open_picture(data, kind)
+    with opened.image as image:
+        factors = _factors(image.size, size)
+        fitting = (
+            each for each in factors if len(data) + opened.memory(each) <= MAX_DECODING_BYTES
+        )
+        factor = next(fitting, factors[-1])
+        with _room_for(len(data) + opened.memory(factor)):
+            return turned(resize(rgb_pixels(image, factor)), opened.orientation)
+
+
+def _factors(shape: tuple[int, int], size: int) -> list[int]:
+    """The fractions (1 / factor) of a picture that are not smaller than twice `size`, or whole."""
+    return [each for each in FACTORS if each == 1 or min(shape) >= 2 * size * each]
+
+
+@contextmanager
+def _room_for(memory: int) -> Iterator[None]:
+    """Waits until so many bytes may be used for decoding.
+
+    Raises:
+        Unreadable: they never may.
+    """
+    if memory > MAX_DECODING_BYTES:
+        raise Unreadable(
+            f"needs {memory / 1e6:,.0f} MB to be decoded, over the limit of "
+            f"{MAX_DECODING_BYTES // 1_000_000:,} MB"
+        )
+    with _decoding.hold(memory):
+        yield
+
+
 def thumbnail(path: Path, side: int, *, quality: int = 80) -> bytes | None:
     """A JPEG of a picture, turned as EXIF says, its longer side at most `side` pixels.
 
     None where the file cannot be read as a picture (it may have been removed since).
     """
-    try:
-        with Image.open(path) as image:
-            flat = Image.fromarray(_any_format(image, side))
-            turn = _TRANSPOSES.get(_orientation(image))
-        flat.thumbnail((side, side))
-        file = io.BytesIO()
-        (flat if turn is None else flat.transpose(turn)).save(file, "JPEG", quality=quality)
-        return file.getvalue()
-    except Exception:  # see _decoded
+
+    def shrunk(pixels: Picture) -> Picture:
+        small = Image.fromarray(pixels)
+        small.thumbnail((side, side))
+        return np.asarray(small)
+
+    with picture_bytes(path) as data:
+        pixels = data if isinstance(data, str) else _decoded(data, side, shrunk)
+    if isinstance(pixels, str):
         return None
-
-
-def ignore_large_picture_warnings() -> None:
-    """Silences Pillow's warnings about pictures of 89 to 179 million pixels (phones make them).
-
-    And about broken EXIF, which costs a picture its turn at most. Filters are process-wide, so
-    only a program's start may call it, never an import.
-    """
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
-def _too_large(pixels: str) -> str:
-    return f"{pixels} pixels, over the limit of {MAX_PIXELS // 1_000_000} million"
-
-
-def _fast_jpeg(data: bytes, image: Image.Image, size: int) -> Picture | None:
-    """OpenCV decodes a whole RGB or grey JPEG in half of Pillow's time; None for anything else.
-
-    A JPEG that does not end as it should goes to Pillow, which refuses a cut file; libjpeg
-    alone would fill it up with grey.
-    """
-    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
-        return None
-    if not data.rstrip(b"\0").endswith(_END_OF_JPEG):
-        return None
-    factor = max(f for f in _CV2_REDUCED if f == 1 or min(image.size) >= 2 * size * f)
-    flags = _CV2_REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _any_format(image: Image.Image, size: int) -> Picture:
-    """Pillow decodes everything else, with the first frame, 16 bits, CMYK and alpha seen to."""
-    image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at a fraction of the size
-    if image.mode.startswith(("I", "F")):
-        return _from_deep(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
-
-
-def _from_deep(values: NDArray[np.generic]) -> Picture:
-    """Grey values of more than 8 bits, scaled by their range: 16 bits, or 0..1 for floats."""
-    deep = np.nan_to_num(values.astype(np.float32))
-    top = 1.0 if values.dtype.kind == "f" and deep.max() <= 1 else 65535.0
-    top = 255.0 if values.dtype.kind != "u" and 1 < deep.max() <= 255 else top
-    grey = np.clip(deep * (255.0 / top), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none or it cannot be read."""
-    try:
-        turn = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF in a good picture
-        return 1
-    return turn if turn in _TRANSPOSES else 1
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def _squashed(pixels: Picture, size: int) -> Picture:
@@ -216,14 +236,3 @@ def _squashed(pixels: Picture, size: int) -> Picture:
             cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8
         )
     return pixels
-
-
-def _turned(pixels: Picture, orientation: int) -> Picture:
-    """Applies an EXIF orientation (1 to 8; anything else counts as 1)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)

@@ -18,10 +18,11 @@ from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
 from lmk.embed.label_forms import similar_groups, similar_text
 from lmk.embed.label_text import nfc, plain_name
-from lmk.embed.manifest_folder import PICTURE_SUFFIXES, read_folder
+from lmk.embed.manifest_folder import read_folder
 from lmk.embed.manifest_paths import is_there
 from lmk.embed.manifest_table import is_table, picture_rows
 from lmk.embed.notices import notice
+from lmk.embed.picture_formats import PICTURE_SUFFIXES
 from lmk.embed.picture_ids import exact_id, unique_ids
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
@@ -138,10 +139,9 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
         source: a folder: each sub-folder is a landmark and ids are paths ("eiffel/1.jpg"); in a
             flat folder and in GLDv2's layout (a/b/c/<id>.jpg) pictures have no label and ids are
             file names without their ending. Or a CSV or Parquet file with a column `id`, labels
-            in `landmark_id` or `label` (one each), or in `labels`, `landmarks` or `tags` (several
-            separated by blanks), or none, and `path` (may be missing: then a/b/c/<id>.jpg,
-            <id>.jpg or <id> is looked for), or GLDv2's train_clean.csv (`landmark_id`, `images`).
-            docs/tables.md has the details.
+            in `landmark_id` or `label` (several separated by blanks; may be missing) and `path`
+            (may be missing: then a/b/c/<id>.jpg or <id>.jpg is looked for), or GLDv2's
+            train_clean.csv (`landmark_id`, `images`).
         root: the folder that a table's paths start from; its own folder unless given.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
+from lmk.embed.picture_formats import PICTURE_SUFFIXES, reason_to_skip
 from lmk.embed.system_names import is_system_name
 from lmk.embed.unseen import (
     DEAD_LINK,
@@ -18,10 +19,6 @@ from lmk.embed.unseen import (
     is_left_out,
     unnamed,
     utf8_name,
-)
-
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
 
 
@@ -57,7 +54,7 @@ def read_folder(root: Path) -> PictureFolder:
         if suffix in PICTURE_SUFFIXES:
             files.append(relative)
         else:
-            walk.skipped.append(Skipped(relative, f"not a picture ({suffix or 'no file ending'})"))
+            walk.skipped.append(Skipped(relative, reason_to_skip(suffix)))
     skipped = walk.skipped
     if not files:
         raise _no_pictures(root, walk)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lmk.embed.errors import UsageError
-from lmk.embed.images import read_bytes
+from lmk.embed.images import picture_bytes, read_bytes
 
 Source: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
@@ -58,6 +59,15 @@ class PictureSource:
             return _file_of(self.content)
         except Exception as error:  # PIL decodes here; see images._decoded
             return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
+
+    @contextmanager
+    def opened(self) -> Iterator[bytes | str]:
+        """What `read` returns, for threads: see images.picture_bytes."""
+        if isinstance(self.content, Path) and url_reason(self.content) is None:
+            with picture_bytes(self.content) as data:
+                yield data
+        else:
+            yield self.read()
 
 
 def picture_source(picture: object, number: int = 0) -> PictureSource:

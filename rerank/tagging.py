@@ -328,12 +328,12 @@ def tag_files(
     size, looks = tagger.embedder.config.size, 1 + tiles * (2 * TILES - 1) ** 2
 
     def read(source: PictureSource) -> tuple[list[Picture], Picture | None] | str:
-        data = source.read()
-        pictures = data if isinstance(data, str) else tiled(data, size, TILES if tiles else 1)
-        if isinstance(pictures, str) or isinstance(data, str) or detector is None:
-            return pictures if isinstance(pictures, str) else (pictures, None)
-        looked = decode(data, detector.size)
-        return looked if isinstance(looked, str) else (pictures, looked)
+        with source.opened() as data:
+            pictures = data if isinstance(data, str) else tiled(data, size, TILES if tiles else 1)
+            if isinstance(pictures, str) or isinstance(data, str) or detector is None:
+                return pictures if isinstance(pictures, str) else (pictures, None)
+            looked = decode(data, detector.size)
+            return looked if isinstance(looked, str) else (pictures, looked)
 
     step = max(_BATCH // looks, 1)
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="lmk-decode") as pool:

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from lmk.embed import extract as extract_module
 from lmk.embed import features as features_module
+from lmk.embed import images
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import GalleryDamaged, StorageError
@@ -373,7 +374,7 @@ class TestExtract:
     ) -> None:
         manifest = read_manifest(gallery)
         (gallery / "place_0" / "0.jpg").unlink()
-        victim, read = gallery / "place_0" / "1.jpg", extract_module.read_bytes
+        victim, read = gallery / "place_0" / "1.jpg", images.read_bytes
 
         def read_and_lose(path: Path) -> bytes | str:
             data = read(path)
@@ -381,7 +382,7 @@ class TestExtract:
                 path.unlink()
             return data
 
-        monkeypatch.setattr(extract_module, "read_bytes", read_and_lose)
+        monkeypatch.setattr(images, "read_bytes", read_and_lose)
         skipped = {skip.path: skip.reason for skip in extract(manifest, tiny, store()).skipped}
         assert skipped["place_0/0.jpg"] == "no such file"
         assert skipped["place_0/1.jpg"] == "was removed while it was read"

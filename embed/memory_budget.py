@@ -1,0 +1,37 @@
+"""A number of bytes that threads share: whoever wants more waits until others are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition
+
+
+class MemoryBudget:
+    """Bytes that may be in use at once.
+
+    A thread that holds some of a budget must not ask for more of it, or two threads could wait for
+    each other.
+
+    Args:
+        total: bytes; a larger claim counts as this many, and so has the budget to itself.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._used = 0
+        self._changed = Condition()
+
+    @contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Holds `count` bytes while the block runs; waits until they are free."""
+        count = min(count, self.total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + count <= self.total)
+            self._used += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= count
+                self._changed.notify_all()

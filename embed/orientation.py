@@ -1,0 +1,58 @@
+"""EXIF orientation: how a camera was held, read without a metadata library.
+
+Only one number is wanted. A library would copy every tag into memory: a block of 64 kB can name
+65,535 tags of 64 kB each.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TAG = 0x0112
+_SIZES = {1: 1, 3: 2, 4: 4}  # bytes of a BYTE, SHORT, LONG
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+
+
+def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
+    """The orientation (1 to 8) of an EXIF block, else of an XMP packet; 1 where neither has one."""
+    turn = _from_exif(exif.removeprefix(b"Exif\0\0"))
+    if turn is None and (found := _XMP.search(xmp)):
+        turn = int(found[1])
+    return turn if turn is not None and 1 <= turn <= 8 else 1
+
+
+def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Applies an EXIF orientation (1 to 8) to uint8 [height, width, 3]."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _from_exif(tiff: bytes) -> int | None:
+    """The orientation in the first directory of a TIFF structure; None where there is none."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+    if start + 2 > len(tiff):
+        return None
+    (count,) = struct.unpack_from(f"{order}H", tiff, start)
+    tag = struct.pack(f"{order}H", _TAG)
+    entries = tiff[start + 2 : start + 2 + 12 * count]
+    for at in range(0, len(entries) - 11, 12):
+        if entries[at : at + 2] == tag:
+            kind, number = struct.unpack_from(f"{order}HI", entries, at + 2)
+            size = _SIZES.get(kind)
+            if size is None or number != 1:
+                return None
+            byteorder = "little" if order == "<" else "big"
+            return int.from_bytes(entries[at + 8 : at + 8 + size], byteorder)  # type: ignore[arg-type]
+    return None
