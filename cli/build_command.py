@@ -134,6 +134,11 @@ def _scales(
     help="Of the stored vectors: half or single.",
 )
 @duplicates
+@click.option(
+    "--allow-removals",
+    is_flag=True,
+    help="Build an index anew although much that it has could not be looked at.",
+)
 @wait
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def build_index(
@@ -156,13 +161,13 @@ def build_index(
     shard: tuple[int, int] | None,
     precision: Precision,
     duplicates: bool,
+    allow_removals: bool,
     wait: float,
     as_json: bool,
 ) -> None:
     """Build an index from GALLERY: a folder with one sub-folder for each landmark, or a CSV.
 
-    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg
-    or ID.jpg (docs/tables.md).
+    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg.
     Stopped or killed, the same command goes on where it was; an index that is there already
     answers until the new one is whole.
 
@@ -170,13 +175,11 @@ def build_index(
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.embedder import Embedder
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.build import build_index as build
 
     check_backend(backend, uri, kind, recall)
     if collection is not None and backend != "milvus":
         raise click.UsageError("--collection is of a Milvus server: give --backend milvus with it")
-    ignore_large_picture_warnings()
     started = time.monotonic()
     pictures = read_pictures(gallery, root=root)
     bank = read_pictures(distractors, root=root) if distractors else None
@@ -200,6 +203,7 @@ def build_index(
             shard=shard,
             precision=precision,
             duplicates=duplicates,
+            allow_removals=allow_removals,
             wait=wait,
             progress=progress,
         )

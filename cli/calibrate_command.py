@@ -70,13 +70,11 @@ def calibrate(
     """
     from lmk.cli.known_answers import require_writable
     from lmk.embed.errors import UsageError
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.build import save_calibration, save_pipeline
     from lmk.rerank.recognizer import Recognizer
 
     if root is not None and data is None:
         raise click.UsageError("--root is for --data")
-    ignore_large_picture_warnings()
     manifest = None if data is None else read_pictures(data, root=root)
     require_writable(index, wait)
     with Recognizer.open(index) as recognizer:

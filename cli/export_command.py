@@ -74,7 +74,6 @@ def export(
     from lmk.embed import export as exports
     from lmk.embed.embedder import Embedder
     from lmk.embed.errors import UsageError
-    from lmk.embed.images import ignore_large_picture_warnings
 
     check_output(output)
     wanted = exports.SUFFIXES[kind]
@@ -82,7 +81,6 @@ def export(
         raise UsageError(f"must end in {wanted}", where=output, remedy="give it that ending")
     if distractors is not None and data is None:
         raise UsageError("belong to --data", where="--distractors", remedy="add --data")
-    ignore_large_picture_warnings()
     embedder = Embedder.named(model)
     manifest = None if data is None else read_pictures(data, root=root)
     bank = None if distractors is None else read_pictures(distractors, root=root)

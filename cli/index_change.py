@@ -60,13 +60,11 @@ def add(
     Example: lmk index add gallery.lmk new-pictures/
     """
     from lmk.cli.progress import StageProgress
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.embed.one_landmark import with_landmark
     from lmk.rerank.build import add_pictures
 
     if label is not None and distractors:
         raise click.UsageError("--label names a landmark, and --distractors show none")
-    ignore_large_picture_warnings()
     manifest = read_pictures(pictures, root=root)
     if label is not None:
         manifest = with_landmark(manifest, label, source=pictures)

@@ -84,12 +84,10 @@ def repair(
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.embedder import Embedder
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.build import repair_index
 
     if model is None and (weights is not None or size is not None):
         raise click.UsageError("--weights and --size are of a model: give --model with them")
-    ignore_large_picture_warnings()
     embedder = None if model is None else Embedder.named(model, weights=weights, size=size)
     with StageProgress() as progress:
         report = repair_index(

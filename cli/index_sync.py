@@ -66,10 +66,8 @@ def sync(
     Example: lmk index sync gallery.lmk gallery/
     """
     from lmk.cli.progress import StageProgress
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.build import sync_index
 
-    ignore_large_picture_warnings()
     manifest = read_pictures(pictures, root=root)
     echo_shape(manifest, pictures, lambda other: ["index", "sync", str(index), str(other)])
     bank = None if distractors is None else read_pictures(distractors, root=root)

@@ -9,6 +9,7 @@ import errno
 import importlib
 import io
 import sys
+import warnings
 from types import TracebackType
 
 import click
@@ -96,6 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = [word for word in arguments if word != "--debug"]
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    # What Pillow warns of names no file: broken tags, pictures of more than 89 million pixels.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with printed_notices():
             code = cli.main(arguments, prog_name="lmk", standalone_mode=False)

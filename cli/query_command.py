@@ -100,15 +100,12 @@ def query(
     """
     from lmk.cli.find_index import find_index
     from lmk.embed.files import write_whole
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.recognizer import Recognizer
 
     for path in (html, output):
         if path is not None:
             check_output(path, reads=images)
     files, several = named_pictures(images, root)
-    if several:
-        ignore_large_picture_warnings()
     report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)
     missing = _missing(files)
     for name, reason in missing.items():  # first, as an index that cannot be used would hide it

@@ -83,7 +83,6 @@ def open_sources(
         GalleryError: the index cannot be used.
     """
     from lmk.embed.errors import UsageError
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.index.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
 
@@ -92,7 +91,6 @@ def open_sources(
         raise UsageError("is a file, a folder is wanted", where=folder, remedy="name another")
     if folder.exists():
         check_output(folder / PAGE)
-    ignore_large_picture_warnings()
     manifest = None if queries is None else read_pictures(queries, root=root)
     if index is None:
         yield Sources(folder, None, None, None, manifest)

@@ -61,8 +61,7 @@ def submit(
 
     Every query that can be read gets its best answer, as GAP ranks answers by confidence and a
     blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
-    command goes on where it was; OUTPUT appears when it is whole, and not where no picture at all
-    can be read.
+    command goes on where it was; OUTPUT appears when it is whole.
 
     A retrieval list begins with the pictures of the query's landmark, those that the search missed
     too (docs/retrieval.md; --retrieval-steps none: the order of the search).
@@ -76,11 +75,9 @@ def submit(
     from lmk.cli.find_index import find_index
     from lmk.cli.progress import StageProgress
     from lmk.embed.errors import LmkError
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.eval.submission import RetrievalWriter, SubmissionWriter
     from lmk.rerank.recognizer import Recognizer
 
-    ignore_large_picture_warnings()
     check_output(output, reads=[queries])
     if retrieval_steps is not None and task != "retrieval":
         raise click.UsageError("--retrieval-steps is for --task retrieval")

@@ -116,7 +116,6 @@ def train(
     from lmk.cli.render import require_folder
     from lmk.cli.train_page import write_page
     from lmk.embed.errors import UsageError
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.embed.train.config import training_config
     from lmk.embed.train.loop import train as run
     from lmk.embed.train.task_config import Tags
@@ -131,7 +130,6 @@ def train(
     start = "hub" if pretrained else weights
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
     settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
-    ignore_large_picture_warnings()
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
     manifests = [read_pictures(each, root=root, tell=first) for each in data]
     if held_out is not None and first:

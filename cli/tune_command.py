@@ -75,7 +75,6 @@ def tune(
     from lmk.cli.progress import StageProgress
     from lmk.cli.tune_scores import candidates, tuning_of
     from lmk.embed.errors import UsageError
-    from lmk.embed.images import ignore_large_picture_warnings
     from lmk.rerank.known_photos import refuse_shared_photos
     from lmk.rerank.recognizer import Recognizer
     from lmk.rerank.trial import try_pipelines
@@ -84,7 +83,6 @@ def tune(
     if grid is not None and geometry:
         remedy = "write the geometry step into the grid"
         raise UsageError("--geometry is for lmk's own grid", where=grid, remedy=remedy)
-    ignore_large_picture_warnings()
     tried = default_grid(geometry=geometry) if grid is None else read_grid(grid)
     known = read_pictures(data, root=root)
     held_out = None if test is None else read_pictures(test, root=root)

@@ -385,11 +385,7 @@ def parse_recognition(
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        raise SubmissionError(
-            f"confidence {number[:60]!r} is no number",
-            where=at(path, row.line),
-            remedy="write it with a decimal point" if "," in number else None,
-        )
+        raise SubmissionError(f"confidence {number[:60]!r} is no number", where=at(path, row.line))
     return query, nfc(label), value
 
 

@@ -7,11 +7,13 @@ was, and the next one takes up the features that are in the cache.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import UsageError
+from lmk.embed.errors import FormatTooNew, GalleryDamaged, UsageError
+from lmk.embed.extract import Extraction
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.index.admission import LabelDifference
@@ -47,6 +49,7 @@ from lmk.rerank.relabel import RenameReport as RenameReport
 from lmk.rerank.relabel import relabel_pictures as relabel_pictures
 from lmk.rerank.relabel import remove_label as remove_label
 from lmk.rerank.relabel import rename_label as rename_label
+from lmk.rerank.removals import require_seen
 from lmk.rerank.repair import RepairReport as RepairReport
 from lmk.rerank.repair import repair_index as repair_index
 from lmk.rerank.sync import SyncReport as SyncReport
@@ -161,6 +164,7 @@ def build_index(
     shard: tuple[int, int] | None = None,
     precision: Precision = "f16",
     duplicates: bool = False,
+    allow_removals: bool = False,
     wait: float = 0.0,
     progress: Progress = lambda stage, done, total: None,
 ) -> BuildReport:
@@ -180,12 +184,15 @@ def build_index(
             depends on its id alone. Nothing is learnt then: merge_indexes does, of the whole.
         precision: of the stored vectors.
         duplicates: also take pictures whose content another one has.
+        allow_removals: build an index anew although whole landmarks, or more than a fifth of the
+            pictures, that it has from these folders could not be looked at now.
         wait: seconds to wait for another writer.
         progress: called with (stage, done, total).
 
     Raises:
         ManifestError: when not one picture of the gallery can be read.
         UsageError: for a shard that there is not, or a kind that cannot search these pictures.
+        GalleryError: when much could not be looked at (`allow_removals`); the index stays.
         GalleryLocked, StorageError: as the folder is.
     """
     if shard is not None and whiten:
@@ -206,6 +213,10 @@ def build_index(
             bank = extract_all(part_of_bank, embedder, store, "distractors", progress)
         if len(part) or shard is None:
             require_pictures(part, known)
+        if not allow_removals:
+            _require_seen(writer, "gallery", gallery, part, known)
+            if distractors is not None and part_of_bank is not None:
+                _require_seen(writer, "distractor", distractors, part_of_bank, bank)
         if whiten is None:
             counts = len(known.pictures), len(bank.pictures)
             whiten = shard is None and whitening_helps(embedder, *counts)
@@ -252,6 +263,19 @@ def build_index(
             conflicts=tuple(writer.conflicts),
             without_own=without_own,
         )
+
+
+def _require_seen(
+    writer: GalleryWriter, role: Role, whole: Manifest, part: Manifest, found: Extraction
+) -> None:
+    """As removals.require_seen, where there is an index already and it can be read."""
+    if len(found.skipped) == len(part.skipped) and not whole.unseen_places():
+        return
+    with suppress(GalleryDamaged, FormatTooNew):
+        old = writer.gallery()
+        if old is not None:
+            with old:
+                require_seen(old, role, whole, part, found)
 
 
 def add_pictures(

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryError
+from lmk.embed.extract import Extraction
+from lmk.embed.manifest import Manifest
+from lmk.embed.unseen import hidden_by
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 
@@ -102,6 +105,56 @@ def require_few(path: Path, losses: Sequence[Removals]) -> None:
             where=path,
             remedy="check that no drive or folder is away; --dry-run lists what would be removed,"
             " --allow-removals removes it",
+        )
+
+
+def require_seen(
+    old: Gallery, role: Role, whole: Manifest, part: Manifest, found: Extraction
+) -> None:
+    """Refuses to build an index anew when it would lose much that could not be looked at.
+
+    Pictures count that the index has from the same folder and that may be there still.
+
+    Args:
+        old: the index as it is.
+        role: of the pictures.
+        whole: all pictures that the index should hold.
+        part: those of them that belong to this part of several; the whole otherwise.
+        found: of `part`.
+
+    Raises:
+        GalleryError: whole landmarks would be lost, or more than a fifth of the pictures.
+    """
+    places, root = whole.unseen_places(), str(whole.root.resolve())
+    have = {picture.row.path for picture in found.pictures}
+    listed = {row.path for row in part.rows}
+    lost, hidden = list[int](), list[tuple[str, str]]()
+    for row, picture, of_role in old.entries():
+        if of_role != role or picture.root != root or picture.path in have:
+            continue
+        if picture.path in listed:
+            file = whole.root / picture.path
+            why = hidden_by(file, whole.root)
+            place = None if why is None else (picture.path, why)
+        else:
+            unseen = places.at(picture.path)
+            place = None if unseen is None else (unseen.path, unseen.reason)
+        if place is not None:
+            lost.append(row)
+            hidden.append(place)
+    present = {label for picture in found.pictures for label in picture.row.labels}
+    if part is not whole:
+        others = (row.labels for row in whole.rows if row.path not in listed)
+        present.update(label for labels in others for label in labels)
+    loss = removals(old, role, np.array(lost, np.int64), present=present)
+    if loss.many:
+        first, *more = kept_below(hidden)
+        rest = f" and {len(more):,} more places" if more else ""
+        raise GalleryError(
+            f"would lose {loss.describe()}, which could not be looked at ({first.path}: "
+            f"{first.reason}{rest}); nothing was changed",
+            where=old.path,
+            remedy="mend that first, or build the index without them: --allow-removals",
         )
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -196,3 +197,66 @@ def test_the_same_picture_named_twice_is_answered_once(lmk: Run, here: Path) -> 
     done = lmk("query", "queries/q_tower.jpg", "queries/q_tower.jpg", "-i", "sample.lmk", "--json")
     assert done.code == 0, done.err
     assert [json.loads(line)["query"] for line in done.out.splitlines()] == ["queries/q_tower.jpg"]
+
+
+@pytest.fixture
+def half_lost(here: Path) -> dict[str, str]:
+    """Pictures below gallery/tower of which a half is missing, closed as if they were whole."""
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8))
+    folder = here / "gallery" / "tower"
+    rgb.save(folder / "closed.jpg", quality=90)
+    data = (folder / "closed.jpg").read_bytes()
+    half = len(data) // 2
+    (folder / "closed.jpg").write_bytes(data[:half] + b"\xff\xd9")
+    (folder / "zeros.jfif").write_bytes(data[:half] + bytes(len(data) - half))
+    return {f"tower/{name}": "damaged: image file is truncated (" for name in
+            ("closed.jpg", "zeros.jfif")}  # fmt: skip
+
+
+def test_half_lost_pictures_are_named_and_left_out(
+    lmk_process: Run, here: Path, tiny: Path, half_lost: dict[str, str]
+) -> None:
+    """In a process: libjpeg would print its own line there, without a name."""
+    built = lmk_process("build-index", "gallery", "--model", tiny, "--json")
+    assert built.code == 0
+    summary = json.loads(built.out)
+    assert summary["pictures"] == 12
+    skipped = {skip["path"]: skip["reason"] for skip in summary["skipped"]}
+    assert skipped.keys() == half_lost.keys()
+    assert all(skipped[path].startswith(reason) for path, reason in half_lost.items())
+    assert all(line.startswith("lmk: ") for line in built.complaints)
+
+
+def test_data_check_lists_half_lost_pictures(
+    lmk: Run, here: Path, tiny: Path, half_lost: dict[str, str]
+) -> None:
+    done = lmk("data", "check", "gallery", "--model", tiny, "--json")
+    assert done.code == 1
+    found = [finding for finding in json.loads(done.out)["findings"]
+             if finding["kind"] == "unreadable"]  # fmt: skip
+    assert {finding["pictures"][0]["path"] for finding in found} == half_lost.keys()
+    assert all("% of the picture is missing" in finding["note"] for finding in found)
+
+
+def test_submit_writes_a_blank_row_for_what_is_a_picture_by_its_ending(
+    lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    folder = here / "photos"
+    folder.mkdir()
+    photo = Image.open(here / "gallery" / "tower" / "0.jpg").convert("RGB")
+    heif.from_pillow(photo).save(folder / "b.heic", quality=95)
+    (folder / "a.jfif").write_bytes((here / "gallery" / "tower" / "0.jpg").read_bytes())
+    (folder / "c.jxl").write_bytes(b"\xff\x0a" + bytes(50))
+    (folder / "d.jpg").write_bytes((folder / "b.heic").read_bytes())
+
+    def rows() -> dict[str, str]:
+        done = lmk("submit", "photos", "-i", "sample.lmk", "-o", "s.csv")
+        assert done.code == 0
+        with (here / "s.csv").open(newline="", encoding="utf-8") as file:
+            return {row["id"]: row["landmarks"].partition(" ")[0] for row in csv.DictReader(file)}
+
+    assert rows() == {"a": "tower", "b": "tower", "c": "", "d": "tower"}
+    (here / "s.csv").unlink()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert rows() == {"a": "tower", "b": "", "c": "", "d": ""}

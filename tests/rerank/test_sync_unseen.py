@@ -265,3 +265,39 @@ class TestMuchIsRemoved:
             (folder / "gallery" / row.path).unlink()
         would = sync_index(path, read_manifest(folder / "gallery"), dry_run=True)
         assert (would.removed, would.vanishing) == (len(lost), ())
+
+
+class TestRebuild:
+    """An index that is built anew loses nothing because the build could not look."""
+
+    @pytest.mark.parametrize("bad", [away, unmounted, file_instead, links, emptied, garbage])
+    def test_it_stops_when_a_landmark_cannot_be_looked_at(
+        self, folder: Path, tiny: Embedder, bad: Change
+    ) -> None:
+        before = held(folder)
+        bad(folder / "gallery" / "place_2")
+        gallery = read_manifest(folder / "gallery")
+        with pytest.raises(GalleryError, match=r"all of the landmark place_2, which could") as told:
+            build_index(folder / "g.lmk", gallery, tiny)
+        assert told.value.exit_code == 1 and "place_2" in str(told.value).split("(")[1]
+        assert "--allow-removals" in str(told.value)
+        assert held(folder) == before
+        report = build_index(folder / "g.lmk", gallery, tiny, allow_removals=True)
+        assert report.pictures == 16 == len(held(folder))
+
+    def test_little_is_left_out_as_ever(self, folder: Path, tiny: Embedder) -> None:
+        (folder / "gallery" / "place_2" / "0.jpg").write_bytes(b"")
+        report = build_index(folder / "g.lmk", read_manifest(folder / "gallery"), tiny)
+        assert report.pictures == 19 and len(report.skipped) == 1
+
+    def test_what_was_removed_goes(self, folder: Path, tiny: Embedder) -> None:
+        shutil.rmtree(folder / "gallery" / "place_2")
+        (folder / "gallery" / "notes.txt").touch()
+        assert build_index(folder / "g.lmk", read_manifest(folder / "gallery"), tiny).pictures == 16
+
+    def test_distractors(self, folder: Path, tiny: Embedder) -> None:
+        for name in ("1000", "1001"):
+            (folder / "bank" / f"{name}.jpg").write_bytes(b"")
+        gallery, bank = read_manifest(folder / "gallery"), read_manifest(folder / "bank")
+        with pytest.raises(GalleryError, match="2 of its 8 distractors, which could not"):
+            build_index(folder / "g.lmk", gallery, tiny, distractors=bank)
