@@ -10,7 +10,7 @@ import click
 
 from lmk.cli.index_options import PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
-from lmk.cli.printing import echo_json, echo_lines
+from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
 
@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of making probabilities: rising steps, or a curve for few photos.",
 )
+@click.option(
+    "--distractors/--no-distractors",
+    default=True,
+    show_default=True,
+    help="Where fewer than 10 photos of --data show no landmark, count the distractors of INDEX "
+    "as such photos.",
+)
 @wait
 @as_json
 def calibrate(
@@ -58,6 +65,7 @@ def calibrate(
     precision: float | None,
     share_none: float | None,
     method: Method,
+    distractors: bool,
     wait: float,
     as_json: bool,
 ) -> None:
@@ -75,10 +83,12 @@ def calibrate(
 
     if root is not None and data is None:
         raise click.UsageError("--root is for --data")
+    if not distractors and data is None:
+        raise click.UsageError("--no-distractors is for --data")
     manifest = None if data is None else read_pictures(data, root=root)
     require_writable(index, wait)
     with Recognizer.open(index) as recognizer:
-        answers = _answers(recognizer, data, manifest)
+        answers, without = _answers(recognizer, data, manifest, distractors=distractors)
         pipeline = recognizer.pipeline
     own = data is None and precision is None and share_none is None and method == "isotonic"
     found, reason = None, None
@@ -90,27 +100,41 @@ def calibrate(
         if not own:  # else there is a way back, even to nothing
             raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
         reason = error.what
+    if data is not None and without is not None and not any(without.values()):
+        _warn(index, data, distractors=distractors)
     if own or found is None:
         threshold = save_pipeline(index, pipeline, wait=wait).pipeline.threshold()
     else:
         threshold = found.point.threshold
         save_calibration(index, found.calibration, threshold, wait=wait)
     facts = {"index": str(index), "data": None if data is None else str(data)}
-    facts |= _facts(answers, found, threshold, method)
+    facts |= _facts(answers, found, threshold, method) | {"without_landmark": without}
     if as_json:
         echo_json(facts)
     else:
         echo_lines(_lines(facts) if reason is None else _not_judged(facts, reason))
 
 
-def _answers(recognizer: Recognizer, data: Path | None, manifest: Manifest | None) -> Answers:
-    """Answers to photos, or to the index's own pictures."""
+def _answers(
+    recognizer: Recognizer, data: Path | None, manifest: Manifest | None, *, distractors: bool
+) -> tuple[Answers, dict[str, int] | None]:
+    """Answers to photos, or to the index's own pictures.
+
+    The second value says how many photos and how many distractors without a landmark are among
+    the answers to photos.
+    """
     from lmk.cli.known_answers import held_landmarks, read_photos, say_unknown
     from lmk.cli.progress import StageProgress
-    from lmk.rerank.calibrating import answers_of_index, answers_of_photos
+    from lmk.rerank.calibrating import (
+        ENOUGH,
+        answers_of_distractors,
+        answers_of_index,
+        answers_of_photos,
+        with_distractors,
+    )
 
     if data is None or manifest is None:
-        return answers_of_index(recognizer.gallery)
+        return answers_of_index(recognizer.gallery), None
     with StageProgress() as progress:
         photos = read_photos(
             manifest, data, recognizer, lambda done: progress(str(data), done, len(manifest))
@@ -119,7 +143,19 @@ def _answers(recognizer: Recognizer, data: Path | None, manifest: Manifest | Non
         predictions = recognizer.predict(
             photos.embeddings, features=recognizer.features_of(photos.files)
         )
-    return answers_of_photos(predictions, photos, held_landmarks(recognizer))
+        answers = answers_of_photos(predictions, photos, held_landmarks(recognizer))
+        shown, asked = len(answers), int((~answers.landmark).sum())
+        if distractors and asked < ENOUGH:
+            answers = with_distractors(answers, answers_of_distractors(recognizer.gallery))
+    return answers, {"photos": asked, "distractors": len(answers) - shown}
+
+
+def _warn(index: Path, data: Path, *, distractors: bool) -> None:
+    """Says on stderr that nothing was learnt about photos without a landmark."""
+    what = "every photo shows a landmark: how well others are refused is not seen"
+    if distractors:
+        what += f", and {index} has no distractors"
+    echo(f"lmk: {data}: {what}; give photos without a landmark too", err=True)
 
 
 def _found(
@@ -179,8 +215,10 @@ def _facts(
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     held_out, source = facts["held_out"], facts["data"] or "its own pictures and distractors"
-    answers, folds = counted(facts["answers"], "answer"), held_out["folds"]
-    return [
+    without = facts["without_landmark"]
+    added = without["distractors"] if without else 0
+    answers, folds = counted(facts["answers"] - added, "answer"), held_out["folds"]
+    lines = [
         f"{facts['index']}: calibrated on {answers} to {source},"
         f" {facts['landmarks']:,} of them of its landmarks",
         f"calibration error {facts['calibration_error']:.4f} ({facts['method']}, {folds} folds,"
@@ -190,6 +228,12 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"by the others' thresholds: precision {held_out['precision']:.4f},"
         f" recall {held_out['recall']:.4f}",
     ]
+    if without:
+        line = f"photos without a landmark: {without['photos']:,} of {source}"
+        if added:
+            line += f", and {counted(added, 'distractor')} of {facts['index']}"
+        lines.append(line)
+    return lines
 
 
 def _not_judged(facts: dict[str, Any], reason: str) -> list[str]:

@@ -122,6 +122,8 @@ def tag_thresholds(
             raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
         _refuse_known(opened, manifest)
         scores, truth = _validation(opened, manifest, graph, tiles, data)
+        everywhere = [name for name, own in zip(opened.names, truth.T, strict=True) if own.all()]
+        _say_everywhere(everywhere, data)
         learnt = learn_thresholds(
             scores,
             truth,
@@ -228,6 +230,15 @@ def _validation(
     if not truth.any():
         raise UsageError("no picture with a known tag can be read", where=data)
     return np.concatenate([batch.scores for batch in batches]), truth
+
+
+def _say_everywhere(names: list[str], data: Path) -> None:
+    """Says on stderr which tags all pictures have, so that no precision can be seen."""
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        what = f"every picture has {counted(len(names), 'tag')}: {shown}"
+        remedy = "how well pictures without it are refused is not seen; give such pictures too"
+        echo(f"lmk: {data}: {what}: {remedy}", err=True)
 
 
 def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:

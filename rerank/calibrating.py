@@ -17,6 +17,7 @@ from lmk.embed.errors import UsageError
 from lmk.index.gallery import Gallery
 from lmk.rerank.calibration import (
     Answers,
+    Asked,
     Calibration,
     Method,
     OperatingPoint,
@@ -25,11 +26,14 @@ from lmk.rerank.calibration import (
     operating_point,
 )
 from lmk.rerank.known_photos import KnownPhotos
-from lmk.rerank.learning import own_answers
+from lmk.rerank.learning import distractor_answers, own_answers
 from lmk.rerank.learnt import Tables, saved_bank, saved_learning, saved_pipeline
+from lmk.rerank.pipeline import Pipeline
 from lmk.rerank.predictions import Predictions
 from lmk.rerank.threshold import learn_threshold
 from lmk.rerank.tuning import stratified_folds
+
+ENOUGH = 10  # photos without a landmark: with fewer the distractors of an index count as well
 
 Chooser = Callable[[Answers], OperatingPoint]
 
@@ -133,13 +137,45 @@ def balanced(answers: Answers) -> OperatingPoint:
 
 def answers_of_index(gallery: Gallery) -> Answers:
     """What an index answers to its own pictures and distractors, each as if it were not there."""
-    pipeline, learnt = saved_pipeline(gallery), saved_learning(gallery)
-    if learnt is None:
-        view = gallery.view("gallery")
-        tables = Tables.empty(view).updated(pipeline, view, saved_bank(gallery))
-    else:
-        tables = learnt.tables
+    pipeline, tables = _taught(gallery)
     return own_answers(pipeline, tables.facts(pipeline), tables)
+
+
+def answers_of_distractors(gallery: Gallery) -> Asked:
+    """Answers of an index to its distractors, each as if it were not there.
+
+    The geometric check is left out: it needs the files.
+    """
+    pipeline, tables = _taught(gallery)
+    return distractor_answers(pipeline, tables.facts(pipeline), tables)
+
+
+def _taught(gallery: Gallery) -> tuple[Pipeline, Tables]:
+    pipeline, learnt = saved_pipeline(gallery), saved_learning(gallery)
+    if learnt is not None:
+        return pipeline, learnt.tables
+    view = gallery.view("gallery")
+    return pipeline, Tables.empty(view).updated(pipeline, view, saved_bank(gallery))
+
+
+def with_distractors(answers: Answers, asked: Asked) -> Answers:
+    """Answers to photos together with answers to distractors, which show no landmark.
+
+    All that show no landmark weigh together as much as the photos that show one; the photos
+    themselves weigh as they did. Distractors are left out where photos alone weigh as much.
+    """
+    missing = answers.weight[answers.landmark].sum() - answers.weight[~answers.landmark].sum()
+    if not len(asked.photo) or missing <= 0:
+        return answers
+    weight = asked.weight()
+    none = np.zeros(len(asked.photo), np.bool_)
+    return Answers(
+        np.concatenate([answers.confidence, asked.confidence]),
+        np.concatenate([answers.right, none]),
+        np.concatenate([answers.landmark, none]),
+        np.concatenate([answers.weight, weight * missing / weight.sum()]),
+        np.concatenate([answers.photo, answers.photo.max(initial=-1) + 1 + asked.photo]),
+    )
 
 
 def answers_of_photos(

@@ -9,6 +9,7 @@ learnt of photos that the gallery does not have (save_calibration) no change to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lmk.embed.errors import UsageError
 from lmk.index.gallery import Gallery
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
-from lmk.rerank.calibration import Answers, Calibration, calibrate
+from lmk.rerank.calibration import Answers, Asked, Calibration, calibrate
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.learnt import (
     CALIBRATED,
@@ -38,7 +39,7 @@ from lmk.rerank.learnt import (
     saved_pipeline,
 )
 from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.self_answers import SAMPLE, answers_of_gallery
+from lmk.rerank.self_answers import SAMPLE, answers_of_bank, answers_of_gallery
 from lmk.rerank.steps import BankPenaltyStep, NeighbourhoodStep
 from lmk.rerank.threshold import learn_threshold
 
@@ -200,15 +201,44 @@ def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answ
         tables: learnt for the pipeline.
     """
     gallery, bank = tables.gallery, tables.bank
+    return answers_of_gallery(
+        pipeline,
+        exact_searcher(gallery),
+        facts,
+        gallery,
+        bank,
+        _taught_without(pipeline, tables),
+        copy_rule(tables),
+    )
 
-    def taught_without(rows: NDArray[np.int64]) -> GalleryFacts:
+
+def distractor_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Asked:
+    """Answers to the distractors, each by a gallery that was taught without it.
+
+    Args: as of own_answers.
+    """
+    return answers_of_bank(
+        pipeline,
+        exact_searcher(tables.gallery),
+        facts,
+        tables.bank,
+        _taught_without(pipeline, tables),
+        copy_rule(tables),
+    )
+
+
+def _taught_without(
+    pipeline: Pipeline, tables: Tables
+) -> Callable[[NDArray[np.int64]], GalleryFacts]:
+    """Makes the facts that the gallery would have without some rows of its bank."""
+    bank = tables.bank
+
+    def taught(rows: NDArray[np.int64]) -> GalleryFacts:
         left = bank.mask.copy()
         left[rows] = False
-        return tables.updated(pipeline, gallery, replace(bank, mask=left)).facts(pipeline)
+        return tables.updated(pipeline, tables.gallery, replace(bank, mask=left)).facts(pipeline)
 
-    return answers_of_gallery(
-        pipeline, exact_searcher(gallery), facts, gallery, bank, taught_without, copy_rule(tables)
-    )
+    return taught
 
 
 def _weigh(answers: Answers) -> tuple[float | None, Calibration | None]:

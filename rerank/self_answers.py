@@ -72,21 +72,26 @@ def answers_of_gallery(
     others = exact_searcher(bank) if bank.mask.any() else None
     known, right, strangers = _of_pictures(pipeline, searcher, facts, gallery, others, rule)
     asked = _NOBODY
-    if others is not None and np.diff(facts.label_offsets)[gallery.mask].any():
-        asked = _of_bank(pipeline, searcher, facts, bank, others, taught_without, rule)
+    if np.diff(facts.label_offsets)[gallery.mask].any():
+        asked = answers_of_bank(pipeline, searcher, facts, bank, taught_without, rule)
     return Answers.of_gallery(known, right, strangers, asked)
 
 
-def _of_bank(
+def answers_of_bank(
     pipeline: Pipeline,
     searcher: Searcher,
     facts: GalleryFacts,
     bank: View,
-    others: Searcher,
     taught_without: Taught,
     rule: CopyRule,
 ) -> Asked:
-    """The distractors that are no copies of gallery pictures. `others` searches the bank."""
+    """Answers to the distractors that are no copies of gallery pictures.
+
+    Args: as of answers_of_gallery.
+    """
+    if not bank.mask.any():
+        return _NOBODY
+    pipeline, others = pipeline.for_one(), exact_searcher(bank)
     confidences, photos = [], []
     for part in _parts(bank, others, rule):
         without = taught_without(part.left_out) if pipeline.uses_bank() else facts

@@ -135,14 +135,62 @@ def test_too_little_to_learn_from_is_refused(lmk: Run, photos: Path) -> None:
     rows = photos.read_text().splitlines()
     photos.write_text("\n".join(rows[:1] + rows[-12:]) + "\n")
     lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(2, "0 right and 12 wrong")
-    photos.write_text("\n".join(rows[:-12]) + "\n")
-    lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(
-        2, "without a landmark", "precision"
-    )
     photos.write_text("\n".join(rows[:-11]) + "\n")  # held out, nothing is left
-    lmk("calibrate", "sample.lmk", "--data", "photos.csv").refused(2, "at least 2", "photos.csv")
+    alone = ("calibrate", "sample.lmk", "--data", "photos.csv", "--no-distractors")
+    lmk(*alone).refused(2, "at least 2", "photos.csv")
     for words in (("--precision", "0"), ("--share-none", "1"), ("--method", "guess")):
         lmk("calibrate", "sample.lmk", *words).refused(2, words[0])
+
+
+@pytest.fixture
+def landmarks_only(photos: Path) -> Path:
+    """photos.csv without the photos of no landmark."""
+    photos.write_text("\n".join(photos.read_text().splitlines()[:-12]) + "\n")
+    return photos
+
+
+def test_distractors_stand_in_for_photos_without_a_landmark(lmk: Run, landmarks_only: Path) -> None:
+    done = lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--json")
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)
+    assert (facts["answers"], facts["landmarks"]) == (12 + 6, 12)
+    assert facts["without_landmark"] == {"photos": 0, "distractors": 6}
+    none = [f"queries/q_none{n}.jpg" for n in range(6)]
+    said = [json.loads(line) for line in lmk("query", *none, "--json").out.splitlines()]
+    assert sum(each["label"] is None for each in said) >= 5
+    lines = lmk("calibrate", "sample.lmk", "--data", "photos.csv").out.splitlines()
+    assert lines[0].startswith("sample.lmk: calibrated on 12 answers to photos.csv, 12 of them")
+    assert lines[-1] == (
+        "photos without a landmark: 0 of photos.csv, and 6 distractors of sample.lmk"
+    )
+
+
+def test_a_few_photos_without_a_landmark_are_helped_by_distractors(lmk: Run, photos: Path) -> None:
+    rows = photos.read_text().splitlines()
+    for without, distractors in ((12, 0), (9, 6)):
+        photos.write_text("\n".join(rows[: 13 + without]) + "\n")
+        facts = json.loads(lmk("calibrate", "sample.lmk", "--data", "photos.csv", "--json").out)
+        assert facts["without_landmark"] == {"photos": without, "distractors": distractors}
+    own = json.loads(lmk("calibrate", "sample.lmk", "--json").out)
+    assert own["without_landmark"] is None
+
+
+def test_distractors_can_be_left_out(lmk: Run, landmarks_only: Path) -> None:
+    alone = ("calibrate", "sample.lmk", "--data", "photos.csv", "--no-distractors")
+    lmk(*alone).refused(2, "without a landmark", "precision")
+    done = lmk(*alone, "--precision", "0.5", "--json")
+    assert done.code == 0
+    assert "photos.csv: every photo shows a landmark" in done.err
+    assert json.loads(done.out)["without_landmark"] == {"photos": 0, "distractors": 0}
+    lmk("calibrate", "sample.lmk", "--no-distractors").refused(2, "--no-distractors")
+
+
+def test_an_index_without_distractors_says_so(lmk: Run, landmarks_only: Path, tiny: Path) -> None:
+    assert lmk("build-index", "gallery", "-o", "bare.lmk", "--model", str(tiny)).code == 0
+    data = ("calibrate", "bare.lmk", "--data", "photos.csv")
+    done = lmk(*data, "--precision", "0.5")
+    assert done.code == 0
+    assert "every photo shows a landmark" in done.err and "has no distractors" in done.err
 
 
 def test_the_way_back_is_open_where_nothing_can_be_judged(

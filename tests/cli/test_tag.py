@@ -239,6 +239,15 @@ class TestThresholds:
         assert found["castle"]["pictures"] == 1
         assert found["castle"]["value"] is not None
 
+    def test_a_tag_that_every_picture_has_is_named(
+        self, lmk: Run, tagger: Path, here: Path
+    ) -> None:
+        (here / "known.csv").write_text("id,path,tags\na,queries/q_castle.jpg,castle\n")
+        done = lmk("tag-thresholds", "--tagger", tagger, "--data", "known.csv")
+        assert done.code == 0
+        (said,) = done.complaints
+        assert said.startswith("lmk: known.csv: every picture has 1 tag: castle: ")
+
     def test_a_precision_to_be_sure_of(
         self, lmk: Run, tagger: Path, here: Path, tag_table: Table
     ) -> None:

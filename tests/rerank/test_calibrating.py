@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lmk.embed.errors import UsageError
-from lmk.rerank.calibrating import calibrated, of_rows
+from lmk.rerank.calibrating import calibrated, of_rows, with_distractors
 from lmk.rerank.calibration import (
     Answers,
+    Asked,
     calibrate,
     expected_calibration_error,
     operating_point,
@@ -118,3 +119,18 @@ def test_copies_count_once() -> None:
     assert calibrated(answers, precise).folds == 4
     with pytest.raises(UsageError, match="1 right and 2 wrong"):
         calibrated(replace(answers, photo=np.array([0, 0, 1, 2])), precise)
+
+
+def test_distractors_weigh_as_what_is_missing() -> None:
+    """Six photos of landmarks and one of none: distractors weigh five, two copies as one of two."""
+    landmark = np.array([True] * 6 + [False])
+    answers = Answers.of(np.linspace(0, 1, 7, dtype=np.float32), landmark, landmark)
+    asked = Asked(np.array([0.1, 0.2, 0.3], np.float32), np.array([0, 1, 1]))
+    got = with_distractors(answers, asked)
+    np.testing.assert_allclose(got.weight, [1] * 7 + [2.5, 1.25, 1.25])
+    assert got.photo.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert not got.landmark[6:].any() and not got.right[6:].any()
+    nobody = Asked(np.zeros(0, np.float32), np.zeros(0, np.int64))
+    assert with_distractors(answers, nobody) is answers
+    others = Answers.of(answers.confidence, ~landmark, ~landmark)  # one of a landmark, six of none
+    assert with_distractors(others, asked) is others
