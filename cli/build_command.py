@@ -167,7 +167,8 @@ def build_index(
 ) -> None:
     """Build an index from GALLERY: a folder with one sub-folder for each landmark, or a CSV.
 
-    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg.
+    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg
+    or ID.jpg (docs/tables.md).
     Stopped or killed, the same command goes on where it was; an index that is there already
     answers until the new one is whole.
 

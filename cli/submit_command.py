@@ -61,7 +61,8 @@ def submit(
 
     Every query that can be read gets its best answer, as GAP ranks answers by confidence and a
     blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
-    command goes on where it was; OUTPUT appears when it is whole.
+    command goes on where it was; OUTPUT appears when it is whole, and not where no picture at all
+    can be read.
 
     A retrieval list begins with the pictures of the query's landmark, those that the search missed
     too (docs/retrieval.md; --retrieval-steps none: the order of the search).

@@ -33,6 +33,13 @@ _BOMS = {  # the longer first, as UTF-16's is the beginning of UTF-32's
 _PROBE = 4096  # bytes looked at to tell UTF-16 without a byte order mark
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of Excel's CSVs
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_DOS_END = "\x1a"
+_OTHER_TEXTS = {
+    "version https://git-lfs": ("is a pointer of Git LFS, not the file itself", "git lfs pull"),
+    "<!doctype html": ("is a web page, not a CSV file", "download the file anew"),
+    "<html": ("is a web page, not a CSV file", "download the file anew"),
+    "%pdf": ("is a PDF, not a CSV file", "save the table as CSV"),
+}
 _JOINTS = re.compile(r"[\s\-]+")
 
 
@@ -172,6 +179,11 @@ class CsvFile:
         """The columns, and the line that names them."""
         path, error, lines = self.path, self._error, self._lines
         text, self.separator = self._header_line(known)
+        for start, (what, remedy) in _OTHER_TEXTS.items():
+            if text.lower().startswith(start):
+                raise error(what, where=at(path, 1), remedy=remedy)
+        if lines.binary and _SURROGATE.search(text):
+            raise error("not a text file", where=at(path, 1), remedy="name a CSV file")
         padded = any(name[:1] == " " for name in text.split(self.separator)[1:])
         first, whole = max(1, lines.number), itertools.chain([text], lines)
         self._rows = _rows(path, whole, self.separator, first, error, skip_blanks=padded)
@@ -187,7 +199,7 @@ class CsvFile:
         for row in self._rows:
             cells = row.cells
             text = "".join(cells)
-            if not text or text.isspace():
+            if not text or text.isspace() or text == _DOS_END:
                 continue
             if len(cells) != width:
                 if cells[0].lstrip().startswith("#"):
@@ -306,6 +318,7 @@ class _Lines:
 
     Attributes:
         encoding: "utf-8-sig" where nothing says otherwise; wrong bytes become lone surrogates.
+        binary: whether its first bytes hold a NUL.
         number: of the line given last, from 1.
     """
 
@@ -317,6 +330,7 @@ class _Lines:
             file = open_bytes(path, error)
             try:
                 self.encoding = _encoding(file)
+                self.binary = b"\0" in file.peek(_PROBE)
             except BaseException:
                 file.close()
                 raise

@@ -33,7 +33,9 @@ _DOUBTFUL_WORDS = frozenset(
         "no label", "no_label",
     }
 )  # fmt: skip
-_FLOAT = re.compile(r"(-?[0-9]+)\.0+")
+_FLOAT = re.compile(r"(-?[0-9]+)\.00?")  # "1.000" may be a thousand
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+_ENUMERATION = re.compile(r".*[,;](\s.*)?", re.DOTALL)
 _NUMBERS = re.compile(r"[0-9]+(?:\s+[0-9]+)+")
 
 
@@ -111,6 +113,7 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
     missing: Counter[str] = Counter()
     doubtful: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
+    lists: Counter[str] = Counter()
     read: dict[str, tuple[str, ...]] = {}  # by cell, as millions of cells repeat few texts
     for cell, count in Counter(cells).items():
         text = cell.strip()
@@ -122,6 +125,8 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
             doubtful[text] += count
         elif not several and _NUMBERS.fullmatch(text):
             numbers[text] += count
+        elif _LIST.fullmatch(text) or (several and _ENUMERATION.fullmatch(text)):
+            lists[text] += count
         read[cell] = split_labels(text, several=several)
     notes = []
     if are_floats(label for labels in read.values() for label in labels):
@@ -144,6 +149,13 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
             f"{_cells(numbers.total())} of the column {column} with several numbers, each read as "
             f"one label ({example!r} as {plain_name(example)}); separate several labels by "
             f"{SEPARATOR!r}, or name the column landmarks"
+        )
+    if lists:
+        example, first = min(lists), split_labels(min(lists), several=several)[0]
+        notes.append(
+            f"{_cells(lists.total())} of the column {column} may be lists ({example[:60]!r}), and "
+            f"are read with their commas and brackets ({first[:60]!r}): separate labels by "
+            f"{SEPARATOR!r}"
         )
     return [read[cell] for cell in cells], notes
 

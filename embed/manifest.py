@@ -139,9 +139,10 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
         source: a folder: each sub-folder is a landmark and ids are paths ("eiffel/1.jpg"); in a
             flat folder and in GLDv2's layout (a/b/c/<id>.jpg) pictures have no label and ids are
             file names without their ending. Or a CSV or Parquet file with a column `id`, labels
-            in `landmark_id` or `label` (several separated by blanks; may be missing) and `path`
-            (may be missing: then a/b/c/<id>.jpg or <id>.jpg is looked for), or GLDv2's
-            train_clean.csv (`landmark_id`, `images`).
+            in `landmark_id` or `label` (one each), or in `labels`, `landmarks` or `tags` (several
+            separated by blanks), or none, and `path` (may be missing: then a/b/c/<id>.jpg,
+            <id>.jpg or <id> is looked for), or GLDv2's train_clean.csv (`landmark_id`, `images`).
+            docs/tables.md has the details.
         root: the folder that a table's paths start from; its own folder unless given.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from lmk.embed.errors import ManifestError
-from lmk.embed.label_text import plain_name
+from lmk.embed.label_text import MISSING_WORDS, plain_name
 
 _PROBE = 100  # rows looked at to tell how the pictures lie that a table names by id alone
 # Most paths have nothing of this, and are taken as they stand: millions pass here.
@@ -44,12 +44,14 @@ def picture_path(cell: str, root: Path, id_: str) -> str:
     Raises:
         ManifestError: a URL that is no file, a path of a Windows drive, a NUL character.
     """
-    if not _UNUSUAL.search(cell):
+    if not _UNUSUAL.search(cell) and cell not in MISSING_WORDS:
         return cell
     if "\0" in cell:
         what = f"the path of {id_} holds a NUL character"
         raise ManifestError(what, remedy="write the table anew, as UTF-8")
     path = cell
+    if cell in MISSING_WORDS and not is_there(root / path):
+        return ""
     if _SCHEME.match(path) and not is_there(root / path):
         path = _file_of_url(path, id_)
     if path != path.strip() and not is_there(root / path):

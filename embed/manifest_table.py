@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmk.embed.csv_file import CsvFile, known_columns
+from lmk.embed.csv_file import CsvFile, column_key, known_columns
 from lmk.embed.errors import ManifestError
 from lmk.embed.label_text import (
     SEPARATOR,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+_LIKE_ID = frozenset({"image_id", "picture_id", "photo_id", "image", "file", "filename", "name"})
 _BLOCK = 10_000  # rows put into columns at a time
 _COMPRESSED = frozenset({".gz", ".zip"})  # behind one of a text, or alone for an archive
 LABEL_COLUMNS = (*SINGLE_LABEL_COLUMNS, *SEVERAL_LABELS_COLUMNS)
@@ -79,7 +80,7 @@ def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, 
         raise ManifestError(
             f"no column 'id' (its columns are: {', '.join(map(str, table.columns))[:200]})",
             where=path,
-            remedy="name the column that identifies a picture 'id'",
+            remedy=_id_remedy(list(table.columns)),
         )
     if not len(table):
         raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
@@ -92,6 +93,16 @@ def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, 
         floats = are_floats(map(plain_name, table["id"]))
         paths = paths_by_id(ids if floats else table["id"].tolist(), root, path)
     return zip(ids, paths, labels, strict=True)
+
+
+def _id_remedy(columns: list[str]) -> str:
+    """What to do where no column is called id, by the names of the columns."""
+    if len(columns) == 1 and "id" in map(str.casefold, columns[0].split()):
+        return "separate the cells by commas"
+    for name in columns:
+        if column_key(name) in _LIKE_ID:
+            return f"rename the column {name!r} to 'id'"
+    return "name the columns on the first line, the one that identifies a picture 'id'"
 
 
 def labels_of(table: pd.DataFrame, path: Path) -> tuple[str | None, list[tuple[str, ...]]]:

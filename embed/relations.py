@@ -37,7 +37,9 @@ class RelationGraph:
     """
 
     def __init__(self, parents: Mapping[str, Iterable[str]]) -> None:
-        self.parents = {tag: tuple(dict.fromkeys(own)) for tag, own in parents.items()}
+        self.parents = {
+            nfc(tag): tuple(dict.fromkeys(map(nfc, own))) for tag, own in parents.items()
+        }
         for tag in self.tags:
             if not tag or _BLANKS.search(tag):
                 raise ValueError(f"the tag {tag!r} is empty or holds a blank")

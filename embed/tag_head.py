@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError
+from lmk.embed.label_text import nfc
 
 TAGS_FILE = "tags.safetensors"  # in an embedder's folder
 FORMAT = 1
@@ -115,7 +116,9 @@ def load_tag_head(folder: Path, feature_fingerprint: str | None = None) -> TagHe
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
         if header.pop("format") != FORMAT:
             raise ModelError("was written by a newer lmk", where=path, remedy="install a newer lmk")
-        names = tuple(header.pop("names"))
+        given = tuple(header.pop("names"))
+        names = tuple(map(nfc, given))  # as labels are; files of the past may have them decomposed
+        names = names if len(set(names)) == len(names) else given
         head = TagHead(names=names, weight=weight, bias=bias, **header)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

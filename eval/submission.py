@@ -385,7 +385,11 @@ def parse_recognition(
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        raise SubmissionError(f"confidence {number[:60]!r} is no number", where=at(path, row.line))
+        raise SubmissionError(
+            f"confidence {number[:60]!r} is no number",
+            where=at(path, row.line),
+            remedy="write it with a decimal point" if "," in number else None,
+        )
     return query, nfc(label), value
 
 

@@ -192,7 +192,7 @@ def _solution_row(
     query = parse_id(path, row.line, cells["id"])
     if query in seen:
         raise SubmissionError(f"id {query} is repeated", where=at(path, row.line))
-    usage = cells.get("Usage")
+    usage = cells["Usage"].strip() if "Usage" in cells else None
     if usage is not None and usage not in USAGES:
         raise SubmissionError(
             f"unknown Usage {usage!r}", where=at(path, row.line), remedy="use " + ", ".join(USAGES)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lmk.embed.errors import GalleryError, ModelError, UsageError
 from lmk.embed.files import write_whole
+from lmk.embed.label_text import nfc
 from lmk.embed.relations import RelationGraph
 from lmk.index.gallery import Gallery
 
@@ -72,6 +74,12 @@ class TagThresholds(BaseModel):
     tagger: str = ""
     default: float = DEFAULT
     tiles: bool = False
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _composed(cls, tags: Any) -> Any:
+        """Names in NFC, as labels are; files of the past may have them decomposed."""
+        return {nfc(name): one for name, one in tags.items()} if isinstance(tags, Mapping) else tags
 
     @model_validator(mode="after")
     def _acyclic(self) -> TagThresholds:

@@ -71,6 +71,7 @@ def test_whole_numbers_written_as_floats() -> None:
     ]
     assert read_labels(["12.0 3.0", "4.00"], "landmarks")[0] == [("12", "3"), ("4",)]
     assert read_labels(["123.0", "123"], "label") == ([("123.0",), ("123",)], [])
+    assert read_labels(["1.000", "2.000"], "label")[0] == [("1.000",), ("2.000",)]
     assert read_labels(["1.5", "2.0"], "label") == ([("1.5",), ("2.0",)], [])
 
 
@@ -79,6 +80,14 @@ def test_several_numbers_in_a_column_of_one_label() -> None:
     assert labels == [("17_4",), ("5",)]
     assert "'17 4' as 17_4" in notes[0] and "separate several labels by '|'" in notes[0]
     assert read_labels(["17 4", "5"], "landmarks") == ([("17", "4"), ("5",)], [])
+
+
+@pytest.mark.parametrize("cell", ["1, 2", "['a', 'b']", "a; b", "1,"])
+def test_cells_that_may_be_lists(cell: str) -> None:
+    labels, notes = read_labels([cell, "x"], "labels")
+    assert labels[0] == tuple(cell.split())
+    assert len(notes) == 1 and notes[0].startswith("1 cell of the column labels may be lists")
+    assert read_labels(["Paris, France", "x,y"], "label")[1] == []
 
 
 class TestForms:

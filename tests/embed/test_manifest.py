@@ -354,6 +354,9 @@ class TestTable:
         ("text", "says"),
         [
             ("name,label\na,1\n", "no column 'id' (its columns are: name, label)"),
+            ("image_id,label\na,1\n", "rename the column 'image_id' to 'id'"),
+            ("id path\na a.jpg\n", "separate the cells by commas"),
+            ("a,a.jpg\nb,b.jpg\n", "name the columns on the first line"),
             ("id,path\n", "holds no rows"),
             ("landmark_id,images\n", "holds no rows"),
             ("", "line 1: an empty file"),

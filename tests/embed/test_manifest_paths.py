@@ -80,6 +80,7 @@ def test_the_other_unicode_form(root: Path, paths: Read, there: str, said: str) 
     [
         ("https://example.org/a.jpg", "is a URL (https://example.org/a.jpg), and lmk reads files"),
         ("s3://bucket/a.jpg", "is a URL"),
+        ("nan", "the path of p1 is empty"),
         ("file://server/share/a.jpg", "is a URL"),
         ("D:\\photos\\a.jpg", "is of a Windows drive"),
         ("/elsewhere/a.jpg", "leads outside the folder {root}; name a folder above all pictures "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ class TestFile:
         assert (other.names, other.activation, other.unit) == (own.names, "softmax", True)
         assert np.array_equal(other.weight, own.weight) and np.array_equal(other.bias, own.bias)
         assert other.dim == 4
+
+    def test_names_in_another_unicode_form(self, tmp_path: Path) -> None:
+        names = ("cafe\u0301", *head().names[1:])
+        save_tag_head(dataclasses.replace(head(), names=names), tmp_path / TAGS_FILE)
+        assert load_tag_head(tmp_path).names == ("caf\xe9", *names[1:])
 
     def test_there_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="knows no tags; train one: lmk train tags-lite1"):

@@ -86,6 +86,15 @@ def test_the_file_keeps_every_digit(tmp_path: Path) -> None:
             load_thresholds(tmp_path / "t.json")
 
 
+def test_names_in_another_unicode_form(tmp_path: Path) -> None:
+    saved = thresholds({"cafe\u0301": 0.9}, parents={"cafe\u0301": ("place",)})
+    save_thresholds(saved, tmp_path / "t.json")
+    found = load_thresholds(tmp_path / "t.json")
+    assert found is not None
+    assert found.values(["caf\xe9"]).item() == 0.9
+    assert found.relations.ancestors("caf\xe9") == ("place",)
+
+
 def test_those_of_another_tagger_are_refused() -> None:
     check_tagger(thresholds({}), "mine", Path("here"))
     check_tagger(thresholds({}, tagger="mine"), "mine", Path("here"))
