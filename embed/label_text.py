@@ -137,7 +137,7 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
             f"read as {whole_number(example)}"
         )
     if missing:
-        notes.append(f"{_said(missing)} in the column {column}: read as no label")
+        notes.append(missing_note(missing, column))
     if doubtful:
         notes.append(
             f"{_said(doubtful)} in the column {column}: read as the name of a landmark; leave the "
@@ -158,6 +158,11 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
             f"{SEPARATOR!r}"
         )
     return [read[cell] for cell in cells], notes
+
+
+def missing_note(words: Counter[str], column: str) -> str:
+    """Says how many cells of a column hold words for a missing value (MISSING_WORDS)."""
+    return f"{_said(words)} in the column {column}: read as no label"
 
 
 def _said(words: Counter[str]) -> str:

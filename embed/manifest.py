@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
 from lmk.embed.label_forms import similar_groups, similar_text
-from lmk.embed.label_text import nfc, plain_name
+from lmk.embed.label_text import MISSING_WORDS, nfc, plain_name
 from lmk.embed.manifest_folder import read_folder
 from lmk.embed.manifest_paths import is_there
 from lmk.embed.manifest_table import is_table, picture_rows
@@ -154,6 +154,9 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
     if alike := similar_groups(labels):
         text = similar_text([(group[0], group[1]) for group in alike], "label")
         notice(path, f"{text}: they stay different labels")
+    if words := sorted(labels & MISSING_WORDS):
+        text = f"{words[0]!r} is the name of a landmark here, and no label in a table"
+        notice(path, f"{text}: call it otherwise, or give these pictures no landmark")
     return manifest
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from lmk.embed.csv_file import CsvFile, at, parse_id
 from lmk.embed.errors import SubmissionError
-from lmk.embed.label_text import MISSING_WORDS, nfc, split_labels
+from lmk.embed.label_text import MISSING_WORDS, missing_note, nfc, split_labels
+from lmk.embed.notices import notice
 from lmk.embed.relations import RelationGraph
 from lmk.eval.query_ids import unknown_id
 from lmk.rerank.tag_thresholds import close_given
@@ -156,6 +158,7 @@ def _read(
                 where=at(path, rows.line),
                 remedy="put the names of the columns on the first line",
             )
+        missing = Counter[str]()
         for row in rows:
             cells = dict(zip(columns, row.cells, strict=True))
             id_ = parse_id(path, row.line, cells["id"])
@@ -165,7 +168,11 @@ def _read(
                     where=at(path, row.line),
                     remedy=f"it stands on line {found[id_][0]}",
                 )
+            if (word := cells[column].strip()) in MISSING_WORDS:
+                missing[word] += 1
             found[id_] = (row.line, parse(cells[column], at(path, row.line)))
+    if missing:
+        notice(path, missing_note(missing, column))
     if not found:
         raise SubmissionError("no rows below the header", where=path)
     return found

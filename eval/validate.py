@@ -10,6 +10,7 @@ from typing import Literal
 
 from lmk.embed.csv_file import Row, read_rows
 from lmk.embed.errors import SubmissionError
+from lmk.embed.label_text import whole_number
 from lmk.eval.submission import (
     MAX_IMAGES,
     RECOGNITION_HEADER,
@@ -92,11 +93,13 @@ def validate(
         StorageError: the file cannot be read.
     """
 
+    known = None if gallery_labels is None else frozenset(gallery_labels)
+
     def check(row: Row, columns: list[str]) -> tuple[str, bool, list[tuple[Kind, str]]]:
         query, label, confidence = parse_recognition(path, row, columns)
         odd: list[tuple[Kind, str]] = []
         if label is not None:
-            if gallery_labels is not None and label not in gallery_labels:
+            if known is not None and known.isdisjoint((label, whole_number(label))):
                 odd.append(("unknown label", f"the gallery has no landmark {label}"))
             if confidence in (float("inf"), float("-inf")):
                 odd.append(("infinite", f"the confidence is {confidence}"))

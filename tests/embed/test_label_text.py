@@ -185,6 +185,23 @@ class TestOneForm:
             assert again.read_text().startswith(f"id,note,{column}\na,x,")
 
 
+def test_words_for_a_missing_value_in_other_places(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "nan").mkdir()
+    (tmp_path / "nan" / "a.jpg").touch()
+    assert read_manifest(tmp_path).rows[0].labels == ("nan",)
+    (tmp_path / "p.csv").write_text("id,tags\na,None\nb,x:1\n")
+    (tmp_path / "t.csv").write_text("id,tags\na,nan\nb,x\n")
+    assert read_tag_table(tmp_path / "p.csv", tmp_path / "t.csv").names == ("x",)
+    assert [text.partition(": ")[2] for text in caplog.messages] == [
+        "'nan' is the name of a landmark here, and no label in a table: call it otherwise, or give "
+        "these pictures no landmark",
+        "1 cell says 'nan' in the column tags: read as no label",
+        "1 cell says 'None' in the column tags: read as no label",
+    ]
+
+
 def test_labels_that_differ_only_in_form_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
