@@ -45,27 +45,37 @@ class Removals:
         pictures: how many of them would be removed.
         held: how many the index has.
         landmarks: those whose pictures would all be removed, sorted.
+        replaced: all landmarks of the index, sorted, where not one of them would be left and
+            fewer others, or none, would take their place.
     """
 
     role: Role
     pictures: int
     held: int
     landmarks: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
 
     @property
     def many(self) -> bool:
         """Whether a user should be asked: whole landmarks go, or more than a fifth of all."""
-        return bool(self.landmarks) or self.pictures > MOST_REMOVED * self.held
+        return bool(self.vanishing) or self.pictures > MOST_REMOVED * self.held
+
+    @property
+    def vanishing(self) -> tuple[str, ...]:
+        """The landmarks that no picture would have any more."""
+        return self.replaced or self.landmarks
 
     def describe(self) -> str:
         """The loss in words: "8 of its 20 pictures, among them all of the landmark castle"."""
         noun = "picture" if self.role == "gallery" else "distractor"
         text = f"{self.pictures:,} of its {self.held:,} {noun}s"
-        if not self.landmarks:
+        if not self.vanishing:
             return text
-        more = len(self.landmarks) - _NAMED
-        names = ", ".join(self.landmarks[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-        plural = "landmarks" if len(self.landmarks) > 1 else "landmark"
+        more = len(self.vanishing) - _NAMED
+        names = ", ".join(self.vanishing[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        plural = "landmarks" if len(self.vanishing) > 1 else "landmark"
+        if self.replaced:
+            return f"{text} and each of its {plural} {names}"
         return f"{text}, among them all of the {plural} {names}"
 
 
@@ -103,8 +113,8 @@ def require_few(path: Path, losses: Sequence[Removals]) -> None:
         raise GalleryError(
             f"would lose {' and '.join(loss.describe() for loss in many)}; nothing was changed",
             where=path,
-            remedy="check that no drive or folder is away; --dry-run lists what would be removed,"
-            " --allow-removals removes it",
+            remedy="check that no drive is away and that it is the right folder; --dry-run lists"
+            " what would be done, --allow-removals does it",
         )
 
 

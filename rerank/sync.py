@@ -70,7 +70,8 @@ class SyncReport:
             are looked for in a dry run.
         threshold: below it an answer is "none of these"; None where everything is answered.
         conflicts, without_own: as in AddReport.
-        vanishing: landmarks that lose all their pictures.
+        vanishing: landmarks that lose all their pictures; all of them where fewer others take
+            their place.
         asks: whether the sync stops unless removals are allowed, as whole landmarks would vanish,
             or more than a fifth of the pictures or distractors.
         would: ("add", id), ("change", id), ... of a dry run, in the order of the manifest.
@@ -270,7 +271,7 @@ def _report(plans: Sequence[Plan], losses: Sequence[Removals]) -> SyncReport:
         unchanged=sum(plan.unchanged for plan in plans),
         kept=tuple(kept for plan in plans for kept in plan.kept),
         skipped=tuple(skip for plan in plans for skip in plan.skipped),
-        vanishing=tuple(name for loss in losses for name in loss.landmarks),
+        vanishing=tuple(name for loss in losses for name in loss.vanishing),
         asks=any(loss.many for loss in losses),
         would=tuple(one for plan in plans for one in plan.would()),
     )

@@ -176,7 +176,21 @@ class Plan:
                 ours = {row.id for row in self.manifest.rows}
                 others = (row.labels for row in self._whole.rows if row.id not in ours)
                 present.update(label for labels in others for label in labels)
-        return removals(self._old, self.role, removed, present=present)
+        losses = removals(self._old, self.role, removed, present=present)
+        return replace(losses, replaced=self._replaced())
+
+    def _replaced(self) -> tuple[str, ...]:
+        """The landmarks of the gallery, if all of them give way to fewer others.
+
+        That is what a folder one level above or below the right one does.
+        """
+        if self.role == "distractor" or self.hidden:
+            return ()
+        members = self._old.membership
+        codes = members.codes[np.repeat(self.alive, np.diff(members.offsets))]
+        before = {members.names[code] for code in np.unique(codes)}
+        after = {label for row in self._whole.rows for label in row.labels}
+        return tuple(sorted(before)) if len(after) < len(before) and not before & after else ()
 
     @property
     def kept(self) -> tuple[Kept, ...]:

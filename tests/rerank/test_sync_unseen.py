@@ -251,6 +251,29 @@ class TestMuchIsRemoved:
         report = sync(folder)
         assert (report.moved, report.removed, report.vanishing) == (4, 0, ())
 
+    @pytest.mark.parametrize("level", ["above", "below"])
+    def test_a_folder_of_the_wrong_level(self, folder: Path, level: str) -> None:
+        """All landmarks would become one, `gallery`, or none; no picture would be removed."""
+        before = held(folder)
+        source = folder / "wrap"
+        if level == "above":
+            source.mkdir()
+            (folder / "gallery").rename(source / "gallery")
+        else:
+            source.mkdir()
+            for file in sorted((folder / "gallery").rglob("*.jpg")):
+                shutil.copy2(file, source / f"{file.parent.name}-{file.name}")
+        manifest = read_manifest(source)
+        says = (
+            r"0 of its 20 pictures and each of its landmarks place_0, place_1, place_2 and 2 more"
+        )
+        with pytest.raises(GalleryError, match=says):
+            sync_index(folder / "g.lmk", manifest)
+        assert held(folder) == before
+        would = sync_index(folder / "g.lmk", manifest, dry_run=True)
+        assert would.asks and len(would.vanishing) == 5
+        assert sync_index(folder / "g.lmk", manifest, allow_removals=True).moved == 20
+
     def test_a_landmark_of_other_parts_does_not_vanish(self, folder: Path, tiny: Embedder) -> None:
         gallery = read_manifest(folder / "gallery")
         path = folder / "part.lmk"
