@@ -35,6 +35,7 @@ class Evidence:
         gain: what shared points added.
         inliers: points shared with the query; None where the geometric check did not look.
         match: the points that were compared, for drawing; not part of the JSON.
+        sha256: of the file that the index was built from; not part of the JSON.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Evidence:
     gain: float = 0.0
     inliers: int | None = None
     match: Match | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Answer:
             del known["path"]
         tags = None if self.tags is None else [asdict(tag) for tag in self.tags]
         neighbours = [
-            {name: value for name, value in vars(near).items() if name != "match"}
+            {name: value for name, value in vars(near).items() if name not in ("match", "sha256")}
             for near in self.neighbours
         ]
         return known | {"neighbours": neighbours, "tags": tags}
@@ -168,6 +170,7 @@ def _evidence(
                 gain=gain,
                 inliers=inliers if inliers >= 0 else None,
                 match=predictions.matches.get((i, int(rows[j]))),
+                sha256=picture.sha256,
             )
         )
     return tuple(evidence)

@@ -92,7 +92,9 @@ def _search(gallery: Gallery) -> str:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    from lmk.index.gallery import bytes_below
+
+    return bytes_below(folder)
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:

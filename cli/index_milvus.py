@@ -67,9 +67,10 @@ def push_to_server(
     from lmk.embed.errors import UsageError
     from lmk.index.gallery import Gallery
     from lmk.index.milvus_push import push as push_gallery
+    from lmk.index.search import saved_search
 
     with Gallery.open(index) as gallery:
-        setting = gallery.setting("search") or {}
+        setting = saved_search(gallery)
         uri = uri or setting.get("uri")
         if uri is None:
             raise UsageError(

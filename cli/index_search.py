@@ -139,7 +139,7 @@ def set_(
     """
     from lmk.embed.errors import UsageError
     from lmk.index.gallery import Gallery
-    from lmk.index.search import choose
+    from lmk.index.search import choose, saved_search
     from lmk.index.writer import GalleryWriter
     from lmk.rerank.build import SEARCH
     from lmk.rerank.retrieval import RETRIEVAL, read_retrieval, saved_retrieval
@@ -152,7 +152,7 @@ def set_(
         remedy = "use --kind, --recall, --backend, --collection or --retrieval-steps"
         raise UsageError("nothing to change is named", where=index, remedy=remedy)
     with Gallery.open(index) as gallery:
-        kept = gallery.setting(SEARCH) or {}
+        kept = saved_search(gallery)
         check_backend(backend, uri, kind, recall, kept)
         searcher = choose(  # what is wrong is refused here
             gallery,

@@ -56,11 +56,16 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def data_uri(path: str) -> str | None:
-    """A picture's thumbnail for an HTML page; None where it cannot be read."""
+def data_uri(path: str, sha256: str | None = None) -> str | None:
+    """A picture's thumbnail for an HTML page; None where it cannot be read.
+
+    Args:
+        path: of the picture.
+        sha256: of its content, where an index names it; another content is not shown.
+    """
     from lmk.embed.images import thumbnail
 
-    jpeg = thumbnail(Path(path), _THUMBNAIL_PIXELS)
+    jpeg = thumbnail(Path(path), _THUMBNAIL_PIXELS, sha256=sha256)
     return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 

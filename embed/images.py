@@ -7,9 +7,9 @@ is lost (for retrieval of landmarks that did no harm and needs no crop).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from lmk.embed.memory_budget import MemoryBudget
 from lmk.embed.orientation import exif_orientation, turned
 from lmk.embed.picture_formats import NOT_A_PICTURE, Unreadable, picture_format
 from lmk.embed.pillow_pictures import open_picture, rgb_pixels
+from lmk.embed.plain_files import NotPlainError, open_plain
 
 IMAGES_VERSION = 1  # part of every embedder's fingerprint: raise it when pixels change
 
@@ -57,19 +58,20 @@ class Skipped:
 def read_bytes(path: Path) -> bytes | str:
     """The content of a file, or the reason why it cannot be read."""
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            return "is a folder, not a picture"
-        if not stat.S_ISREG(status.st_mode):
-            return "is no plain file"  # reading a pipe would wait for ever
-        if status.st_size > MAX_FILE_BYTES:
-            return (
-                f"a file of {status.st_size / 1e6:,.0f} MB, over the limit of "
-                f"{MAX_FILE_BYTES // 1_000_000} MB"
-            )
-        data = path.read_bytes()
+        with os.fdopen(open_plain(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                return (
+                    f"a file of {size / 1e6:,.0f} MB, over the limit of "
+                    f"{MAX_FILE_BYTES // 1_000_000} MB"
+                )
+            data = file.read()
     except FileNotFoundError:
         return "no such file"
+    except IsADirectoryError:
+        return "is a folder, not a picture"
+    except NotPlainError:
+        return "is no plain file"  # reading a pipe would wait for ever
     except OSError as error:
         return f"cannot be read: {(error.strerror or str(error)).lower()}"
     return data if data else "empty file (0 bytes)"
@@ -205,10 +207,13 @@ def _room_for(memory: int) -> Iterator[None]:
         yield
 
 
-def thumbnail(path: Path, side: int, *, quality: int = 80) -> bytes | None:
+def thumbnail(
+    path: Path, side: int, *, quality: int = 80, sha256: str | None = None
+) -> bytes | None:
     """A JPEG of a picture, turned as EXIF says, its longer side at most `side` pixels.
 
-    None where the file cannot be read as a picture (it may have been removed since).
+    None where the file cannot be read as a picture (it may have been removed since), or where its
+    content has not the SHA-256 that is given.
     """
 
     def shrunk(pixels: Picture) -> Picture:
@@ -217,7 +222,9 @@ def thumbnail(path: Path, side: int, *, quality: int = 80) -> bytes | None:
         return np.asarray(small)
 
     with picture_bytes(path) as data:
-        pixels = data if isinstance(data, str) else _decoded(data, side, shrunk)
+        if isinstance(data, str) or sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            return None
+        pixels = _decoded(data, side, shrunk)
     if isinstance(pixels, str):
         return None
     file = io.BytesIO()

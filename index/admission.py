@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lmk.embed.errors import EmbedderMismatch, GalleryError
 from lmk.index.catalog import Catalog, Picture, State
 from lmk.index.labels import ROLES, Membership, Role
+from lmk.index.layout import stays_inside
 from lmk.index.segments import runs
 
 
@@ -186,21 +187,21 @@ class _Given:
 def shared_content(catalog: Catalog, membership: Membership) -> NDArray[np.int64]:
     """Returns the rows of distractors whose content a gallery picture has too, ascending.
 
-    It costs a look into the catalog for each distractor.
+    It costs a look into the catalog for each content of a distractor.
     """
     distractors = np.flatnonzero(membership.role("distractor"))
-    query = (
-        "SELECT one.row, one.sha256, other.row, other.sha256 FROM picture AS one"
+    query = (  # each content once: many pictures may have the same
+        "SELECT other.row, other.sha256 FROM"
+        " (SELECT DISTINCT substr(sha256, 1, 16) AS start FROM picture WHERE row BETWEEN ? AND ?)"
         " JOIN picture AS other INDEXED BY picture_content"
-        " ON substr(other.sha256, 1, 16) = substr(one.sha256, 1, 16) AND other.row != one.row"
-        " WHERE one.row BETWEEN ? AND ?"
+        " ON substr(other.sha256, 1, 16) = start"
     )
     gallery, shared = membership.role("gallery"), set()
     for start, stop in runs(distractors):
         first, last = int(distractors[start]), int(distractors[stop - 1])
-        for row, content, other, others in catalog.all(query, (first, last)):
-            if content == others and membership.distractor[row] and gallery[other]:
-                shared.add(row)
+        found = catalog.all(query, (first, last))
+        contents = {content for row, content in found if gallery[row]}
+        shared |= {row for row, content in found if content in contents and not gallery[row]}
     return np.array(sorted(shared), np.int64)
 
 
@@ -223,3 +224,5 @@ def check_pictures(pictures: Sequence[Picture], role: Role) -> None:
     for picture in pictures:
         if not os.path.isabs(picture.root):  # noqa: PTH117
             raise ValueError(f"the root of picture {picture.id} is not absolute: {picture.root}")
+        if not stays_inside(picture.path.replace("\0", "")):  # NUL is refused when it is written
+            raise ValueError(f"the path of picture {picture.id} leaves its root: {picture.path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
+from lmk.embed.plain_files import parse_json
 from lmk.index.faiss_index import FaissIndex
 from lmk.index.faiss_recipes import CELLS
 from lmk.index.faiss_search import FlatSearcher
@@ -117,7 +119,7 @@ class ApproximateSearcher:
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns near rows of each query, with their exact scores; see Searcher.search."""
-        self._view.check(queries, k)
+        k = self._view.check(queries, k)
         allowed = self._view.allowed(allow)
         among = self._ready if allow is None else Among.of(self._built, allowed)
         if allow is not None and among.count <= FEW_ROWS:
@@ -176,13 +178,11 @@ class ApproximateSearcher:
     def _tuning(self, goal: float, tell: Tell) -> tuple[Tuned, ...]:
         """Returns how to search, from the file that says it or by trying."""
         name = f"{self._built.stem}.{goal:g}.json"
-        path = self._view.derived.load(name)
-        if path is not None:
-            try:
-                if kept := tuple(Tuned(**one) for one in json.loads(path.read_bytes())):
+        content = self._view.derived.content(name)
+        if content is not None:
+            with suppress(ValueError, TypeError):  # not written by this program
+                if kept := tuple(Tuned(**one) for one in parse_json(content)):
                     return kept
-            except (OSError, ValueError, TypeError):
-                pass  # removed meanwhile, or not written by this program
         tell(f"measuring the recall of {self.factory}")
         index = self._index
         view = replace(self._view, mask=self._ready.inside)

@@ -146,7 +146,7 @@ def read_neighbours(out: Path) -> Iterator[Neighbours]:
                 where=out / _name(number),
                 remedy=_AGAIN,
             )
-        yield _neighbours(content, search["k"])
+        yield _neighbours(content)
 
 
 def _blocks(count: int, block: int) -> list[tuple[int, int]]:
@@ -281,10 +281,10 @@ def _lists(values: pa.Array, k: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, k)
 
 
-def _neighbours(content: bytes, k: int) -> Neighbours:
+def _neighbours(content: bytes) -> Neighbours:
     table = pq.read_table(pa.BufferReader(content), columns=["query", "rows", "scores"])
     rows, scores = (
-        table[name].combine_chunks().flatten().to_numpy().reshape(-1, k)
+        table[name].combine_chunks().flatten().to_numpy().reshape(-1, table[name].type.list_size)
         for name in ("rows", "scores")
     )
     return Neighbours(rows, scores, tuple(table["query"].to_pylist()))

@@ -13,22 +13,23 @@ rows) a SHA-256 per batch. Texts that are not UTF-8 (names of files) are kept by
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from itertools import pairwise
+from operator import index
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged
 from lmk.embed.label_text import name_forms, nfc
+from lmk.embed.plain_files import parse_json
 from lmk.embed.process import check_process
 from lmk.index.database import (
     CATALOG,
@@ -40,95 +41,40 @@ from lmk.index.database import (
     no_gallery,
     sqlite_errors,
 )
+from lmk.index.entries import CHANGED as CHANGED
+from lmk.index.entries import DTYPES as DTYPES
+from lmk.index.entries import Picture as Picture
+from lmk.index.entries import PictureRow as PictureRow
+from lmk.index.entries import Precision as Precision
+from lmk.index.entries import State as State
+from lmk.index.entries import checked_array, checked_file, checked_picture
 from lmk.index.labels import ROLES, Membership, Packed
 from lmk.index.labels import Role as Role
+from lmk.index.layout import refuse_links
+from lmk.index.limits import bounded, limit_steps, size_of
 from lmk.index.migrations import FORMAT
 from lmk.index.segments import REBUILD, FileRecord, runs
 
 COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
 _INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
-Precision = Literal["f16", "f32"]
-DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture as the catalog knows it.
-
-    Attributes:
-        id: unique in the gallery.
-        labels: none, one or several.
-        root: absolute folder of its manifest (stored relative to the gallery folder, so that both
-            can be moved together).
-        path: relative to root.
-        sha256: of the file, in hex.
-        size: of the file, in bytes.
-        mtime_ns: of the file, in nanoseconds since 1970.
-    """
-
-    id: str
-    labels: tuple[str, ...]
-    root: str
-    path: str
-    sha256: str
-    size: int
-    mtime_ns: int
-
-
-class PictureRow(NamedTuple):
-    """One picture as its table keeps it, without the checksum.
-
-    Attributes:
-        row, id, path, sha256, size, mtime_ns: as in Picture.
-        root: its code.
-        labels: their codes, as join_codes makes it.
-    """
-
-    row: int
-    id: str
-    root: int
-    path: str
-    sha256: str
-    size: int
-    mtime_ns: int
-    labels: str
-
-
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
 _PICTURE = ", ".join((*PictureRow._fields, "crc"))
 
 
-@dataclass(frozen=True)
-class State:
-    """What is true of the gallery as a whole; written anew by every commit.
+def _reads(
+    read: Callable[Concatenate[Catalog, Parameters], Value],
+) -> Callable[Concatenate[Catalog, Parameters], Value]:
+    """Turns what a wrong number or name causes in a method of Catalog into GalleryDamaged."""
 
-    Attributes:
-        fingerprint: of the embedder that made every vector.
-        dim: components of a vector.
-        rows: row numbers given so far; rows are 0 to rows - 1.
-        removed: how many of them were removed.
-        precision: of the stored vectors: "f16" moves a cosine by less than 1e-3, "f32" by nothing.
-        generation: counts the changes of the rows; never falls.
-        next_file: number of the next file; never used twice, so a name never changes its content.
-        created, updated: UTC, ISO 8601.
-        entries: how many entries each table has that is not counted by `rows`; SQLite does not
-            notice all damage that loses some.
-    """
+    @wraps(read)
+    def reading(self: Catalog, /, *args: Parameters.args, **options: Parameters.kwargs) -> Value:
+        try:
+            return read(self, *args, **options)
+        except CHANGED as error:
+            raise self.damaged(f"an entry has changed: {error}") from error
 
-    fingerprint: str
-    dim: int
-    rows: int
-    generation: int
-    next_file: int
-    created: str
-    updated: str
-    removed: int = 0
-    precision: Precision = "f16"
-    entries: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the stored vectors, little-endian."""
-        return DTYPES[self.precision]
+    return reading
 
 
 class Catalog:
@@ -140,6 +86,7 @@ class Catalog:
         self._lock = threading.RLock()  # sqlite3 connections are shared, but not at the same time
         self._process = os.getpid()
         self._entries: dict[str, int] = {}  # a reader knows how many there must be
+        self._size: int | None = None  # in bytes; None: to be asked for
         self.format = FORMAT  # on disk
 
     @classmethod
@@ -150,7 +97,9 @@ class Catalog:
             NotAGallery: there is no catalog, or nothing was ever committed to it.
             FormatTooNew: a newer lmk wrote it.
             GalleryDamaged: SQLite cannot read it.
+            UnsafeIndex: there is a link or a special file in the gallery.
         """
+        refuse_links(folder)
         if not (folder / CATALOG).is_file():
             raise no_gallery(folder)
         with sqlite_errors(folder):
@@ -204,20 +153,34 @@ class Catalog:
         self._entries = {} if state is None else state.entries
         return state
 
+    @_reads
     def state(self) -> State | None:
         """Returns the state, or None where no gallery was ever committed."""
         value = self.meta("state")
         return None if value is None else State(**value)
 
+    @_reads
     def meta(self, name: str) -> Any:
         """Returns the JSON value kept under `name`, None where there is none."""
         value = self._meta().get(name)
-        return None if value is None else json.loads(value)
+        return None if value is None else parse_json(value)
 
+    @_reads
     def metas(self, prefix: str) -> dict[str, Any]:
         """Returns the JSON values kept under names that begin so, by the rest of the name."""
         found = self._meta().items()
-        return {n.removeprefix(prefix): json.loads(v) for n, v in found if n.startswith(prefix)}
+        return {n.removeprefix(prefix): parse_json(v) for n, v in found if n.startswith(prefix)}
+
+    @_reads
+    def array(self, name: str) -> dict[str, Any] | None:
+        """Returns what is said of an array (file, dtype, shape, ...), None where there is none."""
+        header = self.meta(f"array:{name}")
+        return None if header is None else checked_array(header)
+
+    @_reads
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Returns what is said of each array, by name."""
+        return {name: checked_array(header) for name, header in self.metas("array:").items()}
 
     def _meta(self) -> dict[str, str]:
         found = self._table("meta", "name")
@@ -225,13 +188,16 @@ class Catalog:
             self._compare(crc, name, value)
         return {name: value for name, value, _ in found}
 
+    @_reads
     def files(self) -> list[FileRecord]:
         """Returns every file the catalog names, by path."""
-        return [FileRecord(*row) for row in self._table("file", "path")]
+        return [checked_file(*row) for row in self._table("file", "path")]
 
+    @_reads
     def segments(self) -> list[tuple[int, int, str]]:
         """Returns (first row, rows, file) of each segment, by first row."""
-        return self.all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
+        found = self.all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
+        return [(index(first), index(rows), str(path)) for first, rows, path in found]
 
     def inline(self) -> list[tuple[int, int, bytes]]:
         """Returns (first row, rows, vectors as stored) of each small add, by first row."""
@@ -242,6 +208,7 @@ class Catalog:
             parts.append((first, rows, vectors))
         return parts
 
+    @_reads
     def inline_entries(self) -> list[tuple[int, int, bytes | None]]:
         """As `inline`, with None for vectors that have changed."""
         query = "SELECT first_row, rows, vectors, sha256 FROM inline ORDER BY first_row"
@@ -250,10 +217,12 @@ class Catalog:
             for first, rows, data, sha256 in self.all(query)
         ]
 
+    @_reads
     def inline_rows(self) -> int:
         """Returns how many rows have their vectors in the catalog."""
         return int(self.all("SELECT coalesce(sum(rows), 0) FROM inline")[0][0])
 
+    @_reads
     def membership(self, state: State) -> Membership:
         """Returns role and labels of each of the gallery's rows (GalleryDamaged)."""
         packed, names = self.packed(state.rows), self.codes("label")
@@ -261,12 +230,14 @@ class Catalog:
             raise self.damaged("a label is missing")
         return Membership.of(packed, self.alive(state), names)
 
+    @_reads
     def packed(self, rows: int) -> Packed:
         """Returns role and label codes of each of the gallery's `rows` rows (GalleryDamaged)."""
         batches = self.batches(0)
         self.check_tiling([batch[:2] for batch in batches], rows)
         return Packed.joined([packed for _, _, packed in batches])
 
+    @_reads
     def batches(self, first_row: int) -> list[tuple[int, int, Packed]]:
         """Returns (first row, rows, their roles and labels) of the batches from a row on."""
         query = (
@@ -280,6 +251,7 @@ class Catalog:
             found.append((first, rows, Packed.from_bytes(data, rows)))
         return found
 
+    @_reads
     def alive(self, state: State) -> NDArray[np.bool_]:
         """Returns which rows were not removed, bool [rows] (GalleryDamaged)."""
         alive = np.ones(state.rows, np.bool_)
@@ -289,6 +261,7 @@ class Catalog:
             raise self.damaged("not as many rows are removed as were")
         return alive
 
+    @_reads
     def removals(self) -> list[NDArray[np.int64]]:
         """Returns the rows of each removal, ascending (GalleryDamaged)."""
         found = []
@@ -296,8 +269,11 @@ class Catalog:
             if hashlib.sha256(rows).hexdigest() != sha256:
                 raise self.damaged(f"the rows of removal {number} have changed")
             found.append(np.frombuffer(rows, "<i8"))
+            if found[-1].size and (found[-1][0] < 0 or (np.diff(found[-1]) <= 0).any()):
+                raise ValueError(f"the rows of removal {number} do not rise")
         return found
 
+    @_reads
     def removed_ids(self, ids: Iterable[str]) -> set[str]:
         """Returns those ids whose picture was removed since the last `compact`.
 
@@ -309,6 +285,7 @@ class Catalog:
             self._compare(crc, id_)
         return {id_ for id_, _ in found}
 
+    @_reads
     def check_removed_ids(self) -> None:
         """Compares the ids of removed pictures with their checksums (GalleryDamaged)."""
         if self.format >= 3:
@@ -321,6 +298,7 @@ class Catalog:
             if first + size != after:
                 raise self.damaged(f"rows {first + size} to {after} are not accounted for")
 
+    @_reads
     def codes(self, table: Literal["label", "root"]) -> list[str]:
         """Returns the texts of a table, by code (GalleryDamaged where one has changed)."""
         texts = []
@@ -329,9 +307,12 @@ class Catalog:
                 raise self.damaged(f"{table} {code} has changed")
             if code != expected:
                 raise self.damaged(f"{table} {expected} is missing")
+            if not isinstance(text, str):
+                raise TypeError(f"{table} {code} is no text")
             texts.append(text)
         return texts
 
+    @_reads
     def rows(self, rows: NDArray[np.int64]) -> list[PictureRow]:
         """Returns the entries of rows that were not removed, in the order asked for."""
         order = np.argsort(rows, kind="stable")
@@ -346,9 +327,10 @@ class Catalog:
                     raise self.damaged(f"the picture of row {row} is missing")
                 *values, crc = block[row]
                 self._compare(crc, *values)
-                found[position] = PictureRow(*values)
+                found[position] = checked_picture(values)
         return found  # type: ignore[return-value]  # each is there by now
 
+    @_reads
     def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
         """Returns the pictures of rows that were not removed, in the order asked for."""
         entries, roots, names = self.rows(rows), self.roots(), self.codes("label")
@@ -358,6 +340,7 @@ class Catalog:
             pictures.append(picture_of(entry, labels, roots[entry.root]))
         return pictures
 
+    @_reads
     def labels(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
         """Returns the labels of rows that were not removed, in the order asked for.
 
@@ -373,24 +356,32 @@ class Catalog:
             found.append(tuple(names[code] for code in codes))
         return found
 
+    @_reads
     def _label(self, code: int) -> str:
         found = self.all("SELECT text, crc FROM label WHERE code = ?", (code,))
         if not found or found[0][1] != checksum(code, found[0][0]):
             raise self.damaged(f"label {code} has changed or is missing")
         return nfc(str(found[0][0]))
 
+    @_reads
     def roots(self) -> list[str]:
         """Returns the folders of the manifests, absolute, by code."""
         base = os.path.realpath(self.folder)
+        if any(os.path.isabs(r) or "\0" in r for r in self.codes("root")):  # noqa: PTH117
+            raise ValueError("a folder of pictures that is not told from the gallery")
         return [os.path.normpath(os.path.join(base, r)) for r in self.codes("root")]  # noqa: PTH118
 
+    @_reads
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of every file left out, by path."""
         found = self._table("skipped", "path")
         for path, reason, crc in found:
             self._compare(crc, path, reason)
+            if not isinstance(path, str) or not isinstance(reason, str):
+                raise TypeError("a skipped file is no text")
         return [(path, reason) for path, reason, _ in found]
 
+    @_reads
     def known(self, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
         """Returns (row, SHA-256) of those pictures among `ids` that are in the gallery.
 
@@ -406,6 +397,7 @@ class Catalog:
                     break
         return known
 
+    @_reads
     def same_content(self, sha256: str, role: Role) -> list[tuple[int, str]]:
         """Returns (row, id) of the pictures of that role with that content, by row."""
         # With "AND sha256 = ?" SQLite would put the constant into substr() too and use no index.
@@ -416,6 +408,7 @@ class Catalog:
         found = sorted(self.all(query, (sha256[:16],)))
         return [(row, id_) for row, id_, own in found if own == sha256 and self.role(row) == role]
 
+    @_reads
     def role(self, row: int) -> Role:
         """Returns the role of a row."""
         query = (
@@ -429,12 +422,15 @@ class Catalog:
         return role
 
     def picture_count(self) -> int:
-        """Returns how many pictures there are."""
-        return int(self.all("SELECT count(*) FROM picture NOT INDEXED")[0][0])
+        """Returns how many pictures there are.
+
+        SQLite takes count(*) as one step, which no limit could end.
+        """
+        return int(self.all("SELECT count(1) FROM picture NOT INDEXED")[0][0])
 
     def counts(self) -> dict[str, int]:
         """Returns how many entries each table has that State.entries counts."""
-        return {table: self.all(f"SELECT count(*) FROM {table}")[0][0] for table in COUNTED}
+        return {table: self.all(f"SELECT count(1) FROM {table}")[0][0] for table in COUNTED}
 
     # Parts
 
@@ -452,17 +448,30 @@ class Catalog:
         if crc != checksum(*values):
             raise self.damaged("an entry has changed")
 
-    def all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Returns all that a statement gives."""
+    def all(self, sql: str, values: Sequence[Any] = (), *, limited: bool = True) -> list[Any]:
+        """Returns all that a statement gives; see limits.py.
+
+        Args:
+            sql, values: the statement.
+            limited: whether it may take no more steps than a catalog of this size can need.
+        """
         self.check_process()
         with self._lock, sqlite_errors(self.folder):
-            return self._connection.execute(sql, values).fetchall()
+            if self._size is None:
+                self._size = size_of(self._connection)
+            limit_steps(self._connection, self._size if limited else None)
+            found = bounded(self._connection.execute(sql, values), self._connection, self.folder)
+            if not sql.startswith("SELECT"):
+                self._size = None
+            return found
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a statement once for each of `rows`."""
         self.check_process()
         with self._lock, sqlite_errors(self.folder):
+            limit_steps(self._connection, None)  # one row a statement
             self._connection.executemany(sql, rows)
+            self._size = None
 
 
 def picture_of(entry: PictureRow, labels: tuple[str, ...], root: str) -> Picture:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.plain_files import open_plain
 from lmk.index import kept
 from lmk.index.exact_codes import aligned, code_block
 from lmk.index.exact_tiles import PANEL
@@ -117,7 +119,7 @@ def load_or_build(view: View, tell: Tell) -> Built:
     Raises:
         GalleryDamaged: see Vectors.read.
     """
-    return kept.load(view, CELLS, partial(_read, view.dim)) or build(view, tell)
+    return kept.load(view, CELLS, partial(_read, view.dim, len(view.mask))) or build(view, tell)
 
 
 def build(view: View, tell: Tell) -> Built:
@@ -133,7 +135,7 @@ def build(view: View, tell: Tell) -> Built:
             found.write(view.stored, lambda array: file.write(array.data))
 
     path = kept.save(view, stem, described, write)
-    cells = None if path is None else _read(view.dim, path, len(rows))
+    cells = None if path is None else _read(view.dim, len(view.mask), path, len(rows))
     return Built(cells or _in_memory(view.stored, found), rows, view.mask, stem, factory)
 
 
@@ -191,12 +193,13 @@ def _in_memory(stored: Vectors, found: _Sorted) -> Cells:
     return _split(whole, stored.dim)
 
 
-def _read(dim: int, path: Path, rows: int) -> Cells | None:
-    """Maps a file, if it holds cells of so many rows."""
-    with path.open("rb") as file:
+def _read(dim: int, rows_of_gallery: int, path: Path, rows: int) -> Cells | None:
+    """Maps a file, if it holds cells of so many rows of the gallery."""
+    with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     cells = _split(np.frombuffer(mapped, np.uint8), dim, mapped)
-    return cells if np.count_nonzero(cells.rows != NO_ROW) == rows else None
+    within = rows_of_gallery > int(cells.rows.max(initial=NO_ROW))
+    return cells if within and np.count_nonzero(cells.rows != NO_ROW) == rows else None
 
 
 def _shapes(panels: int, cells: int, dim: int) -> Iterator[tuple[tuple[int, ...], str]]:
@@ -233,4 +236,8 @@ def _split(whole: NDArray[np.uint8], dim: int, file: mmap.mmap | None = None) ->
         arrays.append(whole[at : at + size].view(kind).reshape(shape))
         at += size
     codes, scales, errors, rows, firsts, means = arrays
+    # Compiled code follows these numbers without looking: a file may come from somebody else.
+    steps = np.diff(firsts)
+    if firsts[0] != 0 or firsts[-1] != panels or (steps < 0).any() or (rows < NO_ROW).any():
+        raise ValueError("panels or rows that there are not")
     return Cells(codes, scales, errors, rows, firsts, means, file)

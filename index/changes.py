@@ -27,6 +27,7 @@ from lmk.index.segments import FileRecord
 BATCH_ROWS = 65_536  # pictures under one checksum, so that a batch stays small in memory
 SMALL_BATCHES = 256  # so many smaller ones at the end are folded
 _BLOCK_ROWS = 8192
+_REMOVAL_ROWS = 1 << 22  # in one entry: 32 MiB, far below limits.LONGEST_CELL
 _TABLES = (
     "meta", "label", "root", "picture", "batch", "file", "segment", "inline", "skipped", "removal",
     "removed",
@@ -53,7 +54,7 @@ class Changes:
 
     def vacuum(self) -> None:
         """Gives the space of deleted entries back, between two transactions."""
-        self._all("VACUUM")
+        self._all("VACUUM", limited=False)
 
     def clear(self) -> None:
         """Deletes every row of every table."""
@@ -170,10 +171,12 @@ class Changes:
         if len(older) >= SMALL_BATCHES:
             self._all("DELETE FROM removal")
             rows = np.sort(np.concatenate([*older, rows]))
-        data = rows.astype("<i8").tobytes()
         number = self._all("SELECT coalesce(max(number), 0) + 1 FROM removal")[0][0]
-        values = (number, data, hashlib.sha256(data).hexdigest())
-        self._all("INSERT INTO removal VALUES (?, ?, ?)", values)
+        for start in range(0, len(rows), _REMOVAL_ROWS):
+            data = rows[start : start + _REMOVAL_ROWS].astype("<i8").tobytes()
+            values = (number, data, hashlib.sha256(data).hexdigest())
+            self._all("INSERT INTO removal VALUES (?, ?, ?)", values)
+            number += 1
 
     def renumber(self, alive: NDArray[np.bool_]) -> None:
         """Gives the rows that were not removed the numbers from 0 on, in their order.
@@ -222,7 +225,7 @@ class Changes:
         """Returns the batches at the end that are not full once they are many, else none."""
         query = "SELECT coalesce(max(first_row + rows), 0) FROM batch WHERE rows >= ?"
         first = self._all(query, (BATCH_ROWS,))[0][0]
-        many = self._all("SELECT count(*) FROM batch WHERE first_row >= ?", (first,))[0][0]
+        many = self._all("SELECT count(1) FROM batch WHERE first_row >= ?", (first,))[0][0]
         if many < SMALL_BATCHES:
             return first, []
         return first, [packed for _, _, packed in self._catalog.batches(first)]

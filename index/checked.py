@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmk.embed.errors import GalleryDamaged, GalleryError
+from lmk.embed.plain_files import open_folder, parse_json, read_plain
 from lmk.index.segments import FileRecord, StoredFile
 
 NOTE = "cache/files.json"
@@ -83,7 +84,7 @@ def _compared(file: StoredFile) -> GalleryError | None:
 
 def _known(folder: Path) -> dict[str, list[str]]:
     try:
-        note = json.loads((folder / NOTE).read_text("utf-8"))
+        note = parse_json(read_plain(folder / NOTE, below=folder))
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
@@ -91,12 +92,13 @@ def _known(folder: Path) -> dict[str, list[str]]:
 
 def _write(folder: Path, note: dict[str, list[str]]) -> None:
     """Replaces the note; not fsynced, because one that is lost costs a comparison at most."""
-    path = folder / NOTE
-    part = path.with_name(f".files.{secrets.token_hex(8)}.part")
-    with suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
+    path, part = folder / NOTE, f".files.{secrets.token_hex(8)}.part"
+    with suppress(OSError), open_folder(path.parent, below=folder, create=True) as cache:
         try:
-            part.write_text(json.dumps(note), "utf-8")
-            os.replace(part, path)  # noqa: PTH105 (what the tests' fault seam watches)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=cache)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(note, file)
+            os.replace(part, path.name, src_dir_fd=cache, dst_dir_fd=cache)
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(part, dir_fd=cache)

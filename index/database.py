@@ -14,15 +14,25 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryLocked, NotAGallery, StorageError
-from lmk.index.lock import LOCK, writing
+from lmk.embed.errors import (
+    FormatTooNew,
+    GalleryDamaged,
+    GalleryLocked,
+    NotAGallery,
+    StorageError,
+    UnsafeIndex,
+)
+from lmk.embed.plain_files import open_plain
+from lmk.index.layout import CATALOG as CATALOG
+from lmk.index.layout import LOCK, refuse_links
+from lmk.index.limits import check_schema, limit_steps, set_limits, size_of
+from lmk.index.lock import writing
 from lmk.index.migrations import FORMAT, MIGRATIONS, OLDEST_READ
 from lmk.index.segments import REBUILD
 
-CATALOG = "catalog.db"
-
 APPLICATION_ID = 0x6C6D6B67  # "lmkg": tells a gallery from another program's SQLite file
 _BUSY_SECONDS = 30.0
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal with such a name
 _CACHE_KIB = 65_536  # a build of millions finds its way through indexes this large
 
 
@@ -70,9 +80,10 @@ def has_our_header(folder: Path) -> bool:
 
 
 def catalog_format(connection: sqlite3.Connection, folder: Path) -> int:
-    """Returns the format of the catalog; 0 where nothing was committed.
+    """Returns the format of the catalog, after its schema was checked; 0: nothing was committed.
 
     Raises:
+        GalleryDamaged: it has other tables than its format.
         FormatTooNew: a newer lmk wrote it.
         NotAGallery: another program wrote it.
     """
@@ -80,12 +91,14 @@ def catalog_format(connection: sqlite3.Connection, folder: Path) -> int:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         foreign = application != APPLICATION_ID and (version or application or _tables(connection))
-    if foreign:
+    if foreign or version < 0:
         remedy = "choose another folder for the gallery, or move this file away"
         raise NotAGallery("this file is not lmk's", where=folder / CATALOG, remedy=remedy)
     if version > FORMAT:
         what = f"written in format {version}, and this lmk reads up to format {FORMAT}"
         raise FormatTooNew(what, where=folder, remedy="install a newer lmk")
+    with sqlite_errors(folder):
+        check_schema(connection, folder, version)
     return version
 
 
@@ -99,6 +112,7 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            limit_steps(connection, len(MIGRATIONS) * size_of(connection))
             _migrate(connection, version, folder)
         except BaseException as error:
             connection.close()
@@ -127,6 +141,7 @@ def check_structure(connection: sqlite3.Connection, folder: Path, *, whole: bool
     with sqlite_errors(folder), closing(sqlite3.connect(":memory:")) as fresh:
         _migrate(fresh, 0, folder, to=version)
         check = "integrity_check" if whole else "quick_check"
+        limit_steps(connection, None)
         found = str(connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
         if found == "ok" and _tables(connection) != _tables(fresh):
             found = "the tables are others than expected"
@@ -148,9 +163,49 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Connects in autocommit; `mode` is the query of SQLite's file URI, as "mode=rw"."""
+    """Connects in autocommit; `mode` is the query of SQLite's file URI, as "mode=rw".
+
+    SQLite opens files by their names, and follows links. They are looked at before and after.
+
+    Raises:
+        UnsafeIndex: one of its files is a link or no plain file, or the journal names others.
+    """
+    refuse_links(path.parent, lambda name: name.startswith(path.name))
+    _refuse_journal(path)
+    before = _identity(path)
     uri = f"file:{quote(os.fsencode(os.path.abspath(path)))}?{mode}"  # noqa: PTH100
-    return _connect(uri)
+    connection = _connect(uri)
+    if before is not None and _identity(path) != before:
+        connection.close()
+        remedy = "run the same command again"
+        raise UnsafeIndex("was replaced while it was opened", where=path, remedy=remedy)
+    return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse_journal(catalog: Path) -> None:
+    """Refuses a rollback journal that names a super-journal, a file that SQLite would delete.
+
+    No transaction of lmk spans two databases, so none of its journals ends with such a name.
+    """
+    journal = catalog.with_name(f"{catalog.name}-journal")
+    try:
+        with os.fdopen(open_plain(journal, below=catalog.parent), "rb") as file:
+            file.seek(-len(_SUPER_JOURNAL), os.SEEK_END)
+            found = file.read()
+    except OSError:  # there is none, or it is shorter
+        return
+    if found == _SUPER_JOURNAL:
+        what = "this journal names another file, which SQLite would delete"
+        remedy = "delete it, then see `lmk index verify`"
+        raise UnsafeIndex(what, where=journal, remedy=remedy)
 
 
 def _connect(uri: str) -> sqlite3.Connection:
@@ -158,6 +213,11 @@ def _connect(uri: str) -> sqlite3.Connection:
         uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    try:
+        set_limits(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -181,6 +241,7 @@ def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Co
             connection.backup(copy)
             connection.close()
             copy.execute("BEGIN")
+            limit_steps(copy, len(MIGRATIONS) * size_of(copy))
             _migrate(copy, version, folder)
         except BaseException:
             copy.close()
@@ -206,15 +267,20 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
         return _snapshot(connect(path, "mode=ro&immutable=1"))
     with tempfile.TemporaryDirectory(prefix="lmk-") as scratch:
         for file in (path, log):
-            shutil.copyfile(file, Path(scratch) / file.name)
+            with (
+                os.fdopen(open_plain(file, below=folder), "rb") as source,
+                (Path(scratch) / file.name).open("xb") as target,
+            ):
+                shutil.copyfileobj(source, target)
         # The descriptors stay open after the names are gone; there is no writer to need them.
         return _snapshot(connect(Path(scratch) / CATALOG, "mode=rw"))
 
 
 def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:
     try:
+        connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        connection.execute("SELECT name FROM sqlite_schema LIMIT 1").fetchone()
     except BaseException:
         connection.close()
         raise
@@ -240,6 +306,9 @@ def sqlite_errors(folder: Path) -> Iterator[None]:
             raise
         where = folder / CATALOG
         kind = code & 0xFF  # the low byte of an extended code
+        if kind == sqlite3.SQLITE_INTERRUPT:
+            what = "reading a table takes longer than a file of this size can need"
+            raise GalleryDamaged(what, where=where, remedy=REBUILD) from error
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
             raise GalleryLocked("another process is writing", where=where) from error
         remedy = _STORAGE_REMEDIES.get(kind)

@@ -22,6 +22,7 @@ from pathlib import Path
 from lmk.embed.errors import StorageError, storage_errors
 from lmk.embed.files import stamp as stamp
 from lmk.embed.files import sync_folder, write_whole
+from lmk.embed.plain_files import open_folder, open_plain, parse_json, read_plain
 
 _NOTE = ".note"
 _PART = re.compile(r"\..*\.(?P<pid>[0-9]{1,10})\.[0-9a-f]{8}\.part", re.DOTALL)  # being written
@@ -33,10 +34,12 @@ class DerivedFiles:
 
     Args:
         folder: where they are kept; made when the first is saved. None: nothing is kept.
+        below: the gallery, below which no link is followed; `folder` itself unless given.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, below: Path | None = None) -> None:
         self._folder = folder
+        self._below = below or folder
 
     def load(self, name: str) -> Path | None:
         """Returns the path of a file that is as it was saved, or None.
@@ -48,11 +51,12 @@ class DerivedFiles:
             return None
         path = self._folder / name
         try:
-            note = json.loads(_note(path).read_text("utf-8"))
+            note = parse_json(read_plain(_note(path), below=self._below))
             now = stamp(path)
-            if note["stamp"] == now:
+            digest = self._digest(path) if note["stamp"] != now else None
+            if digest is None:
+                os.close(open_plain(path, below=self._below))  # it is a plain file
                 return path
-            digest = _digest(path)
             if digest != note["sha256"] or stamp(path) != now:
                 return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -60,6 +64,14 @@ class DerivedFiles:
         with suppress(StorageError):
             self._write_note(path, digest, note.get("of", ()))
         return path
+
+    def content(self, name: str) -> bytes | None:
+        """Returns the content of a file that is as it was saved, or None; see `load`."""
+        path = self.load(name)
+        try:
+            return None if path is None else read_plain(path, below=self._below)
+        except OSError:  # removed meanwhile
+            return None
 
     def damaged(self, name: str) -> bool:
         """Says whether a file has changed since it was saved, by its content whatever its stamp.
@@ -70,11 +82,11 @@ class DerivedFiles:
             return False
         path = self._folder / name
         while _note(path).exists():
-            text = _text(_note(path))
+            text = self._text(_note(path))
             with suppress(OSError, ValueError, KeyError, TypeError):
-                if text is not None and _digest(path) == json.loads(text)["sha256"]:
+                if text is not None and self._digest(path) == parse_json(text)["sha256"]:
                     return False
-            if _text(_note(path)) == text:
+            if self._text(_note(path)) == text:
                 return True
         return False
 
@@ -95,9 +107,9 @@ class DerivedFiles:
         part = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part")
         try:
             with storage_errors(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self._make_folder()
                 write(part)
-                with part.open("rb") as file:
+                with os.fdopen(open_plain(part, below=self._below), "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     os.fsync(file.fileno())
                 # A file without a note is not there; with another's it would be damaged.
@@ -154,13 +166,32 @@ class DerivedFiles:
         """What a file is derived from, as far as that is known."""
         assert self._folder is not None
         try:
-            return [str(key) for key in json.loads(_text(_note(self._folder / name)) or "")["of"]]
+            return [
+                str(key) for key in parse_json(self._text(_note(self._folder / name)) or "")["of"]
+            ]
         except (ValueError, KeyError, TypeError):
             return []
 
     def _write_note(self, path: Path, digest: str, of: Collection[str]) -> None:
         note = {"sha256": digest, "stamp": stamp(path), "of": sorted(of)}
-        write_whole(_note(path), json.dumps(note).encode())
+        write_whole(_note(path), json.dumps(note).encode(), below=self._below)
+
+    def _make_folder(self) -> None:
+        assert self._folder is not None
+        assert self._below is not None
+        self._below.mkdir(parents=True, exist_ok=True)
+        with open_folder(self._folder, below=self._below, create=True):
+            pass
+
+    def _digest(self, path: Path) -> str:
+        with os.fdopen(open_plain(path, below=self._below), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _text(self, path: Path) -> str | None:
+        try:
+            return read_plain(path, below=self._below).decode()
+        except (OSError, ValueError):
+            return None
 
 
 def _stem(name: str) -> str:
@@ -173,7 +204,7 @@ def _is_left_over(item: Path) -> bool:
     if part is not None:
         return not _runs(int(part["pid"]))
     noted = item.name.endswith(_NOTE) or _note(item).exists()
-    return not noted and time.time() - item.stat().st_mtime > _FORGOTTEN
+    return not noted and time.time() - item.lstat().st_mtime > _FORGOTTEN
 
 
 def _runs(pid: int) -> bool:
@@ -184,18 +215,6 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, ValueError):
-        return None
 
 
 def _note(path: Path) -> Path:

@@ -61,7 +61,7 @@ class ExactSearcher:
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns the k nearest rows of each query; see Searcher.search."""
-        self._view.check(queries, k)
+        k = self._view.check(queries, k)
         allowed = self._view.allowed(allow)
         kept = min(k, int(np.count_nonzero(allowed)))
         rows = np.full((len(queries), k), NO_ROW, np.int64)

@@ -11,6 +11,7 @@ and both differences are known exactly, so a search over the codes knows what it
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from lmk.embed.plain_files import open_plain
 from lmk.index.derived import DerivedFiles
 from lmk.index.exact_tiles import INT8_QUERIES, PANEL
 from lmk.index.vectors import VectorPart, Vectors, lengths
@@ -89,7 +91,8 @@ def codes_of(
     path = None
     if part.key and part.rows >= _KEPT_ROWS:
         path = derived.load(name) or derived.save(name, write, [part.key])
-    if path is None:
+    mapped = None if path is None else _mapped(path, size)
+    if mapped is None:
         whole = aligned(size)
         done = 0
 
@@ -100,9 +103,18 @@ def codes_of(
 
         _code(stored, part, workers, int8, append)
         return _split(whole, panels, steps, int8)
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     return _split(np.frombuffer(mapped, np.uint8), panels, steps, int8, mapped)
+
+
+def _mapped(path: Path, size: int) -> mmap.mmap | None:
+    """Maps a file; None where it is gone or has another size, as one of another program."""
+    try:
+        with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
+            if os.fstat(file.fileno()).st_size != size:
+                return None
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return None
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

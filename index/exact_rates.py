@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.plain_files import parse_json
 from lmk.index import scan
 from lmk.index.derived import DerivedFiles
 from lmk.index.exact_codes import QueryCodes
@@ -38,15 +41,20 @@ class Rates:
     codes: float
     floats: float
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.codes < math.inf and 0 < self.floats < math.inf):
+            raise ValueError(f"rates must be finite, got {self}")
+
 
 def rates(derived: DerivedFiles) -> Rates:
     """Returns the rates of this processor, kept ones where there are some."""
     facts = [platform.machine(), llvmlite.binding.get_host_cpu_name(), sorted(features())]
     facts += [numba.__version__, scan.EDITION]
     name = f"rates-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
-    path = derived.load(name)
-    if path is not None:
-        return Rates(**json.loads(path.read_text("utf-8")))
+    content = derived.content(name)
+    if content is not None:
+        with suppress(ValueError, TypeError):  # not written by this program
+            return Rates(**parse_json(content))
     found = Rates(_codes_rate() if INT8_LANES else 0.0, _floats_rate())
 
     def write(to: Path) -> None:

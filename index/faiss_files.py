@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import faiss as typed_faiss
 import numpy as np
 
 from lmk.embed.errors import UsageError
+from lmk.embed.plain_files import open_plain
 from lmk.index import kept
 from lmk.index.faiss_recipes import factory_of, in_brackets, new_index, train, training_rows
 from lmk.index.faiss_search import blas
@@ -39,7 +41,7 @@ def load_or_build(view: View, kind: str, tell: Tell) -> Built:
 
 
 def _read(dim: int, path: Path, rows: int) -> Any:
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
         index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
     return index if index.d == dim and index.ntotal == rows else None
 

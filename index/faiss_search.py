@@ -68,7 +68,7 @@ class FlatSearcher:
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns the k nearest rows of each query; see Searcher.search."""
-        self._view.check(queries, k)
+        k = self._view.check(queries, k)
         mask = self._view.allowed(allow)
         allowed = self._rows if mask is self._view.mask else np.flatnonzero(mask)
         rows = np.full((len(queries), k), NO_ROW, np.int64)

@@ -13,19 +13,14 @@ from itertools import chain, count
 from pathlib import Path
 
 from lmk.embed.errors import UsageError, storage_errors
-from lmk.embed.files import LEFTOVER, sync_folder
-from lmk.index.database import CATALOG, has_our_header
+from lmk.embed.files import sync_folder
+from lmk.embed.plain_files import read_plain
+from lmk.index.database import has_our_header
+from lmk.index.layout import BESIDE, CACHE, CATALOG, LOCK, NAMED, is_ours, refuse_links
+from lmk.index.lock import is_process_id
 
 _DAMAGED = f"{CATALOG}.damaged"
-_BESIDE = ("", "-wal", "-shm")  # what SQLite keeps beside a file
 _ASIDE = re.compile(rf"{re.escape(_DAMAGED)}(\.[0-9]+)?(-wal|-shm)?")
-# The files the catalog names, and what a killed writer leaves of them; never cache/.
-_NAMED = {
-    "segments": re.compile(r"[0-9]{6,}\.f(16|32)"),
-    "arrays": re.compile(r"[0-9]{6,}\.bin"),
-    "embedder": re.compile(r"\.?[0-9a-f]{16}(-[0-9]{6,})?/.*", re.DOTALL),
-}
-_PID = re.compile(rb"([0-9]+\n)?")
 
 
 def make_folder(folder: Path) -> None:
@@ -34,6 +29,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         UsageError: where there is something else: a folder without a catalog of ours must be empty
             or hold what a build leaves that was killed before its first commit.
+        UnsafeIndex: for a gallery with a link or a special file in it.
     """
     with storage_errors(folder):
         new = not folder.exists()
@@ -41,6 +37,8 @@ def make_folder(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError("this is a file, and a gallery is a folder", where=folder) from error
+        if os.path.lexists(folder / CATALOG):
+            refuse_links(folder)
         strange = None if has_our_header(folder) else _in_the_way(folder)
         if strange is not None:
             raise UsageError(
@@ -48,6 +46,7 @@ def make_folder(folder: Path) -> None:
                 where=folder,
                 remedy="give the gallery a folder of its own, such as NAME.lmk",
             )
+        refuse_links(folder)
         if new:
             sync_folder(folder.parent)
 
@@ -82,7 +81,7 @@ class SetAside:
 
     def _move(self, old: str, new: str) -> None:
         with storage_errors(self._folder):
-            for beside in _BESIDE:
+            for beside in BESIDE:
                 if (self._folder / f"{old}{beside}").exists():
                     (self._folder / f"{old}{beside}").replace(self._folder / f"{new}{beside}")
                 elif beside:
@@ -107,10 +106,10 @@ def sweep(folder: Path, named: Container[str]) -> None:
     """
     with storage_errors(folder):
         for path in _files(folder):
-            if path not in named and _is_ours(path):
+            if path not in named and is_ours(path):
                 (folder / path).unlink(missing_ok=True)
         for top in sorted((folder / "embedder").glob("*/")):
-            if _is_ours(f"embedder/{top.name}/") and not top.is_symlink():
+            if is_ours(f"embedder/{top.name}/") and not top.is_symlink():
                 for below, _, _ in os.walk(top, topdown=False):
                     if not os.listdir(below):  # noqa: PTH208
                         Path(below).rmdir()
@@ -118,29 +117,29 @@ def sweep(folder: Path, named: Container[str]) -> None:
 
 def _in_the_way(folder: Path) -> str | None:
     """Returns the first name in a folder without a catalog of ours that is not ours either."""
-    lock = folder / ".lock"
-    has_lock = lock.is_file() and lock.stat().st_size <= 20 and _PID.fullmatch(lock.read_bytes())
-    fine = {"cache"}
-    if has_lock:  # it is the first thing that we write
-        fine |= {".lock", *_NAMED}
-        fine |= {f"{CATALOG}{beside}" for beside in _BESIDE}
+    fine = {CACHE}
+    if _has_lock(folder):  # it is the first thing that we write
+        fine |= {LOCK, *NAMED}
+        fine |= {f"{CATALOG}{beside}" for beside in BESIDE}
         fine |= {item.name for item in folder.iterdir() if _ASIDE.fullmatch(item.name)}
     for item in sorted(folder.iterdir()):
-        if item.name not in fine or item.is_dir() != (item.name in {"cache", *_NAMED}):
+        if item.is_symlink() or item.name not in fine:  # what it leads to may be another's
             return item.name
-        if item.is_symlink() and item.name != "cache":  # what it leads to may be another's
+        if item.is_dir() != (item.name in {CACHE, *NAMED}):
             return item.name
-    return next((path for path in _files(folder) if not _is_ours(path)), None)
+    return next((path for path in _files(folder) if not is_ours(path)), None)
+
+
+def _has_lock(folder: Path) -> bool:
+    try:
+        return is_process_id(read_plain(folder / LOCK, below=folder)[:32])
+    except OSError:
+        return False
 
 
 def _files(folder: Path) -> Iterator[str]:
     """Paths, relative to the gallery, of the files in the folders whose files the catalog names."""
-    for name in _NAMED:
+    for name in NAMED:
         for below, _, files in os.walk(folder / name):
             base = Path(below).relative_to(folder)
             yield from ((base / file).as_posix() for file in sorted(files))
-
-
-def _is_ours(path: str) -> bool:
-    top, _, rest = path.partition("/")
-    return bool(_NAMED[top].fullmatch(rest) or ("/" not in rest and LEFTOVER.fullmatch(rest)))

@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
+from lmk.index.catalog import CHANGED as CHANGED
 from lmk.index.catalog import Catalog, Picture, State, picture_of
 from lmk.index.checked import check_files
 from lmk.index.database import unfinished
@@ -43,8 +44,6 @@ from lmk.index.view import View
 
 _EMBEDDER = "embedder"
 _BLOCK_ROWS = 8192
-# What a changed number or name in the catalog can raise where it has no checksum of its own.
-CHANGED = (TypeError, ValueError, LookupError, OverflowError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class Gallery:
         self.label_offsets = self.membership.offsets
         self.label_codes = self.membership.codes
         self.alive = self.membership.alive
-        self.derived = DerivedFiles(self.path / "cache" / "search")
+        self.derived = DerivedFiles(self.path / "cache" / "search", below=self.path)
         self.close = weakref.finalize(self, _close, catalog, opened)
 
     @classmethod
@@ -152,6 +151,7 @@ class Gallery:
             NotAGallery: the folder is no gallery, or its build never finished.
             FormatTooNew: a newer lmk wrote it.
             GalleryDamaged: a file is missing, cut or changed.
+            UnsafeIndex: there is a link or a special file in it.
         """
         folder = Path(path)
         while True:
@@ -260,6 +260,19 @@ class Gallery:
         """Returns where the picture's file should be; it may have been removed since."""
         return Path(picture.root) / picture.path
 
+    def read(self, picture: Picture) -> bytes | str:
+        """Returns the content of the picture's file, or the reason why it is not to be had.
+
+        An index of somebody else may name any file. Only one with the very content that the index
+        was built from is given.
+        """
+        from lmk.embed.images import read_bytes  # takes a while to import
+
+        data = read_bytes(self.file(picture))
+        if isinstance(data, str) or hashlib.sha256(data).hexdigest() == picture.sha256:
+            return data
+        return "has changed since the index was built"
+
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of each file that was left out, by path."""
         with self._reading():
@@ -281,7 +294,7 @@ class Gallery:
         None where there is none, or where rows were added after it was saved.
         """
         with self._reading():
-            header = self._catalog.meta(f"array:{name}")
+            header = self._catalog.array(name)
             if header is None or header["generation"] != self.generation:
                 return None
             file = self._files[header["file"]]
@@ -306,7 +319,7 @@ class Gallery:
             removed=self.removed,
             skipped=len(self.skipped()),
             segments=sum(path.startswith("segments/") for path in self._files),
-            bytes_on_disk=_bytes_below(self.path),
+            bytes_on_disk=bytes_below(self.path),
             created=self.created,
             updated=self._state.updated,
             generation=self.generation,
@@ -409,7 +422,8 @@ def moved_on(folder: Path, state: State | None) -> bool:
         catalog.close()
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
+    """Returns the bytes of all files below a folder; a link counts itself."""
     total = 0
     for below, _, files in os.walk(folder):
         for name in files:

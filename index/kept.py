@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.plain_files import parse_json
 from lmk.index.view import View
 
 _FORMAT = 1
@@ -101,11 +102,11 @@ def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> Built | Non
         if not (name.startswith(prefix) and name.endswith(".rows.json")):
             continue
         stem = name.removesuffix(".rows.json")
-        described, path = view.derived.load(name), view.derived.load(f"{stem}.index")
+        described, path = view.derived.content(name), view.derived.load(f"{stem}.index")
         if described is None or path is None:
             continue
         try:
-            said = json.loads(described.read_bytes())
+            said = parse_json(described)
             rows, covered = _covered(view, said)
             if _good_enough(view, rows, covered):
                 index = read(path, len(rows))
@@ -204,11 +205,11 @@ def _good_enough(view: View, rows: NDArray[np.int64], covered: NDArray[np.bool_]
 
 def _of_other_rows(view: View, stem: str) -> bool:
     """Whether an index serves rows of this gallery, none of which are the view's."""
-    described = view.derived.load(f"{stem}.rows.json")
+    described = view.derived.content(f"{stem}.rows.json")
     if described is None:
         return False
     try:
-        covered = _covered(view, json.loads(described.read_bytes()))[1]
+        covered = _covered(view, parse_json(described))[1]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(covered.any()) and not (covered & view.mask).any()

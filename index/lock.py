@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from pathlib import Path
 
-from lmk.embed.errors import GalleryLocked, storage_errors
+from lmk.embed.errors import GalleryError, GalleryLocked, storage_errors
+from lmk.embed.plain_files import open_plain
+from lmk.index.layout import LOCK as LOCK
 
-LOCK = ".lock"
 _POLL_SECONDS = 0.05
+_PID = re.compile(rb"[0-9\n\0]{0,31}")  # NUL: after a power cut
 
 
 def take_lock(folder: Path, wait: float = 0.0) -> int:
@@ -25,23 +28,32 @@ def take_lock(folder: Path, wait: float = 0.0) -> int:
 
     Raises:
         GalleryLocked: another process, or another writer in this one, holds it.
+        GalleryError: the file holds something else than a process id; it is left as it is.
     """
     path = folder / LOCK
     deadline = time.monotonic() + wait
     with storage_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, below=folder)
         try:
             while not _locked(descriptor):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise _held(folder, descriptor, wait)
                 time.sleep(min(_POLL_SECONDS, left))  # flock has no time limit of its own
+            if not is_process_id(os.pread(descriptor, 32, 0)):
+                what = "this file is not lmk's, which keeps nothing but a process id in it"
+                raise GalleryError(what, where=path, remedy="move it away")
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except BaseException:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def is_process_id(content: bytes) -> bool:
+    """Says whether that is what a lock file can hold."""
+    return _PID.fullmatch(content) is not None
 
 
 def _locked(descriptor: int) -> bool:
@@ -58,7 +70,7 @@ def writing(folder: Path) -> str | None:
     Asking takes the lock for a moment; a writer that does not wait could be refused by it.
     """
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_plain(folder / LOCK, below=folder)
     except OSError:
         return None
     try:

@@ -129,7 +129,7 @@ class MilvusSearcher:
             ServerError: when the server cannot be reached, or fails.
             GalleryError: when the collection is being changed.
         """
-        self._view.check(queries, k)
+        k = self._view.check(queries, k)
         wanted = self._wanted(allow)
         rows = np.full((len(queries), k), NO_ROW, np.int64)
         values = np.full((len(queries), k), -np.inf, np.float32)

@@ -31,7 +31,7 @@ def compact(t: Transaction) -> bool:
         return False
     alive = t.catalog.alive(t.state)
     segments = _without_removed(t, alive)
-    arrays = t.catalog.metas("array:")
+    arrays = t.catalog.arrays()
     contents = {name: _carried(t, header, alive) for name, header in arrays.items()}
     t.changes.renumber(alive)
     t.changes.set_segments(segments)

@@ -11,7 +11,10 @@ from lmk.embed.process import start_threads
 from lmk.index.catalog import Role
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
+from lmk.index.settings import HasSettings, strange_setting
 from lmk.index.view import Allow, View
+
+SEARCH = "search"  # the setting that says how a gallery is searched (see `choose`)
 
 RECALL = 0.99
 LEAST_INDEXED = 1000  # rows; comparing with fewer takes no time worth saving
@@ -38,7 +41,8 @@ class Searcher(Protocol):
 
         A score is the float64 dot product of the query and of what Vectors.read gives for the row,
         rounded to float32: every searcher that is exact or refines gives the same number.
-        Where there are fewer than k rows, NO_ROW and -inf fill the end.
+        Where there are fewer than k rows, NO_ROW and -inf fill the end; beyond the rows of the
+        gallery and LEAST_WIDTH there is no end to fill (View.check).
 
         Args:
             queries: of the gallery's embedder.
@@ -84,7 +88,7 @@ def choose(
         UsageError: for a kind, backend or recall that there is not, or a server without a URI.
         LmkError: see MilvusSearcher.
     """
-    saved: dict[str, Any] = gallery.setting("search") or {}
+    saved = saved_search(gallery)
     check_kind(kind or "auto", gallery.dim, recall=RECALL if recall is None else recall)
     backend = backend or ("local" if kind else saved.get("backend")) or "local"
     if backend == "milvus":
@@ -115,6 +119,22 @@ def choose(
             raise
         remedy = f"`lmk index set {gallery.path} {default}` sets back what it keeps"
         raise UsageError(error.what, where=gallery.path, remedy=remedy) from error
+
+
+def saved_search(gallery: HasSettings) -> dict[str, Any]:
+    """Returns how a gallery is searched: its setting "search", see `choose` (GalleryDamaged)."""
+    saved = gallery.setting(SEARCH)
+    if saved is None:
+        return {}
+    if not isinstance(saved, dict) or not all(map(_is_kept, saved.items())):
+        raise strange_setting(gallery.path, SEARCH)
+    return saved
+
+
+def _is_kept(item: tuple[str, Any]) -> bool:
+    name, value = item
+    kind = float | int if name == "recall" else str
+    return value is None or (isinstance(value, kind) and not isinstance(value, bool))
 
 
 def check_kind(kind: str, dim: int, *, recall: float = RECALL, rows: int | None = None) -> None:

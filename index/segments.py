@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
 from lmk.embed.files import sync_folder, write_whole
+from lmk.embed.plain_files import NotPlainError, open_folder, open_plain
 
 REBUILD = "rebuild it with `lmk build-index`"
 REPAIR = "mend it with `lmk index repair`"
@@ -64,8 +65,8 @@ def write_file(folder: Path, path: str, chunks: Iterable[bytes | memoryview]) ->
             yield chunk
 
     with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, measured())
+        with open_folder(target.parent, below=folder, create=True):
+            write_whole(target, measured(), below=folder)
         sync_folder(folder)  # the folder of the file may be new
     return FileRecord(path, size, digest.hexdigest())
 
@@ -79,7 +80,7 @@ def record_tree(folder: Path, path: str) -> list[FileRecord]:
             if item.is_dir():
                 sync_folder(item)
                 continue
-            with item.open("rb") as file:
+            with os.fdopen(open_plain(item, below=folder), "rb") as file:
                 os.fsync(file.fileno())
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.tell()
@@ -100,9 +101,13 @@ class StoredFile:
         self.record = record
         self.path = folder / record.path
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = open_plain(self.path, below=folder)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise GalleryDamaged("the file is missing", where=self.path, remedy=REPAIR) from error
+            raise self._damaged("the file is missing") from error
+        except IsADirectoryError as error:
+            raise self._damaged("the file has become a folder") from error
+        except NotPlainError as error:
+            raise self._damaged(f"the file {error.strerror}") from error
         except OSError as error:
             raise _unreadable(self.path, error) from error
         found = os.fstat(self._descriptor).st_size

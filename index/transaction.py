@@ -165,7 +165,7 @@ class Transaction:
 
     def drop_array(self, name: str) -> None:
         """Forgets the array of that name, if there is one."""
-        old = self.catalog.meta(f"array:{name}")
+        old = self.catalog.array(name)
         if old is not None:
             self.changes.drop_files([old["file"]])
             self.changes.drop_meta(f"array:{name}")

@@ -12,6 +12,7 @@ enough is chosen with the efforts, for the least expected work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,13 @@ class Tuned:
     factor: int
     again: float
     recall: float
+
+    def __post_init__(self) -> None:
+        counts = (self.k, self.effort, self.more, self.factor)
+        if not all(isinstance(count, int | np.integer) and 0 < count < 2**31 for count in counts):
+            raise ValueError(f"k, efforts and factor must be counts, got {self}")
+        if not (0 <= self.again <= 1 and 0 <= self.recall <= 1 and self.sure < math.inf):
+            raise ValueError(f"shares and a score are wanted, got {self}")
 
 
 def tune(

@@ -17,14 +17,15 @@ from typing import Literal
 import numpy as np
 
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError
+from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError, UnsafeIndex
 from lmk.embed.label_text import nfc
 from lmk.index.catalog import Catalog, State
 from lmk.index.checked import damaged_files
 from lmk.index.database import CATALOG, unfinished
-from lmk.index.derived import DerivedFiles
 from lmk.index.gallery import CHANGED, embedder_files, embedder_folder, moved_on
+from lmk.index.layout import CACHE
 from lmk.index.segments import REBUILD, REPAIR, StoredFile
+from lmk.index.verify_cache import bytes_behind, damaged_cache, drop_cached
 
 _BLOCK_ROWS = 8192
 Mend = Literal["remake", "re-embed", "none"]
@@ -61,7 +62,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
     while True:
         try:
             catalog = Catalog.read(folder)
-        except (GalleryDamaged, FormatTooNew) as error:
+        except (GalleryDamaged, FormatTooNew, UnsafeIndex) as error:
             return (_finding(folder, error, "none"),)
         with closing(catalog), ExitStack() as stack:
             # Before all that takes long: what is open stays when a writer replaces it.
@@ -72,7 +73,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
             if not found and state is not None:
                 found += _of_files(catalog, state, opened, errors)
                 found += _of_graph(catalog, state)
-        return (*found, *_of_derived(folder))
+        return (*found, *_of_cache(folder))
 
 
 def _open_files(
@@ -149,6 +150,10 @@ def _of_files(
         opened: its files.
         errors: of those that could not be opened.
     """
+    behind = bytes_behind(catalog.folder)
+    if behind:
+        what = f"{behind:,} bytes behind its end, which are no part of it"
+        yield Finding(catalog.folder / CATALOG, what, REPAIR, "remake")
     segments = {path: range(first, first + rows) for first, rows, path in catalog.segments()}
     row_bytes = state.dim * state.dtype.itemsize
     for first, rows, data in catalog.inline_entries():
@@ -177,14 +182,11 @@ def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
             yield Finding(folder / "graph.xml", what, REPAIR, "remake")
 
 
-def _of_derived(folder: Path) -> Iterator[Finding]:
-    """Compares the derived files with their notes."""
-    search = folder / "cache" / "search"
-    derived = DerivedFiles(search)
-    for name in derived.names():
-        if derived.damaged(name):
-            what = "the file is missing or has changed; it is made again when it is needed"
-            yield Finding(search / name, what, REPAIR, "remake")
+def _of_cache(folder: Path) -> Iterator[Finding]:
+    """Compares the files of cache/ with their own checksums."""
+    for path in damaged_cache(folder):
+        what = "the file is missing or has changed; it is made again when it is needed"
+        yield Finding(path, what, REPAIR, "remake")
 
 
 def _finding(folder: Path, error: GalleryError, mend: Mend, rows: range = range(0)) -> Finding:
@@ -193,14 +195,13 @@ def _finding(folder: Path, error: GalleryError, mend: Mend, rows: range = range(
 
 
 def drop_derived(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> int:
-    """Removes the damaged derived files among findings; they are made again when needed.
+    """Removes the damaged files of cache/ among findings; they are made again when needed.
 
     Returns:
         How many there were.
     """
-    search = Path(path) / "cache" / "search"
-    names = [finding.where.name for finding in findings if finding.where.parent == search]
-    derived = DerivedFiles(search)
-    for name in names:
-        derived.remove(name)
-    return len(names)
+    folder = Path(path)
+    found = [item.where for item in findings if item.where.is_relative_to(folder / CACHE)]
+    for item in found:
+        drop_cached(folder, item)
+    return len(found)

@@ -17,6 +17,7 @@ from lmk.index.derived import DerivedFiles
 from lmk.index.labels import Membership
 from lmk.index.vectors import Vectors
 
+LEAST_WIDTH = 1024  # neighbours that a search may be asked for, however small the gallery is
 # Rows that may be found: bool [rows], or labels, of which a picture must carry at least one.
 Allow = NDArray[np.bool_] | Sequence[str]
 
@@ -71,8 +72,11 @@ class View:
             return self.mask & allow
         return self.mask & self._labelled(allow)
 
-    def check(self, queries: Embeddings, k: int) -> None:
-        """Checks a search before it begins.
+    def check(self, queries: Embeddings, k: int) -> int:
+        """Checks a search before it begins, and returns how many neighbours it gives.
+
+        Those are k, but no more than the rows of the gallery or LEAST_WIDTH, which is more: a k
+        of a billion would take the memory of a billion for each query.
 
         Raises:
             UsageError: for k below 1.
@@ -94,6 +98,7 @@ class View:
         if queries.dim != self.dim:
             raise ValueError(f"queries of {queries.dim} components, vectors of {self.dim}")
         self.stored.check()
+        return min(k, max(len(self.mask), LEAST_WIDTH))
 
     def _labelled(self, names: Sequence[str]) -> NDArray[np.bool_]:
         names = [names] if isinstance(names, str) else names

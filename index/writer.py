@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -37,15 +36,15 @@ from lmk.index.catalog import DTYPES, Catalog, Picture, Precision, State
 from lmk.index.checked import note_written
 from lmk.index.derived import DerivedFiles
 from lmk.index.embedder_files import install_embedder
+from lmk.index.entries import SAFE_NAME
 from lmk.index.folder import SetAside, make_folder, next_number, sweep
 from lmk.index.gallery import Gallery, embedder_files, embedder_folder
 from lmk.index.labels import Membership, Role
-from lmk.index.lock import LOCK, take_lock
+from lmk.index.layout import LOCK, refuse_links
+from lmk.index.lock import take_lock
 from lmk.index.rewriting import compact, replace_vectors
 from lmk.index.transaction import Transaction
 from lmk.index.view import View
-
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class GalleryWriter:
@@ -73,7 +72,7 @@ class GalleryWriter:
         NotAGallery: without `create`, where there is no finished gallery.
         UsageError: with `create`, where the folder holds something else.
         GalleryLocked: another process is writing.
-        FormatTooNew, GalleryDamaged, StorageError: as the folder is.
+        FormatTooNew, GalleryDamaged, UnsafeIndex, StorageError: as the folder is.
     """
 
     def __init__(
@@ -86,13 +85,15 @@ class GalleryWriter:
         self.conflicts: list[LabelDifference] = []
         self._failed = self._compacted = self._sweeps_later = False
         self._aside: SetAside | None = None
-        self._derived = DerivedFiles(self.path / "cache" / "search")
+        self._derived = DerivedFiles(self.path / "cache" / "search", below=self.path)
         self._transaction: Transaction | None = None
         self._process = os.getpid()
         if create:
             make_folder(self.path)
-        elif not (self.path / LOCK).exists():  # then nothing is made there
-            Catalog.read(self.path).close()  # says what is wrong with it
+        else:
+            refuse_links(self.path)
+            if not (self.path / LOCK).exists():  # then nothing is made there
+                Catalog.read(self.path).close()  # says what is wrong with it
         self._lock = take_lock(self.path, wait)
         try:
             if not create:
@@ -166,7 +167,7 @@ class GalleryWriter:
 
     def arrays(self) -> dict[str, Path]:
         """Returns the file of each array, by name."""
-        found = self._t.catalog.metas("array:")
+        found = self._t.catalog.arrays()
         return {name: self.path / header["file"] for name, header in found.items()}
 
     def membership(self) -> Membership:
@@ -214,7 +215,7 @@ class GalleryWriter:
         Raises:
             ValueError: for an empty fingerprint, one that cannot name a folder, or a dim below 1.
         """
-        if not _SAFE_NAME.fullmatch(fingerprint[:16]) or dim < 1 or precision not in DTYPES:
+        if not SAFE_NAME.fullmatch(fingerprint) or dim < 1 or precision not in DTYPES:
             raise ValueError(f"a gallery of fingerprint {fingerprint!r} and dim {dim}, {precision}")
         with self._changing() as t:
             old = t.old_state
@@ -352,6 +353,10 @@ class GalleryWriter:
             done = compact(t)
             self._compacted |= done
             return done
+
+    def rewrite_catalog(self) -> None:
+        """Has the next commit write the catalog anew, without what lies behind its end."""
+        self._compacted = True
 
     def replace_vectors(self, rows: ArrayLike, vectors: NDArray[np.float32]) -> None:
         """Stores other vectors for rows, as a repair does.

@@ -8,6 +8,7 @@ one pass; when pictures come or go only their landmarks are summed anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -89,10 +90,16 @@ class LandmarkSums:
         }
 
     @classmethod
-    def of_json(cls, value: dict[str, Any]) -> LandmarkSums:
-        """From `as_json`."""
-        total = np.array(value["total"], np.float64)
-        return cls(value["pictures"], total, value["squares"], value["pairs"])
+    def of_json(cls, value: dict[str, Any], dim: int) -> LandmarkSums | None:
+        """From `as_json`; None for other values than of vectors of `dim` components."""
+        try:
+            total = np.array(value["total"], np.float64)
+            pictures, pairs = index(value["pictures"]), index(value["pairs"])
+            squares = float(value["squares"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        whole = total.shape == (dim,) and bool(np.isfinite([*total, squares]).all())
+        return cls(pictures, total, squares, pairs) if whole and min(pictures, pairs) >= 0 else None
 
 
 def landmark_sums(gallery: View) -> LandmarkSums:

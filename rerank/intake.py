@@ -26,13 +26,13 @@ from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.lock import take_lock
+from lmk.index.search import SEARCH as SEARCH
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.learnt import Progress
 from lmk.rerank.local_features import cache_of
 
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
 DUPLICATES = "duplicates"  # setting: whether a build took pictures whose content another one has
-SEARCH = "search"  # setting: how a gallery is searched (index.search.choose)
 PHOTOS = Path("cache", "photos")  # features of photos that the gallery was tuned or calibrated on
 BLOCK = 8192  # pictures whose vectors are in memory
 
@@ -47,7 +47,8 @@ def prefix_of(role: Role) -> str:
 def open_store(path: Path, embedder: Embedder) -> FeatureStore:
     """The raw features that a gallery keeps of its pictures."""
     folder = path / "cache" / "features"
-    return FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
+    key, dim = embedder.feature_fingerprint, embedder.feature_dim
+    return FeatureStore(folder, key, dim, below=path)
 
 
 def extract_all(
@@ -205,7 +206,8 @@ def prune_cache(path: Path, gallery: Gallery) -> int:
     with ExitStack() as held, suppress(GalleryLocked):
         held.callback(os.close, take_lock(path / PHOTOS))
         embedder = Embedder.load(gallery.embedder_dir)
-        store = FeatureStore(path / PHOTOS, embedder.feature_fingerprint, embedder.feature_dim)
+        key, dim = embedder.feature_fingerprint, embedder.feature_dim
+        store = FeatureStore(path / PHOTOS, key, dim, below=path)
         dropped += store.prune(_contents(gallery))
     return dropped
 

@@ -23,6 +23,7 @@ from lmk.embed.extract import extract
 from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
+from lmk.embed.plain_files import open_folder
 from lmk.index.gallery import Gallery
 from lmk.index.lock import take_lock
 from lmk.index.view import View
@@ -160,12 +161,13 @@ def _features(recognizer: Recognizer) -> Iterator[FeatureStore]:
     A read-only index, or another process that is at it, is no reason to stop.
     """
     with ExitStack() as held:
-        folder = recognizer.gallery.path / PHOTOS
+        below = recognizer.gallery.path
+        folder = below / PHOTOS
         try:
-            with storage_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            held.callback(os.close, take_lock(folder))
+            with storage_errors(folder), open_folder(folder, below=below, create=True):
+                held.callback(os.close, take_lock(folder))
         except (GalleryLocked, StorageError):
-            folder = Path(held.enter_context(TemporaryDirectory(prefix="lmk-")))
+            folder = below = Path(held.enter_context(TemporaryDirectory(prefix="lmk-")))
         embedder = recognizer.embedder
-        yield FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
+        key, dim = embedder.feature_fingerprint, embedder.feature_dim
+        yield FeatureStore(folder, key, dim, below=below)

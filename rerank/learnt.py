@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from lmk.index.gallery import Gallery
+from lmk.index.neighbours import NO_ROW
 from lmk.index.search import Searcher, searcher_of
+from lmk.index.settings import read_setting
 from lmk.index.view import View
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.background import LandmarkSums, Pictures, landmark_sums
@@ -39,6 +42,17 @@ _MANY = 2000  # queries that learning asks at a time
 # Stages of what may take long, as progress names them.
 _STAGE_PICKS, _STAGE_NEAR = "picks of distractors", "neighbourhoods"
 _STAGE_LIKENESS = "likeness to distractors"
+
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+class _Kept(BaseModel):
+    """The setting _LEARNT: what the next change goes on from."""
+
+    sums: dict[str, Any]
+    weighed: Annotated[int, Field(ge=0)]
+    changed: Annotated[int, Field(ge=0)]
+
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -217,42 +231,40 @@ def saved_copy_rule(gallery: Gallery) -> CopyRule:
 
 def saved_pipeline(gallery: Gallery) -> Pipeline:
     """The pipeline saved with a gallery; the default one where none is."""
-    saved = gallery.setting(PIPELINE)
-    return Pipeline() if saved is None else Pipeline.model_validate(saved)
+    return read_setting(gallery, PIPELINE, Pipeline) or Pipeline()
 
 
 def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:
     """The calibration saved with a gallery, if there is one."""
-    saved = gallery.setting(CALIBRATION)
-    return None if saved is None else Calibration.model_validate(saved)
+    return read_setting(gallery, CALIBRATION, Calibration)
 
 
 def saved_bank(gallery: Gallery) -> View:
     """The distractors that were used when the gallery was taught; all where that is not known."""
-    used, bank = gallery.array(_BANK), gallery.view("distractor")
+    used, bank = _array(gallery, _BANK, 1), gallery.view("distractor")
     return bank if used is None else replace(bank, mask=bank.mask & used.astype(np.bool_))
 
 
 def saved_learning(gallery: Gallery) -> Learnt | None:
     """What was kept with a gallery to go on from; None where nothing was that fits."""
-    kept = gallery.setting(_LEARNT)
+    kept = read_setting(gallery, _LEARNT, _Kept)
     if kept is None:
         return None
     pipeline, view = saved_pipeline(gallery), gallery.view("gallery")
     penalty, table = pipeline.penalty(), None
     if penalty is not None:
-        picks, worst = gallery.array(_PICKS), gallery.array(_WORST)
-        if picks is None or worst is None or len(picks) != gallery.rows:
+        picks, worst = _array(gallery, _PICKS, 2), _array(gallery, _WORST, 1)
+        if picks is None or worst is None or picks.shape[1] != 2:
             return None
         table = PickTable(picks[:, 0].astype(np.int64), picks[:, 1].copy(), worst)
-    sums = LandmarkSums.of_json(kept["sums"])
-    if sums.pictures != np.count_nonzero(view.mask):
+    sums = LandmarkSums.of_json(kept.sums, gallery.dim)
+    if sums is None or sums.pictures != np.count_nonzero(view.mask):
         return None
     top = 0 if penalty is None else penalty.top
     near, likeness = (_saved_nearest(gallery, name) for name in (_NEIGHBOURS, _LIKENESS))
     tables = Tables(view, saved_bank(gallery), sums, table, top, near, likeness)
     calibration = saved_calibration(gallery)
-    return Learnt(pipeline, calibration, tables, kept["weighed"], kept["changed"])
+    return Learnt(pipeline, calibration, tables, kept.weighed, kept.changed)
 
 
 def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> GalleryFacts:
@@ -267,7 +279,7 @@ def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> Gal
         searcher: over the gallery's pictures.
     """
     view, bank = gallery.view("gallery"), saved_bank(gallery)
-    background = gallery.setting(BACKGROUND) or 0.0
+    background = read_setting(gallery, BACKGROUND, Cosine) or 0.0
     step, of_bank = pipeline.step(NeighbourhoodStep), pipeline.step(BankPenaltyStep)
     some = bool(bank.mask.any())
     near = likeness = None
@@ -373,10 +385,21 @@ def _as_long(table: NearestTable | None, n: int, gallery: View, parties: Parties
 
 
 def _saved_nearest(gallery: Gallery, name: str) -> NearestTable | None:
-    rows, scores = gallery.array(name), gallery.array(_COSINES.format(name))
-    if rows is None or scores is None or len(rows) != gallery.rows:
+    rows, scores = _array(gallery, name, 2), _array(gallery, _COSINES.format(name), 2)
+    if rows is None or scores is None or rows.shape != scores.shape or rows.dtype.kind != "i":
         return None
-    return NearestTable(rows, scores)
+    if rows.size and not (rows.min() >= NO_ROW and rows.max() < gallery.rows):
+        return None
+    return NearestTable(rows.astype(np.int32, copy=False), scores)
+
+
+def _array(gallery: Gallery, name: str, axes: int) -> NDArray[Any] | None:
+    """An array of a gallery; None where there is none of numbers for its rows: it is made anew."""
+    array = gallery.array(name)
+    if array is None or array.ndim != axes or len(array) != gallery.rows:
+        return None
+    numbers = array.dtype.kind in "iu" or (array.dtype.kind == "f" and not np.isnan(array).any())
+    return array if numbers else None
 
 
 def _saved_penalty(
@@ -384,7 +407,7 @@ def _saved_penalty(
 ) -> NDArray[np.float32] | None:
     if pipeline.penalty() is None:
         return None
-    saved: NDArray[np.float32] | None = gallery.array(PENALTY)
+    saved: NDArray[np.float32] | None = _array(gallery, PENALTY, 1)
     kept = saved_pipeline(gallery)
     same = kept.penalty() == pipeline.penalty() and kept.rescales() == pipeline.rescales()
     if saved is not None and same:

@@ -7,6 +7,7 @@ kept on disk by the content of the picture, within a bound of bytes (`FeatureCac
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from safetensors.numpy import load, save
 from lmk.embed.errors import StorageError, storage_errors
 from lmk.embed.files import LEFTOVER, write_whole
 from lmk.embed.images import decode_grey
+from lmk.embed.plain_files import open_folder, read_plain
+from lmk.index.verify_cache import LOCAL_SUFFIX
 
 if TYPE_CHECKING:
     from lmk.embed.xfeat import XFeatNetwork
@@ -32,7 +35,6 @@ LOCAL_BYTES = 2 * 10**9  # that a gallery keeps of local features
 _VERSION = "1"  # of what is stored: raise it when features change
 _DIGEST = hashlib.sha256().digest_size
 _ROOM = 0.9  # of the bound is kept when it was passed, so that not every file clears up
-_SUFFIX = ".features"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,8 @@ class LocalFeatures:
             raise ValueError(f"{n} points, {len(self.descriptors)} descriptors")
         if not (np.isfinite(self.points).all() and np.isfinite(self.descriptors).all()):
             raise ValueError("a point or descriptor is not finite")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"a picture of {self.width} x {self.height}")
 
     def __len__(self) -> int:
         return len(self.points)
@@ -197,15 +201,18 @@ class FeatureCache:
     Args:
         folder: made when the first features are kept. Nothing else may be in it.
         limit: bytes that all files together may have.
+        below: a folder that holds `folder`, below which no link is followed; `folder` itself
+            unless given.
 
     Raises:
         ValueError: for a limit below 0.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, *, below: Path | None = None) -> None:
         if limit < 0:
             raise ValueError(f"the limit must not be negative, got {limit}")
         self._folder = folder
+        self._below = below or folder
         self._limit = limit
         self._kept: int | None = None  # bytes, as far as this process knows
 
@@ -218,7 +225,7 @@ class FeatureCache:
         """
         path = self._path(content, extractor)
         try:
-            data = path.read_bytes()
+            data = read_plain(path, below=self._below)
             if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
                 raise ValueError("damaged")
             features = LocalFeatures.from_bytes(data[_DIGEST:])
@@ -229,7 +236,7 @@ class FeatureCache:
                 path.unlink()
             return None
         with suppress(OSError):
-            path.touch()  # used just now
+            os.utime(path, follow_symlinks=False)  # used just now
         return features
 
     def save(self, content: str, extractor: Extractor, features: LocalFeatures) -> None:
@@ -240,8 +247,11 @@ class FeatureCache:
             return
         try:
             with storage_errors(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path(content, extractor), [hashlib.sha256(data).digest(), data])
+                self._below.mkdir(parents=True, exist_ok=True)
+                with open_folder(self._folder, below=self._below, create=True):
+                    pass
+            parts = [hashlib.sha256(data).digest(), data]
+            write_whole(self._path(content, extractor), parts, below=self._below)
         except StorageError:
             return
         self._kept = self._sweep() if self._kept is None else self._kept + size
@@ -257,7 +267,7 @@ class FeatureCache:
         others: dict[str, list[Path]] = {}
         with suppress(FileNotFoundError):
             for path in self._folder.iterdir():
-                if path.name.endswith(_SUFFIX):
+                if path.name.endswith(LOCAL_SUFFIX):
                     others.setdefault(path.name.partition("-")[0], []).append(path)
         for content in used:
             others.pop(content, None)
@@ -273,8 +283,8 @@ class FeatureCache:
         files = []
         for path in self._folder.iterdir():
             with suppress(OSError):  # another process may be removing it
-                if path.name.endswith(_SUFFIX) or LEFTOVER.fullmatch(path.name):
-                    status = path.stat()
+                if path.name.endswith(LOCAL_SUFFIX) or LEFTOVER.fullmatch(path.name):
+                    status = path.lstat()
                     files.append((status.st_mtime_ns, path.name, status.st_size))
         kept = sum(size for _, _, size in files)
         if kept <= self._limit:
@@ -289,12 +299,12 @@ class FeatureCache:
 
     def _path(self, content: str, extractor: Extractor) -> Path:
         made_by = hashlib.sha256(extractor.name.encode()).hexdigest()[:16]
-        return self._folder / f"{content}-{made_by}{_SUFFIX}"
+        return self._folder / f"{content}-{made_by}{LOCAL_SUFFIX}"
 
 
 def cache_of(gallery: Path) -> FeatureCache:
     """Where the gallery in a folder keeps local features."""
-    return FeatureCache(gallery / "cache" / "local", LOCAL_BYTES)
+    return FeatureCache(gallery / "cache" / "local", LOCAL_BYTES, below=gallery)
 
 
 def local_features(

@@ -13,6 +13,7 @@ from lmk.embed.errors import UsageError
 from lmk.embed.whitening import MOST_PICTURES, learn_whitening
 from lmk.index.gallery import Gallery
 from lmk.index.merge import MergeReport, merge
+from lmk.index.search import saved_search
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import DUPLICATES, SEARCH
 from lmk.rerank.learning import learn
@@ -62,7 +63,7 @@ def merge_indexes(
         writer.set(SHARD, None)
         writer.set(DUPLICATES, duplicates)
         # A server that holds the first gallery does not hold this one.
-        search = writer.setting(SEARCH) or {}
+        search = saved_search(writer)
         writer.set(SEARCH, {name: value for name, value in search.items() if name in _OF_ANY})
         learn(writer, pipeline, progress=progress)
 

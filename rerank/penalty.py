@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lmk.index.search import Searcher
 from lmk.index.view import View
 from lmk.rerank.picks import Picks, PickTable
+from lmk.rerank.ranking import MOST
 
 CONTEST_PICKS = 110_000 * 20 / 1_580_470
 
@@ -54,7 +55,7 @@ class PenaltySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    top: int = Field(default=20, ge=1)
+    top: int = Field(default=20, ge=1, le=MOST)
     min_n: float = Field(default=3, ge=0)
     max_n: float = Field(default=12, gt=0)
     min_share: float = Field(default=0.3, ge=0)

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from lmk.index.neighbours import NO_ROW, Neighbours
 
+MOST = 1000  # neighbours that one step may look at; more help nothing (LEAST_WIDTH is above it)
+
 
 def ranked(
     rows: NDArray[np.int64],

@@ -19,7 +19,7 @@ from types import TracebackType
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract import extract_stream
-from lmk.embed.images import Skipped, read_bytes
+from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.embed.sources import PictureSource, Source, picture_source, picture_sources
 from lmk.index.gallery import Gallery
@@ -107,7 +107,8 @@ class Recognizer:
                 [height, width, 3] in RGB order; one, or an iterable of them. The ids of the
                 queries are the paths, and "picture N" for what has none, N counted from 0; a path
                 given twice counts once.
-            k: neighbours to return at least, if that is more than the pipeline looks at.
+            k: neighbours to return at least, if that is more than the pipeline looks at; no more
+                than the gallery has rows, or lmk.index.view.LEAST_WIDTH where that is more.
 
         Returns:
             The predictions, and the files that cannot be read with the reasons.
@@ -199,9 +200,8 @@ class Recognizer:
         """The local features of a gallery picture, as long as its file is there."""
         assert self._points is not None
         picture = self.gallery.pictures([row])[0]
-        file = self.gallery.file(picture)
         return local_features(
-            picture.sha256, lambda: read_bytes(file), self._points, self._kept_points
+            picture.sha256, lambda: self.gallery.read(picture), self._points, self._kept_points
         )
 
     def _of_query(self, picture: Source | PictureSource) -> LocalFeatures | str:

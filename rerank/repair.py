@@ -10,6 +10,7 @@ where a drive is not mounted or a file cannot be read now.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +24,11 @@ from lmk.embed.embedder import Embedder
 from lmk.embed.errors import GalleryDamaged, GalleryError
 from lmk.embed.features import FeatureStore
 from lmk.embed.manifest import Manifest, Row
+from lmk.embed.plain_files import NotPlainError, open_plain
 from lmk.embed.scratch import ScratchFolder
 from lmk.index.catalog import Picture
+from lmk.index.layout import CATALOG
+from lmk.index.settings import read_setting
 from lmk.index.verify import drop_derived, verify
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import BLOCK, extract_all, open_store
@@ -101,9 +105,10 @@ def repair_index(
             if file in damaged:
                 writer.drop_array(name)
         if named and writer.setting(SHARD) is None:
-            saved = writer.setting(PIPELINE)
-            pipeline = Pipeline() if saved is None else Pipeline.model_validate(saved)
+            pipeline = read_setting(writer, PIPELINE, Pipeline) or Pipeline()
             learn(writer, pipeline, progress=progress)
+        if path / CATALOG in damaged:
+            writer.rewrite_catalog()
         writer.commit()
         drop_derived(path, findings)
     remade = [f.where.relative_to(path).as_posix() for f in findings if f.mend == "remake"]
@@ -175,9 +180,9 @@ def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
 def _out_of_reach(picture: Picture) -> str | None:
     """Why a file that may be the picture's cannot be used now; None where it is gone or another."""
     try:
-        with _file(picture).open("rb") as file:
+        with os.fdopen(open_plain(_file(picture)), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotPlainError):
         return None
     except OSError as error:
         return f"the file cannot be read ({(error.strerror or str(error)).lower()})"

@@ -29,6 +29,7 @@ from lmk.embed.errors import UsageError
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import NO_ROW, Neighbours
 from lmk.index.search import Searcher
+from lmk.index.settings import read_setting
 from lmk.index.view import View
 from lmk.rerank.diffusion import NeighbourGraph
 from lmk.rerank.expansion import augmentation_weights, expand
@@ -42,7 +43,7 @@ from lmk.rerank.label_order import (
     tags_of,
 )
 from lmk.rerank.neighbourhoods import Neighbourhoods
-from lmk.rerank.ranking import ranked
+from lmk.rerank.ranking import MOST, ranked
 
 RETRIEVAL = "retrieval"  # the setting of a gallery
 _SEARCHING = "each picture of the index is searched among the others"
@@ -128,7 +129,7 @@ class ExpandStep(BaseModel):
     model_config = _DATA
 
     step: Literal["expand"] = "expand"
-    n: int = Field(default=10, ge=1)
+    n: int = Field(default=10, ge=1, le=MOST)
     alpha: float = Field(default=3.0, ge=0)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
@@ -144,7 +145,7 @@ class NeighbourhoodListStep(BaseModel):
     model_config = _DATA
 
     step: Literal["neighbourhood"] = "neighbourhood"
-    n: int = Field(default=10, ge=1)
+    n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
@@ -160,8 +161,8 @@ class KReciprocalStep(BaseModel):
     model_config = _DATA
 
     step: Literal["k_reciprocal"] = "k_reciprocal"
-    k1: int = Field(default=20, ge=1)
-    k2: int = Field(default=6, ge=1)
+    k1: int = Field(default=20, ge=1, le=MOST)
+    k2: int = Field(default=6, ge=1, le=MOST)
     share: float = Field(default=0.3, ge=0, le=1)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
@@ -177,9 +178,9 @@ class DiffuseStep(BaseModel):
     model_config = _DATA
 
     step: Literal["diffuse"] = "diffuse"
-    neighbours: int = Field(default=50, ge=1)
+    neighbours: int = Field(default=50, ge=1, le=MOST)
     gamma: float = Field(default=3.0, gt=0)
-    sources: int = Field(default=10, ge=1)
+    sources: int = Field(default=10, ge=1, le=MOST)
     alpha: float = Field(default=0.99, ge=0, lt=1)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
@@ -204,7 +205,7 @@ class SortByLabelStep(BaseModel):
     model_config = _DATA
 
     step: Literal["sort_by_label"] = "sort_by_label"
-    n: int = Field(default=3, ge=1)
+    n: int = Field(default=3, ge=1, le=MOST)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
         """Orders the lists anew."""
@@ -226,7 +227,7 @@ class InsertByLabelStep(BaseModel):
 
     step: Literal["insert_by_label"] = "insert_by_label"
     sure: float = Field(default=0.0, ge=0, le=1)
-    n: int = Field(default=3, ge=1)
+    n: int = Field(default=3, ge=1, le=MOST)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
         """Orders the lists anew, with pictures that were not in them."""
@@ -248,7 +249,7 @@ class BoostByTagsStep(BaseModel):
 
     step: Literal["boost_by_tags"] = "boost_by_tags"
     weight: float = Field(default=1.0, gt=0)
-    n: int = Field(default=3, ge=1)
+    n: int = Field(default=3, ge=1, le=MOST)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
         """Orders the lists anew."""
@@ -304,8 +305,7 @@ class Retrieval(BaseModel):
 
 def saved_retrieval(gallery: Gallery) -> Retrieval:
     """How a gallery's lists are made: as saved with it, else by default."""
-    saved = gallery.setting(RETRIEVAL)
-    return Retrieval() if saved is None else Retrieval.model_validate(saved)
+    return read_setting(gallery, RETRIEVAL, Retrieval) or Retrieval()
 
 
 def read_retrieval(name: str) -> Retrieval:

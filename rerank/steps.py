@@ -23,7 +23,7 @@ from lmk.rerank.geometry import GeometrySettings, check, fused, in_doubt
 from lmk.rerank.local_features import Extractor, RootSift, XFeat
 from lmk.rerank.penalties import demote_overpredicted, mean_of, thresholded_demotion
 from lmk.rerank.penalty import PenaltySettings, rescaled
-from lmk.rerank.ranking import order_of, ranked
+from lmk.rerank.ranking import MOST, order_of, ranked
 from lmk.rerank.voting import class_prior, labelled, vote_best
 
 
@@ -41,7 +41,7 @@ class NeighbourhoodStep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: Literal["neighbourhood"] = "neighbourhood"
-    n: int = Field(default=10, ge=1)
+    n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
 
     def weights(self) -> NDArray[np.float64]:
@@ -97,7 +97,7 @@ class BankPenaltyStep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: Literal["bank_penalty"] = "bank_penalty"
-    m: int = Field(default=5, ge=1)
+    m: int = Field(default=5, ge=1, le=MOST)
     factor: float = Field(default=1.0, ge=0)
 
     def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
@@ -126,8 +126,8 @@ class GeometryStep(GeometrySettings):
     step: Literal["geometry"] = "geometry"
     margin: float = Field(default=0.15, ge=0)
     extractor: Literal["rootsift", "xfeat"] = "rootsift"
-    points: int = Field(default=1000, ge=1)
-    longest: int | None = Field(default=None, ge=32)
+    points: int = Field(default=1000, ge=1, le=100_000)
+    longest: int | None = Field(default=None, ge=32, le=8192)
 
     @model_validator(mode="after")
     def _matched_by_its_own(self) -> GeometryStep:
@@ -242,7 +242,7 @@ class QueryPenaltyStep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: Literal["query_penalty"] = "query_penalty"
-    m: int = Field(default=10, ge=1)
+    m: int = Field(default=10, ge=1, le=MOST)
     factor: float = Field(default=0.5, ge=0)
 
     def depth(self) -> int:
@@ -265,7 +265,7 @@ class DemoteStep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: Literal["demote"] = "demote"
-    nth: int = Field(default=3, ge=1)
+    nth: int = Field(default=3, ge=1, le=MOST)
     at: float = Field(default=0.3, ge=0)
     factor: float = Field(default=1.5, ge=0)
 

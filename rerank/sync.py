@@ -22,6 +22,7 @@ from lmk.index.admission import LabelDifference
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
+from lmk.index.settings import read_setting
 from lmk.index.writer import GalleryWriter
 from lmk.rerank.intake import (
     BLOCK,
@@ -185,7 +186,7 @@ def sync_index(
 def _compared(
     old: Gallery, manifest: Manifest, distractors: Manifest | None, progress: Progress
 ) -> list[Plan]:
-    shard = old.setting(SHARD)
+    shard = read_setting(old, SHARD, tuple[int, int])
     given: list[tuple[Role, Manifest | None]] = [("gallery", manifest), ("distractor", distractors)]
     plans = []
     for role, whole in given:
@@ -193,7 +194,7 @@ def _compared(
             if not len(whole):
                 require_pictures(whole, NOTHING)
             plans.append(Plan(role, whole, old, shard))
-    unreadable = old.setting(_UNREADABLE) or {}
+    unreadable = read_setting(old, _UNREADABLE, dict[str, Stamp]) or {}
     for plan in plans:
         plan.compare(unreadable, progress)
     return plans
@@ -248,7 +249,7 @@ def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) 
         role: Role = "distractor" if path.startswith(DISTRACTOR_PREFIX) else "gallery"
         if role in synced and (role, path.removeprefix(prefix_of(role))) not in now:
             writer.unskip(path)
-    for path, stamp in (old.setting(_UNREADABLE) or {}).items():
+    for path, stamp in (read_setting(old, _UNREADABLE, dict[str, Stamp]) or {}).items():
         role = "distractor" if path.startswith(DISTRACTOR_PREFIX) else "gallery"
         if role not in synced:
             stamps[path] = stamp

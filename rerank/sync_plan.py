@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lmk.embed.extract import Extracted, Extraction
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest, Row
+from lmk.embed.plain_files import NotPlainError, open_plain
 from lmk.embed.unseen import hidden_by
 from lmk.index.catalog import Picture
 from lmk.index.gallery import Gallery
@@ -343,9 +344,9 @@ def _stamp(file: Path) -> Stamp | None:
 def _is_closed(file: Path) -> bool:
     """Whether there is a file that cannot be opened now."""
     try:
-        with file.open("rb"):
-            return False
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        os.close(open_plain(file))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotPlainError):
         return False
     except OSError:
         return True
+    return False

@@ -16,6 +16,7 @@ from lmk.embed.files import write_whole
 from lmk.embed.label_text import nfc
 from lmk.embed.relations import RelationGraph
 from lmk.index.gallery import Gallery
+from lmk.index.settings import read_setting
 
 DEFAULT = 0.5
 THRESHOLDS_FILE = "tag_thresholds.json"  # in an embedder's folder, beside its tags
@@ -203,8 +204,7 @@ def load_thresholds(path: Path) -> TagThresholds | None:
 
 def saved_thresholds(gallery: Gallery, setting: str) -> TagThresholds | None:
     """Those kept with a gallery under a setting."""
-    saved = gallery.setting(setting)
-    return None if saved is None else TagThresholds.model_validate(saved)
+    return read_setting(gallery, setting, TagThresholds)
 
 
 def check_tagger(thresholds: TagThresholds, tagger: str, where: Path) -> None:

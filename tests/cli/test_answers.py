@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -31,7 +32,11 @@ class Shelf:
         self.gallery = self
 
     def pictures(self, rows: Iterable[int]) -> list[SimpleNamespace]:
-        return [SimpleNamespace(id=str(row), labels=("b",)) for row in rows]
+        found = [SimpleNamespace(id=str(row), labels=("b",), sha256="0" * 64) for row in rows]
+        for picture in found:
+            if self.file(picture).exists():
+                picture.sha256 = hashlib.sha256(self.file(picture).read_bytes()).hexdigest()
+        return found
 
     def file(self, picture: SimpleNamespace) -> Path:
         return Path(f"{picture.id}.jpg")

@@ -74,10 +74,21 @@ class TestFeatureStore:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = self.fill(tmp_path, range(40), shard_rows=4)
-        read, reads = Path.read_bytes, []
-        monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read(path))[1])
+        reads = self.watched(monkeypatch)
         self.check(store, [int(i) for i in np.random.default_rng(0).permutation(40)])
         assert len(reads) == len(set(reads)) == 10
+
+    @staticmethod
+    def watched(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        """The files that are read from now on."""
+        read, reads = features_module.read_plain, []
+
+        def watch(path: Path, **options: Path) -> bytes:
+            reads.append(path)
+            return read(path, **options)
+
+        monkeypatch.setattr(features_module, "read_plain", watch)
+        return reads
 
     @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e6, 1e30])
     def test_features_of_any_size_fit(self, tmp_path: Path, scale: float) -> None:
@@ -124,8 +135,7 @@ class TestFeatureStore:
         numbers = list(range(60))
         self.fill(tmp_path, range(60), shard_rows=3).flush()
         FeatureStore(tmp_path, "f" * 64, 6)  # 20 shards: they are hashed, and listed
-        read, reads = Path.read_bytes, []
-        monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read(path))[1])
+        reads = self.watched(monkeypatch)
         again = FeatureStore(tmp_path, "f" * 64, 6)
         assert [path.suffix for path in reads] == [".index"]
         self.check(again, numbers)

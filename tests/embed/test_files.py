@@ -55,7 +55,7 @@ def test_a_failing_disk_is_a_storage_error_of_the_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "file"
-    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(StorageError, match=f"^{path}: cannot write: no space.*free some space"):
         write_whole(path, b"new")
     assert not list(tmp_path.iterdir())
@@ -64,10 +64,10 @@ def test_a_failing_disk_is_a_storage_error_of_the_file(
 def test_a_folder_that_cannot_be_written_is_told_by_the_name_the_user_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, *_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    def refuse(name: str, *_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", name)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StorageError, match=f"^{tmp_path}/page.html: cannot write: permission"):
         write_whole(tmp_path / "page.html", b"new")
 
@@ -111,7 +111,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lmk.embed.files import write_whole
-Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+os.replace = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 write_whole(Path(sys.argv[1]), b"new")
 """
 

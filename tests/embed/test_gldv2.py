@@ -418,14 +418,14 @@ KILL_AT_RENAME = """
 import os, signal, sys
 from pathlib import Path
 from lmk.embed import gldv2
-left, real = int(sys.argv[3]), Path.replace
-def replace(path, target):
+left, real = int(sys.argv[3]), os.replace
+def replace(*names, **folders):
     global left
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(path, target)
-Path.replace = replace
+    return real(*names, **folders)
+os.replace = replace
 gldv2.download("train", [0, 1], Path(sys.argv[2]), mirror=sys.argv[1], jobs=1)
 """
 

@@ -325,7 +325,7 @@ def test_pages_of_the_catalog_lost_or_exchanged(path: Path, scenario: ModuleType
         ("UPDATE picture SET labels = '0,' WHERE row = 3", "an entry has changed"),
         ("UPDATE inline SET vectors = zeroblob(32)", "the vectors from row 13 on have changed"),
         ("UPDATE segment SET rows = 'x' WHERE first_row = 0", "an entry has changed"),
-        ("DROP TABLE batch", "SQLite says: no such table: batch"),
+        ("DROP TABLE batch", "table batch is missing or another"),
         ("UPDATE meta SET value = '{}' WHERE name = 'state'", "an entry has changed"),
         ("DELETE FROM meta WHERE name = 'state'", "its build never finished"),
     ],

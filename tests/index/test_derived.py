@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lmk.index import derived as derived_module
 from lmk.index.derived import DerivedFiles, stamp
 
 CONTENT = bytes(range(256)) * 40
@@ -105,16 +104,16 @@ def test_nothing_is_kept_without_a_folder_or_where_it_cannot_be_written(tmp_path
 def test_a_file_that_is_replaced_or_removed_while_it_is_compared_is_not_damaged(
     derived: DerivedFiles, monkeypatch: pytest.MonkeyPatch, removed: bool
 ) -> None:
-    real = derived_module._digest
+    real = DerivedFiles._digest
 
-    def digest(path: Path) -> str:
-        monkeypatch.setattr(derived_module, "_digest", real)
+    def digest(self: DerivedFiles, path: Path) -> str:
+        monkeypatch.setattr(DerivedFiles, "_digest", real)
         derived.remove("codes")
         if not removed:
             derived.save("codes", lambda part: part.write_bytes(b"another") and None)
         return "0" * 64
 
-    monkeypatch.setattr(derived_module, "_digest", digest)
+    monkeypatch.setattr(DerivedFiles, "_digest", digest)
     assert not derived.damaged("codes")
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,21 +32,21 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    real_fsync, real_replace = os.fsync, Path.replace
+    real_fsync, real_replace = os.fsync, os.replace
 
     def fsync(descriptor: int) -> None:
         name = Path(f"/proc/self/fd/{descriptor}").resolve().name
         seen.append(("fsync", "part" if name.endswith(".part") else name))
         real_fsync(descriptor)
 
-    def replace(old: Path, new: Path) -> Path:
-        seen.append(("replace", new.name))
-        return real_replace(old, new)
+    def replace(old: str, new: str, **folders: int) -> None:
+        seen.append(("replace", new))
+        real_replace(old, new, **folders)
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("reads the names of open files from /proc")
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     write_file(tmp_path, "segments/1", [b"x"])
     assert seen == [
         ("fsync", "part"),
@@ -92,11 +93,28 @@ def test_a_file_cut_after_opening_is_an_error_not_a_crash(tmp_path: Path) -> Non
     file.close()
 
 
-def test_a_file_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, real = write_file(tmp_path, "f", [b"abc"]), os.open
+
+    def refuse(name: str, *rest: Any, **folder: int) -> int:
+        if name == "f":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return real(name, *rest, **folder)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageError, match=f"^{tmp_path}/f: cannot read: input/output error"):
+        StoredFile(tmp_path, record)
+
+
+@pytest.mark.parametrize("target", ["f", "other", "/etc/passwd"])
+def test_a_link_is_not_opened_but_damage(tmp_path: Path, target: str) -> None:
     record = write_file(tmp_path, "f", [b"abc"])
+    (tmp_path / "other").write_bytes(b"abc")  # the very content
     (tmp_path / "f").unlink()
-    (tmp_path / "f").symlink_to("f")  # a loop
-    with pytest.raises(StorageError, match="cannot read: too many levels"):
+    (tmp_path / "f").symlink_to(target)
+    with pytest.raises(GalleryDamaged, match=r"/f: the file is a link; mend it"):
         StoredFile(tmp_path, record)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from lmk.embed.errors import GalleryDamaged, NotAGallery
+from lmk.embed.features import FeatureStore
 from lmk.index import checked
 from lmk.index import verify as verify_module
 from lmk.index.derived import DerivedFiles
@@ -98,7 +100,7 @@ def test_what_a_writer_replaces_meanwhile_is_no_damage(
         ("DELETE FROM inline", "rows 13 to 15 are not accounted for"),
         ("DELETE FROM skipped", "0 of 1 entries of skipped"),
         ("DELETE FROM file WHERE path LIKE 'arr%'", "entries of file"),
-        ("DROP TABLE inline", "SQLite says: the tables are others"),
+        ("DROP TABLE inline", "the tables are others than expected"),
         ("UPDATE removal SET rows = zeroblob(8)", "the rows of removal 1 have changed"),
         ("DELETE FROM removal", "0 of 1 entries of removal"),
         ("UPDATE meta SET value = '{}' WHERE name = 'state'", "an entry has changed"),
@@ -240,3 +242,58 @@ def test_verify_finds_what_changed_without_a_trace(
     assert finding.where == path / SEGMENT
     with pytest.raises(GalleryDamaged):
         Gallery.open(path)  # and it is noted no longer
+
+
+def _store(path: Path) -> FeatureStore:
+    store = FeatureStore(path / "cache" / "features", "f" * 64, 4, below=path)
+    for number in range(40):
+        store.add(f"{number:064x}", np.eye(4, dtype=np.float32)[number % 4])
+        store.flush()
+    return FeatureStore(path / "cache" / "features", "f" * 64, 4, below=path)  # lists the shards
+
+
+def test_kept_features_are_compared_too(path: Path) -> None:
+    _store(path)
+    local = path / "cache" / "local"
+    local.mkdir()
+    (local / "a.features").write_bytes(hashlib.sha256(b"points").digest() + b"points")
+    assert verify(path) == ()
+    features = path / "cache" / "features"
+    shard = sorted((features / ("f" * 16)).iterdir())[3]
+    damaged = [features / f"{'f' * 16}.index", shard, local / "a.features"]
+    for file in damaged:
+        flip(file, keep_times=True)
+    findings = verify(path)
+    assert sorted(finding.where for finding in findings) == sorted(damaged)
+    assert {finding.mend for finding in findings} == {"remake"}
+    assert drop_derived(path, findings) == 3
+    assert verify(path) == ()
+    assert len(_store(path)) == 40
+
+
+def test_bytes_behind_the_catalog_are_found_and_dropped_when_it_is_rewritten(path: Path) -> None:
+    with GalleryWriter(path) as writer:  # whose end writes the log into the file
+        writer.set("a", 1)
+        writer.commit()
+    size = (path / "catalog.db").stat().st_size
+    with (path / "catalog.db").open("ab") as file:
+        file.write(b"hidden" * 1000)
+    (finding,) = verify(path)
+    assert finding.where == path / "catalog.db"
+    assert finding.what == "6,000 bytes behind its end, which are no part of it"
+    assert finding.mend == "remake"
+    with GalleryWriter(path) as writer:
+        writer.rewrite_catalog()
+        writer.commit()
+    assert verify(path) == ()
+    assert (path / "catalog.db").stat().st_size <= size
+
+
+def test_a_link_is_found_and_nothing_behind_it_is_looked_at(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes((path / ARRAY).read_bytes())
+    (path / ARRAY).unlink()
+    (path / ARRAY).symlink_to(tmp_path / "other")
+    (finding,) = verify(path)
+    assert finding.where == path / ARRAY
+    assert finding.what == "is a link, and an index may hold plain files and folders only"
+    assert (finding.mend, finding.remedy) == ("none", "delete it, then see `lmk index verify`")

@@ -75,7 +75,7 @@ def test_brought_up_to_date_it_is_what_it_would_be_anew(seed: int) -> None:
         mask[rows // 2] = True
         view = view_of(vectors[:rows], labels[:rows], mask)
         after = Pictures(view.mask, view.labels)
-        sums = LandmarkSums.of_json(sums.as_json())
+        sums = LandmarkSums.of_json(sums.as_json(), len(sums.total))
         sums = sums.updated(view.stored, before=before, after=after)
         anew = landmark_sums(view)
         assert (sums.pictures, sums.pairs) == (anew.pictures, anew.pairs)

@@ -27,6 +27,7 @@ from lmk.embed.errors import (
 )
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
+from lmk.index.view import LEAST_WIDTH
 from lmk.index.writer import GalleryWriter
 from lmk.rerank import whiten as whiten_module
 from lmk.rerank.build import add_pictures, build_index
@@ -325,6 +326,8 @@ class TestRecognizer:
         asked = [photos / "bank" / "1003.jpg"]
         plain, deep = recognizer.query(asked)[0], recognizer.query(asked, k=150)[0]
         assert deep.neighbours.k == 150 and deep.labels == plain.labels
+        endless = recognizer.query(asked, k=10**9)[0]  # it would take 12 GB
+        assert endless.neighbours.k == LEAST_WIDTH and endless.labels == plain.labels
         assert deep.confidence == pytest.approx(plain.confidence)
 
     def test_stream_and_predict_agree_with_query(

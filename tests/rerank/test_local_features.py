@@ -172,7 +172,7 @@ class TestCache:
     def test_a_disk_that_cannot_be_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(path: Path, content: object) -> None:
+        def full(path: Path, content: object, **_: object) -> None:
             raise StorageError("cannot write: no space left on device", where=path)
 
         monkeypatch.setattr(module, "write_whole", full)
