@@ -31,6 +31,7 @@ from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
+from lmk.embed.defaults import DEFAULT
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -92,9 +93,9 @@ def _scales(
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    default="landmarks-lite1",
+    default=DEFAULT,
     show_default=True,
-    help="landmarks-lite1, lite1, lite0 (faster), an embedder's folder, or any timm model.",
+    help=f"{DEFAULT}, lite1, lite0 (faster), an embedder's folder, or any timm model.",
 )
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Weights of a timm model, a local file."

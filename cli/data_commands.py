@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.pictures import read_pictures
-from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.check_command import check
+from lmk.cli.printing import echo, echo_json
 from lmk.cli.relabel_command import relabel
 from lmk.cli.tag_label_commands import add_tags, caption_tags
 
 if TYPE_CHECKING:
     from lmk.embed.gldv2 import Item, Report
-    from lmk.embed.manifest import Manifest
-    from lmk.eval.gallery_check import GalleryCheck
 
 BASE_URL = "https://s3.amazonaws.com/google-landmark"
-_NETWORK = "lite1"  # whose cosines the limits of `lmk data check` were measured with
 
 
 @click.group()
@@ -27,7 +23,7 @@ def data() -> None:
     """Get and check sets of pictures."""
 
 
-for command in (relabel, caption_tags, add_tags):
+for command in (check, relabel, caption_tags, add_tags):
     data.add_command(command)
 
 
@@ -141,88 +137,3 @@ def _raise_missing(report: Report) -> None:
             + ", ".join(item.name for item in missing),
             remedy="run the same command again: what is here is not fetched twice",
         )
-
-
-@data.command("check", short_help="Find what is wrong in a set of pictures.")
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder that a table's paths start from; its own unless given.",
-)
-@click.option("--model", metavar="NAME", help="Preset, embedder's folder; lite1 unless given.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing left out.")
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a sheet with the pictures of each finding side by side.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Findings of a kind shown, in the table and on the sheet.",
-)
-@click.option(
-    "--save-features",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="Keep features here; the next run goes on from them.",
-)
-@click.pass_context
-def check(
-    ctx: click.Context,
-    manifest: Path,
-    root: Path | None,
-    model: str | None,
-    as_json: bool,
-    html: Path | None,
-    limit: int,
-    save_features: Path | None,
-) -> None:
-    """Find what is wrong in a folder, CSV or Parquet file of pictures.
-
-    Unreadable files, copies (also under different labels), pictures that look like another label,
-    landmarks with one photo, hubs, very small pictures. Exits with 1 when something was found.
-
-    Example: lmk data check gallery/ --html check.html
-    """
-    from lmk.cli.check_page import check_json, check_lines, check_page
-    from lmk.cli.render import check_output, write_text
-
-    if html is not None:
-        check_output(html, reads=[manifest])
-    pictures = read_pictures(manifest, root=root)
-    found = _check(pictures, model, save_features)
-    if html is not None:
-        write_text(html, check_page(found, pictures, limit))
-    if as_json:
-        unseen = {place.path for place in pictures.unseen}
-        others = sum(skip.path not in unseen for skip in pictures.skipped)
-        echo_json(check_json(found, others))
-    else:
-        echo_lines(check_lines(found, limit))
-    ctx.exit(1 if found.findings else 0)
-
-
-def _check(manifest: Manifest, model: str | None, features: Path | None) -> GalleryCheck:
-    from lmk.cli.progress import StageProgress
-    from lmk.embed.embedder import Embedder
-    from lmk.embed.embeddings import Embeddings
-    from lmk.embed.extract import extract
-    from lmk.embed.features import FeatureStore
-    from lmk.eval.gallery_check import check_gallery
-
-    embedder = Embedder.named(model or _NETWORK)
-    with TemporaryDirectory(prefix="lmk-check-") as temporary, StageProgress() as progress:
-        folder = features or Path(temporary)
-        store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
-        total = len(manifest)
-        extraction = extract(
-            manifest, embedder, store, progress=lambda done: progress("pictures", done, total)
-        )
-        raw = store.read([picture.sha256 for picture in extraction.pictures])
-        ids = tuple(picture.row.id for picture in extraction.pictures)
-        embeddings = Embeddings(embedder.vectors(raw), ids, embedder.fingerprint)
-        return check_gallery(manifest, extraction, embeddings, progress=progress)

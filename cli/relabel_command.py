@@ -14,6 +14,7 @@ from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
 from lmk.cli.tag_options import note_root, refuse_idle
+from lmk.embed.defaults import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,7 @@ TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
     "nearest pictures alone]",
 )
 @click.option(
-    "--model", metavar="NAME", help="Of the neighbours; the tagger's or lite1 unless given."
+    "--model", metavar="NAME", help=f"Of the neighbours.  [default: the tagger's, or {DEFAULT}]"
 )
 @click.option(
     "--top",
@@ -167,7 +168,6 @@ def _candidates(
     import numpy as np
 
     from lmk.cli.progress import StageProgress
-    from lmk.embed.config import DEFAULT
     from lmk.embed.embedder import Embedder
     from lmk.embed.embeddings import Embeddings
     from lmk.embed.errors import ManifestError

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lmk.embed.defaults import DEFAULT as DEFAULT
+from lmk.embed.defaults import DEFAULT_TAGGER as DEFAULT_TAGGER
 from lmk.embed.errors import ModelError
 
-DEFAULT = "landmarks-lite1"
-DEFAULT_TAGGER = "tags-lite1"
 EMBEDDER_FILE = "config.json"  # of an embedder's folder
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
 _LATER = (

@@ -19,7 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.config import DEFAULT_TAGGER, embedder_folder, shipped_tagger
+from lmk.embed.config import embedder_folder, shipped_tagger
+from lmk.embed.defaults import DEFAULT_TAGGER
 from lmk.embed.detector import Box, Detector
 from lmk.embed.embedder import Embedder
 from lmk.embed.embeddings import Embeddings
