@@ -129,7 +129,7 @@ def main() -> None:
     if not options.gallery.exists():
         print(f"skipped: no {options.gallery}; name a gallery, or set LMK_REAL_DATA")
         return
-    manifest, embedder = read_manifest(options.gallery), Embedder.named("lite1")
+    manifest, embedder = read_manifest(options.gallery), Embedder.named()
     copies(manifest)
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder), embedder.feature_fingerprint, embedder.feature_dim)

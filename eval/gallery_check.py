@@ -43,7 +43,10 @@ NEIGHBOURS = 10  # k of the k-occurrence
 VOTERS = 5  # nearest pictures that a label error needs nearly all of
 VOTES = 4  # of them, how many must carry one other label
 COPY_CANDIDATES = 5  # nearest pictures that are compared point by point
-LEAST_COSINE = 0.6  # copies cropped to 0.65 of each side have 0.68 and more with the default model
+# Two pictures are compared point by point from this cosine on, rescaled so that 0 is the mean of
+# the set and 1 the same picture; with any network copies cropped to 0.6 of each side reach it.
+LEAST_RESCALED = 0.22
+MOST_NEEDED = 0.6  # and in any case from this cosine on: of a few pictures the mean says little
 HUB_TIMES = 5  # a hub: among the neighbours of 5 k pictures, the mean being k
 BAD_HUB_TIMES = 2  # or of 2 k pictures of other labels
 SMALL_SIDE = 100  # pixels
@@ -137,7 +140,7 @@ def check_gallery(
     # One picture stands for all equal ones: they are one photo, and would be their own neighbours.
     firsts = np.array([group[0] for group in equal], np.int64)
     near = _neighbours(embeddings, firsts)
-    pairs = _copies(manifest, rows, near, progress)
+    pairs = _copies(manifest, rows, near, least_cosine(embeddings.vectors[firsts]), progress)
     groups = _connected(pairs)
     findings = [
         *_unreadable(manifest, extraction.skipped[len(manifest.skipped) :]),
@@ -188,8 +191,25 @@ def _neighbours(embeddings: Embeddings, chosen: NDArray[np.int64]) -> _Near:
     return near
 
 
+def least_cosine(vectors: NDArray[np.float32]) -> float:
+    """The cosine from which on two pictures may be copies of one photo.
+
+    Networks differ in the mean cosine of two pictures, which is the background that the cosine is
+    rescaled by.
+
+    Args:
+        vectors: float32 [n, dim] of different pictures, each of length 1.
+    """
+    count = len(vectors)
+    if count < 2:
+        return MOST_NEEDED
+    total = vectors.sum(axis=0, dtype=np.float64)
+    mean = float(total @ total - count) / (count * (count - 1))
+    return min(MOST_NEEDED, mean + LEAST_RESCALED * (1 - mean))
+
+
 def _copies(
-    manifest: Manifest, rows: Sequence[Row], near: _Near, progress: Progress
+    manifest: Manifest, rows: Sequence[Row], near: _Near, least: float, progress: Progress
 ) -> dict[tuple[int, int], float]:
     """Pairs of pictures that are one photo, and how well they agree."""
     candidates = sorted(
@@ -197,7 +217,7 @@ def _copies(
             (min(i, j), max(i, j))
             for i, others in near.items()
             for j, cosine in others[:COPY_CANDIDATES]
-            if cosine >= LEAST_COSINE
+            if cosine >= least
         }
     )
 

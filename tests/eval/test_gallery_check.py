@@ -22,6 +22,7 @@ from lmk.eval.gallery_check import (
     GalleryCheck,
     check_gallery,
     k_occurrence,
+    least_cosine,
     skewness,
 )
 
@@ -147,6 +148,27 @@ def with_label_error(gallery: Gallery) -> None:
         for view in range(6):
             gallery.add(f"{label}{view}", f"L{label}", direction(label, view))
     gallery.add("wrong", "L0", direction(1, 99))
+
+
+def test_copies_are_found_where_the_cosines_of_a_network_are_low(gallery, render):
+    """A network may tell all pictures far apart: a cosine of .4 is much there."""
+    for axis in range(6):
+        gallery.add(f"g{axis}", f"L{axis}", np.eye(8)[axis])
+    photo = Image.fromarray(render(100, width=200, height=150))
+    gallery.add("copy", "L0", 0.4 * np.eye(8)[0] + 0.916 * np.eye(8)[7], ImageOps.mirror(photo))
+    (found,) = gallery.check().of("near_duplicate")
+    assert ids(found) == ["g0", "copy"]
+
+
+def test_the_least_cosine_goes_by_the_mean_of_the_set():
+    assert least_cosine(np.eye(8, dtype=np.float32)) == pytest.approx(0.22)
+    close = unit_rows(np.eye(8, dtype=np.float32) + 1)  # every two have the cosine .909
+    assert least_cosine(close) == 0.6
+    some = unit_rows(np.eye(64, dtype=np.float32) + 0.08)
+    mean = float((some @ some.T)[0, 1])
+    assert 0.1 < mean < 0.4
+    assert least_cosine(some) == pytest.approx(mean + 0.22 * (1 - mean), abs=1e-5)
+    assert least_cosine(some[:1]) == least_cosine(some[:0]) == 0.6
 
 
 def test_a_label_error_is_found_with_the_right_label(gallery):

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from lmk.embed.embedder import Embedder
+from lmk.embed.errors import ForkedProcess
 from lmk.embed.manifest import read_manifest
+from lmk.index.writer import GalleryWriter
 from lmk.rerank.build import build_index
+from lmk.rerank.recognizer import Recognizer
 
-SECONDS = 100  # for all children together, on a busy machine
+SECONDS = 300  # for all children together, on a busy machine
 
 # Prints one JSON line for each child: what it did, and what came of it.
 SCRIPT = """
@@ -40,7 +43,7 @@ def outcome(act):
 
 def child(name, act):
     def run():
-        faulthandler.dump_traceback_later(25, exit=True)  # of a child that hangs
+        faulthandler.dump_traceback_later(120, exit=True)  # of a child that hangs
         send.send(outcome(act))
 
     receive, send = FORK.Pipe(duplex=False)
@@ -101,7 +104,7 @@ class Photos:
 
 from torch.utils.data import DataLoader
 
-loader = DataLoader(Photos(), num_workers=1, multiprocessing_context=FORK, timeout=30)
+loader = DataLoader(Photos(), num_workers=1, multiprocessing_context=FORK, timeout=120)
 print(json.dumps(["DataLoader", outcome(lambda: list(loader))]), flush=True)
 print(json.dumps(["parent again", str(ask(recognizer))]), flush=True)
 with Gallery.open(index) as gallery:
@@ -124,6 +127,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder)
     return dict(map(json.loads, done.stdout.splitlines()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["opened before", "ids", "set", "after a query"])
 def test_what_was_opened_before_the_fork_is_refused(told: dict[str, str], name: str) -> None:
     assert told[name].startswith("ForkedProcess: ")
@@ -131,6 +135,7 @@ def test_what_was_opened_before_the_fork_is_refused(told: dict[str, str], name: 
     assert "open the index in each worker" in told[name] and "spawn" in told[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["opened in the child after a query", "embedder after a query", "search after a query"]
 )
@@ -139,18 +144,50 @@ def test_what_needs_the_threads_of_the_parent_is_refused(told: dict[str, str], n
     assert "spawn" in told[name]
 
 
+@pytest.mark.slow
 def test_a_data_loader_says_why(told: dict[str, str]) -> None:
     assert told["DataLoader"].startswith("ForkedProcess: ")
     assert "of which this one is a fork" in told["DataLoader"]
 
 
+@pytest.mark.slow
 def test_the_child_may_open_an_index_of_its_own(told: dict[str, str]) -> None:
     assert told["opened in the child"] == "('place_2',)"
     assert told["embedder that has not run"] == "1"
 
 
+@pytest.mark.slow
 def test_the_parent_goes_on(told: dict[str, str]) -> None:
     """Children that close what they inherited undo nothing, end no log and hold no lock."""
     assert told["close"] == told["close writer"] == told["lock"] == "None"
     assert told["parent"] == told["parent again"] == "('place_2',)"
     assert told["kept"] == "1"
+
+
+def test_the_process_is_told_by_its_id(
+    tmp_path: Path, photos: Path, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fork, without one: whatever is opened belongs to the process that opened it."""
+    index, photo = tmp_path / "g.lmk", photos / "gallery" / "place_2" / "1.jpg"
+    build_index(index, read_manifest(photos / "gallery"), tiny)
+    with Recognizer.open(index) as recognizer, GalleryWriter(index) as writer:
+        vectors = recognizer.gallery.embeddings("gallery")
+        writer.set("x", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda: 1)
+            for act in (
+                lambda: recognizer.query(photo),
+                lambda: recognizer.predict(vectors),
+                lambda: recognizer.searcher,
+                lambda: recognizer.gallery.find(["a"]),
+                lambda: writer.set("x", 2),
+                writer.commit,
+                lambda: tiny.embed(photo),
+                lambda: Recognizer.open(index).query(photo),
+            ):
+                with pytest.raises(ForkedProcess, match="spawn"):
+                    act()
+        writer.commit()
+    with Recognizer.open(index) as recognizer:
+        assert recognizer.gallery.setting("x") == 1
+        assert recognizer.query(photo)[0].labels == ("place_2",)
