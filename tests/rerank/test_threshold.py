@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from lmk.index.neighbours import Neighbours
 from lmk.index.view import View
 from lmk.rerank import self_answers
 from lmk.rerank.answering import Queries
+from lmk.rerank.calibrating import of_rows
+from lmk.rerank.calibration import Answers
 from lmk.rerank.copies import CopyRule
 from lmk.rerank.facts import GalleryFacts
 from lmk.rerank.pipeline import Pipeline
@@ -186,3 +189,39 @@ class TestYouden:
         weight = np.where(wrong < 50, 9.0, 1.0)  # 450 of 501, so that 26 of the 51 others
         assert _cut(wrong[:0], wrong, weight) == 75.5
         assert _cut(wrong[:0], wrong[:1], weight[:1]) == 0
+
+
+class TestSmoothed:
+    """From 30 answers of each kind on."""
+
+    def answers(self, count: int) -> Answers:
+        rng = np.random.default_rng(3)
+        landmark = np.arange(2 * count) < count
+        confidence = rng.normal(np.where(landmark, 0.7, 0.3), 0.12).astype(np.float32)
+        return Answers.of(confidence, landmark, landmark)
+
+    def test_it_lies_where_the_distributions_cross(self) -> None:
+        assert learn_threshold(self.answers(2000)) == pytest.approx(0.5, abs=0.01)
+
+    def test_no_single_answer_moves_it_far(self) -> None:
+        """The maximum of the raw curve moves by 0.041."""
+        answers = self.answers(60)
+        keep = ~np.eye(len(answers), dtype=np.bool_)
+        found = [learn_threshold(of_rows(answers, mask)) for mask in keep]
+        assert np.ptp(found) < 0.01
+
+    def test_copies_of_an_answer_that_count_as_one_change_nothing(self) -> None:
+        answers = self.answers(60)
+        rows = np.concatenate([np.zeros(9, np.int64), np.arange(120)])
+        weight = np.where(rows == 0, 0.1, 1.0)
+        copied = replace(of_rows(answers, rows), weight=weight)
+        assert learn_threshold(copied) == pytest.approx(learn_threshold(answers), abs=1e-6)
+
+    def test_few_answers_and_equal_ones_are_not_smoothed(self) -> None:
+        few = self.answers(29)
+        right = few.confidence[few.right]
+        wrong = few.confidence[~few.right]
+        assert learn_threshold(few) == _cut(right, wrong, np.ones(29))
+        equal = np.repeat(np.array([0.8, 0.2], np.float32), 40)
+        shown = equal > 0.5
+        assert learn_threshold(Answers.of(equal, shown, shown)) == pytest.approx(0.5)
