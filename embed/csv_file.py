@@ -7,30 +7,23 @@ files that are compressed (compressed_file.py), and name the line of whatever ca
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import IO, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from lmk.embed.compressed_file import TooLarge, open_bytes
-from lmk.embed.errors import LmkError, StorageError, SubmissionError, UsageError
+from lmk.embed.errors import LmkError, SubmissionError
 from lmk.embed.label_text import nfc, plain_name
+from lmk.embed.text_lines import Lines
+from lmk.embed.text_lines import at as at
 
 # The longest cell in public use is train_clean.csv's largest landmark: 6,272 ids, 107 kB.
 MAX_CELL = 16 * 2**20
-MAX_LINE = 64 * 2**20
 SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
-_BOMS = {  # the longer first, as UTF-16's is the beginning of UTF-32's
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
-_PROBE = 4096  # bytes looked at to tell UTF-16 without a byte order mark
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of Excel's CSVs
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DOS_END = "\x1a"
@@ -50,11 +43,6 @@ class Row(NamedTuple):
     cells: list[str]
 
 
-def at(path: str | os.PathLike[str], line: int) -> str:
-    """`file, line N`: where an error is."""
-    return f"{os.fspath(path)}, line {line}"
-
-
 def read_rows(
     path: str | os.PathLike[str], error: type[LmkError] = SubmissionError
 ) -> Iterator[Row]:
@@ -72,7 +60,7 @@ def read_rows(
         error: a row that is no CSV (an open quote, a NUL byte), another encoding than UTF-8.
         StorageError: the file cannot be read.
     """
-    with _Lines(path, error) as lines:
+    with Lines(path, error) as lines:
         if lines.encoding != "utf-8-sig":
             name = lines.encoding.upper()
             raise error(f"is written in {name}", where=at(path, 1), remedy="save it as UTF-8")
@@ -162,7 +150,7 @@ class CsvFile:
     ) -> None:
         self.path = path
         self._error, self._pad = error, pad
-        self._lines = _Lines(path, error)
+        self._lines = Lines(path, error)
         try:
             self.columns, self.line = self._read_header(known)
         except BaseException:
@@ -313,95 +301,9 @@ def _separator(line: str, known: Collection[str]) -> str:
     return max(SEPARATORS, key=worth)  # of equal ones the first
 
 
-class _Lines:
-    """The lines of a text file with their ends, in the encoding that its first bytes tell.
-
-    Attributes:
-        encoding: "utf-8-sig" where nothing says otherwise; wrong bytes become lone surrogates.
-        binary: whether its first bytes hold a NUL.
-        number: of the line given last, from 1.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], error: type[LmkError]) -> None:
-        self._path, self._error = path, error
-        self.number = 0
-        csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
-        try:
-            file = open_bytes(path, error)
-            try:
-                self.encoding = _encoding(file)
-                self.binary = b"\0" in file.peek(_PROBE)
-            except BaseException:
-                file.close()
-                raise
-        except (OSError, ValueError) as reason:
-            raise _told(path, 1, error, reason) from reason
-        errors = "surrogateescape" if self.encoding == "utf-8-sig" else "strict"
-        self._file: IO[str] = io.TextIOWrapper(file, self.encoding, errors, newline="")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        try:
-            line = self._file.readline(MAX_LINE)
-        except (OSError, ValueError) as error:
-            raise _told(self._path, self.number + 1, self._error, error) from error
-        if not line:
-            raise StopIteration
-        self.number += 1
-        if len(line) == MAX_LINE:
-            raise self._error(
-                f"a line of more than {MAX_LINE:,} letters",
-                where=at(self._path, self.number),
-                remedy="is it a CSV file?",
-            )
-        return line
-
-
-def _told(
-    path: str | os.PathLike[str], line: int, kind: type[LmkError], error: OSError | ValueError
-) -> Exception:
-    """What went wrong while a file was read, as an error that names the line."""
-    wrong_call = kind if issubclass(kind, UsageError) else UsageError
-    if isinstance(error, FileNotFoundError):
-        return wrong_call("no such file", where=path, remedy="check the spelling")
-    if isinstance(error, IsADirectoryError):
-        return wrong_call("a folder, not a CSV file", where=path, remedy="name a file")
-    if isinstance(error, UnicodeError):
-        encoding = error.encoding if isinstance(error, UnicodeDecodeError) else "text"
-        remedy = "the file is cut or damaged: save it as UTF-8"
-        return kind(f"not {encoding.upper()}", where=at(path, line), remedy=remedy)
-    if isinstance(error, TooLarge):
-        return kind(str(error), where=path, remedy="unpack it first")
-    if isinstance(error, OSError):
-        reason = (error.strerror or str(error)).lower()
-        return StorageError(f"cannot read: {reason}", where=path)
-    return error
-
-
-def _encoding(file: io.BufferedReader) -> str:
-    head = file.peek(_PROBE)[:_PROBE]
-    for mark, encoding in _BOMS.items():
-        if head.startswith(mark):
-            return encoding
-    even, odd = head[0:_PROBE:2], head[1:_PROBE:2]
-    if len(head) >= 8 and any(even) and not any(odd):
-        return "utf-16-le"
-    if len(head) >= 8 and any(odd) and not any(even):
-        return "utf-16-be"
-    return "utf-8-sig"
-
-
 def _rows(
     path: str | os.PathLike[str],
-    lines: Iterator[str] | _Lines,
+    lines: Iterator[str] | Lines,
     separator: str,
     first: int,
     error: type[LmkError],
@@ -409,6 +311,7 @@ def _rows(
     skip_blanks: bool = False,
 ) -> Iterator[Row]:
     """The rows of lines that begin at line `first`, empty ones left out."""
+    csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     reader = csv.reader(lines, strict=True, delimiter=separator, skipinitialspace=skip_blanks)
     line = first
     while True:
