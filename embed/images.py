@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lmk.embed.jpeg import FACTORS, JpegHeader, decode_jpeg, read_header, without_extras
-from lmk.embed.memory_budget import MemoryBudget
+from lmk.embed.memory_budget import MemoryBudget, release_memory
 from lmk.embed.orientation import exif_orientation, turned
 from lmk.embed.picture_formats import NOT_A_PICTURE, Unreadable, picture_format
 from lmk.embed.pillow_pictures import open_picture, rgb_pixels
@@ -31,6 +31,8 @@ IMAGES_VERSION = 1  # part of every embedder's fingerprint: raise it when pixels
 
 MAX_FILE_BYTES = 200_000_000  # of one file, and of all files that threads hold at once
 MAX_DECODING_BYTES = 900_000_000  # of one picture, and of all that threads decode at once
+
+_MUCH = 64_000_000
 
 _files = MemoryBudget(MAX_FILE_BYTES)
 _decoding = MemoryBudget(MAX_DECODING_BYTES)
@@ -166,24 +168,25 @@ def _jpeg_by_pillow(
     data: bytes, header: JpegHeader, size: int, use: Callable[[Picture], Picture]
 ) -> Picture:
     """What `decode_jpeg` refuses: a sampling of its own, a part that makes no sense."""
-    with open_picture(without_extras(data, header), "JPEG").image as image:
-        image.draft("RGB", (2 * size, 2 * size))  # decodes at a fraction of the size
-        with _room_for(len(data) + 12 * image.width * image.height + header.memory(8)):
-            return use(rgb_pixels(image))
+    image = open_picture(without_extras(data, header), "JPEG").image
+    image.draft("RGB", (2 * size, 2 * size))  # decodes at a fraction of the size
+    with _room_for(len(data) + 12 * image.width * image.height + header.memory(8)):
+        picture = use(rgb_pixels(image))
+        del image
+        return picture
 
 
 def _decoded_by_pillow(
     data: bytes, kind: str, size: int, resize: Callable[[Picture], Picture]
 ) -> Picture:
     opened = open_picture(data, kind)
-    with opened.image as image:
-        factors = _factors(image.size, size)
-        fitting = (
-            each for each in factors if len(data) + opened.memory(each) <= MAX_DECODING_BYTES
-        )
-        factor = next(fitting, factors[-1])
-        with _room_for(len(data) + opened.memory(factor)):
-            return turned(resize(rgb_pixels(image, factor)), opened.orientation)
+    factors = _factors(opened.image.size, size)
+    fitting = (each for each in factors if len(data) + opened.memory(each) <= MAX_DECODING_BYTES)
+    factor = next(fitting, factors[-1])
+    with _room_for(len(data) + opened.memory(factor)):
+        picture = turned(resize(rgb_pixels(opened.image, factor)), opened.orientation)
+        del opened  # before others get its room
+        return picture
 
 
 def _factors(shape: tuple[int, int], size: int) -> list[int]:
@@ -204,7 +207,11 @@ def _room_for(memory: int) -> Iterator[None]:
             f"{MAX_DECODING_BYTES // 1_000_000:,} MB"
         )
     with _decoding.hold(memory):
+        if memory > _MUCH:
+            release_memory()
         yield
+        if memory > _MUCH:
+            release_memory()
 
 
 def thumbnail(

@@ -179,6 +179,19 @@ class TestDecodingMemory:
         reason = decode(data, 1000)
         assert isinstance(reason, str) and "MB to be decoded, over the limit of" in reason
 
+    def test_the_memory_of_a_large_picture_goes_back_to_the_system(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread's C library would keep it, and every thread has its own."""
+        calls: list[int] = []
+        monkeypatch.setattr(images, "release_memory", lambda: calls.append(1))
+        small = encoded(Image.new("RGB", (400, 300)), "PNG")
+        decode(small, 16)
+        assert calls == []
+        monkeypatch.setattr(images, "_MUCH", 1_000_000)
+        decode(small, 16)
+        assert calls == [1, 1]  # before and after
+
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "I;16", "F", "CMYK"])
     def test_strips_are_the_whole(
         self, render: Render, mode: str, monkeypatch: pytest.MonkeyPatch
