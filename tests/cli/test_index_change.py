@@ -155,7 +155,7 @@ def test_ids_come_from_a_file(
     facts = lmk("index", "remove", "sample.lmk", "tower/2.jpg", "--json")
     facts = json.loads(facts.out)
     assert -1 < facts.pop("threshold") < 1
-    assert facts == {"index": "sample.lmk", "removed": 1}
+    assert facts == {"index": "sample.lmk", "removed": 1, "earlier": []}
     assert set(ids()) == {f"{n}/{i}.jpg" for n in ("bridge", "castle") for i in range(4)} | {
         "tower/3.jpg"
     }

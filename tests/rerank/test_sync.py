@@ -185,8 +185,9 @@ class TestSync:
         sync(folder)
         before = contents(folder / "g.lmk")
         read: list[Path] = []
+        opened = extract_module.picture_bytes
         monkeypatch.setattr(
-            extract_module, "read_bytes", lambda path: (read.append(path), path.read_bytes())[1]
+            extract_module, "picture_bytes", lambda path: (read.append(path), opened(path))[1]
         )
         report = sync(folder)
         # What has the content of another picture is not in the gallery, so it is looked at again.
@@ -261,9 +262,9 @@ class TestSync:
         bad.write_text("words")
         assert len(sync(folder).skipped) == 1
         read: list[Path] = []
-        read_bytes = extract_module.read_bytes
+        opened = extract_module.picture_bytes
         monkeypatch.setattr(
-            extract_module, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1]
+            extract_module, "picture_bytes", lambda path: (read.append(path), opened(path))[1]
         )
         report = sync(folder)
         assert read == [] and [skip.path for skip in report.skipped] == ["place_0/bad.jpg"]

@@ -149,10 +149,8 @@ def test_a_picture_that_cannot_be_read_is_tried_again_when_it_changes(
     reason = "empty file (0 bytes)"
     assert sync(folder).kept == (Kept("place_2/1.jpg", reason, 1),)
     read: list[Path] = []
-    read_bytes = extract.read_bytes
-    monkeypatch.setattr(
-        extract, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1]
-    )
+    opened = extract.picture_bytes
+    monkeypatch.setattr(extract, "picture_bytes", lambda path: (read.append(path), opened(path))[1])
     report = sync(folder)
     assert read == [] and report.kept == (Kept("place_2/1.jpg", reason, 1),)
     assert [(skip.path, skip.reason) for skip in report.skipped] == [("place_2/1.jpg", reason)]
