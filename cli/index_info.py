@@ -56,7 +56,7 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
     from lmk.rerank.build import saved_pipeline
     from lmk.rerank.retrieval import saved_retrieval
 
-    embedder = Embedder.load(gallery.embedder_dir)
+    embedder = Embedder.load(gallery.embedder_dir, checked=True)
     skipped = [{"path": path, "reason": reason} for path, reason in gallery.skipped()]
     return asdict(gallery.info()) | {
         "path": str(gallery.path),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lmk.embed.checksums import read_checksums, require_unchanged
 from lmk.embed.defaults import DEFAULT as DEFAULT
 from lmk.embed.defaults import DEFAULT_TAGGER as DEFAULT_TAGGER
 from lmk.embed.errors import ModelError
@@ -106,20 +106,18 @@ def require_local(config: EmbedderConfig) -> None:
 
 def preset_names() -> tuple[str, ...]:
     """The names of the presets that lmk comes with."""
-    folder = resources.files("lmk.embed") / "presets"
-    files = (file.name for file in folder.iterdir() if file.name.endswith(".json"))
+    files = (file.name for file in _presets().iterdir() if file.name.endswith(".json"))
     return tuple(sorted(name[:-5] for name in files if not name.endswith(TRAINING_SUFFIX)))
 
 
 def preset(name: str) -> EmbedderConfig:
     """The config of a preset."""
-    text = (resources.files("lmk.embed") / "presets" / f"{name}.json").read_text("utf-8")
-    return EmbedderConfig.model_validate_json(text)
+    return EmbedderConfig.model_validate_json(_unchanged(f"{name}.json").read_text("utf-8"))
 
 
 def shipped_tagger() -> Path:
     """The folder of the tagger that lmk comes with: an embedder, its tags and its graph."""
-    return Path(str(resources.files("lmk.embed") / "presets")) / DEFAULT_TAGGER
+    return _presets() / DEFAULT_TAGGER
 
 
 def embedder_folder(name: str) -> Path | None:
@@ -131,9 +129,24 @@ def embedder_folder(name: str) -> Path | None:
     return next((folder for folder in folders if (folder / EMBEDDER_FILE).is_file()), None)
 
 
-def shipped_weights(name: str) -> Traversable:
-    """The file with the whole network of a preset that lmk comes with (fp16)."""
-    return resources.files("lmk.embed") / "presets" / f"{name}.safetensors"
+def shipped_weights(name: str) -> Path:
+    """The file with the whole network of a preset that lmk comes with (fp16).
+
+    Raises:
+        ModelDamaged: it has changed since it was installed.
+    """
+    return _unchanged(f"{name}.safetensors")
+
+
+def _unchanged(name: str) -> Path:
+    """A file of a preset, compared with its checksum."""
+    folder = _presets()
+    require_unchanged(folder, (name,), read_checksums(folder) or {})
+    return folder / name
+
+
+def _presets() -> Path:
+    return Path(str(resources.files("lmk.embed"))) / "presets"
 
 
 def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:

@@ -1,8 +1,6 @@
 """Embedder: pictures to unit vectors, with its folder format and its fingerprint.
 
-A folder holds config.json, weights.safetensors (unless an installed package has them),
-whitening.safetensors (when there is one) and graph.xml + graph.bin, the network as OpenVINO
-runs it. With the graph at hand torch is never imported.
+embedder_folder.py has the files of a folder.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from lmk.embed.checksums import write_checksums
 from lmk.embed.config import (
     DEFAULT,
     EMBEDDER_FILE,
@@ -27,14 +25,21 @@ from lmk.embed.config import (
     embedder_folder,
     preset,
     preset_names,
-    require_local,
     timm_config,
+)
+from lmk.embed.embedder_folder import (
+    FORMAT,
+    GRAPH,
+    GRAPH_WEIGHTS,
+    WEIGHTS,
+    WHITENING,
+    EmbedderFolder,
+    SavedEmbedder,
 )
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError
 from lmk.embed.fingerprint import feature_print, state_sha256, whole_print
 from lmk.embed.images import Picture, Skipped, decode
-from lmk.embed.plain_files import parse_json, read_plain
 from lmk.embed.process import start_threads
 from lmk.embed.runtime import (
     OpenVinoRuntime,
@@ -46,29 +51,10 @@ from lmk.embed.runtime import (
 from lmk.embed.scratch import ScratchFolder
 from lmk.embed.sources import PictureSource, Source, picture_sources
 from lmk.embed.tag_head import TAGS_FILE
-from lmk.embed.whitening import Whitening, load_whitening, save_whitening
+from lmk.embed.whitening import Whitening, save_whitening
 
 if TYPE_CHECKING:
     from lmk.embed.heads import EmbeddingNetwork
-
-FORMAT = 1
-_GRAPH, _WEIGHTS, _WHITENING = (
-    "graph.xml",
-    "weights.safetensors",
-    "whitening.safetensors",
-)
-
-
-class _Saved(BaseModel):
-    """config.json of an embedder's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int
-    fingerprint: str
-    weights_sha256: str
-    feature_dim: int = Field(ge=1, le=1 << 20)
-    config: EmbedderConfig
 
 
 class Embedder:
@@ -93,8 +79,8 @@ class Embedder:
         weights_sha256: str,
         feature_dim: int,
         network: EmbeddingNetwork | None = None,
-        folder: Path | None = None,
         whitening: Whitening | None = None,
+        files: EmbedderFolder | None = None,
     ) -> None:
         self.config = config
         self.whitening = whitening
@@ -102,7 +88,8 @@ class Embedder:
         self.dim = whitening.dim if whitening else feature_dim
         self._weights_sha256 = weights_sha256
         self._network = network
-        self.folder = folder
+        self.folder = None if files is None else files.path
+        self._files = files
         self._exported: ScratchFolder | None = None  # removed with the last that has it
         self._runtime: Runtime | None = None
         self.feature_fingerprint = feature_print(config, weights_sha256)
@@ -217,33 +204,27 @@ class Embedder:
         return cls.of(config, network)
 
     @classmethod
-    def load(cls, folder: Path) -> Embedder:
+    def load(cls, folder: Path, *, checked: bool = False) -> Embedder:
         """Opens an embedder's folder; reads no weights before they are needed.
+
+        Args:
+            folder: as `save` writes it.
+            checked: the files have been compared with checksums already, as those of an open
+                gallery; otherwise each is compared before it is used.
 
         Raises:
             ModelError: when the folder is no embedder, or one of a newer format.
+            ModelDamaged: a file has changed since it was written.
         """
-        try:
-            content = parse_json(read_plain(folder / EMBEDDER_FILE))
-            if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-                raise ModelError(
-                    "was written by a newer lmk", where=folder, remedy="install a newer lmk"
-                )
-            saved = _Saved.model_validate(content)
-            require_local(saved.config)
-            embedder = cls(
-                saved.config,
-                weights_sha256=saved.weights_sha256,
-                feature_dim=saved.feature_dim,
-                folder=folder,
-                whitening=load_whitening(folder / _WHITENING, saved.feature_dim),
-            )
-        except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
-            raise ModelError(
-                f"is not an embedder's folder ({type(error).__name__})",
-                where=folder,
-                remedy="build the index again",
-            ) from error
+        files = EmbedderFolder(folder, checked=checked)
+        saved, whitening = files.read()
+        embedder = cls(
+            saved.config,
+            weights_sha256=saved.weights_sha256,
+            feature_dim=saved.feature_dim,
+            whitening=whitening,
+            files=files,
+        )
         if embedder.fingerprint != saved.fingerprint:
             raise EmbedderMismatch(
                 "was made by another version of lmk, whose vectors differ",
@@ -258,7 +239,7 @@ class Embedder:
         Raises:
             OSError: when the folder cannot be written.
         """
-        saved = _Saved(
+        saved = SavedEmbedder(
             format=FORMAT,
             fingerprint=self.fingerprint,
             weights_sha256=self._weights_sha256,
@@ -269,20 +250,23 @@ class Embedder:
             saved.model_dump_json(indent=2) + "\n", encoding="utf-8"
         )
         if self.whitening is not None:
-            save_whitening(self.whitening, folder / _WHITENING)
-        if self.folder is not None and (self.folder / TAGS_FILE).exists():
-            shutil.copyfile(self.folder / TAGS_FILE, folder / TAGS_FILE)
-        if self.folder is not None and (self.folder / _WEIGHTS).exists():
-            shutil.copyfile(self.folder / _WEIGHTS, folder / _WEIGHTS)
-        elif self.config.weights in (HUB, FILE):
+            save_whitening(self.whitening, folder / WHITENING)
+        copies: dict[str, tuple[str, ...]] = {}
+        if self._files is not None:
+            copies |= self._files.copy((TAGS_FILE, WEIGHTS), folder)
+        if self.config.weights in (HUB, FILE) and not (folder / WEIGHTS).exists():
             from safetensors.torch import save
 
             # Not save_file, whose error on a full disk is no OSError.
-            (folder / _WEIGHTS).write_bytes(save(dict(self.network().state_dict())))
+            (folder / WEIGHTS).write_bytes(save(dict(self.network().state_dict())))
         if openvino_usable():
             graph = self.graph()
-            shutil.copyfile(graph, folder / _GRAPH)
-            shutil.copyfile(graph.with_suffix(".bin"), (folder / _GRAPH).with_suffix(".bin"))
+            if self._files is not None and graph.parent == self.folder:
+                copies |= self._files.copy((GRAPH, GRAPH_WEIGHTS), folder)
+            else:
+                for name in (GRAPH, GRAPH_WEIGHTS):
+                    shutil.copyfile(graph.parent / name, folder / name)
+        write_checksums(folder, copies)
 
     def with_whitening(self, whitening: Whitening | None) -> Embedder:
         """The same network followed by another whitening."""
@@ -333,7 +317,9 @@ class Embedder:
         if self._network is None:
             from lmk.embed.network import build_network
 
-            kept = self.folder / _WEIGHTS if self.folder else None
+            if self._files is not None:
+                self._files.require(WEIGHTS)
+            kept = self.folder / WEIGHTS if self.folder else None
             self._network = build_network(self.config, kept, whole=True)
             if state_sha256(self._network) != self._weights_sha256:
                 raise EmbedderMismatch(
@@ -361,18 +347,22 @@ class Embedder:
         """Whether the folder has no graph, or half of one, though OpenVINO is installed here."""
         if self.folder is None or not openvino_usable():
             return False
-        graph = self.folder / _GRAPH
-        return not (graph.exists() and graph.with_suffix(".bin").exists())
+        return not all((self.folder / name).exists() for name in (GRAPH, GRAPH_WEIGHTS))
 
     def graph(self) -> Path:
-        """The network as an OpenVINO graph: the folder's own, else exported once a process."""
-        if self.folder is not None and (self.folder / _GRAPH).exists():
-            return self.folder / _GRAPH
+        """The network as an OpenVINO graph: the folder's own, else exported once a process.
+
+        Raises:
+            ModelDamaged: the folder's own has changed since it was written.
+        """
+        own = None if self._files is None else self._files.graph()
+        if own is not None:
+            return own
         if self._exported is None:
             exported = ScratchFolder("graph")
-            export_graph(self.network(), self.config.size, exported.path / _GRAPH)
+            export_graph(self.network(), self.config.size, exported.path / GRAPH)
             self._exported = exported
-        return self._exported.path / _GRAPH
+        return self._exported.path / GRAPH
 
     def features(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
         """Raw features float32 [feature_dim] of decoded pictures uint8 [size, size, 3]."""

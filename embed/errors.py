@@ -4,6 +4,8 @@ LmkError                      1  the work failed
   UsageError                  2  the call was wrong (no such folder, a bad option, -k of 0)
     ManifestError             2  a list of pictures that cannot be read as one
     ModelError                2  an embedder that cannot be had: unknown name, missing weights
+      ModelDamaged          1  a file of an embedder is missing or has changed
+  CheckpointDamaged         1  a file of a training is cut or has changed
   GalleryError                1  a gallery folder that cannot be used
     NotAGallery               2  the folder is no gallery, or its build never finished
     GalleryDamaged            1  a file is missing, cut or changed
@@ -64,6 +66,16 @@ class ManifestError(UsageError):
 
 class ModelError(UsageError):
     """An embedder that cannot be had."""
+
+
+class ModelDamaged(ModelError):
+    """A file of an embedder is missing or has changed since it was written."""
+
+    exit_code = 1
+
+
+class CheckpointDamaged(LmkError):
+    """A file of a training is cut or has changed since it was written."""
 
 
 class GalleryError(LmkError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +47,8 @@ def build_network(
         insert_global_context(backbone, config.global_context)
     network = EmbeddingNetwork(backbone, config)
     if shipped:
-        with as_file(shipped_weights(config.name)) as file:
-            load_weights(network, read_state(file), file, remedy="install lmk again")  # widens fp16
+        file = shipped_weights(config.name)
+        load_weights(network, read_state(file), file, remedy="install lmk again")  # widens fp16
     elif kept and weights is not None:
         load_weights(network, read_state(weights), weights, what=_NO_FIT, remedy=_REBUILD)
     return network.eval()

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.checksums import read_checksums, require_unchanged, write_with_checksum
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import EmbedderMismatch, ModelError
 from lmk.embed.label_text import nfc
@@ -77,7 +78,7 @@ def save_tag_head(head: TagHead, path: Path) -> None:
     """Writes a head as safetensors; its names and settings are JSON in the header.
 
     Raises:
-        OSError: the file cannot be written.
+        StorageError: the disk is full or the folder cannot be written.
     """
     from safetensors.numpy import save
 
@@ -89,18 +90,22 @@ def save_tag_head(head: TagHead, path: Path) -> None:
         "feature_fingerprint": head.feature_fingerprint,
     }
     tensors = {"weight": np.ascontiguousarray(head.weight), "bias": head.bias}
-    path.write_bytes(save(tensors, {_HEADER: json.dumps(header)}))
+    write_with_checksum(path, save(tensors, {_HEADER: json.dumps(header)}))
 
 
-def load_tag_head(folder: Path, feature_fingerprint: str | None = None) -> TagHead:
+def load_tag_head(
+    folder: Path, feature_fingerprint: str | None = None, *, checked: bool = False
+) -> TagHead:
     """The tags of an embedder's folder.
 
     Args:
         folder: as `lmk train` writes it.
         feature_fingerprint: of the embedder whose features will be given to it.
+        checked: the file has been compared with its checksum already.
 
     Raises:
         ModelError: the embedder was not trained for tags, or the file is damaged.
+        ModelDamaged: the file has changed since it was written.
         EmbedderMismatch: the head belongs to another embedder.
     """
     from safetensors import SafetensorError, safe_open
@@ -110,6 +115,9 @@ def load_tag_head(folder: Path, feature_fingerprint: str | None = None) -> TagHe
         raise ModelError(
             "this embedder knows no tags", where=folder, remedy="train one: lmk train tags-lite1"
         )
+    checksums = None if checked else read_checksums(folder)
+    if checksums is not None:
+        require_unchanged(folder, (TAGS_FILE,), checksums)
     try:
         with safe_open(path, framework="np") as file:
             header = json.loads(file.metadata()[_HEADER])

@@ -16,6 +16,7 @@ from lmk.embed.embedder import Embedder
 from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
 from lmk.index.admission import LabelDifference
 from lmk.index.catalog import Picture, Precision, Role
+from lmk.index.embedder_check import check_embedder
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
 
@@ -79,6 +80,8 @@ def merge(
     with ExitStack() as stack:
         galleries = [stack.enter_context(Gallery.open(path)) for path in paths]
         _require_one_embedder(galleries)
+        for gallery in galleries:
+            check_embedder(gallery)
         writer = stack.enter_context(GalleryWriter(out, create=True, wait=wait))
         first = galleries[0]
         precision: Precision = "f32" if any(g.precision == "f32" for g in galleries) else "f16"

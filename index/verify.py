@@ -22,6 +22,7 @@ from lmk.embed.label_text import nfc
 from lmk.index.catalog import Catalog, State
 from lmk.index.checked import damaged_files
 from lmk.index.database import CATALOG, unfinished
+from lmk.index.embedder_check import embedder_damage
 from lmk.index.gallery import CHANGED, embedder_files, embedder_folder, moved_on
 from lmk.index.layout import CACHE
 from lmk.index.segments import REBUILD, REPAIR, StoredFile
@@ -161,7 +162,10 @@ def _of_files(
             what = f"the vectors from row {first} on have changed"
             where = catalog.folder / CATALOG
             yield Finding(where, what, REPAIR, "re-embed", range(first, first + rows))
-    for damage in (*errors, *damaged_files(catalog.folder, opened, verify=True)):
+    changed = damaged_files(catalog.folder, opened, verify=True)
+    named = {error.where for error in changed}
+    whole = [file for file in opened if str(file.path) not in named]
+    for damage in (*errors, *changed, *embedder_damage(whole)):
         path = Path(damage.where or "").relative_to(catalog.folder).as_posix()
         lost = segments.get(path, range(0))
         yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
@@ -177,7 +181,7 @@ def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
         return  # both halves are written together
     folder = embedder_folder(catalog.folder, state.fingerprint, files)
     with suppress(LmkError):
-        if Embedder.load(folder).lacks_graph():
+        if Embedder.load(folder, checked=True).lacks_graph():
             what = "the network has no graph, so every command makes one before it begins"
             yield Finding(folder / "graph.xml", what, REPAIR, "remake")
 

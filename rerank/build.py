@@ -305,7 +305,7 @@ def add_pictures(
         GalleryError: when another picture has an id.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
-        embedder = Embedder.load(old.embedder_dir)
+        embedder = Embedder.load(old.embedder_dir, checked=True)
         store = open_store(path, embedder)
         found = extract_all(manifest, embedder, store, "pictures", progress)
         added = append_all(

@@ -191,7 +191,7 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
 
 def prune_features(path: Path, gallery: Gallery) -> int:
     """Drops cached features of pictures that the gallery does not hold; returns how many."""
-    store = open_store(path, Embedder.load(gallery.embedder_dir))
+    store = open_store(path, Embedder.load(gallery.embedder_dir, checked=True))
     return store.prune(_contents(gallery))
 
 
@@ -205,7 +205,7 @@ def prune_cache(path: Path, gallery: Gallery) -> int:
         return dropped
     with ExitStack() as held, suppress(GalleryLocked):
         held.callback(os.close, take_lock(path / PHOTOS))
-        embedder = Embedder.load(gallery.embedder_dir)
+        embedder = Embedder.load(gallery.embedder_dir, checked=True)
         key, dim = embedder.feature_fingerprint, embedder.feature_dim
         store = FeatureStore(path / PHOTOS, key, dim, below=path)
         dropped += store.prune(_contents(gallery))

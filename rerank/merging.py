@@ -80,7 +80,7 @@ def merge_indexes(
 
 def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | None:
     """The embedder of the galleries with a whitening learnt from all of them, if there is to be."""
-    embedder = Embedder.load(galleries[0].embedder_dir)
+    embedder = Embedder.load(galleries[0].embedder_dir, checked=True)
     if whiten is None:
         parts = all(gallery.setting(SHARD) is not None for gallery in galleries)
         pictures, distractors = (

@@ -77,7 +77,7 @@ class Recognizer:
         """
         gallery = Gallery.open(path, verify=verify)
         try:
-            return cls(gallery, Embedder.load(gallery.embedder_dir), pipeline)
+            return cls(gallery, Embedder.load(gallery.embedder_dir, checked=True), pipeline)
         except BaseException:
             gallery.close()
             raise

@@ -95,7 +95,7 @@ def repair_index(
             if broken:
                 whole = restored(writer, broken, scratch, embedder, drop_lost=drop_lost)
             else:
-                whole = Embedder.load(writer.embedder_dir)
+                whole = Embedder.load(writer.embedder_dir, checked=True)
             rows = [f.rows for f in named if f.mend == "re-embed"]
             lost, reembedded = _reembed(writer, whole, rows, drop_lost, progress)
             if broken:  # after all that may refuse

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from lmk.embed.checksums import CHECKSUMS_FILE, read_checksums, write_checksums
 from lmk.embed.config import preset_names
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import GalleryDamaged, LmkError
@@ -19,7 +20,10 @@ from lmk.embed.whitening import load_whitening
 from lmk.index.writer import GalleryWriter
 
 _WHITENING, _GRAPH = "whitening.safetensors", "graph"
-_REMADE = {"config.json", "weights.safetensors", _WHITENING, "graph.xml", "graph.bin"}
+_REMADE = {
+    *("config.json", "weights.safetensors", _WHITENING, "graph.xml", "graph.bin"),
+    CHECKSUMS_FILE,
+}
 
 
 def restored(
@@ -79,6 +83,7 @@ def save_restored(embedder: Embedder, scratch: Path, folder: Path) -> None:
         if file.is_file() and not file.name.startswith(".") and not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
+    write_checksums(folder, read_checksums(folder))
 
 
 def _same(

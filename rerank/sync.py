@@ -142,7 +142,7 @@ def sync_index(
                     plan.leave_out_duplicates()
             return _report(plans, [plan.losses for plan in plans])
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
-        embedder = Embedder.load(old.embedder_dir)
+        embedder = Embedder.load(old.embedder_dir, checked=True)
         store = open_store(path, embedder)
         plans = _compared(old, manifest, distractors, progress)
         for plan in plans:

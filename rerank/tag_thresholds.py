@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lmk.embed.checksums import read_checksums, require_unchanged, write_with_checksum
 from lmk.embed.errors import GalleryError, ModelError, UsageError
-from lmk.embed.files import write_whole
 from lmk.embed.label_text import nfc
 from lmk.embed.relations import RelationGraph
 from lmk.index.gallery import Gallery
@@ -181,7 +181,7 @@ def save_thresholds(thresholds: TagThresholds, path: Path) -> None:
     Raises:
         StorageError: the disk is full, the folder read-only.
     """
-    write_whole(path, (thresholds.model_dump_json(indent=2) + "\n").encode())
+    write_with_checksum(path, (thresholds.model_dump_json(indent=2) + "\n").encode())
 
 
 def load_thresholds(path: Path) -> TagThresholds | None:
@@ -189,7 +189,12 @@ def load_thresholds(path: Path) -> TagThresholds | None:
 
     Raises:
         ModelError: the file is no thresholds.
+        ModelDamaged: the file has changed since it was written.
     """
+    checksums = read_checksums(path.parent)
+    if checksums is not None and path.exists():
+        remedy = "remove it, and learn thresholds again: lmk tag-thresholds"
+        require_unchanged(path.parent, (path.name,), checksums, remedy=remedy)
     try:
         return TagThresholds.model_validate_json(path.read_bytes())
     except FileNotFoundError:

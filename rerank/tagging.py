@@ -153,7 +153,7 @@ class HeadTagger:
         gallery, embedder = recognizer.gallery, recognizer.embedder
         if not (gallery.embedder_dir / TAGS_FILE).is_file():
             return None
-        head = load_tag_head(gallery.embedder_dir, embedder.feature_fingerprint)
+        head = load_tag_head(gallery.embedder_dir, embedder.feature_fingerprint, checked=True)
         kept = saved_thresholds(gallery, HEAD_SETTING)
         return cls(embedder, head, gallery.path, _keeper(gallery.path, HEAD_SETTING), kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,38 +13,59 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lmk.embed.errors import LmkError
+from lmk.embed.errors import CheckpointDamaged
 from lmk.embed.files import write_whole
 
-_HEADER = "lmk"
+_HEADER, _DIGEST = "lmk", "sha256"  # in the file's own header
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors by name and a JSON object.
+    """Writes tensors by name and a JSON object, with the sha256 of both.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, save(plain, {_HEADER: json.dumps(state)}))
+    text = json.dumps(state)
+    write_whole(path, save(plain, {_HEADER: text, _DIGEST: _sha256(plain, text)}))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(
+    path: Path, *, remedy: str = "remove it, and run the same command again: it is made anew"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What save_checkpoint wrote.
 
+    A checkpoint of an lmk that wrote no digest is read without one.
+
+    Args:
+        path: the file.
+        remedy: for the error.
+
     Raises:
-        LmkError: the file is damaged.
+        CheckpointDamaged: the file has changed since it was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()[_HEADER])
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise LmkError(
-            f"is no checkpoint ({type(error).__name__})",
-            where=path,
-            remedy="remove it; training then starts from the beginning",
-        ) from error
+            header: dict[str, str] = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = header.get(_DIGEST)
+        if header.keys() > {_HEADER} and digest != _sha256(tensors, header[_HEADER]):
+            raise CheckpointDamaged(
+                "the checkpoint has changed since it was written", where=path, remedy=remedy
+            )
+        return tensors, json.loads(header[_HEADER])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"is no checkpoint ({type(error).__name__})"
+        raise CheckpointDamaged(what, where=path, remedy=remedy) from error
+
+
+def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
+    """The sha256 of tensors, by name, type, shape and content, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # also of bfloat16
+    return digest.hexdigest()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,14 +6,16 @@ import csv
 import io
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
 
+from lmk.embed.config import EMBEDDER_FILE
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import UsageError, storage_errors
+from lmk.embed.errors import CheckpointDamaged, LmkError, UsageError, storage_errors
 from lmk.embed.files import write_whole
 from lmk.embed.images import Skipped
 from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
@@ -25,7 +27,8 @@ _FREE = {"workers", "save_minutes"}  # settings that a run may change when it go
 
 
 class RunFolder:
-    """The files of a run: training/ with config.json, last.safetensors, best.safetensors,
+    """The files of a run: training/ with config.json, last.safetensors, the one before it in
+    previous.safetensors, best.safetensors,
     steps.csv, epochs.csv and skipped.csv, and at the end the embedder's own files.
 
     Args:
@@ -36,6 +39,7 @@ class RunFolder:
         self.out = out
         self.training = out / "training"
         self.last = self.training / "last.safetensors"
+        self.previous = self.training / "previous.safetensors"
         self.best = self.training / "best.safetensors"
         self.teacher = self.training / "teacher.safetensors"
         self.start_state = self.training / "start.safetensors"
@@ -54,7 +58,7 @@ class RunFolder:
         Raises:
             UsageError: there is a run already and `resume` is not set, or it had other settings
                 or pictures, or the folder holds something else.
-            LmkError: the checkpoint is damaged.
+            CheckpointDamaged: the checkpoint is damaged.
         """
         if self.last.exists():
             return self._checkpoint(config, digest, resume=resume)
@@ -93,7 +97,7 @@ class RunFolder:
                 where=self.out,
                 remedy="go on with it by --resume, or name another --out",
             )
-        tensors, state = load_checkpoint(self.last)
+        tensors, state = self._last()
         if state.get("format") != FORMAT:
             raise UsageError(
                 "was written by another version of lmk", where=self.last, remedy="train anew"
@@ -113,6 +117,23 @@ class RunFolder:
             )
         return tensors, state
 
+    @property
+    def anew(self) -> str:
+        """What a user does where a run cannot go on."""
+        return f"remove {self.training}, and start anew with the same command"
+
+    def _last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        try:
+            return load_checkpoint(self.last)
+        except CheckpointDamaged as error:
+            try:
+                position = load_checkpoint(self.previous)[1]["position"]
+                done = f"{position['epoch']} epochs and {position['step']} steps"
+                remedy = f"go on from the one before, after {done}: mv {self.previous} {self.last}"
+            except (LmkError, KeyError, TypeError):
+                remedy = self.anew
+            raise CheckpointDamaged(error.what, where=error.where, remedy=remedy) from error
+
     def save(
         self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], skipped: Sequence[Skipped]
     ) -> None:
@@ -123,7 +144,16 @@ class RunFolder:
         write_whole(
             self.training / "skipped.csv", buffer.getvalue().encode(errors="surrogateescape")
         )
+        self._keep_previous()
         save_checkpoint(self.last, tensors, {"format": FORMAT, **state})
+
+    def _keep_previous(self) -> None:
+        """Gives the last checkpoint a second name, where the file system can."""
+        link = self.previous.with_suffix(".part")
+        with suppress(OSError):
+            link.unlink(missing_ok=True)
+            link.hardlink_to(self.last)
+            link.replace(self.previous)
 
     def publish(self, embedder: Embedder, tags: TagHead | None) -> None:
         """Writes the embedder and its tags into the folder; config.json comes last.
@@ -138,8 +168,8 @@ class RunFolder:
             embedder.save(made)
             if tags is not None:
                 save_tag_head(tags, made / TAGS_FILE)
-            files = sorted(made.iterdir(), key=lambda file: file.name == "config.json")
-            (self.out / "config.json").unlink(missing_ok=True)
+            files = sorted(made.iterdir(), key=lambda file: file.name == EMBEDDER_FILE)
+            (self.out / EMBEDDER_FILE).unlink(missing_ok=True)
             for file in files:
                 file.replace(self.out / file.name)
             made.rmdir()

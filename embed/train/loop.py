@@ -360,7 +360,9 @@ class _Run:
 
     def _publish(self) -> None:
         """Writes the embedder of the best epoch, or of the last one where nothing was validated."""
-        weights = load_checkpoint(self._folder.best)[0] if self._at.best else None
+        weights = None
+        if self._at.best:
+            weights = load_checkpoint(self._folder.best, remedy=self._folder.anew)[0]
         self._folder.publish(*self._embedder(weights or self._learner.kept()))
 
     def _embedder(self, weights: Mapping[str, Tensor]) -> tuple[Embedder, TagHead | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmk.embed.checksums import write_with_checksum
 from lmk.embed.detector import Box
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import GalleryError, UsageError
@@ -289,7 +290,7 @@ class TestThresholds:
         known = tag_table(here / "known.csv", "queries")
         assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
         head = json.loads((tagger / "tag_thresholds.json").read_text()) | {"tagger": "other"}
-        (tagger / "tag_thresholds.json").write_text(json.dumps(head))
+        write_with_checksum(tagger / "tag_thresholds.json", json.dumps(head).encode())
         ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger)
         lmk(*ask).refused(1, "learnt for other tags", "lmk tag-thresholds")
 

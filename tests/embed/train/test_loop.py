@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmk.embed.embedder import Embedder
-from lmk.embed.errors import LmkError, ManifestError, UsageError
+from lmk.embed.errors import CheckpointDamaged, LmkError, ManifestError, UsageError
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
@@ -306,7 +306,39 @@ class TestRefusals:
         shutil.copytree(done[0].folder, tmp_path / "run")
         last = tmp_path / "run" / "training" / "last.safetensors"
         last.write_bytes(last.read_bytes()[:1000])
-        with pytest.raises(LmkError, match=r"is no checkpoint .*remove it"):
+        with pytest.raises(CheckpointDamaged, match=r"is no checkpoint .*: mv .*previous"):
+            train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
+
+    def test_a_flipped_byte_and_the_way_out(
+        self, done: tuple[TrainingResult, Any], small: Small, gallery: Manifest, tmp_path: Path
+    ) -> None:
+        """The checkpoint before the damaged one goes on to the same weights."""
+        shutil.copytree(done[0].folder, tmp_path / "run")
+        training = tmp_path / "run" / "training"
+        last, previous = training / "last.safetensors", training / "previous.safetensors"
+        content = bytearray(last.read_bytes())
+        content[-1000] ^= 1
+        last.write_bytes(content)
+
+        def resume() -> TrainingResult:
+            return train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
+
+        with pytest.raises(CheckpointDamaged, match="has changed since it was written") as caught:
+            resume()
+        assert f"after 2 epochs and 0 steps: mv {previous} {last}" in str(caught.value)
+        previous.replace(last)
+        resume()
+        before = (done[0].folder / "weights.safetensors").read_bytes()
+        assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
+
+    def test_no_checkpoint_is_whole(
+        self, done: tuple[TrainingResult, Any], small: Small, gallery: Manifest, tmp_path: Path
+    ) -> None:
+        shutil.copytree(done[0].folder, tmp_path / "run")
+        training = tmp_path / "run" / "training"
+        for name in ("last.safetensors", "previous.safetensors"):
+            (training / name).write_bytes(b"none")
+        with pytest.raises(CheckpointDamaged, match=f"remove {training}, and start anew"):
             train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
 
     def test_a_folder_of_something_else(

@@ -166,6 +166,7 @@ def test_an_embedders_folder_without_counters(small: Small, tiny: Embedder, tmp_
     counters = {name for name in weights if name.endswith("num_batches_tracked")}
     assert counters
     save_file({name: t for name, t in weights.items() if name not in counters}, path)
+    (tmp_path / "SHA256SUMS").unlink()
     opened = Embedder.load(tmp_path)
     assert opened.fingerprint == tiny.fingerprint
     for name, tensor in opened.network().state_dict().items():
