@@ -124,9 +124,11 @@ def _inner_folders(path: str, wanted: Callable[[str], bool]) -> list[str]:
         for entry in entries:
             if not wanted(entry.name):
                 continue
+            if entry.is_file(follow_symlinks=False):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 found.append(entry.path)
-            elif not entry.is_file(follow_symlinks=False):
+            else:
                 with suppress(FileNotFoundError):
                     _require_plain(entry.stat(follow_symlinks=False).st_mode, entry.path)
     return found

@@ -10,7 +10,6 @@ check of its structure, a commit) have no limit: they take as long as the file i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -38,6 +37,8 @@ _STEP = 100_000  # instructions of SQLite's machine between two looks at the lim
 _SOME_STEPS = 30  # that any statement may take
 _PER_BYTE = 4  # instructions; a row of 12 instructions has more than a hundred bytes
 _SOME_BYTES = 1 << 16
+_SOME_ROWS = 16  # in memory before their bytes are counted; each may have LONGEST_CELL
+_WITH_BYTES = {str, bytes}
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name LIMIT 100"
 
 Objects = tuple[tuple[Any, ...], ...]
@@ -73,22 +74,31 @@ def size_of(connection: sqlite3.Connection) -> int:
     return int(pages) * int(connection.execute("PRAGMA page_size").fetchone()[0])
 
 
-def bounded(rows: Iterable[Any], connection: sqlite3.Connection, folder: Path) -> list[Any]:
+def bounded(cursor: sqlite3.Cursor, connection: sqlite3.Connection, folder: Path) -> list[Any]:
     """Returns all rows of a statement, as long as they have no more bytes than the catalog.
 
     Raises:
         GalleryDamaged: for more.
     """
-    found, size, most = [], 0, _SOME_BYTES
-    for row in rows:
-        size += sum(len(value) for value in row if isinstance(value, str | bytes))
+    found: list[Any] = []
+    size, most = 0, _SOME_BYTES
+    while rows := cursor.fetchmany(_SOME_ROWS):
+        size += sum(map(_bytes_of, zip(*rows, strict=True)))
         if size > most:
             most = _SOME_BYTES + size_of(connection)
             if size > most:
                 what = "a table has more bytes than its file"
                 raise GalleryDamaged(what, where=folder / CATALOG, remedy=REBUILD)
-        found.append(row)
+        found += rows
     return found
+
+
+def _bytes_of(column: tuple[Any, ...]) -> int:
+    kinds = set(map(type, column))
+    if not kinds & _WITH_BYTES:
+        return 0
+    texts = column if kinds <= _WITH_BYTES else (v for v in column if type(v) in _WITH_BYTES)
+    return sum(map(len, texts))
 
 
 def check_schema(connection: sqlite3.Connection, folder: Path, version: int) -> None:
