@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import re
 import sys
 import warnings
 from types import TracebackType
@@ -17,6 +18,8 @@ import click
 from lmk.cli.printing import echo, echo_lines, printed_notices
 from lmk.embed.errors import LmkError
 
+# How torch, OpenVINO and others say that memory could not be had.
+_NO_MEMORY = re.compile(r"bad_alloc|[Oo]ut of memory|can't allocate memory|Cannot allocate memory")
 DISTRIBUTION = "lmk-landmarks"
 _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
     "build-index": ("build_command", "build_index", "Build an index from a folder of places."),
@@ -140,13 +143,32 @@ def _print_traceback(
 def _wrong_call(error: click.ClickException) -> str:
     """One line for what click found wrong with the call."""
     text = " ".join(error.format_message().split()).rstrip(".")
+    text += _nearest_command(error)
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{text}; see: {context.command_path if context else 'lmk'} --help"
+
+
+def _nearest_command(error: click.ClickException) -> str:
+    """The command that an unknown one was probably meant to be, as a question."""
+    unknown = re.match(r"No such command '(.*)'", error.format_message(), re.DOTALL)
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if unknown is None or context is None or not isinstance(context.command, click.Group):
+        return ""
+    if "Did you mean" in error.format_message():
+        return ""
+    import difflib
+
+    near = difflib.get_close_matches(unknown[1], context.command.list_commands(context), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _unexpected(error: Exception) -> str:
     """One line for an error nobody foresaw; a full disk may come from anywhere."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the output'}: no space left; free some and run it again"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit (ulimit -n) and run it again"
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return "not enough memory; close other programs or raise the limit (ulimit -v)"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{type(error).__name__}: {text}; run it again with --debug to see where"

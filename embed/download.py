@@ -93,6 +93,7 @@ def fetch(
     stop: threading.Event | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
     space_factor: float = 1.0,
+    most: int | None = None,
 ) -> Fetched:
     """Downloads `url` to `target`, going on from what an earlier call left.
 
@@ -104,6 +105,7 @@ def fetch(
         stop: set by another thread to end the call with StoppedError at the next chunk.
         progress: called with (bytes here, bytes in all or None) as the file grows.
         space_factor: disk bytes needed for each byte of the file (2: it is unpacked as well).
+        most: bytes that the file may have; None for as many as the server says or the disk holds.
 
     Raises:
         DownloadError: the server has no such file, failed `patience.attempts` times in a row
@@ -116,7 +118,7 @@ def fetch(
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = _Part(url, target)
-    transfer = _Transfer(part, patience, stop, progress, space_factor, checked=md5 is not None)
+    transfer = _Transfer(part, patience, stop, progress, space_factor, md5 is not None, most)
     found = ""
     for _ in range(2):  # a wrong checksum gets one fresh try
         transfer.run()
@@ -226,6 +228,7 @@ class _Transfer:
     progress: Callable[[int, int | None], None]
     space_factor: float
     checked: bool
+    most: int | None
 
     def run(self) -> None:
         """Connects until the part is complete, or nothing more comes."""
@@ -264,6 +267,7 @@ class _Transfer:
                     where=part.url,
                     remedy="name another mirror",
                 )
+            self._check_size(total or 0)
             self._check_space(total, part.size if resumed else 0)
             with _writing(part.path):
                 if not resumed:  # a fresh start, a server without ranges, or a changed file
@@ -273,6 +277,19 @@ class _Transfer:
             part.total = part.size
         if not part.complete:
             raise _PassingError(f"the connection ended at {part.size} of {part.total} bytes")
+
+    def _check_size(self, size: int) -> None:
+        """Refuses a file larger than it may be (DownloadError)."""
+        most = self.most
+        if most is None or size <= most:
+            return
+        with _writing(self.part.path):
+            self.part.discard()
+        raise DownloadError(
+            f"the server sends more than {most:,} bytes, which this file cannot have",
+            where=self.part.url,
+            remedy="name another mirror",
+        )
 
     def _check_space(self, total: int | None, have: int) -> None:
         if total is None:
@@ -294,6 +311,8 @@ class _Transfer:
                 file.write(chunk)
                 part.hash.update(chunk)
                 part.size += len(chunk)
+                if self.most is not None and part.size > self.most:
+                    self._check_size(part.size)
                 self.progress(part.size, part.total)
                 if self.stop.is_set():
                     raise StoppedError

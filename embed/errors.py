@@ -131,6 +131,8 @@ class ForkedProcess(LmkError):
 _STORAGE_REMEDIES = {
     errno.ENOSPC: "free some space and run the same command again: it goes on where it stopped",
     errno.EDQUOT: "free some space and run the same command again: it goes on where it stopped",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) and run the same command again",
+    errno.ENFILE: "too many files are open on this machine: close programs and run it again",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the same command again",
     errno.EIO: "check the disk, then run the same command again",
     errno.EROFS: "choose a folder that can be written",
@@ -149,9 +151,25 @@ def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno not in _STORAGE_REMEDIES:
             raise
         reason = (error.strerror or str(error)).lower()
+        remedy = _STORAGE_REMEDIES[error.errno]
+        if error.errno == errno.ENOSPC and _no_inodes(error.filename2 or error.filename or where):
+            reason = "no inodes left: the disk has room, but holds as many files as it can"
+            remedy = "remove some files and run the same command again: it goes on where it stopped"
         raise StorageError(
             f"cannot write: {reason}",
             # of a copy or rename that failed, filename is the source
             where=error.filename2 or error.filename or os.fspath(where),
-            remedy=_STORAGE_REMEDIES[error.errno],
+            remedy=remedy,
         ) from error
+
+
+def _no_inodes(where: str | os.PathLike[str]) -> bool:
+    """Whether the file system of a path can hold no more files."""
+    path = os.path.abspath(os.fspath(where))  # noqa: PTH100
+    while not os.path.exists(path) and path != os.path.dirname(path):  # noqa: PTH110, PTH120
+        path = os.path.dirname(path)  # noqa: PTH120
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return False
+    return found.f_files > 0 and found.f_ffree == 0

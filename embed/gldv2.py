@@ -52,6 +52,8 @@ METADATA = {
         "ground_truth/retrieval_solution_v2.1.csv",
     ),
 }
+# Bytes that a file may have: several times what the largest one of the data set has.
+_MOST_CHECKSUM, _MOST_SHARD, _MOST_METADATA = 64 << 10, 8 << 30, 8 << 30
 LICENSES = """\
 Google Landmarks Dataset v2, https://github.com/cvdfoundation/google-landmark
 
@@ -287,7 +289,13 @@ class _Run:
         shard = PurePosixPath(name).stem
         md5_name = f"md5sum/{self.split}/md5.{shard}.txt"
         target = self.out / ".gldv2" / md5_name
-        fetch(f"{self.base}/{md5_name}", target, patience=self.patience, stop=stop)
+        fetch(
+            f"{self.base}/{md5_name}",
+            target,
+            patience=self.patience,
+            stop=stop,
+            most=_MOST_CHECKSUM,
+        )
         text = target.read_bytes().decode("utf-8", "replace")
         found: set[str] = set(re.findall(r"\b[0-9a-f]{32}\b", text.lower()))
         others = set(re.findall(r"images_\d+", text)) - {shard}
@@ -316,6 +324,7 @@ class _Run:
             stop=stop,
             progress=lambda done, total: self.on_bytes(name, done, total),
             space_factor=space_factor,
+            most=_MOST_SHARD if name.endswith(".tar") else _MOST_METADATA,
         )
         return got.size, got.md5
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from lmk.embed.errors import DownloadError
+from lmk.embed.errors import DownloadError, StorageError
+
+_REFUSED = "nothing of it was unpacked; delete it, or name another mirror"
+MOST_MEMBERS = 1_000_000  # a shard has some ten thousand
 
 
 def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
@@ -28,12 +32,23 @@ def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
                 if member.isdir():
                     continue
                 name = _safe_name(member, archive)
+                _check(name not in sizes, f"two members are called {name!r}", archive)
+                _check(len(sizes) < MOST_MEMBERS, f"more than {MOST_MEMBERS:,} members", archive)
                 tar.extract(member, stage, set_attrs=False, filter="data")
                 sizes[name] = (stage / name).stat().st_size
         for name in sizes:
             place = into / name
             place.parent.mkdir(parents=True, exist_ok=True)
             (stage / name).replace(place)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        where = Path(os.fsdecode(error.filename2 or error.filename or archive))
+        if where.is_relative_to(stage):
+            what = f"a member's name is a folder's name elsewhere: {where.relative_to(stage)}"
+            raise DownloadError(what, where=archive, remedy=_REFUSED) from error
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"cannot write: {reason}", where=where, remedy="remove what is in the way"
+        ) from error
     except tarfile.TarError as error:
         raise DownloadError(
             f"not a tar file that can be unpacked: {error}",
@@ -43,6 +58,11 @@ def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return sizes
+
+
+def _check(fine: bool, what: str, archive: Path) -> None:
+    if not fine:
+        raise DownloadError(what, where=archive, remedy=_REFUSED)
 
 
 def _safe_name(member: tarfile.TarInfo, archive: Path) -> str:

@@ -367,3 +367,23 @@ def test_any_run_of_cuts_ends_in_the_same_file(server, faults, size, cuts):
         assert target.read_bytes() == body
         assert got.size == size
         assert only_target_left(target)
+
+
+def test_a_file_that_is_larger_than_it_may_be(server, target):
+    with pytest.raises(DownloadError, match="sends more than 100 bytes"):
+        fetch(server.url + NAME, target, patience=quick(), most=100)
+    assert not target.exists()
+    assert fetch(server.url + NAME, target, patience=quick(), most=len(BODY)).size == len(BODY)
+
+
+def test_an_endless_file_ends(server, faults, target):
+    """Without a length nothing but the bytes that come tells how many there are."""
+
+    def endless(handler, body):
+        handler.answer(200, b"x" * 5000, Content_Length=None)
+
+    server.faults[NAME] = [endless]
+    with pytest.raises(DownloadError, match="sends more than 1,000 bytes"):
+        fetch(server.url + NAME, target, md5=MD5, patience=quick(), most=1000)
+    part = target.with_name(target.name + ".part")
+    assert not target.exists() and part.stat().st_size == 0

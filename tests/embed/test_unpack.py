@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmk.embed.errors import DownloadError
+from lmk.embed.errors import DownloadError, StorageError
 from lmk.embed.unpack import unpack
 
 GOOD = {"0/1/2/0123456789abcdef.jpg": b"one", "f/e/d/fedcba9876543210.jpg": b"two" * 5000}
@@ -157,3 +157,37 @@ def test_whatever_the_members_nothing_lands_outside(members):
         assert not any(path.is_symlink() for path in root.rglob("*"))
         assert {path.name for path in root.iterdir()} <= {"a.tar", "deep"}
         assert {path.name for path in (root / "deep").glob("*/*")} <= {"into"}
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("a/b.jpg", "a/b.jpg"), "two members are called"),
+        (("a.jpg", "a.jpg/b.jpg"), "folder's name"),
+        (("a.jpg/b.jpg", "a.jpg"), "folder's name"),
+    ],
+)
+def test_names_that_clash_end_with_a_way_out(folders, names, text):
+    archive, stage, into = folders
+    write(archive, *[(info(name), b"x") for name in names])
+    with pytest.raises(DownloadError, match=text) as caught:
+        unpack(archive, stage, into)
+    assert "name another mirror" in str(caught.value)
+    assert not tree(into) and not stage.exists()
+
+
+def test_a_folder_in_the_way_is_named(folders):
+    archive, stage, into = folders
+    write(archive)
+    (into / "f/e/d/fedcba9876543210.jpg").mkdir(parents=True)
+    with pytest.raises(StorageError, match="remove what is in the way"):
+        unpack(archive, stage, into)
+
+
+def test_too_many_members(folders, monkeypatch):
+    archive, stage, into = folders
+    write(archive)
+    monkeypatch.setattr("lmk.embed.unpack.MOST_MEMBERS", 1)
+    with pytest.raises(DownloadError, match="more than 1 members"):
+        unpack(archive, stage, into)
+    assert not tree(into)
