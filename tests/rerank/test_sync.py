@@ -281,18 +281,14 @@ class TestSync:
         closed = [folder / "gallery" / "place_0" / "0.jpg", folder / "bank" / "1001.jpg"]
         for path in closed:
             touch(path)
-        real = Path.read_bytes, Path.open
+        real = os.open
 
-        def refuse(act: Callable[..., object]) -> Callable[..., object]:
-            def refusing(path: Path, *args: object, **options: object) -> object:
-                if path in closed:
-                    raise PermissionError(13, "Permission denied")
-                return act(path, *args, **options)
+        def refuse(path: object, *args: int, **options: object) -> int:
+            if path in map(str, closed):
+                raise PermissionError(13, "Permission denied")
+            return real(path, *args, **options)
 
-            return refusing
-
-        monkeypatch.setattr(Path, "read_bytes", refuse(real[0]))
-        monkeypatch.setattr(Path, "open", refuse(real[1]))
+        monkeypatch.setattr(os, "open", refuse)
         report = sync(folder)
         assert counts(report) == {"unchanged": 28}
         assert [skip.reason for skip in report.skipped] == ["cannot be read: permission denied"] * 2
