@@ -1,5 +1,5 @@
 """`python -m lmk.cli`, for where the `lmk` script is not on the path."""
 
-from lmk.cli.main import main
+from lmk.cli.entry import run
 
-main()
+run()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -157,6 +156,7 @@ def _check(
     from lmk.cli.progress import StageProgress
     from lmk.embed.embedder import Embedder
     from lmk.embed.features import FeatureStore
+    from lmk.embed.scratch import ScratchFolder
     from lmk.eval.check_sources import pictures_of_manifest
     from lmk.eval.gallery_check import check_gallery
     from lmk.index.gallery import Gallery
@@ -167,7 +167,7 @@ def _check(
             embedder = Embedder.named(model or DEFAULT)
         else:
             embedder = Embedder.load(gallery.embedder_dir)
-        folder = features or Path(held.enter_context(TemporaryDirectory(prefix="lmk-check-")))
+        folder = features or held.enter_context(ScratchFolder("check"))
         progress = held.enter_context(StageProgress())
         store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
         total = len(manifest)

@@ -15,7 +15,8 @@ from types import TracebackType
 
 import click
 
-from lmk.cli.printing import echo, echo_lines, printed_notices
+from lmk.cli.printing import echo, echo_lines
+from lmk.embed import interrupts
 from lmk.embed.errors import LmkError
 
 # How torch, OpenVINO and others say that memory could not be had.
@@ -93,8 +94,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 done; 1 the work failed or a check found something; 2 the call was wrong;
     130 interrupted. A reader that leaves, as in `lmk query ... | head`, is click's to deal with.
+
+    Args:
+        arguments: of the command; those of this process unless given, and then Ctrl-C is answered
+            as lmk.embed.interrupts says.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        interrupts.install()
+        arguments = sys.argv[1:]
     debug = "--debug" in arguments
     # "lmk query --debug" is as good as "lmk --debug query".
     arguments = [word for word in arguments if word != "--debug"]
@@ -103,31 +110,41 @@ def main(arguments: list[str] | None = None) -> None:
     # What Pillow warns of names no file: broken tags, pictures of more than 89 million pixels.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with printed_notices():
-            code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
+        code = _run(arguments, debug=debug)
+        if code != interrupts.EXIT_CODE:
+            interrupts.check()  # one that got lost in a library
+    except KeyboardInterrupt:
+        echo("lmk: stopped", err=True)
+        code = interrupts.EXIT_CODE
+    interrupts.ending()
+    sys.exit(code)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    """Runs a command, says what went wrong, and returns the exit code."""
+    try:
+        code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
-        _fail(_wrong_call(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("stopped", 130)
-    except LmkError as error:
-        if debug:
-            sys.excepthook = _print_traceback
-            raise
-        _fail(str(error), error.exit_code)
+        return _failed(_wrong_call(error), error.exit_code)
+    except click.Abort as error:  # what click makes of a KeyboardInterrupt
+        raise KeyboardInterrupt from error
     except Exception as error:
+        interrupts.raise_interrupt(error)
         if debug:
             sys.excepthook = _print_traceback
             raise
-        _fail(_unexpected(error), 1)
-    sys.exit(code if isinstance(code, int) else 0)
+        if isinstance(error, LmkError):
+            return _failed(str(error), error.exit_code)
+        return _failed(_unexpected(error), 1)
+    return code if isinstance(code, int) else 0
 
 
-def _fail(text: str, code: int) -> None:
+def _failed(text: str, code: int) -> int:
     echo(f"lmk: {text}", err=True)
-    sys.exit(code)
+    return code
 
 
 def _print_traceback(

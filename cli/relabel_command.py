@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -173,6 +172,7 @@ def _candidates(
     from lmk.embed.errors import ManifestError
     from lmk.embed.extract import extract
     from lmk.embed.features import FeatureStore
+    from lmk.embed.scratch import ScratchFolder
     from lmk.eval.relabel import neighbour_tags, relabel_candidates
     from lmk.rerank.tagging import HeadTagger, tag_files
 
@@ -185,8 +185,8 @@ def _candidates(
     else:
         embedder = Embedder.named(model or DEFAULT)
     total = len(manifest)
-    with TemporaryDirectory(prefix="lmk-relabel-") as folder, StageProgress() as progress:
-        store = FeatureStore(Path(folder), embedder.feature_fingerprint, embedder.feature_dim)
+    with ScratchFolder("relabel") as folder, StageProgress() as progress:
+        store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
         done = extract(
             manifest, embedder, store, progress=lambda n: progress("neighbours", n, total)
         )

@@ -10,11 +10,13 @@ everything that is written to disk stands a kill at any moment.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 EXIT_CODE = 130
 _SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
@@ -35,7 +37,7 @@ class _Interrupts:
             self.leave()
         raise KeyboardInterrupt
 
-    def leave(self) -> None:
+    def leave(self) -> NoReturn:
         """Ends the process without any clean-up."""
         if os.getpid() == self.process and not self.ending:
             with suppress(OSError):
@@ -56,6 +58,13 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         _interrupts.process = os.getpid()
         signal.signal(signal.SIGINT, _interrupts.handle)
+        # Registered first, so called last: what Python does after it takes Ctrl-C for a kill.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+
+def leave() -> NoReturn:
+    """Ends the process as a second Ctrl-C does."""
+    _interrupts.leave()
 
 
 def ending() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from lmk.embed.errors import (
     UnsafeIndex,
 )
 from lmk.embed.plain_files import open_plain
+from lmk.embed.scratch import ScratchFolder
 from lmk.index.layout import CATALOG as CATALOG
 from lmk.index.layout import LOCK, refuse_links
 from lmk.index.limits import check_schema, limit_steps, set_limits, size_of
@@ -265,15 +265,15 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
             raise
     if not log.exists() or not log.stat().st_size:
         return _snapshot(connect(path, "mode=ro&immutable=1"))
-    with tempfile.TemporaryDirectory(prefix="lmk-") as scratch:
+    with ScratchFolder("catalog") as scratch:
         for file in (path, log):
             with (
                 os.fdopen(open_plain(file, below=folder), "rb") as source,
-                (Path(scratch) / file.name).open("xb") as target,
+                (scratch / file.name).open("xb") as target,
             ):
                 shutil.copyfileobj(source, target)
         # The descriptors stay open after the names are gone; there is no writer to need them.
-        return _snapshot(connect(Path(scratch) / CATALOG, "mode=rw"))
+        return _snapshot(connect(scratch / CATALOG, "mode=rw"))
 
 
 def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:

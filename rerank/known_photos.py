@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from lmk.embed.features import FeatureStore
 from lmk.embed.images import Skipped
 from lmk.embed.manifest import Manifest
 from lmk.embed.plain_files import open_folder
+from lmk.embed.scratch import ScratchFolder
 from lmk.index.gallery import Gallery
 from lmk.index.lock import take_lock
 from lmk.index.view import View
@@ -167,7 +167,7 @@ def _features(recognizer: Recognizer) -> Iterator[FeatureStore]:
             with storage_errors(folder), open_folder(folder, below=below, create=True):
                 held.callback(os.close, take_lock(folder))
         except (GalleryLocked, StorageError):
-            folder = below = Path(held.enter_context(TemporaryDirectory(prefix="lmk-")))
+            folder = below = held.enter_context(ScratchFolder("photos"))
         embedder = recognizer.embedder
         key, dim = embedder.feature_fingerprint, embedder.feature_dim
         yield FeatureStore(folder, key, dim, below=below)

@@ -155,4 +155,4 @@ def test_the_wheel_holds_exactly_the_packages_and_their_data(tmp_path: Path) -> 
     }
     assert names == expected
     assert {"lmk/embed/presets/lite1.json", "lmk/cli/query.html", "lmk/eval/py.typed"} <= names
-    assert "lmk = lmk.cli.main:main" in entry_points
+    assert "lmk = lmk.cli.entry:run" in entry_points
