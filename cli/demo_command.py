@@ -10,6 +10,7 @@ import click
 
 from lmk.cli.printing import echo_lines
 
+_IN_A_CLONE, _PACKAGED = Path("examples"), Path(__file__).parent / "sample"
 _ASKED = 6  # pictures with a landmark, and as many without, that the report shows
 
 
@@ -17,9 +18,7 @@ _ASKED = 6  # pictures with a landmark, and as many without, that the report sho
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
-    default=Path("examples"),
-    show_default=True,
-    help="The sample gallery, as it lies in a clone of lmk.",
+    help="The sample gallery.  [default: examples/ of a clone of lmk, else a smaller one]",
 )
 @click.option(
     "-o",
@@ -29,7 +28,7 @@ _ASKED = 6  # pictures with a landmark, and as many without, that the report sho
     show_default=True,
     help="The folder to write to.",
 )
-def demo(examples: Path, output: Path) -> None:
+def demo(examples: Path | None, output: Path) -> None:
     """Index the sample gallery, ask it, write a submission, score it, write a report.
 
     Every line that starts with $ is a command you could type yourself.
@@ -38,11 +37,13 @@ def demo(examples: Path, output: Path) -> None:
     """
     from lmk.embed.errors import UsageError, storage_errors
 
+    if examples is None:
+        examples = _IN_A_CLONE if (_IN_A_CLONE / "solution.csv").is_file() else _PACKAGED
     if not (examples / "solution.csv").is_file():
         raise UsageError(
             "the sample gallery is not here",
             where=examples,
-            remedy="run it in a clone of lmk, or name the clone's folder with --examples",
+            remedy="leave out --examples for the one that lmk comes with",
         )
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)

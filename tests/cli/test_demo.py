@@ -87,3 +87,18 @@ def test_the_demo_ends_with_the_first_command_that_fails(
             run(["demo", "--examples", "pictures"], prog_name="lmk")
     assert left.value.code == 1
     assert not (here / "demo" / "submission.csv").exists()
+
+
+def test_outside_of_a_clone_there_is_a_smaller_sample(
+    lmk: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after pip install: the sample that is part of the package."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(demo_command, "_run", lambda *words: asked.append([*map(str, words)]))
+    assert lmk("demo").code == 0
+    sample = Path(demo_command.__file__).parent / "sample"
+    assert asked[0][1] == str(sample / "gallery")
+    shown = [Path(word) for word in asked[1] if word.endswith(".jpg")]
+    assert len(shown) == 12 and all(path.is_file() for path in shown)
+    assert sum(path.stat().st_size for path in sample.rglob("*.jpg")) < 2_000_000

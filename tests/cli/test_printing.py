@@ -150,7 +150,8 @@ def _printing_calls(tree: ast.AST) -> list[str]:
         printing |= called in ("click.echo", "os.write") or called.startswith(
             ("sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer", "sys.stderr.buffer")
         )
-        if printing and not cleaned:
+        constant = called == "os.write" and isinstance(node.args[1], ast.BinOp | ast.Constant)
+        if printing and not cleaned and not constant:
             found.append(f"{node.lineno}: {called}")
     return found
 
