@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from lmk.embed import embedder as embedder_module
+from lmk.embed.checksums import write_checksums
 from lmk.embed.embedder import Embedder
 from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError
 from lmk.embed.manifest import read_manifest
@@ -278,6 +279,7 @@ def test_damaged_tags_are_not_dropped_without_being_asked(folder: Path, tmp_path
     tiny = Embedder.load(next((folder / "g.lmk" / "embedder").iterdir())).with_whitening(None)
     tiny.save(tmp_path / "tagger")
     (tmp_path / "tagger" / TAGS_FILE).write_bytes(b"tags, which a repair does not read")
+    write_checksums(tmp_path / "tagger")
     tagger = Embedder.load(tmp_path / "tagger")
     index = folder / "tags.lmk"
     build_index(index, read_manifest(folder / "gallery"), tagger)
