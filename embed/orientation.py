@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TAG = 0x0112
-_SIZES = {1: 1, 3: 2, 4: 4}  # bytes of a BYTE, SHORT, LONG
+_SIZES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4}  # bytes of a BYTE, SHORT, LONG, signed or not
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -51,8 +51,11 @@ def _from_exif(tiff: bytes) -> int | None:
         if entries[at : at + 2] == tag:
             kind, number = struct.unpack_from(f"{order}HI", entries, at + 2)
             size = _SIZES.get(kind)
-            if size is None or number != 1:
+            if size is None or not number:
                 return None
-            byteorder = "little" if order == "<" else "big"
-            return int.from_bytes(entries[at + 8 : at + 8 + size], byteorder)  # type: ignore[arg-type]
+            value = entries[at + 8 : at + 12]
+            if size * number > len(value):  # the first of several, elsewhere in the block
+                (where,) = struct.unpack(f"{order}I", value)
+                value = tiff[where : where + size]
+            return int.from_bytes(value[:size], "little" if order == "<" else "big")
     return None

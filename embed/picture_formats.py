@@ -60,6 +60,8 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
+_OS2_DIB = 12  # bytes of the oldest bitmap header
+_DIB_SIZES = frozenset({_OS2_DIB, 40, 52, 56, 64, 108, 124})
 _VIDEO_BRANDS = re.compile(rb"isom|iso\d|mp4\d|M4V |qt  |3gp\d|avc1|dash")
 _MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:(!doctype html|html)|(\?xml|svg|!--))", re.I)
 
@@ -82,6 +84,8 @@ def picture_format(data: bytes) -> str:
         found = _by_brand(start)
     if found == "TIFF" and start[8:10] == b"CR":
         found = RAW
+    if found is None and _is_dib(start):
+        found = "BMP"
     if found is None:
         found = _other(start)
     if found not in FORMATS:
@@ -109,6 +113,13 @@ def _by_brand(start: bytes) -> str | None:
     if brands and _VIDEO_BRANDS.fullmatch(brands[0]):
         return "a video, not a picture"
     return None
+
+
+def _is_dib(start: bytes) -> bool:
+    """Whether a file is a BMP without its file header, by the first fields of a bitmap header."""
+    size = int.from_bytes(start[:4], "little")
+    planes = start[8:10] if size == _OS2_DIB else start[12:14]
+    return size in _DIB_SIZES and planes == b"\1\0"
 
 
 def _other(start: bytes) -> str:

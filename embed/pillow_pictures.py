@@ -191,7 +191,8 @@ def _gif(data: bytes) -> OpenedPicture:
 
 
 def _bmp(data: bytes) -> OpenedPicture:
-    image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
+    read = BmpImagePlugin.BmpImageFile if data[:2] == b"BM" else BmpImagePlugin.DibImageFile
+    image = read(io.BytesIO(data))
     large = len(data) > _SLOW_BMP or image.width * image.height > 8 * _SLOW_BMP
     if large and any(tile[0] != "raw" for tile in image.tile):
         raise Unreadable("a large compressed BMP picture, which is not read (save it as PNG)")

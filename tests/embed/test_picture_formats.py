@@ -59,6 +59,15 @@ def test_what_is_no_picture_is_refused_in_one_line(name: str, tmp_path: Path) ->
     assert thumbnail(tmp_path / "renamed.jpg", 16) is None
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_bmp_without_its_file_header_is_read(render: Render, mode: str) -> None:
+    """Some programs write .dib files so."""
+    image = Image.fromarray(render(3, width=40, height=30)).convert(mode)
+    got = decode(encoded(image, "DIB"), 30)
+    assert isinstance(got, np.ndarray)
+    assert np.array_equal(got, decode(encoded(image, "BMP"), 30))
+
+
 def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow runs Ghostscript for an EPS, whatever the file is called."""
     started: list[object] = []

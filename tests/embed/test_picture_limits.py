@@ -291,7 +291,10 @@ class TestMetadata:
         assert decode(hostile.run_lengths(9000), 16) == reason
 
     @pytest.mark.parametrize("order", ["<", ">"])
-    @pytest.mark.parametrize(("kind", "form"), [(1, "B3x"), (3, "H2x"), (4, "I")])
+    @pytest.mark.parametrize(
+        ("kind", "form"),
+        [(1, "B3x"), (3, "H2x"), (4, "I"), (6, "b3x"), (8, "h2x"), (9, "i")],
+    )
     def test_orientation(self, order: str, kind: int, form: str) -> None:
         start = b"II*\0" if order == "<" else b"MM\0*"
         tags = struct.pack(f"{order}IH", 8, 1) + struct.pack(f"{order}HHI", 0x0112, kind, 1)
@@ -301,6 +304,18 @@ class TestMetadata:
         assert exif_orientation(b"", b'<a tiff:Orientation="8"/>') == 8
         assert exif_orientation(exif, b'<a tiff:Orientation="8"/>') == 6
         assert exif_orientation(b"", b"<tiff:Orientation>9</tiff:Orientation>") == 1
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("number", [2, 3])
+    def test_the_first_of_several_orientations_counts(self, order: str, number: int) -> None:
+        """As for Pillow; three do not fit into the entry, which then says where they are."""
+        start = b"II*\0" if order == "<" else b"MM\0*"
+        tags = struct.pack(f"{order}IHHHI", 8, 1, 0x0112, 3, number)
+        values = struct.pack(f"{order}{number}H", 6, 3, 3)[: 2 * number] if number == 3 else b""
+        inline = struct.pack(f"{order}2H", 6, 3) if number == 2 else struct.pack(f"{order}I", 26)
+        exif = start + tags + inline + bytes(4) + values
+        assert exif_orientation(exif) == 6
+        assert exif_orientation(exif[:20]) == 1
 
 
 @pytest.mark.filterwarnings("ignore")
