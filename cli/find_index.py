@@ -14,9 +14,6 @@ def find_index(named: Path | None) -> Path:
         UsageError: when none is named and there is none, or more than one.
     """
     if named is not None:
-        whole = named.with_name(f"{named.name}.lmk")
-        if not named.exists() and named.name and whole.is_dir():
-            raise UsageError("no such index", where=named, remedy=f"did you mean {whole}?")
         return named
     here = Path.cwd()
     found = sorted(path.name for path in here.glob("*.lmk") if path.is_dir())

@@ -15,9 +15,9 @@ from types import TracebackType
 
 import click
 
-from lmk.cli.printing import echo, echo_lines
+from lmk.cli.printing import echo, echo_lines, printed_notices
 from lmk.embed import interrupts
-from lmk.embed.errors import LmkError
+from lmk.embed.errors import LmkError, system_error_text
 
 # How torch, OpenVINO and others say that memory could not be had.
 _NO_MEMORY = re.compile(r"bad_alloc|[Oo]ut of memory|can't allocate memory|Cannot allocate memory")
@@ -105,12 +105,16 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     # "lmk query --debug" is as good as "lmk --debug query".
     arguments = [word for word in arguments if word != "--debug"]
+    if "" in arguments:  # as a path it would be the working directory
+        text = "an argument is empty; look for a shell variable that is not set"
+        sys.exit(_failed(f"{text}; see: lmk --help", 2))
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     # What Pillow warns of names no file: broken tags, pictures of more than 89 million pixels.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        code = _run(arguments, debug=debug)
+        with printed_notices():
+            code = _run(arguments, debug=debug)
         if code != interrupts.EXIT_CODE:
             interrupts.check()  # one that got lost in a library
     except KeyboardInterrupt:
@@ -187,5 +191,7 @@ def _unexpected(error: Exception) -> str:
         return "too many files are open; raise the limit (ulimit -n) and run it again"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return "not enough memory; close other programs or raise the limit (ulimit -v)"
+    if isinstance(error, OSError) and (text := system_error_text(error)):
+        return text
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{type(error).__name__}: {text}; run it again with --debug to see where"

@@ -6,10 +6,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
+from lmk.cli.render import echo_skipped
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -37,8 +39,23 @@ def read_pictures(source: Path, *, root: Path | None = None, tell: bool = True) 
     return manifest
 
 
-def named_pictures(images: Sequence[Path], root: Path | None) -> tuple[dict[str, Path], bool]:
-    """Name and file of each picture of a command's arguments, and whether a list was among them.
+@dataclass
+class NamedPictures:
+    """The pictures that the arguments of a command name.
+
+    Attributes:
+        files: the file of each picture by its name; also the places of `unseen`.
+        several: whether a folder, a table or a list was among the arguments.
+        unseen: places of a folder that could not be looked at, and why.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    several: bool = False
+    unseen: dict[str, str] = field(default_factory=dict)
+
+
+def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
+    """The pictures of a command's arguments; says on stderr which files of a folder are none.
 
     Args:
         images: pictures, folders, tables, or "-" for a list of paths on stdin, one a line (or
@@ -52,30 +69,39 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> tuple[dict[str,
     """
     from lmk.embed.errors import UsageError
     from lmk.embed.manifest_table import is_table
-    from lmk.embed.sources import url_reason
+    from lmk.embed.sources import url_reason, url_text
 
-    files: dict[str, Path] = {}
-    several = False
+    named = NamedPictures()
     for image in images:
         if str(image) == STDIN:
             own = [(name, Path(name)) for name in _stdin_lines()]
-            several = True
+            named.several = True
         elif image.is_dir() or is_table(image):
             manifest = read_pictures(image, root=root)
             own = [(row.id, manifest.file(row)) for row in manifest.rows]
-            several = True
+            own += _unseen(manifest, image, named)
+            named.several = True
         else:
             if reason := url_reason(image):
-                name = str(image).replace(":/", "://", 1)  # a path has lost one of the slashes
-                raise UsageError(reason, where=name)
+                raise UsageError(reason, where=url_text(image))
             own = [(str(image), image)]
         for name, path in own:
-            if files.setdefault(name, path) != path:
+            if named.files.setdefault(name, path) != path:
                 remedy = "ask about the folders one after the other"
                 raise UsageError(
                     f"the id {name} stands for two pictures", where=image, remedy=remedy
                 )
-    return files, several
+    return named
+
+
+def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tuple[str, Path]]:
+    """Notes the places of a folder that could not be looked at, and says what are no pictures."""
+    reasons = {place.path: place.reason for place in manifest.unseen if place.kind != "empty"}
+    others = [skip for skip in manifest.skipped if skip.path not in reasons]
+    echo_skipped(others, f"of {folder}")
+    own = [(str(folder / path), manifest.root / path) for path in reasons]
+    named.unseen |= {str(folder / path): reason for path, reason in reasons.items()}
+    return own
 
 
 def _stdin_lines() -> list[str]:

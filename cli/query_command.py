@@ -105,9 +105,10 @@ def query(
     for path in (html, output):
         if path is not None:
             check_output(path, reads=images)
-    files, several = named_pictures(images, root)
+    named = named_pictures(images, root)
+    files, several = named.files, named.several
     report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)
-    missing = _missing(files)
+    missing = _missing(files) | named.unseen
     for name, reason in missing.items():  # first, as an index that cannot be used would hide it
         report.say_failed(name, reason)
     with ExitStack() as held:

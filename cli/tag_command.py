@@ -133,8 +133,9 @@ def tag(
     if classes is not None and detector is None:
         raise UsageError("belongs to a detector", where="--classes", remedy="add --detector")
     graph = named_relations(relations, relations_by)
-    files = list(named_pictures(images, root)[0].items())
-    failed: dict[str, str] = {}
+    named = named_pictures(images, root)
+    files = [(name, path) for name, path in named.files.items() if name not in named.unseen]
+    failed = dict(named.unseen)
     tagged: list[Tagged] = []
     with named_tagger(index, tagger) as opened:
         rules = opened.thresholds

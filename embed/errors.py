@@ -142,6 +142,23 @@ _STORAGE_REMEDIES = {
 }
 
 
+_SYSTEM_REMEDIES = _STORAGE_REMEDIES | {
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.ESTALE: "check the connection of the network drive, then run the same command again",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+
+
+def system_error_text(error: OSError) -> str | None:
+    """One line for what the system refused: file, reason and way out; None for other errors."""
+    where = error.filename2 or error.filename
+    if not isinstance(where, str | bytes) or error.errno not in _SYSTEM_REMEDIES:
+        return None
+    reason = (error.strerror or str(error)).lower()
+    return f"{os.fsdecode(where)}: cannot be used: {reason}; {_SYSTEM_REMEDIES[error.errno]}"
+
+
 @contextmanager
 def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
     """Turns an OSError of writing below `where` into a StorageError with its remedy."""

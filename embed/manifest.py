@@ -24,6 +24,7 @@ from lmk.embed.manifest_table import is_table, picture_rows
 from lmk.embed.notices import notice
 from lmk.embed.picture_formats import PICTURE_SUFFIXES
 from lmk.embed.picture_ids import exact_id, unique_ids
+from lmk.embed.sources import url_reason, url_text
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
 _OTHER_FILES = dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV")
@@ -164,6 +165,10 @@ def _read(path: Path, root: Path | None) -> Manifest:
     if path.is_dir():
         return _from_folder(path)
     if not is_there(path):
+        if url_reason(path) is not None:
+            remedy = "download the pictures, and name their folder or file"
+            what = "is a URL, which lmk does not read"
+            raise ManifestError(what, where=url_text(path), remedy=remedy)
         raise ManifestError("no such folder or file", where=path, remedy="check the spelling")
     if is_table(path):
         return _from_table(path, root or path.parent)

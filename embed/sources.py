@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ ACCEPTED = (
     "a path, the bytes of a picture file, a PIL image or a uint8 array [height, width, 3] in RGB"
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # a Path has lost one of the two slashes
+_FILE_URL = re.compile(r"file:/*(/[^/].*)", re.IGNORECASE | re.DOTALL)
 _PLAIN_MODES = ("L", "RGB")
 _PNG_MODES = ("1", "I", "I;16", "LA", "P", "RGBA")
 
@@ -136,9 +138,19 @@ def picture_sources(pictures: object) -> list[PictureSource]:
 
 def url_reason(path: str | os.PathLike[str]) -> str | None:
     """The reason why a URL is no picture, where the path is one."""
-    if _URL.match(os.fspath(path)):
+    text = os.fspath(path)
+    if local := _FILE_URL.match(text):
+        return f"is a URL, which lmk does not read: name the path itself, {unquote(local[1])}"
+    if _URL.match(text):
         return "is a URL, which lmk does not read: download the picture and name the file"
     return None
+
+
+def url_text(path: str | os.PathLike[str]) -> str:
+    """A URL as it was given, where a Path has lost one of its slashes."""
+    text = os.fspath(path)
+    local = _FILE_URL.match(text)
+    return f"file://{local[1]}" if local else re.sub(":/+", "://", text, count=1)
 
 
 def _file_of(pixels: Image.Image | NDArray[np.uint8]) -> bytes:

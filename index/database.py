@@ -56,7 +56,11 @@ def no_gallery(folder: Path) -> NotAGallery:
         return unfinished(folder)
     else:
         what = "this folder is no gallery"
-    return NotAGallery(what, where=folder, remedy="make a gallery with `lmk build-index`")
+    whole = folder.with_name(f"{folder.name}.lmk") if folder.name else folder
+    remedy = "make a gallery with `lmk build-index`"
+    if whole != folder and whole.is_dir():  # `lmk build-index album` writes album.lmk
+        remedy = f"did you mean {whole}?"
+    return NotAGallery(what, where=folder, remedy=remedy)
 
 
 def has_our_header(folder: Path) -> bool:

@@ -221,7 +221,10 @@ def test_debug_shows_the_traceback_of_an_error(lmk: Run, lmk_process: Run, here:
         (RuntimeError(), "lmk: RuntimeError: RuntimeError; run it again with --debug"),
         (OSError(errno.ENOSPC, "No space", "/x"), "lmk: /x: no space left; free some"),
         (OSError(errno.ENOSPC, "No space"), "lmk: the output: no space left; free some"),
-        (OSError(errno.EIO, "I/O error", "/x"), "lmk: OSError: "),
+        (OSError(errno.EIO, "I/O error", "/x"), "lmk: /x: cannot be used: i/o error; check the"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "lmk: x: cannot be used: perm"),
+        (OSError(errno.ESTALE, "Stale file handle", b"/x"), "lmk: /x: cannot be used: stale"),
+        (OSError(errno.EIO, "I/O error"), "lmk: OSError: "),
         (LmkError("it failed", where="x"), "lmk: x: it failed"),
     ],
 )

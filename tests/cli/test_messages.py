@@ -70,3 +70,66 @@ def test_a_command_like_no_other(lmk: Callable[..., object]) -> None:
     done = lmk("zzzz")
     done.refused(2, "No such command", "lmk --help")  # type: ignore[attr-defined]
     assert "ean" not in done.err  # type: ignore[attr-defined]
+
+
+def test_notices_are_lines_of_lmk(lmk: Callable[..., object], here: Path) -> None:
+    csv = here / "odd\x1b[2J.csv"
+    csv.write_text("id,path,label\n1,queries/q_tower.jpg,nan\n")
+    done = lmk("submit", csv, "-i", "sample.lmk", "-o", "s.csv")
+    (notice,) = done.complaints  # type: ignore[attr-defined]
+    assert notice.startswith("lmk: ") and "odd\\x1b[2J.csv: 1 cell says 'nan'" in notice
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("query", ""), ("query", "queries", "-i", ""), ("index", "sync", "sample.lmk", "")],
+)
+def test_an_empty_argument_is_not_the_working_directory(
+    lmk: Callable[..., object], here: Path, words: tuple[str, ...]
+) -> None:
+    done = lmk(*words)
+    done.refused(2, "an argument is empty", "shell variable")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("query", "queries", "-i", "sample"),
+        ("info", "sample"),
+        ("index", "list", "sample"),
+        ("index", "verify", "sample"),
+        ("index", "remove", "sample", "x"),
+        ("index", "sync", "sample", "gallery"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_the_folder_of_pictures_is_not_its_index(
+    lmk: Callable[..., object], here: Path, words: tuple[str, ...], there: bool
+) -> None:
+    if there:  # as `lmk build-index sample` leaves it: the folder and sample.lmk side by side
+        (here / "sample").mkdir()
+        (here / "sample" / "1.jpg").write_bytes(b"x")
+    done = lmk(*words)
+    done.refused(2, "sample: ", "did you mean sample.lmk?")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("submit", "https://x.org/a", "-o", "s.csv"),
+        ("build-index", "https://x.org/a"),
+        ("index", "add", "sample.lmk", "https://x.org/a"),
+        ("index", "sync", "sample.lmk", "https://x.org/a"),
+    ],
+)
+def test_a_url_is_named_as_it_was_given(
+    lmk: Callable[..., object], here: Path, words: tuple[str, ...]
+) -> None:
+    done = lmk(*words)
+    done.refused(2, "https://x.org/a: is a URL", "download")  # type: ignore[attr-defined]
+
+
+def test_the_address_of_a_file_gives_its_path(lmk: Callable[..., object], here: Path) -> None:
+    done = lmk("query", "file:///photos/my%20cat.jpg")
+    words = ("file:///photos/my%20cat.jpg: is a URL", "name the path itself, /photos/my cat.jpg")
+    done.refused(2, *words)  # type: ignore[attr-defined]

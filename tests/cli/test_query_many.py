@@ -179,3 +179,20 @@ def test_the_table_has_probabilities_where_there_are_some() -> None:
     refused = replace(answer, label=None, probability=None)
     assert with_them.line(refused).split() == ["q.jpg", "none", "of", "these", "0.800"]
     assert len(with_them.line(refused)) == len(with_them.head)
+
+
+@pytest.mark.parametrize("command", ["query", "tag"])
+def test_what_a_folder_hides_is_named(lmk: Run, here: Path, command: str) -> None:
+    (here / "queries" / "away").symlink_to("/nowhere")
+    (here / "queries" / "notes.txt").write_text("x")
+    (here / "queries" / "empty").mkdir()
+    done = lmk(command, "queries", "--json", *(["-i", "sample.lmk"] if command == "tag" else []))
+    noun = "answer" if command == "query" else "tags"
+    assert done.code == 1
+    assert sorted(done.complaints) == [
+        f"lmk: queries/away: a link that leads nowhere; it has no {noun}",
+        "lmk: skipped notes.txt: not a picture (.txt)",
+    ]
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["error"] for line in lines if "error" in line] == ["a link that leads nowhere"]
+    assert len(lines) == 10
