@@ -138,7 +138,7 @@ def _scales(
 @click.option(
     "--allow-removals",
     is_flag=True,
-    help="Build an index anew although much that it has could not be looked at.",
+    help="Build an existing index anew although many of its pictures could not be looked at.",
 )
 @wait
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -235,7 +235,7 @@ def build_index(
 def _advise(
     gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, bank: bool
 ) -> None:
-    """Says on stderr what would make the index better at refusing, and when it has one landmark."""
+    """Prints on stderr how to make the index refuse better, or that it has one landmark only."""
     if not pictures.labelled:
         echo_unlabelled(gallery)
         return

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     "--distractors/--no-distractors",
     default=True,
     show_default=True,
-    help="Where fewer than 10 photos of --data show no landmark, count the distractors of INDEX "
-    "as such photos.",
+    help="Count the distractors of INDEX as photos of no landmark where fewer than 10 photos of "
+    "--data show none.",
 )
 @wait
 @as_json
@@ -118,10 +118,9 @@ def calibrate(
 def _answers(
     recognizer: Recognizer, data: Path | None, manifest: Manifest | None, *, distractors: bool
 ) -> tuple[Answers, dict[str, int] | None]:
-    """Answers to photos, or to the index's own pictures.
+    """Answers to photos or to the index's own pictures, and counts of those without a landmark.
 
-    The second value says how many photos and how many distractors without a landmark are among
-    the answers to photos.
+    The counts are those of photos and of distractors; None for the index's own pictures.
     """
     from lmk.cli.known_answers import held_landmarks, read_photos, say_unknown
     from lmk.cli.progress import StageProgress
@@ -151,8 +150,8 @@ def _answers(
 
 
 def _warn(index: Path, data: Path, *, distractors: bool) -> None:
-    """Says on stderr that nothing was learnt about photos without a landmark."""
-    what = "every photo shows a landmark: how well others are refused is not seen"
+    """Prints on stderr that nothing was learnt about photos without a landmark."""
+    what = "every photo shows a landmark, so nothing measures how well others are refused"
     if distractors:
         what += f", and {index} has no distractors"
     echo(f"lmk: {data}: {what}; give photos without a landmark too", err=True)

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     "-i",
     "--index",
     type=click.Path(path_type=Path),
-    help="Take its network and its vectors of the pictures that it holds; without FOLDER or CSV "
-    "check its own pictures.  [default: without either the only *.lmk folder here]",
+    help="Use the network and the vectors of this index; without FOLDER or CSV check its own "
+    "pictures.  [default: without FOLDER or CSV the only *.lmk folder here]",
 )
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder that a table's paths start from; its own unless given.",
+    help="Folder that a table's paths start from; the table's own unless given.",
 )
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    help=f"A preset, or an embedder's folder.  [default: the index's own, or {DEFAULT}]",
+    help=f"A preset or an embedder's folder; not with an index.  [default: {DEFAULT}]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing left out.")
 @click.option(
@@ -72,10 +72,12 @@ def check(
 ) -> None:
     """Find what is wrong in a folder, CSV or Parquet file of pictures, or in an index.
 
-    Unreadable files, copies (also under different labels), pictures that look like another label,
-    landmarks with one photo, hubs, very small pictures. Exits with 1 when something was found.
+    It names unreadable files, copies (also under different labels), pictures that look like another
+    label, landmarks with one photo, hubs and very small pictures. Exits with 1 when something was
+    found.
 
-    With an index nothing is embedded that it holds; its own pictures are checked in seconds.
+    With an index only pictures that it does not hold are embedded. Its own pictures are checked in
+    seconds.
 
     Example: lmk data check gallery/ --html check.html
     """
@@ -131,7 +133,7 @@ def _refuse(
 
 
 def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
-    """Checks the pictures of an index by the vectors that it holds."""
+    """Pictures of an index, and the check of them by the vectors that the index holds."""
     from lmk.cli.progress import StageProgress
     from lmk.eval.check_sources import changed_files, pictures_of_index
     from lmk.eval.gallery_check import check_gallery
@@ -143,8 +145,8 @@ def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
         if changed:
             files = counted(changed, "picture file")
             echo(
-                f"lmk: {index}: {files} gone or changed since: copies of them may be missed; "
-                "`lmk index sync` brings the index up to date",
+                f"lmk: {index}: {files} gone or changed since the index was built, so copies of "
+                "them may be missed; `lmk index sync` brings the index up to date",
                 err=True,
             )
         return manifest, check_gallery(manifest, extraction, embeddings, progress=progress)

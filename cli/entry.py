@@ -1,4 +1,4 @@
-"""Where the `lmk` script begins: Ctrl-C is answered from the first import on."""
+"""Entry point of the `lmk` script, which answers Ctrl-C from the first import on."""
 
 from __future__ import annotations
 

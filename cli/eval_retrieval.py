@@ -127,7 +127,7 @@ def _truth_by_label(
             remedy=text or "do both use the same labels?",
         )
     if text:
-        echo_warnings(solution, [f"{text}: they never meet"])
+        echo_warnings(solution, [f"{text}, so they never match"])
     lost = sum(
         old != IGNORED and new == IGNORED for old, new in zip(truth.usage, usage, strict=True)
     )

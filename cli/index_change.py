@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--label",
     metavar="NAME",
-    help="The landmark that all PICTURES show, as where they are one landmark's own folder.",
+    help="The landmark that all PICTURES show; needed for the folder of one landmark.",
 )
 @root
 @duplicates
@@ -54,8 +54,8 @@ def add(
 ) -> None:
     """Add PICTURES to INDEX: a folder with one sub-folder for each landmark, or a CSV.
 
-    A picture that the index has is left as it is; where only its landmark is new, it takes that.
-    One that has changed is refused: `lmk index sync` replaces it.
+    A picture that INDEX has is left as it is; where only its landmark is new, INDEX takes the new
+    landmark. A changed picture is refused: `lmk index sync` replaces it.
 
     Example: lmk index add gallery.lmk new-pictures/
     """
@@ -130,9 +130,9 @@ def remove(
 ) -> None:
     """Remove pictures from INDEX by their IDS, as `lmk index list --pictures` shows them.
 
-    The picture files are left alone. What was removed before, as by the same command, is no error;
-    an id or a landmark that INDEX never had is one, and then nothing is removed. The numbers of
-    the other rows stay as they are; `lmk index compact` frees the space.
+    The picture files are left alone. An id that was removed before is no error, so the same command
+    may be run again. An id or a landmark that INDEX never had is an error, and nothing is removed.
+    The numbers of the other rows stay as they are; `lmk index compact` frees the space.
 
     Example: lmk index remove gallery.lmk eiffel_tower/1.jpg --label big_ben
     """

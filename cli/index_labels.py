@@ -21,9 +21,9 @@ from lmk.cli.render import counted
     "labels",
     multiple=True,
     metavar="NAME",
-    help="The landmark of the pictures IDS, instead of what they have; may be given again.",
+    help="The new landmark of the pictures IDS; may be given again for several landmarks.",
 )
-@click.option("--no-label", is_flag=True, help="The pictures IDS show no landmark.")
+@click.option("--no-label", is_flag=True, help="Remove the landmark of the pictures IDS.")
 @click.option(
     "--remove-label",
     metavar="NAME",
@@ -51,8 +51,8 @@ def relabel(
     """Give pictures of INDEX other landmarks, by their IDS or by a table.
 
     No picture is read and nothing is embedded. A picture gets a new row number, and keeps its id
-    and file. `lmk index sync` and `lmk index add` take the landmarks that the folder says, so move
-    the files as well.
+    and file. `lmk index sync` and `lmk index add` take the landmarks from the folder or CSV, so
+    change these as well.
 
     Example: lmk index relabel gallery.lmk eiffel_tower/7.jpg --label blackpool_tower
     """
@@ -98,8 +98,8 @@ def relabel(
 def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) -> None:
     """Rename the landmark OLD of INDEX to NEW; where NEW exists already, join the two.
 
-    No picture is read and nothing is embedded. `lmk index sync` takes the landmarks that the
-    folder says, so rename the folder as well.
+    No picture is read and nothing is embedded. `lmk index sync` takes the landmarks from the
+    folder or CSV, so rename the landmark there as well.
 
     Example: lmk index rename-label gallery.lmk eifel_tower eiffel_tower
     """
@@ -113,7 +113,7 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
     if as_json:
         echo_json({"index": str(index), "old": old, "new": name} | asdict(report))
     elif report.again:
-        echo(f"{index}: {old} was renamed to {name} before: nothing to do")
+        echo(f"{index}: {old} was renamed to {name} before; nothing is left to do")
     elif report.merged_into:
         echo(
             f"{index}: {counted(report.renamed, 'picture')} of {old} joined the "

@@ -1,4 +1,4 @@
-"""Notes on stderr about the pictures that a change of an index left out, or that look wrong."""
+"""Notes on stderr about pictures that a change of an index left out, or that look wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
-from lmk.cli.render import counted
+from lmk.cli.render import counted, first_of
 
 if TYPE_CHECKING:
     from lmk.index.admission import LabelDifference
@@ -17,20 +17,21 @@ _SHOWN = 10  # pictures named
 _SHOWN_LANDMARKS = 5
 
 
-def echo_duplicates(found: Sequence[tuple[str, str]]) -> None:
-    """Says which pictures were left out because others have their content.
+def echo_duplicates(found: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:
+    """Prints which pictures were left out because others have their content.
 
     Args:
         found: (id left out, id that has its content).
+        takes: the option, or the command with its option, that takes such pictures.
     """
     for given, held in found[:_SHOWN]:
         echo(f"lmk: left out {given}: the same file as {held}", err=True)
     if len(found) > _SHOWN:
-        echo(f"lmk: left out {len(found) - _SHOWN:,} more (--duplicates takes them)", err=True)
+        echo(f"lmk: left out {len(found) - _SHOWN:,} more ({takes} takes them)", err=True)
 
 
 def echo_shared(shared: Sequence[str]) -> None:
-    """Says which distractors are not used because a picture of the index is the same file.
+    """Prints which distractors are not used because a picture of the index is the same file.
 
     Args:
         shared: their ids.
@@ -38,8 +39,8 @@ def echo_shared(shared: Sequence[str]) -> None:
     if shared:
         more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
         echo(
-            f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used to teach "
-            "what to refuse",
+            f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used as "
+            f"{'distractors' if len(shared) > 1 else 'a distractor'}",
             err=True,
         )
 
@@ -47,7 +48,7 @@ def echo_shared(shared: Sequence[str]) -> None:
 def echo_conflicts(
     index: Path, found: Sequence[LabelDifference], without_own: Sequence[str]
 ) -> None:
-    """Says which pictures are the same file under different landmarks.
+    """Prints which pictures are the same file under different landmarks.
 
     Args:
         index: the index, which has both of each pair.
@@ -74,13 +75,12 @@ def echo_conflicts(
     if found:
         echo(
             f"lmk: {counted(len(found), 'picture')} under another landmark as well: remove the "
-            f"wrong ones (lmk index remove {shlex.quote(str(index))} ID...)",
+            f"wrong ones (lmk index remove {shlex.quote(str(index))} ID...) or relabel them "
+            f"(lmk index relabel {shlex.quote(str(index))} ID... --label NAME)",
             err=True,
         )
     if without_own:
-        names = ", ".join(without_own[:_SHOWN_LANDMARKS])
-        rest = len(without_own) - _SHOWN_LANDMARKS
-        names += f" and {rest:,} more" if rest > 0 else ""
+        names = first_of(without_own, _SHOWN_LANDMARKS)
         verb = "have" if len(without_own) > 1 else "has"
         echo(
             f"lmk: {names} {verb} no picture that is not also under another landmark",
@@ -89,7 +89,7 @@ def echo_conflicts(
 
 
 def echo_relabelled(found: Sequence[LabelDifference]) -> None:
-    """Says which pictures of the index have taken over the landmark of what was given.
+    """Prints which pictures of the index have taken over the landmark of a picture given.
 
     Args:
         found: the pictures given, and those that they replace.
@@ -103,7 +103,7 @@ def echo_relabelled(found: Sequence[LabelDifference]) -> None:
 
 
 def echo_unlabelled(pictures: Path, index: Path | None = None, *, retry: str | None = None) -> None:
-    """Says that no picture of a folder or table has a landmark, and the way out.
+    """Prints that no picture of a folder or table has a landmark, and the way out.
 
     Args:
         pictures: the folder or table.
@@ -113,9 +113,13 @@ def echo_unlabelled(pictures: Path, index: Path | None = None, *, retry: str | N
     effect = (
         "so the index can find similar pictures but name nothing"
         if index is None
-        else "so they answer nothing"
+        else "so no answer can name one"
     )
-    remedy = "put each landmark's pictures into a sub-folder of its own"
+    remedy = (
+        "put each landmark's pictures into a sub-folder of its own"
+        if pictures.is_dir()
+        else "name the landmark of each picture in a column landmark_id"
+    )
     if retry is not None and index is not None and pictures.is_dir():
         name = shlex.quote(pictures.resolve().name)
         words = f"{shlex.quote(str(index))} {shlex.quote(str(pictures))}"

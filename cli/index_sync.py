@@ -19,7 +19,7 @@ from lmk.cli.index_options import PATH, as_json, root, wait
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
-from lmk.cli.render import counted, echo_skipped
+from lmk.cli.render import counted, echo_skipped, first_of
 
 if TYPE_CHECKING:
     from lmk.rerank.removals import Kept
@@ -42,7 +42,7 @@ _SHOWN = 10  # places named on stderr
 @click.option(
     "--allow-removals",
     is_flag=True,
-    help="Remove whole landmarks, or more than a fifth of the pictures; else it stops there.",
+    help="Allow the removal of whole landmarks, or of more than a fifth of the pictures.",
 )
 @wait
 @as_json
@@ -58,10 +58,11 @@ def sync(
 ) -> None:
     """Make INDEX hold what PICTURES holds: add the new, replace the changed, drop what is gone.
 
-    Only new and changed pictures are embedded. A picture whose file could not be looked at stays:
-    below a folder that cannot be read or is empty, behind a link that leads nowhere, or damaged.
-    Nothing is changed when whole landmarks, or more than a fifth of the pictures, would be removed,
-    unless --allow-removals is given. Stopped or killed, the same command goes on.
+    Only new and changed pictures are embedded. A picture stays when its file could not be looked
+    at: the file lies below a folder that cannot be read or is empty, lies behind a link that leads
+    nowhere, or is damaged. Nothing is changed when whole landmarks, or more than a fifth of the
+    pictures, would be removed, unless --allow-removals is given. Stopped or killed, the same
+    command goes on.
 
     Example: lmk index sync gallery.lmk gallery/
     """
@@ -89,7 +90,7 @@ def sync(
     skipped = [skip for skip in report.skipped if skip.path not in kept]
     echo_skipped(skipped, f"lmk index info {index} lists them")
     _echo_kept(report.kept)
-    echo_duplicates(report.duplicates)
+    echo_duplicates(report.duplicates, takes="lmk index add --duplicates")
     echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
     if not manifest.labelled:
@@ -111,20 +112,19 @@ def sync(
 
 
 def _echo_kept(kept: Sequence[Kept]) -> None:
-    """Says on stderr which pictures stay although their files could not be looked at."""
+    """Prints on stderr which pictures stay although their files could not be looked at."""
     for one in kept[:_SHOWN]:
         echo(f"lmk: kept {counted(one.pictures, 'picture')} of {one.path}: {one.reason}", err=True)
     if len(kept) > _SHOWN:
         pictures = counted(sum(one.pictures for one in kept[_SHOWN:]), "more picture")
         echo(f"lmk: kept {pictures} that could not be looked at", err=True)
     if kept:
-        echo("lmk: if they are gone for good, `lmk index remove` removes them", err=True)
+        echo("lmk: if these pictures are gone for good, `lmk index remove` removes them", err=True)
 
 
 def _question(report: SyncReport) -> str:
-    """What a sync will ask, in a dry run."""
+    """The warning of a dry run that the sync will stop."""
     names = report.vanishing
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    whole = f", all of {', '.join(names[:_SHOWN])}{more} among them" if names else ""
+    whole = f", all of {first_of(names, _SHOWN)} among them" if names else ""
     pictures = counted(report.removed, "picture")
     return f"this removes {pictures}{whole}: the sync will stop unless --allow-removals is given"

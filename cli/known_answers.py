@@ -85,7 +85,7 @@ def say_unknown(
         raise UsageError(f"{what}, and none of those it holds", where=source, remedy=remedy)
     echo(f"lmk: {source}: {what}: {consequence}", err=True)
     if similar:
-        echo(f"lmk: {source}: {similar}: they never meet", err=True)
+        echo(f"lmk: {source}: {similar}, so they never match", err=True)
 
 
 def require_writable(index: Path, wait: float) -> None:

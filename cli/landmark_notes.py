@@ -1,4 +1,4 @@
-"""How many landmarks an index has, and hints where a folder's shape looks wrong."""
+"""The landmarks of an index in one line, and hints where a folder's shape looks wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
-from lmk.cli.render import counted
+from lmk.cli.render import counted, first_of
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 def echo_landmarks(index: Path) -> None:
-    """Says how many pictures and landmarks an index has, and names the largest landmarks."""
+    """Prints how many pictures and landmarks an index has, and its largest landmarks."""
     import numpy as np
 
     from lmk.index.gallery import Gallery
@@ -44,11 +44,11 @@ def echo_landmarks(index: Path) -> None:
 
 
 def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Sequence[str]]) -> None:
-    """Says on stderr when the landmarks of a folder seem to lie elsewhere.
+    """Prints a hint on stderr when the landmarks of a folder seem to lie elsewhere.
 
     Args:
         manifest: of the folder.
-        source: the folder, or a table: then nothing is said.
+        source: the folder; nothing is printed for a table.
         command: the words of the command for another folder.
     """
     from lmk.embed.folder_shape import folder_shape
@@ -57,8 +57,7 @@ def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Seque
         return
     shape = folder_shape(manifest)
     if shape.wrapper:
-        names = ", ".join(shape.landmarks[:_SHOWN])
-        names += f" and {len(shape.landmarks) - _SHOWN:,} more" * (len(shape.landmarks) > _SHOWN)
+        names = first_of(shape.landmarks, _SHOWN)
         one = len(shape.landmarks) == 1
         hold = f"landmark {names} holds" if one else f"landmarks {names} hold"
         echo(

@@ -93,11 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
     Exit codes: 0 done; 1 the work failed or a check found something; 2 the call was wrong;
-    130 interrupted. A reader that leaves, as in `lmk query ... | head`, is click's to deal with.
+    130 interrupted. click handles a reader that leaves, as in `lmk query ... | head`.
 
     Args:
-        arguments: of the command; those of this process unless given, and then Ctrl-C is answered
-            as lmk.embed.interrupts says.
+        arguments: of the command. Unless given, those of this process, and Ctrl-C is handled by
+            lmk.embed.interrupts.
     """
     if arguments is None:
         interrupts.install()
@@ -155,7 +155,7 @@ def _failed(text: str, code: int) -> int:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Prints an exception as Python does, with what comes from files made harmless."""
+    """Prints an exception as Python does, with control characters escaped."""
     import traceback
 
     for part in traceback.format_exception(kind, error, trace):
@@ -171,7 +171,7 @@ def _wrong_call(error: click.ClickException) -> str:
 
 
 def _nearest_command(error: click.ClickException) -> str:
-    """The command that an unknown one was probably meant to be, as a question."""
+    """A question that names the command nearest to an unknown one; "" where none is near."""
     unknown = re.match(r"No such command '(.*)'", error.format_message(), re.DOTALL)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if unknown is None or context is None or not isinstance(context.command, click.Group):

@@ -1,4 +1,4 @@
-"""How commands read a folder or table of pictures, and what they say of it."""
+"""Reading of the folders and tables of pictures that commands are given."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NAMES_SHOWN = 6  # different names of a system's folders and files
 
 
 def read_pictures(source: Path, *, root: Path | None = None, tell: bool = True) -> Manifest:
-    """Reads a folder, CSV or Parquet file of pictures; says on stderr what was left out.
+    """Reads a folder, CSV or Parquet file of pictures; prints on stderr what was left out.
 
     Args:
         source: the folder or file.
         root: the folder that a table's paths start from; its own folder unless given.
-        tell: whether to say it; one of several processes does.
+        tell: whether to print; one of several processes does.
 
     Raises:
         ManifestError: as embed.manifest.read_manifest.
@@ -59,8 +59,8 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
 
     Args:
         images: pictures, folders, tables, or "-" for a list of paths on stdin, one a line (or
-            NUL between them, as `find -print0` writes it). The names of a folder's or table's
-            pictures are their ids, of all others their paths.
+            with NUL between them, as `find -print0` writes it). The pictures of a folder or
+            table are named by their ids, all others by their paths.
         root: the folder that a table's paths start from; its own folder unless given.
 
     Raises:
@@ -118,7 +118,7 @@ def _stdin_lines() -> list[str]:
 
 
 def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
-    """Says on stderr which labels differ only in form from those that an index holds.
+    """Prints on stderr which labels differ only in form from those that an index holds.
 
     Args:
         manifest: the pictures to be added.
@@ -140,7 +140,7 @@ def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
 
 
 def _system_text(paths: tuple[str, ...]) -> str:
-    """What was left out: "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
+    """The paths left out: "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
     counts: Counter[str] = Counter()
     spelling: dict[str, str] = {}
     for path in paths:

@@ -71,7 +71,7 @@ _AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
     "--output",
     type=_FILE,
     metavar="CSV",
-    help="Write the answers into a table, a row a picture, instead of printing them.",
+    help="Write the answers to a CSV file, a row for each picture, instead of printing them.",
 )
 def query(
     images: tuple[Path, ...],
@@ -90,9 +90,9 @@ def query(
     and what penalties took off or shared points added. --json has all the numbers, --html shows
     the pictures and the points.
 
-    The pictures of a folder, a CSV or of the paths on stdin (-) are answered in a table, a line
-    each, and there may be any number of them. A picture that cannot be read is named, and the exit
-    code is 1.
+    The answers to a folder, a CSV or paths on stdin (-) are printed as a table, a line for each
+    picture; there may be any number of pictures. A picture that cannot be read is named, and the
+    exit code is 1.
 
     Example: lmk query photo.jpg -i gallery.lmk --html answer.html
 
@@ -188,7 +188,7 @@ class _Report:
             echo_lines(answer_lines(answer))
 
     def say_failed(self, name: str, reason: str) -> None:
-        """Notes that a picture has no answer, and why, and says so on stderr."""
+        """Notes that a picture has no answer, and why, and prints both on stderr."""
         if name in self.failed:
             return
         self.failed[name] = reason
@@ -196,7 +196,7 @@ class _Report:
             echo(f"lmk: {name}: {reason}; it has no answer", err=True)
 
     def end(self, html: Path | None, output: Path | None) -> None:
-        """Writes the page, and says what there is."""
+        """Writes the page, and prints the numbers of answers and failures."""
         if self.many and len(self.failed) > _SHOWN:
             more = len(self.failed) - _SHOWN
             where = f" ({output} names them)" if output else " (--json names them)"
@@ -214,14 +214,14 @@ class _Report:
 
 
 def _leave_out_steps_of_all(recognizer: Recognizer) -> None:
-    """Takes out the step that counts answers over all pictures: they come a block at a time."""
+    """Takes out the step that counts answers over all pictures, which come a block at a time."""
     from lmk.rerank.steps import OverpredictedStep
 
     recognizer.pipeline = recognizer.pipeline.without(OverpredictedStep)
 
 
 def _at_most(recognizer: Recognizer, neighbours: int) -> int:
-    """The neighbours there can be, said on stderr where that is fewer than were asked for."""
+    """The number of neighbours to show; a line on stderr where that is fewer than asked for."""
     source = click.get_current_context().get_parameter_source("neighbours")
     held = len(recognizer.gallery.role_rows("gallery"))
     if neighbours > held and source is not ParameterSource.DEFAULT:
@@ -231,7 +231,7 @@ def _at_most(recognizer: Recognizer, neighbours: int) -> int:
 
 
 def _missing(files: Mapping[str, Path]) -> dict[str, str]:
-    """The pictures that are not there, and what to say of them."""
+    """The pictures that are not there, and the reason for each."""
     from lmk.embed.sources import url_reason
 
     missing = {}
@@ -246,7 +246,7 @@ def _missing(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _progress(held: ExitStack, total: int, *, shown: bool) -> Callable[[int], None]:
-    """A bar where no answers are printed: lines and a bar would run into each other."""
+    """A progress bar, where no answers are printed between its updates."""
     if not shown:
         return lambda done: None
     from lmk.cli.progress import StageProgress

@@ -1,4 +1,4 @@
-"""Answers to any number of pictures, a block at a time, in the order in which they were named."""
+"""Answers to any number of pictures, a block at a time, in the order given."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _below_root(file: Path) -> str:
 def tags_of_none(
     recognizer: Recognizer, named: Path | None
 ) -> Iterator[Callable[[list[Answer]], list[Answer]]]:
-    """What adds tags to the answers that are none of these, where there is a tagger.
+    """A function that adds tags to the answers "none of these", where there is a tagger.
 
     Args:
         recognizer: its index may have been built with a tagger.

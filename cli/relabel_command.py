@@ -50,7 +50,9 @@ TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
     "nearest pictures alone]",
 )
 @click.option(
-    "--model", metavar="NAME", help=f"Of the neighbours.  [default: the tagger's, or {DEFAULT}]"
+    "--model",
+    metavar="NAME",
+    help=f"Network that finds the neighbours.  [default: the tagger's, or {DEFAULT}]",
 )
 @click.option(
     "--top",

@@ -41,6 +41,12 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def first_of(names: Sequence[str], most: int) -> str:
+    """["a", "b", "c"] and 2 -> "a, b and 1 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def human_bytes(count: int) -> str:
     """1234567 -> "1.2 MB"."""
     size = float(count)

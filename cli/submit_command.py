@@ -61,15 +61,15 @@ def submit(
 
     Every query that can be read gets its best answer, as GAP ranks answers by confidence and a
     blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
-    command goes on where it was; OUTPUT appears when it is whole, and not where no picture at all
-    can be read.
+    command goes on where it was. OUTPUT appears when it is whole; nothing is written when no
+    picture can be read.
 
     A retrieval list begins with the pictures of the query's landmark, those that the search missed
     too (docs/retrieval.md; --retrieval-steps none: the order of the search).
 
     Ids: of a flat folder the file names without their ending, of sub-folders the paths with it
-    (tower/1.jpg), a blank as "_"; of a CSV its column id. Names that would share an id get longer
-    ones (docs/index.md).
+    (tower/1.jpg), a blank as "_"; of a CSV its column id. Pictures that would share an id get
+    longer ids (docs/index.md).
 
     Example: lmk submit queries/ -i gallery.lmk -o submission.csv
     """
@@ -118,9 +118,9 @@ def submit(
 
 
 def _find_remedy(queries: Path, manifest: Manifest) -> str:
-    """What to do where no query can be read: of a table's paths, where they start."""
+    """The remedy where no query can be read; for a table it says where its paths start."""
     if queries.is_dir():
-        return "check the pictures: lmk data check names what is wrong with each"
+        return "lmk data check names what is wrong with each picture"
     return f"its paths start at {manifest.root.resolve()}: name another folder with --root"
 
 

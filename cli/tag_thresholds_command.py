@@ -233,11 +233,11 @@ def _validation(
 
 
 def _say_everywhere(names: list[str], data: Path) -> None:
-    """Says on stderr which tags all pictures have, so that no precision can be seen."""
+    """Prints on stderr which tags all pictures have, so that no precision can be measured."""
     if names:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         what = f"every picture has {counted(len(names), 'tag')}: {shown}"
-        remedy = "how well pictures without it are refused is not seen; give such pictures too"
+        remedy = "nothing measures how well others are refused; give pictures without the tag too"
         echo(f"lmk: {data}: {what}: {remedy}", err=True)
 
 

@@ -106,7 +106,8 @@ def tuning_of(
     judged = [judged_of(each, photos) for each in predictions]
     number = photos.photo
     shown = _shown(photos, number)
-    if sum(map(bool, shown.values())) < folds:  # too few without near-copies: they count
+    if sum(map(bool, shown.values())) < folds:
+        # There are too few photos without near-copies, so only equal files count as copies.
         number = photos.content
         shown = _shown(photos, number)
     landmarks = sum(map(bool, shown.values()))
@@ -135,7 +136,7 @@ def tuning_of(
 
 
 def _shown(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
-    """What each photo shows, by its number; a copy may have another label."""
+    """The labels of each photo, by its number; a copy may have another label."""
     shown: dict[int, set[str]] = {}
     for each, labels in zip(number.tolist(), photos.labels, strict=True):
         shown.setdefault(each, set()).update(labels)

@@ -119,7 +119,7 @@ def require_unchanged(
 
 
 def way_out(folder: Path) -> str:
-    """How a user gets whole files again."""
+    """The remedy for a damaged file: where to get it again."""
     if is_shipped(folder):
         return "install lmk again"
     return "copy the folder again from where it came from, or train it again"

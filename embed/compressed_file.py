@@ -21,12 +21,11 @@ _OTHERS = {
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 # A CSV shrinks to a hundredth at the most, a file of one repeated letter to a thousandth.
 MAX_RATIO = 300
-_UNPACK = "unpack it first"
-FREE_BYTES = 64 * 2**20  # that no file is refused for
+FREE_BYTES = 64 * 2**20  # no file is refused below this size
 
 
 class TooLarge(ValueError):
-    """A compressed file holds more than a text would."""
+    """A compressed file unpacks to more than a text could."""
 
 
 def open_bytes(path: str | os.PathLike[str], error: type[LmkError]) -> io.BufferedReader:
@@ -88,7 +87,7 @@ def _member(
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file of an archive is one that macOS puts there."""
+    """Whether macOS put this file into an archive."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or parts[-1].startswith(".")
 
@@ -109,7 +108,7 @@ def _damaged(
 
 
 class _Bounded(io.RawIOBase):
-    """What a decompressor gives, until it is too much."""
+    """The output of a decompressor, up to a limit."""
 
     def __init__(
         self,

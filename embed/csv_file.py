@@ -292,7 +292,7 @@ def _cells_of(line: str, separator: str) -> list[str]:
 
 
 def _separator(line: str, known: Collection[str]) -> str:
-    """What separates the most wanted columns; where none is, the most cells."""
+    """The separator that gives the most wanted columns; where none is found, the most cells."""
 
     def worth(separator: str) -> tuple[int, int]:
         hits = _hits(line, separator, known)

@@ -1,4 +1,4 @@
-"""The folder of an embedder: its files, their format, and that they are as they were written.
+"""The folder of an embedder: its files, their format and their checksums.
 
 config.json, weights.safetensors (unless an installed package has them), whitening.safetensors (when
 there is one), graph.xml + graph.bin, the network as OpenVINO runs it, and SHA256SUMS with the
@@ -51,7 +51,7 @@ class EmbedderFolder:
         self._compared: set[str] = set()
 
     def read(self) -> tuple[SavedEmbedder, Whitening | None]:
-        """What config.json says, and the whitening.
+        """The config, read from config.json, and the whitening.
 
         Raises:
             ModelError: the folder is no embedder, or one of a newer format.
@@ -90,7 +90,7 @@ class EmbedderFolder:
         return True
 
     def graph(self) -> Path | None:
-        """The graph; None where there is none, or none that is known to be that of the weights.
+        """The graph; None where there is none that is proved to belong to the weights.
 
         Raises:
             ModelDamaged: it has changed since it was written.

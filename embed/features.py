@@ -317,7 +317,7 @@ class FeatureStore:
 
 
 def is_shard(name: str) -> bool:
-    """Says whether a file of that name is a shard: the name is the SHA-256 of its content."""
+    """Whether the name of a file is that of a shard: the SHA-256 of its content."""
     return _SHARD.fullmatch(name) is not None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lmk.embed.manifest import Manifest
 
-# Folders of data sets and photo collections that hold folders of landmarks.
+# Names of folders in data sets and photo collections that hold folders of landmarks.
 _PARTS = frozenset(
     {
         "train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval",
@@ -21,7 +21,7 @@ Folders = tuple[str, ...]
 
 @dataclass(frozen=True)
 class FolderShape:
-    """What is odd in the way pictures lie below a folder.
+    """Oddities in the way pictures lie below a folder.
 
     Attributes:
         loose: paths of pictures that lie beside the folders of landmarks, and have none.

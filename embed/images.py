@@ -81,7 +81,7 @@ def read_bytes(path: Path) -> bytes | str:
 
 @contextmanager
 def picture_bytes(path: Path) -> Iterator[bytes | str]:
-    """What `read_bytes` returns, for threads: all of them together hold MAX_FILE_BYTES at most.
+    """The result of `read_bytes`, for threads: together they hold MAX_FILE_BYTES at most.
 
     The block must let go of the bytes, and must not read a second file.
     """
@@ -167,7 +167,7 @@ def _decoded_jpeg(
 def _jpeg_by_pillow(
     data: bytes, header: JpegHeader, size: int, use: Callable[[Picture], Picture]
 ) -> Picture:
-    """What `decode_jpeg` refuses: a sampling of its own, a part that makes no sense."""
+    """A JPEG that `decode_jpeg` does not read, such as one of unusual sampling."""
     image = open_picture(without_extras(data, header), "JPEG").image
     image.draft("RGB", (2 * size, 2 * size))  # decodes at a fraction of the size
     with _room_for(len(data) + 12 * image.width * image.height + header.memory(8)):

@@ -1,11 +1,11 @@
 """Ctrl-C: the first one raises KeyboardInterrupt and is remembered, the second ends the process.
 
 Native libraries and callbacks lose a KeyboardInterrupt: an import of an extension module that is
-interrupted ends in ImportError, an exception in a callback or a finalizer is dropped. Whoever is
-about to make a change lasting therefore asks `check`.
+interrupted ends in ImportError, an exception in a callback or a finalizer is dropped. Code that is
+about to make a lasting change therefore calls `check`.
 
-A second Ctrl-C ends the process at once, as clean-up may hang in native code. That loses nothing:
-everything that is written to disk stands a kill at any moment.
+A second Ctrl-C ends the process at once, as clean-up may hang in native code. Nothing is lost:
+all writing to disk survives a kill at any moment.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
-        self.process = 0  # that `install` was called in
+        self.process = 0  # in which `install` was called
         self.ending = False
 
     def handle(self, _signal: int, _frame: FrameType | None) -> None:
@@ -49,7 +49,7 @@ _interrupts = _Interrupts()
 
 
 def install() -> None:
-    """Lets this process answer Ctrl-C so; for the start of a program, not for a library.
+    """Sets this handling of Ctrl-C for the process; for the start of a program, not for a library.
 
     A process that ignores it (`nohup`, a shell's background job) goes on ignoring it.
     """
@@ -68,7 +68,7 @@ def leave() -> NoReturn:
 
 
 def ending() -> None:
-    """Says that the program has said its last word: Ctrl-C from now on ends it silently."""
+    """Makes Ctrl-C end the process silently from now on: the program has printed its last line."""
     _interrupts.ending = True
 
 
@@ -78,13 +78,13 @@ def received() -> bool:
 
 
 def check() -> None:
-    """Raises KeyboardInterrupt where one was received and got lost."""
+    """Raises KeyboardInterrupt if one was received and got lost."""
     if received():
         raise KeyboardInterrupt
 
 
 def raise_interrupt(error: BaseException) -> None:
-    """Raises KeyboardInterrupt where one has caused an error, as that of an interrupted import."""
+    """Raises KeyboardInterrupt if one has caused an error, such as an interrupted import."""
     check()
     cause: BaseException | None = error
     while cause is not None:

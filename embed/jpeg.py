@@ -239,7 +239,7 @@ def _truncated(what: str) -> Unreadable:
 
 
 def _grey_share(pixels: Pixels, factor: int) -> float:
-    """The share of a picture's area that is libjpeg's filling: from some block on to the end."""
+    """The share of a picture's area that libjpeg filled: from some block on to the end."""
     height, width = len(pixels), len(pixels[0])
     rows = 0
     while rows < height and (pixels[-1 - rows] - _GREY <= 1).all():

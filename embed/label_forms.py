@@ -28,7 +28,7 @@ def form_key(name: str) -> str:
 
 
 def difference(first: str, second: str) -> str:
-    """In what form two names differ, in words; the names have one `form_key`."""
+    """The difference in form of two names with the same `form_key`, in words."""
     if first.lower() == second.lower():
         return "case"
     if whole_number(first) == whole_number(second):
@@ -65,7 +65,7 @@ def similar_pairs(names: Iterable[str], others: Iterable[str]) -> list[tuple[str
 
 
 def similar_text(pairs: Iterable[tuple[str, str]], noun: str, *, others: str = "others") -> str:
-    """Says of pairs of names that they differ only in form; "" for no pair.
+    """A line about pairs of names that differ only in form; "" for no pair.
 
     "2 labels differ from others only in form, as 'A' and 'a' (case)".
     """

@@ -99,7 +99,7 @@ def are_floats(names: Iterable[str]) -> bool:
 
 
 def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The labels of each cell of a column, and what is odd about them, in words.
+    """The labels of each cell of a column, and lines about odd cells.
 
     A cell that only says that a value is missing (MISSING_WORDS) has no label. A column of whole
     numbers that are all written as floats ("123.0", as pandas writes a column with gaps) is read as
@@ -161,7 +161,7 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
 
 
 def missing_note(words: Counter[str], column: str) -> str:
-    """Says how many cells of a column hold words for a missing value (MISSING_WORDS)."""
+    """A line on how many cells of a column hold words for a missing value (MISSING_WORDS)."""
     return f"{_said(words)} in the column {column}: read as no label"
 
 

@@ -113,7 +113,7 @@ class Manifest:
             raise ManifestError(
                 f"a NUL character in the id or path of {row.id!r}",
                 where=self.root,
-                remedy="take it out",
+                remedy="remove the NUL character",
             )
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class Manifest:
         return self.root / row.path
 
     def unseen_places(self) -> UnseenPlaces:
-        """Tells of paths that the manifest lacks whether they may be there all the same."""
+        """Tells which paths that the manifest lacks may exist all the same."""
         return UnseenPlaces(self.unseen, (skip.path for skip in self.skipped))
 
     @property
@@ -157,7 +157,7 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
         notice(path, f"{text}: they stay different labels")
     if words := sorted(labels & MISSING_WORDS):
         text = f"{words[0]!r} is the name of a landmark here, and no label in a table"
-        notice(path, f"{text}: call it otherwise, or give these pictures no landmark")
+        notice(path, f"{text}: rename the landmark, or give these pictures no landmark")
     return manifest
 
 
@@ -216,7 +216,7 @@ def _from_table(path: Path, root: Path) -> Manifest:
     try:
         return Manifest(root, tuple(Row(*cells) for cells in picture_rows(path, root)))
     except ManifestError as error:
-        # What is wrong with all rows together, or with a path, does not name the table.
+        # Errors about all rows together, or about a path, do not name the table.
         named = error.where is not None and error.where.startswith(str(path))
         where = error.where if named else path
         raise ManifestError(error.what, where=where, remedy=error.remedy) from None

@@ -82,8 +82,8 @@ def _file_of_url(url: str, id_: str) -> str:
         return unquote(parts.path)
     raise ManifestError(
         f"the path of {id_} is a URL ({url[:100]}), and lmk reads files",
-        remedy="download the pictures and name their files, or take the column away where they "
-        "are called as their ids",
+        remedy="download the pictures and give the paths of their files, or remove the column "
+        "path if the files are named by their ids",
     )
 
 

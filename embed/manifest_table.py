@@ -96,7 +96,7 @@ def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, 
 
 
 def _id_remedy(columns: list[str]) -> str:
-    """What to do where no column is called id, by the names of the columns."""
+    """The remedy where no column is called id, by the names of the columns."""
     if len(columns) == 1 and "id" in map(str.casefold, columns[0].split()):
         return "separate the cells by commas"
     for name in columns:

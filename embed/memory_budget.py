@@ -1,4 +1,4 @@
-"""A number of bytes that threads share: whoever wants more waits until others are done."""
+"""A number of bytes that threads share: a thread that needs more waits until others are done."""
 
 from __future__ import annotations
 

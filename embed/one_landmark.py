@@ -1,4 +1,4 @@
-"""Pictures of one landmark whose folder or table does not say so."""
+"""Pictures of one landmark, in a folder or table that does not name the landmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a picture file would make a decoder do, found before the decoder is started.
+"""Checks of a picture file before a decoder is started.
 
 Decoders trust some numbers of a file without bound: directories of 65,535 tags that all name the
 same megabytes, a million comments that are put together one by one, texts that unpack to gigabytes.

@@ -21,7 +21,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotPlainError(OSError):
-    """A link inside a folder of which none is followed, or what is no plain file.
+    """A file inside a folder is a link, or no plain file.
 
     Args:
         what: what it is, as "is a link".
@@ -98,7 +98,7 @@ def open_folder(folder: Path, *, below: Path, create: bool = False) -> Iterator[
 def require_plain_tree(folder: Path, wanted: Callable[[str], bool]) -> None:
     """Checks that entries of a folder, and all below them, are plain files and folders.
 
-    What disappears meanwhile is passed over, and so is a folder that cannot be read.
+    Entries that disappear meanwhile are passed over, and so is a folder that cannot be read.
 
     Args:
         folder: the folder, which may be reached by links.

@@ -129,7 +129,7 @@ class TorchRuntime:
 def openvino_usable() -> bool:
     """Whether OpenVINO is installed (it is not on every platform).
 
-    That is not tried by an import: one that fails, or that Ctrl-C ends, says nothing about it.
+    No import is tried: an import that fails, or that Ctrl-C ends, proves nothing.
     """
     return find_spec("openvino") is not None
 

@@ -64,7 +64,7 @@ class PictureSource:
 
     @contextmanager
     def opened(self) -> Iterator[bytes | str]:
-        """What `read` returns, for threads: see images.picture_bytes."""
+        """The result of `read`, for threads: see images.picture_bytes."""
         if isinstance(self.content, Path) and url_reason(self.content) is None:
             with picture_bytes(self.content) as data:
                 yield data

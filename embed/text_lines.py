@@ -1,4 +1,4 @@
-"""The lines of a text file: its encoding told by its first bytes, no line without bound."""
+"""The lines of a text file, of bounded length, in the encoding that its first bytes tell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROBE = 4096  # bytes looked at to tell UTF-16 without a byte order mark
 
 
 def at(path: str | os.PathLike[str], line: int) -> str:
-    """`file, line N`: where an error is."""
+    """The place of an error, as `file, line N`."""
     return f"{os.fspath(path)}, line {line}"
 
 
@@ -77,7 +77,7 @@ class Lines:
 def _reading_error(
     path: str | os.PathLike[str], line: int, kind: type[LmkError], error: OSError | ValueError
 ) -> Exception:
-    """What went wrong while a file was read, as an error that names the line."""
+    """The error for a file that could not be read, with the line."""
     wrong_call = kind if issubclass(kind, UsageError) else UsageError
     if isinstance(error, FileNotFoundError):
         return wrong_call("no such file", where=path, remedy="check the spelling")

@@ -43,7 +43,7 @@ def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         where = Path(os.fsdecode(error.filename2 or error.filename or archive))
         if where.is_relative_to(stage):
-            what = f"a member's name is a folder's name elsewhere: {where.relative_to(stage)}"
+            what = f"one name is that of a file and of a folder: {where.relative_to(stage)}"
             raise DownloadError(what, where=archive, remedy=_REFUSED) from error
         reason = (error.strerror or str(error)).lower()
         raise StorageError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PLAIN = "give a .safetensors file or a plain torch state dict"
 _INSIDE = ("state_dict", "model_state_dict", "model")  # where trainings keep their weights
 _WRAPPERS = ("module.", "model.", "backbone.")  # what DDP, Lightning and others put before names
-_COUNTER = "num_batches_tracked"  # of BatchNorm: older frameworks do not have it; nobody reads it
+_COUNTER = "num_batches_tracked"  # of BatchNorm: older frameworks lack it; no result needs it
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ def _left_over(
     given: Mapping[str, Tensor],
     others: Collection[str] | None,
 ) -> list[str]:
-    """The names given that the network has no place for, and that must not be left out."""
+    """The names given that the network lacks and that may not be left out."""
     buffers = {name for name, _ in network.named_buffers()}  # some are in no state dict
     found = [n for n in given if n not in own and n not in buffers and not n.endswith(_COUNTER)]
     if others is not None:

@@ -1,4 +1,4 @@
-"""Pictures and vectors for a check: of a folder or table, of an index, or of both."""
+"""Pictures and vectors for `lmk data check`, of a folder or table, an index, or both."""
 
 from __future__ import annotations
 

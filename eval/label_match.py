@@ -1,4 +1,4 @@
-"""Whether the names of a submission and of its solution can meet: warnings in words.
+"""Warnings where the names of a submission and of its solution cannot match.
 
 A score of 0 may mean that every answer is wrong, or that both files spell the labels otherwise.
 """
@@ -17,11 +17,11 @@ _SHOWN = 60  # letters of an example
 
 
 def label_warnings(submission: Submission, truth: Truth) -> tuple[str, ...]:
-    """What is odd about the labels of a submission beside those of its solution.
+    """Warnings about the labels of a submission, compared with those of its solution.
 
-    Answers that name no landmark of the solution are no oddity by themselves: most queries of a
-    contest show none. Said is where the solution's landmarks are hardly ever answered, and where
-    labels differ only in form: in case, by a leading zero, as a float.
+    Answers that name no landmark of the solution give no warning by themselves: most queries of a
+    contest show none. Warnings are given where the solution's landmarks are hardly ever answered,
+    and where labels differ only in form: in case, by a leading zero, as a float.
     """
     answers = zip(submission.query_ids, submission.labels, strict=True)
     answered = {query for query, label in answers if label is not None}
@@ -37,7 +37,7 @@ def label_warnings(submission: Submission, truth: Truth) -> tuple[str, ...]:
 
 
 def image_warnings(submission: RetrievalSubmission, truth: RetrievalTruth) -> tuple[str, ...]:
-    """What is odd about the pictures of a retrieval submission beside those of its solution."""
+    """Warnings about the pictures of a retrieval submission, compared with its solution."""
     lists = zip(submission.query_ids, submission.images, strict=True)
     listed = [truth.row_of[query] for query, images in lists if images and query in truth.row_of]
     wanted = {image for row in listed for image in truth.images[row]}
@@ -46,7 +46,7 @@ def image_warnings(submission: RetrievalSubmission, truth: RetrievalTruth) -> tu
 
 
 def tag_warnings(predicted: Iterable[str], true: Iterable[str]) -> tuple[str, ...]:
-    """What is odd about the tags of predictions beside the true ones."""
+    """Warnings about the tags of predictions, compared with the true tags."""
     return _meeting(set(predicted), set(true), "tag", "predicted", "of the solution")
 
 
@@ -67,7 +67,7 @@ def _meeting(
     pairs = similar_pairs(given, wanted)
     if pairs:
         text = similar_text(pairs, noun, others="the solution's")
-        warnings.append(f"{text}: they never meet")
+        warnings.append(f"{text}, so they never match")
     return tuple(warnings)
 
 

@@ -1,4 +1,4 @@
-"""Labels of a set of pictures that are easily taken for each other, as the spelling differs."""
+"""Labels of a set of pictures that differ only in form, and folders that become one label."""
 
 from __future__ import annotations
 

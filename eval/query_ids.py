@@ -1,4 +1,4 @@
-"""Ids of queries that a solution does not have: the error, and how the solution spells them."""
+"""The error for an id that a solution does not have, with the solution's spelling."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def read_columns(
 
 
 def _header_remedy(columns: list[str], header: tuple[str, str]) -> str:
-    """What to do about the header of a submission, by what it looks like."""
+    """The remedy for a wrong header of a submission."""
     wanted = sorted(header)
     if len(columns) == 1:
         for separator in SEPARATORS[1:]:

@@ -33,7 +33,7 @@ class LabelDifference:
 
 @dataclass(frozen=True)
 class Admission:
-    """What becomes of pictures given to a gallery.
+    """The decisions on pictures given to a gallery.
 
     Attributes:
         new: positions of the pictures to add.
@@ -72,8 +72,8 @@ def admit(
 
     A picture that the gallery holds under the same id and content is added again, in the place of
     the old one, when it brings other labels. A picture whose content the gallery holds under
-    another id is left out, unless it brings a label that none of these has: no label is lost to
-    the order in which copies come. A copy without any label gives way to one that has some.
+    another id is left out, unless it brings a label that none of these has: no label is lost,
+    in whatever order the copies come. A copy without any label gives way to one that has some.
 
     Args:
         catalog: of the gallery.

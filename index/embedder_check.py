@@ -1,4 +1,4 @@
-"""Whether the embedder in a gallery is the one that was written, and not only the one installed.
+"""Check that the embedder in a gallery is the one that was written, not only the one installed.
 
 The catalog knows the files as they were when they were installed, SHA256SUMS among them as the
 embedder was written. A file that agrees with the catalog alone was damaged before.

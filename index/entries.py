@@ -1,7 +1,7 @@
 """The entries of a catalog as values that check themselves.
 
-A catalog may come from somebody else, with checksums that fit. What it says is therefore checked
-where it is read: types, ranges, and that its paths stay inside the gallery.
+A catalog may come from somebody else, with checksums that fit. Its values are therefore checked
+where they are read: types, ranges, and that paths stay inside the gallery.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PictureRow(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What is true of the gallery as a whole; written anew by every commit.
+    """The state of the gallery as a whole; written anew by every commit.
 
     Attributes:
         fingerprint: of the embedder that made every vector.
@@ -118,7 +118,7 @@ class State:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the stored vectors, little-endian."""
+        """The dtype of the stored vectors, little-endian."""
         return DTYPES[self.precision]
 
 

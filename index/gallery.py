@@ -1,6 +1,6 @@
 """Gallery: a folder of labelled vectors, opened for reading.
 
-What is opened stays as it was: a writer's later commits, even a rebuild, change neither the rows
+An open gallery stays as it was: a writer's later commits, even a rebuild, change neither the rows
 nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk):
 
     catalog.db           says everything; names every other file with its checksum (catalog.py)

@@ -1,4 +1,4 @@
-"""What lies in the folder of a gallery, and the check that all of it is plain files and folders."""
+"""The names in the folder of a gallery, and the check that all are plain files and folders."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def refuse_links(folder: Path, wanted: Callable[[str], bool] | None = None) -> N
 
 
 def is_name_of_ours(name: str) -> bool:
-    """Says whether an entry of a gallery's folder has a name that lmk gives."""
+    """Returns whether an entry of a gallery's folder has a name that lmk gives."""
     return name in {LOCK, CACHE, *NAMED} or name.startswith(CATALOG)
 
 
 def is_ours(path: str) -> bool:
-    """Says whether a path, relative to the gallery and in a folder of NAMED, is of our form."""
+    """Returns whether a path, relative to the gallery and in a folder of NAMED, is of our form."""
     top, _, rest = path.partition("/")
     return bool(NAMED[top].fullmatch(rest) or ("/" not in rest and LEFTOVER.fullmatch(rest)))
 
 
 def stays_inside(path: str) -> bool:
-    """Says whether a path that a catalog holds names a file below the folder it is relative to."""
+    """Returns whether a path of a catalog stays below the folder that it is relative to."""
     parts = PurePosixPath(path).parts
     plain = path and "\0" not in path and not path.startswith("/")
     return bool(plain and parts and ".." not in parts)

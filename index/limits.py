@@ -1,4 +1,4 @@
-"""What SQLite may do with a catalog, which may come from somebody else.
+"""Limits on SQLite for a catalog, which may come from somebody else.
 
 A catalog of another person can hold views that never end, triggers that delete, cells of a
 gigabyte, or pages that many others point to, so that a small file seems to have endless rows. Only

@@ -52,7 +52,7 @@ def take_lock(folder: Path, wait: float = 0.0) -> int:
 
 
 def is_process_id(content: bytes) -> bool:
-    """Says whether that is what a lock file can hold."""
+    """Returns whether a lock file can hold this content."""
     return _PID.fullmatch(content) is not None
 
 

@@ -25,7 +25,7 @@ _BLOCK_ROWS = 8192
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did.
+    """Result of a merge.
 
     Attributes:
         pictures, distractors: in the merged gallery.

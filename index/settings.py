@@ -46,5 +46,5 @@ def read_setting(gallery: HasSettings, name: str, kind: type[Kept]) -> Kept | No
 
 def strange_setting(path: Path, name: str) -> GalleryDamaged:
     """Returns the error for a setting that lmk does not write."""
-    what = f"its setting {name!r} holds what this lmk does not write"
+    what = f"its setting {name!r} has a value that this lmk does not write"
     return GalleryDamaged(what, where=path / CATALOG, remedy=REBUILD)

@@ -172,7 +172,7 @@ def _of_files(
 
 
 def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
-    """Says whether the graph that OpenVINO runs is missing; the catalog does not name it then.
+    """Returns whether the graph that OpenVINO runs is missing; the catalog does not name it then.
 
     Files that are damaged are named by `_of_files`; an embedder that cannot be opened is no damage.
     """

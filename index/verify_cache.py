@@ -1,4 +1,4 @@
-"""Verify what has checksums of its own: derived files, kept features, and the catalog's end."""
+"""Verification of files with checksums of their own, and of the catalog's end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _items(folder: Path) -> list[Path]:
 
 
 def _is_other(shard: Path, folder: Path) -> bool:
-    """Says whether a shard has another content than its name says; not if it is gone."""
+    """Returns whether the content of a shard differs from its name; False if it is gone."""
     try:
         with os.fdopen(open_plain(shard, below=folder), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() != shard.stem
@@ -87,7 +87,7 @@ def _is_other(shard: Path, folder: Path) -> bool:
 
 
 def _begins_with_digest(path: Path, folder: Path, size: int) -> bool:
-    """Says whether a file begins with the SHA-256 of its rest, as bytes or in hex."""
+    """Returns whether a file begins with the SHA-256 of its rest, as bytes or in hex."""
     try:
         content = read_plain(path, below=folder)
     except FileNotFoundError:

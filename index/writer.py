@@ -287,8 +287,9 @@ class GalleryWriter:
     ) -> int:
         """As `append`, for vectors [n, dim] as another gallery stored them: they keep every bit.
 
-        That is where the precision of this gallery is not the lower one. Without `replace_labels`
-        a picture keeps the labels it has when another one with its id and content is given.
+        The bits are kept unless the precision of this gallery is the lower one. Without
+        `replace_labels` a picture keeps its labels when another one with its id and content is
+        given.
         """
         t = self._t
         check_vectors(t.state, vectors.shape[1], fingerprint)

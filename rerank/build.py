@@ -60,7 +60,7 @@ from lmk.rerank.whiten import whitened, whitening_helps
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did.
+    """Result of a build.
 
     Attributes:
         pictures, distractors: in the index.
@@ -90,7 +90,7 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class AddReport:
-    """What an add did.
+    """Result of adding pictures.
 
     Attributes:
         added: pictures that are new in the index.
@@ -120,7 +120,7 @@ class AddReport:
 
 @dataclass(frozen=True)
 class RemoveReport:
-    """What a removal did.
+    """Result of a removal.
 
     Attributes:
         removed: pictures removed.

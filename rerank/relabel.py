@@ -183,13 +183,13 @@ def _relabel(
 
 
 def _stored_name(gallery: Gallery, label: str) -> str | None:
-    """The label as the gallery has it, as given or as manifests write it; None for an unknown."""
+    """The label in the gallery's form, as given or as manifests write it; None for an unknown."""
     names = (label, plain_name(label))
     return next((name for name in names if name in gallery.label_names), None)
 
 
 def _require_done(gallery: Gallery, command: list[str], label: str) -> None:
-    """Checks that a command whose label is unknown was the last one, and was done (UsageError)."""
+    """Refuses an unknown label, unless the same command was the last one (UsageError)."""
     if gallery.setting(_LAST) != command:
         remedy = f"`lmk index list {gallery.path}` shows the landmarks there are"
         raise UsageError(f"no picture has the label {label!r}", where=gallery.path, remedy=remedy)
@@ -216,7 +216,7 @@ def _rows_of(gallery: Gallery, ids: Iterable[str]) -> dict[str, int]:
             remedy = f"`lmk index list {gallery.path} --pictures` shows the ids there are"
             raise GalleryError("no picture of the gallery has this id", where=id_, remedy=remedy)
         if gallery.membership.distractor[rows[id_]]:
-            remedy = "remove it, and add it as a picture of its landmark"
+            remedy = "remove the picture, and add it again as one of its landmark"
             raise GalleryError("is a distractor, which shows no landmark", where=id_, remedy=remedy)
     return rows
 

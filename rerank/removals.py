@@ -1,4 +1,4 @@
-"""What a sync would remove for good, what it keeps, and when it asks before it removes."""
+"""Pictures that a sync removes or keeps, and the question before it removes many."""
 
 from __future__ import annotations
 
@@ -106,15 +106,15 @@ def require_few(path: Path, losses: Sequence[Removals]) -> None:
     """Refuses to remove whole landmarks, or more than a fifth of the pictures.
 
     Raises:
-        GalleryError: names what would be removed, and what allows it.
+        GalleryError: names the pictures that would be removed, and the option that allows it.
     """
     many = [loss for loss in losses if loss.many]
     if many:
         raise GalleryError(
             f"would lose {' and '.join(loss.describe() for loss in many)}; nothing was changed",
             where=path,
-            remedy="check that no drive is away and that it is the right folder; --dry-run lists"
-            " what would be done, --allow-removals does it",
+            remedy="check that no drive is away and that the folder is the right one; --dry-run"
+            " lists the changes, --allow-removals allows them",
         )
 
 
@@ -164,7 +164,7 @@ def require_seen(
             f"would lose {loss.describe()}, which could not be looked at ({first.path}: "
             f"{first.reason}{rest}); nothing was changed",
             where=old.path,
-            remedy="mend that first, or build the index without them: --allow-removals",
+            remedy="make the pictures readable, or build the index without them: --allow-removals",
         )
 
 

@@ -63,8 +63,8 @@ def restored(
         raise GalleryDamaged(
             "the tags of the embedder are damaged, and no other copy is known",
             where=lost[0],
-            remedy="name the embedder that it was built with by --model, or give the tags up with"
-            " --drop-lost",
+            remedy="name the embedder that the index was built with by --model, or give the tags up"
+            " with --drop-lost",
         )
     return found
 
@@ -104,7 +104,7 @@ def _same(
 
 
 def _candidates(intact: Path, given: Embedder | None) -> Iterator[Embedder]:
-    """What the embedder may be: the intact files of its folder, the one given, the installed."""
+    """Candidates for the embedder: the intact files of its folder, the one given, the installed."""
     with suppress(LmkError):
         kept = Embedder.load(intact)
         kept.network()  # whose weights may be the damaged file

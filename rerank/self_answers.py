@@ -60,12 +60,12 @@ def answers_of_gallery(
         gallery: its labelled and unlabelled pictures.
         bank: distractors, maybe none.
         taught_without: the facts of the gallery if it were taught without these rows of the bank.
-            A bank of up to 2 * SAMPLE is asked in two halves, each without itself; of a larger
-            one SAMPLE pictures are.
+            A bank of up to 2 * SAMPLE pictures is asked in two halves, each without itself; of
+            a larger bank SAMPLE pictures are asked.
         rule: which pictures are copies of one photo; by the background of `facts` unless given.
 
     Returns:
-        Of no answer where the gallery has no labelled picture.
+        The answers and their verdicts; none where the gallery has no labelled picture.
     """
     pipeline = pipeline.for_one()
     rule = rule or CopyRule.for_background(facts.background)

@@ -53,7 +53,7 @@ _SOME_UNUSED = 10_000  # and so many in any case
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a sync did, or would do.
+    """Result of a sync, or of a dry run.
 
     Attributes:
         added: pictures that are new.

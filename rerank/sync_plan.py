@@ -183,7 +183,7 @@ class Plan:
     def _replaced(self) -> tuple[str, ...]:
         """The landmarks of the gallery, if all of them give way to fewer others.
 
-        That is what a folder one level above or below the right one does.
+        A folder one level above or below the right one has this effect.
         """
         if self.role == "distractor" or self.hidden:
             return ()

@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
 def load_checkpoint(
     path: Path, *, remedy: str = "remove it, and run the same command again: it is made anew"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What save_checkpoint wrote.
+    """The tensors and the JSON object that save_checkpoint wrote.
 
     A checkpoint of an lmk that wrote no digest is read without one.
 

@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def anew(self) -> str:
-        """What a user does where a run cannot go on."""
+        """The remedy where a run cannot go on."""
         return f"remove {self.training}, and start anew with the same command"
 
     def _last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

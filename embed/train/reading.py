@@ -31,7 +31,7 @@ _NOT_PASSED_ON = 74  # exit code of a worker whose batch cannot be passed on
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one process gets of a pass.
+    """The part of a pass that one process gets.
 
     Attributes:
         pictures: uint8 [n, size, size, 3].

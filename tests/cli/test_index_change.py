@@ -254,7 +254,7 @@ def test_sync_keeps_what_it_cannot_look_at(lmk: Run, here: Path) -> None:
         "5 of them kept though they could not be looked at\n"
     )
     assert sorted(done.complaints) == [
-        "lmk: if they are gone for good, `lmk index remove` removes them",
+        "lmk: if these pictures are gone for good, `lmk index remove` removes them",
         "lmk: kept 1 picture of bridge/0.jpg: empty file (0 bytes)",
         "lmk: kept 4 pictures of tower: a link that leads nowhere",
     ]

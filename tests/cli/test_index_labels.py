@@ -262,7 +262,7 @@ def test_a_landmark_is_renamed_once(lmk: Run, here: Path) -> None:
     again = lmk("index", "rename-label", "sample.lmk", "tower", "The Spire")
     assert (again.code, again.out) == (
         0,
-        "sample.lmk: tower was renamed to The_Spire before: nothing to do\n",
+        "sample.lmk: tower was renamed to The_Spire before; nothing is left to do\n",
     )
     assert json.loads(lmk("query", "queries/q_tower.jpg", "--json").out)["best"] == "The_Spire"
     lmk("index", "rename-label", "sample.lmk", "tower", "other").refused(2, "'tower'", "index list")

@@ -56,9 +56,9 @@ class TestGap:
         ("answers", "truths", "says"),
         [
             (("123", "7.0"), ("123.0", "7"), "2 labels differ from the solution's only in form, as "
-             "'123' and '123.0' (a whole number written as a float): they never meet"),
+             "'123' and '123.0' (a whole number written as a float), so they never match"),
             (("007", "x"), ("7", "x"), "1 label differs from the solution's only in form, as '007' "
-             "and '7' (leading zeros): they never meet"),
+             "and '7' (leading zeros), so they never match"),
             (("EIFFEL", "x"), ("eiffel", "x"), "as 'EIFFEL' and 'eiffel' (case)"),
             (("big-ben", "x"), ("big_ben", "x"), "(blanks, underscores or hyphens)"),
             (("17", "4"), ("eiffel", "louvre"), "none of the 2 labels that answered queries show is"
@@ -155,8 +155,8 @@ def test_pictures_and_tags_that_never_meet(lmk: Run, save: Callable[..., None]) 
     done.refused(1, "no query shows a landmark of gallery.csv", "as 'EIFFEL' and 'eiffel' (case)")
     done = lmk("eval", "tags", "told.csv", "tags.csv", "--json", "--resamples", 0)
     assert done.complaints == [
-        "lmk: told.csv: 1 tag differs from the solution's only in form, as 'Cat' and 'cat' (case): "
-        "they never meet"
+        "lmk: told.csv: 1 tag differs from the solution's only in form, as 'Cat' and 'cat' (case), "
+        "so they never match"
     ]
 
 

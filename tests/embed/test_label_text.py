@@ -195,8 +195,8 @@ def test_words_for_a_missing_value_in_other_places(
     (tmp_path / "t.csv").write_text("id,tags\na,nan\nb,x\n")
     assert read_tag_table(tmp_path / "p.csv", tmp_path / "t.csv").names == ("x",)
     assert [text.partition(": ")[2] for text in caplog.messages] == [
-        "'nan' is the name of a landmark here, and no label in a table: call it otherwise, or give "
-        "these pictures no landmark",
+        "'nan' is the name of a landmark here, and no label in a table: rename the landmark, or "
+        "give these pictures no landmark",
         "1 cell says 'nan' in the column tags: read as no label",
         "1 cell says 'None' in the column tags: read as no label",
     ]

@@ -163,8 +163,8 @@ def test_whatever_the_members_nothing_lands_outside(members):
     ("names", "text"),
     [
         (("a/b.jpg", "a/b.jpg"), "two members are called"),
-        (("a.jpg", "a.jpg/b.jpg"), "folder's name"),
-        (("a.jpg/b.jpg", "a.jpg"), "folder's name"),
+        (("a.jpg", "a.jpg/b.jpg"), "of a folder"),
+        (("a.jpg/b.jpg", "a.jpg"), "of a folder"),
     ],
 )
 def test_names_that_clash_end_with_a_way_out(folders, names, text):
