@@ -127,8 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str], *, debug: bool) -> int:
     """Runs a command, says what went wrong, and returns the exit code."""
     try:
-        with printed_notices():
-            code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
+        code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help
         return error.exit_code
