@@ -68,7 +68,7 @@ def read_bytes(path: Path) -> bytes | str:
                     f"{MAX_FILE_BYTES // 1_000_000} MB"
                 )
             data = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in its name
         return "no such file"
     except IsADirectoryError:
         return "is a folder, not a picture"
@@ -87,7 +87,7 @@ def picture_bytes(path: Path) -> Iterator[bytes | str]:
     """
     try:
         size = path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         size = 0
     with _files.hold(size):
         yield read_bytes(path)

@@ -34,6 +34,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MOST_SEGMENTS = 5_000  # before the first scan
 _ZEROS = bytes(64)  # compressed pixels hold no such run; a lost part of a file often does
+_LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d{1,9}) extraneous bytes before marker 0xd9")
+_MOST_LEFT_OVER = 16  # bytes before the end mark that some cameras write, and no part of a picture
 _GREY = np.uint8(127)  # the filling of libjpeg, or one more
 
 Pixels = NDArray[np.uint8]
@@ -166,7 +168,7 @@ def without_extras(data: bytes, header: JpegHeader) -> bytes:
 def decode_jpeg(data: bytes, header: JpegHeader, factor: int) -> Pixels | None:
     """Decodes a JPEG at 1/factor of its size (one of FACTORS), not turned.
 
-    A file that lacks only its end mark is whole.
+    A file that lacks only its end mark is whole, and so is one with a few bytes too many before it.
 
     Returns:
         uint8 [ceil(height / factor), ceil(width / factor), 3], RGB; None where it is of a kind
@@ -180,8 +182,10 @@ def decode_jpeg(data: bytes, header: JpegHeader, factor: int) -> Pixels | None:
     whole = data if data.endswith(_END) else data + _END
     try:
         return _rgb(_decode(whole, header, factor, strict=True))
-    except ValueError:  # libjpeg warns
-        pass
+    except ValueError as warning:  # of libjpeg
+        left = _LEFT_OVER.match(str(warning))
+    if left and int(left[1]) <= _MOST_LEFT_OVER:  # all blocks were there
+        return _rgb(_decode(whole, header, factor, strict=False))
     zeros = whole.find(_ZEROS, header.scans[0].start)
     if zeros >= 0:
         whole = whole[:zeros] + _END

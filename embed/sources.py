@@ -36,7 +36,8 @@ ACCEPTED = (
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # a Path has lost one of the two slashes
 _FILE_URL = re.compile(r"file:/*(/[^/].*)", re.IGNORECASE | re.DOTALL)
 _PLAIN_MODES = ("L", "RGB")
-_PNG_MODES = ("1", "I", "I;16", "LA", "P", "RGBA")
+_PNG_MODES = ("1", "I;16", "LA", "P", "RGBA")
+_TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}  # and those that files have
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ def picture_sources(pictures: object) -> list[PictureSource]:
     )
     if single or (isinstance(pictures, np.ndarray) and pictures.ndim in (0, 2, 3)):
         source = picture_source(pictures)
-        if isinstance(source.content, Path) and source.content.is_dir():
+        if isinstance(source.content, Path) and _is_folder(source.content):
             raise UsageError(
                 "is a folder, not a picture",
                 where=source.content,
@@ -157,6 +158,12 @@ def _file_of(pixels: Image.Image | NDArray[np.uint8]) -> bytes:
     """A lossless picture file with these pixels, turned as their EXIF data says."""
     if isinstance(pixels, Image.Image):
         turned = ImageOps.exif_transpose(pixels)
+        if not all(turned.size):
+            raise ValueError("no pixels")
+        if turned.mode in _TRANSPARENT_MODES:
+            turned = turned.convert(_TRANSPARENT_MODES[turned.mode])
+        if turned.mode.startswith(("I", "F")) and turned.mode not in _PNG_MODES:
+            return _written(turned, "TIFF")
         if turned.mode not in _PLAIN_MODES or "transparency" in turned.info:
             return _written(turned if turned.mode in _PNG_MODES else turned.convert("RGB"))
         pixels = np.asarray(turned)
@@ -169,10 +176,17 @@ def _file_of(pixels: Image.Image | NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
-def _written(image: Image.Image) -> bytes:
+def _written(image: Image.Image, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, kind, **({"compress_level": 1} if kind == "PNG" else {}))
     return file.getvalue()
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long a name, a NUL in it: reading it gives the reason
+        return False
 
 
 def _described(value: Any) -> str:

@@ -116,6 +116,19 @@ def test_the_reason_says_how_much_is_missing(render: Render) -> None:
         assert abs(found - 100 * (1 - share)) <= 3
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("extra", [b"\x12\x34\x56\x78", bytes(12)])
+def test_flat_parts_are_no_lost_ones(render: Render, progressive: bool, extra: bytes) -> None:
+    """Blocks of one colour are zeros in the file; the camera wrote some bytes before its end."""
+    picture = Image.new("RGB", (1600, 1200))
+    picture.paste(Image.fromarray(render(5, width=300, height=200)), (600, 900))
+    data = encoded(np.asarray(picture), progressive=progressive, optimize=True, subsampling=0)
+    assert bytes(64) in data[data.find(b"\xff\xda") :]
+    got = decode(data[:-2] + extra + data[-2:], 64)
+    assert isinstance(got, np.ndarray)
+    np.testing.assert_array_equal(got, decode(data, 64))
+
+
 def test_a_grey_border_is_no_missing_part(render: Render) -> None:
     pixels = render(5, 1, 640, 480).copy()
     pixels[240:] = 128

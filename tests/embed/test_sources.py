@@ -55,21 +55,47 @@ def test_all_sources_of_one_picture_give_one_vector(photo: Path, tiny: Embedder)
     assert tiny.embed(np.array([str(photo)]))[0].ids == (str(photo),)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I", "F"]
+)
 def test_images_of_any_mode_are_what_their_file_is(
     render: Callable[..., np.ndarray], mode: str
 ) -> None:
     image = Image.fromarray(render(5))
-    image = image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)
+    image = image.convert("I").convert(mode) if mode.startswith("I;") else image.convert(mode)
     if mode in ("LA", "RGBA"):
         image.putalpha(Image.fromarray(render(6)).convert("L"))
     data = picture_source(image).read()
     assert isinstance(data, bytes)
     got = decode(data, 64)
-    expected = image if mode in ("1", "L", "LA", "P", "RGBA", "I;16") else image.convert("RGB")
     file = io.BytesIO()
-    expected.save(file, "PNG")
+    if mode in ("I;16B", "I", "F"):
+        image.save(file, "TIFF")
+    else:
+        expected = image if mode in ("1", "L", "LA", "P", "RGBA", "I;16") else image.convert("RGB")
+        expected.save(file, "PNG")
     np.testing.assert_array_equal(got, decode(file.getvalue(), 64))
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_premultiplied_images_are_on_white(render: Callable[..., np.ndarray], mode: str) -> None:
+    clear = Image.fromarray(render(5)).convert("RGBA" if mode == "RGBa" else "LA")
+    clear.putalpha(0)
+    got = decode(picture_source(clear.convert(mode)).read(), 48)  # type: ignore[arg-type]
+    assert (np.asarray(got) == 255).all()
+
+
+def test_a_float_image_of_0_to_1_is_not_black() -> None:
+    grey = Image.fromarray(np.full((20, 30), 0.5, np.float32))
+    assert decode(picture_source(grey).read(), 8)[0, 0].tolist() == [127] * 3  # type: ignore
+
+
+def test_names_that_no_file_can_have_are_skipped(photo: Path, tiny: Embedder) -> None:
+    for name, reason in (("a\0b.jpg", "no such file"), ("a" * 5000, "file name too long")):
+        assert reason in tiny.embed(name)[1][0].reason
+        embeddings, skipped = tiny.embed([name, photo])
+        assert embeddings.ids == (str(photo),) and reason in skipped[0].reason
+    assert "no pixels" in tiny.embed(Image.new("RGB", (0, 5)))[1][0].reason
 
 
 def test_grey_and_transparent_arrays(render: Callable[..., np.ndarray]) -> None:
