@@ -19,6 +19,7 @@ import pytest
 
 LANDMARKS = ("bridge", "castle", "tower")
 VIEWS = 4
+TINT = 0.3
 DISTRACTORS = 6
 THINGS = {"bridge": "bridge stone", "castle": "castle stone", "tower": "tower"}
 COMMAND = (sys.executable, "-P", "-m", "lmk.cli")
@@ -49,9 +50,14 @@ class Done:
 
 
 def picture(seed: int, view: int = 0, side: int = 96) -> np.ndarray:
-    """Coloured blotches, the same for one seed; views differ by noise."""
+    """Coloured blotches, the same for one seed; views differ by tint and noise.
+
+    Without the tint, all views of one seed would count as copies of one photo.
+    """
     blotches = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
-    large = cv2.resize(blotches, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.int64)
+    tint = np.random.default_rng([seed, view, 1]).integers(0, 255, blotches.shape, np.uint8)
+    mixed = cv2.addWeighted(blotches, 1 - TINT, tint, TINT, 0)
+    large = cv2.resize(mixed, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.int64)
     noise = np.random.default_rng([seed, view]).integers(-20, 20, large.shape)
     return np.clip(large + noise, 0, 255).astype(np.uint8)
 

@@ -24,8 +24,11 @@ from lmk.embed.errors import StorageError
 Run = Callable[..., object]
 
 
-def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) -> None:
-    done = lmk("query", "queries/q_castle.jpg", "queries/q_none0.jpg", "-k", "3")
+def test_query_names_landmark_confidence_and_neighbours(
+    lmk: Run, here: Path, paint: Callable[..., Path]
+) -> None:
+    paint(here / "queries" / "q_like.jpg", 1000, 1)  # another view of a distractor
+    done = lmk("query", "queries/q_castle.jpg", "queries/q_like.jpg", "-k", "3")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert len(lines) == 8
@@ -43,7 +46,7 @@ def test_query_names_landmark_confidence_and_neighbours(lmk: Run, here: Path) ->
             line,
         ), line
     none = re.fullmatch(
-        r"queries/q_none0.jpg: none of these  \(the best guess, (\w+), has confidence "
+        r"queries/q_like.jpg: none of these  \(the best guess, (\w+), has confidence "
         r"(0\.\d{3}); (0\.\d{3}) is needed; 0\.\d{3} was taken off for its likeness to "
         r"distractors; \d+ % likely right\)",
         lines[4],
