@@ -11,15 +11,11 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from lmk.embed.picture_formats import Unreadable
-
-try:
-    import simplejpeg
-except ImportError:  # no wheel for this platform: Pillow decodes, in three times the time
-    simplejpeg = None
 
 FACTORS = (1, 2, 4, 8)  # a JPEG can be decoded at these fractions of its size
 MAX_BLOCKS = 60_000_000  # 8 x 8 blocks, summed over scans: the time that decoding takes
@@ -177,8 +173,6 @@ def decode_jpeg(data: bytes, header: JpegHeader, factor: int) -> Pixels | None:
     Raises:
         Unreadable: more than MISSING_AREA of the picture is missing.
     """
-    if simplejpeg is None:
-        return None
     whole = data if data.endswith(_END) else data + _END
     try:
         return _rgb(_decode(whole, header, factor, strict=True))
