@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.index_path import INDEX
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.option(
     "--data",
     type=PATH,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command("check", short_help="Find what is wrong in a set of pictures.")
-@click.argument(
-    "manifest", required=False, type=click.Path(path_type=Path), metavar="[FOLDER|CSV|INDEX]"
-)
+@click.argument("manifest", required=False, type=INDEX_OR_OTHER, metavar="[FOLDER|CSV|INDEX]")
 @click.option(
     "-i",
     "--index",
-    type=click.Path(path_type=Path),
+    type=INDEX,
     help="Use the network and the vectors of this index; without FOLDER or CSV check its own "
     "pictures.  [default: without FOLDER or CSV the only *.lmk folder here]",
 )

@@ -18,6 +18,7 @@ from lmk.cli.eval_tables import (
     gap_dict,
     interval_note,
 )
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "-i",
     "--index",
-    type=FILE,
+    type=INDEX,
     help="The index: labels it lacks are named; a report shows its neighbours.",
 )
 @click.option("--queries", type=FILE, help="For the report: the queries, a folder or CSV.")

@@ -16,6 +16,7 @@ from lmk.cli.eval_tables import (
     echo_warnings,
     interval_note,
 )
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Ranks that count.",
 )
-@click.option("-i", "--index", type=FILE, help="The index whose labels say what is right.")
+@click.option("-i", "--index", type=INDEX, help="The index whose labels say what is right.")
 @click.option("--gallery", type=FILE, help="Or a CSV id,landmark_id that says it.")
 @as_json
 @bootstrap

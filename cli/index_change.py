@@ -18,6 +18,7 @@ from lmk.cli.index_notes import (
     echo_unlabelled,
 )
 from lmk.cli.index_options import PATH, as_json, duplicates, root, wait
+from lmk.cli.index_path import INDEX
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Add pictures.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.argument("pictures", type=PATH)
 @click.option(
     "--distractors", is_flag=True, help="PICTURES show no landmark: they teach what to refuse."
@@ -102,7 +103,7 @@ def add(
 
 
 @click.command(short_help="Remove pictures by id or landmark.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.argument("ids", nargs=-1)
 @click.option(
     "--label",
@@ -166,7 +167,7 @@ def remove(
 
 
 @click.command(short_help="Join several indexes into a new one.")
-@click.argument("indexes", nargs=-1, required=True, type=PATH, metavar="INDEX...")
+@click.argument("indexes", nargs=-1, required=True, type=INDEX, metavar="INDEX...")
 @click.option("-o", "--output", type=PATH, required=True, help="The index to write.")
 @click.option(
     "--whiten/--no-whiten",
@@ -210,7 +211,7 @@ def merge(
 
 
 @click.command(short_help="Free the space of removed pictures.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @wait
 @as_json
 def compact(index: Path, wait: float, as_json: bool) -> None:

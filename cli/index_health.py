@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_options import PATH, as_json, wait
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Find what is damaged.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @as_json
 @click.pass_context
 def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
@@ -41,7 +42,7 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
 
 
 @click.command(short_help="Mend what is damaged.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.option(
     "--model",
     metavar="NAME|DIR",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, labels
+from lmk.cli.index_options import as_json, labels
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_fields, echo_json
 from lmk.cli.render import counted, human_bytes
 
@@ -26,7 +27,7 @@ _NO_LANDMARK = "(no landmark)"
 
 
 @click.command(short_help="Say what it holds and how it is searched.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @as_json
 def info(index: Path, as_json: bool) -> None:
     """Say what INDEX holds, after checking every file of it.
@@ -134,7 +135,7 @@ def _step_text(step: dict[str, object]) -> str:
 
 
 @click.command("list", short_help="List landmarks or pictures.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.option("--pictures", is_flag=True, help="List pictures, distractors too, not landmarks.")
 @labels
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, wait
+from lmk.cli.index_options import as_json, wait
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 
 @click.command(short_help="Give pictures other landmarks.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.argument("ids", nargs=-1)
 @click.option(
     "--label",
@@ -90,7 +91,7 @@ def relabel(
 
 
 @click.command("rename-label", short_help="Rename a landmark, or join two.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.argument("old")
 @click.argument("new")
 @wait

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_options import PATH, as_json, collection
+from lmk.cli.index_options import as_json, collection
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Copy the vectors to a Milvus server.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.option(
     "--uri",
     metavar="URI",

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.index_options import PATH, as_json
+from lmk.cli.index_options import as_json
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
 
 
 @click.command(short_help="Write what the distractors picked.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.option(
     "-o",
     "--output",

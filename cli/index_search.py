@@ -9,7 +9,6 @@ import click
 from click.core import ParameterSource
 
 from lmk.cli.index_options import (
-    PATH,
     as_json,
     backend,
     check_backend,
@@ -22,13 +21,14 @@ from lmk.cli.index_options import (
     uri,
     wait,
 )
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 
 @click.command(short_help="Find neighbours of many queries.")
-@click.argument("index", type=PATH)
-@click.argument("queries", type=PATH)
+@click.argument("index", type=INDEX)
+@click.argument("queries", type=INDEX_OR_OTHER)
 @click.option(
     "-o",
     "--output",
@@ -109,7 +109,7 @@ def _at_most(neighbours: int, held: int) -> int:
 
 
 @click.command("set", short_help="Change how it is searched and how lists are ordered.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @kind
 @recall
 @backend

@@ -16,6 +16,7 @@ from lmk.cli.index_notes import (
     echo_unlabelled,
 )
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.index_path import INDEX
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
@@ -29,7 +30,7 @@ _SHOWN = 10  # places named on stderr
 
 
 @click.command(short_help="Make it hold what a folder holds.")
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.argument("pictures", type=PATH)
 @click.option(
     "--distractors",

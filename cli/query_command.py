@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from lmk.cli.answers import answer_lines, answers_page
 from lmk.cli.index_options import root
+from lmk.cli.index_path import INDEX, TAGGER
 from lmk.cli.pictures import named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
@@ -39,7 +40,7 @@ _AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
 @click.option(
     "-i",
     "--index",
-    type=click.Path(path_type=Path),
+    type=INDEX,
     help="The index to ask.  [default: the only *.lmk folder here]",
 )
 @click.option(
@@ -52,7 +53,7 @@ _AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
 )
 @click.option(
     "--tagger",
-    type=click.Path(path_type=Path),
+    type=TAGGER,
     metavar="DIR",
     help="Say the tags of what is none of these: by a tagger that `lmk train` wrote, or by another "
     "index.  [default: the index's own, if it was built with one]",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_options import retrieval_steps, root, tell
+from lmk.cli.index_path import INDEX
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "-i",
     "--index",
-    type=click.Path(path_type=Path),
+    type=INDEX,
     help="The index to ask.  [default: the only *.lmk folder here]",
 )
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from lmk.cli.index_path import INDEX, TAGGER
 from lmk.cli.printing import echo
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ _PATH = click.Path(path_type=Path)
 index_option = click.option(
     "-i",
     "--index",
-    type=_PATH,
+    type=INDEX,
     help="Let the pictures of this index vote.",
 )
 tagger_option = click.option(
     "--tagger",
-    type=_PATH,
+    type=TAGGER,
     metavar="DIR",
     help="Ask a tagger that `lmk train` wrote, an index that was built with one, or tags-lite1, "
     "which lmk comes with: 18 everyday things.",

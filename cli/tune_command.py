@@ -9,6 +9,7 @@ import click
 
 from lmk.cli.eval_tables import echo_table
 from lmk.cli.index_options import PATH, as_json, root, wait
+from lmk.cli.index_path import INDEX
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("index", type=PATH)
+@click.argument("index", type=INDEX)
 @click.option(
     "--data",
     type=PATH,

@@ -1,0 +1,58 @@
+"""The type of arguments and options that name an index."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmk.embed.defaults import DEFAULT_TAGGER
+
+
+class IndexPath(click.Path):
+    """The path of an index; where it names none and NAME.lmk is one, the error offers that.
+
+    `lmk build-index album/` writes album.lmk, so `album` is often the pictures beside the index.
+
+    Args:
+        others: whether the argument may name something else too, as a folder of pictures: then
+            only a path that does not exist is taken for the name of an index.
+        names: words that are no paths.
+    """
+
+    def __init__(self, *, others: bool = False, names: Collection[str] = ()) -> None:
+        super().__init__(path_type=Path)
+        self._others = others
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            NotAGallery: it is no index, and NAME.lmk is one.
+        """
+        path = super().convert(value, param, ctx)
+        if str(path) in self._names or not path.name:
+            return path
+        near = path.with_name(f"{path.name}.lmk")
+        with suppress(OSError, ValueError):  # no name that a file can have
+            there = path.exists() if self._others else _is_index(path)
+            if not there and _is_index(near):
+                from lmk.index.database import no_gallery
+
+                raise no_gallery(path)
+        return path
+
+
+def _is_index(path: Path) -> bool:
+    from lmk.index.layout import CATALOG
+
+    return (path / CATALOG).is_file()
+
+
+INDEX = IndexPath()
+INDEX_OR_OTHER = IndexPath(others=True)
+TAGGER = IndexPath(others=True, names=(DEFAULT_TAGGER,))
