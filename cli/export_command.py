@@ -128,6 +128,6 @@ def _some(manifest: Manifest, size: int) -> list[Picture]:
     pictures = [each for each in decoded if not isinstance(each, str)]
     if not pictures:
         raise ManifestError(
-            "no picture can be read", where=manifest.root, remedy="check the paths (--root)"
+            "no picture can be read", where=manifest.origin, remedy=manifest.unreadable_remedy
         )
     return pictures

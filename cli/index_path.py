@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -28,13 +28,13 @@ class IndexPath(click.Path):
         self._others = others
         self._names = names
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path.
 
         Raises:
             NotAGallery: it is no index, and NAME.lmk is one.
         """
-        path = super().convert(value, param, ctx)
+        path = cast(Path, super().convert(value, param, ctx))
         if str(path) in self._names or not path.name:
             return path
         near = path.with_name(f"{path.name}.lmk")

@@ -35,9 +35,7 @@ def read_photos(
     photos = read_known_photos(manifest, recognizer, progress=progress)
     echo_skipped(photos.skipped, f"left out of {source}")
     if not len(photos):
-        raise UsageError(
-            "no photo can be read", where=source, remedy="check the paths, or where they start"
-        )
+        raise UsageError("no photo can be read", where=source, remedy=manifest.unreadable_remedy)
     copies = len(photos) - len(set(photos.sha256))
     if copies:
         what = f"{counted(copies, 'photo')} of {len(photos):,} only repeat another one"

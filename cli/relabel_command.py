@@ -195,8 +195,8 @@ def _candidates(
         echo_skipped(done.skipped, f"of {manifest.root}")
         pictures = list(done.pictures)
         if not pictures:
-            remedy = "check the paths (--root)"
-            raise ManifestError("no picture can be read", where=manifest.root, remedy=remedy)
+            remedy = manifest.unreadable_remedy
+            raise ManifestError("no picture can be read", where=manifest.origin, remedy=remedy)
         rows = [picture.row for picture in pictures]
         content = [picture.sha256 for picture in pictures]
         vectors = embedder.vectors(store.read(content))

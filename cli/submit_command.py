@@ -110,19 +110,12 @@ def submit(
                     f"none of the {counted(len(manifest), 'query', 'queries')} can be read (the "
                     f"first, {skipped[0].path}: {skipped[0].reason}), so {output} is not written",
                     where=queries,
-                    remedy=_find_remedy(queries, manifest),
+                    remedy=manifest.unreadable_remedy,
                 )
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
     asked = counted(len(manifest), "query", "queries")
     echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
-
-
-def _find_remedy(queries: Path, manifest: Manifest) -> str:
-    """The remedy where no query can be read; for a table it says where its paths start."""
-    if queries.is_dir():
-        return "lmk data check names what is wrong with each picture"
-    return f"its paths start at {manifest.root.resolve()}: name another folder with --root"
 
 
 def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:

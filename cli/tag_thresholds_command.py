@@ -228,7 +228,11 @@ def _validation(
     truth = np.array([[name in labels[id_] for name in tagger.names] for id_ in ids], np.bool_)
     truth = truth.reshape(len(ids), len(tagger.names))
     if not truth.any():
-        raise UsageError("no picture with a known tag can be read", where=data)
+        raise UsageError(
+            "no picture with a known tag can be read",
+            where=data,
+            remedy=None if len(ids) else manifest.unreadable_remedy,
+        )
     return np.concatenate([batch.scores for batch in batches]), truth
 
 

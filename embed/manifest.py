@@ -9,6 +9,7 @@ get longer ones (picture_ids.py).
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from lmk.embed.manifest_table import is_table, picture_rows
 from lmk.embed.notices import notice
 from lmk.embed.picture_formats import PICTURE_SUFFIXES
 from lmk.embed.picture_ids import exact_id, unique_ids
+from lmk.embed.picture_roots import any_below, common_folder, root_remedy
 from lmk.embed.sources import url_reason, url_text
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
@@ -59,6 +61,7 @@ class Manifest:
         skipped: files of the folder that are no pictures, and why.
         unseen: places of the folder that could not be looked at: pictures may be there or not.
         system: paths in the folder that belong to a system or a device, and were left out.
+        source: the table that names the pictures; None of a folder.
 
     Raises:
         ManifestError: on a repeated or empty id, a blank in an id or label, a path outside the
@@ -70,6 +73,7 @@ class Manifest:
     skipped: tuple[Skipped, ...] = field(default=())
     unseen: tuple[Unseen, ...] = field(default=())
     system: tuple[str, ...] = field(default=())
+    source: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         repeated = [id_ for id_, n in Counter(row.id for row in self.rows).items() if n > 1]
@@ -103,11 +107,15 @@ class Manifest:
         if row.path.startswith("/") or ".." in row.path.split("/"):
             root = os.path.abspath(self.root)  # noqa: PTH100 (without following links)
             above = os.path.commonpath([root, os.path.normpath(os.path.join(root, row.path))])  # noqa: PTH118
+            remedy = f"name a folder above all pictures (--root {above}) and give paths "
+            remedy += "relative to it"
+            if all(each.path.startswith("/") for each in self.rows):
+                folder = common_folder([each.path for each in self.rows])
+                remedy = f"name the folder above all pictures: --root {folder}"
             raise ManifestError(
                 f"the path {row.path!r} of {row.id} leads outside the folder {root}",
                 where=self.root,
-                remedy=f"name a folder above all pictures (--root {above}) and give paths "
-                "relative to it",
+                remedy=remedy,
             )
         if "\0" in row.path or "\0" in row.id:
             raise ManifestError(
@@ -126,6 +134,22 @@ class Manifest:
     def unseen_places(self) -> UnseenPlaces:
         """Tells which paths that the manifest lacks may exist all the same."""
         return UnseenPlaces(self.unseen, (skip.path for skip in self.skipped))
+
+    @property
+    def origin(self) -> Path:
+        """The table or folder that the pictures come from, for error messages."""
+        return self.root if self.source is None else self.source
+
+    @property
+    def unreadable_remedy(self) -> str:
+        """What to do where not one of the pictures can be read."""
+        exists = any_below([row.path for row in self.rows])
+        if self.source is not None and not exists(self.root):
+            return root_remedy(exists, self.root)
+        call = shlex.join(["lmk", "data", "check", str(self.origin)])
+        root = self.source is not None and self.source.parent != self.root
+        call += f" --root {shlex.quote(str(self.root))}" if root else ""
+        return f"check that the files are pictures: {call} names what is wrong with each"
 
     @property
     def labelled(self) -> bool:
@@ -214,7 +238,8 @@ def _file_ids(files: Sequence[str]) -> list[str]:
 
 def _from_table(path: Path, root: Path) -> Manifest:
     try:
-        return Manifest(root, tuple(Row(*cells) for cells in picture_rows(path, root)))
+        rows = tuple(Row(*cells) for cells in picture_rows(path, root))
+        return Manifest(root, rows, source=path)
     except ManifestError as error:
         # Errors about all rows together, or about a path, do not name the table.
         named = error.where is not None and error.where.startswith(str(path))

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.label_text import MISSING_WORDS, plain_name
+from lmk.embed.picture_roots import root_remedy
 
 _PROBE = 100  # rows looked at to tell how the pictures lie that a table names by id alone
 # Most paths have nothing of this, and are taken as they stand: millions pass here.
@@ -134,8 +135,19 @@ def paths_by_id(texts: Sequence[str], root: Path, table: Path) -> list[str]:
         f"has no column 'path', and no picture was found as {_nested_path(shown)} "
         f"or {_flat_path(shown)} under {root}",
         where=table,
-        remedy="add a column 'path', or name the folder of the pictures with --root",
+        remedy=f"add a column 'path', or name the folder of the pictures: {_root(texts, root)}",
     )
+
+
+def _root(texts: Sequence[str], root: Path) -> str:
+    def exists(folder: Path) -> bool:
+        return any(
+            is_there(folder / _path_of(text, layout, folder))
+            for layout in (_nested_path, _flat_path, _own_path)
+            for text in texts[:_PROBE]
+        )
+
+    return root_remedy(exists, root)
 
 
 def _path_of(text: str, layout: Callable[[str], str], root: Path) -> str:

@@ -160,8 +160,8 @@ def require_pictures(manifest: Manifest, found: Extraction, *, others: int = 0) 
     first = f"; the first is {failed[0].path}: {failed[0].reason}" if failed else ""
     raise ManifestError(
         f"none of its {len(manifest)} pictures can be read{first}",
-        where=manifest.root,
-        remedy="check that the files are pictures",
+        where=manifest.origin,
+        remedy=manifest.unreadable_remedy,
     )
 
 

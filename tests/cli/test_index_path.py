@@ -9,8 +9,21 @@ import click
 import pytest
 
 from lmk.cli.index_path import IndexPath
-from tests.test_docs import COMMANDS
+from lmk.cli.main import cli
 
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(commands(cli))
 OTHERS = {  # arguments and options that may name something else than an index
     ("data check", "manifest"),
     ("index search", "queries"),

@@ -259,7 +259,7 @@ class TestIndex:
             done = lmk("submit", "q.csv", "-i", "sample.lmk", "-o", "s.csv", "--task", task)
             done.refused(
                 1, "q.csv: none of the 2 queries can be read (the first, gone/a.jpg: no such file)",
-                "so s.csv is not written", f"its paths start at {here}: name another",
+                "so s.csv is not written", f"its paths start at {here}: name the folder",
             )  # fmt: skip
             assert (here / "s.csv").read_text() == "kept"
             assert [path.name for path in here.glob(".s.csv*")] == []

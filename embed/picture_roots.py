@@ -1,0 +1,50 @@
+"""Where the paths of a table of pictures start: the folder to name with --root."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+_TRIED = 20  # paths looked for below each folder
+_FOLDERS = 100  # sub-folders that are looked into
+
+
+def root_remedy(exists: Callable[[Path], bool], root: Path) -> str:
+    """What to do where no picture lies below the folder that a table's paths start from.
+
+    Args:
+        exists: whether pictures of the table lie below a folder.
+        root: the folder in which none lies.
+    """
+    found = next((folder for folder in _near(root) if exists(folder)), None)
+    start = f"its paths start at {shlex.quote(str(root.resolve()))}"
+    if found is None:
+        return f"{start}: name the folder in which they start with --root"
+    return f"{start}, and pictures are found with: --root {shlex.quote(str(found))}"
+
+
+def any_below(paths: Sequence[str]) -> Callable[[Path], bool]:
+    """Whether one of the first paths is there below a folder."""
+    return lambda folder: any((folder / path).is_file() for path in paths[:_TRIED])
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The lowest folder above all absolute paths, quoted for a shell."""
+    return shlex.quote(os.path.commonpath([os.path.dirname(path) for path in paths]))  # noqa: PTH120
+
+
+def _near(root: Path) -> Iterator[Path]:
+    """The folders in which a table's paths may start: here, above it, and just below both."""
+    here, start = Path(), root.resolve()
+    yield here
+    yield from start.parents
+    for folder in (root, here):
+        try:
+            with os.scandir(folder) as entries:
+                below = (entry.name for entry in entries if entry.is_dir())
+                yield from (folder / name for name in sorted(islice(below, _FOLDERS)))
+        except OSError:
+            continue
