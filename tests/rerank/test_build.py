@@ -392,7 +392,7 @@ class TestRecognizer:
     ) -> None:
         opened: list[Gallery] = []
 
-        def fail(folder: Path) -> Embedder:
+        def fail(folder: Path, *, checked: bool) -> Embedder:
             raise ModelError("no such weights", where=folder)
 
         def watched(path: Path, *, verify: bool | None) -> Gallery:
