@@ -55,7 +55,7 @@ class NamedPictures:
 
 
 def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
-    """The pictures of a command's arguments; says on stderr which files of a folder are none.
+    """The pictures of a command's arguments; prints on stderr which files of a folder are none.
 
     Args:
         images: pictures, folders, tables, or "-" for a list of paths on stdin, one a line (or
@@ -95,7 +95,7 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
 
 
 def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tuple[str, Path]]:
-    """Notes the places of a folder that could not be looked at, and says what are no pictures."""
+    """Notes places of a folder that could not be looked at; prints which files are no pictures."""
     reasons = {place.path: place.reason for place in manifest.unseen if place.kind != "empty"}
     others = [skip for skip in manifest.skipped if skip.path not in reasons]
     echo_skipped(others, f"of {folder}")

@@ -118,6 +118,8 @@ def tag(
 ) -> None:
     """Say what is in each of the pictures: the tags whose score reaches their threshold.
 
+    The pictures may be files, the pictures of a folder or CSV, or paths on stdin (-).
+
     Unless a tagger or an index is named, tags-lite1 is asked, which lmk comes with: 18 things.
     Scores are 0 to 1: of a trained tagger its probabilities, of an index the share of the nearest
     pictures that have the tag, weighed by similarity. A tag needs 0.5 unless `lmk tag-thresholds`

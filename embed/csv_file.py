@@ -1,8 +1,8 @@
 """CSV files, row by row: as people, spreadsheets and contests write them.
 
-Two ways of reading. `read_rows` with `read_header` and `parse_cells` is the contests' own: UTF-8,
-commas, every row as long as the header. `CsvFile` reads what is unambiguous beyond that. Both read
-files that are compressed (compressed_file.py), and name the line of whatever cannot be read.
+There are two ways of reading. `read_rows` with `read_header` and `parse_cells` reads the contests'
+form: UTF-8, commas, every row as long as the header. `CsvFile` also reads other forms that are
+unambiguous. Both read compressed files (compressed_file.py), and errors name the line.
 """
 
 from __future__ import annotations
@@ -115,11 +115,11 @@ def parse_id(
 class CsvFile:
     """A CSV file as people have it: its columns, then its rows by iteration.
 
-    Read are: cells separated by commas, semicolons, tabs or "|", whichever gives the most of the
-    known columns; UTF-8, UTF-16 and UTF-32; column names in any case, with blanks around or inside;
-    lines before the header that begin with "#", and later ones whose number of cells is not the
-    header's; a first line "sep=;". Rows without any text are left out, and empty cells behind the
-    last column.
+    Cells are separated by commas, semicolons, tabs or "|", whichever gives the most of the known
+    columns, or as a first line "sep=;" says. The encoding is UTF-8, UTF-16 or UTF-32. Column names
+    may be in any case, with blanks around or inside. Lines that begin with "#" are left out before
+    the header, and after it where their number of cells is not the header's. Rows without any text
+    are left out too, and so are empty cells behind the last column.
 
     Args:
         path: of the file.

@@ -146,7 +146,7 @@ _SYSTEM_REMEDIES = _STORAGE_REMEDIES | {
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
     errno.ESTALE: "check the connection of the network drive, then run the same command again",
-    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ENAMETOOLONG: "give the file a shorter name",
 }
 
 

@@ -41,7 +41,7 @@ Picture = NDArray[np.uint8]
 
 
 def _new_budgets() -> None:
-    """A forked process has none of the threads that held something."""
+    """Frees both budgets in a forked process, which has none of the threads that held bytes."""
     global _files, _decoding
     _files, _decoding = MemoryBudget(_files.total), MemoryBudget(_decoding.total)
 
@@ -135,8 +135,9 @@ def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Pi
     """The picture at not less than twice `size` where it has that many pixels, resized, turned."""
     try:
         kind = picture_format(data)
-        decode_kind = _decoded_jpeg if kind == "JPEG" else _decoded_by_pillow
-        return decode_kind(data, kind, size, resize)
+        if kind == "JPEG":
+            return _decoded_jpeg(data, size, resize)
+        return _decoded_by_pillow(data, kind, size, resize)
     except Unreadable as reason:
         return str(reason)
     except UnidentifiedImageError:
@@ -151,9 +152,7 @@ def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Pi
         return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def _decoded_jpeg(
-    data: bytes, kind: str, size: int, resize: Callable[[Picture], Picture]
-) -> Picture:
+def _decoded_jpeg(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Picture:
     header = read_header(data)
     factor = _factors((header.width, header.height), size)[-1]
     turn = exif_orientation(header.exif, header.xmp)

@@ -67,7 +67,7 @@ _MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:(!doctype html|html)|(\?xml|s
 
 
 class Unreadable(Exception):
-    """A file is no picture that is read; its text says why, in words that follow a file's name."""
+    """A file cannot be read as a picture; the text is the reason, to follow the file's name."""
 
 
 def picture_format(data: bytes) -> str:

@@ -21,7 +21,7 @@ FOUNTAIN = 7  # the seed of its pictures
 
 
 def first_line(done: object) -> str:
-    """What a change did; the line below it says how many landmarks the index has."""
+    """The line that says what a change did; the line below it counts the landmarks."""
     return done.out.splitlines(keepends=True)[0]  # type: ignore[attr-defined,no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""What SQLite may do with a catalog of somebody else."""
+"""Limits on SQLite for a catalog of somebody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is open, or has run, before a fork: its child is refused at once instead of hanging."""
+"""Indexes and searches from before a fork are refused in its child at once, and never hang."""
 
 from __future__ import annotations
 

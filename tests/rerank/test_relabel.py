@@ -64,7 +64,7 @@ def learnt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def contents(path: Path) -> dict[str, object]:
-    """What the index holds and has learnt, by id."""
+    """The labels and learnt values of an index, by id."""
     with Gallery.open(path, verify=True) as gallery:
         rows = np.flatnonzero(gallery.alive)
         pictures, penalty = gallery.pictures(rows), gallery.array(PENALTY)

@@ -204,7 +204,7 @@ def test_a_repair_stopped_at_any_step_loses_nothing(
         if left:
             undone += 1
             assert left == found or name in ("much", "cache"), stop
-            # What is derived goes after the commit.
+            # Derived files go after the commit.
             committed = {where for where, _ in left} <= {index / "cache" / "search" / "x.index"}
             assert committed or before.items() <= tree(index).items(), stop
         else:
@@ -243,7 +243,7 @@ def test_what_cannot_be_restored_stays(folder: Path, tiny: Embedder) -> None:
 
 
 def test_a_repaired_embedder_has_a_folder_of_its_own(folder: Path) -> None:
-    """Whoever has opened the index goes on with the old one, until the next writer."""
+    """A reader that has opened the index goes on with the old one, until the next writer."""
     index = folder / "g.lmk"
     with Gallery.open(index) as old:
         flip(old.embedder_dir / "graph.xml")

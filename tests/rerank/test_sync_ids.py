@@ -42,7 +42,7 @@ def test_an_id_never_moves_to_another_picture(
     assert after == held(tmp_path / "new.lmk")
     assert sync_index(index, read_manifest(gallery)).unchanged == 5
 
-    # What an index has keeps its id when the folder is added to it.
+    # A picture of the index keeps its id when the folder is added to it.
     added = add_pictures(tmp_path / "added.lmk", read_manifest(gallery))
     assert added.added == 1
     assert held(tmp_path / "added.lmk")["place_0/n_1.jpg"] == first
