@@ -26,6 +26,8 @@ from lmk.embed.errors import DownloadError, StorageError, storage_errors
 from lmk.embed.files import remove_leftovers, write_whole
 
 CHUNK = 1 << 20
+RESERVE = 256 << 20  # bytes of the disk that a file of unknown length leaves free
+_LOOK = 16 << 20  # bytes of such a file after which the free space is looked at again
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may differ a moment later
 _AGAIN = "run the same command again: it goes on where it stopped"
 
@@ -292,13 +294,19 @@ class _Transfer:
         )
 
     def _check_space(self, total: int | None, have: int) -> None:
-        if total is None:
-            return
-        need = int(total * self.space_factor) - have
+        """Checks that the disk can take a file (StorageError); one of unknown length: its bytes."""
         free = shutil.disk_usage(self.part.path.parent).free
+        if total is None:
+            need = RESERVE + int(have * (self.space_factor - 1))  # those that are here, unpacked
+        else:
+            need = int(total * self.space_factor) - have
         if free < need:
+            what = f"this needs {need / 1e6:,.0f} MB"
+            if total is None:
+                what = f"{need / 1e6:,.0f} MB are kept free, as the server does not say how long "
+                what += "the file is"
             raise StorageError(
-                f"the disk has {free / 1e6:,.0f} MB free, this needs {need / 1e6:,.0f} MB",
+                f"the disk has {free / 1e6:,.0f} MB free, {what}",
                 where=self.part.path.parent,
                 remedy=f"free some space and {_AGAIN}",
             )
@@ -307,10 +315,15 @@ class _Transfer:
         part, clock = self.part, self.patience.clock
         with part.path.open("ab") as file:
             since, size_then = clock(), part.size
+            looked = part.size
             while chunk := _read(response):
                 file.write(chunk)
                 part.hash.update(chunk)
                 part.size += len(chunk)
+                if part.total is None and part.size >= looked + _LOOK:
+                    looked = part.size
+                    file.flush()
+                    self._check_space(None, part.size)
                 if self.most is not None and part.size > self.most:
                     self._check_size(part.size)
                 self.progress(part.size, part.total)

@@ -30,9 +30,23 @@ def label_warnings(submission: Submission, truth: Truth) -> tuple[str, ...]:
     several = {"_".join(labels): labels for labels in scored if len(labels) > 1}
     given = {label for label in submission.labels if label is not None}
     return (
+        *_all_landmarks(truth),
         *_meeting(given, {label for labels in scored for label in labels}, "label", "answered"),
         *_missing_words(submission.labels),
         *_split(given, several),
+    )
+
+
+def _all_landmarks(truth: Truth) -> tuple[str, ...]:
+    """A warning where no scored query is without a landmark: then none can be refused rightly."""
+    scored = [
+        labels for labels, usage in zip(truth.labels, truth.usage, strict=True) if usage != IGNORED
+    ]
+    if not scored or not all(scored):
+        return ()
+    return (
+        "every query of the solution shows a landmark: GAP says nothing about how well others are "
+        "refused",
     )
 
 

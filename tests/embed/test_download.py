@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmk.embed.download import Patience, StoppedError, fetch, file_md5, write_note
+from lmk.embed.download import RESERVE, Patience, StoppedError, fetch, file_md5, write_note
 from lmk.embed.errors import DownloadError, StorageError
 
 BODY = random.Random(7).randbytes(300_000)
@@ -387,3 +387,22 @@ def test_an_endless_file_ends(server, faults, target):
         fetch(server.url + NAME, target, md5=MD5, patience=quick(), most=1000)
     part = target.with_name(target.name + ".part")
     assert not target.exists() and part.stat().st_size == 0
+
+
+def test_a_file_of_unknown_length_leaves_some_of_the_disk_free(server, faults, target, monkeypatch):
+    """Neither a length nor the largest size ends it before the disk is full."""
+
+    def endless(handler, body):
+        handler.answer(200, b"x" * 5000, Content_Length=None)
+
+    monkeypatch.setattr("lmk.embed.download.CHUNK", 1000)
+    monkeypatch.setattr("lmk.embed.download._LOOK", 1000)
+    free = iter([RESERVE + 9000, RESERVE + 1500, RESERVE + 500])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    server.faults[NAME] = [endless]
+    with pytest.raises(StorageError, match="are kept free, as the server does not say") as caught:
+        fetch(server.url + NAME, target, md5=MD5, patience=quick(), space_factor=1.5)
+    assert "free some space" in str(caught.value)
+    part = target.with_name(target.name + ".part")
+    assert not target.exists() and 1000 <= part.stat().st_size < 5000
+    assert next(free, None) is None
