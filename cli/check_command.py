@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_path import INDEX, INDEX_OR_OTHER
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -86,7 +86,7 @@ def check(
 
     if html is not None:
         check_output(html, reads=[] if manifest is None else [manifest])
-    if index is None and (manifest is None or _is_index(manifest)):
+    if index is None and (manifest is None or is_index(manifest)):
         index, manifest = find_index(manifest), None
     _refuse(model, root, save_features, manifest, index)
     pictures: Manifest
@@ -105,12 +105,6 @@ def check(
     else:
         echo_lines(check_lines(found, limit))
     ctx.exit(1 if found.findings else 0)
-
-
-def _is_index(path: Path) -> bool:
-    from lmk.index.database import CATALOG
-
-    return (path / CATALOG).is_file()
 
 
 def _refuse(

@@ -13,14 +13,14 @@ from lmk.embed.defaults import DEFAULT_TAGGER
 
 
 class IndexPath(click.Path):
-    """The path of an index; where it names none and NAME.lmk is one, the error offers that.
+    """The path of an index; for a path that is none the error offers NAME.lmk where that is one.
 
     `lmk build-index album/` writes album.lmk, so `album` is often the pictures beside the index.
 
     Args:
-        others: whether the argument may name something else too, as a folder of pictures: then
-            only a path that does not exist is taken for the name of an index.
-        names: words that are no paths.
+        others: whether the argument may also name something else, such as a folder of pictures;
+            then only a path that does not exist is taken for the name of an index.
+        names: words that are taken as they are, and are no paths.
     """
 
     def __init__(self, *, others: bool = False, names: Collection[str] = ()) -> None:
@@ -39,15 +39,16 @@ class IndexPath(click.Path):
             return path
         near = path.with_name(f"{path.name}.lmk")
         with suppress(OSError, ValueError):  # no name that a file can have
-            there = path.exists() if self._others else _is_index(path)
-            if not there and _is_index(near):
+            there = path.exists() if self._others else is_index(path)
+            if not there and is_index(near):
                 from lmk.index.database import no_gallery
 
                 raise no_gallery(path)
         return path
 
 
-def _is_index(path: Path) -> bool:
+def is_index(path: Path) -> bool:
+    """Whether a folder holds the catalog of an index."""
     from lmk.index.layout import CATALOG
 
     return (path / CATALOG).is_file()

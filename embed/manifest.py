@@ -142,7 +142,7 @@ class Manifest:
 
     @property
     def unreadable_remedy(self) -> str:
-        """What to do where not one of the pictures can be read."""
+        """The remedy where none of the pictures can be read."""
         exists = any_below([row.path for row in self.rows])
         if self.source is not None and not exists(self.root):
             return root_remedy(exists, self.root)

@@ -1,4 +1,4 @@
-"""Where the paths of a table of pictures start: the folder to name with --root."""
+"""The folder to name with --root, in which the paths of a table of pictures start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FOLDERS = 100  # sub-folders that are looked into
 
 
 def root_remedy(exists: Callable[[Path], bool], root: Path) -> str:
-    """What to do where no picture lies below the folder that a table's paths start from.
+    """The remedy where no picture lies below the folder that a table's paths start from.
 
     Args:
         exists: whether pictures of the table lie below a folder.

@@ -176,7 +176,7 @@ def read_passes(
                 f"{len(batch.skipped)} pictures in a row cannot be read, the first: "
                 f"{batch.skipped[0].reason}",
                 where=batch.skipped[0].path,
-                remedy="check where the pictures lie; of a table, name that folder with --root",
+                remedy="check where the pictures lie; for a table, name their folder with --root",
             )
         yield batch
 
