@@ -238,6 +238,21 @@ def thumbnail(
     return file.getvalue()
 
 
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """The width and height of a picture file; None where it cannot be read as a picture."""
+    with picture_bytes(path) as data:
+        if isinstance(data, str):
+            return None
+        try:
+            kind = picture_format(data)
+            if kind == "JPEG":
+                header = read_header(data)
+                return header.width, header.height
+            return open_picture(data, kind).image.size
+        except Exception:  # see _decoded
+            return None
+
+
 def _squashed(pixels: Picture, size: int) -> Picture:
     """Resizes to [size, size, 3]: area averaging on a side that shrinks, linear where it grows."""
     height, width = pixels.shape[:2]

@@ -9,15 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract import Extracted, Extraction
-from lmk.embed.images import Skipped
+from lmk.embed.images import Skipped, stored_size
 from lmk.embed.manifest import Manifest, Row
 from lmk.embed.runtime import available_cores
 from lmk.eval.label_spelling import similar_labels
@@ -322,20 +320,11 @@ def _single_pictures(
 def _small(manifest: Manifest, rows: Iterable[Row], limit: int) -> list[Finding]:
     findings = []
     for row in rows:
-        size = _size(manifest.file(row))
+        size = stored_size(manifest.file(row))
         if size is not None and min(size) < limit:
             note = f"{size[0]} x {size[1]} pixels"
             findings.append(Finding("small", 1 - min(size) / limit, (row,), note))
     return findings
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height as stored; None for a file that has gone since it was read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError:
-        return None
 
 
 def _label_errors(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from lmk.embed import images, pillow_pictures
-from lmk.embed.images import decode, decode_grey, read_bytes, thumbnail
+from lmk.embed.images import decode, decode_grey, read_bytes, stored_size, thumbnail
 
 Render = Callable[..., np.ndarray]
 
@@ -389,3 +389,19 @@ def test_a_small_or_thin_picture_in_grey(render: Render) -> None:
     large = decode_grey(encoded(Image.fromarray(render(3, width=1600, height=1200)), "JPEG"), 100)
     assert isinstance(large, np.ndarray) and large.shape == (75, 100)
     assert decode_grey(b"no picture", 40) == "not a picture that can be decoded"
+
+
+def test_the_size_of_a_file_is_read_as_its_pixels_are(tmp_path: Path) -> None:
+    """No pipe is waited for, no limit of Pillow ends a run, nothing but pictures is opened."""
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        (tmp_path / kind).write_bytes(encoded(Image.new("RGB", (60, 40)), kind))
+        assert stored_size(tmp_path / kind) == (60, 40)
+    large = bytearray((tmp_path / "JPEG").read_bytes())
+    at = large.index(b"\xff\xc0") + 5
+    large[at : at + 4] = b"\x5d\xc0\x5d\xc0"
+    (tmp_path / "large").write_bytes(large)
+    assert stored_size(tmp_path / "large") == (24_000, 24_000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    for name in ("pipe", "eps", "none"):
+        assert stored_size(tmp_path / name) is None
