@@ -38,7 +38,7 @@ def label_warnings(submission: Submission, truth: Truth) -> tuple[str, ...]:
 
 
 def _all_landmarks(truth: Truth) -> tuple[str, ...]:
-    """A warning where no scored query is without a landmark: then none can be refused rightly."""
+    """A warning where every scored query shows a landmark, so that none can be refused rightly."""
     scored = [
         labels for labels, usage in zip(truth.labels, truth.usage, strict=True) if usage != IGNORED
     ]

@@ -99,7 +99,7 @@ class TestGap:
         save(s="id,landmarks\n" + rows, truth="id,landmarks\n" + truths)
         done = lmk(*GAP)
         assert (done.code, done.err) == (0, "")
-        save(s="id,landmarks\na,x 1\n", truth="id,landmarks\na,y\nb,\n")
+        save(s="id,landmarks\na,x 1\nb,\n", truth="id,landmarks\na,y\nb,\n")
         assert lmk(*GAP).err == ""
 
     @pytest.mark.parametrize(
