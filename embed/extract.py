@@ -153,23 +153,22 @@ def extract(
     return Extraction(pictures, tuple(skipped), computed)
 
 
-class _Everything:
-    """Contains whatever one asks for."""
-
-    def __contains__(self, item: object) -> bool:
-        return True
-
-
-def identify(manifest: Manifest, *, progress: Progress = lambda done: None) -> Extraction:
-    """Reads and hashes the files of a manifest, and computes nothing.
-
-    Files that are no pictures are found by decoding alone, so they are not told from pictures here.
+def identify(
+    manifest: Manifest,
+    size: int,
+    known: Container[str] = (),
+    *,
+    progress: Progress = lambda done: None,
+) -> Extraction:
+    """Reads, hashes and decodes the files of a manifest, and computes no features.
 
     Args:
+        size: side of the pictures in pixels, as the network wants them.
+        known: sha256 of files that are pictures; they are not decoded.
         progress: called with the number of files done, after each.
     """
     pictures, skipped = ExtractedPictures(manifest), list(manifest.skipped)
-    for done, result in enumerate(_read_all(manifest, 0, (_Everything(),)), 1):
+    for done, result in enumerate(_read_all(manifest, size, (known,)), 1):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:

@@ -120,8 +120,7 @@ def sync_index(
         manifest: all of its pictures.
         distractors: all of its distractors; those there are stay unless this is given.
         wait: seconds to wait for another writer.
-        dry_run: only say what would be done; files are read, nothing is written. A file that is no
-            picture counts as one then.
+        dry_run: only say what would be done; files are read, nothing is written.
         allow_removals: remove whole landmarks, and more than a fifth of the pictures.
         progress: called with (stage, done, total).
 
@@ -134,9 +133,11 @@ def sync_index(
     """
     if dry_run:
         with Gallery.open(path) as old:
+            size = Embedder.load(old.embedder_dir, checked=True).config.size
             plans = _compared(old, manifest, distractors, progress)
             for plan in plans:
-                plan.sort(identify(plan.candidates, progress=_files_of(plan, progress)))
+                files, said = plan.candidates, _files_of(plan, progress)
+                plan.sort(identify(files, size, plan.held, progress=said))
                 _require_some(plan)
                 if not old.setting(DUPLICATES):
                     plan.leave_out_duplicates()

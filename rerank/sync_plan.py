@@ -68,6 +68,7 @@ class Plan:
         hidden: (path, reason) of what could not be looked at, for each row that stays because of
             it.
         stamps: of all files that are no pictures, by path.
+        taken: in a dry run, new pictures that take the place of a copy without a label.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Plan:
         self.unread: list[Skipped] = []
         self.stamps: dict[str, Stamp] = {}
         self.hidden: list[tuple[str, str]] = []
+        self.taken = 0
         self._candidates: list[Row] = []
         self._held: dict[str, list[int]] = {}
 
@@ -159,7 +161,16 @@ class Plan:
             known = [*held.get(content, ()), *(set(self._old.labels(at)) for at in twins)]
             if self.role == "distractor":
                 labels = set()
-            if not any(labels <= other for other in known):
+            if (
+                self.role == "gallery"
+                and labels
+                and set() in known
+                and not any(labels <= other for other in known)
+            ):
+                self.taken += 1  # it takes the place of a copy without a label
+                self.items["relabel"].add(row, number)
+                held.setdefault(content, []).append(labels)
+            elif not any(labels <= other for other in known):
                 self.items["add"].add(row, number)
                 held.setdefault(content, []).append(labels)
 
@@ -212,7 +223,8 @@ class Plan:
     @property
     def unchanged(self) -> int:
         """How many pictures are as they were, or have only another time of change."""
-        return int(np.count_nonzero(self.stays)) + len(self.items["touch"])
+        stays = int(np.count_nonzero(self.stays)) - self.taken
+        return stays + len(self.items["touch"])
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:

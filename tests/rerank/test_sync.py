@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,24 @@ class TestSync:
         report = sync(folder)
         assert counts(report) == {"added": 1, "unchanged": 28, "computed": 1}
         assert report.skipped == () and contents(folder / "g.lmk")["skipped"] == {}
+
+    def test_a_dry_run_counts_damaged_pictures_and_taken_labels_as_the_sync(
+        self, folder: Path
+    ) -> None:
+        (folder / "gallery" / "place_0" / "1.jpg").write_bytes(b"damaged")
+        rows = read_manifest(folder / "gallery").rows
+        plain = tuple(replace(r, labels=() if r.id == "place_1/1.jpg" else r.labels) for r in rows)
+        sync_index(folder / "g.lmk", Manifest(folder / "gallery", plain))
+        (folder / "gallery" / "place_0" / "2.jpg").write_bytes(b"damaged too")
+        shutil.copy(folder / "gallery/place_1/1.jpg", folder / "gallery/place_2/copy.jpg")
+        copy = Row("place_2/copy.jpg", "place_2/copy.jpg", ("place_2",))
+        manifest = Manifest(folder / "gallery", (*plain, copy))
+        would = sync_index(folder / "g.lmk", manifest, dry_run=True)
+        report = sync_index(folder / "g.lmk", manifest)
+        assert would.would == (("relabel", "place_2/copy.jpg"),)
+        assert counts(would) == counts(report)
+        assert counts(report)["relabelled"] == 1 and would.kept == report.kept
+        assert would.skipped == report.skipped and len(report.skipped) == 2
 
     def test_a_file_that_cannot_be_opened_keeps_its_row(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
