@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from types import FrameType
@@ -37,6 +38,19 @@ class _Interrupts:
             self.leave()
         raise KeyboardInterrupt
 
+    def at_exit(self) -> None:
+        """Ends an interrupted process with its exit code, as the last thing that is called.
+
+        Python would end it by the signal, though the interrupt was caught, where it came up through
+        exec() of a string, as at a definition of a dataclass (run_eval_code_obj in pythonrun.c).
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what follows takes Ctrl-C for a kill
+        if self.count and os.getpid() == self.process:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+                    stream.flush()
+            os._exit(EXIT_CODE)
+
     def leave(self) -> NoReturn:
         """Ends the process without any clean-up."""
         if os.getpid() == self.process and not self.ending:
@@ -58,8 +72,7 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         _interrupts.process = os.getpid()
         signal.signal(signal.SIGINT, _interrupts.handle)
-        # Registered first, so called last: what Python does after it takes Ctrl-C for a kill.
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        atexit.register(_interrupts.at_exit)  # registered first, so called last
 
 
 def leave() -> NoReturn:

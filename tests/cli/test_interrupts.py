@@ -30,6 +30,7 @@ return 0""",
     "taken for another error": """
 try: press()
 except KeyboardInterrupt as error: raise ImportError("initialization failed") from error""",
+    "through exec of a string": 'exec("press()", {"press": press})',
     "twice": """
 try: press()
 finally: press()""",
@@ -43,10 +44,13 @@ atexit.register(press)
 return 0"""
 
 
-def run(body: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command as `python -m lmk.cli` does: as a module."""
     indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
+    (folder / "stopped_program.py").write_text(START.format(body=indented))
     return subprocess.run(
-        [sys.executable, "-P", "-c", START.format(body=indented)],
+        [sys.executable, "-m", "stopped_program"],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
@@ -54,13 +58,13 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("how", COMMANDS)
-def test_ctrl_c_ends_with_130_and_one_line(how: str) -> None:
-    done = run(COMMANDS[how])
+def test_ctrl_c_ends_with_130_and_one_line(tmp_path: Path, how: str) -> None:
+    done = run(tmp_path, COMMANDS[how])
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "lmk: stopped")
 
 
-def test_ctrl_c_while_python_ends_is_silent() -> None:
-    done = run(AT_EXIT)
+def test_ctrl_c_while_python_ends_is_silent(tmp_path: Path) -> None:
+    done = run(tmp_path, AT_EXIT)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
