@@ -15,6 +15,7 @@ from lmk.cli.render import echo_skipped
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
+    from lmk.rerank.recognizer import Recognizer
 
 STDIN = "-"
 _NAMES_SHOWN = 6  # different names of a system's folders and files
@@ -137,6 +138,13 @@ def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
     if pairs:
         text = similar_text(pairs, "label", others=f"those of {index}")
         echo(f"lmk: {source}: {text}: they become landmarks of their own", err=True)
+
+
+def echo_without_landmarks(recognizer: Recognizer) -> None:
+    """Says on stderr that an index can name nothing, where none of its pictures has a landmark."""
+    if not recognizer.gallery.label_names:
+        what = "no picture in the index has a landmark, so all answers are none of these"
+        echo(f"lmk: {recognizer.gallery.path}: {what}", err=True)
 
 
 def _system_text(paths: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from lmk.cli.answers import answer_lines, answers_page
 from lmk.cli.index_options import root
 from lmk.cli.index_path import INDEX, TAGGER
-from lmk.cli.pictures import named_pictures
+from lmk.cli.pictures import echo_without_landmarks, named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
 from lmk.cli.render import check_output, counted, write_text
@@ -118,6 +118,7 @@ def query(
             recognizer = held.enter_context(Recognizer.open(find_index(index)))
             tagged = held.enter_context(tags_of_none(recognizer, tagger))
             if several:
+                echo_without_landmarks(recognizer)
                 report.table = Table(
                     list(files), recognizer.gallery.label_names, recognizer.calibration is not None
                 )

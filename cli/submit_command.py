@@ -11,7 +11,7 @@ import click
 
 from lmk.cli.index_options import retrieval_steps, root, tell
 from lmk.cli.index_path import INDEX
-from lmk.cli.pictures import read_pictures
+from lmk.cli.pictures import echo_without_landmarks, read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
 
@@ -85,6 +85,8 @@ def submit(
         raise click.UsageError("--retrieval-steps is for --task retrieval")
     manifest = read_pictures(queries, root=root)
     with Recognizer.open(find_index(index)) as recognizer:
+        if task == "recognition":
+            echo_without_landmarks(recognizer)
         retrieval = _retrieval(recognizer, retrieval_steps)
         work = _work(task, manifest, recognizer, retrieval)
         writer = (

@@ -114,6 +114,7 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
     doubtful: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     lists: Counter[str] = Counter()
+    names: Counter[str] = Counter()
     read: dict[str, tuple[str, ...]] = {}  # by cell, as millions of cells repeat few texts
     for cell, count in Counter(cells).items():
         text = cell.strip()
@@ -127,6 +128,8 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
             numbers[text] += count
         elif _LIST.fullmatch(text) or (several and _ENUMERATION.fullmatch(text)):
             lists[text] += count
+        elif several and SEPARATOR not in text:
+            names[text] += count
         read[cell] = split_labels(text, several=several)
     notes = []
     if are_floats(label for labels in read.values() for label in labels):
@@ -157,7 +160,32 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
             f"are read with their commas and brackets ({first[:60]!r}): separate labels by "
             f"{SEPARATOR!r}"
         )
+    if whole := _inseparable(names):
+        example = min(whole)
+        notes.append(
+            f"{_cells(whole.total())} of the column {column} with words that never stand apart "
+            f"({example[:60]!r}), read as {len(example.split())} labels: where they are one name, "
+            f"end the cell with {SEPARATOR!r}, or name the column landmark_id"
+        )
     return [read[cell] for cell in cells], notes
+
+
+def _inseparable(cells: Counter[str]) -> Counter[str]:
+    """The cells of several words that are repeated, and whose words stand in no other cell."""
+    within: dict[str, set[str]] = {}
+    for text in cells:
+        for word in text.split():
+            within.setdefault(word, set()).add(" ".join(text.split()))
+    return Counter(
+        {
+            text: count
+            for text, count in cells.items()
+            if count > 1
+            and len(set(text.split())) > 1
+            and not all(word.isdecimal() for word in text.split())
+            and all(len(within[word]) == 1 for word in text.split())
+        }
+    )
 
 
 def missing_note(words: Counter[str], column: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from lmk.embed.errors import ManifestError
 from lmk.embed.images import Skipped
 from lmk.embed.label_forms import similar_groups, similar_text
-from lmk.embed.label_text import MISSING_WORDS, nfc, plain_name
+from lmk.embed.label_text import MISSING_WORDS, SEPARATOR, nfc, plain_name
 from lmk.embed.manifest_folder import read_folder
 from lmk.embed.manifest_paths import is_there
 from lmk.embed.manifest_table import is_table, picture_rows
@@ -182,6 +182,9 @@ def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -
     if words := sorted(labels & MISSING_WORDS):
         text = f"{words[0]!r} is the name of a landmark here, and no label in a table"
         notice(path, f"{text}: rename the landmark, or give these pictures no landmark")
+    if barred := sorted(label for label in labels if SEPARATOR in label):
+        text = f"{barred[0]!r} is one landmark here, and several labels in a table"
+        notice(path, f"{text}, where {SEPARATOR!r} separates them: rename the landmark")
     return manifest
 
 

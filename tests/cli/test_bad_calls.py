@@ -204,6 +204,15 @@ def test_an_index_in_another_folder_is_not_replaced_by_a_failed_build(
     assert lmk("query", "queries/q_tower.jpg", "--json").out == before
 
 
+def test_a_table_whose_paths_start_elsewhere(lmk: Run, here: Path) -> None:
+    (here / "t.csv").write_text("id,path,label\na,x/a.jpg,A\nb,x/b.jpg,B\n")
+    words = ("none of its 2 pictures", "x/a.jpg: no such file", f"{here.resolve()}: name", "--root")
+    lmk("index", "sync", "sample.lmk", "t.csv").refused(2, *words)
+    (here / "t.csv").write_text("id,path,label\na,1.jpg,A\n")
+    root = ("--root", here / "gallery" / "tower", "--allow-removals", "--dry-run")
+    assert lmk("index", "sync", "sample.lmk", "t.csv", *root).code == 0  # the way out
+
+
 def test_debug_shows_the_traceback_of_an_error(lmk: Run, lmk_process: Run, here: Path) -> None:
     from lmk.cli.main import main
 

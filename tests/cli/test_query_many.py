@@ -181,6 +181,15 @@ def test_the_table_has_probabilities_where_there_are_some() -> None:
     assert len(with_them.line(refused)) == len(with_them.head)
 
 
+def test_an_index_without_landmarks_says_so(lmk: Run, here: Path) -> None:
+    for name in ("bridge", "castle", "tower"):
+        assert lmk("index", "remove", "sample.lmk", "--label", name).code == 0
+    for call in (("query", "queries"), ("submit", "queries", "-o", "s.csv")):
+        done = lmk(*call, "-i", "sample.lmk")
+        assert done.code == 0
+        assert done.complaints[0].startswith("lmk: sample.lmk: no picture in the index has a")
+
+
 @pytest.mark.parametrize("command", ["query", "tag"])
 def test_what_a_folder_hides_is_named(lmk: Run, here: Path, command: str) -> None:
     (here / "queries" / "away").symlink_to("/nowhere")

@@ -82,6 +82,22 @@ def test_several_numbers_in_a_column_of_one_label() -> None:
     assert read_labels(["17 4", "5"], "landmarks") == ([("17", "4"), ("5",)], [])
 
 
+def test_words_that_never_stand_apart() -> None:
+    cells = ["Golden Temple", "Golden Temple ", "Golden Temple", "Paris"]
+    labels, (note,) = read_labels(cells, "landmarks")
+    assert labels[0] == ("Golden", "Temple")
+    assert note.startswith("3 cells of the column landmarks with words that never stand apart")
+    assert "'Golden Temple'" in note and "end the cell with '|'" in note
+    for told in (
+        [cell.strip() + "|" for cell in cells],  # the way out
+        [*cells, "Temple Bar", "Golden Gate"],  # labels of their own elsewhere
+        ["Golden Temple", "Paris"],  # once: two tags of one picture
+        ["17 4", "17 4"],
+    ):
+        assert read_labels(told, "landmarks")[1] == []
+    assert read_labels(cells, "landmark_id")[1] == []
+
+
 @pytest.mark.parametrize("cell", ["1, 2", "['a', 'b']", "a; b", "1,"])
 def test_cells_that_may_be_lists(cell: str) -> None:
     labels, notes = read_labels([cell, "x"], "labels")
