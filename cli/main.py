@@ -18,9 +18,8 @@ import click
 from lmk.cli.printing import echo, echo_lines, printed_notices
 from lmk.embed import interrupts
 from lmk.embed.errors import LmkError, system_error_text
+from lmk.embed.memory_errors import memory_error
 
-# How torch, OpenVINO and others say that memory could not be had.
-_NO_MEMORY = re.compile(r"bad_alloc|[Oo]ut of memory|can't allocate memory|Cannot allocate memory")
 DISTRIBUTION = "lmk-landmarks"
 _COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
     "build-index": ("build_command", "build_index", "Build an index from a folder of places."),
@@ -189,8 +188,8 @@ def _unexpected(error: Exception) -> str:
         return f"{error.filename or 'the output'}: no space left; free some and run it again"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; raise the limit (ulimit -n) and run it again"
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return "not enough memory; close other programs or raise the limit (ulimit -v)"
+    if (no_memory := memory_error(error)) is not None:
+        return str(no_memory)
     if isinstance(error, OSError) and (text := system_error_text(error)):
         return text
     text = " ".join(str(error).split()) or type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmk.embed.errors import ModelError
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.weights import load_weights, read_state
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
     try:
         backbone: nn.Module = timm.create_model(name, pretrained=hub, num_classes=0)
     except RuntimeError as error:
+        raise_system_cause(error)
         if not hub and "Unknown model" in str(error):
             raise ModelError(
                 "timm knows no such model",
@@ -47,7 +48,7 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
             ) from None
         raise _hub_error(name, error) from error
     except Exception as error:
-        raise_interrupt(error)
+        raise_system_cause(error)
         if not hub:
             raise
         raise _hub_error(name, error) from error
@@ -149,7 +150,7 @@ def _packaged_state(package: str) -> dict[str, Tensor]:
     try:
         module = importlib.import_module(package)
     except ImportError as error:
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise ModelError(
             "the package with these weights is not installed",
             where=package,

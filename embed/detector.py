@@ -13,6 +13,7 @@ from lmk.embed.csv_file import CsvFile, at
 from lmk.embed.errors import DownloadError, ModelError, UsageError
 from lmk.embed.images import Picture
 from lmk.embed.label_text import plain_name
+from lmk.embed.memory_errors import raise_system_cause
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +116,7 @@ def _fetched(published: Any) -> dict[str, torch.Tensor]:
     try:
         state: dict[str, torch.Tensor] = published.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError, a wrong hash the other
+        raise_system_cause(error)
         raise DownloadError(
             f"cannot be fetched: {error}",
             where=published.url,

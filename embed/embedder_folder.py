@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmk.embed.checksums import Checksums, is_shipped, read_checksums, require_unchanged
 from lmk.embed.config import EMBEDDER_FILE, EmbedderConfig, require_local
 from lmk.embed.errors import ModelError
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.plain_files import parse_json, read_plain
 from lmk.embed.whitening import Whitening, load_whitening
 
@@ -68,6 +69,7 @@ class EmbedderFolder:
             require_local(saved.config)
             return saved, load_whitening(self.path / WHITENING, saved.feature_dim)
         except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
+            raise_system_cause(error)
             raise ModelError(
                 f"is not an embedder's folder ({type(error).__name__})",
                 where=self.path,

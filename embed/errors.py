@@ -15,6 +15,7 @@ LmkError                      1  the work failed
     EmbedderMismatch          1  built by another embedder than the one asked for
   SubmissionError             1  a submission or solution file with a wrong line
   StorageError                1  the disk is full, the folder read-only
+  NotEnoughMemory             1  memory, or the limit on it, is used up
   DownloadError               1  a file that could not be fetched whole
   ServerError                 1  a search server that cannot be reached, or that fails
   ForkedProcess               1  something that was opened before a fork is used after it
@@ -114,6 +115,10 @@ class SubmissionError(LmkError):
 
 class StorageError(LmkError):
     """The disk is full, or the folder cannot be written."""
+
+
+class NotEnoughMemory(LmkError):
+    """Memory, or the limit on it, is used up."""
 
 
 class DownloadError(LmkError):

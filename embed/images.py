@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lmk.embed.jpeg import FACTORS, JpegHeader, decode_jpeg, read_header, without_extras
 from lmk.embed.memory_budget import MemoryBudget, release_memory
+from lmk.embed.memory_errors import memory_error
 from lmk.embed.orientation import exif_orientation, turned
 from lmk.embed.picture_formats import NOT_A_PICTURE, Unreadable, picture_format
 from lmk.embed.pillow_pictures import open_picture, rgb_pixels
@@ -32,6 +33,7 @@ IMAGES_VERSION = 1  # part of every embedder's fingerprint: raise it when pixels
 MAX_FILE_BYTES = 200_000_000  # of one file, and of all files that threads hold at once
 MAX_DECODING_BYTES = 900_000_000  # of one picture, and of all that threads decode at once
 
+NO_MEMORY = "needs more memory than there is"
 _MUCH = 64_000_000
 
 _files = MemoryBudget(MAX_FILE_BYTES)
@@ -144,9 +146,9 @@ def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Pi
         return NOT_A_PICTURE
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "more pixels than Pillow's limit allows"
-    except MemoryError:
-        return "needs more memory than there is"
     except Exception as error:
+        if memory_error(error) is not None:
+            return NO_MEMORY
         # Pillow's plugins raise nearly anything on damaged files (struct.error, AttributeError...);
         # one bad file must not end a run over a million.
         return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"

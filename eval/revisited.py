@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import SubmissionError, UsageError
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 
 Protocol = Literal["easy", "medium", "hard"]
 PROTOCOLS: tuple[Protocol, ...] = ("easy", "medium", "hard")
@@ -230,7 +230,7 @@ def read_ground_truth(path: str | os.PathLike[str]) -> RevisitedTruth:
             remedy="take the file from the benchmark's own page",
         ) from error
     except Exception as error:  # a cut or foreign pickle can fail in any way
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise SubmissionError(f"not a pickle that can be read: {error!r}", where=path) from error
     try:
         return _ground_truth(loaded)

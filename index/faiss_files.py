@@ -12,6 +12,7 @@ import faiss as typed_faiss
 import numpy as np
 
 from lmk.embed.errors import UsageError
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.plain_files import open_plain
 from lmk.index import kept
 from lmk.index.faiss_recipes import factory_of, in_brackets, new_index, train, training_rows
@@ -66,6 +67,7 @@ def _build(view: View, kind: str, tell: Tell) -> Built:
                 index.add(read(block))
             tell(f"added {start + len(block)} of {len(rows)} vectors to {factory}")
     except (RuntimeError, MemoryError) as error:
+        raise_system_cause(error)
         raise UsageError(
             f"FAISS cannot build {factory!r} of {len(rows)} vectors{in_brackets(error)}",
             remedy="choose another kind of search; the kind auto finds one that fits",
@@ -80,4 +82,5 @@ def _write(index: Any, path: Path) -> None:
         try:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:  # what FAISS makes of an OSError
+            raise_system_cause(error)
             raise OSError(errno.EIO, "FAISS could not write", str(path)) from error

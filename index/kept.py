@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.plain_files import parse_json
 from lmk.index.view import View
 
@@ -112,7 +113,8 @@ def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> Built | Non
                 index = read(path, len(rows))
                 if index is not None:
                     return Built(index, rows, covered, stem, str(said["factory"]))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise_system_cause(error)
             continue  # removed meanwhile, or not written by this program
     return None
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lmk.embed.errors import LmkError, ServerError, UsageError
-from lmk.embed.interrupts import raise_interrupt
+from lmk.embed.memory_errors import raise_system_cause
 
 TOKEN = "LMK_MILVUS_TOKEN"  # environment variable
 _OLDEST = (2, 3)  # the first with upsert
@@ -150,7 +150,7 @@ def _pymilvus() -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
         import grpc
         from pymilvus import MilvusClient, MilvusException
     except ImportError as error:
-        raise_interrupt(error)
+        raise_system_cause(error)
         raise UsageError(
             "search on a Milvus server needs pymilvus",
             remedy="install it with `pip install 'lmk-landmarks[milvus]'`",

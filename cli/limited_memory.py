@@ -1,0 +1,80 @@
+"""Crashes of native libraries under a memory limit: one line, as for errors that Python sees.
+
+OpenBLAS (in FAISS and OpenCV) and others do not check every allocation: under `ulimit -v` they may
+end the process by SIGSEGV, already while they are imported. Where such a limit is set, the work is
+done in a child process, and its parent says how it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT) if os.name == "posix" else ()
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+
+
+def supervise() -> None:
+    """Forks where a memory limit is set; returns in the process that does the work.
+
+    The parent passes signals on, and ends with the child's exit code or by its signal; after a
+    crash with one line and exit code 1. On systems other than Linux nothing is done.
+    """
+    if sys.platform != "linux" or not _limited():
+        return
+    passed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no exit code is kept
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on | {signal.SIGCHLD})
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _end_with(parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return
+    while True:
+        received = signal.sigwaitinfo(passed_on | {signal.SIGCHLD})
+        if received.si_signo != signal.SIGCHLD:
+            if received.si_code <= 0:  # sent by a process; a terminal sends it to the child too
+                os.kill(child, received.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            _leave(os.waitstatus_to_exitcode(status))
+
+
+def _limited() -> bool:
+    """Whether the memory of this process has a limit of its own."""
+    import resource
+
+    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in limits)
+
+
+def _end_with(parent: int) -> None:
+    """Lets the system kill this process when its parent is killed."""
+    with suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the parent as the child has ended."""
+    if code >= 0:
+        os._exit(code)
+    number = signal.Signals(-code)
+    if number in _CRASHES:
+        text = f"lmk: a library crashed ({number.name}), most likely for lack of memory"
+        with suppress(OSError):
+            os.write(2, f"{text}; close other programs or raise the limit (ulimit -v)\n".encode())
+        os._exit(1)
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    os._exit(1)
