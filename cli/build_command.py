@@ -32,6 +32,7 @@ from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
 from lmk.embed.defaults import DEFAULT
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -216,7 +217,7 @@ def build_index(
         facts |= {} if pushed is None else {"pushed": asdict(pushed)}
         echo_json(facts)
         return
-    echo_skipped(report.skipped, f"lmk info {index} lists them")
+    echo_skipped(report.skipped, f"lmk info {shell_word(index)} lists them")
     echo_duplicates(report.duplicates)
     echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)

@@ -23,6 +23,7 @@ from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.index.gallery import Gallery
@@ -85,13 +86,13 @@ def add(
     if as_json:
         echo_json({"index": str(index)} | asdict(report))
         return
-    echo_skipped(report.skipped, f"lmk index info {index} lists them")
+    echo_skipped(report.skipped, f"lmk index info {shell_word(index)} lists them")
     echo_duplicates(report.duplicates)
     echo_relabelled(report.relabelled)
     echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
     if report.added and not distractors and not manifest.labelled:
-        echo_unlabelled(pictures, index, retry="add")
+        echo_unlabelled(pictures, index, addable=True)
     noun = "distractor" if distractors else "picture"
     other = f", {len(report.relabelled):,} with other landmarks" if report.relabelled else ""
     echo(

@@ -12,6 +12,7 @@ from lmk.cli.index_options import as_json, collection
 from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.cli.progress import StageProgress
@@ -47,8 +48,9 @@ def push(
     if as_json:
         echo_json({"path": str(index)} | asdict(report))
     else:
-        options = f"--uri {report.uri}" + (f" --collection {collection}" if collection else "")
-        hint = f"; search it with `lmk index set {index} --backend milvus {options}`"
+        options = f"--uri {shell_word(report.uri)}"
+        options += f" --collection {shell_word(collection)}" if collection else ""
+        hint = f"; search it with `lmk index set {shell_word(index)} --backend milvus {options}`"
         echo(pushed_text(report) + hint * (uri is not None or collection is not None))
 
 

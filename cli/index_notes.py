@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
 from lmk.cli.render import counted, first_of
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.index.admission import LabelDifference
@@ -75,8 +75,8 @@ def echo_conflicts(
     if found:
         echo(
             f"lmk: {counted(len(found), 'picture')} under another landmark as well: remove the "
-            f"wrong ones (lmk index remove {shlex.quote(str(index))} ID...) or relabel them "
-            f"(lmk index relabel {shlex.quote(str(index))} ID... --label NAME)",
+            f"wrong ones (lmk index remove {shell_word(index)} ID...) or relabel them "
+            f"(lmk index relabel {shell_word(index)} ID... --label NAME)",
             err=True,
         )
     if without_own:
@@ -102,13 +102,13 @@ def echo_relabelled(found: Sequence[LabelDifference]) -> None:
         echo(f"lmk: {len(found) - _SHOWN:,} more have another landmark now", err=True)
 
 
-def echo_unlabelled(pictures: Path, index: Path | None = None, *, retry: str | None = None) -> None:
+def echo_unlabelled(pictures: Path, index: Path | None = None, *, addable: bool = False) -> None:
     """Prints that no picture of a folder or table has a landmark, and the way out.
 
     Args:
         pictures: the folder or table.
         index: the index that has them, where it may have others with a landmark.
-        retry: the `lmk index` command that takes --label.
+        addable: whether `lmk index add --label` can name the landmark of all of them.
     """
     effect = (
         "so the index can find similar pictures but name nothing"
@@ -120,10 +120,8 @@ def echo_unlabelled(pictures: Path, index: Path | None = None, *, retry: str | N
         if pictures.is_dir()
         else "name the landmark of each picture in a column landmark_id"
     )
-    if retry is not None and index is not None and pictures.is_dir():
-        name = shlex.quote(pictures.resolve().name)
-        words = f"{shlex.quote(str(index))} {shlex.quote(str(pictures))}"
-        remedy += (
-            f", or give these the landmark they show: lmk index {retry} {words} --label {name}"
-        )
+    if addable and index is not None and pictures.is_dir():
+        name = shell_word(pictures.resolve().name)
+        words = f"{shell_word(index)} {shell_word(pictures)}"
+        remedy += f", or give these the landmark they show: lmk index add {words} --label {name}"
     echo(f"lmk: {pictures}: no picture has a landmark, {effect}; {remedy}", err=True)

@@ -10,6 +10,7 @@ from lmk.cli.index_options import as_json
 from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.shell_words import shell_word
 
 
 @click.command(short_help="Write what the distractors picked.")
@@ -52,7 +53,7 @@ def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
             raise UsageError(
                 "holds no distractors, so nothing was picked",
                 where=index,
-                remedy=f"add some: lmk index add {index} pictures/ --distractors",
+                remedy=f"add some: lmk index add {shell_word(index)} pictures/ --distractors",
             )
         settings = saved_pipeline(gallery).penalty() or PenaltySettings()
         found = pick(

@@ -21,6 +21,7 @@ from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped, first_of
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.rerank.removals import Kept
@@ -89,7 +90,7 @@ def sync(
         return
     kept = {one.path for one in report.kept}
     skipped = [skip for skip in report.skipped if skip.path not in kept]
-    echo_skipped(skipped, f"lmk index info {index} lists them")
+    echo_skipped(skipped, f"lmk index info {shell_word(index)} lists them")
     _echo_kept(report.kept)
     echo_duplicates(report.duplicates, takes="lmk index add --duplicates")
     echo_conflicts(index, report.conflicts, report.without_own)

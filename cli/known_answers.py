@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.embed.manifest import Manifest
@@ -78,7 +79,7 @@ def say_unknown(
     names = {label for labels in missing for label in labels}
     similar = similar_text(similar_pairs(names, held), "label", others="those of the index")
     if len(missing) == len(named):
-        remedy = f"name them as the index does: lmk index list {index}"
+        remedy = f"name them as the index does: lmk index list {shell_word(index)}"
         remedy = f"{similar}: {remedy}" if similar else remedy
         raise UsageError(f"{what}, and none of those it holds", where=source, remedy=remedy)
     echo(f"lmk: {source}: {what}: {consequence}", err=True)

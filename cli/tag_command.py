@@ -25,6 +25,7 @@ from lmk.cli.tag_options import (
     tags_text,
     tiles_option,
 )
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -164,7 +165,7 @@ def tag(
         root_of_paths = _root(tagged, output)
         write_text(output, _table(tagged, root_of_paths))
         if root_of_paths != output.parent.resolve():
-            echo(f"lmk: {output}: its paths start at --root {root_of_paths}", err=True)
+            echo(f"lmk: {output}: its paths start at --root {shell_word(root_of_paths)}", err=True)
         some = sum(bool(one.tags) for one in tagged)
         if not as_json:
             echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")

@@ -11,6 +11,7 @@ import click
 
 from lmk.cli.index_path import INDEX, TAGGER
 from lmk.cli.printing import echo
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.embed.label_table import LabelTable
@@ -89,7 +90,10 @@ def note_root(table: LabelTable, output: Path) -> None:
     """Says where the paths of a table start that was written into another folder."""
     folder = table.path.parent
     if table.has_paths and folder.resolve() != output.parent.resolve():
-        echo(f"lmk: {output}: its paths still start at {folder}: --root {folder}", err=True)
+        echo(
+            f"lmk: {output}: its paths still start at {folder}: --root {shell_word(folder)}",
+            err=True,
+        )
 
 
 def refuse_idle(options: Mapping[str, object], why: str) -> None:

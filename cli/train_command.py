@@ -15,6 +15,7 @@ from lmk.cli.index_options import tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.cli.progress import StageProgress
@@ -172,7 +173,8 @@ def train(
     learnt = counted(sum(map(len, manifests)), "picture")
     echo(
         f"{out}: learnt from {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
-        f"{result.best}; curves: {report}; use it: lmk build-index GALLERY --model {out}"
+        f"{result.best}; curves: {report}; "
+        f"use it: lmk build-index GALLERY --model {shell_word(out)}"
     )
 
 

@@ -9,7 +9,6 @@ get longer ones (picture_ids.py).
 from __future__ import annotations
 
 import os
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from lmk.embed.notices import notice
 from lmk.embed.picture_formats import PICTURE_SUFFIXES
 from lmk.embed.picture_ids import exact_id, unique_ids
 from lmk.embed.picture_roots import any_below, common_folder, root_remedy
+from lmk.embed.shell_words import shell_word
 from lmk.embed.sources import url_reason, url_text
 from lmk.embed.unseen import Unseen, UnseenPlaces
 
@@ -107,7 +107,9 @@ class Manifest:
         if row.path.startswith("/") or ".." in row.path.split("/"):
             root = os.path.abspath(self.root)  # noqa: PTH100 (without following links)
             above = os.path.commonpath([root, os.path.normpath(os.path.join(root, row.path))])  # noqa: PTH118
-            remedy = f"name a folder above all pictures (--root {above}) and give paths "
+            remedy = (
+                f"name a folder above all pictures (--root {shell_word(above)}) and give paths "
+            )
             remedy += "relative to it"
             if all(each.path.startswith("/") for each in self.rows):
                 folder = common_folder([each.path for each in self.rows])
@@ -146,9 +148,9 @@ class Manifest:
         exists = any_below([row.path for row in self.rows])
         if self.source is not None and not exists(self.root):
             return root_remedy(exists, self.root)
-        call = shlex.join(["lmk", "data", "check", str(self.origin)])
+        call = f"lmk data check {shell_word(self.origin)}"
         root = self.source is not None and self.source.parent != self.root
-        call += f" --root {shlex.quote(str(self.root))}" if root else ""
+        call += f" --root {shell_word(self.root)}" if root else ""
         return f"check that the files are pictures: {call} names what is wrong with each"
 
     @property

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+
+from lmk.embed.shell_words import shell_word
 
 _TRIED = 20  # paths looked for below each folder
 _FOLDERS = 100  # sub-folders that are looked into
@@ -20,10 +21,10 @@ def root_remedy(exists: Callable[[Path], bool], root: Path) -> str:
         root: the folder in which none lies.
     """
     found = next((folder for folder in _near(root) if exists(folder)), None)
-    start = f"its paths start at {shlex.quote(str(root.resolve()))}"
+    start = f"its paths start at {shell_word(root.resolve())}"
     if found is None:
         return f"{start}: name the folder in which they start with --root"
-    return f"{start}, and pictures are found with: --root {shlex.quote(str(found))}"
+    return f"{start}, and pictures are found with: --root {shell_word(found)}"
 
 
 def any_below(paths: Sequence[str]) -> Callable[[Path], bool]:
@@ -33,7 +34,7 @@ def any_below(paths: Sequence[str]) -> Callable[[Path], bool]:
 
 def common_folder(paths: Sequence[str]) -> str:
     """The lowest folder above all absolute paths, quoted for a shell."""
-    return shlex.quote(os.path.commonpath([os.path.dirname(path) for path in paths]))  # noqa: PTH120
+    return shell_word(os.path.commonpath([os.path.dirname(path) for path in paths]))  # noqa: PTH120
 
 
 def _near(root: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryError
+from lmk.embed.shell_words import shell_word
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.milvus_collection import (
@@ -104,9 +105,10 @@ class MilvusSearcher:
         self._view = gallery.view(role)
         self._name = collection_name(gallery.path, collection)
         self._where = f"{uri}, collection {self._name}"
-        self._again = f"`lmk index push {gallery.path} --uri {uri}`"
+        again = f"lmk index push {shell_word(gallery.path)} --uri {shell_word(uri)}"
         if collection is not None:
-            self._again = f"`lmk index push {gallery.path} --uri {uri} --collection {collection}`"
+            again += f" --collection {shell_word(collection)}"
+        self._again = f"`{again}`"
         self._server = Server(uri, timeout, connect)
         found = read_mark(self._server, self._name)
         if found is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
+from lmk.embed.shell_words import shell_word
 from lmk.index.gallery import Gallery
 from lmk.index.milvus_server import Server
 
@@ -75,7 +76,9 @@ def read_mark(server: Server, name: str) -> Mark | None:
     where = f"{server.uri}, collection {name}"
     if values.get("format") != FORMAT or values.get("index") not in INDEX_KINDS:
         what = "the collection was not made by lmk, or by another version of it"
-        remedy = f"use another: `lmk index push INDEX --uri {server.uri} --collection NAME`"
+        remedy = (
+            f"use another: `lmk index push INDEX --uri {shell_word(server.uri)} --collection NAME`"
+        )
         raise GalleryError(what, where=where, remedy=remedy)
     return Mark(
         gallery=values["gallery"],
@@ -103,7 +106,7 @@ def check_belongs(mark: Mark, gallery: Gallery, server: Server, name: str) -> No
         EmbedderMismatch, GalleryError: where it is not.
     """
     where = f"{server.uri}, collection {name}"
-    push = f"lmk index push {gallery.path} --uri {server.uri} --collection"
+    push = f"lmk index push {shell_word(gallery.path)} --uri {shell_word(server.uri)} --collection"
     remedy = f"use another: `{push} NAME`; or replace it: `{push} {name} --replace`"
     if mark.gallery != gallery.created:
         raise GalleryError(

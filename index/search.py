@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
 from lmk.embed.process import start_threads
+from lmk.embed.shell_words import shell_word
 from lmk.index.catalog import Role
 from lmk.index.gallery import Gallery
 from lmk.index.neighbours import Neighbours
@@ -117,7 +118,7 @@ def choose(
             default = "--kind auto"
         else:
             raise
-        remedy = f"`lmk index set {gallery.path} {default}` sets back what it keeps"
+        remedy = f"`lmk index set {shell_word(gallery.path)} {default}` sets back what it keeps"
         raise UsageError(error.what, where=gallery.path, remedy=remedy) from error
 
 

@@ -24,6 +24,7 @@ from lmk.embed import interrupts
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery, StorageError
 from lmk.embed.process import check_process
+from lmk.embed.shell_words import shell_word
 from lmk.index import transaction as sizes  # read when used: tests make them small
 from lmk.index.admission import (
     LabelDifference,
@@ -326,7 +327,9 @@ class GalleryWriter:
         known = self.find(wanted)
         for id_ in wanted:
             if id_ not in known:
-                remedy = f"`lmk index list {self.path} --pictures` shows the ids there are"
+                remedy = (
+                    f"`lmk index list {shell_word(self.path)} --pictures` shows the ids there are"
+                )
                 raise GalleryError(
                     "no picture of the gallery has this id", where=id_, remedy=remedy
                 )

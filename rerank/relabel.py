@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryError, UsageError
 from lmk.embed.label_text import plain_name
+from lmk.embed.shell_words import shell_word
 from lmk.index.gallery import Gallery
 from lmk.index.labels import Role
 from lmk.index.writer import GalleryWriter
@@ -191,7 +192,7 @@ def _stored_name(gallery: Gallery, label: str) -> str | None:
 def _require_done(gallery: Gallery, command: list[str], label: str) -> None:
     """Refuses an unknown label, unless the same command was the last one (UsageError)."""
     if gallery.setting(_LAST) != command:
-        remedy = f"`lmk index list {gallery.path}` shows the landmarks there are"
+        remedy = f"`lmk index list {shell_word(gallery.path)}` shows the landmarks there are"
         raise UsageError(f"no picture has the label {label!r}", where=gallery.path, remedy=remedy)
 
 
@@ -213,7 +214,9 @@ def _rows_of(gallery: Gallery, ids: Iterable[str]) -> dict[str, int]:
     rows = gallery.find(wanted)
     for id_ in wanted:
         if id_ not in rows:
-            remedy = f"`lmk index list {gallery.path} --pictures` shows the ids there are"
+            remedy = (
+                f"`lmk index list {shell_word(gallery.path)} --pictures` shows the ids there are"
+            )
             raise GalleryError("no picture of the gallery has this id", where=id_, remedy=remedy)
         if gallery.membership.distractor[rows[id_]]:
             remedy = "remove the picture, and add it again as one of its landmark"
