@@ -19,7 +19,7 @@ import pytest
 
 LANDMARKS = ("bridge", "castle", "tower")
 VIEWS = 4
-TINT = 0.3
+TINT = 0.25
 DISTRACTORS = 6
 THINGS = {"bridge": "bridge stone", "castle": "castle stone", "tower": "tower"}
 COMMAND = (sys.executable, "-P", "-m", "lmk.cli")

@@ -145,7 +145,7 @@ sys.path.insert(0, sys.argv[1])
 import scenario
 from lmk.embed.errors import StorageError
 path = Path(sys.argv[2])
-for limit in [*range(0, 4000, 400), *range(4000, 120_000, 4000)]:
+for limit in [*range(0, 4000, 400), *range(4000, 200_000, 4000)]:
     old = scenario.digest(scenario.answers_at(path))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:

@@ -14,7 +14,6 @@ from lmk.embed.errors import ModelError, UsageError
 from lmk.embed.manifest import Manifest, Row, read_manifest
 from lmk.index.gallery import Gallery
 from lmk.index.writer import GalleryWriter
-from lmk.rerank import recognizer as recognizer_module
 from lmk.rerank.build import (
     add_pictures,
     build_index,
@@ -122,8 +121,8 @@ class TestGeometry:
             copy.unlink()
             gone = recognizer.predict(vectors, features=features)
             assert (gone.inliers == -1).all() and gone.labels[0] is not None
-            for module in (recognizer_module, sources_module):
-                monkeypatch.setattr(module, "read_bytes", lambda path: "no such file")
+            monkeypatch.setattr(sources_module, "read_bytes", lambda path: "no such file")
+            monkeypatch.setattr(Gallery, "read", lambda gallery, picture: "no such file")
             there = recognizer.features_of([photos / "gallery" / "place_2" / "1.jpg"])
             assert there is not None and there(0) == "no such file"
             points = RootSift(200, 200).extract(np.zeros((50, 50), np.uint8))

@@ -216,7 +216,7 @@ def test_processes_see_the_state_of_the_whole_step(form: str, tagged: Manifest) 
         whole = alone.step_targets(number, list(order.reshape(2, 6)), World())
         said = [order[:, rank] for rank in (0, 1)]
         for rank, task in enumerate(pair):
-            own = task.step_targets(number, list(said[rank]), _Others(rank, 2, said))
+            own = task.step_targets(number, list(said[rank]), _Others(rank, 2, said=said))
             for i in range(2):
                 assert torch.equal(own[i], whole[i][rank * 3 : rank * 3 + 3])
         assert torch.equal(pair[0]._tencent.run, alone._tencent.run)
