@@ -3,6 +3,9 @@
 OpenBLAS (in FAISS and OpenCV) and others do not check every allocation: under `ulimit -v` they may
 end the process by SIGSEGV, already while they are imported. Where such a limit is set, the work is
 done in a child process, and its parent says how it ended.
+
+OpenBLAS also asks for the memory of its threads again and again, without end. With one thread it
+asks for none while it is imported. OPENBLAS_NUM_THREADS sets another number.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT) if os.name == "posix" else ()
+_THREADS = "OPENBLAS_NUM_THREADS"
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in linux/prctl.h
 
 
@@ -33,6 +37,7 @@ def supervise() -> None:
     if child == 0:
         _end_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.environ.setdefault(_THREADS, "1")
         return
     while True:
         received = signal.sigwaitinfo(passed_on | {signal.SIGCHLD})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux")
 LIMIT = 600 << 20
+THREADS = "OPENBLAS_NUM_THREADS"
 START = """
 import os, resource, signal, sys, types
 LIMIT = resource.{limit}
@@ -28,10 +30,12 @@ run()
 """
 
 
-def start(body: str, limit: str = "RLIMIT_AS") -> subprocess.Popen[str]:
+def start(body: str, limit: str = "RLIMIT_AS", **variables: str) -> subprocess.Popen[str]:
     code = START.format(body=body, limit=limit)
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=pipe, stderr=pipe, text=True)
+    kept = {name: value for name, value in os.environ.items() if name != THREADS}
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=kept | variables)
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
@@ -66,6 +70,13 @@ def test_signals_are_passed_on() -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(("variables", "threads"), [({}, "1"), ({THREADS: "3"}, "3")])
+def test_openblas_starts_no_threads_of_its_own(variables: dict[str, str], threads: str) -> None:
+    """It waits without end for the memory of its threads."""
+    process = start(f'print(os.environ["{THREADS}"])', **variables)
+    assert process.communicate(timeout=60)[0] == f"at work\n{threads}\n"
 
 
 @pytest.mark.slow
