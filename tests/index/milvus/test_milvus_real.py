@@ -74,7 +74,8 @@ def test_answers_are_those_of_brute_force(
     with Gallery.open(path) as gallery:
         searcher = MilvusSearcher(gallery, real_server.uri, index, role=role)
         found = searcher.search(asked, k)
-        rows, scores = brute_force(gallery, asked, k, gallery.view(role).mask)
+        most = min(k, gallery.rows)  # a search returns no more columns than there are rows
+        rows, scores = brute_force(gallery, asked, most, gallery.view(role).mask)
     if index == "flat":
         assert np.array_equal(found.rows, rows)
         assert np.array_equal(found.scores, scores)
