@@ -74,9 +74,11 @@ def _leave(code: int) -> NoReturn:
         os._exit(code)
     number = signal.Signals(-code)
     if number in _CRASHES:
+        from lmk.cli.printing import echo
+
         text = f"lmk: a library crashed ({number.name}), most likely for lack of memory"
         with suppress(OSError):
-            os.write(2, f"{text}; close other programs or raise the limit (ulimit -v)\n".encode())
+            echo(f"{text}; close other programs or raise the limit (ulimit -v)", err=True)
         os._exit(1)
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import os
 import re
 import sys
 import warnings
@@ -119,8 +120,29 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         echo("lmk: stopped", err=True)
         code = interrupts.EXIT_CODE
+    code = _flush(code)
     interrupts.ending()
     sys.exit(code)
+
+
+def _flush(code: int) -> int:
+    """Writes what stdout still holds, and returns the exit code.
+
+    Where that fails, as on a full disk, stdout leads nowhere from then on: Python would try again
+    when it exits, print a traceback and exit with 120.
+    """
+    if sys.stdout is None:  # closed by the shell: >&-
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if error.errno == errno.EPIPE:  # the reader left
+            return code or 1
+        return code or _failed(_unexpected(error), 1)
+    return code
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:

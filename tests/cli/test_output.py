@@ -377,7 +377,8 @@ def test_a_reader_that_leaves_is_no_error(here: Path, call: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_under_stdout_is_one_line(here: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_stdout_is_one_line(here: Path, unbuffered: str) -> None:
     for words in (("--help",), ("info", "sample.lmk")):
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
@@ -386,6 +387,7 @@ def test_a_full_disk_under_stdout_is_one_line(here: Path) -> None:
                 stderr=subprocess.PIPE,
                 text=True,
                 timeout=60,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             )
         assert done.returncode == 1
         assert done.stderr == "lmk: the output: no space left; free some and run it again\n"
