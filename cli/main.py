@@ -114,13 +114,12 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with printed_notices():
-            code = _run(arguments, debug=debug)
+            code = _flush(_run(arguments, debug=debug))
         if code != interrupts.EXIT_CODE:
             interrupts.check()  # one that got lost in a library
     except KeyboardInterrupt:
         echo("lmk: stopped", err=True)
         code = interrupts.EXIT_CODE
-    code = _flush(code)
     interrupts.ending()
     sys.exit(code)
 
