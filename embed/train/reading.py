@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from lmk.embed.train.pictures import Reader, TrainingPictures
 SHARED_MEMORY = Path("/dev/shm")  # where batches pass from process to process on Linux
 _MOST_WORKERS = 8
 _PREFETCHED = 2  # batches that a worker reads ahead
+_END_SECONDS = 2  # until a process that was killed has ended
 _NOT_PASSED_ON = 74  # exit code of a worker whose batch cannot be passed on
 
 
@@ -104,6 +109,25 @@ def _collate(items: list[tuple[Tensor, int, list[Skipped]]]) -> Batch:
     return Batch(pictures, np.array([number for _, number, _ in items], np.int64), skipped)
 
 
+class _Flag:
+    """An event without a lock: a process that is killed while it holds one keeps it for ever."""
+
+    def __init__(self) -> None:
+        self._set = multiprocessing.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._set.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._set.value)
+
+
+def _context() -> BaseContext:
+    context = copy(multiprocessing.get_context(multiprocessing.get_start_method()))
+    context.Event = _Flag  # type: ignore[assignment]
+    return context
+
+
 def _start_worker(_: int) -> None:
     from multiprocessing.queues import Queue
 
@@ -164,6 +188,7 @@ def read_passes(
         Reader(pictures.files, size, augment),
         batch_sampler=keys,
         num_workers=workers,
+        multiprocessing_context=_context() if workers else None,
         prefetch_factor=_PREFETCHED if workers else None,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
@@ -201,8 +226,11 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 def _reason(error: Exception, batches: Any) -> str:
     """Why a batch did not come: how a worker ended, or what went wrong inside it."""
+    broken = isinstance(error, OSError | EOFError)  # a pipe breaks a moment before a process ends
+    sentinels = [worker.sentinel for worker in batches._workers]
+    ending = wait(sentinels, timeout=_END_SECONDS if broken else 0)
     for worker in batches._workers:
-        worker.join(0)
+        worker.join(_END_SECONDS if worker.sentinel in ending else 0)
         code = worker.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,6 +124,22 @@ class TestDeaths:
             os.kill(child.pid or 0, signal.SIGKILL)
         with pytest.raises(LmkError, match="SIGKILL, most likely by the system for lack of memory"):
             list(coming)
+
+    def test_one_that_is_killed_while_it_holds_a_lock(
+        self, gallery: Manifest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Workers look at torch's event for every batch, and those of Python have a lock."""
+
+        def is_set(self: object) -> bool:
+            if multiprocessing.parent_process() is None:
+                assert not isinstance(self, Event), "waits for a lock that a dead worker holds"
+                return False
+            os.kill(os.getpid(), signal.SIGKILL)
+            return True
+
+        for kind in (Event, reading._Flag):
+            monkeypatch.setattr(kind, "is_set", is_set)
+        assert "was killed by SIGKILL" in ends(gallery)
 
     def test_an_exit(self, gallery: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Reader, "__getitem__", lambda self, key: os._exit(3))
