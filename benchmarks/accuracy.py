@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, Row, read_manifest
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.extract import extract_stream
-from lmk.embed.manifest import Manifest, Row, read_manifest
-from lmk.eval.average_precision import judge_neighbours
-from lmk.eval.gap import contest_gap, gap_of
-from lmk.eval.judged import judge
-from lmk.eval.submission import Submission
-from lmk.eval.truth import Truth
-from lmk.rerank.build import build_index
-from lmk.rerank.pipeline import Pipeline
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import extract_stream
+from lmk.eval.files.submission import Submission
+from lmk.eval.files.truth import Truth
+from lmk.eval.scores.average_precision import judge_neighbours
+from lmk.eval.scores.gap import contest_gap, gap_of
+from lmk.eval.scores.judged import judge
+from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
 
 TOP1 = VoteStep(k=1, power=1)
 PIPELINES = {
@@ -95,7 +95,7 @@ def scores(
     mean_ap = judge_neighbours(found, row_labels, labels).mean_average_precision()
     result = {}
     for name, pipeline in PIPELINES.items():
-        answering = Recognizer(gallery, recognizer.embedder, pipeline)
+        answering = recognizer.with_pipeline(pipeline)
         submission = Submission.from_predictions(answering.predict(vectors))
         judged = judge(submission, truth)
         result[name] = [
@@ -115,7 +115,7 @@ def measure(
     both, rate = [], 0.0
     for split in splits(data):
         started = time.perf_counter()
-        report = build_index(folder, gallery, embedder, distractors=split.bank, whiten=whiten)
+        report = build_index(gallery, folder, embedder, distractors=split.bank, whiten=whiten)
         if report.computed:
             rate = report.computed / (time.perf_counter() - started)
         with Recognizer.open(folder) as recognizer:

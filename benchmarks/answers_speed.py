@@ -31,15 +31,15 @@ import pandas as pd
 from landmark_vectors import gallery
 
 from lmk.embed.embeddings import Embeddings
-from lmk.index.exact import ExactSearcher
-from lmk.index.neighbours import Neighbours
-from lmk.index.view import View
-from lmk.rerank.answering import Answering, Queries
-from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.penalty import pick
-from lmk.rerank.picks import Picks
-from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.steps import PenaltyStep, VoteStep
+from lmk.index.exact.searcher import ExactSearcher
+from lmk.index.vectors.neighbours import Neighbours
+from lmk.index.vectors.view import View
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.hits import Picks
+from lmk.rerank.steps.penalty import pick
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.state import Answering, Queries
+from lmk.rerank.steps.steps import PenaltyStep, VoteStep
 
 TOP = 20
 CONTEST = 110_000 * 1_580_470

@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.index.approximate import ApproximateSearcher
-from lmk.index.derived import DerivedFiles
-from lmk.index.faiss_recipes import CELLS, efforts, search_parameters
-from lmk.index.vectors import VectorPart, Vectors
-from lmk.index.view import View
+from lmk.index.ann.faiss_factory import CELLS, efforts, search_parameters
+from lmk.index.ann.searcher import ApproximateSearcher
+from lmk.index.vectors.derived_files import DerivedFiles
+from lmk.index.vectors.vectors import VectorPart, Vectors
+from lmk.index.vectors.view import View
 
 K = 10
 DIM = 512

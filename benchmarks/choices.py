@@ -22,22 +22,22 @@ from pathlib import Path
 
 import numpy as np
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, Row, read_manifest
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.embed.extract import extract
-from lmk.embed.features import FeatureStore
-from lmk.embed.manifest import Manifest, Row, read_manifest
-from lmk.embed.whitening import learn_whitening
-from lmk.eval.gap import gap
-from lmk.index.faiss_search import FlatSearcher
-from lmk.index.labels import Membership
-from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.index.view import View
-from lmk.rerank.answering import Queries
-from lmk.rerank.background import landmark_sums
-from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import extract
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.network.whitening import learn_whitening
+from lmk.eval.scores.gap import gap
+from lmk.index.exact.flat import FlatSearcher
+from lmk.index.vectors.labels import Membership
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.view import View
+from lmk.rerank.fit.background import landmark_sums
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
 
 KS, POWERS = (1, 3, 5, 10, 20), (1, 3, 6, 9, 12, 20, 30)
 DRAWS = 10

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, read_manifest
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.extract import Extraction, extract
-from lmk.embed.features import FeatureStore
-from lmk.embed.manifest import Manifest, read_manifest
-from lmk.eval.gallery_check import Finding, check_gallery
-from lmk.eval.same_photo import READ_SIDE, SAME_PHOTO, alikeness
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import Extraction, extract
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.eval.check.gallery_check import Finding, check_gallery
+from lmk.eval.check.same_photo import READ_SIDE, SAME_PHOTO, alikeness
 
 PHOTOS, PLANTED, SEEDS = 60, 50, (0, 1)
 Change = Callable[[Image.Image], Image.Image]

@@ -31,17 +31,17 @@ import numpy as np
 import torch
 from accuracy import TOP1, Split, splits
 
-from lmk.cli.tune_scores import judged_of
-from lmk.embed.config import SHIPPED
-from lmk.embed.embedder import Embedder
-from lmk.embed.manifest import Manifest, Row, read_manifest
-from lmk.eval.average_precision import judge_neighbours
-from lmk.eval.gap import gap_of_judged
-from lmk.rerank.build import build_index
-from lmk.rerank.known_photos import read_known_photos
-from lmk.rerank.pipeline import PenaltyStep, Pipeline
+from lmk.embed.data.manifest import Manifest, Row, read_manifest
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.config import SHIPPED
+from lmk.eval.scores.average_precision import judge_neighbours
+from lmk.eval.scores.gap import gap_of_judged
+from lmk.eval.tune.labelled_photos import read_known_photos
+from lmk.eval.tune.scores import judged_of
+from lmk.eval.tune.trial import try_pipelines
+from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.trial import try_pipelines
+from lmk.rerank.steps.pipeline import PenaltyStep, Pipeline
 
 PRESET = "landmarks-lite1"
 HALVES = ("bank", "query")
@@ -156,7 +156,7 @@ def measure(
         whiten: as of build_index.
     """
     started = time.perf_counter()
-    report = build_index(index, gallery, embedder, distractors=split.bank, whiten=whiten)
+    report = build_index(gallery, index, embedder, distractors=split.bank, whiten=whiten)
     whole = report.computed == len(gallery) + len(split.bank)
     rate = report.computed / (time.perf_counter() - started) if whole else None
     with Recognizer.open(index) as recognizer:

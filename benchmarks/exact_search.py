@@ -24,10 +24,10 @@ import torch
 from landmark_vectors import landmark_vectors, queries
 
 from lmk.embed.embeddings import Embeddings
-from lmk.index.exact import ExactSearcher
-from lmk.index.scores import scores
-from lmk.index.vectors import VectorPart, Vectors
-from lmk.index.view import View
+from lmk.index.exact.searcher import ExactSearcher
+from lmk.index.vectors.scores import scores
+from lmk.index.vectors.vectors import VectorPart, Vectors
+from lmk.index.vectors.view import View
 
 K = 20
 BLOCK = 16_384

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.index.catalog import Picture
-from lmk.index.gallery import Gallery
-from lmk.index.writer import GalleryWriter
+from lmk.index.catalog.records import Picture
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
 
 FINGERPRINT = "f" * 64
 BLOCK_ROWS = 8192

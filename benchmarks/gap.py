@@ -22,11 +22,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmk.eval.average_precision import average_precisions
-from lmk.eval.fast_gap import gap_value
-from lmk.eval.gap import gap
-from lmk.eval.judged import Judged
-from lmk.eval.uncertainty import gap_interval, gap_test
+from lmk.eval.scores.average_precision import average_precisions
+from lmk.eval.scores.bootstrap import gap_interval, gap_test
+from lmk.eval.scores.fast_gap import gap_value
+from lmk.eval.scores.gap import gap
+from lmk.eval.scores.judged import Judged
 
 ANSWERS = 1_000_000
 PANDAS_ROWS = 20_000

@@ -38,16 +38,17 @@ import numpy as np
 from PIL import Image
 
 from lmk.cli.entry import run
-from lmk.embed.embedder import Embedder
 from lmk.embed.errors import LmkError
-from lmk.index import transaction
-from lmk.index.gallery import Gallery
-from lmk.index.verify import verify
+from lmk.embed.extract.embedder import Embedder
+from lmk.index.gallery import transaction
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.verify import verify
 
 LOADED = (  # before the forks, to save time
     "faiss", "numba", "openvino", "pandas", "rich.progress", "safetensors.torch", "timm", "torch",
-    "lmk.cli.build_command", "lmk.cli.calibrate_command", "lmk.cli.index_commands",
-    "lmk.cli.tune_command", "lmk.embed.network", "lmk.rerank.build", "lmk.rerank.recognizer",
+    "lmk.cli.index.build", "lmk.cli.answer.calibrate", "lmk.cli.index.group",
+    "lmk.cli.answer.tune", "lmk.embed.network.build", "lmk.rerank.indexing.build",
+    "lmk.rerank.recognizer",
 )  # fmt: skip
 FORK = multiprocessing.get_context("fork")
 LIMIT = 300.0  # seconds that a command may take
@@ -120,7 +121,7 @@ NETWORKS = """
 import sys, timm, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from lmk.embed.embedder import Embedder
+from lmk.embed.extract.embedder import Embedder
 torch.manual_seed(0)
 save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), "w.safetensors")
 for name, size in (("a", 48), ("b", 40)):

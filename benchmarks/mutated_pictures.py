@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lmk.embed.images import decode
+from lmk.embed.data.images import decode
 
 WHOLE_EVERY = 40
 BOMB_EVERY = 10

@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from lmk.embed.config import DEFAULT
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, Row, read_manifest
+from lmk.embed.defaults import DEFAULT
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.extract import extract
-from lmk.embed.features import FeatureStore
-from lmk.embed.manifest import Manifest, Row, read_manifest
-from lmk.rerank.build import build_index
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import extract
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
 
 PHOTOS, QUERIES, DISTRACTORS = 267, 317, 300  # of each half of the distractors
@@ -209,7 +209,7 @@ def measure(name: str, data: Data, features: Path, folder: Path, *, whiten: bool
             extract(manifest, embedder, store)
         path = folder / f"{number}.lmk"
         shutil.copytree(features, path / "cache" / "features")
-        build_index(path, gallery, embedder, distractors=distractors, whiten=whiten)
+        build_index(gallery, path, embedder, distractors=distractors, whiten=whiten)
         with Recognizer.open(path) as recognizer:
             threshold = recognizer.pipeline.threshold()
             assert threshold is not None

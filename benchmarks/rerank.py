@@ -24,23 +24,26 @@ import numpy as np
 from accuracy import Split, splits
 from numpy.typing import NDArray
 
-from lmk.cli.tune_scores import PLAIN, judged_of, part
-from lmk.embed.config import DEFAULT, preset
-from lmk.embed.embedder import Embedder
-from lmk.embed.manifest import read_manifest
-from lmk.eval.average_precision import judge_neighbours
-from lmk.eval.gap import contest_gap, gap_of_judged
-from lmk.eval.judged import Judged
-from lmk.eval.uncertainty import gap_interval
-from lmk.rerank.build import build_index
-from lmk.rerank.calibrating import answers_of_photos, calibrated
-from lmk.rerank.calibration import threshold_for
-from lmk.rerank.known_photos import KnownPhotos, read_known_photos
-from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.predictions import Predictions
+from lmk.embed.data.manifest import read_manifest
+from lmk.embed.defaults import DEFAULT
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.config import preset
+from lmk.eval.scores.average_precision import judge_neighbours
+from lmk.eval.scores.bootstrap import gap_interval
+from lmk.eval.scores.gap import contest_gap, gap_of_judged
+from lmk.eval.scores.judged import Judged
+from lmk.eval.tune.calibration_cv import answers_of_photos, calibrated
+from lmk.eval.tune.grid import choose, default_grid, fold_scores, name_of, stratified_folds
+from lmk.eval.tune.labelled_photos import KnownPhotos, read_known_photos
+from lmk.eval.tune.scores import PLAIN, judged_of, part
+from lmk.eval.tune.trial import try_pipelines
+from lmk.rerank.fit.calibration import threshold_for
+from lmk.rerank.indexing.build import build_index
+from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.retrieval import Collection, Retrieval, rerank_lists
-from lmk.rerank.steps import (
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.steps import (
     BankPenaltyStep,
     DemoteStep,
     GeometryStep,
@@ -50,8 +53,6 @@ from lmk.rerank.steps import (
     RescaleStep,
     VoteStep,
 )
-from lmk.rerank.trial import try_pipelines
-from lmk.rerank.tuning import choose, default_grid, fold_scores, name_of, stratified_folds
 
 FOLDS = 5
 SMALL = 15  # pictures of a landmark of the long tail
@@ -217,7 +218,7 @@ def ways_of(data: Path, networks: list[Embedder], folder: Path) -> list[Way]:
     halves: list[Split] = splits(data)[: len(networks)]
     for number, (embedder, split) in enumerate(zip(networks, halves, strict=True)):
         index = folder / f"{number}.lmk"
-        build_index(index, gallery, embedder, distractors=split.bank)
+        build_index(gallery, index, embedder, distractors=split.bank)
         recognizer = Recognizer.open(index)
         ways.append(Way(recognizer, read_known_photos(split.queries, recognizer), sizes))
     return ways

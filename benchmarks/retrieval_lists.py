@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import read_manifest
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.manifest import read_manifest
-from lmk.eval.average_precision import judge_neighbours
-from lmk.rerank.build import build_index
+from lmk.embed.extract.embedder import Embedder
+from lmk.eval.scores.average_precision import judge_neighbours
+from lmk.rerank.indexing.build import build_index
+from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.retrieval import Collection, Retrieval, rerank_lists
 
 EXPAND, NEIGHBOURHOOD = {"step": "expand", "n": 3}, {"step": "neighbourhood"}
 INSERT = {"step": "insert_by_label"}
@@ -55,7 +55,7 @@ def main() -> None:
     asked = read_manifest(data / "queries.csv")
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "gallery.lmk"
-        build_index(index, read_manifest(data / "gallery.csv"), Embedder.named())
+        build_index(read_manifest(data / "gallery.csv"), index, Embedder.named())
         with Recognizer.open(index) as recognizer:
             parts = [batch for batch, _ in recognizer.embed_stream(asked)]
             measure(recognizer, parts, {row.id: row.labels for row in asked.rows})

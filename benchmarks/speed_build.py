@@ -25,10 +25,10 @@ from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from lmk.embed.embedder import Embedder
-from lmk.embed.extract import extract_stream
-from lmk.embed.images import decode
-from lmk.embed.manifest import Manifest, read_manifest
+from lmk.embed.data.images import decode
+from lmk.embed.data.manifest import Manifest, read_manifest
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import extract_stream
 
 
 class Pictures(Dataset[Any]):

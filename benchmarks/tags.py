@@ -46,18 +46,20 @@ from embedder import half
 from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 
-from lmk.embed.captions import Encode, keywords, weighted_labels
-from lmk.embed.config import DEFAULT_TAGGER, shipped_tagger
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import read_manifest
+from lmk.embed.defaults import DEFAULT_TAGGER
 from lmk.embed.embeddings import unit_rows
-from lmk.embed.manifest import read_manifest
-from lmk.embed.sentences import sentence_encoder
-from lmk.embed.tag_head import TAGS_FILE, load_tag_head, save_tag_head
-from lmk.eval.tags import learn_thresholds, precision_recall, score_tags
-from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.tag_thresholds import TagThresholds
-from lmk.rerank.tag_votes import tag_votes
-from lmk.rerank.tagging import HeadTagger, Tagger, tag_files
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.config import shipped_tagger
+from lmk.embed.tags.captions import Encode, keywords, weighted_labels
+from lmk.embed.tags.head import TAGS_FILE, load_tag_head, save_tag_head
+from lmk.embed.tags.sentences import sentence_encoder
+from lmk.eval.scores.tags import precision_recall, score_tags
+from lmk.eval.tune.tag_thresholds import learn_thresholds
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.tags.taggers import HeadTagger, Tagger, tag_files
+from lmk.rerank.tags.thresholds import TagThresholds
+from lmk.rerank.tags.votes import tag_votes
 
 SEED = 0
 CONFIDENCE = 0.8  # of thresholds that are to be sure

@@ -41,7 +41,7 @@ class IndexPath(click.Path):
         with suppress(OSError, ValueError):  # no name that a file can have
             there = path.exists() if self._others else is_index(path)
             if not there and is_index(near):
-                from lmk.index.database import no_gallery
+                from lmk.index.catalog.database import no_gallery
 
                 raise no_gallery(path)
         return path
@@ -49,7 +49,7 @@ class IndexPath(click.Path):
 
 def is_index(path: Path) -> bool:
     """Whether a folder holds the catalog of an index."""
-    from lmk.index.layout import CATALOG
+    from lmk.index.catalog.layout import CATALOG
 
     return (path / CATALOG).is_file()
 

@@ -11,7 +11,7 @@ from lmk.cli.printing import echo
 from lmk.cli.render import counted, first_of
 
 if TYPE_CHECKING:
-    from lmk.embed.manifest import Manifest
+    from lmk.embed.data.manifest import Manifest
 
 _LARGEST = 3
 _SHOWN = 3
@@ -21,7 +21,7 @@ def echo_landmarks(index: Path) -> None:
     """Prints how many pictures and landmarks an index has, and its largest landmarks."""
     import numpy as np
 
-    from lmk.index.gallery import Gallery
+    from lmk.index.gallery.gallery import Gallery
 
     with Gallery.open(index) as gallery:
         members = gallery.membership
@@ -51,7 +51,7 @@ def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Seque
         source: the folder; nothing is printed for a table.
         command: the words of the command for another folder.
     """
-    from lmk.embed.folder_shape import folder_shape
+    from lmk.embed.data.folder_shape import folder_shape
 
     if not source.is_dir():
         return

@@ -22,26 +22,34 @@ from lmk.embed.errors import LmkError, system_error_text
 from lmk.embed.memory_errors import memory_error
 
 DISTRIBUTION = "lmk-landmarks"
-_COMMANDS = {  # name: (module, attribute, what `lmk --help` says)
-    "build-index": ("build_command", "build_index", "Build an index from a folder of places."),
-    "query": ("query_command", "query", "Say which landmark a picture shows, if any."),
-    "submit": ("submit_command", "submit", "Answer many pictures into a contest's CSV file."),
-    "tune": ("tune_command", "tune", "Find the steps that answer best, by known answers."),
-    "calibrate": ("calibrate_command", "calibrate", "Teach an index how sure it may be."),
-    "tag": ("tag_command", "tag", "Say what is in pictures: everyday tags."),
-    "tag-thresholds": (
-        "tag_thresholds_command",
-        "tag_thresholds",
-        "Learn from which score a tag is given.",
-    ),
-    "eval": ("eval_commands", "evaluate", "Score a submission as the contests do."),
-    "info": ("index_info", "info", "Say what an index holds."),
-    "index": ("index_commands", "index", "Change, check, list and search an index."),
-    "data": ("data_commands", "data", "Get and check sets of pictures."),
-    "train": ("train_command", "train", "Train an embedder of one's own."),
-    "export": ("export_command", "export", "Write an embedder's network for other programs."),
-    "demo": ("demo_command", "demo", "Run the whole job on the sample gallery."),
+# By section of `lmk --help`: name -> (module, attribute, short help).
+_SECTIONS = {
+    "Start": {
+        "demo": ("answer.demo", "demo", "Run the whole job on the sample gallery."),
+        "build-index": ("index.build", "build_index", "Build an index from a folder of places."),
+        "query": ("answer.query", "query", "Say which landmark a picture shows, if any."),
+        "tag": ("tags.tag", "tag", "Say what is in pictures: everyday tags."),
+    },
+    "Keep": {
+        "index": ("index.group", "index", "Change, check, list and search an index."),
+    },
+    "Improve": {
+        "calibrate": ("answer.calibrate", "calibrate", "Fit threshold and probabilities."),
+        "tune": ("answer.tune", "tune", "Find the steps that answer labelled photos best."),
+        "tag-thresholds": ("tags.thresholds", "tag_thresholds", "Fit the thresholds of tags."),
+        "train": ("train.train", "train", "Train an embedder."),
+        "export": ("train.export", "export", "Write an embedder's network for other programs."),
+    },
+    "Contests": {
+        "submit": ("answer.submit", "submit", "Answer many pictures into a contest's CSV file."),
+        "eval": ("eval.group", "evaluate", "Score a submission as the contests do."),
+    },
+    "Data": {
+        "data": ("data.group", "data", "Get and check sets of pictures."),
+    },
 }
+_ALIASES = {"info": ("index.info", "info", "Say what an index holds.")}  # of `lmk index info`
+_COMMANDS = {name: command for section in _SECTIONS.values() for name, command in section.items()}
 
 
 class _LazyGroup(click.Group):
@@ -51,15 +59,17 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        found = _COMMANDS.get(cmd_name) or _ALIASES.get(cmd_name)
+        if found is None:
             return None
-        module, attribute, _ = _COMMANDS[cmd_name]
+        module, attribute, _ = found
         command: click.Command = getattr(importlib.import_module(f"lmk.cli.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, _, text) in commands.items()])
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -14,7 +14,7 @@ from lmk.cli.printing import echo
 from lmk.cli.render import echo_skipped
 
 if TYPE_CHECKING:
-    from lmk.embed.manifest import Manifest
+    from lmk.embed.data.manifest import Manifest
     from lmk.rerank.recognizer import Recognizer
 
 STDIN = "-"
@@ -32,7 +32,7 @@ def read_pictures(source: Path, *, root: Path | None = None, tell: bool = True) 
     Raises:
         ManifestError: as embed.manifest.read_manifest.
     """
-    from lmk.embed.manifest import read_manifest
+    from lmk.embed.data.manifest import read_manifest
 
     manifest = read_manifest(source, root=root)
     if tell and manifest.system:
@@ -68,9 +68,9 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
         ManifestError: a folder or table that cannot be read as pictures.
         UsageError: a URL, one name for two pictures, nothing on stdin.
     """
+    from lmk.embed.data.manifest_table import is_table
+    from lmk.embed.data.sources import url_reason, url_text
     from lmk.embed.errors import UsageError
-    from lmk.embed.manifest_table import is_table
-    from lmk.embed.sources import url_reason, url_text
 
     named = NamedPictures()
     for image in images:
@@ -129,8 +129,8 @@ def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
     Raises:
         GalleryError: the index cannot be opened.
     """
-    from lmk.embed.label_forms import similar_pairs, similar_text
-    from lmk.index.gallery import Gallery
+    from lmk.embed.tables.label_forms import similar_pairs, similar_text
+    from lmk.index.gallery.gallery import Gallery
 
     labels = {label for row in manifest.rows for label in row.labels}
     with Gallery.open(index) as gallery:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-    from lmk.embed.images import Skipped
+    from lmk.embed.data.images import Skipped
 
 NONE_OF_THESE = "none of these"
 _SKIPPED_SHOWN = 10
@@ -69,7 +69,7 @@ def data_uri(path: str, sha256: str | None = None) -> str | None:
         path: of the picture.
         sha256: of its content, where an index names it; another content is not shown.
     """
-    from lmk.embed.images import thumbnail
+    from lmk.embed.data.images import thumbnail
 
     jpeg = thumbnail(Path(path), _THUMBNAIL_PIXELS, sha256=sha256)
     return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
@@ -120,8 +120,8 @@ def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
             (as in `lmk query --html a.jpg b.jpg`, where the page's name was forgotten), or no
             plain file: putting a file in its place would replace a device such as /dev/null.
     """
+    from lmk.embed.decode.formats import PICTURE_SUFFIXES
     from lmk.embed.errors import UsageError
-    from lmk.embed.picture_formats import PICTURE_SUFFIXES
 
     require_folder(path)
     if not path.exists():

@@ -1,10 +1,9 @@
 """Recognizer: an opened index that answers questions about pictures.
 
->>> from lmk.rerank.recognizer import Recognizer
->>> with Recognizer.open("gallery.lmk") as recognizer:  # doctest: +SKIP
-...     predictions, skipped = recognizer.query("photo.jpg")
-...     for prediction in predictions:
-...         print(prediction.query, prediction.label, prediction.confidence)
+>>> import lmk
+>>> with lmk.open("gallery.lmk") as recognizer:  # doctest: +SKIP
+...     for answer in recognizer.answer("photo.jpg"):
+...         print(answer.query, answer.label, answer.probability)
 """
 
 from __future__ import annotations
@@ -16,46 +15,72 @@ from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest
+from lmk.embed.data.sources import PictureSource, Source, picture_source, picture_sources
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.extract import extract_stream
-from lmk.embed.images import Skipped
-from lmk.embed.manifest import Manifest
-from lmk.embed.sources import PictureSource, Source, picture_source, picture_sources
-from lmk.index.gallery import Gallery
-from lmk.index.neighbours import Neighbours
-from lmk.index.search import Searcher, choose
-from lmk.rerank.answering import Queries
-from lmk.rerank.calibration import Calibration
-from lmk.rerank.facts import GalleryFacts
-from lmk.rerank.learnt import saved_calibration, saved_facts, saved_pipeline
-from lmk.rerank.local_features import (
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import extract_stream
+from lmk.embed.local.features import (
     Extractor,
     FeatureCache,
     LocalFeatures,
     cache_of,
     local_features,
 )
-from lmk.rerank.pipeline import Pipeline
-from lmk.rerank.predictions import Predictions
-from lmk.rerank.steps import GeometryStep
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.search.choose import choose
+from lmk.index.vectors.neighbours import Neighbours
+from lmk.index.vectors.searcher import Searcher
+from lmk.rerank.answers import Answer, Answers, answers_of
+from lmk.rerank.fit.calibration import Calibration
+from lmk.rerank.fit.saved import saved_calibration, saved_facts, saved_pipeline
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.steps import GeometryStep, OverpredictedStep
 
 
 class Recognizer:
-    """Embedder, gallery and pipeline together: pictures in, predictions out.
+    """Embedder, gallery and pipeline together: pictures in, answers out.
 
-    Attributes:
+    An opened recognizer never changes; `with_pipeline` returns another one.
+
+    Args:
         gallery: the opened gallery.
         embedder: the gallery's own.
-        pipeline: the steps from neighbours to answers.
+        pipeline: the steps from neighbours to answers; those saved with the gallery unless given.
+        searcher: a search over the gallery's pictures; chosen on first use unless given.
     """
 
     def __init__(
-        self, gallery: Gallery, embedder: Embedder, pipeline: Pipeline | None = None
+        self,
+        gallery: Gallery,
+        embedder: Embedder,
+        pipeline: Pipeline | None = None,
+        *,
+        searcher: Searcher | None = None,
     ) -> None:
-        self.gallery = gallery
-        self.embedder = embedder
-        self.pipeline = pipeline or saved_pipeline(gallery)
+        self._gallery = gallery
+        self._embedder = embedder
+        self._pipeline = pipeline or saved_pipeline(gallery)
+        self._searcher = searcher
+
+    @property
+    def gallery(self) -> Gallery:
+        """The opened gallery."""
+        return self._gallery
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of the gallery."""
+        return self._embedder
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The steps from neighbours to answers."""
+        return self._pipeline
 
     @classmethod
     def open(
@@ -82,6 +107,13 @@ class Recognizer:
             gallery.close()
             raise
 
+    def with_pipeline(self, pipeline: Pipeline) -> Recognizer:
+        """Returns a recognizer with other steps that shares the gallery, embedder and search.
+
+        Closing one of the two closes the gallery of both.
+        """
+        return Recognizer(self.gallery, self.embedder, pipeline, searcher=self.searcher)
+
     def __enter__(self) -> Recognizer:
         return self
 
@@ -97,10 +129,33 @@ class Recognizer:
         """Closes the gallery."""
         self.gallery.close()
 
+    def answer(self, pictures: Source | Iterable[Source], *, k: int = 5) -> Answers:
+        """Answers one picture or several.
+
+        Args:
+            pictures: as for `query`.
+            k: neighbours of each answer at most, those that voted for it first.
+
+        Returns:
+            An Answer for each picture that can be read, in order, and the files that cannot.
+
+        Raises:
+            TypeError, UsageError, ForkedProcess: as `query` does.
+            ValueError: k is below 0.
+        """
+        if k < 0:
+            raise ValueError(f"k must be 0 or more, got {k}")
+        predictions, skipped = self.query(pictures, k=k)
+        return Answers(self.answers_of(predictions, k), skipped)
+
+    def answers_of(self, predictions: Predictions, k: int) -> list[Answer]:
+        """Returns an Answer with up to k neighbours for each prediction."""
+        return answers_of(predictions, self.gallery, self.pipeline, k)
+
     def query(
         self, pictures: Source | Iterable[Source], *, k: int = 0
     ) -> tuple[Predictions, tuple[Skipped, ...]]:
-        """Answers for one picture or several.
+        """Returns predictions, as arrays, for one picture or several.
 
         Args:
             pictures: paths, bytes of picture files, PIL images, or uint8 arrays
@@ -108,7 +163,7 @@ class Recognizer:
                 queries are the paths, and "picture N" for what has none, N counted from 0; a path
                 given twice counts once.
             k: neighbours to return at least, if that is more than the pipeline looks at; no more
-                than the gallery has rows, or lmk.index.view.LEAST_WIDTH where that is more.
+                than the gallery has rows, or lmk.index.vectors.view.LEAST_WIDTH where that is more.
 
         Returns:
             The predictions, and the files that cannot be read with the reasons.
@@ -168,10 +223,12 @@ class Recognizer:
         """The k nearest gallery pictures of each query, by plain cosine."""
         return self.searcher.search(queries, k)
 
-    @cached_property
+    @property
     def searcher(self) -> Searcher:
-        """Over the gallery's pictures, made on first use."""
-        return choose(self.gallery)
+        """The search over the gallery's pictures, chosen on first use."""
+        if self._searcher is None:
+            self._searcher = choose(self.gallery)
+        return self._searcher
 
     @cached_property
     def facts(self) -> GalleryFacts:
@@ -182,8 +239,11 @@ class Recognizer:
     @cached_property
     def calibration(self) -> Calibration | None:
         """What makes probabilities of confidences; None where it was not learnt of these steps."""
-        saved = saved_pipeline(self.gallery)
-        same = saved.with_threshold(None) == self.pipeline.with_threshold(None)
+        saved, own = (
+            pipeline.without(OverpredictedStep).with_threshold(None)
+            for pipeline in (saved_pipeline(self.gallery), self.pipeline)
+        )
+        same = saved == own  # a threshold and a step over all queries change no confidence
         return saved_calibration(self.gallery) if same else None
 
     @cached_property

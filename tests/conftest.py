@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.extract.embedder import Embedder
 
 # A busy machine is no bug: no case has a limit of its own. Failures are printed so that they can be
 # run again.

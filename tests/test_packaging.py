@@ -26,7 +26,7 @@ def setup_cfg() -> configparser.ConfigParser:
 
 def packages_on_disk() -> dict[str, Path]:
     """Dotted name -> folder, of every folder with an __init__.py."""
-    found = {}
+    found = {"lmk": Path()}
     for top in FOLDERS:
         for init in (ROOT / top).rglob("__init__.py"):
             folder = init.parent.relative_to(ROOT)
@@ -50,15 +50,15 @@ def test_setup_cfg_names_exactly_the_packages_on_disk() -> None:
     assert set(named) == set(packages_on_disk())
 
 
-def test_setup_cfg_maps_each_top_folder() -> None:
-    lines = setup_cfg()["options"]["package_dir"].strip().splitlines()
-    mapped = dict(line.replace(" ", "").split("=") for line in lines)
-    assert mapped == {f"lmk.{name}": name for name in FOLDERS}
+def test_the_root_of_the_repository_is_the_package() -> None:
+    assert setup_cfg()["options"]["package_dir"].split() == ["lmk", "=", "."]
+    assert [file.name for file in ROOT.glob("*.py")] == ["__init__.py"]  # others would be packed
 
 
-def test_every_package_is_typed_and_says_what_it_is() -> None:
-    for name, folder in packages_on_disk().items():
-        assert (ROOT / folder / "py.typed").exists(), f"{folder} has no py.typed"
+def test_every_package_says_what_it_is() -> None:
+    assert (ROOT / "py.typed").exists()  # one marks the package and all folders in it
+    assert not [path for folder in FOLDERS for path in (ROOT / folder).rglob("py.typed")]
+    for name in packages_on_disk():
         assert (importlib.import_module(name).__doc__ or "").strip(), f"{name} has no docstring"
 
 
@@ -67,10 +67,10 @@ def test_package_data_covers_every_file_that_is_not_code() -> None:
     lines = setup_cfg()["options.package_data"].items()
     patterns = {name: value.replace(",", " ").split() for name, value in lines}
     for name, folder in packages_on_disk().items():
+        if name == "lmk":
+            continue  # the root holds much that is not of the package
         covered = {
-            path
-            for pattern in (*patterns["*"], *patterns.get(name, ()))
-            for path in (ROOT / folder).glob(pattern)
+            path for pattern in patterns.get(name, ()) for path in (ROOT / folder).glob(pattern)
         }
         nested = [other for other in packages_on_disk().values() if folder in other.parents]
         for path in (ROOT / folder).rglob("*"):
@@ -147,12 +147,12 @@ def test_the_wheel_holds_exactly_the_packages_and_their_data(tmp_path: Path) -> 
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         info = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         entry_points = archive.read(info).decode()
-    expected = {
+    expected = {"lmk/__init__.py", "lmk/py.typed"} | {
         f"lmk/{path.relative_to(source).as_posix()}"
-        for folder in packages_on_disk().values()
+        for folder in FOLDERS
         for path in (source / folder).rglob("*")
         if path.is_file()
     }
     assert names == expected
-    assert {"lmk/embed/presets/lite1.json", "lmk/cli/query.html", "lmk/eval/py.typed"} <= names
+    assert {"lmk/embed/presets/lite1.json", "lmk/cli/answer/query.html"} <= names
     assert "lmk = lmk.cli.entry:run" in entry_points

@@ -163,14 +163,14 @@ def test_values_in_commands_are_quoted() -> None:
 
 @pytest.mark.parametrize("path", ["plain.lmk", "my index.lmk", "it's.lmk", "a;b", "$HOME"])
 def test_a_word_of_a_shell(path: str) -> None:
-    assert shlex.split(f"lmk info {shell_word(Path(path))}") == ["lmk", "info", path]
+    assert shlex.split(f"lmk index info {shell_word(Path(path))}") == ["lmk", "index", "info", path]
     assert shell_word("plain.lmk") == "plain.lmk"
 
 
 def test_a_remedy_for_an_index_with_a_blank_can_be_typed(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from lmk.index.milvus_collection import check_belongs
+    from lmk.index.milvus.collection import check_belongs
 
     gallery = SimpleNamespace(path=tmp_path / "my index.lmk", created="a", fingerprint="b")
     mark = SimpleNamespace(gallery="other", fingerprint="b")

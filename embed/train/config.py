@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from lmk.embed.config import TRAINING_SUFFIX
 from lmk.embed.errors import UsageError
+from lmk.embed.network.config import TRAINING_SUFFIX
 from lmk.embed.train.task_config import (
     Classes,
     Contrast,

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest
 from lmk.embed.embeddings import unit_rows
-from lmk.embed.features import FeatureStore
-from lmk.embed.images import Skipped
-from lmk.embed.manifest import Manifest
-from lmk.embed.train.stored import Progress, require_enough, spread, stored_features
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.network.whitening import learn_whitening
 from lmk.embed.train.task_config import Distillation, Taught
 from lmk.embed.train.tasks import Task
-from lmk.embed.whitening import learn_whitening
+from lmk.embed.train.training_features import Progress, require_enough, spread, stored_features
 
 _ROWS = 8192  # at a time
 

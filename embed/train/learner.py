@@ -12,11 +12,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lmk.embed.heads import EmbeddingNetwork
+from lmk.embed.network.heads import EmbeddingNetwork
 from lmk.embed.train.checkpoint import load_optimizer, optimizer_tensors, part, prefixed
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
-from lmk.embed.train.memory import Memory
+from lmk.embed.train.memory_bank import Memory
 from lmk.embed.train.network import build_optimizer, set_training
 from lmk.embed.train.reading import Batch
 from lmk.embed.train.tag_task import TagTask

@@ -18,24 +18,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest
 from lmk.embed.errors import LmkError, UsageError
-from lmk.embed.images import Skipped
-from lmk.embed.manifest import Manifest
-from lmk.embed.network import build_network
-from lmk.embed.tag_head import TagHead
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.build import build_network
+from lmk.embed.tags.head import TagHead
+from lmk.embed.train.build_tasks import build_tasks
 from lmk.embed.train.checkpoint import load_checkpoint, part, save_checkpoint
 from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.dataset import TrainingPictures
 from lmk.embed.train.devices import World, chosen_device, chosen_precision, joined
-from lmk.embed.train.folder import RunFolder
+from lmk.embed.train.initialise import prepare_start
 from lmk.embed.train.learner import Learner
 from lmk.embed.train.log import EPOCHS, STEPS, Log
 from lmk.embed.train.network import embedder_config, rate, start_network
-from lmk.embed.train.pictures import TrainingPictures
 from lmk.embed.train.reading import Batch, Shape, read_passes, usable_workers
+from lmk.embed.train.run_folder import RunFolder
 from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, share_of
-from lmk.embed.train.setup import build_tasks
-from lmk.embed.train.start import prepare_start
 from lmk.embed.train.tasks import class_codes
 
 Validate = Callable[[Embedder, TagHead | None], Mapping[str, float]]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmk.embed.backbone import PACKAGED
-from lmk.embed.config import FILE, HUB, EmbedderConfig
 from lmk.embed.errors import ModelError, UsageError
-from lmk.embed.heads import EmbeddingNetwork, GeM
-from lmk.embed.network import build_network
+from lmk.embed.network.backbone import PACKAGED
+from lmk.embed.network.build import build_network
+from lmk.embed.network.config import FILE, HUB, EmbedderConfig
+from lmk.embed.network.heads import EmbeddingNetwork, GeM
 from lmk.embed.train.config import NONE, Optimizer, Schedule, TrainConfig
 from lmk.embed.weights import load_weights, read_state
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from lmk.embed.data.images import Skipped
 from lmk.embed.errors import LmkError
-from lmk.embed.images import Skipped
-from lmk.embed.runtime import available_cores
+from lmk.embed.network.runtime import available_cores
 from lmk.embed.train.config import Augment
-from lmk.embed.train.pictures import Reader, TrainingPictures
+from lmk.embed.train.dataset import Reader, TrainingPictures
 
 SHARED_MEMORY = Path("/dev/shm")  # where batches pass from process to process on Linux
 _MOST_WORKERS = 8

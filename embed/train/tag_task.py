@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmk.embed.tag_head import TagHead
+from lmk.embed.tags.head import TagHead
 from lmk.embed.train.devices import World
 from lmk.embed.train.tag_losses import TencentLoss, binary_cross_entropy, focal, weighted_softmax
 from lmk.embed.train.tag_targets import repeat_factors, tag_draws, tag_targets

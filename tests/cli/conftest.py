@@ -101,7 +101,7 @@ def make_embedder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], P
         import torch
         from safetensors.torch import save_file
 
-        from lmk.embed.embedder import Embedder
+        from lmk.embed.extract.embedder import Embedder
 
         folder = tmp_path_factory.mktemp("embedder")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -127,14 +127,14 @@ def tiny(make_embedder: Callable[[int], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def _built(sample: Path, tiny: Path) -> Path:
-    from lmk.embed.embedder import Embedder
-    from lmk.embed.manifest import read_manifest
-    from lmk.rerank.build import build_index
+    from lmk.embed.data.manifest import read_manifest
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.rerank.indexing.build import build_index
 
     index = sample / "sample.lmk"
     build_index(
-        index,
         read_manifest(sample / "gallery"),
+        index,
         Embedder.load(tiny),
         distractors=read_manifest(sample / "bank"),
     )
@@ -216,7 +216,7 @@ def heed_permissions() -> Callable[[], None]:
 @pytest.fixture(scope="session")
 def tag_table() -> Callable[..., Path]:
     """Writes a CSV of the sample's pictures with their tags; those of the bank have none."""
-    from lmk.embed.manifest import read_manifest
+    from lmk.embed.data.manifest import read_manifest
 
     def write(path: Path, folder: str, count: int | None = None) -> Path:
         manifest = read_manifest(folder)
@@ -239,9 +239,9 @@ def things() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def _trained(sample: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `lmk train` writes it: a head that tells the three places apart."""
-    from lmk.embed.embedder import Embedder
-    from lmk.embed.manifest import read_manifest
-    from lmk.embed.tag_head import TAGS_FILE, TagHead, save_tag_head
+    from lmk.embed.data.manifest import read_manifest
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.embed.tags.head import TAGS_FILE, TagHead, save_tag_head
 
     folder = tmp_path_factory.mktemp("tagger") / "my-tags"
     shutil.copytree(tiny, folder)

@@ -241,7 +241,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(
     lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
     from lmk.cli.main import main
-    from lmk.index.gallery import Gallery
+    from lmk.index.gallery.gallery import Gallery
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -257,7 +257,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(
 def test_ctrl_c_is_one_line_and_exit_code_130(
     lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmk.index.gallery import Gallery
+    from lmk.index.gallery.gallery import Gallery
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -126,8 +126,8 @@ def test_an_embedder_of_another_index_is_noticed(
 def test_vectors_of_another_model_are_refused(
     here: Path, make_embedder: Callable[[int], Path]
 ) -> None:
-    from lmk.embed.embedder import Embedder
     from lmk.embed.errors import EmbedderMismatch
+    from lmk.embed.extract.embedder import Embedder
     from lmk.rerank.recognizer import Recognizer
 
     foreign, _ = Embedder.load(make_embedder(1)).embed([Path("queries/q_tower.jpg")])

@@ -106,7 +106,7 @@ def test_build_index_lists_the_skipped_files_on_stderr(
     assert "from 12 pictures only" in hint
     assert len(skipped) == 11  # ten of the twelve, and how many more
     assert all(line.startswith("lmk: skipped ") for line in skipped)
-    assert skipped[-1] == "lmk: skipped 2 more (lmk info gallery.lmk lists them)"
+    assert skipped[-1] == "lmk: skipped 2 more (lmk index info gallery.lmk lists them)"
     listed = lmk("info", "gallery.lmk").out
     assert listed.count("\nskipped        ") == 12
     assert "skipped        tower/zero.jpg: empty file (0 bytes)\n" in listed

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lmk.eval.submission import RetrievalWriter, SubmissionWriter
+from lmk.eval.files.submission import RetrievalWriter, SubmissionWriter
 
 Run = Callable[..., object]
 Start = Callable[..., "subprocess.Popen[str]"]

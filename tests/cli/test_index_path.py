@@ -1,4 +1,4 @@
-"""`lmk info album` offers album.lmk, wherever a command takes an index."""
+"""`lmk index info album` offers album.lmk, wherever a command takes an index."""
 
 from __future__ import annotations
 

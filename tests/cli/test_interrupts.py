@@ -71,8 +71,8 @@ def test_ctrl_c_while_python_ends_is_silent(tmp_path: Path) -> None:
 def test_nothing_is_committed_after_an_interrupt_that_got_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmk.index.gallery import Gallery
-    from lmk.index.writer import GalleryWriter
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.index.gallery.writer import GalleryWriter
 
     with GalleryWriter(tmp_path / "g", create=True) as writer:
         writer.reset("a" * 64, 8)

@@ -21,12 +21,12 @@ from lmk.embed.checksums import (
     write_checksums,
     write_with_checksum,
 )
-from lmk.embed.config import preset, preset_names, shipped_tagger, shipped_weights
-from lmk.embed.embedder import Embedder
 from lmk.embed.errors import CheckpointDamaged, ModelDamaged
-from lmk.embed.tag_head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.config import preset, preset_names, shipped_tagger, shipped_weights
+from lmk.embed.network.whitening import Whitening
+from lmk.embed.tags.head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
-from lmk.embed.whitening import Whitening
 
 PRESETS = Path(str(resources.files("lmk.embed"))) / "presets"
 
@@ -228,7 +228,7 @@ class TestShipped:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         copy = Path(shutil.copytree(PRESETS, tmp_path / "presets"))
-        monkeypatch.setattr("lmk.embed.config._presets", lambda: copy)
+        monkeypatch.setattr("lmk.embed.network.config._presets", lambda: copy)
         monkeypatch.setattr(checksums_module, "_SHIPPED", copy)
         flip(copy / "landmarks-lite1.safetensors", -9)
         with pytest.raises(ModelDamaged, match=r"has changed.*install lmk again"):

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
-from lmk.embed import runtime
+from lmk.embed.data.images import NO_MEMORY
+from lmk.embed.data.sources import picture_source
 from lmk.embed.errors import ModelError, NotEnoughMemory
-from lmk.embed.images import NO_MEMORY
 from lmk.embed.memory_errors import memory_error, raise_system_cause
-from lmk.embed.runtime import OpenVinoRuntime, import_openvino
-from lmk.embed.sources import picture_source
+from lmk.embed.network import runtime
+from lmk.embed.network.runtime import OpenVinoRuntime, import_openvino
 from lmk.embed.weights import read_state
 
 OPENVINO = """Exception from src/inference/src/cpp/core.cpp:132:

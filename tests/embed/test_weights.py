@@ -9,8 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from lmk.embed.backbone import build_backbone
 from lmk.embed.errors import ModelError
+from lmk.embed.network.backbone import build_backbone
 from lmk.embed.weights import load_weights, read_state
 
 State = dict[str, torch.Tensor]

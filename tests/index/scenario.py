@@ -28,12 +28,12 @@ from unittest import mock
 import numpy as np
 
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.index import transaction
-from lmk.index.catalog import Picture
-from lmk.index.gallery import Gallery
-from lmk.index.merge import merge
-from lmk.index.verify import verify
-from lmk.index.writer import GalleryWriter
+from lmk.index.catalog.records import Picture
+from lmk.index.gallery import transaction
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.merge import merge
+from lmk.index.gallery.verify import verify
+from lmk.index.gallery.writer import GalleryWriter
 
 A, B = "a" * 64, "b" * 64  # fingerprints of two embedders
 DIMS = {A: 8, B: 6}
@@ -234,7 +234,7 @@ class Steps:
             mock.patch("os.rename", wrapped(os.rename)),
             mock.patch("os.replace", wrapped(os.replace)),
             mock.patch("os.mkdir", wrapped(os.mkdir)),
-            mock.patch("lmk.index.database.sqlite3.connect", connect),
+            mock.patch("lmk.index.catalog.database.sqlite3.connect", connect),
         ):
             for name in removing:
                 stack.enter_context(mock.patch(name, wrapped(getattr(os, name[3:]))))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.index.neighbours import NO_ROW, Neighbours
-from lmk.index.view import Allow
-from lmk.rerank.facts import GalleryFacts
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.view import Allow
+from lmk.rerank.steps.context import GalleryFacts
 
 
 @pytest.fixture(scope="session")

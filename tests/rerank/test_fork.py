@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import read_manifest
 from lmk.embed.errors import ForkedProcess
-from lmk.embed.manifest import read_manifest
-from lmk.index.writer import GalleryWriter
-from lmk.rerank.build import build_index
+from lmk.embed.extract.embedder import Embedder
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
 
 SECONDS = 300  # for all children together, on a busy machine
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lmk.embed.embedder import Embedder
-from lmk.index.gallery import Gallery
-from lmk.index.writer import GalleryWriter
+from lmk.embed.extract.embedder import Embedder
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.recognizer import Recognizer
 
 index, photo = Path(sys.argv[1]), Path(sys.argv[2])
@@ -115,7 +115,7 @@ with Gallery.open(index) as gallery:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder) -> dict[str, str]:
     index = tmp_path_factory.mktemp("fork") / "g.lmk"
-    build_index(index, read_manifest(photos / "gallery"), tiny)
+    build_index(read_manifest(photos / "gallery"), index, tiny)
     photo = photos / "gallery" / "place_2" / "1.jpg"
     done = subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT, index, photo],
@@ -169,7 +169,7 @@ def test_the_process_is_told_by_its_id(
 ) -> None:
     """As in a fork, without one: whatever is opened belongs to the process that opened it."""
     index, photo = tmp_path / "g.lmk", photos / "gallery" / "place_2" / "1.jpg"
-    build_index(index, read_manifest(photos / "gallery"), tiny)
+    build_index(read_manifest(photos / "gallery"), index, tiny)
     with Recognizer.open(index) as recognizer, GalleryWriter(index) as writer:
         vectors = recognizer.gallery.embeddings("gallery")
         writer.set("x", 1)

@@ -8,29 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmk.embed import sources as sources_module
-from lmk.embed.embedder import Embedder
+from lmk.embed.data import sources as sources_module
+from lmk.embed.data.manifest import Manifest, Row, read_manifest
 from lmk.embed.errors import ModelError, UsageError
-from lmk.embed.manifest import Manifest, Row, read_manifest
-from lmk.index.gallery import Gallery
-from lmk.index.writer import GalleryWriter
-from lmk.rerank.build import (
-    add_pictures,
-    build_index,
-    compact_index,
-    merge_indexes,
-    remove_pictures,
-    repair_index,
-    save_calibration,
-    save_pipeline,
-    sync_index,
-)
-from lmk.rerank.calibration import Calibration
-from lmk.rerank.learnt import saved_bank, saved_calibration, saved_pipeline
-from lmk.rerank.local_features import RootSift
-from lmk.rerank.pipeline import DEFAULT_STEPS, Pipeline
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.local.features import RootSift
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.rerank.fit.calibration import Calibration
+from lmk.rerank.fit.fit import save_calibration, save_pipeline
+from lmk.rerank.fit.saved import saved_bank, saved_calibration, saved_pipeline
+from lmk.rerank.indexing.build import add_pictures, build_index, compact_index, remove_pictures
+from lmk.rerank.indexing.merge import merge_indexes
+from lmk.rerank.indexing.repair import repair_index
+from lmk.rerank.indexing.sync import sync_index
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps import (
+from lmk.rerank.steps.pipeline import DEFAULT_STEPS, Pipeline
+from lmk.rerank.steps.steps import (
     BankPenaltyStep,
     GeometryStep,
     NeighbourhoodStep,
@@ -59,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder
     """5 places of 4 views and a bank of 8, with the usual steps."""
     path = tmp_path_factory.mktemp("recognizer") / "g.lmk"
     gallery, bank = read_manifest(photos / "gallery"), read_manifest(photos / "bank")
-    build_index(path, gallery, tiny, distractors=bank)
+    build_index(gallery, path, tiny, distractors=bank)
     return path
 
 
@@ -137,7 +131,7 @@ class TestGeometry:
     def test_xfeat_that_is_not_installed(
         self, index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from lmk.embed import xfeat
+        from lmk.embed.local import xfeat
 
         monkeypatch.setattr(xfeat, "PACKAGE", "no-such-package")
         steps = (GeometryStep(extractor="xfeat"), VoteStep())
@@ -194,7 +188,7 @@ class TestCalibration:
                 assert saved_calibration(gallery) == first
 
     def test_a_part_learns_nothing(self, tmp_path: Path, photos: Path, tiny: Embedder) -> None:
-        build_index(tmp_path / "g.lmk", read_manifest(photos / "gallery"), tiny, shard=(1, 2))
+        build_index(read_manifest(photos / "gallery"), tmp_path / "g.lmk", tiny, shard=(1, 2))
         with pytest.raises(UsageError, match="one part of a gallery"):
             save_pipeline(tmp_path / "g.lmk", ALL)
         with Gallery.open(tmp_path / "g.lmk") as gallery:
@@ -211,7 +205,7 @@ def test_distractors_that_a_gallery_holds_are_not_used(
     both = tmp_path / "both"
     shutil.copytree(photos / "bank", both)
     shutil.copy(photos / "gallery" / "place_2" / "1.jpg", both / "same.jpg")
-    report = build_index(tmp_path / "g.lmk", read_manifest(photos / "gallery"), tiny,
+    report = build_index(read_manifest(photos / "gallery"), tmp_path / "g.lmk", tiny,
                          distractors=read_manifest(both))  # fmt: skip
     assert report.shared == ("distractor:same",) and report.distractors == 9
     with Gallery.open(index) as gallery, Gallery.open(tmp_path / "g.lmk") as other:
@@ -238,7 +232,7 @@ def test_small_galleries(what: str, tmp_path: Path, photos: Path, tiny: Embedder
     gallery = Manifest(photos / "gallery", some.get(what, rows[:6]))
     bank = None if what == "no bank" else read_manifest(photos / "bank")
     path = tmp_path / "g.lmk"
-    build_index(path, gallery, tiny, distractors=bank, pipeline=ALL)
+    build_index(gallery, path, tiny, distractors=bank, pipeline=ALL)
     if what == "none left":
         remove_pictures(path, [row.id for row in gallery.rows])
     with Recognizer.open(path) as recognizer:

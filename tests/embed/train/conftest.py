@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmk.embed.manifest import Manifest, read_manifest
+from lmk.embed.data.manifest import Manifest, read_manifest
 from lmk.embed.train.config import TrainConfig
 
 SMALL: dict[str, Any] = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from timm.models import is_model
 
-from lmk.embed.config import preset, preset_names
 from lmk.embed.errors import UsageError
+from lmk.embed.network.config import preset, preset_names
 from lmk.embed.train.config import TrainConfig, training_config, training_presets
 from lmk.embed.train.network import embedder_config, rate
 from lmk.embed.train.task_config import Classes, Tags, TagSoftmax, Tencent

@@ -12,9 +12,9 @@ from pytorch_metric_learning.reducers import DoNothingReducer
 
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import ManifestError
-from lmk.embed.train.contrast import ContrastTask, NeighboursTask, RepulsionTask
+from lmk.embed.train.contrastive_tasks import ContrastTask, NeighboursTask, RepulsionTask
 from lmk.embed.train.distillation import TeacherVectors
-from lmk.embed.train.memory import Memory
+from lmk.embed.train.memory_bank import Memory
 from lmk.embed.train.task_config import Classes, Contrast, Neighbours, Repulsion
 from lmk.embed.train.tasks import ClassTask, Task, class_codes
 

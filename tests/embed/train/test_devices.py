@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from lmk.embed.data.manifest import Manifest
 from lmk.embed.errors import UsageError
-from lmk.embed.manifest import Manifest
+from lmk.embed.train.build_tasks import build_tasks
 from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.dataset import TrainingPictures
 from lmk.embed.train.devices import World, chosen_device, chosen_precision, joined
 from lmk.embed.train.learner import Learner
 from lmk.embed.train.network import start_network
-from lmk.embed.train.pictures import TrainingPictures
 from lmk.embed.train.reading import Batch
-from lmk.embed.train.setup import build_tasks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -13,17 +13,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, read_manifest
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import ManifestError
-from lmk.embed.manifest import Manifest, read_manifest
-from lmk.embed.train import setup
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.train import build_tasks
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import train
 from lmk.embed.train.task_config import Distillation
-from lmk.embed.whitening import learn_whitening
 
 Small = Callable[..., TrainConfig]
 DIM = 8
@@ -171,7 +171,7 @@ def test_a_run(
     assert {"teacher one at 48 px", "teacher two at 64 px", "training"} <= set(asked)
     losses = [float(row["distillation"]) for row in result.epochs]
     assert losses[-1] < 0.8 * losses[0]
-    monkeypatch.setattr(setup, "teacher_vectors", None)
+    monkeypatch.setattr(build_tasks, "teacher_vectors", None)
     train(plan, [gallery, bank], run, resume=True, device="cpu")
 
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, Row, read_manifest
 from lmk.embed.errors import CheckpointDamaged, LmkError, ManifestError, UsageError
-from lmk.embed.manifest import Manifest, Row, read_manifest
+from lmk.embed.extract.embedder import Embedder
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
-from lmk.embed.train.folder import RunFolder
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import TrainingResult, train
 from lmk.embed.train.network import start_network
+from lmk.embed.train.run_folder import RunFolder
 
 Small = Callable[..., TrainConfig]
 FROZEN = {"model": {"backbone": "test_resnet", "neck": None}, "freeze_norms": True}

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lmk.embed.embedder import Embedder
 from lmk.embed.errors import ModelError, UsageError
+from lmk.embed.extract.embedder import Embedder
 from lmk.embed.train.config import (
     Optimizer,
     Schedule,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmk.embed.images import decode
-from lmk.embed.manifest import Manifest
+from lmk.embed.data.images import decode
+from lmk.embed.data.manifest import Manifest
 from lmk.embed.train.config import Augment
-from lmk.embed.train.pictures import TrainingPictures, augmentation
+from lmk.embed.train.dataset import TrainingPictures, augmentation
 from lmk.embed.train.reading import Batch, read_passes
 
 NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lmk.embed.manifest import Manifest
+from lmk.embed.data.manifest import Manifest
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import train

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.utils.data import dataloader
 
+from lmk.embed.data.manifest import Manifest
 from lmk.embed.errors import LmkError
-from lmk.embed.manifest import Manifest
 from lmk.embed.train import reading
 from lmk.embed.train.config import Augment, TrainConfig
+from lmk.embed.train.dataset import Reader, TrainingPictures
 from lmk.embed.train.loop import train
-from lmk.embed.train.pictures import Reader, TrainingPictures
 from lmk.embed.train.reading import Batch, Shape, read_passes, usable_workers
 
 NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)

@@ -12,18 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.errors import ManifestError
-from lmk.embed.heads import EmbeddingNetwork
-from lmk.embed.manifest import Manifest, Row
-from lmk.embed.train import start as start_module
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.heads import EmbeddingNetwork
+from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.train import initialise as start_module
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
+from lmk.embed.train.initialise import Start, prepare_start
 from lmk.embed.train.log import read_log
 from lmk.embed.train.loop import train
 from lmk.embed.train.network import embedder_config, start_network
-from lmk.embed.train.start import Start, prepare_start
-from lmk.embed.whitening import learn_whitening
 
 Small = Callable[..., TrainConfig]
 DIM = 8

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from lmk.embed.embedder import Embedder
+from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.errors import ManifestError, UsageError
-from lmk.embed.extract import feature_stream
-from lmk.embed.manifest import Manifest, Row
-from lmk.embed.tag_head import TagHead, load_tag_head
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import feature_stream
+from lmk.embed.tags.head import TagHead, load_tag_head
 from lmk.embed.train.config import TrainConfig, training_config
 from lmk.embed.train.devices import World
 from lmk.embed.train.log import read_log

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from lmk.embed.embeddings import Embeddings, unit_rows
-from lmk.index import milvus_server
-from lmk.index.catalog import Picture
-from lmk.index.gallery import Gallery
-from lmk.index.writer import GalleryWriter
+from lmk.index.catalog.records import Picture
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.milvus import server as milvus_server
 
 FINGERPRINT = "c" * 64
 STARTING_S = 120

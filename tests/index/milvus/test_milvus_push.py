@@ -9,10 +9,11 @@ import pytest
 from pymilvus import MilvusException
 
 from lmk.embed.errors import GalleryError, ServerError, UsageError
-from lmk.index import milvus_collection, milvus_push
-from lmk.index.gallery import Gallery
-from lmk.index.milvus import MilvusSearcher, push
-from lmk.index.writer import GalleryWriter
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.milvus import collection
+from lmk.index.milvus import push as milvus_push
+from lmk.index.milvus.searcher import MilvusSearcher, push
 
 URI = "http://127.0.0.1:19530"
 DIM = 8
@@ -205,8 +206,8 @@ def test_an_empty_gallery_and_one_of_many_requests(tmp_path: Path, server, fill,
 
 
 def test_the_index_is_chosen_by_size_and_kept(path: Path, server) -> None:
-    assert milvus_collection.index_for(200_000) == "flat"
-    assert milvus_collection.index_for(200_001) == "hnsw"
+    assert collection.index_for(200_000) == "flat"
+    assert collection.index_for(200_001) == "hnsw"
     with Gallery.open(path) as gallery:
         assert push(gallery, URI, index="ivf_flat", connect=server.connect).index == "ivf_flat"
         server.collections["lmk_Notre_Dame_2"].properties["lmk.complete"] = "False"

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from lmk.embed.errors import GalleryError, ServerError
-from lmk.index import milvus_push
-from lmk.index.gallery import Gallery
-from lmk.index.milvus import MilvusSearcher, push
-from lmk.index.writer import GalleryWriter
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.milvus import push as milvus_push
+from lmk.index.milvus.searcher import MilvusSearcher, push
 
 pytestmark = [pytest.mark.milvus, pytest.mark.slow]
 DIM = 64

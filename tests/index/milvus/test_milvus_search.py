@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from pymilvus import MilvusException
 
 from lmk.embed.errors import EmbedderMismatch, GalleryError, ServerError, UsageError
-from lmk.index import milvus, milvus_collection
-from lmk.index.gallery import Gallery
-from lmk.index.milvus import MilvusSearcher, push
-from lmk.index.writer import GalleryWriter
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.milvus import collection
+from lmk.index.milvus import searcher as milvus_searcher
+from lmk.index.milvus.searcher import MilvusSearcher, push
 
 URI = "http://127.0.0.1:19530"
 DIM = 12
@@ -59,12 +60,12 @@ def approximate(gallery, fake_server):
 def shallow():
     """The bounds that need galleries of thousands of rows, at sizes that fit this one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(milvus, "MOST", 64)
-        patch.setattr(milvus, "_NAMED_ROWS", 30)
-        patch.setattr(milvus, "_LOCAL_ROWS", 20)
-        patch.setattr(milvus, "_MARGIN", 4)
-        patch.setattr(milvus, "_BLOCK_QUERIES", 3)
-        patch.setattr(milvus, "_BLOCK_HITS", 100)
+        patch.setattr(milvus_searcher, "MOST", 64)
+        patch.setattr(milvus_searcher, "_NAMED_ROWS", 30)
+        patch.setattr(milvus_searcher, "_LOCAL_ROWS", 20)
+        patch.setattr(milvus_searcher, "_MARGIN", 4)
+        patch.setattr(milvus_searcher, "_BLOCK_QUERIES", 3)
+        patch.setattr(milvus_searcher, "_BLOCK_HITS", 100)
         yield
 
 
@@ -277,8 +278,8 @@ def test_a_gallery_that_has_changed_must_be_pushed_again(
 
 
 def test_what_is_searched_for_more_rows_is_searched_more_thoroughly() -> None:
-    assert milvus_collection.search_effort("flat", 50) == {}
-    assert milvus_collection.search_effort("hnsw", 52) == {"params": {"ef": 128}}
-    assert milvus_collection.search_effort("hnsw", 16_384) == {"params": {"ef": 32_768}}
-    assert milvus_collection.search_effort("ivf_flat", 52) == {"params": {"nprobe": 64}}
-    assert milvus_collection.search_effort("ivf_flat", 16_384) == {"params": {"nprobe": 4096}}
+    assert collection.search_effort("flat", 50) == {}
+    assert collection.search_effort("hnsw", 52) == {"params": {"ef": 128}}
+    assert collection.search_effort("hnsw", 16_384) == {"params": {"ef": 32_768}}
+    assert collection.search_effort("ivf_flat", 52) == {"params": {"nprobe": 64}}
+    assert collection.search_effort("ivf_flat", 16_384) == {"params": {"nprobe": 4096}}

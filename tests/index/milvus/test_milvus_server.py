@@ -11,7 +11,7 @@ import pytest
 from pymilvus import MilvusException
 
 from lmk.embed.errors import ServerError, UsageError
-from lmk.index.milvus_server import Server
+from lmk.index.milvus.server import Server
 
 URI = "http://127.0.0.1:19530"
 

@@ -1,0 +1,1 @@
+"""Commands that answer: query, submit, tune, calibrate, demo."""

@@ -1,0 +1,78 @@
+"""Answers ready to be shown: their neighbours, what was taken off, the points they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lmk.cli.answer.match_drawing import drawing_of
+from lmk.cli.render import NONE_OF_THESE, counted, page
+from lmk.cli.tables import tags_text
+from lmk.rerank.answers import Answer, Evidence
+
+if TYPE_CHECKING:
+    pass
+
+
+def answer_lines(answer: Answer) -> list[str]:
+    """An answer as text: one line, then one for each neighbour.
+
+    A neighbour's line: place by cosine, cosine, what the steps left of it, share of the votes for
+    the best landmark ("-" for none), landmark, file; then what changed the cosine, where anything
+    but rescaling and the neighbourhood did.
+    """
+    lines = [f"{answer.query}: {_head(answer)}"]
+    if answer.tags is not None:
+        lines.append(f"  tags: {tags_text(answer.tags)}")
+    labels = [" ".join(near.labels) or "(no landmark)" for near in answer.neighbours]
+    width = max(map(len, labels), default=0)
+    for near, label in zip(answer.neighbours, labels, strict=True):
+        share = f"{100 * near.share:.0f} %" if near.vote > 0 else "-"
+        notes = ", ".join(notes_of(near))
+        lines.append(
+            f"  {near.place:3}  {near.score:.3f} -> {near.score_after:6.3f}  {share:>5}"
+            f"  {label:{width}}  {near.path}" + (f"  ({notes})" if notes else "")
+        )
+    return lines
+
+
+def _head(answer: Answer) -> str:
+    if answer.best is None or answer.confidence is None:
+        some = "no picture that is near" if answer.labelled else "no picture in the index"
+        return f"{NONE_OF_THESE} ({some} has a landmark)"
+    notes = []
+    if answer.threshold is not None:
+        notes.append(f"{answer.threshold:.3f} is needed")
+    if answer.query_penalty > 0:
+        notes.append(f"{answer.query_penalty:.3f} was taken off for its likeness to distractors")
+    if answer.probability is not None:
+        notes.append(f"{100 * answer.probability:.0f} % likely right")
+    if answer.label is None:
+        guess = f"the best guess, {answer.best}, has confidence {answer.confidence:.3f}"
+        return f"{NONE_OF_THESE}  ({'; '.join([guess, *notes])})"
+    needed = f" ({'; '.join(notes)})" if notes else ""
+    return f"{answer.label}  confidence {answer.confidence:.3f}{needed}"
+
+
+def notes_of(near: Evidence) -> list[str]:
+    """What changed a neighbour's score after rescaling, in words."""
+    notes = []
+    if near.penalty > 0:
+        notes.append(f"penalty {near.penalty:.3f}")
+    if near.inliers is not None:
+        gain = f" +{near.gain:.3f}" if near.gain > 0 else ""
+        notes.append(counted(near.inliers, "shared point") + gain)
+    return notes
+
+
+def answers_page(answers: Sequence[Answer], failed: Mapping[str, str], *, more: int = 0) -> str:
+    """One self-contained HTML page with the pictures, and the points they share.
+
+    Args:
+        answers: to be shown.
+        failed: pictures without an answer, and why.
+        more: answers that are not shown.
+    """
+    shown = {"notes_of": notes_of, "drawing_of": drawing_of, "counted": counted}
+    shown["tags_text"] = tags_text
+    return page("answer/query.html", answers=answers, failed=failed, more=more, **shown)

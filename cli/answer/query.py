@@ -1,0 +1,254 @@
+"""`lmk query`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from lmk.cli.answer.answers import answer_lines, answers_page
+from lmk.cli.answer.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
+from lmk.cli.index_path import INDEX, TAGGER
+from lmk.cli.options import root
+from lmk.cli.pictures import echo_without_landmarks, named_pictures
+from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.render import check_output, counted, write_text
+
+if TYPE_CHECKING:
+    from lmk.rerank.answers import Answer
+    from lmk.rerank.recognizer import Recognizer
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_ON_A_PAGE = 1000  # answers; each has several thumbnails
+_SHOWN = 10  # pictures of a folder named on stderr
+_AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
+
+
+@click.command()
+@click.argument(
+    "images",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="IMAGE|FOLDER|CSV|-...",
+)
+@click.option(
+    "-i",
+    "--index",
+    type=INDEX,
+    help="The index to ask.  [default: the only *.lmk folder here]",
+)
+@click.option(
+    "-k",
+    "neighbours",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Neighbours to show.",
+)
+@click.option(
+    "--tagger",
+    type=TAGGER,
+    metavar="DIR",
+    help="Say the tags of what is none of these: by a tagger that `lmk train` wrote, or by another "
+    "index.  [default: the index's own, if it was built with one]",
+)
+@root
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
+)
+@click.option(
+    "--html",
+    type=_FILE,
+    help=f"Write a page with the pictures and their neighbours, the first {_ON_A_PAGE:,} of them.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    metavar="CSV",
+    help="Write the answers to a CSV file, a row for each picture, instead of printing them.",
+)
+def query(
+    images: tuple[Path, ...],
+    index: Path | None,
+    neighbours: int,
+    tagger: Path | None,
+    root: Path | None,
+    as_json: bool,
+    html: Path | None,
+    output: Path | None,
+) -> None:
+    """Say which landmark each picture shows, or "none of these", and why.
+
+    Below each answer stand the neighbours, those that voted for it first: number among the
+    nearest, similarity -> what the index's steps left of it, share of the votes, landmark, file,
+    and what penalties took off or shared points added. --json has all the numbers, --html shows
+    the pictures and the points.
+
+    The answers to a folder, a CSV or paths on stdin (-) are printed as a table, a line for each
+    picture; there may be any number of pictures. A picture that cannot be read is named, and the
+    exit code is 1.
+
+    Example: lmk query photo.jpg -i gallery.lmk --html answer.html
+
+    Then: lmk query holiday/ -i gallery.lmk -o answers.csv
+    """
+    from lmk.cli.find_index import find_index
+    from lmk.embed.files import write_whole
+    from lmk.rerank.recognizer import Recognizer
+    from lmk.rerank.steps.steps import OverpredictedStep
+
+    for path in (html, output):
+        if path is not None:
+            check_output(path, reads=images)
+    named = named_pictures(images, root)
+    files, several = named.files, named.several
+    report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)
+    missing = _missing(files) | named.unseen
+    for name, reason in missing.items():  # first, as an index that cannot be used would hide it
+        report.say_failed(name, reason)
+    with ExitStack() as held:
+        results: Iterator[Answer | Failed]
+        if len(missing) < len(files):
+            recognizer = held.enter_context(Recognizer.open(find_index(index)))
+            tagged = held.enter_context(tags_of_none(recognizer, tagger))
+            if several:
+                echo_without_landmarks(recognizer)
+                report.table = Table(
+                    list(files), recognizer.gallery.label_names, recognizer.calibration is not None
+                )
+            if several or len(files) > _AT_ONCE:
+                # Pictures come a block at a time; the step counts answers over all of them.
+                recognizer = recognizer.with_pipeline(
+                    recognizer.pipeline.without(OverpredictedStep)
+                )
+            k = _at_most(recognizer, neighbours)
+            progress = _progress(held, len(files), shown=output is not None)
+            results = answered(recognizer, list(files.items()), k, missing, tagged, progress)
+        else:
+            results = (Failed(n, str(p), missing[n]) for n, p in files.items())
+        rows = report.rows(results)
+        if output is None:
+            for _ in rows:
+                pass
+        else:
+            write_whole(output, rows)
+    report.end(html, output)
+    if report.failed:
+        click.get_current_context().exit(1)
+
+
+@dataclass
+class _Report:
+    """Prints results as they come, and keeps what the page needs.
+
+    Attributes:
+        as_json: print a line of JSON for each.
+        quiet: print nothing else for each.
+        page: keep answers for a page.
+        many: there may be too many failures to name.
+        table: prints an answer as a line.
+        failed: reasons by name, of pictures without an answer.
+    """
+
+    as_json: bool
+    quiet: bool
+    page: bool
+    many: bool
+    table: Table | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    answered: int = 0
+    named: int = 0
+
+    def rows(self, results: Iterator[Answer | Failed]) -> Iterator[bytes]:
+        """Prints the results, and yields the lines of a CSV file."""
+        yield csv_head().encode()
+        if self.table is not None and not self.as_json and not self.quiet:
+            echo(self.table.head)
+        for one in results:
+            if isinstance(one, Failed):
+                self.say_failed(one.query, one.reason)
+                if self.as_json:
+                    echo_json({"query": one.query, "error": one.reason})
+            else:
+                self._print(one)
+            yield csv_line(one).encode("utf-8", "surrogateescape")
+
+    def _print(self, answer: Answer) -> None:
+        self.answered += 1
+        self.named += answer.label is not None
+        if self.page and len(self.answers) < _ON_A_PAGE:
+            self.answers.append(answer)
+        if self.as_json:
+            echo_json(answer.as_dict())
+        elif not self.quiet and self.table is not None:
+            echo(self.table.line(answer))
+        elif not self.quiet:
+            echo_lines(answer_lines(answer))
+
+    def say_failed(self, name: str, reason: str) -> None:
+        """Notes that a picture has no answer, and why, and prints both on stderr."""
+        if name in self.failed:
+            return
+        self.failed[name] = reason
+        if not self.many or len(self.failed) <= _SHOWN:
+            echo(f"lmk: {name}: {reason}; it has no answer", err=True)
+
+    def end(self, html: Path | None, output: Path | None) -> None:
+        """Writes the page, and prints the numbers of answers and failures."""
+        if self.many and len(self.failed) > _SHOWN:
+            more = len(self.failed) - _SHOWN
+            where = f" ({output} names them)" if output else " (--json names them)"
+            echo(f"lmk: {more:,} more have no answer{where}", err=True)
+        if html is not None:
+            left = self.answered - len(self.answers)
+            write_text(html, answers_page(self.answers, self.failed, more=left))
+            if left:
+                shown = len(self.answers)
+                echo(f"lmk: {html}: the first {shown:,} of {self.answered:,} answers", err=True)
+        if output is not None and not self.as_json:
+            pictures = counted(self.answered, "picture")
+            without = f", {len(self.failed):,} without an answer" if self.failed else ""
+            echo(f"{output}: {pictures}, {self.named:,} of them with a landmark{without}")
+
+
+def _at_most(recognizer: Recognizer, neighbours: int) -> int:
+    """The number of neighbours to show; a line on stderr where that is fewer than asked for."""
+    source = click.get_current_context().get_parameter_source("neighbours")
+    held = len(recognizer.gallery.role_rows("gallery"))
+    if neighbours > held and source is not ParameterSource.DEFAULT:
+        holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
+        echo(f"lmk: -k {neighbours}: {holds}", err=True)
+    return min(neighbours, held)
+
+
+def _missing(files: Mapping[str, Path]) -> dict[str, str]:
+    """The pictures that are not there, and the reason for each."""
+    from lmk.embed.data.sources import url_reason
+
+    missing = {}
+    for name, path in files.items():
+        try:
+            path.stat()
+        except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+            missing[name] = url_reason(name) or "no such file"
+        except OSError:  # another reason, which is found and named when the picture is read
+            pass
+    return missing
+
+
+def _progress(held: ExitStack, total: int, *, shown: bool) -> Callable[[int], None]:
+    """A progress bar, where no answers are printed between its updates."""
+    if not shown:
+        return lambda done: None
+    from lmk.cli.progress import StageProgress
+
+    bar = held.enter_context(StageProgress())
+    return lambda done: bar("pictures", done, total)

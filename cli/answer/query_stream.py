@@ -1,0 +1,201 @@
+"""Answers to any number of pictures, a block at a time, in the order given."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmk.cli.render import NONE_OF_THESE
+from lmk.rerank.answers import Answer
+
+if TYPE_CHECKING:
+    from lmk.rerank.recognizer import Recognizer
+    from lmk.rerank.tags.taggers import Tagger
+
+_WIDEST = 60  # letters of a column of the table
+_COLUMNS = (
+    "query", "path", "landmark", "confidence", "probability", "best", "threshold",
+    "query_penalty", "landmark_score", "neighbour", "neighbour_landmark", "similarity", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A picture without an answer, and the reason."""
+
+    query: str
+    path: str
+    reason: str
+
+
+def answered(
+    recognizer: Recognizer,
+    files: Sequence[tuple[str, Path]],
+    k: int,
+    missing: Mapping[str, str],
+    tagged: Callable[[list[Answer]], list[Answer]],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[Answer | Failed]:
+    """Yields the answer to each picture, or why there is none; a block is in memory at a time.
+
+    Args:
+        recognizer: that is asked.
+        files: name and file of each picture.
+        k: neighbours of each answer.
+        missing: names of pictures that are known to have no answer, and why.
+        tagged: adds the tags to a block of answers.
+        progress: called with the number of pictures done.
+    """
+    from lmk.embed.data.manifest import Manifest, Row
+    from lmk.embed.embeddings import Embeddings
+
+    there = [place for place, (name, _) in enumerate(files) if name not in missing]
+    rows = tuple(Row(str(place), _below_root(files[place][1])) for place in there)
+    places = {row.path: int(row.id) for row in rows}
+    waiting: dict[int, Answer | Failed] = {
+        place: Failed(name, str(path), missing[name])
+        for place, (name, path) in enumerate(files)
+        if name in missing
+    }
+    searched, given = max(k, 1), 0
+    for embeddings, skipped in recognizer.embed_stream(
+        Manifest(Path("/"), rows), progress=progress
+    ):
+        own = [files[int(number)] for number in embeddings.ids]
+        queries = Embeddings(
+            embeddings.vectors, tuple(name for name, _ in own), embeddings.fingerprint
+        )
+        features = recognizer.features_of([path for _, path in own])
+        predictions = recognizer.predict(queries, k=searched, features=features)
+        found = [
+            replace(answer, path=str(path))
+            for answer, (_, path) in zip(
+                recognizer.answers_of(predictions, searched), own, strict=True
+            )
+        ]
+        numbers = map(int, embeddings.ids)
+        waiting.update(dict(zip(numbers, tagged(found), strict=True)))
+        for skip in skipped:
+            name, path = files[places[skip.path]]
+            waiting[places[skip.path]] = Failed(name, str(path), skip.reason)
+        while given in waiting:
+            yield waiting.pop(given)
+            given += 1
+    yield from (waiting[place] for place in sorted(waiting))
+
+
+def _below_root(file: Path) -> str:
+    """The path of a file from "/" on, without "..", as manifests want it."""
+    folder = os.path.realpath(file.parent)
+    return os.path.join(folder, file.name).lstrip("/")  # noqa: PTH118
+
+
+@contextmanager
+def tags_of_none(
+    recognizer: Recognizer, named: Path | None
+) -> Iterator[Callable[[list[Answer]], list[Answer]]]:
+    """A function that adds tags to the answers "none of these", where there is a tagger.
+
+    Args:
+        recognizer: its index may have been built with a tagger.
+        named: another tagger; None for that of the index.
+    """
+    from lmk.rerank.tags.taggers import HeadTagger, open_tagger
+
+    if named is not None:
+        with open_tagger(named) as opened:
+            yield lambda answers: _with_tags(answers, opened)
+        return
+    own = HeadTagger.of_index(recognizer)
+    yield lambda answers: answers if own is None else _with_tags(answers, own)
+
+
+def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
+    from lmk.rerank.tags.assign import given_tags
+    from lmk.rerank.tags.taggers import tag_files
+
+    asked = [(answer.query, Path(answer.path)) for answer in answers if answer.label is None]
+    rules = tagger.thresholds
+    tags = {
+        id_: given
+        for batch in tag_files(tagger, asked, tiles=rules.tiles)
+        for id_, given in zip(batch.ids, given_tags(batch.scores, tagger.names, rules), strict=True)
+    }
+    return [replace(answer, tags=tags.get(answer.query)) for answer in answers]
+
+
+class Table:
+    """A table of answers with a line for each, whose widths are known before the first answer.
+
+    Args:
+        names: of all pictures.
+        landmarks: of the index.
+        calibrated: whether there are probabilities.
+    """
+
+    def __init__(self, names: Sequence[str], landmarks: Sequence[str], calibrated: bool) -> None:
+        self._calibrated = calibrated
+        self._name = min(max(map(len, (*names, "picture"))), _WIDEST)
+        self._landmark = min(max(map(len, (*landmarks, NONE_OF_THESE))), _WIDEST)
+
+    @property
+    def head(self) -> str:
+        """The names of the columns."""
+        return self._line("picture", "landmark", "confidence", "probability")
+
+    def line(self, answer: Answer) -> str:
+        """The line of an answer."""
+        confidence = "" if answer.confidence is None else f"{answer.confidence:.3f}"
+        probability = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
+        return self._line(answer.query, answer.label or NONE_OF_THESE, confidence, probability)
+
+    def _line(self, name: str, landmark: str, confidence: str, probability: str) -> str:
+        line = f"{name:{self._name}}  {landmark:{self._landmark}}  {confidence:>10}"
+        return f"{line}  {probability:>11}" if self._calibrated else line
+
+
+def csv_head() -> str:
+    """The header of a CSV file of answers."""
+    return _csv_line(_COLUMNS)
+
+
+def csv_line(one: Answer | Failed) -> str:
+    """The row of an answer, or of a picture without one; an empty landmark is none of these."""
+    if isinstance(one, Failed):
+        blank = [""] * (len(_COLUMNS) - 3)
+        return _csv_line([one.query, one.path, *blank, one.reason])
+    nearest = min(one.neighbours, key=lambda near: near.place, default=None)
+    near = ["", "", ""]
+    if nearest is not None:
+        near = [nearest.id, " ".join(nearest.labels), _number(nearest.score)]
+    return _csv_line(
+        [
+            one.query,
+            one.path,
+            one.label or "",
+            _number(one.confidence),
+            _number(one.probability),
+            one.best or "",
+            _number(one.threshold),
+            _number(one.query_penalty),
+            _number(one.landmark_score),
+            *near,
+            "",
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -1,0 +1,176 @@
+"""`lmk data check`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.render import counted
+from lmk.embed.defaults import DEFAULT
+
+if TYPE_CHECKING:
+    from lmk.embed.data.manifest import Manifest
+    from lmk.eval.check.gallery_check import GalleryCheck
+
+
+@click.command("check", short_help="Find what is wrong in a set of pictures.")
+@click.argument("manifest", required=False, type=INDEX_OR_OTHER, metavar="[FOLDER|CSV|INDEX]")
+@click.option(
+    "-i",
+    "--index",
+    type=INDEX,
+    help="Use the network and the vectors of this index; without FOLDER or CSV check its own "
+    "pictures.  [default: without FOLDER or CSV the only *.lmk folder here]",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder that a table's paths start from; the table's own unless given.",
+)
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    help=f"A preset or an embedder's folder; not with an index.  [default: {DEFAULT}]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing left out.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a sheet with the pictures of each finding side by side.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Findings of a kind shown, in the table and on the sheet.",
+)
+@click.option(
+    "--save-features",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Keep features here; the next run goes on from them.",
+)
+@click.pass_context
+def check(
+    ctx: click.Context,
+    manifest: Path | None,
+    index: Path | None,
+    root: Path | None,
+    model: str | None,
+    as_json: bool,
+    html: Path | None,
+    limit: int,
+    save_features: Path | None,
+) -> None:
+    """Find what is wrong in a folder, CSV or Parquet file of pictures, or in an index.
+
+    It names unreadable files, copies (also under different labels), pictures that look like another
+    label, landmarks with one photo, hubs and very small pictures. Exits with 1 when something was
+    found.
+
+    With an index only pictures that it does not hold are embedded. Its own pictures are checked in
+    seconds.
+
+    Example: lmk data check gallery/ --html check.html
+    """
+    from lmk.cli.data.check_page import check_json, check_lines, check_page
+    from lmk.cli.find_index import find_index
+    from lmk.cli.render import check_output, write_text
+
+    if html is not None:
+        check_output(html, reads=[] if manifest is None else [manifest])
+    if index is None and (manifest is None or is_index(manifest)):
+        index, manifest = find_index(manifest), None
+    _refuse(model, root, save_features, manifest, index)
+    pictures: Manifest
+    if manifest is None:
+        assert index is not None
+        pictures, found = _check_index(index)
+    else:
+        pictures = read_pictures(manifest, root=root)
+        found = _check(pictures, model, save_features, index)
+    if html is not None:
+        write_text(html, check_page(found, pictures, limit))
+    if as_json:
+        unseen = {place.path for place in pictures.unseen}
+        others = sum(skip.path not in unseen for skip in pictures.skipped)
+        echo_json(check_json(found, others))
+    else:
+        echo_lines(check_lines(found, limit))
+    ctx.exit(1 if found.findings else 0)
+
+
+def _refuse(
+    model: str | None,
+    root: Path | None,
+    features: Path | None,
+    manifest: Path | None,
+    index: Path | None,
+) -> None:
+    """Refuses options that have nothing to do (UsageError)."""
+    from lmk.cli.options import refuse_idle
+
+    if index is not None:
+        refuse_idle({"--model": model}, "with an index, which has a network of its own")
+    if manifest is None:
+        refuse_idle(
+            {"--root": root, "--save-features": features}, "for an index, which holds its vectors"
+        )
+
+
+def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
+    """Pictures of an index, and the check of them by the vectors that the index holds."""
+    from lmk.cli.progress import StageProgress
+    from lmk.eval.check.gallery_check import check_gallery
+    from lmk.eval.check.sources import changed_files, pictures_of_index
+    from lmk.index.gallery.gallery import Gallery
+
+    with Gallery.open(index) as gallery, StageProgress() as progress:
+        manifest, extraction, embeddings = pictures_of_index(gallery)
+        changed = changed_files(manifest, extraction)
+        if changed:
+            files = counted(changed, "picture file")
+            echo(
+                f"lmk: {index}: {files} gone or changed since the index was built, so copies of "
+                "them may be missed; `lmk index sync` brings the index up to date",
+                err=True,
+            )
+        return manifest, check_gallery(manifest, extraction, embeddings, progress=progress)
+
+
+def _check(
+    manifest: Manifest, model: str | None, features: Path | None, index: Path | None
+) -> GalleryCheck:
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.embed.extract.feature_store import FeatureStore
+    from lmk.embed.scratch import ScratchFolder
+    from lmk.eval.check.gallery_check import check_gallery
+    from lmk.eval.check.sources import pictures_of_manifest
+    from lmk.index.gallery.gallery import Gallery
+
+    with ExitStack() as held:
+        gallery = None if index is None else held.enter_context(Gallery.open(index))
+        if gallery is None:
+            embedder = Embedder.named(model or DEFAULT)
+        else:
+            embedder = Embedder.load(gallery.embedder_dir)
+        folder = features or held.enter_context(ScratchFolder("check"))
+        progress = held.enter_context(StageProgress())
+        store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
+        total = len(manifest)
+        extraction, embeddings = pictures_of_manifest(
+            manifest,
+            embedder,
+            store,
+            gallery=gallery,
+            progress=lambda done: progress("pictures", done, total),
+        )
+        return check_gallery(manifest, extraction, embeddings, progress=progress)

@@ -1,0 +1,322 @@
+"""`lmk eval gap` and `lmk eval compare`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from lmk.cli.eval.options import FILE, as_json, bootstrap, parts
+from lmk.cli.eval.tables import (
+    bounds_text,
+    echo_findings,
+    echo_gap,
+    echo_warnings,
+    gap_dict,
+    interval_note,
+)
+from lmk.cli.index_path import INDEX
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import check_output
+from lmk.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    from lmk.eval.files.submission import Submission
+    from lmk.eval.files.truth import Truth
+    from lmk.eval.scores.compare import GapDifference
+    from lmk.index.gallery.gallery import Gallery
+
+
+@click.command("gap", short_help="Recognition: GAP of a submission.")
+@click.argument("submission", type=FILE)
+@click.argument("solution", type=FILE)
+@as_json
+@bootstrap
+@click.option(
+    "--report",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write DIR/report.html: curves, confusions, the worst answers.",
+)
+@click.option(
+    "-i",
+    "--index",
+    type=INDEX,
+    help="The index: labels it lacks are named; a report shows its neighbours.",
+)
+@click.option("--queries", type=FILE, help="For the report: the queries, a folder or CSV.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of a CSV of queries start.  [default: the folder of the CSV]",
+)
+def gap(
+    submission: Path,
+    solution: Path,
+    as_json: bool,
+    resamples: int,
+    seed: int,
+    report: Path | None,
+    index: Path | None,
+    queries: Path | None,
+    root: Path | None,
+) -> None:
+    """Global average precision (GAP) of SUBMISSION (id,landmarks) against SOLUTION.
+
+    Public and Private rows are scored apart where the solution has a column Usage; Ignored rows
+    are left out. Queries without a row count as blank. Beside GAP: GAP over landmark queries alone,
+    GAP as a contest's mix would give it (98 % of queries show no landmark), and acc@1.
+
+    Example: lmk eval gap submission.csv solution.csv --report out -i gallery.lmk --queries photos/
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.eval.files.label_match import label_warnings
+    from lmk.eval.files.submission import Submission
+    from lmk.eval.files.truth import Truth
+    from lmk.eval.scores.gap_scores import gap_scores
+    from lmk.eval.scores.judged import judge
+    from lmk.index.gallery.gallery import Gallery
+
+    if report is None and queries:
+        raise UsageError("--queries are for a report", remedy="add --report DIR")
+    if root is not None and queries is None:
+        raise UsageError("--root is for the paths of --queries", remedy="add --queries CSV")
+    answers, truth = Submission.read(submission), Truth.read(solution)
+    with ExitStack() as opened:
+        sources = gallery = None
+        if report is not None:
+            from lmk.cli.eval.report_page import open_sources, write_report
+
+            sources = opened.enter_context(open_sources(report, index, queries, root))
+            gallery = sources.gallery
+        elif index is not None:
+            gallery = opened.enter_context(Gallery.open(index))
+        scores = [
+            gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
+            for name, usage in parts(truth)
+        ]
+        warnings = label_warnings(answers, truth)
+        written = sources and write_report(sources, answers, truth, scores, warnings)
+        _echo_findings(submission, truth, gallery)
+        echo_warnings(submission, warnings)
+    if written:
+        echo(f"lmk: wrote {written}", err=True)
+    if as_json:
+        found = {each.name: gap_dict(each) for each in scores}
+        found["all"]["warnings"] = list(warnings)
+        echo_json(found)
+    else:
+        echo_gap(scores)
+
+
+def _echo_findings(submission: Path, truth: Truth, gallery: Gallery | None) -> None:
+    """Says on stderr what is odd in a file that can be scored: missing rows, unknown labels."""
+    from lmk.eval.files.truth import IGNORED
+    from lmk.eval.files.validate import validate
+    from lmk.index.gallery.gallery import class_sizes
+
+    ignored = {
+        query for query, of in zip(truth.query_ids, truth.usage, strict=True) if of == IGNORED
+    }
+    known = None
+    if gallery is not None:
+        known = {label for label, pictures in class_sizes(gallery).items() if pictures}
+    found = validate(submission, queries=truth.query_ids, gallery_labels=known).findings
+    echo_findings(submission, [each for each in found if each.query_id not in ignored])
+
+
+@click.command("compare", short_help="Which submission is better, and why; blends.")
+@click.argument("submissions", nargs=-1, required=True, type=FILE)
+@click.argument("solution", type=FILE)
+@click.option(
+    "--usage", type=click.Choice(["Public", "Private"]), help="Only these queries.  [default: all]"
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Queries to name whose answers change GAP most.",
+)
+@click.option(
+    "--blend",
+    "blended",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the blend of all SUBMISSIONS, and score it too.",
+)
+@click.option("--weights", metavar="W,W...", help="Of the blend, one for each.  [default: equal]")
+@click.option(
+    "--rule",
+    type=click.Choice(["rank", "score"]),
+    default="rank",
+    show_default=True,
+    help="What the blend adds up: places, or the confidences themselves.",
+)
+@as_json
+@bootstrap
+def compare(
+    submissions: tuple[Path, ...],
+    solution: Path,
+    usage: str | None,
+    top: int,
+    blended: Path | None,
+    weights: str | None,
+    rule: str,
+    as_json: bool,
+    resamples: int,
+    seed: int,
+) -> None:
+    """Compare two or more SUBMISSIONS (id,landmarks) against one SOLUTION.
+
+    Each gets its GAP; each but the first is tested against the first on the same bootstrap draws,
+    and the queries that make up the difference are named. The parts of the difference add up.
+
+    Example: lmk eval compare old.csv new.csv solution.csv --blend both.csv --weights 1,2
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.eval.files.label_match import label_warnings
+    from lmk.eval.files.submission import Submission
+    from lmk.eval.files.truth import Truth
+    from lmk.eval.scores.compare import compare as compare_two
+
+    if len(submissions) < 2:
+        raise UsageError(
+            "two submissions or more are needed", remedy="lmk eval compare OLD NEW SOLUTION"
+        )
+    if blended is None and weights is not None:
+        raise UsageError("--weights are those of a blend", remedy="add --blend OUT.csv")
+    shares = _weights(weights, len(submissions))
+    if blended is not None:
+        check_output(blended, reads=(*submissions, solution))
+    read = [Submission.read(path) for path in submissions]
+    truth = Truth.read(solution)
+    if blended is not None:
+        read.append(_blend(read, shares, rule))
+    names = [str(path) for path in (*submissions, *((blended,) if blended else ()))]
+    warnings = [label_warnings(each, truth) for each in read]
+    pairs = [compare_two(read[0], other, truth, usage) for other in read[1:]]
+    found = _compared(names, pairs, resamples, seed)
+    for name, entry, own in zip(names, found, warnings, strict=True):
+        echo_warnings(name, own)
+        entry["warnings"] = list(own)
+    for entry, pair, other in zip(found[1:], pairs, read[1:], strict=True):
+        entry["changes"] = _changes(pair, truth, read[0], other, top)
+    if blended is not None:
+        read[-1].write(blended)
+    if as_json:
+        echo_json({"usage": usage or "all", "submissions": found})
+    else:
+        _echo_compared(found, resamples, seed)
+
+
+def _weights(text: str | None, count: int) -> list[float] | None:
+    from lmk.embed.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        weights = [float(word) for word in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
+        raise UsageError(
+            f"{count} numbers above 0 with commas between them are needed, got {text!r}",
+            where="--weights",
+        )
+    return weights
+
+
+def _blend(submissions: list[Submission], weights: list[float] | None, rule: str) -> Submission:
+    from lmk.embed.errors import SubmissionError
+    from lmk.eval.scores.compare import BlendRule, blend
+
+    rules: dict[str, BlendRule] = {name: name for name in get_args(BlendRule)}
+    try:
+        return blend(submissions, weights, rules[rule])
+    except ValueError as error:  # a negative or infinite confidence by the rule "score"
+        raise SubmissionError(str(error)) from error
+
+
+def _compared(
+    names: list[str], pairs: list[GapDifference], resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """For each submission its GAP, and for all but the first the test against the first."""
+    from lmk.eval.scores.bootstrap import gap_interval, gap_test
+
+    judged = [pairs[0].first, *(pair.second for pair in pairs)]
+    gaps = [pairs[0].first_gap, *(pair.second_gap for pair in pairs)]
+    found: list[dict[str, Any]] = []
+    for place, (name, each, value) in enumerate(zip(names, judged, gaps, strict=True)):
+        entry: dict[str, Any] = {"submission": name, "gap": value, "gap_interval": None}
+        if resamples:
+            interval = gap_interval(each, resamples=resamples, seed=seed)
+            entry["gap_interval"] = [interval.low, interval.high]
+        if place:
+            entry |= {"difference": value - gaps[0], "difference_interval": None, "p_value": None}
+            if resamples:
+                test = gap_test(judged[0], each, resamples=resamples, seed=seed)
+                entry |= {"difference_interval": [test.low, test.high], "p_value": test.p_value}
+        found.append(entry)
+    return found
+
+
+def _changes(
+    pair: GapDifference, truth: Truth, first: Submission, second: Submission, top: int
+) -> list[dict[str, Any]]:
+    """The queries that change GAP most, with what each submission says of them."""
+
+    def answer(submission: Submission, query: str) -> str | None:
+        row = submission.row_of.get(query)
+        return None if row is None else submission.labels[row]
+
+    rows = []
+    for row in pair.largest(top):
+        query = pair.first.query_ids[row]
+        rows.append(
+            {
+                "query": query,
+                "change": float(pair.change[row]),
+                "truth": list(truth.labels[truth.row_of[query]]),
+                "before": answer(first, query),
+                "after": answer(second, query),
+            }
+        )
+    return rows
+
+
+def _echo_compared(found: list[dict[str, Any]], resamples: int, seed: int) -> None:
+    header, rows = ["", "GAP", "difference", "p"], []
+    for entry in found:
+        bounds = bounds_text(*(entry["gap_interval"] or (None, None)))
+        row = [entry["submission"], f"{entry['gap']:.4f}" + (f" [{bounds}]" if bounds else "")]
+        if "difference" in entry:
+            low, high = entry["difference_interval"] or (None, None)
+            inner = "" if low is None else f" [{low:+.4f} to {high:+.4f}]"
+            p_value = entry["p_value"]
+            row += [
+                f"{entry['difference']:+.4f}{inner}",
+                "" if p_value is None else f"{p_value:.3g}",
+            ]
+        rows.append([*row, "", ""][:4])
+    echo_table(header, rows)
+    echo(interval_note(resamples, seed))
+    for entry in found[1:]:
+        if not entry["changes"]:
+            continue
+        echo()
+        echo(f"{entry['submission']}: what changes GAP most against {found[0]['submission']}")
+        echo_table(
+            ("query", "change", "truth", "before", "after"),
+            [
+                (
+                    change["query"],
+                    f"{change['change']:+.5f}",
+                    " ".join(change["truth"]) or "(none)",
+                    change["before"] or "(blank)",
+                    change["after"] or "(blank)",
+                )
+                for change in entry["changes"]
+            ],
+        )

@@ -1,0 +1,18 @@
+"""`lmk eval`: the group, and what belongs to it."""
+
+from __future__ import annotations
+
+import click
+
+from lmk.cli.eval.gap import compare, gap
+from lmk.cli.eval.retrieval import retrieval, revisited
+from lmk.cli.eval.tags import tags
+
+
+@click.group("eval")
+def evaluate() -> None:
+    """Score answers as the contests and benchmarks do."""
+
+
+for command in (gap, retrieval, revisited, tags, compare):
+    evaluate.add_command(command)

@@ -1,0 +1,187 @@
+"""`lmk eval gap --report`: gathers pictures and neighbours, writes the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmk.cli.pictures import read_pictures
+from lmk.cli.render import check_output, page, require_folder, write_text
+from lmk.index.gallery.gallery import class_sizes
+from lmk.rerank.answers import Evidence
+
+if TYPE_CHECKING:
+    from lmk.embed.data.manifest import Manifest
+    from lmk.eval.files.submission import Submission
+    from lmk.eval.files.truth import Truth
+    from lmk.eval.report.report import Case
+    from lmk.eval.scores.gap_scores import GapScores
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.rerank.recognizer import Recognizer
+
+PAGE = "report.html"
+_NEIGHBOURS = 5  # shown of each query
+_SEARCHED = 100  # looked through for the true landmark
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of one wrong answer.
+
+    Attributes:
+        path: of the query; None where it is not among those given.
+        neighbours: gallery pictures, those that voted for the index's answer first.
+        true: the nearest picture of the true landmark, where `neighbours` has none.
+        true_rank: its place among the nearest, from 1; None where it is not among `searched`.
+        searched: how many neighbours were looked through.
+    """
+
+    path: str | None
+    neighbours: tuple[Evidence, ...] = ()
+    true: Evidence | None = None
+    true_rank: int | None = None
+    searched: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What a report takes pictures from.
+
+    Attributes:
+        folder: to write to.
+        index: the index's path, for class sizes, and with `manifest` for neighbours.
+        gallery: of the index.
+        recognizer: of the index; None where there are no queries to ask it about.
+        manifest: the queries' pictures; ids are those of the submission.
+    """
+
+    folder: Path
+    index: Path | None
+    gallery: Gallery | None
+    recognizer: Recognizer | None
+    manifest: Manifest | None
+
+
+@contextmanager
+def open_sources(
+    folder: Path, index: Path | None, queries: Path | None, root: Path | None
+) -> Iterator[Sources]:
+    """Checks and opens all that a report needs, before anything is computed.
+
+    Args:
+        folder: made later if it is not there; the folder above must be.
+        index: an index, or None.
+        queries: the queries' pictures, a folder or CSV, or None.
+        root: where the paths of that CSV start.
+
+    Raises:
+        UsageError: no such folder or file.
+        GalleryError: the index cannot be used.
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.rerank.recognizer import Recognizer
+
+    require_folder(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("is a file, a folder is wanted", where=folder, remedy="name another")
+    if folder.exists():
+        check_output(folder / PAGE)
+    manifest = None if queries is None else read_pictures(queries, root=root)
+    if index is None:
+        yield Sources(folder, None, None, None, manifest)
+    elif manifest is None:
+        with Gallery.open(index) as gallery:
+            yield Sources(folder, index, gallery, None, None)
+    else:
+        with Recognizer.open(index) as recognizer:
+            yield Sources(folder, index, recognizer.gallery, recognizer, manifest)
+
+
+def write_report(
+    sources: Sources,
+    submission: Submission,
+    truth: Truth,
+    scores: Sequence[GapScores],
+    warnings: Sequence[str] = (),
+) -> Path:
+    """Writes report.html, one page that needs no other file; gives its path.
+
+    Args:
+        sources: where to write, and where pictures are.
+        submission, truth: what is reported.
+        scores: of all queries first, then of the parts.
+        warnings: about the labels, shown above the scores.
+
+    Raises:
+        SubmissionError: an unknown query id, or no query with a landmark.
+        StorageError: the folder cannot be written.
+    """
+    from lmk.embed.errors import storage_errors
+    from lmk.eval.report.report import report_of
+
+    gallery = sources.gallery
+    report = report_of(
+        submission, truth, class_sizes=None if gallery is None else class_sizes(gallery)
+    )
+    cases = (*report.false_positives, *report.misses)
+    pictures, others = _pictures(cases, sources.manifest, sources.recognizer)
+    text = page(
+        "eval/report.html",
+        submission=Path(submission.source).name,
+        solution=Path(truth.source).name,
+        index=None if sources.index is None else sources.index.name,
+        queries=sources.manifest is not None,
+        scores=scores,
+        warnings=warnings,
+        report=report,
+        pictures=pictures,
+        other_answers=others,
+    )
+    path = sources.folder / PAGE
+    with storage_errors(path):
+        sources.folder.mkdir(exist_ok=True)
+    write_text(path, text)
+    return path
+
+
+def _pictures(
+    cases: Sequence[Case], manifest: Manifest | None, recognizer: Recognizer | None
+) -> tuple[dict[str, Shown], int]:
+    """What to show of each case, and how many the index now answers in another way."""
+    if manifest is None:
+        return {}, 0
+    wanted = {case.query for case in cases}
+    file_of = {row.id: manifest.file(row) for row in manifest.rows if row.id in wanted}
+    shown = {
+        case.query: Shown(str(file_of[case.query]) if case.query in file_of else None)
+        for case in cases
+    }
+    if recognizer is None or not file_of:
+        return shown, 0
+    held = len(recognizer.gallery.role_rows("gallery"))
+    searched = min(_SEARCHED, held)
+    predictions, _ = recognizer.query(list(dict.fromkeys(file_of.values())), k=searched)
+    answers = {answer.query: answer for answer in recognizer.answers_of(predictions, searched)}
+    others = 0
+    for case in cases:
+        answer = answers.get(str(file_of.get(case.query)))
+        if answer is None:
+            continue  # the picture is not there, or cannot be read
+        others += answer.best != case.answer
+        near = answer.neighbours
+        first = near[:_NEIGHBOURS]
+        of_truth = [each for each in near if not set(case.truth).isdisjoint(each.labels)]
+        nearest = min(of_truth, key=lambda each: each.place, default=None)
+        among = any(each in first for each in of_truth)
+        shown[case.query] = Shown(
+            answer.query,
+            first,
+            None if among else nearest,
+            None if nearest is None else nearest.place,
+            len(near),
+        )
+    return shown, others

@@ -1,0 +1,324 @@
+"""`lmk eval retrieval` and `lmk eval revisited`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.eval.options import FILE, as_json, bootstrap, parts
+from lmk.cli.eval.tables import bounds_text, echo_findings, echo_warnings, interval_note
+from lmk.cli.index_path import INDEX
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lmk.eval.files.truth import RetrievalTruth
+    from lmk.eval.scores.average_precision import RetrievalResult
+    from lmk.eval.scores.revisited import Protocol, ProtocolScore, RevisitedTruth
+
+
+@click.command("retrieval", short_help="Retrieval: mAP@100 of a submission.")
+@click.argument("submission", type=FILE)
+@click.argument("solution", type=FILE)
+@click.option(
+    "-k",
+    "ranks",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Ranks that count.",
+)
+@click.option("-i", "--index", type=INDEX, help="The index whose labels say what is right.")
+@click.option("--gallery", type=FILE, help="Or a CSV id,landmark_id that says it.")
+@as_json
+@bootstrap
+def retrieval(
+    submission: Path,
+    solution: Path,
+    ranks: int,
+    index: Path | None,
+    gallery: Path | None,
+    as_json: bool,
+    resamples: int,
+    seed: int,
+) -> None:
+    """Mean average precision (mAP@100) of SUBMISSION (id,images) against SOLUTION.
+
+    SOLUTION names the right pictures of each query (id,images[,Usage], as GLDv2's retrieval
+    solution). With --index or --gallery it names the queries' landmarks (id,landmarks[,Usage]):
+    pictures of the same landmark are right, and queries that have none are left out.
+
+    Example: lmk eval retrieval retrieval.csv solution.csv -i gallery.lmk
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.eval.files.label_match import image_warnings
+    from lmk.eval.files.submission import MAX_IMAGES, RetrievalSubmission
+    from lmk.eval.files.truth import RetrievalTruth
+    from lmk.eval.files.validate import validate_retrieval
+    from lmk.eval.scores.average_precision import judge_retrieval
+
+    if index and gallery:
+        raise UsageError("--index and --gallery both say what is right", remedy="give one of them")
+    found = RetrievalSubmission.read(submission)
+    known = None
+    if index or gallery:
+        labelled = _labelled(index, gallery)
+        truth = _truth_by_label(solution, labelled, index or gallery)
+        if index:
+            known = {id_ for id_, _ in labelled}
+    else:
+        truth = RetrievalTruth.read(solution)
+    warnings = image_warnings(found, truth)
+    scores: dict[str, dict[str, Any]] = {
+        name: _retrieval_scores(
+            judge_retrieval(found, truth, usage, k=ranks), resamples=resamples, seed=seed
+        )
+        for name, usage in parts(truth)
+    }
+    named = set(found.query_ids)
+    scored = [truth.query_ids[row] for row in truth.rows()]
+    _echo_missing(submission, [query for query in scored if query not in named], len(scored))
+    echo_warnings(submission, warnings)
+    scores["all"]["warnings"] = list(warnings)
+    odd = validate_retrieval(submission, gallery_ids=known).findings
+    echo_findings(
+        submission, [each for each in odd if each.kind != "too many" or ranks == MAX_IMAGES]
+    )
+    if as_json:
+        echo_json(scores)
+    else:
+        _echo_retrieval(scores, ranks, resamples, seed)
+
+
+def _truth_by_label(
+    solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
+) -> RetrievalTruth:
+    """The gallery pictures that share a landmark with each query; the others become Ignored."""
+    from lmk.embed.errors import SubmissionError
+    from lmk.embed.tables.label_forms import similar_pairs, similar_text
+    from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
+
+    truth = Truth.read(solution)
+    pictures: dict[str, list[str]] = {}
+    for id_, labels in labelled:
+        for label in labels:
+            pictures.setdefault(label, []).append(id_)
+    images = tuple(
+        tuple(dict.fromkeys(id_ for label in labels for id_ in pictures.get(label, ())))
+        for labels in truth.labels
+    )
+    usage = tuple(of if found else IGNORED for of, found in zip(truth.usage, images, strict=True))
+    wanted = {label for labels in truth.labels for label in labels}
+    text = similar_text(similar_pairs(wanted, pictures), "label", others=f"those of {source}")
+    if not any(images):
+        raise SubmissionError(
+            f"no query shows a landmark of {source}",
+            where=solution,
+            remedy=text or "do both use the same labels?",
+        )
+    if text:
+        echo_warnings(solution, [f"{text}, so they never match"])
+    lost = sum(
+        old != IGNORED and new == IGNORED for old, new in zip(truth.usage, usage, strict=True)
+    )
+    if lost:
+        echo(
+            f"lmk: {solution}: {lost:,} of {len(truth):,} queries show no landmark of "
+            f"{source}: they are left out",
+            err=True,
+        )
+    return RetrievalTruth(truth.query_ids, images, usage, truth.source)
+
+
+def _labelled(index: Path | None, gallery: Path | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Id and labels of each gallery picture."""
+    from lmk.eval.files.truth import Truth
+    from lmk.index.gallery.gallery import Gallery
+
+    if index is None:
+        assert gallery is not None
+        named = Truth.read(gallery)
+        return list(zip(named.query_ids, named.labels, strict=True))
+    with Gallery.open(index) as opened:
+        rows = opened.role_rows("gallery")
+        labels = [opened.labels(row) for row in rows.tolist()]
+        return list(zip(opened.ids(rows), labels, strict=True))
+
+
+def _retrieval_scores(result: RetrievalResult, *, resamples: int, seed: int) -> dict[str, Any]:
+    cuts = [cut for cut in (1, 5, 10) if cut < result.k] + [result.k]
+    mean, median = result.mean_median_position()
+    return {
+        "map": result.mean_average_precision(),
+        "map_interval": _interval(result.average_precisions(), resamples, seed),
+        "k": result.k,
+        "queries": len(result),
+        "precision": {str(cut): float(result.precisions(cut).mean()) for cut in cuts},
+        "recall": {str(cut): float(result.recalls(cut).mean()) for cut in cuts},
+        "mean_precisions": result.mean_precisions().tolist(),
+        "mean_first_position": mean,
+        "median_first_position": median,
+        "resamples": resamples,
+        "seed": seed,
+    }
+
+
+def _echo_retrieval(
+    scores: dict[str, dict[str, Any]], ranks: int, resamples: int, seed: int
+) -> None:
+    first = next(iter(scores.values()))
+    echo_table(
+        (
+            "",
+            f"mAP@{ranks}",
+            "queries",
+            *(f"P@{cut}" for cut in first["precision"]),
+            f"recall@{ranks}",
+            "first hit",
+        ),
+        [
+            (
+                name,
+                _with_bounds(each["map"], each["map_interval"]),
+                f"{each['queries']:,}",
+                *(f"{value:.4f}" for value in each["precision"].values()),
+                f"{each['recall'][str(ranks)]:.4f}",
+                f"{each['median_first_position']:g}",
+            )
+            for name, each in scores.items()
+        ],
+    )
+    echo(f"first hit: the median rank of the first right picture, {ranks + 1} where none is")
+    echo(interval_note(resamples, seed))
+
+
+@click.command("revisited", short_help="Revisited Oxford and Paris: mAP and mP.")
+@click.argument("ground_truth", type=FILE)
+@click.option("--ranks", type=FILE, help="Rank lists: a .npy file, or a CSV id,images of names.")
+@click.option("--columns", is_flag=True, help="The .npy of --ranks has a column for each query.")
+@click.option("--database", type=FILE, help="Features of the database: .npy or .safetensors.")
+@click.option("--queries", type=FILE, help="Features of the queries, cropped to their boxes.")
+@as_json
+@bootstrap
+def revisited(
+    ground_truth: Path,
+    ranks: Path | None,
+    columns: bool,
+    database: Path | None,
+    queries: Path | None,
+    as_json: bool,
+    resamples: int,
+    seed: int,
+) -> None:
+    """Revisited Oxford or Paris: mAP and mP@1, 5, 10, easy, medium and hard.
+
+    GROUND_TRUTH is gnd_roxford5k.pkl or gnd_rparis6k.pkl. The ranking comes as --ranks: whole
+    numbers [queries, k], database rows from 0, best first, -1 where a list is shorter (with
+    --columns [k, queries], as revisitop keeps them), or a CSV of names; or as --database and
+    --queries: float rows in the order of the ground truth, ranked by dot product.
+
+    Example: lmk eval revisited gnd_roxford5k.pkl --database db.npy --queries queries.npy
+    """
+    from lmk.embed.errors import SubmissionError, UsageError
+    from lmk.eval.scores.revisited import read_ground_truth
+
+    if ranks is None and (database is None or queries is None):
+        raise UsageError("give --ranks, or both --database and --queries")
+    if ranks is not None and (database is not None or queries is not None):
+        raise UsageError("--ranks is the ranking already", remedy="leave the features out")
+    if columns and ranks is None:
+        raise UsageError("--columns is for the .npy file of --ranks")
+    truth = read_ground_truth(ground_truth)
+    try:
+        found = _evaluate(truth, ranks, columns, database, queries)
+    except ValueError as error:
+        raise SubmissionError(str(error), where=ground_truth) from error
+    scores = {
+        protocol: {
+            "map": score.mean_average_precision,
+            "map_interval": _interval(score.average_precision, resamples, seed),
+            "queries": int((score.average_precision == score.average_precision).sum()),
+            "mean_precision": {str(at): value for at, value in score.mean_precision_at.items()},
+            "resamples": resamples,
+            "seed": seed,
+        }
+        for protocol, score in found.items()
+    }
+    if as_json:
+        echo_json(scores)
+    else:
+        _echo_revisited(scores, resamples, seed)
+
+
+def _evaluate(
+    truth: RevisitedTruth,
+    ranks: Path | None,
+    columns: bool,
+    database: Path | None,
+    queries: Path | None,
+) -> dict[Protocol, ProtocolScore]:
+    from lmk.embed.errors import SubmissionError
+    from lmk.eval.scores.revisited import evaluate_features, evaluate_ranks
+    from lmk.eval.scores.revisited_files import read_features, read_ranks
+
+    if ranks is not None:
+        lists, missing = read_ranks(ranks, truth, columns=columns)
+        _echo_missing(ranks, missing, len(truth))
+        return evaluate_ranks(lists, truth)
+    assert database is not None
+    assert queries is not None
+    of_database = read_features(database, len(truth.database))
+    of_queries = read_features(queries, len(truth))
+    if of_database.shape[1] != of_queries.shape[1]:
+        raise SubmissionError(
+            f"{of_queries.shape[1]} numbers a picture, {database} has {of_database.shape[1]}",
+            where=queries,
+            remedy="describe both with the same network",
+        )
+    return evaluate_features(of_database, of_queries, truth)
+
+
+def _echo_revisited(scores: dict[Protocol, dict[str, Any]], resamples: int, seed: int) -> None:
+    first = next(iter(scores.values()))
+    echo_table(
+        ("", "mAP", *(f"mP@{at}" for at in first["mean_precision"]), "queries"),
+        [
+            (
+                protocol,
+                _with_bounds(each["map"], each["map_interval"]),
+                *(f"{value:.4f}" for value in each["mean_precision"].values()),
+                f"{each['queries']:,}",
+            )
+            for protocol, each in scores.items()
+        ],
+    )
+    echo(interval_note(resamples, seed))
+
+
+def _interval(values: NDArray[np.float64], resamples: int, seed: int) -> list[float] | None:
+    from lmk.eval.scores.bootstrap import mean_interval
+
+    if not resamples:
+        return None
+    interval = mean_interval(values, resamples=resamples, seed=seed)
+    return [interval.low, interval.high]
+
+
+def _with_bounds(value: float, bounds: Sequence[float] | None) -> str:
+    return f"{value:.4f}" + (f" [{bounds_text(*bounds)}]" if bounds else "")
+
+
+def _echo_missing(file: Path, missing: Collection[str], queries: int) -> None:
+    if missing:
+        first = next(iter(missing))
+        echo(
+            f"lmk: {file}: {len(missing):,} of {queries:,} queries have no row (the first is "
+            f"{first}): nothing was found for them",
+            err=True,
+        )

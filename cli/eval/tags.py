@@ -1,0 +1,179 @@
+"""`lmk eval tags`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.eval.options import FILE, as_json, bootstrap
+from lmk.cli.eval.tables import bounds_text, echo_warnings, interval_note
+from lmk.cli.options import named_relations, relations_by_option, relations_option
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.ranges import Float
+from lmk.cli.tables import echo_table
+
+if TYPE_CHECKING:
+    from lmk.eval.scores.bootstrap import Interval
+    from lmk.eval.scores.tags import DecisionScores, PictureScores, TagScores
+
+
+@click.command("tags", short_help="Tags of pictures: F1 and average precision.")
+@click.argument("predictions", type=FILE)
+@click.argument("solution", type=FILE)
+@click.option(
+    "-k",
+    "best",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Tags of each picture that are taken for P, R and F1.",
+)
+@click.option(
+    "--threshold",
+    type=Float(),
+    help="Also score the tags given from this score on.  [default: those of a column given]",
+)
+@relations_option
+@relations_by_option
+@as_json
+@bootstrap
+def tags(
+    predictions: Path,
+    solution: Path,
+    best: int,
+    threshold: float | None,
+    relations: Path | None,
+    relations_by: str | None,
+    as_json: bool,
+    resamples: int,
+    seed: int,
+) -> None:
+    """Scores of PREDICTIONS (id,tags with "tag:score" pairs) against SOLUTION (id,tags).
+
+    In both files blanks stand between the tags of a picture, as in `cat:0.98 sofa:0.4`; further
+    columns are skipped. A tag that a prediction does not name ranks below all that it names.
+    Precision, recall and F1 of the k best tags are means over pictures that have a true tag. Where
+    PREDICTIONS has a column `given` (`lmk tag -o` writes it), or with --threshold, precision,
+    recall and F1 of the tags given are scored too, tag by tag. --relations adds to the true tags
+    what follows from them.
+
+    Example: lmk eval tags predictions.csv tags.csv -k 5
+    """
+    from lmk.eval.files.label_match import tag_warnings
+    from lmk.eval.files.tag_files import read_tag_table
+    from lmk.eval.scores.bootstrap import mean_interval
+    from lmk.eval.scores.tags import score_decisions, score_pictures, score_tags
+
+    table = read_tag_table(predictions, solution)
+    graph = named_relations(relations, relations_by)
+    if graph is not None:
+        table = table.closed(graph)
+    given = table.given if threshold is None else table.scores >= threshold
+    decided = None if given is None else score_decisions(given, table.truth, table.names)
+    by_tag = score_tags(table.finite_scores(), table.truth, table.names)
+    pictures = score_pictures(*table.padded(best), best)
+    interval = mean_interval(pictures.f1, resamples=resamples, seed=seed) if resamples else None
+    warnings = tag_warnings(table.predicted, table.true)
+    echo_warnings(predictions, warnings)
+    if table.missing:
+        echo(
+            f"lmk: {predictions}: {len(table.missing):,} of {len(table.ids):,} pictures have no "
+            f"row (the first is {table.missing[0]}): they count as without tags",
+            err=True,
+        )
+    if as_json:
+        found = _as_dict(by_tag, pictures, interval, resamples, seed)
+        found |= {"warnings": list(warnings)}
+        found |= {"given": None if decided is None else _given_dict(decided)}
+        echo_json(found)
+    else:
+        _echo(by_tag, pictures, interval, len(table.ids), decided)
+        echo(interval_note(resamples, seed))
+
+
+def _as_dict(
+    by_tag: TagScores,
+    pictures: PictureScores,
+    interval: Interval | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, object]:
+    precision, recall, f1 = pictures.means()
+    return {
+        "k": pictures.k,
+        "pictures": len(pictures.rows),
+        "without_true_tag": pictures.skipped,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "f1_interval": [interval.low, interval.high] if interval else None,
+        "macro_map": by_tag.macro,
+        "micro_map": by_tag.micro,
+        "tags": {
+            name: {
+                "support": int(support),
+                "average_precision": float(average) if support else None,
+            }
+            for name, support, average in zip(
+                by_tag.names, by_tag.support, by_tag.average_precision, strict=True
+            )
+        },
+        "resamples": resamples,
+        "seed": seed,
+    }
+
+
+def _given_dict(decided: DecisionScores) -> dict[str, object]:
+    each = zip(decided.names, decided.support, decided.precision, decided.recall, decided.f1,
+               strict=True)  # fmt: skip
+    keys = ("precision", "recall", "f1")
+    return {
+        "macro": dict(zip(keys, decided.macro, strict=True)),
+        "micro": dict(zip(keys, decided.micro, strict=True)),
+        "tags": {
+            name: dict(zip(keys, map(float, values), strict=True)) if support else None
+            for name, support, *values in each
+        },
+    }
+
+
+def _echo(
+    by_tag: TagScores,
+    pictures: PictureScores,
+    interval: Interval | None,
+    count: int,
+    decided: DecisionScores | None,
+) -> None:
+    precision, recall, f1 = pictures.means()
+    bounds = f" [{bounds_text(interval.low, interval.high)}]" if interval else ""
+    k = pictures.k
+    echo(
+        f"P@{k} {precision:.4f}  R@{k} {recall:.4f}  F1@{k} {f1:.4f}{bounds}  "
+        f"(means over {len(pictures.rows):,} pictures; {pictures.skipped:,} have no true tag)"
+    )
+    known = sum(support > 0 for support in by_tag.support)
+    echo(
+        f"mAP macro {by_tag.macro:.4f} (over {known:,} tags)  micro {by_tag.micro:.4f}  "
+        f"({count:,} pictures)"
+    )
+    if decided is not None:
+        for kind, values in (("micro", decided.micro), ("macro", decided.macro)):
+            precision, recall, f1 = values
+            echo(f"tags given, {kind}: P {precision:.4f}  R {recall:.4f}  F1 {f1:.4f}")
+    echo()
+    scored = [tag for tag in range(len(by_tag.names)) if by_tag.support[tag]]
+    scored.sort(key=lambda tag: (-by_tag.average_precision[tag], by_tag.names[tag]))
+    columns = [by_tag.average_precision]
+    header = ["tag", "pictures", "AP"]
+    if decided is not None:
+        columns += [decided.precision, decided.recall, decided.f1]
+        header += ["P", "R", "F1"]
+    echo_table(
+        header,
+        [
+            (by_tag.names[tag], f"{by_tag.support[tag]:,}", *(f"{c[tag]:.4f}" for c in columns))
+            for tag in scored
+        ],
+    )

@@ -1,0 +1,275 @@
+"""`lmk build-index`."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.index.milvus import push_to_server, pushed_text
+from lmk.cli.index.notes import (
+    echo_conflicts,
+    echo_duplicates,
+    echo_shared,
+    echo_unlabelled,
+)
+from lmk.cli.landmark_notes import echo_landmarks, echo_shape
+from lmk.cli.options import (
+    backend,
+    check_backend,
+    collection,
+    duplicates,
+    kind,
+    recall,
+    uri,
+    wait,
+)
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
+from lmk.embed.defaults import DEFAULT
+from lmk.embed.shell_words import shell_word
+
+if TYPE_CHECKING:
+    from lmk.embed.data.manifest import Manifest
+    from lmk.index.catalog.records import Precision
+    from lmk.rerank.indexing.build import BuildReport
+
+SUFFIX = ".lmk"
+FEW_PICTURES = 30  # a threshold learnt from fewer, without distractors, is a guess
+
+
+def _shard(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Reads "2/8" as (2, 8)."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 1/4")
+    return number, count
+
+
+def _scales(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    """Reads "1,0.7" as (1.0, 0.7)."""
+    if value is None:
+        return None
+    try:
+        scales = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale <= 1 for scale in scales):
+        raise click.BadParameter(f"{value!r} is no list of numbers above 0, 1 at most: 1,0.7")
+    return scales
+
+
+@click.command("build-index")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "index",
+    type=click.Path(path_type=Path),
+    help="The index to write.  [default: GALLERY.lmk]",
+)
+@click.option(
+    "--distractors",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|CSV",
+    help="Pictures that show none of the landmarks: they teach the index what to refuse.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of both CSVs start.  [default: the folder of each]",
+)
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    default=DEFAULT,
+    show_default=True,
+    help=f"{DEFAULT}, lite1, lite0 (faster), an embedder's folder, or any timm model.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Weights of a timm model, a local file."
+)
+@click.option("--pretrained", is_flag=True, help="Fetch the timm model's weights from its hub.")
+@click.option("--size", type=click.IntRange(32, 2048), help="Side of the pictures in pixels.")
+@click.option(
+    "--flip", is_flag=True, help="Look at each picture's mirror image too; takes twice as long."
+)
+@click.option(
+    "--scales",
+    metavar="S,S",
+    callback=_scales,
+    help="Look at each picture at several parts of the size, as in 1,0.7; each costs its area.",
+)
+@click.option(
+    "--whiten/--no-whiten",
+    default=None,
+    help="Learn a whitening.  [default: with distractors and 1,000 pictures or more]",
+)
+@kind
+@recall
+@backend
+@uri
+@collection
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_shard,
+    help="Build part I of N only, I from 1 to N; `lmk index merge` joins them.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["f16", "f32"]),
+    default="f16",
+    show_default=True,
+    help="Of the stored vectors: half or single.",
+)
+@duplicates
+@click.option(
+    "--allow-removals",
+    is_flag=True,
+    help="Build an existing index anew although many of its pictures could not be looked at.",
+)
+@wait
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def build_index(
+    gallery: Path,
+    index: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    model: str,
+    weights: Path | None,
+    pretrained: bool,
+    size: int | None,
+    flip: bool,
+    scales: tuple[float, ...] | None,
+    whiten: bool | None,
+    kind: str | None,
+    recall: float | None,
+    backend: str | None,
+    uri: str | None,
+    collection: str | None,
+    shard: tuple[int, int] | None,
+    precision: Precision,
+    duplicates: bool,
+    allow_removals: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Build an index from GALLERY: a folder with one sub-folder for each landmark, or a CSV.
+
+    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg
+    or ID.jpg (docs/tables.md).
+    Stopped or killed, the same command goes on where it was; an index that is there already
+    answers until the new one is whole.
+
+    Example: lmk build-index gallery/ --distractors not-landmarks/
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.rerank.indexing.build import build_index as build
+
+    check_backend(backend, uri, kind, recall)
+    if collection is not None and backend != "milvus":
+        raise click.UsageError("--collection is of a Milvus server: give --backend milvus with it")
+    started = time.monotonic()
+    pictures = read_pictures(gallery, root=root)
+    bank = read_pictures(distractors, root=root) if distractors else None
+    index = index or default_index(gallery, shard)
+    echo_shape(pictures, gallery, lambda other: ["build-index", str(other), "-o", str(index)])
+    embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
+    if flip or scales is not None:
+        embedder = embedder.with_views(flip=flip, scales=scales or (1.0,))
+    with StageProgress() as progress:
+        report = build(
+            pictures,
+            index,
+            embedder,
+            distractors=bank,
+            whiten=whiten,
+            kind=kind,
+            recall=recall,
+            backend=backend,
+            uri=uri,
+            collection=collection,
+            shard=shard,
+            precision=precision,
+            duplicates=duplicates,
+            allow_removals=allow_removals,
+            wait=wait,
+            progress=progress,
+        )
+        pushed = push_to_server(index, progress) if backend == "milvus" else None
+    seconds = time.monotonic() - started
+    if as_json:
+        facts = {"index": str(index)} | asdict(report) | {"seconds": round(seconds, 3)}
+        facts |= {} if pushed is None else {"pushed": asdict(pushed)}
+        echo_json(facts)
+        return
+    echo_skipped(report.skipped, f"lmk index info {shell_word(index)} lists them")
+    echo_duplicates(report.duplicates)
+    echo_conflicts(index, report.conflicts, report.without_own)
+    echo_shared(report.shared)
+    bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
+    echo(
+        f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "
+        f"({report.computed:,} newly computed)"
+    )
+    if pushed is not None:
+        echo(pushed_text(pushed))
+    echo_landmarks(index)
+    if shard is None:
+        _advise(gallery, index, report, pictures, bank=bank is not None)
+
+
+def _advise(
+    gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, bank: bool
+) -> None:
+    """Prints on stderr how to make the index refuse better, or that it has one landmark only."""
+    if not pictures.labelled:
+        echo_unlabelled(gallery)
+        return
+    landmarks = {label for row in pictures.rows for label in row.labels}
+    one = f"{next(iter(landmarks))} is its only landmark, and " if len(landmarks) == 1 else ""
+    if one and bank:
+        advice = f"{index}: {one}every picture is either that or {NONE_OF_THESE!r}" + (
+            f"; each sub-folder of {gallery} is a landmark" if gallery.is_dir() else ""
+        )
+    elif report.threshold is None:
+        advice = (
+            f"{index}: {one}nothing shows what to refuse, so every picture will get a landmark; "
+            "build it again with pictures of no landmark: --distractors FOLDER"
+        )
+    elif not bank and report.pictures < FEW_PICTURES:
+        advice = (
+            f"{index}: {NONE_OF_THESE!r} was learnt from {report.pictures} pictures only; "
+            "pictures of no landmark make it surer: --distractors FOLDER"
+        )
+    else:
+        return
+    echo(f"lmk: {advice}", err=True)
+
+
+def default_index(gallery: Path, shard: tuple[int, int] | None = None) -> Path:
+    """GALLERY.lmk, beside the gallery: gallery/ and gallery.csv both give gallery.lmk.
+
+    Shard (2, 4) of it gives gallery.2of4.lmk.
+    """
+    from lmk.embed.data.manifest_table import table_stem
+
+    plain = Path(gallery).resolve()
+    name = table_stem(plain) if plain.is_file() else plain.name
+    folder = gallery.parent if gallery.name not in ("", ".", "..") else plain.parent
+    part = "" if shard is None else f".{shard[0]}of{shard[1]}"
+    return folder / f"{name}{part}{SUFFIX}"

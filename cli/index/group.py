@@ -1,0 +1,26 @@
+"""`lmk index`: the group, and what belongs to it."""
+
+from __future__ import annotations
+
+import click
+
+from lmk.cli.index.change import add, compact, merge, remove
+from lmk.cli.index.health import repair, verify
+from lmk.cli.index.info import info, list_
+from lmk.cli.index.labels import relabel, rename_label
+from lmk.cli.index.milvus import push
+from lmk.cli.index.picks import picks
+from lmk.cli.index.search import search, set_
+from lmk.cli.index.sync import sync
+
+
+@click.group()
+def index() -> None:
+    """Change, check, list and search an index."""
+
+
+for command in (
+    *(info, list_, add, remove, relabel, rename_label, sync, merge, compact, verify, repair),
+    *(search, push, picks, set_),
+):
+    index.add_command(command)

@@ -1,0 +1,198 @@
+"""`lmk index info` and `lmk index list`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.index_path import INDEX
+from lmk.cli.options import as_json, labels
+from lmk.cli.printing import echo, echo_fields, echo_json
+from lmk.cli.render import counted, human_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lmk.index.gallery.gallery import Gallery
+
+_ROWS_AT_A_TIME = 10_000
+_NO_LANDMARK = "(no landmark)"
+
+
+@click.command(short_help="Say what it holds and how it is searched.")
+@click.argument("index", type=INDEX)
+@as_json
+def info(index: Path, as_json: bool) -> None:
+    """Say what INDEX holds, after checking every file of it.
+
+    Example: lmk index info gallery.lmk
+    """
+    from lmk.index.gallery.gallery import Gallery
+
+    with Gallery.open(index, verify=True) as gallery:
+        facts = _facts(gallery)
+    if as_json:
+        echo_json(facts)
+        return
+    for name, text in _lines(facts).items():
+        echo(f"{name:14} {text}")
+    for skip in facts["skipped_files"]:
+        echo(f"skipped        {skip['path']}: {skip['reason']}")
+
+
+def _facts(gallery: Gallery) -> dict[str, Any]:
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.rerank.fit.saved import saved_pipeline
+    from lmk.rerank.lists.retrieval import saved_retrieval
+
+    embedder = Embedder.load(gallery.embedder_dir, checked=True)
+    skipped = [{"path": path, "reason": reason} for path, reason in gallery.skipped()]
+    return asdict(gallery.info()) | {
+        "path": str(gallery.path),
+        "removed": gallery.removed,
+        "precision": gallery.precision,
+        "cache_bytes": _bytes_in(gallery.path / "cache"),
+        "search": _search(gallery),
+        "embedder": embedder.config.model_dump() | {"whitened": embedder.whitening is not None},
+        "steps": [step.model_dump() for step in saved_pipeline(gallery).steps],
+        "retrieval": saved_retrieval(gallery).model_dump(),
+        "skipped_files": skipped,
+    }
+
+
+class _NotReadyError(Exception):
+    """The search needs something built first; says what."""
+
+
+def _search(gallery: Gallery) -> str:
+    """How the gallery is searched and why; builds nothing, and forgives a server that is down."""
+    from lmk.embed.errors import LmkError
+    from lmk.index.search.choose import choose
+
+    def stop(text: str) -> None:
+        raise _NotReadyError(text)
+
+    try:
+        return choose(gallery, tell=stop).reason
+    except _NotReadyError as error:
+        return f"will be made ready at the next search, which begins with {error}"
+    except LmkError as error:
+        return f"cannot be searched now: {error}"
+
+
+def _bytes_in(folder: Path) -> int:
+    from lmk.index.gallery.gallery import bytes_below
+
+    return bytes_below(folder)
+
+
+def _lines(facts: dict[str, Any]) -> dict[str, str]:
+    embedder = facts["embedder"]
+    whitened = ", whitened" if embedder["whitened"] else ""
+    model = f"{embedder['name']} at {embedder['size']} px, {facts['dim']}-d{whitened}"
+    cache = human_bytes(facts["cache_bytes"])
+    removed, segments = facts["removed"], facts["segments"]
+    return {
+        "index": facts["path"],
+        "landmarks": f"{facts['landmarks']:,}",
+        "pictures": f"{facts['pictures']:,} ({facts['unlabelled']:,} without a landmark)",
+        "distractors": f"{facts['distractors']:,}",
+        "removed rows": f"{removed:,}" + " (`lmk index compact` frees them)" * bool(removed),
+        "skipped files": f"{facts['skipped']:,}",
+        "embedder": f"{model}, fingerprint {facts['fingerprint'][:16]}",
+        "vectors": f"{facts['precision']}, in "
+        + ("catalog.db" if not segments else counted(segments, "segment file")),
+        "search": facts["search"],
+        "steps": ", ".join(_step_text(step) for step in facts["steps"]),
+        "lists": ", ".join(_step_text(step) for step in facts["retrieval"]["steps"])
+        or "as they are searched",
+        "size": f"{human_bytes(facts['bytes_on_disk'])}, of it cache {cache}; "
+        f"format {facts['format']}",
+        "created": _to_the_second(facts["created"]),
+        "updated": _to_the_second(facts["updated"]),
+    }
+
+
+def _step_text(step: dict[str, object]) -> str:
+    parameters = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in step.items()
+        if name != "step" and value is not None
+    )
+    return f"{step['step']} ({parameters})" if parameters else str(step["step"])
+
+
+@click.command("list", short_help="List landmarks or pictures.")
+@click.argument("index", type=INDEX)
+@click.option("--pictures", is_flag=True, help="List pictures, distractors too, not landmarks.")
+@labels
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -> None:
+    """List the landmarks of INDEX with their numbers of pictures, or with --pictures each picture.
+
+    A picture's line: id, landmarks, file, with a tab between two.
+
+    Example: lmk index list gallery.lmk --pictures --label eiffel_tower
+    """
+    from lmk.index.gallery.gallery import Gallery
+
+    with Gallery.open(index) as gallery:
+        rows = gallery.role_rows("gallery")
+        allowed = gallery.view().allowed(labels or None)
+        rows = rows[allowed[rows]]
+        if pictures:
+            _list_pictures(gallery, rows, "gallery", as_json)
+            if not labels:
+                _list_pictures(gallery, gallery.role_rows("distractor"), "distractor", as_json)
+            return
+        counts = _counts(gallery, rows)
+        width = max((len(f"{count:,}") for _, count in counts), default=0)
+        for label, count in counts:
+            if labels and label not in labels:
+                continue
+            if as_json:
+                echo_json({"label": label, "pictures": count})
+            else:
+                echo(f"{count:{width},}  {_NO_LANDMARK if label is None else label}")
+
+
+def _counts(gallery: Gallery, rows: NDArray[np.int64]) -> list[tuple[str | None, int]]:
+    """The pictures of each landmark among the rows, by name; last those without one, if any."""
+    import numpy as np
+
+    chosen = np.zeros(gallery.rows, np.bool_)
+    chosen[rows] = True
+    each = np.diff(gallery.label_offsets)
+    codes = gallery.label_codes[np.repeat(chosen, each)]
+    counts = np.bincount(codes, minlength=len(gallery.label_names)).tolist()
+    found: list[tuple[str | None, int]] = [
+        (name, count) for name, count in zip(gallery.label_names, counts, strict=True) if count
+    ]
+    without = int((each[rows] == 0).sum())
+    return [*found, (None, without)] if without else found
+
+
+def _list_pictures(gallery: Gallery, rows: NDArray[np.int64], role: str, as_json: bool) -> None:
+    for row, picture in _pictures(gallery, rows):
+        if as_json:
+            facts = asdict(picture) | {"row": row, "role": role, "file": str(gallery.file(picture))}
+            echo_json(facts)
+        else:
+            names = "(distractor)" if role == "distractor" else " ".join(picture.labels)
+            echo_fields(picture.id, names or _NO_LANDMARK, str(gallery.file(picture)))
+
+
+def _pictures(gallery: Gallery, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    for low in range(0, len(rows), _ROWS_AT_A_TIME):
+        piece = rows[low : low + _ROWS_AT_A_TIME]
+        yield from zip(piece.tolist(), gallery.pictures(piece), strict=True)
+
+
+def _to_the_second(moment: str) -> str:
+    return datetime.fromisoformat(moment).isoformat(timespec="seconds")

@@ -1,0 +1,127 @@
+"""Notes on stderr about pictures that a change of an index left out, or that look wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmk.cli.printing import echo
+from lmk.cli.render import counted, first_of
+from lmk.embed.shell_words import shell_word
+
+if TYPE_CHECKING:
+    from lmk.index.gallery.deduplicate import LabelDifference
+
+_SHOWN = 10  # pictures named
+_SHOWN_LANDMARKS = 5
+
+
+def echo_duplicates(found: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:
+    """Prints which pictures were left out because others have their content.
+
+    Args:
+        found: (id left out, id that has its content).
+        takes: the option, or the command with its option, that takes such pictures.
+    """
+    for given, held in found[:_SHOWN]:
+        echo(f"lmk: left out {given}: the same file as {held}", err=True)
+    if len(found) > _SHOWN:
+        echo(f"lmk: left out {len(found) - _SHOWN:,} more ({takes} takes them)", err=True)
+
+
+def echo_shared(shared: Sequence[str]) -> None:
+    """Prints which distractors are not used because a picture of the index is the same file.
+
+    Args:
+        shared: their ids.
+    """
+    if shared:
+        more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
+        echo(
+            f"lmk: {shared[0]}{more} also among the pictures of landmarks, and not used as "
+            f"{'distractors' if len(shared) > 1 else 'a distractor'}",
+            err=True,
+        )
+
+
+def echo_conflicts(
+    index: Path, found: Sequence[LabelDifference], without_own: Sequence[str]
+) -> None:
+    """Prints which pictures are the same file under different landmarks.
+
+    Args:
+        index: the index, which has both of each pair.
+        found: the pairs.
+        without_own: landmarks whose pictures are all in such pairs.
+    """
+    for one in found[:_SHOWN]:
+        own, other = " ".join(one.labels), " ".join(one.other_labels)
+        if one.id == one.other:
+            echo(
+                f"lmk: {one.id} is under another landmark in a later index: {other} is kept, "
+                f"{own} is not",
+                err=True,
+            )
+            continue
+        echo(
+            f"lmk: {one.id} ({own}) is the same file as {one.other}, under another landmark "
+            f"({other}); both are kept",
+            err=True,
+        )
+    if len(found) > _SHOWN:
+        more = len(found) - _SHOWN
+        echo(f"lmk: {more:,} more are the same file under another landmark", err=True)
+    if found:
+        echo(
+            f"lmk: {counted(len(found), 'picture')} under another landmark as well: remove the "
+            f"wrong ones (lmk index remove {shell_word(index)} ID...) or relabel them "
+            f"(lmk index relabel {shell_word(index)} ID... --label NAME)",
+            err=True,
+        )
+    if without_own:
+        names = first_of(without_own, _SHOWN_LANDMARKS)
+        verb = "have" if len(without_own) > 1 else "has"
+        echo(
+            f"lmk: {names} {verb} no picture that is not also under another landmark",
+            err=True,
+        )
+
+
+def echo_relabelled(found: Sequence[LabelDifference]) -> None:
+    """Prints which pictures of the index have taken over the landmark of a picture given.
+
+    Args:
+        found: the pictures given, and those that they replace.
+    """
+    for one in found[:_SHOWN]:
+        old = " ".join(one.other_labels) or "no landmark"
+        was = "" if one.id == one.other else f", and was called {one.other}"
+        echo(f"lmk: {one.id} is {' '.join(one.labels)} now instead of {old}{was}", err=True)
+    if len(found) > _SHOWN:
+        echo(f"lmk: {len(found) - _SHOWN:,} more have another landmark now", err=True)
+
+
+def echo_unlabelled(pictures: Path, index: Path | None = None, *, addable: bool = False) -> None:
+    """Prints that no picture of a folder or table has a landmark, and the way out.
+
+    Args:
+        pictures: the folder or table.
+        index: the index that has them, where it may have others with a landmark.
+        addable: whether `lmk index add --label` can name the landmark of all of them.
+    """
+    effect = (
+        "so the index can find similar pictures but name nothing"
+        if index is None
+        else "so no answer can name one"
+    )
+    remedy = (
+        "put each landmark's pictures into a sub-folder of its own"
+        if pictures.is_dir()
+        else "name the landmark of each picture in a column landmark_id"
+    )
+    if addable and index is not None and pictures.is_dir():
+        name = shell_word(pictures.resolve().name)
+        words = f"{shell_word(index)} {shell_word(pictures)}"
+        remedy += f", or give these the landmark they show: lmk index add {words} --label {name}"
+    echo(f"lmk: {pictures}: no picture has a landmark, {effect}; {remedy}", err=True)

@@ -1,0 +1,76 @@
+"""`lmk index picks`: what the distractors of an index picked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lmk.cli.index_path import INDEX
+from lmk.cli.options import as_json
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.shell_words import shell_word
+
+
+@click.command(short_help="Write what the distractors picked.")
+@click.argument("index", type=INDEX)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The CSV file to write.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    help="Pictures that each distractor picks.  [default: as the index's penalty, else 20]",
+)
+@as_json
+def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
+    """Write which pictures of INDEX its distractors picked: id,mean_cosine,n_picked.
+
+    Each distractor picks its nearest pictures. One that is picked far more often than others
+    attracts what shows no landmark, and the penalty takes the mean cosine of its pickers, or a
+    share of it, off its own. The most picked stand first.
+
+    Example: lmk index picks gallery.lmk -o picks.csv
+    """
+    import numpy as np
+
+    from lmk.embed.errors import UsageError
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.rerank.fit.saved import saved_bank, saved_pipeline
+    from lmk.rerank.fit.tables import exact_searcher
+    from lmk.rerank.steps.distractor_similarity import picks_table
+    from lmk.rerank.steps.penalty import PenaltySettings, pick
+
+    check_output(output)
+    with Gallery.open(index) as gallery:
+        rows = gallery.role_rows("gallery")
+        bank = saved_bank(gallery)
+        if not bank.mask.any():
+            raise UsageError(
+                "holds no distractors, so nothing was picked",
+                where=index,
+                remedy=f"add some: lmk index add {shell_word(index)} pictures/ --distractors",
+            )
+        settings = saved_pipeline(gallery).penalty() or PenaltySettings()
+        found = pick(
+            exact_searcher(gallery.view()),
+            bank,
+            rows=gallery.rows,
+            gallery=len(rows),
+            top=top or settings.top,
+        )
+        table = picks_table(found, gallery.ids(rows), rows)
+    table = table.sort_values(["n_picked", "mean_cosine", "id"], ascending=[False, False, True])
+    write_text(output, table.to_csv(index=False, lineterminator="\n"))
+    picked = int(np.count_nonzero(table["n_picked"]))
+    if as_json:
+        facts = {"output": str(output), "pictures": len(table), "picked": picked,
+                 "top": top or settings.top}  # fmt: skip
+        echo_json(facts)
+    else:
+        echo(f"{output}: {counted(len(table), 'picture')}, {picked:,} of them picked")

@@ -1,0 +1,178 @@
+"""`lmk index search`, and `lmk index set`: how an index is searched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER
+from lmk.cli.options import (
+    as_json,
+    backend,
+    check_backend,
+    collection,
+    kind,
+    labels,
+    recall,
+    retrieval_steps,
+    tell,
+    uri,
+    wait,
+)
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import counted
+
+
+@click.command(short_help="Find neighbours of many queries.")
+@click.argument("index", type=INDEX)
+@click.argument("queries", type=INDEX_OR_OTHER)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to fill with Parquet files; a second run goes on where the first stopped.",
+)
+@click.option(
+    "-k",
+    "neighbours",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Neighbours of each query, at most as many as INDEX holds.",
+)
+@click.option(
+    "--kind", metavar="KIND", help="Another kind of search than the index's own; see build-index."
+)
+@labels
+@as_json
+def search(
+    index: Path,
+    queries: Path,
+    output: Path,
+    neighbours: int,
+    kind: str | None,
+    labels: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Find the nearest pictures of INDEX for many QUERIES: an index, or a safetensors file.
+
+    Queries are read and neighbours written a block at a time, so their number does not matter.
+    OUTPUT holds the columns query, rows, scores and ids; pandas.read_parquet reads the folder.
+
+    Example: lmk index search gallery.lmk queries.lmk -o neighbours/ -k 20
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.index.search.batch import block_of, search_batches
+    from lmk.index.search.choose import choose
+    from lmk.index.search.query_files import open_queries, state_of
+
+    with Gallery.open(index) as gallery, open_queries(queries) as asked:
+        neighbours = _at_most(neighbours, len(gallery.role_rows("gallery")))
+        searcher = choose(gallery, kind=kind, batch=block_of(neighbours), tell=tell)
+        how = {"setting": gallery.setting("search"), "kind": kind}
+        with StageProgress() as progress:
+            report = search_batches(
+                searcher,
+                asked,
+                neighbours,
+                output,
+                searched=state_of(gallery) | {"search": how},
+                allow=labels or None,
+                ids_of=gallery.ids,
+                progress=lambda done, total: progress("queries", done, total),
+            )
+        reason = searcher.reason
+    if as_json:
+        facts = {"output": str(output), "k": neighbours, "search": reason} | asdict(report)
+        echo_json(facts)
+        return
+    again = f", {report.kept:,} of them from an earlier run" if report.kept else ""
+    echo(
+        f"{output}: {neighbours:,} neighbours of {counted(report.queries, 'query', 'queries')} "
+        f"in {counted(report.blocks, 'file')}{again}"
+    )
+    echo(f"search: {reason}", err=True)
+
+
+def _at_most(neighbours: int, held: int) -> int:
+    """The neighbours there can be, said on stderr where that is fewer than were asked for."""
+    source = click.get_current_context().get_parameter_source("neighbours")
+    if neighbours > held and source is not ParameterSource.DEFAULT:
+        holds = f"the index holds {counted(held, 'picture')}, no more can be found"
+        echo(f"lmk: -k {neighbours}: {holds}", err=True)
+    return max(1, min(neighbours, held))
+
+
+@click.command("set", short_help="Change how it is searched and how lists are ordered.")
+@click.argument("index", type=INDEX)
+@kind
+@recall
+@backend
+@uri
+@collection
+@retrieval_steps
+@wait
+@as_json
+def set_(
+    index: Path,
+    kind: str | None,
+    recall: float | None,
+    backend: str | None,
+    uri: str | None,
+    collection: str | None,
+    retrieval_steps: str | None,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Change how INDEX is searched, without building it again.
+
+    What is not given stays as it is. What the search needs is made now, not at the first question.
+
+    With --retrieval-steps: how the lists of `lmk submit --task retrieval` are ordered.
+
+    Example: lmk index set gallery.lmk --kind exact
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.index.gallery.writer import GalleryWriter
+    from lmk.index.search.choose import SEARCH, choose, saved_search
+    from lmk.rerank.lists.retrieval import RETRIEVAL, read_retrieval, saved_retrieval
+
+    values = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
+    values |= {"collection": collection}
+    given = {name: value for name, value in values.items() if value is not None}
+    lists = None if retrieval_steps is None else read_retrieval(retrieval_steps)
+    if not given and lists is None:
+        remedy = "use --kind, --recall, --backend, --collection or --retrieval-steps"
+        raise UsageError("nothing to change is named", where=index, remedy=remedy)
+    with Gallery.open(index) as gallery:
+        kept = saved_search(gallery)
+        check_backend(backend, uri, kind, recall, kept)
+        searcher = choose(  # what is wrong is refused here
+            gallery,
+            kind=kind,
+            recall=recall,
+            backend=backend,
+            uri=uri,
+            collection=collection,
+            tell=tell,
+        )
+        setting = kept | given
+        retrieval = lists or saved_retrieval(gallery)
+    with GalleryWriter(index, wait=wait) as writer:
+        writer.set(SEARCH, setting)
+        if lists is not None:  # the default is not kept: a later one takes its place
+            kept_as = None if retrieval_steps == "default" else lists.model_dump(mode="json")
+            writer.set(RETRIEVAL, kept_as)
+        writer.commit()
+    if as_json:
+        facts = {"index": str(index), "setting": setting, "search": searcher.reason}
+        facts["retrieval"] = retrieval.model_dump(mode="json")
+        echo_json(facts)
+    else:
+        echo(f"{index}: {searcher.reason}")

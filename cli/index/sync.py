@@ -1,0 +1,132 @@
+"""`lmk index sync`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.index.notes import (
+    echo_conflicts,
+    echo_duplicates,
+    echo_shared,
+    echo_unlabelled,
+)
+from lmk.cli.index_path import INDEX
+from lmk.cli.landmark_notes import echo_landmarks, echo_shape
+from lmk.cli.options import PATH, as_json, root, wait
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import counted, echo_skipped, first_of
+from lmk.embed.shell_words import shell_word
+
+if TYPE_CHECKING:
+    from lmk.rerank.indexing.removals import Kept
+    from lmk.rerank.indexing.sync import SyncReport
+
+_SHOWN = 10  # places named on stderr
+
+
+@click.command(short_help="Make it hold what a folder holds.")
+@click.argument("index", type=INDEX)
+@click.argument("pictures", type=PATH)
+@click.option(
+    "--distractors",
+    type=PATH,
+    metavar="FOLDER|CSV",
+    help="The distractors too; those of the index stay as they are unless this is given.",
+)
+@root
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--allow-removals",
+    is_flag=True,
+    help="Allow the removal of whole landmarks, or of more than a fifth of the pictures.",
+)
+@wait
+@as_json
+def sync(
+    index: Path,
+    pictures: Path,
+    distractors: Path | None,
+    root: Path | None,
+    dry_run: bool,
+    allow_removals: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Make INDEX hold what PICTURES holds: add the new, replace the changed, drop what is gone.
+
+    Only new and changed pictures are embedded. A picture stays when its file could not be looked
+    at: the file lies below a folder that cannot be read or is empty, lies behind a link that leads
+    nowhere, or is damaged. Nothing is changed when whole landmarks, or more than a fifth of the
+    pictures, would be removed, unless --allow-removals is given. Stopped or killed, the same
+    command goes on.
+
+    Example: lmk index sync gallery.lmk gallery/
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.rerank.indexing.sync import sync_index
+
+    manifest = read_pictures(pictures, root=root)
+    echo_shape(manifest, pictures, lambda other: ["index", "sync", str(index), str(other)])
+    bank = None if distractors is None else read_pictures(distractors, root=root)
+    with StageProgress() as progress:
+        report = sync_index(
+            index,
+            manifest,
+            distractors=bank,
+            wait=wait,
+            dry_run=dry_run,
+            allow_removals=allow_removals,
+            progress=progress,
+        )
+    if as_json:
+        facts = {"index": str(index), "dry_run": dry_run} | asdict(report)
+        echo_json(facts)
+        return
+    kept = {one.path for one in report.kept}
+    skipped = [skip for skip in report.skipped if skip.path not in kept]
+    echo_skipped(skipped, f"lmk index info {shell_word(index)} lists them")
+    _echo_kept(report.kept)
+    echo_duplicates(report.duplicates, takes="lmk index add --duplicates")
+    echo_conflicts(index, report.conflicts, report.without_own)
+    echo_shared(report.shared)
+    if not manifest.labelled:
+        echo_unlabelled(pictures, index)
+    for verb, id_ in report.would:
+        echo(f"{verb:8} {id_}")
+    if report.asks and not allow_removals:
+        echo(f"lmk: {_question(report)}", err=True)
+    done = "dry run, nothing is changed: " * dry_run
+    hidden = sum(one.pictures for one in report.kept)
+    stay = f", {hidden:,} of them kept though they could not be looked at" if hidden else ""
+    echo(
+        f"{index}: {done}{report.added:,} added, {report.changed:,} changed, "
+        f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
+        f"{report.removed:,} removed, {report.unchanged:,} unchanged{stay}"
+    )
+    if not dry_run:
+        echo_landmarks(index)
+
+
+def _echo_kept(kept: Sequence[Kept]) -> None:
+    """Prints on stderr which pictures stay although their files could not be looked at."""
+    for one in kept[:_SHOWN]:
+        echo(f"lmk: kept {counted(one.pictures, 'picture')} of {one.path}: {one.reason}", err=True)
+    if len(kept) > _SHOWN:
+        pictures = counted(sum(one.pictures for one in kept[_SHOWN:]), "more picture")
+        echo(f"lmk: kept {pictures} that could not be looked at", err=True)
+    if kept:
+        echo("lmk: if these pictures are gone for good, `lmk index remove` removes them", err=True)
+
+
+def _question(report: SyncReport) -> str:
+    """The warning of a dry run that the sync will stop."""
+    names = report.vanishing
+    whole = f", all of {first_of(names, _SHOWN)} among them" if names else ""
+    pictures = counted(report.removed, "picture")
+    return f"this removes {pictures}{whole}: the sync will stop unless --allow-removals is given"

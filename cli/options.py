@@ -1,0 +1,168 @@
+"""Options that several commands take, and checks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from lmk.cli.printing import echo
+from lmk.cli.ranges import FloatRange
+from lmk.embed.shell_words import shell_word
+
+if TYPE_CHECKING:
+    from lmk.embed.data.label_table import LabelTable
+    from lmk.embed.tags.hierarchy import RelationGraph
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+PATH = click.Path(path_type=Path)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+wait = click.option(
+    "--wait",
+    type=FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another process that is writing to the index.",
+)
+duplicates = click.option(
+    "--duplicates",
+    is_flag=True,
+    help="Also take pictures whose very content the index has under another id.",
+)
+root = click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of a CSV start.  [default: the folder of the CSV]",
+)
+labels = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME",
+    help="Only pictures of this landmark; may be given again.",
+)
+kind = click.option(
+    "--kind",
+    metavar="KIND",
+    help="How it is searched: auto, exact, flat, ivf, ivfpq, hnsw or a FAISS factory string.  "
+    "[default: auto]",
+)
+recall = click.option(
+    "--recall",
+    type=FloatRange(0, 1),
+    help="Share of the 10 nearest that a search must find; with 1, auto takes exact search only.  "
+    "[default: 0.99]",
+)
+backend = click.option(
+    "--backend",
+    type=click.Choice(["local", "milvus"]),
+    help="What searches it: this machine, or a Milvus server.  [default: local]",
+)
+uri = click.option(
+    "--uri", metavar="URI", help="Of the Milvus server, as in http://localhost:19530."
+)
+collection = click.option(
+    "--collection",
+    metavar="NAME",
+    help='Of the server\'s collection.  [default: "lmk_" and the name of INDEX]',
+)
+
+retrieval_steps = click.option(
+    "--retrieval-steps",
+    metavar="FILE|none|default",
+    help="How retrieval lists are ordered: a JSON file, as docs/retrieval.md has them; none: as "
+    "they are searched.  [default: as the index keeps it]",
+)
+
+
+def check_backend(
+    backend: str | None,
+    uri: str | None,
+    kind: str | None,
+    recall: float | None,
+    kept: Mapping[str, Any] = _NOTHING,
+) -> None:
+    """Checks that options of a backend go together, and with what an index keeps already.
+
+    Raises:
+        click.UsageError: they do not.
+    """
+    used = backend or kept.get("backend")
+    if used != "milvus":
+        if uri is not None:
+            raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
+        return
+    if uri is None and kept.get("uri") is None:
+        raise click.UsageError("--backend milvus needs the server's address: --uri URI")
+    if kind is not None or recall is not None:
+        option = "--kind" if kind is not None else "--recall"
+        own = f"{option} is for --backend local: Milvus has an index of its own"
+        if backend is None:
+            own = f"it is searched on a Milvus server: give --backend local with {option}"
+        raise click.UsageError(own)
+
+
+def tell(text: str) -> None:
+    """Says on stderr what is going on."""
+    echo(f"lmk: {text}", err=True)
+
+
+relations_option = click.option(
+    "--relations",
+    type=PATH,
+    metavar="FILE",
+    help="What follows from a tag, as in forest,tree: a CSV with the columns child and parent, or "
+    "another form of docs/tags.md.",
+)
+relations_by_option = click.option(
+    "--relations-by",
+    type=click.Choice(["name", "id", "index"]),
+    help="What the tags are called in a hierarchy file (.txt, .tsv) of --relations.  [default: "
+    "name]",
+)
+
+
+def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
+    """What --relations and --relations-by name; None for none.
+
+    Raises:
+        UsageError: --relations-by without a file that it could be for; see read_relations.
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.embed.tags.hierarchy import HIERARCHY_SUFFIXES, read_relations
+
+    if by is not None and (path is None or path.suffix.lower() not in HIERARCHY_SUFFIXES):
+        remedy = "leave it out, or give such a file (.txt, .tsv) with --relations"
+        raise UsageError("is for a hierarchy file", where="--relations-by", remedy=remedy)
+    return None if path is None else read_relations(path, by=cast("Any", by or "name"))
+
+
+def note_root(table: LabelTable, output: Path) -> None:
+    """Says where the paths of a table start that was written into another folder."""
+    folder = table.path.parent
+    if table.has_paths and folder.resolve() != output.parent.resolve():
+        echo(
+            f"lmk: {output}: its paths still start at {folder}: --root {shell_word(folder)}",
+            err=True,
+        )
+
+
+def refuse_idle(options: Mapping[str, object], why: str) -> None:
+    """Refuses options that are given and would do nothing.
+
+    Args:
+        options: value by name, None where it is not given.
+        why: "without --html".
+
+    Raises:
+        UsageError: names the first.
+    """
+    from lmk.embed.errors import UsageError
+
+    for name, given in options.items():
+        if given is not None:
+            raise UsageError(f"does nothing {why}", where=name, remedy="leave it out")

@@ -1,0 +1,260 @@
+"""`lmk tag`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.options import named_relations, relations_by_option, relations_option, root
+from lmk.cli.pictures import named_pictures
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import check_output, counted, page, write_text
+from lmk.cli.tables import tags_text
+from lmk.cli.tags.options import index_option, named_tagger, tagger_option, tiles_option
+from lmk.embed.shell_words import shell_word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lmk.embed.tags.detector import Detector
+    from lmk.rerank.answers import GivenTag
+    from lmk.rerank.tags.taggers import Tagger
+    from lmk.rerank.tags.thresholds import TagThresholds
+
+_PATH = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+BEST = 5  # tags named though they are not given
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A picture and its tags.
+
+    Attributes:
+        picture: its path, or its id in the folder or CSV it came from.
+        path: its file.
+        tags: given, by falling score.
+        best: the tags of the largest scores, given or not: name, score, threshold (None for a tag
+            that is never given).
+        scores: of each tag of the tagger, and of those given.
+    """
+
+    picture: str
+    path: str
+    tags: tuple[GivenTag, ...]
+    best: tuple[tuple[str, float, float | None], ...]
+    scores: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        best = [dict(zip(("tag", "score", "threshold"), one, strict=True)) for one in self.best]
+        return {"picture": self.picture, "tags": [asdict(tag) for tag in self.tags], "best": best}
+
+
+@click.command()
+@click.argument(
+    "images",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="IMAGE|FOLDER|CSV|-...",
+)
+@index_option
+@tagger_option
+@tiles_option
+@relations_option
+@relations_by_option
+@click.option(
+    "--detector",
+    metavar="FILE|hub",
+    help="Also set tags by things found in boxes: weights of torchvision's SSDLite, or `hub` to "
+    "fetch them (14 MB).",
+)
+@click.option(
+    "--classes",
+    type=_PATH,
+    metavar="CSV",
+    help="Which tag a class of the detector sets: the columns class and tag.  [default: the tag "
+    "of the same name]",
+)
+@root
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
+)
+@click.option("--html", type=_FILE, help="Write a page with the pictures and their tags.")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    metavar="CSV",
+    help="Write all scores, and the tags given, for lmk eval tags, instead of a line a picture.",
+)
+def tag(
+    images: tuple[Path, ...],
+    index: Path | None,
+    tagger: Path | None,
+    tiles: bool,
+    relations: Path | None,
+    relations_by: str | None,
+    detector: str | None,
+    classes: Path | None,
+    root: Path | None,
+    as_json: bool,
+    html: Path | None,
+    output: Path | None,
+) -> None:
+    """Say what is in each of the pictures: the tags whose score reaches their threshold.
+
+    The pictures may be files, the pictures of a folder or CSV, or paths on stdin (-).
+
+    Unless a tagger or an index is named, tags-lite1 is asked, which lmk comes with: 18 things.
+    Scores are 0 to 1: of a trained tagger its probabilities, of an index the share of the nearest
+    pictures that have the tag, weighed by similarity. A tag needs 0.5 unless `lmk tag-thresholds`
+    has learnt what it needs.
+
+    Example: lmk tag photo.jpg --tagger my-tags
+    """
+    from lmk.embed.errors import UsageError
+
+    for path in (html, output):
+        if path is not None:
+            check_output(path, reads=images)
+    if classes is not None and detector is None:
+        raise UsageError("belongs to a detector", where="--classes", remedy="add --detector")
+    graph = named_relations(relations, relations_by)
+    named = named_pictures(images, root)
+    files = [(name, path) for name, path in named.files.items() if name not in named.unseen]
+    failed = dict(named.unseen)
+    tagged: list[Tagged] = []
+    with named_tagger(index, tagger) as opened:
+        rules = opened.thresholds
+        if graph is not None:
+            rules = rules.with_relations(graph)
+        if tiles and rules.tags and not rules.tiles:
+            note = "thresholds were learnt without --tiles, which raises scores"
+            echo(f"lmk: {note}: learn them with --tiles", err=True)
+        found, tag_of = _detector(detector, classes, opened.names)
+        for one in _tagged(opened, rules, files, tiles or rules.tiles, found, tag_of, failed):
+            if html is not None or output is not None:
+                tagged.append(one)
+            if as_json:
+                echo_json(one.as_dict())
+            elif output is None:
+                echo(_line(one))
+    for name, reason in failed.items():
+        echo(f"lmk: {name}: {reason}; it has no tags", err=True)
+        if as_json:
+            echo_json({"picture": name, "error": reason})
+    if html is not None:
+        write_text(html, page("tags/tags.html", pictures=tagged, failed=failed))
+    if output is not None:
+        root_of_paths = _root(tagged, output)
+        write_text(output, _table(tagged, root_of_paths))
+        if root_of_paths != output.parent.resolve():
+            echo(f"lmk: {output}: its paths start at --root {shell_word(root_of_paths)}", err=True)
+        some = sum(bool(one.tags) for one in tagged)
+        if not as_json:
+            echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _detector(
+    named: str | None, classes: Path | None, tags: Sequence[str]
+) -> tuple[Detector | None, Mapping[str, str]]:
+    """The detector, and which tag each of its classes sets."""
+    from lmk.embed.errors import UsageError
+    from lmk.embed.tags.detector import SsdLite, read_classes, tag_of_class
+
+    if named is None:
+        return None, {}
+    chosen = None if classes is None else read_classes(classes)
+    detector = SsdLite(named)
+    tag_of = tag_of_class(detector.labels, tags, chosen)
+    if not tag_of:
+        remedy = "say with --classes which tag a class sets"
+        raise UsageError("no tag is called as a class of the detector", remedy=remedy)
+    return detector, tag_of
+
+
+def _tagged(
+    tagger: Tagger,
+    rules: TagThresholds,
+    files: Sequence[tuple[str, Path]],
+    tiles: bool,
+    detector: Detector | None,
+    tag_of: Mapping[str, str],
+    failed: dict[str, str],
+) -> Iterator[Tagged]:
+    """Each picture with its tags; those that cannot be read go to `failed`."""
+    from lmk.cli.progress import StageProgress
+    from lmk.rerank.tags.assign import given_tags
+    from lmk.rerank.tags.taggers import tag_files
+
+    paths = dict(files)
+    names_of: dict[str, list[str]] = {}  # a CSV may name a file twice
+    for name, path in files:
+        names_of.setdefault(str(path), []).append(name)
+    with StageProgress() as progress:
+        batches = tag_files(
+            tagger,
+            files,
+            tiles=tiles,
+            detector=detector,
+            progress=lambda done: progress("pictures", done, len(files)),
+        )
+        for batch in batches:
+            failed.update(
+                {name: skip.reason for skip in batch.skipped for name in names_of[skip.path]}
+            )
+            given = given_tags(batch.scores, tagger.names, rules, batch.boxes, tag_of)
+            closed = rules.closed(batch.scores, tagger.names)
+            for id_, own, row in zip(batch.ids, given, closed.tolist(), strict=True):
+                scores = dict(zip(tagger.names, row, strict=True)) | {t.tag: t.score for t in own}
+                yield Tagged(id_, str(paths[id_]), own, _best(scores, rules), scores)
+
+
+def _best(
+    scores: Mapping[str, float], rules: TagThresholds
+) -> tuple[tuple[str, float, float | None], ...]:
+    names = sorted(scores, key=lambda name: (-scores[name], name))[:BEST]
+    needed = rules.values(names).tolist()
+    return tuple(
+        (name, scores[name], None if value == float("inf") else value)
+        for name, value in zip(names, needed, strict=True)
+    )
+
+
+def _line(one: Tagged) -> str:
+    if one.tags:
+        return f"{one.picture}: {tags_text(one.tags)}"
+    name, score, needed = one.best[0]
+    needs = "it is never given" if needed is None else f"{needed:.2f} is needed"
+    return f"{one.picture}: no tags  (the best guess, {name}, has {score:.2f}; {needs})"
+
+
+def _root(tagged: Sequence[Tagged], output: Path) -> Path:
+    """Where the paths of the table start: its own folder, or one above all pictures."""
+    folders = [Path(one.path).resolve().parent for one in tagged]
+    own = output.parent.resolve()
+    if not folders or all(folder.is_relative_to(own) for folder in folders):
+        return own
+    return Path(os.path.commonpath(folders))
+
+
+def _table(tagged: Sequence[Tagged], root: Path) -> str:
+    """id,path,tags,given: all scores as tag:score, and the tags given; paths start at `root`."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "path", "tags", "given"])
+    for one in tagged:
+        scores = " ".join(f"{name}:{score:.6g}" for name, score in one.scores.items())
+        path = Path(one.path).resolve().relative_to(root)
+        rows.writerow([one.picture, path.as_posix(), scores, " ".join(tag.tag for tag in one.tags)])
+    return text.getvalue()

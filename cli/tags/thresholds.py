@@ -1,0 +1,282 @@
+"""`lmk tag-thresholds`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.options import named_relations, relations_by_option, relations_option, root
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.ranges import FloatRange
+from lmk.cli.render import counted, echo_skipped
+from lmk.cli.tables import echo_table
+from lmk.cli.tags.options import index_option, named_tagger, tagger_option, tiles_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lmk.embed.data.manifest import Manifest
+    from lmk.embed.tags.hierarchy import RelationGraph
+    from lmk.rerank.tags.taggers import Tagger
+    from lmk.rerank.tags.thresholds import TagThreshold, TagThresholds
+
+_SHOWN = 5  # unknown tags
+
+
+@click.command("tag-thresholds")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER|CSV",
+    help="Pictures with tags that nothing was learnt from.",
+)
+@index_option
+@tagger_option
+@click.option(
+    "--precision",
+    type=FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="Share of right ones among the pictures given a tag, of each tag.",
+)
+@click.option(
+    "--recall",
+    type=FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of a tag's pictures that should be given it; tags that miss it are listed.",
+)
+@click.option(
+    "--confidence",
+    type=FloatRange(0.5, 1, max_open=True),
+    default=0.8,
+    show_default=True,
+    help="How sure it has to be that a tag keeps the precision on other pictures, or it is listed; "
+    "with 0.5 the precision measured is believed, which of few pictures is luck.",
+)
+@relations_option
+@relations_by_option
+@tiles_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Leave the tagger as it is and write one with these thresholds into this new folder.",
+)
+@root
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def tag_thresholds(
+    data: Path,
+    index: Path | None,
+    tagger: Path | None,
+    precision: float,
+    recall: float,
+    confidence: float,
+    relations: Path | None,
+    relations_by: str | None,
+    tiles: bool,
+    output: Path | None,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Learn from which score on each tag is given, and keep that with the tagger or index.
+
+    Of the thresholds that probably keep the precision each tag gets the one with the largest
+    recall. A tag that cannot promise precision and recall is listed, and gets the threshold that
+    has the precision on these pictures; if none has it, it is never given. One that no picture of
+    --data has keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
+
+    Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
+    """
+    from lmk.embed.errors import UsageError
+    from lmk.embed.tags.hierarchy import RelationGraph
+    from lmk.eval.tune.tag_thresholds import learn_thresholds
+    from lmk.rerank.tags.taggers import HeadTagger
+
+    if index is None and tagger is None:
+        raise UsageError("whose thresholds?", remedy="name a tagger or an index: --tagger or -i")
+    if precision == 1 and confidence > 0.5:
+        remedy = "ask for less, or for what is measured: --confidence 0.5"
+        raise UsageError("no number of pictures makes that sure", where="--precision 1",
+                         remedy=remedy)  # fmt: skip
+    _check_output(output, index, tagger)
+    graph = named_relations(relations, relations_by) or RelationGraph({})
+    manifest = read_pictures(data, root=root)
+    with named_tagger(index, tagger) as opened:
+        if output is not None and not isinstance(opened, HeadTagger):
+            remedy = "leave it out: the index keeps its thresholds"
+            raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
+        _refuse_known(opened, manifest)
+        scores, truth = _validation(opened, manifest, graph, tiles, data)
+        everywhere = [name for name, own in zip(opened.names, truth.T, strict=True) if own.all()]
+        _say_everywhere(everywhere, data)
+        learnt = learn_thresholds(
+            scores,
+            truth,
+            opened.names,
+            min_precision=precision,
+            min_recall=recall,
+            confidence=confidence if confidence > 0.5 else None,
+            relations=graph,
+            tagger=opened.print,
+            tiles=tiles,
+        )
+        if output is None:
+            opened.save(learnt)
+        elif isinstance(opened, HeadTagger):
+            opened.copy(output, learnt)
+    if as_json:
+        facts = _as_dict(learnt, len(scores)) | {"output": None if output is None else str(output)}
+        echo_json(facts)
+    else:
+        _echo(learnt, len(scores))
+        if output is not None:
+            echo_lines(["", f"{output}: the tagger with these thresholds"])
+
+
+def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
+    """Checks, before the work is done, that thresholds can be kept where they are to be.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    from lmk.cli.render import require_folder
+    from lmk.embed.errors import UsageError
+    from lmk.embed.network.config import embedder_folder, shipped_tagger
+
+    if output is None:
+        if tagger is not None and embedder_folder(str(tagger)) == shipped_tagger():
+            remedy = "name with -o a folder for a tagger with these thresholds"
+            raise UsageError("comes with lmk and stays as it is", where=tagger, remedy=remedy)
+        return
+    if index is not None:
+        remedy = "leave it out: the index keeps its thresholds"
+        raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
+    require_folder(output)
+    if output.exists() and any(output.iterdir()):
+        raise UsageError("is not empty", where=output, remedy="name a new folder")
+
+
+def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
+    """Pictures of an index would find themselves and vote for their own tags."""
+    from lmk.embed.errors import UsageError
+    from lmk.rerank.tags.taggers import VoteTagger
+
+    if not isinstance(tagger, VoteTagger):
+        return
+    for row in manifest.rows:
+        if tagger.knows(manifest.file(row)):
+            raise UsageError(
+                "is a picture of the index itself and would find itself",
+                where=manifest.file(row),
+                remedy="give pictures that the index does not hold",
+            )
+
+
+def _validation(
+    tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores and truth [n, t] of the pictures that can be read.
+
+    What follows from a tag is true too, also where the tagger does not know that tag itself.
+
+    Raises:
+        UsageError: none of them has a tag of the tagger.
+    """
+    import numpy as np
+
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.errors import UsageError
+    from lmk.rerank.tags.taggers import tag_files
+
+    labels = {row.id: set(row.labels) for row in manifest.rows}
+    unknown = sorted(set().union(*labels.values()) - set(tagger.names))
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+        what = counted(len(unknown), "tag")
+        echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
+    labels = {id_: set(relations.close(own)) for id_, own in labels.items()}
+    if not any(own & set(tagger.names) for own in labels.values()):
+        remedy = "give a CSV with a column tags, several apart by blanks"
+        raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)
+    files = [(row.id, manifest.file(row)) for row in manifest.rows]
+    with StageProgress() as progress:
+        batches = list(
+            tag_files(
+                tagger,
+                files,
+                tiles=tiles,
+                progress=lambda done: progress("pictures", done, len(files)),
+            )
+        )
+    echo_skipped([skip for batch in batches for skip in batch.skipped], f"of {data}")
+    ids = [id_ for batch in batches for id_ in batch.ids]
+    truth = np.array([[name in labels[id_] for name in tagger.names] for id_ in ids], np.bool_)
+    truth = truth.reshape(len(ids), len(tagger.names))
+    if not truth.any():
+        raise UsageError(
+            "no picture with a known tag can be read",
+            where=data,
+            remedy=None if len(ids) else manifest.unreadable_remedy,
+        )
+    return np.concatenate([batch.scores for batch in batches]), truth
+
+
+def _say_everywhere(names: list[str], data: Path) -> None:
+    """Prints on stderr which tags all pictures have, so that no precision can be measured."""
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        what = f"every picture has {counted(len(names), 'tag')}: {shown}"
+        remedy = "nothing measures how well others are refused; give pictures without the tag too"
+        echo(f"lmk: {data}: {what}: {remedy}", err=True)
+
+
+def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
+    return {
+        "pictures": pictures,
+        "precision": learnt.min_precision,
+        "recall": learnt.min_recall,
+        "confidence": learnt.confidence,
+        "failed": list(learnt.failed),
+        "unsure": list(learnt.unsure),
+        "without_picture": list(learnt.unseen),
+        "tags": {
+            name: one.model_dump(include={"value", "pictures", "precision", "recall", "reached"})
+            for name, one in learnt.tags.items()
+        },
+    }
+
+
+def _echo(learnt: TagThresholds, pictures: int) -> None:
+    wanted = f"precision {learnt.min_precision:g} and recall {learnt.min_recall:g}"
+    if learnt.confidence is not None:
+        wanted = f"{wanted} with confidence {learnt.confidence:g}"
+    reached = sum(one.reached for one in learnt.tags.values())
+    known = len(learnt.tags) - len(learnt.unseen)
+    echo(
+        f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}, "
+        "those that the thresholds were chosen on"
+    )
+    missed = [name for name in learnt.failed if name not in learnt.unsure]
+    if missed:
+        echo(f"not reached: {', '.join(missed)}")
+    if learnt.unsure:
+        echo(f"reached, but on too few pictures to be sure: {', '.join(learnt.unsure)}")
+    if learnt.unseen:
+        echo(f"no picture, {learnt.default:g} kept: {', '.join(learnt.unseen)}")
+    echo()
+    rows = [(name, *_cells(one)) for name, one in learnt.tags.items()]
+    echo_table(("tag", "pictures", "threshold", "precision", "recall"), rows)
+
+
+def _cells(one: TagThreshold) -> tuple[str, ...]:
+    value = "never" if one.value is None else f"{one.value:.4f}"
+    if one.precision is None or one.recall is None:
+        return str(one.pictures), value, "-", "-"
+    return f"{one.pictures:,}", value, f"{one.precision:.3f}", f"{one.recall:.3f}"

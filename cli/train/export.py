@@ -1,0 +1,133 @@
+"""`lmk export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json
+
+if TYPE_CHECKING:
+    from lmk.embed.data.images import Picture
+    from lmk.embed.data.manifest import Manifest
+
+_PATH = click.Path(path_type=Path)
+_KINDS = ("openvino", "onnx", "int8")
+_CALIBRATED_BY = 300  # pictures
+_COMPARED = 64
+
+
+@click.command()
+@click.argument("model", metavar="NAME|DIR")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(_KINDS),
+    required=True,
+    help="openvino (.xml and .bin), onnx, or int8 (OpenVINO, quantised).",
+)
+@click.option(
+    "-o", "--output", type=_PATH, required=True, metavar="FILE", help="The file to write."
+)
+@click.option(
+    "--data",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Pictures to compare on, and for int8 to set its scales by; with labels, GAP, mAP@100 "
+    "and acc@1 of both are printed.",
+)
+@click.option(
+    "--distractors",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Pictures of no landmark that also ask, for the GAP.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of the CSVs start.  [default: the folder of each]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def export(
+    model: str,
+    kind: str,
+    output: Path,
+    data: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Write an embedder's network for other programs, and check that it agrees.
+
+    The graph takes RGB pictures uint8 [n, size, size, 3] and gives features [n, d], before the
+    scaling to length 1 and any whitening. Exit code 1 when a cosine between the export and the
+    network is under .999 (of int8 it is printed alone).
+
+    Example: lmk export my-embedder --format openvino -o my-embedder.xml
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.cli.render import check_output
+    from lmk.embed.errors import UsageError
+    from lmk.embed.extract import export as exports
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.eval.tune.train_validation import Validation
+
+    check_output(output)
+    wanted = exports.SUFFIXES[kind]
+    if output.suffix != wanted:
+        raise UsageError(f"must end in {wanted}", where=output, remedy="give it that ending")
+    if distractors is not None and data is None:
+        raise UsageError("belong to --data", where="--distractors", remedy="add --data")
+    embedder = Embedder.named(model)
+    manifest = None if data is None else read_pictures(data, root=root)
+    bank = None if distractors is None else read_pictures(distractors, root=root)
+    size = embedder.config.size
+    pictures = exports.made_up_pictures(size) if manifest is None else _some(manifest, size)
+    exports.export(embedder, kind, output, pictures if manifest is not None else ())
+    cosines = exports.agreement(embedder, output, pictures[:_COMPARED])
+    if kind != "int8":
+        exports.require_agreement(cosines, output)
+    figures = {}
+    if manifest is not None and manifest.labelled:
+        with StageProgress() as progress:
+            validate = Validation(manifest, bank, progress=progress)
+            figures["fp32"] = validate(embedder)
+            figures["export"] = validate(exports.exported(embedder, output))
+    least, mean = float(cosines.min()), float(cosines.mean())
+    if as_json:
+        facts = {
+            "file": str(output),
+            "format": kind,
+            "compared": len(cosines),
+            "least_cosine": least,
+            "mean_cosine": mean,
+            "figures": figures,
+        }
+        echo_json(facts)
+        return
+    echo(f"{output}: cosine to the network {least:.5f} at least, {mean:.5f} on average")
+    for name, values in figures.items():
+        shown = ", ".join(
+            f"{text} {values[key]:.4f}"
+            for key, text in (("gap", "GAP"), ("map", "mAP@100"), ("accuracy", "acc@1"))
+        )
+        echo(f"{name:6} {shown}")
+
+
+def _some(manifest: Manifest, size: int) -> list[Picture]:
+    """At most _CALIBRATED_BY pictures, evenly from the whole; those that can be read."""
+    from lmk.embed.data.images import decode, read_bytes
+    from lmk.embed.errors import ManifestError
+
+    step = -(-len(manifest) // _CALIBRATED_BY)
+    read = (read_bytes(manifest.file(row)) for row in manifest.rows[::step])
+    decoded = (data if isinstance(data, str) else decode(data, size) for data in read)
+    pictures = [each for each in decoded if not isinstance(each, str)]
+    if not pictures:
+        raise ManifestError(
+            "no picture can be read", where=manifest.origin, remedy=manifest.unreadable_remedy
+        )
+    return pictures

@@ -1,0 +1,239 @@
+"""`lmk train`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmk.cli.options import tell
+from lmk.cli.pictures import read_pictures
+from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import counted, echo_skipped
+from lmk.embed.shell_words import shell_word
+
+if TYPE_CHECKING:
+    from lmk.cli.progress import StageProgress
+    from lmk.embed.data.manifest import Manifest
+    from lmk.embed.train.loop import Validate
+    from lmk.embed.train.task_config import Tags
+
+_PATH = click.Path(path_type=Path)
+_SHORT = {"tags": "tags-lite1"}  # presets by what they learn
+
+
+@click.command()
+@click.argument("config", metavar="PRESET|CONFIG")
+@click.option(
+    "--data",
+    type=_PATH,
+    multiple=True,
+    required=True,
+    metavar="FOLDER|CSV",
+    help="The pictures to learn from; may be given again.",
+)
+@click.option("--out", type=_PATH, required=True, metavar="DIR", help="The embedder to write.")
+@click.option(
+    "--val",
+    "held_out",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Pictures with labels that are not learnt: after each epoch GAP, mAP@100 and acc@1 are "
+    "measured on them, or the mAP of tags, and the best epoch is kept.",
+)
+@click.option(
+    "--val-gallery",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Search these for the landmarks of --val.  [default: the other pictures of --val]",
+)
+@click.option(
+    "--distractors",
+    type=_PATH,
+    metavar="FOLDER|CSV",
+    help="Pictures of no landmark that also ask, for the GAP of --val.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the paths of all CSVs start.  [default: the folder of each]",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR, if any.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto is a GPU if there is one.",
+)
+@click.option(
+    "--weights",
+    metavar="FILE|DIR",
+    help="Start from a backbone's weights, or from the network of an embedder's folder.",
+)
+@click.option("--pretrained", is_flag=True, help="Start from timm's weights, fetched from its hub.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, as in optimizer.lr=0.01; may be given again.",
+)
+@click.option(
+    "--features", type=_PATH, metavar="DIR", help="Keep teachers' features there, for other runs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def train(
+    config: str,
+    data: tuple[Path, ...],
+    out: Path,
+    held_out: Path | None,
+    val_gallery: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    resume: bool,
+    device: str,
+    weights: str | None,
+    pretrained: bool,
+    changes: tuple[str, ...],
+    features: Path | None,
+    as_json: bool,
+) -> None:
+    """Train an embedder, which `lmk build-index --model DIR` then takes.
+
+    PRESET names settings that lmk comes with, CONFIG is a JSON file of one's own; docs/training.md
+    has both, and `tags` is short for tags-lite1. Killed, the same command with --resume ends with
+    the same weights as if it had never been stopped. For several GPUs: torchrun --nproc-per-node 8
+    -m lmk.cli train ...
+
+    Example: lmk train gcresnext26 --data gallery/ --val held-out/ --out my-embedder
+    """
+    from lmk.cli.progress import StageProgress
+    from lmk.cli.render import require_folder
+    from lmk.cli.train.page import write_page
+    from lmk.embed.errors import UsageError
+    from lmk.embed.train.config import training_config
+    from lmk.embed.train.loop import train as run
+    from lmk.embed.train.task_config import Tags
+
+    if weights and pretrained:
+        raise UsageError(
+            "weights from a file and from the hub",
+            where="--weights",
+            remedy="give one of --weights and --pretrained",
+        )
+    require_folder(out)
+    start = "hub" if pretrained else weights
+    chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
+    settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
+    manifests = [read_pictures(each, root=root, tell=first) for each in data]
+    if held_out is not None and first:
+        _warn_of_learnt(read_pictures(held_out, root=root), manifests)
+    with StageProgress() as progress:
+        tags = next((task for task in settings.tasks if isinstance(task, Tags)), None)
+        validate = _validation(held_out, val_gallery, distractors, root, tags, progress)
+
+        def epoch_done(row: Mapping[str, Any]) -> None:
+            write_page(out)
+            if not as_json:
+                echo(_epoch_line(row, settings.epochs), err=True)
+
+        result = run(
+            settings,
+            manifests,
+            out,
+            resume=resume,
+            device=device,
+            features=features,
+            validate=validate,
+            progress=progress if first else lambda stage, done, total: None,
+            epoch_done=epoch_done,
+            on_message=tell if first else lambda text: None,
+        )
+    if not first:
+        return
+    report = write_page(out)
+    if as_json:
+        summary = {
+            "embedder": str(result.folder),
+            "report": str(report),
+            "best_epoch": result.best,
+            "epochs": [_numbers(row) for row in result.epochs],
+            "skipped": [asdict(skip) for skip in result.skipped],
+        }
+        echo_json(summary)
+        return
+    echo_skipped(result.skipped, f"{out / 'training' / 'skipped.csv'} lists them")
+    learnt = counted(sum(map(len, manifests)), "picture")
+    echo(
+        f"{out}: learnt from {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
+        f"{result.best}; curves: {report}; "
+        f"use it: lmk build-index GALLERY --model {shell_word(out)}"
+    )
+
+
+def _validation(
+    held_out: Path | None,
+    gallery: Path | None,
+    distractors: Path | None,
+    root: Path | None,
+    tags: Tags | None,
+    progress: StageProgress,
+) -> Validate | None:
+    from lmk.embed.errors import UsageError
+    from lmk.eval.tune.train_validation import TagValidation, Validation
+
+    if held_out is None or tags is not None:
+        for name, given in (("--val-gallery", gallery), ("--distractors", distractors)):
+            if given is not None:
+                what = "a validation of landmarks, not of tags" if tags else "a validation"
+                remedy = "leave it out" if tags else "add --val"
+                raise UsageError(f"belongs to {what}", where=name, remedy=remedy)
+    if held_out is None:
+        return None
+    if tags is not None:
+        return TagValidation(
+            read_pictures(held_out, root=root, tell=False), tags, progress=progress
+        )
+    first = os.environ.get("RANK", "0") == "0"
+    of_landmarks = Validation(
+        read_pictures(held_out, root=root, tell=False),
+        None if distractors is None else read_pictures(distractors, root=root, tell=first),
+        None if gallery is None else read_pictures(gallery, root=root, tell=first),
+        progress=progress,
+    )
+    return lambda embedder, _: of_landmarks(embedder)
+
+
+def _warn_of_learnt(held_out: Manifest, learnt: Sequence[Manifest]) -> None:
+    """Says how many files of a validation are learnt from too."""
+    folder = f"{held_out.root.resolve()}/"
+    asked = {folder + row.path for row in held_out.rows}
+    found: set[str] = set()
+    for manifest in learnt:
+        folder = f"{manifest.root.resolve()}/"  # a Path each would take minutes of millions
+        found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
+    if found:
+        pictures = counted(len(held_out), "picture")
+        echo(
+            f"lmk: --val: {len(found):,} of its {pictures} are learnt from too (the first is "
+            f"{min(found)}): its figures are flattering",
+            err=True,
+        )
+
+
+def _epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    text = ", ".join(
+        f"{name} {value}" for name, value in row.items() if name != "epoch" and value != ""
+    )
+    return f"epoch {row['epoch']} of {epochs}: {text}"
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float | None]:
+    return {name: float(value) if value else None for name, value in row.items()}

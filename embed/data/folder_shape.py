@@ -1,0 +1,74 @@
+"""Whether the sub-folders of a folder of pictures look like its landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from lmk.embed.data.manifest import Manifest
+
+# Names of folders in data sets and photo collections that hold folders of landmarks.
+_PARTS = frozenset(
+    {
+        "train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval",
+        "index", "gallery", "query", "queries", "distractors", "database",
+        "data", "dataset", "datasets", "images", "imgs", "img", "photos", "pictures",
+    }
+)  # fmt: skip
+
+Folders = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FolderShape:
+    """Oddities in the way pictures lie below a folder.
+
+    Attributes:
+        loose: paths of pictures that lie beside the folders of landmarks, and have none.
+        wrapper: the folder whose sub-folders seem to be the landmarks, "" for none: the landmarks
+            of the manifest hold sub-folders only.
+        landmarks: the landmarks that the manifest has instead.
+    """
+
+    loose: tuple[str, ...] = ()
+    wrapper: str = ""
+    landmarks: tuple[str, ...] = ()
+
+
+def folder_shape(manifest: Manifest) -> FolderShape:
+    """The shape of a folder that was read; nothing is odd where no picture has a landmark.
+
+    Pictures may lie in folders inside a landmark (eiffel/day/1.jpg). They look like one level too
+    many when no landmark holds a picture itself, and there is one landmark with several
+    sub-folders, or the landmarks have names such as train and test, or there are more different
+    names of sub-folders than landmarks.
+    """
+    if not manifest.labelled:
+        return FolderShape()
+    loose = tuple(row.path for row in manifest.rows if not row.labels)
+    folders = {tuple(row.path.split("/")[:-1]) for row in manifest.rows if row.labels}
+    wrapper = _wrapper(folders)
+    landmarks = sorted({label for row in manifest.rows for label in row.labels}) if wrapper else ()
+    return FolderShape(loose, wrapper, tuple(landmarks))
+
+
+def _wrapper(folders: Collection[Folders]) -> str:
+    tops = {parts[0] for parts in folders}
+    if any(len(parts) < 2 for parts in folders):
+        return ""
+    seconds = {parts[1] for parts in folders}
+    if len(tops) == 1:
+        (top,) = tops
+        inner = _wrapper({parts[1:] for parts in folders})
+        if inner:
+            return f"{top}/{inner}"
+        return top if len(seconds) > 1 else ""
+    if len(seconds) > len(tops) or _are_parts(tops):
+        first = min(tops, key=lambda top: (top.casefold() not in ("train", "index"), top))
+        inner = _wrapper({parts[1:] for parts in folders if parts[0] == first})
+        return f"{first}/{inner}" if inner else first
+    return ""
+
+
+def _are_parts(names: Iterable[str]) -> bool:
+    return all(name.casefold() in _PARTS for name in names)

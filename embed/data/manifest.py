@@ -1,0 +1,252 @@
+"""Manifest: which pictures there are, under which ids and labels.
+
+Read from a folder (one sub-folder a landmark, a flat folder, or GLDv2's a/b/c/<id>.jpg) or from a
+CSV or Parquet file. Labels and ids never hold blanks, because the contest's files separate
+them by blanks: a blank in a folder's or file's name becomes "_". Pictures that would share an id
+get longer ones (picture_ids.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest_folder import read_folder
+from lmk.embed.data.manifest_paths import is_there
+from lmk.embed.data.manifest_table import is_table, picture_rows
+from lmk.embed.data.picture_ids import exact_id, unique_ids
+from lmk.embed.data.picture_roots import any_below, common_folder, root_remedy
+from lmk.embed.data.sources import url_reason, url_text
+from lmk.embed.data.unseen import Unseen, UnseenPlaces
+from lmk.embed.decode.formats import PICTURE_SUFFIXES
+from lmk.embed.errors import ManifestError
+from lmk.embed.notices import notice
+from lmk.embed.shell_words import shell_word
+from lmk.embed.tables.label_forms import similar_groups, similar_text
+from lmk.embed.tables.label_text import MISSING_WORDS, SEPARATOR, nfc, plain_name
+
+_OTHER_FILES = dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV")
+_OTHER_FILES |= dict.fromkeys((".json", ".jsonl"), "write the list as CSV")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture of a manifest: its id, its path under the root, its labels (maybe none).
+
+    Id and labels are kept in Unicode's composed form (NFC), the path as it is on disk.
+    """
+
+    id: str
+    path: str
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id.isascii():
+            object.__setattr__(self, "id", nfc(self.id))
+        if self.labels and not "".join(self.labels).isascii():
+            object.__setattr__(self, "labels", tuple(dict.fromkeys(map(nfc, self.labels))))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An ordered list of pictures below one folder.
+
+    Attributes:
+        root: the folder all paths start from.
+        rows: the pictures, ids unique.
+        skipped: files of the folder that are no pictures, and why.
+        unseen: places of the folder that could not be looked at: pictures may be there or not.
+        system: paths in the folder that belong to a system or a device, and were left out.
+        source: the table that names the pictures; None of a folder.
+
+    Raises:
+        ManifestError: on a repeated or empty id, a blank in an id or label, a path outside the
+            root.
+    """
+
+    root: Path
+    rows: tuple[Row, ...]
+    skipped: tuple[Skipped, ...] = field(default=())
+    unseen: tuple[Unseen, ...] = field(default=())
+    system: tuple[str, ...] = field(default=())
+    source: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        repeated = [id_ for id_, n in Counter(row.id for row in self.rows).items() if n > 1]
+        if repeated:
+            paths = [row.path for row in self.rows if row.id == repeated[0]]
+            raise ManifestError(
+                f"the id {repeated[0]!r} stands for several pictures ({', '.join(paths[:3])}), "
+                f"and {len(repeated) - 1} more ids are repeated"
+                if len(repeated) > 1
+                else f"the id {repeated[0]!r} stands for several pictures ({', '.join(paths[:3])})",
+                where=self.root,
+                remedy="give each picture an id of its own",
+            )
+        for row in self.rows:
+            self._check(row)
+
+    def _check(self, row: Row) -> None:
+        # Without blanks, and not empty: each splits into itself alone.
+        if len(row.id.split()) != 1 or " ".join(row.labels).split() != list(row.labels):
+            raise ManifestError(
+                f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})",
+                where=self.root,
+                remedy="write '_' for a blank",
+            )
+        if row.path in ("", "."):
+            raise ManifestError(
+                f"the path of {row.id} is empty",
+                where=self.root,
+                remedy="name the picture's file, or leave the row out",
+            )
+        if row.path.startswith("/") or ".." in row.path.split("/"):
+            root = os.path.abspath(self.root)  # noqa: PTH100 (without following links)
+            above = os.path.commonpath([root, os.path.normpath(os.path.join(root, row.path))])  # noqa: PTH118
+            remedy = (
+                f"name a folder above all pictures (--root {shell_word(above)}) and give paths "
+            )
+            remedy += "relative to it"
+            if all(each.path.startswith("/") for each in self.rows):
+                folder = common_folder([each.path for each in self.rows])
+                remedy = f"name the folder above all pictures: --root {folder}"
+            raise ManifestError(
+                f"the path {row.path!r} of {row.id} leads outside the folder {root}",
+                where=self.root,
+                remedy=remedy,
+            )
+        if "\0" in row.path or "\0" in row.id:
+            raise ManifestError(
+                f"a NUL character in the id or path of {row.id!r}",
+                where=self.root,
+                remedy="remove the NUL character",
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def file(self, row: Row) -> Path:
+        """Where a row's picture is."""
+        return self.root / row.path
+
+    def unseen_places(self) -> UnseenPlaces:
+        """Tells which paths that the manifest lacks may exist all the same."""
+        return UnseenPlaces(self.unseen, (skip.path for skip in self.skipped))
+
+    @property
+    def origin(self) -> Path:
+        """The table or folder that the pictures come from, for error messages."""
+        return self.root if self.source is None else self.source
+
+    @property
+    def unreadable_remedy(self) -> str:
+        """The remedy where none of the pictures can be read."""
+        exists = any_below([row.path for row in self.rows])
+        if self.source is not None and not exists(self.root):
+            return root_remedy(exists, self.root)
+        call = f"lmk data check {shell_word(self.origin)}"
+        root = self.source is not None and self.source.parent != self.root
+        call += f" --root {shell_word(self.root)}" if root else ""
+        return f"check that the files are pictures: {call} names what is wrong with each"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any picture has a label."""
+        return any(row.labels for row in self.rows)
+
+
+def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -> Manifest:
+    """Reads a folder, CSV or Parquet file of pictures.
+
+    Args:
+        source: a folder: each sub-folder is a landmark and ids are paths ("eiffel/1.jpg"); in a
+            flat folder and in GLDv2's layout (a/b/c/<id>.jpg) pictures have no label and ids are
+            file names without their ending. Or a CSV or Parquet file with a column `id`, labels
+            in `landmark_id` or `label` (one each), or in `labels`, `landmarks` or `tags` (several
+            separated by blanks), or none, and `path` (may be missing: then a/b/c/<id>.jpg,
+            <id>.jpg or <id> is looked for), or GLDv2's train_clean.csv (`landmark_id`, `images`).
+            docs/tables.md has the details.
+        root: the folder that a table's paths start from; its own folder unless given.
+
+    Raises:
+        ManifestError: when there is no such file or folder, no picture in it, no such column.
+    """
+    path = Path(source)
+    manifest = _read(path, root)
+    labels = {label for own in {row.labels for row in manifest.rows} for label in own}
+    if alike := similar_groups(labels):
+        text = similar_text([(group[0], group[1]) for group in alike], "label")
+        notice(path, f"{text}: they stay different labels")
+    if words := sorted(labels & MISSING_WORDS):
+        text = f"{words[0]!r} is the name of a landmark here, and no label in a table"
+        notice(path, f"{text}: rename the landmark, or give these pictures no landmark")
+    if barred := sorted(label for label in labels if SEPARATOR in label):
+        text = f"{barred[0]!r} is one landmark here, and several labels in a table"
+        notice(path, f"{text}, where {SEPARATOR!r} separates them: rename the landmark")
+    return manifest
+
+
+def _read(path: Path, root: Path | None) -> Manifest:
+    if path.is_dir():
+        return _from_folder(path)
+    if not is_there(path):
+        if url_reason(path) is not None:
+            remedy = "download the pictures, and name their folder or file"
+            what = "is a URL, which lmk does not read"
+            raise ManifestError(what, where=url_text(path), remedy=remedy)
+        raise ManifestError("no such folder or file", where=path, remedy="check the spelling")
+    if is_table(path):
+        return _from_table(path, root or path.parent)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        raise ManifestError(
+            "is one picture, a folder or CSV of pictures is wanted",
+            where=path,
+            remedy="to ask about one picture use: lmk query IMAGE",
+        )
+    raise ManifestError(
+        "is neither a folder nor a .csv or .parquet file",
+        where=path,
+        remedy=_OTHER_FILES.get(path.suffix.lower(), "point at a folder of pictures"),
+    )
+
+
+def _from_folder(root: Path) -> Manifest:
+    found = read_folder(root)
+    flat = found.gldv2 or all("/" not in name for name in found.files)
+    ids = _file_ids(found.files) if flat else _path_ids(found.files)
+    rows = tuple(
+        Row(id_, name, () if flat else _folder_label(name))
+        for id_, name in zip(ids, found.files, strict=True)
+    )
+    return Manifest(root, rows, found.skipped, found.unseen, found.system)
+
+
+def _folder_label(name: str) -> tuple[str, ...]:
+    folder, slash, _ = name.partition("/")
+    return (plain_name(folder),) if slash else ()
+
+
+def _path_ids(files: Sequence[str]) -> list[str]:
+    return unique_ids(files, [plain_name(name) for name in files], exact_id)
+
+
+def _file_ids(files: Sequence[str]) -> list[str]:
+    """Ids without the folders above: names without their ending, or with it (picture_ids)."""
+    names = [PurePosixPath(name).name for name in files]
+    stems = [plain_name(PurePosixPath(name).stem) for name in names]
+    return unique_ids(names, stems, plain_name, exact_id)
+
+
+def _from_table(path: Path, root: Path) -> Manifest:
+    try:
+        rows = tuple(Row(*cells) for cells in picture_rows(path, root))
+        return Manifest(root, rows, source=path)
+    except ManifestError as error:
+        # Errors about all rows together, or about a path, do not name the table.
+        named = error.where is not None and error.where.startswith(str(path))
+        where = error.where if named else path
+        raise ManifestError(error.what, where=where, remedy=error.remedy) from None

@@ -1,0 +1,150 @@
+"""Places of a folder that could not be looked at: pictures may be there or not.
+
+A folder without permission, a link to a drive that is away and an empty mount point look like a
+folder whose pictures were deleted. Nothing may be removed because of them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from lmk.embed.data.system_names import is_system_name
+
+UnseenKind = Literal["unreadable", "link", "name", "empty"]
+
+EMPTY = "is empty: is a drive away?"
+DEAD_LINK = "a link that leads nowhere"
+WAS_FOLDER = "is a file, and was a folder"
+NOT_UTF8 = "its name is not valid UTF-8"
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A folder or file that could not be looked at.
+
+    Attributes:
+        path: below the folder that was read, with "/"; bytes that are not UTF-8 are written out.
+        reason: why, in words.
+        kind: "unreadable": the system refused it or failed; "link": it leads nowhere; "name": its
+            name is not UTF-8, so that it may be any name of which other programs make UTF-8;
+            "empty": a folder without files, which may be a mount point.
+        start: for the kind "name" the folder and the ASCII letters that its name begins with.
+    """
+
+    path: str
+    reason: str
+    kind: UnseenKind
+    start: str = ""
+
+
+class UnseenPlaces:
+    """Tells which paths lie at or below a place that could not be looked at.
+
+    Args:
+        unseen: the places.
+        files: paths of files: nothing can be looked at below a file that was a folder before.
+    """
+
+    def __init__(self, unseen: Iterable[Unseen], files: Iterable[str] = ()) -> None:
+        self._places: dict[str, Unseen] = {}
+        self._starts: list[Unseen] = []
+        for place in unseen:
+            if place.kind == "name":
+                self._starts.append(place)
+            else:
+                self._places[place.path] = place
+        self._files = frozenset(files)
+
+    def __bool__(self) -> bool:
+        return bool(self._places or self._starts or self._files)
+
+    def at(self, path: str) -> Unseen | None:
+        """The place that hides a path, or None where the path was looked at."""
+        parents = [str(parent) for parent in PurePosixPath(path).parents][:-1]  # without "."
+        for own in (path, *parents):
+            if own in self._places:
+                return self._places[own]
+        for parent in parents:
+            if parent in self._files:
+                return Unseen(parent, WAS_FOLDER, "unreadable")
+        plain = unicodedata.normalize("NFC", path) if self._starts else ""
+        for place in self._starts:
+            rest = plain.removeprefix(place.start)
+            begins = len(rest) < len(plain) or not place.start
+            if begins and rest and not rest[0].isascii():
+                return place
+        return None
+
+
+def unnamed(path: str) -> Unseen:
+    """The place of a path whose last name is not UTF-8.
+
+    In another encoding the name begins with the same ASCII letters, and goes on with another one.
+    """
+    folder, slash, name = path.rpartition("/")
+    letters = len(name) - len(name.lstrip("".join(map(chr, range(128)))))
+    return Unseen(utf8_name(path), NOT_UTF8, "name", folder + slash + name[:letters])
+
+
+def utf8_name(name: str) -> str:
+    """The name, with the bytes that are no UTF-8 written out (no database could hold them)."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_left_out(name: str) -> bool:
+    """Whether an entry says nothing about pictures: hidden, or put there by a system."""
+    return name.startswith(".") or any(is_system_name(name, folder=kind) for kind in (True, False))
+
+
+def hidden_by(file: Path, root: Path) -> str | None:
+    """Why a file that cannot be read may still be there; None where it is gone for sure.
+
+    It is gone when a folder that can be listed and holds something lacks it. A file that is there
+    in any form, such as a link that leads nowhere, is not gone.
+
+    Args:
+        file: the file, below `root`.
+        root: nothing is looked at above it.
+    """
+    try:
+        file.lstat()
+        return "is there, and is no picture now"
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        return _reason(error)
+    for folder in file.parents:
+        try:
+            link = stat.S_ISLNK(folder.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            if folder == root:
+                return "its folder is not there"
+        except OSError as error:
+            return _reason(error)
+        else:
+            return _why_not(folder, link)
+    return None
+
+
+def _why_not(folder: Path, link: bool) -> str | None:
+    """Why an existing path tells nothing about what was below it; None for a folder with files."""
+    try:
+        with os.scandir(folder) as entries:
+            return EMPTY if all(is_left_out(entry.name) for entry in entries) else None
+    except NotADirectoryError:
+        return WAS_FOLDER
+    except FileNotFoundError:
+        return DEAD_LINK if link else None
+    except OSError as error:
+        return _reason(error)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    words = error.strerror if isinstance(error, OSError) else None
+    return f"cannot be read: {(words or str(error)).lower()}"

@@ -1,0 +1,420 @@
+"""Embedder: pictures to unit vectors, with its folder format and its fingerprint.
+
+embedder_folder.py has the files of a folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.checksums import write_checksums
+from lmk.embed.data.images import Picture, Skipped, decode
+from lmk.embed.data.sources import PictureSource, Source, picture_sources
+from lmk.embed.defaults import DEFAULT
+from lmk.embed.embeddings import Embeddings, unit_rows
+from lmk.embed.errors import EmbedderMismatch, ModelError
+from lmk.embed.extract.embedder_folder import (
+    FORMAT,
+    GRAPH,
+    GRAPH_WEIGHTS,
+    WEIGHTS,
+    WHITENING,
+    EmbedderFolder,
+    SavedEmbedder,
+)
+from lmk.embed.network.config import (
+    EMBEDDER_FILE,
+    FILE,
+    HUB,
+    EmbedderConfig,
+    embedder_folder,
+    preset,
+    preset_names,
+    timm_config,
+)
+from lmk.embed.network.fingerprint import feature_print, state_sha256, whole_print
+from lmk.embed.network.runtime import (
+    OpenVinoRuntime,
+    Runtime,
+    TorchRuntime,
+    export_graph,
+    openvino_usable,
+)
+from lmk.embed.network.whitening import Whitening, save_whitening
+from lmk.embed.process import start_threads
+from lmk.embed.scratch import ScratchFolder
+from lmk.embed.tags.head import TAGS_FILE
+
+if TYPE_CHECKING:
+    from lmk.embed.network.heads import EmbeddingNetwork
+
+
+class Embedder:
+    """Turns pictures into unit vectors whose dot product is their similarity.
+
+    Made by `Embedder.named` (a preset or timm model), `Embedder.load` (a folder) and
+    `with_whitening`; never changed afterwards.
+
+    Attributes:
+        config: what it is made of.
+        whitening: learnt on a gallery, or None.
+        feature_fingerprint: of the network and the preprocessing, without the whitening.
+        fingerprint: of everything that moves a vector.
+        dim: components of a vector.
+        folder: that it was loaded from; None for one of a preset or model.
+    """
+
+    def __init__(
+        self,
+        config: EmbedderConfig,
+        *,
+        weights_sha256: str,
+        feature_dim: int,
+        network: EmbeddingNetwork | None = None,
+        whitening: Whitening | None = None,
+        files: EmbedderFolder | None = None,
+    ) -> None:
+        self.config = config
+        self.whitening = whitening
+        self.feature_dim = feature_dim
+        self.dim = whitening.dim if whitening else feature_dim
+        self._weights_sha256 = weights_sha256
+        self._network = network
+        self.folder = None if files is None else files.path
+        self._files = files
+        self._exported: ScratchFolder | None = None  # removed with the last that has it
+        self._runtime: Runtime | None = None
+        self.feature_fingerprint = feature_print(config, weights_sha256)
+        self.fingerprint = whole_print(self.feature_fingerprint, whitening)
+
+    @classmethod
+    def named(
+        cls,
+        name: str = DEFAULT,
+        *,
+        weights: Path | None = None,
+        pretrained: bool = False,
+        size: int | None = None,
+    ) -> Embedder:
+        """An embedder by name.
+
+        Args:
+            name: a preset ("lite1", "lite0"), the tagger "tags-lite1", an embedder's folder, or
+                any timm model; or several presets and folders joined by "+", for an ensemble.
+            weights: a .safetensors or .pth file for a timm model.
+            pretrained: take the timm model's weights from its hub (needs a network).
+            size: side of the pictures in pixels, instead of the preset's or model's own.
+
+        Raises:
+            ModelError: on an unknown name, a timm model with neither weights nor pretrained (or
+                with both), or a size that the model cannot take.
+        """
+        if weights and pretrained:
+            raise ModelError(
+                "weights from a file and from the hub",
+                where=name,
+                remedy="give one of --weights and --pretrained",
+            )
+        folder = embedder_folder(name)
+        if folder is not None:
+            if weights or pretrained or size:
+                raise ModelError(
+                    "an embedder's folder has its own weights and size",
+                    where=name,
+                    remedy="leave out --weights, --pretrained and --size",
+                )
+            return cls.load(folder)
+        if "+" in name:
+            if weights or pretrained:
+                raise ModelError(
+                    "an ensemble's members have their own weights",
+                    where=name,
+                    remedy="leave out --weights and --pretrained",
+                )
+            return cls.ensemble([cls.named(part, size=size) for part in name.split("+")])
+        config = preset(name) if name in preset_names() else None
+        if config is None:
+            config = timm_config(name, weights, pretrained)
+        elif weights or pretrained:
+            config = config.model_copy(update={"weights": HUB if pretrained else FILE})
+        if size is not None:
+            config = config.model_copy(update={"size": size})
+        from lmk.embed.network.build import build_network, try_network
+
+        network = build_network(config, weights)
+        try_network(network, config)
+        return cls.of(config, network)
+
+    @classmethod
+    def of(cls, config: EmbedderConfig, network: EmbeddingNetwork) -> Embedder:
+        """An embedder of a network in memory, which nobody changes afterwards.
+
+        Args:
+            config: of that network; its weights come from the hub, a file or a package.
+            network: as `lmk.embed.network.build.build_network` makes it.
+        """
+        return cls(
+            config,
+            weights_sha256=state_sha256(network),
+            feature_dim=network.dim,
+            network=network,
+        )
+
+    @classmethod
+    def ensemble(cls, members: Sequence[Embedder]) -> Embedder:
+        """Embedders side by side: their unit features, concatenated.
+
+        A whitening learnt on a gallery (`with_whitening`) brings them back to fewer components.
+        Pictures are decoded at the largest member's size, and made smaller for the others.
+
+        Raises:
+            ModelError: fewer than two members, or one that is whitened.
+        """
+        name = "+".join(member.config.name for member in members)
+        if len(members) < 2 or any(member.whitening for member in members):
+            raise ModelError(
+                "an ensemble needs two members or more, none of them whitened",
+                where=name,
+                remedy="leave the whitening to the ensemble",
+            )
+        config = EmbedderConfig(
+            name=name,
+            backbone="",
+            weights=FILE,
+            size=max(member.config.size for member in members),
+            mean=(0, 0, 0),
+            std=(1 / 255, 1 / 255, 1 / 255),
+            gem_p=1,
+            pooling="avg",
+            members=tuple(m.config.model_copy(update={"weights": FILE}) for m in members),
+        )
+        from lmk.embed.network.build import build_network
+
+        network = build_network(config, None)
+        for place, member in zip(network.backbone.members, members, strict=True):  # type: ignore[arg-type]
+            place.load_state_dict(member.network().state_dict())
+        return cls.of(config, network)
+
+    @classmethod
+    def load(cls, folder: Path, *, checked: bool = False) -> Embedder:
+        """Opens an embedder's folder; reads no weights before they are needed.
+
+        Args:
+            folder: as `save` writes it.
+            checked: the files have been compared with checksums already, as those of an open
+                gallery; otherwise each is compared before it is used.
+
+        Raises:
+            ModelError: when the folder is no embedder, or one of a newer format.
+            ModelDamaged: a file has changed since it was written.
+        """
+        files = EmbedderFolder(folder, checked=checked)
+        saved, whitening = files.read()
+        embedder = cls(
+            saved.config,
+            weights_sha256=saved.weights_sha256,
+            feature_dim=saved.feature_dim,
+            whitening=whitening,
+            files=files,
+        )
+        if embedder.fingerprint != saved.fingerprint:
+            raise EmbedderMismatch(
+                "was made by another version of lmk, whose vectors differ",
+                where=folder,
+                remedy="build the index again with lmk build-index",
+            )
+        return embedder
+
+    def save(self, folder: Path) -> None:
+        """Writes the embedder, and its tags if it has any, into an existing, empty folder.
+
+        Raises:
+            OSError: when the folder cannot be written.
+        """
+        saved = SavedEmbedder(
+            format=FORMAT,
+            fingerprint=self.fingerprint,
+            weights_sha256=self._weights_sha256,
+            feature_dim=self.feature_dim,
+            config=self.config,
+        )
+        (folder / EMBEDDER_FILE).write_text(
+            saved.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
+        if self.whitening is not None:
+            save_whitening(self.whitening, folder / WHITENING)
+        copies: dict[str, tuple[str, ...]] = {}
+        if self._files is not None:
+            copies |= self._files.copy((TAGS_FILE, WEIGHTS), folder)
+        if self.config.weights in (HUB, FILE) and not (folder / WEIGHTS).exists():
+            from safetensors.torch import save
+
+            # Not save_file, whose error on a full disk is no OSError.
+            (folder / WEIGHTS).write_bytes(save(dict(self.network().state_dict())))
+        if openvino_usable():
+            graph = self.graph()
+            if self._files is not None and graph.parent == self.folder:
+                copies |= self._files.copy((GRAPH, GRAPH_WEIGHTS), folder)
+            else:
+                for name in (GRAPH, GRAPH_WEIGHTS):
+                    shutil.copyfile(graph.parent / name, folder / name)
+        write_checksums(folder, copies)
+
+    def with_whitening(self, whitening: Whitening | None) -> Embedder:
+        """The same network followed by another whitening."""
+        other = copy.copy(self)
+        other.whitening = whitening
+        other.dim = whitening.dim if whitening else self.feature_dim
+        other.fingerprint = whole_print(self.feature_fingerprint, whitening)
+        return other
+
+    def with_views(self, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Embedder:
+        """The same network looking at a picture several times; vectors are of another fingerprint.
+
+        Each view's features are scaled to length 1 and summed; the cost is that of the views.
+
+        Args:
+            flip: also look at the mirror image.
+            scales: parts of the config's size at which to look, each above 0 and at most 1.
+
+        Raises:
+            ModelError: there is a whitening, which was learnt on other features.
+            ValueError: a scale out of range.
+        """
+        if self.whitening is not None:
+            raise ModelError(
+                "its whitening was learnt on single views",
+                where=self.config.name,
+                remedy="choose the views before the whitening is learnt",
+            )
+        from lmk.embed.network.build import try_network
+        from lmk.embed.network.heads import EmbeddingNetwork
+
+        values = self.config.model_dump() | {"flip": flip, "scales": tuple(scales)}
+        values["weights"] = HUB if self.config.weights == HUB else FILE
+        config = EmbedderConfig.model_validate(values)
+        network = EmbeddingNetwork(copy.deepcopy(self.network().backbone), config).eval()
+        network.load_state_dict(self.network().state_dict())
+        try_network(network, config)
+        return Embedder.of(config, network)
+
+    def with_runtime(self, runtime: Runtime) -> Embedder:
+        """The same embedder with its network run by another runtime, as of an exported graph."""
+        other = copy.copy(self)
+        other._runtime = runtime
+        return other
+
+    def network(self) -> EmbeddingNetwork:
+        """The torch network, built on first use."""
+        if self._network is None:
+            from lmk.embed.network.build import build_network
+
+            if self._files is not None:
+                self._files.require(WEIGHTS)
+            kept = self.folder / WEIGHTS if self.folder else None
+            self._network = build_network(self.config, kept, whole=True)
+            if state_sha256(self._network) != self._weights_sha256:
+                raise EmbedderMismatch(
+                    "the weights are not the ones this index was built with",
+                    where=self.folder,
+                    remedy="build the index again with lmk build-index",
+                )
+        return self._network
+
+    def start(self) -> Runtime:
+        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch.
+
+        Raises:
+            ForkedProcess: this process is a fork of one in which a network or a search has run.
+        """
+        start_threads()
+        if self._runtime is None:
+            if openvino_usable() and not _cuda():
+                self._runtime = OpenVinoRuntime(self.graph())
+            else:
+                self._runtime = TorchRuntime(self.network())
+        return self._runtime
+
+    def lacks_graph(self) -> bool:
+        """Whether the folder has no graph, or half of one, though OpenVINO is installed here."""
+        if self.folder is None or not openvino_usable():
+            return False
+        return not all((self.folder / name).exists() for name in (GRAPH, GRAPH_WEIGHTS))
+
+    def graph(self) -> Path:
+        """The network as an OpenVINO graph: the folder's own, else exported once a process.
+
+        Raises:
+            ModelDamaged: the folder's own has changed since it was written.
+        """
+        own = None if self._files is None else self._files.graph()
+        if own is not None:
+            return own
+        if self._exported is None:
+            exported = ScratchFolder("graph")
+            export_graph(self.network(), self.config.size, exported.path / GRAPH)
+            self._exported = exported
+        return self._exported.path / GRAPH
+
+    def features(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """Raw features float32 [feature_dim] of decoded pictures uint8 [size, size, 3]."""
+        coming = iter(pictures)
+        first = next(coming, None)
+        if first is not None:  # starting the network takes seconds
+            yield from self.start().stream(chain([first], coming))
+
+    def vectors(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit vectors float32 [n, dim] of raw features [n, feature_dim]."""
+        return self.whitening.apply(features) if self.whitening else unit_rows(features)
+
+    def embed(
+        self, pictures: Source | PictureSource | Iterable[Source | PictureSource]
+    ) -> tuple[Embeddings, tuple[Skipped, ...]]:
+        """Embeds one picture or several; for thousands of files use `lmk.embed.extract.extract`.
+
+        Args:
+            pictures: paths, bytes of picture files, PIL images, or uint8 arrays
+                [height, width, 3] in RGB order; one, or an iterable of them.
+
+        Returns:
+            The embeddings of those that can be read, and the others. The ids are the paths, and
+            "picture N" for what has none, N counted from 0; a path given twice counts once.
+
+        Raises:
+            TypeError: for anything else; it says what is accepted.
+            UsageError: for a folder in the place of one picture.
+        """
+        sources = picture_sources(pictures)
+        skipped: list[Skipped] = []
+        ids: list[str] = []
+
+        def decoded() -> Iterator[Picture]:
+            for source in sources:
+                data = source.read()
+                picture = data if isinstance(data, str) else decode(data, self.config.size)
+                if isinstance(picture, str):
+                    skipped.append(Skipped(source.id, picture))
+                else:
+                    ids.append(source.id)
+                    yield picture
+
+        features = list(self.features(decoded()))
+        rows = np.stack(features) if features else np.zeros((0, self.feature_dim), np.float32)
+        return Embeddings(self.vectors(rows), tuple(ids), self.fingerprint), tuple(skipped)
+
+
+def _cuda() -> bool:
+    """Whether there is a CUDA device, asked without importing torch where there is no driver."""
+    if not Path("/dev/nvidiactl").exists():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())

@@ -1,0 +1,117 @@
+"""The folder of an embedder: its files, their format and their checksums.
+
+config.json, weights.safetensors (unless an installed package has them), whitening.safetensors (when
+there is one), graph.xml + graph.bin, the network as OpenVINO runs it, and SHA256SUMS with the
+checksum of each. With the graph at hand torch is never imported. A graph without checksums, from
+an lmk that wrote none, is exported again from the weights, which the fingerprint proves.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmk.embed.checksums import Checksums, is_shipped, read_checksums, require_unchanged
+from lmk.embed.errors import ModelError
+from lmk.embed.memory_errors import raise_system_cause
+from lmk.embed.network.config import EMBEDDER_FILE, EmbedderConfig, require_local
+from lmk.embed.network.whitening import Whitening, load_whitening
+from lmk.embed.plain_files import parse_json, read_plain
+
+FORMAT = 1
+GRAPH, GRAPH_WEIGHTS = "graph.xml", "graph.bin"
+WEIGHTS, WHITENING = "weights.safetensors", "whitening.safetensors"
+
+
+class SavedEmbedder(BaseModel):
+    """config.json of an embedder's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    fingerprint: str
+    weights_sha256: str
+    feature_dim: int = Field(ge=1, le=1 << 20)
+    config: EmbedderConfig
+
+
+class EmbedderFolder:
+    """A folder of an embedder that is read; each file is compared once with its checksum.
+
+    Args:
+        path: the folder.
+        checked: the files have been compared already, as those of an open gallery.
+    """
+
+    def __init__(self, path: Path, *, checked: bool = False) -> None:
+        self.path = path
+        self._checked = checked
+        self._compared: set[str] = set()
+
+    def read(self) -> tuple[SavedEmbedder, Whitening | None]:
+        """The config, read from config.json, and the whitening.
+
+        Raises:
+            ModelError: the folder is no embedder, or one of a newer format.
+            ModelDamaged: a file has changed since it was written.
+        """
+        self.require(EMBEDDER_FILE, WHITENING)
+        try:
+            content = parse_json(read_plain(self.path / EMBEDDER_FILE))
+            if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+                raise ModelError(
+                    "was written by a newer lmk", where=self.path, remedy="install a newer lmk"
+                )
+            saved = SavedEmbedder.model_validate(content)
+            require_local(saved.config)
+            return saved, load_whitening(self.path / WHITENING, saved.feature_dim)
+        except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
+            raise_system_cause(error)
+            raise ModelError(
+                f"is not an embedder's folder ({type(error).__name__})",
+                where=self.path,
+                remedy="build the index again",
+            ) from error
+
+    def require(self, *names: str, remedy: str | None = None) -> bool:
+        """Compares files with their checksums; returns whether these are known.
+
+        Raises:
+            ModelDamaged: a file has changed since it was written, or is missing.
+        """
+        if self._checked or self._compared.issuperset(names):
+            return True
+        checksums = read_checksums(self.path)
+        if checksums is None:
+            return False
+        require_unchanged(self.path, names, checksums, remedy=remedy)
+        self._compared.update(names)
+        return True
+
+    def graph(self) -> Path | None:
+        """The graph; None where there is none that is proved to belong to the weights.
+
+        Raises:
+            ModelDamaged: it has changed since it was written.
+        """
+        if not all((self.path / name).exists() for name in (GRAPH, GRAPH_WEIGHTS)):
+            return None
+        known = self.require(GRAPH, GRAPH_WEIGHTS, remedy=self._graph_remedy())
+        return self.path / GRAPH if known else None
+
+    def _graph_remedy(self) -> str | None:
+        if is_shipped(self.path):
+            return None
+        return f"remove {GRAPH} and {GRAPH_WEIGHTS}: the network is then made of the weights"
+
+    def copy(self, names: Iterable[str], to: Path) -> Checksums:
+        """Copies those of some files that are there; returns the checksums the copies must have."""
+        known = read_checksums(self.path) or {}
+        there = [name for name in names if (self.path / name).exists()]
+        self.require(*there)
+        for name in there:
+            shutil.copyfile(self.path / name, to / name)
+        return {name: known[name] for name in there if name in known}

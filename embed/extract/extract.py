@@ -1,0 +1,291 @@
+"""Streams a manifest's pictures through an embedder: decoding and inference overlap.
+
+Threads read and decode (OpenCV and Pillow let go of the GIL) while the runtime computes earlier
+pictures; a bounded window keeps memory flat at any number of pictures. Features go to a
+FeatureStore as they come, so a killed run loses seconds, not hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.data.images import Picture, Skipped, decode, picture_bytes
+from lmk.embed.data.manifest import Manifest, Row
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.network.runtime import available_cores
+
+_WINDOW_PER_CORE = 8  # decoded pictures that may wait for the network
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A picture whose feature is in the store."""
+
+    row: Row
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+class ExtractedPictures(Sequence[Extracted]):
+    """Pictures of a manifest, kept in 56 bytes each beside the manifest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._rows = manifest.rows
+        self._keys = bytearray()
+        self._places, self._sizes, self._mtimes = array("q"), array("q"), array("q")
+
+    def add(self, place: int, sha256: str, size: int, mtime_ns: int) -> None:
+        """Adds the picture of the manifest's row number `place`."""
+        self._keys += bytes.fromhex(sha256)
+        self._places.append(place)
+        self._sizes.append(size)
+        self._mtimes.append(mtime_ns)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, item: int) -> Extracted: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Extracted]: ...
+    def __getitem__(self, item: int | slice) -> Extracted | list[Extracted]:
+        if isinstance(item, slice):
+            return [self._get(i) for i in range(*item.indices(len(self)))]
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"picture {item} of {len(self)}")
+        return self._get(item % len(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExtractedPictures) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def _get(self, i: int) -> Extracted:
+        sha256 = self._keys[32 * i : 32 * (i + 1)].hex()
+        return Extracted(self._rows[self._places[i]], sha256, self._sizes[i], self._mtimes[i])
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run gave: the pictures in manifest order, and the files that gave nothing."""
+
+    pictures: Sequence[Extracted]
+    skipped: tuple[Skipped, ...]
+    computed: int  # of the pictures, how many were not in the store before
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file as a worker thread leaves it: `picture` is None where its feature is stored."""
+
+    place: int  # of the row in the manifest
+    sha256: str
+    size: int
+    mtime_ns: int
+    picture: Picture | None
+
+
+def extract(
+    manifest: Manifest,
+    embedder: Embedder,
+    store: FeatureStore,
+    *,
+    known: Container[str] = (),
+    progress: Progress = lambda done: None,
+) -> Extraction:
+    """Puts the features of all pictures of a manifest into a store.
+
+    Pictures whose content is in the store already are not computed again. Stopped at any moment
+    (Ctrl-C, kill), the next run with the same store goes on.
+
+    Args:
+        known: the sha256 of pictures that need no feature: they are listed, and not computed.
+        progress: called with the number of pictures done, after each.
+    """
+    pictures = ExtractedPictures(manifest)
+    skipped = list(manifest.skipped)
+    pending: deque[_Read] = deque()
+    done = 0
+
+    def to_compute(results: Iterator[_Read | Skipped]) -> Iterator[Picture]:
+        """Hands new pictures to the runtime and files the others away."""
+        nonlocal done
+        for result in results:
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                pictures.add(result.place, result.sha256, result.size, result.mtime_ns)
+                if result.picture is not None:
+                    pending.append(result)
+                    yield result.picture
+                    continue
+            done += 1
+            progress(done)
+
+    computed = 0
+    with _one_thread_opencv():
+        try:
+            results = _read_all(manifest, embedder.config.size, (known, store))
+            for feature in embedder.features(to_compute(results)):
+                store.add(pending.popleft().sha256, feature)
+                computed += 1
+                done += 1
+                progress(done)
+        finally:
+            store.flush()
+    return Extraction(pictures, tuple(skipped), computed)
+
+
+def identify(
+    manifest: Manifest,
+    size: int,
+    known: Container[str] = (),
+    *,
+    progress: Progress = lambda done: None,
+) -> Extraction:
+    """Reads, hashes and decodes the files of a manifest, and computes no features.
+
+    Args:
+        size: side of the pictures in pixels, as the network wants them.
+        known: sha256 of files that are pictures; they are not decoded.
+        progress: called with the number of files done, after each.
+    """
+    pictures, skipped = ExtractedPictures(manifest), list(manifest.skipped)
+    for done, result in enumerate(_read_all(manifest, size, (known,)), 1):
+        if isinstance(result, Skipped):
+            skipped.append(result)
+        else:
+            pictures.add(result.place, result.sha256, result.size, result.mtime_ns)
+        progress(done)
+    return Extraction(pictures, tuple(skipped), 0)
+
+
+def extract_stream(
+    manifest: Manifest,
+    embedder: Embedder,
+    *,
+    batch: int = 256,
+    progress: Progress = lambda done: None,
+) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
+    """Embeds the pictures of a manifest a batch at a time, in order; nothing is kept on disk.
+
+    Yields:
+        The embeddings of up to `batch` pictures, and the files met meanwhile that gave none.
+    """
+    for ids, rows, skipped in feature_stream(manifest, embedder, batch=batch, progress=progress):
+        yield Embeddings(embedder.vectors(rows), ids, embedder.fingerprint), skipped
+
+
+def feature_stream(
+    manifest: Manifest,
+    embedder: Embedder,
+    *,
+    batch: int = 256,
+    progress: Progress = lambda done: None,
+) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
+    """Raw features of the pictures of a manifest, a batch at a time, in order.
+
+    Yields:
+        The ids of up to `batch` pictures, their features float32 [n, feature_dim] of any length,
+        and the files met meanwhile that gave none.
+    """
+    ids: list[str] = []
+    features: list[NDArray[np.float32]] = []
+    skipped: list[Skipped] = []
+    pending: deque[str] = deque()
+
+    def to_compute(results: Iterator[_Read | Skipped]) -> Iterator[Picture]:
+        for result in results:
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            elif result.picture is not None:
+                pending.append(manifest.rows[result.place].id)
+                yield result.picture
+
+    def collected() -> tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]:
+        rows = np.stack(features) if features else np.zeros((0, embedder.feature_dim), np.float32)
+        result = tuple(ids), rows, tuple(skipped)
+        for kept in (ids, features, skipped):
+            kept.clear()
+        return result
+
+    done = 0
+    with _one_thread_opencv():
+        results = _read_all(manifest, embedder.config.size, ())
+        for feature in embedder.features(to_compute(results)):
+            ids.append(pending.popleft())
+            features.append(feature)
+            if len(ids) == batch:
+                done += len(ids) + len(skipped)
+                yield collected()
+                progress(done)
+        if ids or skipped:
+            yield collected()
+        progress(len(manifest))
+
+
+def _read_all(
+    manifest: Manifest, size: int, stored: Sequence[Container[str]]
+) -> Iterator[_Read | Skipped]:
+    """Reads, hashes and decodes files in threads, in order, a bounded number ahead.
+
+    Pictures whose sha256 is in one of `stored` are not decoded.
+    """
+    workers = available_cores()
+    waiting: deque[Future[_Read | Skipped]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="lmk-decode")
+    try:
+        for place, row in enumerate(manifest.rows):
+            waiting.append(pool.submit(_read, place, row, manifest.file(row), size, stored))
+            if len(waiting) >= workers * _WINDOW_PER_CORE:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(
+    place: int, row: Row, path: Path, size: int, stored: Sequence[Container[str]]
+) -> _Read | Skipped:
+    with picture_bytes(path) as data:
+        if isinstance(data, str):
+            return Skipped(row.path, data)
+        length, sha256 = len(data), hashlib.sha256(data).hexdigest()
+        picture = None if any(sha256 in some for some in stored) else decode(data, size)
+        del data
+    if isinstance(picture, str):
+        return Skipped(row.path, picture)
+    try:
+        mtime_ns = path.stat().st_mtime_ns
+    except OSError:
+        return Skipped(row.path, "was removed while it was read")
+    return _Read(place, sha256, length, mtime_ns, picture)
+
+
+@contextmanager
+def _one_thread_opencv() -> Iterator[None]:
+    """Keeps OpenCV's own threads from fighting with ours; puts its setting back."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -1,0 +1,1 @@
+"""The Google Landmarks Dataset v2: download and unpack."""

@@ -1,0 +1,367 @@
+"""Google Landmarks Dataset v2: download, verify and unpack it into the layout its papers use.
+
+    OUT/train/a/b/c/<id>.jpg      likewise index/, test/; a, b, c are the id's first characters
+    OUT/metadata/*.csv            labels, ground truth and train's attribution
+    OUT/LICENSES.txt              who may use the pictures, and how
+    OUT/archives/train/*.tar      only while at work, or with keep_archives
+    OUT/.gldv2/                   one record for each finished item: what it unpacked to, with sizes
+
+An item (a shard or a metadata file) is done when its record is written, which is the last step; a
+run that is killed anywhere before leaves whole pictures, whole records and resumable archives.
+Names, counts and licences are those of the data set's page,
+https://github.com/cvdfoundation/google-landmark (version 2.1).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import queue
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from lmk.embed.errors import DownloadError, LmkError, StorageError, UsageError, storage_errors
+from lmk.embed.gldv2.download import Patience, StoppedError, fetch, file_md5, write_note
+from lmk.embed.gldv2.unpack import unpack
+
+BASE_URL = "https://s3.amazonaws.com/google-landmark"
+SHARDS = {"train": 500, "index": 100, "test": 20}
+METADATA = {
+    "train": (
+        "metadata/train.csv",
+        "metadata/train_clean.csv",
+        "metadata/train_attribution.csv",
+        "metadata/train_label_to_category.csv",
+        "metadata/train_label_to_hierarchical.csv",
+    ),
+    "index": (
+        "metadata/index.csv",
+        "metadata/index_image_to_landmark.csv",
+        "metadata/index_label_to_category.csv",
+        "metadata/index_label_to_hierarchical.csv",
+    ),
+    "test": (
+        "metadata/test.csv",
+        "ground_truth/recognition_solution_v2.1.csv",
+        "ground_truth/retrieval_solution_v2.1.csv",
+    ),
+}
+# Bytes that a file may have: several times what the largest one of the data set has.
+_MOST_CHECKSUM, _MOST_SHARD, _MOST_METADATA = 64 << 10, 8 << 30, 8 << 30
+LICENSES = """\
+Google Landmarks Dataset v2, https://github.com/cvdfoundation/google-landmark
+
+Annotations: by Google, under CC BY 4.0.
+train pictures: CC-BY licences without the NonDerivs restriction; author, licence and source of
+    each picture stand in metadata/train_attribution.csv and must be named where it is shown.
+index and test pictures: CC-0 or public domain.
+
+Google does not own the pictures' copyright and gives no warranty about the licence of any of them:
+verify it for each picture you use.
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one shard or metadata file.
+
+    Attributes:
+        name: its path below the server's base address, such as "train/images_003.tar".
+        status: "downloaded" in this run, "present" from an earlier one, or "missing".
+        images: pictures it unpacked to.
+        size: bytes of the file as the server has it.
+        md5: checksum of that file.
+        error: why it is missing; None when the run ended before it was tried.
+    """
+
+    name: str
+    status: Literal["downloaded", "present", "missing"]
+    images: int = 0
+    size: int = 0
+    md5: str | None = None
+    error: LmkError | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every item of a run: the split's metadata, then its shards in the order asked for."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def missing(self) -> tuple[Item, ...]:
+        """Items that are not there whole."""
+        return tuple(item for item in self.items if item.status == "missing")
+
+
+def parse_shards(spec: str, split: str) -> tuple[int, ...]:
+    """Shard numbers, ascending and without repeats, of "0-3", "0,5,7-9" or "all".
+
+    Raises:
+        UsageError: anything else, or a number the split does not have.
+    """
+    count = SHARDS[split]
+    if spec.strip() == "all":
+        return tuple(range(count))
+    chosen: set[int] = set()
+    for piece in spec.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", piece)
+        if match is None:
+            raise UsageError(
+                f"{piece!r} is no shard or range",
+                where="--shards",
+                remedy="write 0-3, 0,5,7-9 or all",
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= count:
+            raise UsageError(
+                f"{split} has the shards 0 to {count - 1}, not {piece.strip()}",
+                where="--shards",
+                remedy="write 0-3, 0,5,7-9 or all",
+            )
+        chosen.update(range(first, last + 1))
+    return tuple(sorted(chosen))
+
+
+def download(
+    split: str,
+    shards: Sequence[int],
+    out: Path,
+    *,
+    mirror: str = BASE_URL,
+    jobs: int = 4,
+    keep_archives: bool = False,
+    patience: Patience | None = None,
+    on_bytes: Callable[[str, int, int | None], None] = lambda name, done, total: None,
+    on_item: Callable[[Item], None] = lambda item: None,
+) -> Report:
+    """Brings shards of a split and all of the split's metadata into `out`, skipping what is done.
+
+    One item that fails does not stop the others; a full or read-only disk does.
+
+    Args:
+        split: "train", "index" or "test".
+        shards: shard numbers (`parse_shards`).
+        out: the folder to fill; made if need be.
+        mirror: base address with the same paths below it as `BASE_URL`.
+        jobs: connections at a time.
+        keep_archives: keep each tar file in OUT/archives after unpacking.
+        patience: time-outs and retries of each connection.
+        on_bytes: called from the worker threads with (item name, bytes here, bytes in all or None).
+        on_item: called in the calling thread as each item ends.
+
+    Raises:
+        UsageError: a mirror that is no http address, or no such split.
+        StorageError: the folder cannot be made, or another run is writing into it.
+        KeyboardInterrupt: passed on once the workers were told to stop; a rerun goes on from there.
+    """
+    if split not in SHARDS:
+        raise UsageError(f"no such split: {split}", remedy="choose train, index or test")
+    run = _Run(_base(mirror), split, out, keep_archives, patience, on_bytes)
+    names = [*METADATA[split], *(f"{split}/images_{number:03d}.tar" for number in shards)]
+    done: dict[str, Item] = {}
+    with _alone(out):
+        write_note(out / "LICENSES.txt", LICENSES)
+        with closing(run.work(names, jobs)) as items:
+            for item in items:
+                done[item.name] = item
+                on_item(item)
+        with storage_errors(out):
+            _remove_if_empty(out / "archives" / split)
+            _remove_if_empty(out / "archives")
+    return Report(tuple(done[name] for name in names))
+
+
+@dataclass(frozen=True)
+class _Run:
+    base: str
+    split: str
+    out: Path
+    keep_archives: bool
+    patience: Patience | None
+    on_bytes: Callable[[str, int, int | None], None]
+
+    def work(self, names: Sequence[str], jobs: int) -> Generator[Item, None, None]:
+        """Yields one item a name, as they end, from `jobs` threads."""
+        stop = threading.Event()
+        todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[Item | Exception] = queue.SimpleQueue()
+        for name in names:
+            todo.put(name)
+
+        def worker() -> None:
+            while True:
+                try:
+                    name = todo.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    ended.put(self._one(name, stop))
+                except Exception as bug:
+                    ended.put(bug)
+
+        # Daemons: after Ctrl-C a connection that hangs must not hold the process; being cut off
+        # anywhere is harmless, as after a kill.
+        threads = [threading.Thread(target=worker, daemon=True) for _ in range(jobs)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in names:
+                item = ended.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(timeout=1.0 / jobs)
+
+    def _one(self, name: str, stop: threading.Event) -> Item:
+        try:
+            if stop.is_set():
+                return Item(name, "missing")
+            return self._present(name) or self._get(name, stop)
+        except StoppedError:
+            return Item(name, "missing")
+        except OSError as error:
+            stop.set()
+            reason = f"cannot write: {(error.strerror or str(error)).lower()}"
+            return Item(
+                name, "missing", error=StorageError(reason, where=error.filename or self.out)
+            )
+        except StorageError as error:  # it would befall every other item too
+            stop.set()
+            return Item(name, "missing", error=error)
+        except LmkError as error:
+            return Item(name, "missing", error=error)
+
+    def _record(self, name: str) -> Path:
+        return self.out / ".gldv2" / f"{name}.json"
+
+    def _present(self, name: str) -> Item | None:
+        """The item if an earlier run finished it and its files still stand with their sizes."""
+        try:
+            record = json.loads(self._record(name).read_text("utf-8"))
+            files, size, md5 = record["files"], record["size"], record["md5"]
+            if any((self.out / path).stat().st_size != n for path, n in files.items()):
+                return None
+            archive = self.out / "archives" / name
+            if self.keep_archives and name.endswith(".tar") and archive.stat().st_size != size:
+                return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return Item(name, "present", _pictures(files), size, md5)
+
+    def _get(self, name: str, stop: threading.Event) -> Item:
+        if name.endswith(".tar"):
+            files, size, md5 = self._shard(name, stop)
+        else:
+            target = self.out / "metadata" / PurePosixPath(name).name
+            got = self._fetch(name, target, stop)
+            files, size, md5 = {f"metadata/{target.name}": got[0]}, *got
+        record = {"url": f"{self.base}/{name}", "size": size, "md5": md5, "files": files}
+        write_note(self._record(name), json.dumps(record, indent=0))
+        if name.endswith(".tar") and not self.keep_archives:
+            (self.out / "archives" / name).unlink(missing_ok=True)
+        return Item(name, "downloaded", _pictures(files), size, md5)
+
+    def _shard(self, name: str, stop: threading.Event) -> tuple[dict[str, int], int, str]:
+        expected = self._expected_md5(name, stop)
+        archive = self.out / "archives" / name
+        if not (archive.is_file() and file_md5(archive) == expected):
+            # Twice the size: the archive stands until its pictures are unpacked.
+            self._fetch(name, archive, stop, md5=expected, space_factor=2.0)
+        stage = self.out / ".gldv2" / "unpacking" / name
+        with storage_errors(self.out):
+            unpacked = unpack(archive, stage, self.out / self.split)
+        if not _pictures(unpacked):
+            raise DownloadError("the archive holds no pictures", where=archive)
+        files = {f"{self.split}/{path}": size for path, size in unpacked.items()}
+        return files, archive.stat().st_size, expected
+
+    def _expected_md5(self, name: str, stop: threading.Event) -> str:
+        shard = PurePosixPath(name).stem
+        md5_name = f"md5sum/{self.split}/md5.{shard}.txt"
+        target = self.out / ".gldv2" / md5_name
+        fetch(
+            f"{self.base}/{md5_name}",
+            target,
+            patience=self.patience,
+            stop=stop,
+            most=_MOST_CHECKSUM,
+        )
+        text = target.read_bytes().decode("utf-8", "replace")
+        found: set[str] = set(re.findall(r"\b[0-9a-f]{32}\b", text.lower()))
+        others = set(re.findall(r"images_\d+", text)) - {shard}
+        if len(found) != 1 or others:
+            raise DownloadError(
+                f"not the checksum of {shard}.tar: {text[:80]!r}",
+                where=f"{self.base}/{md5_name}",
+                remedy="try again later, or name another mirror",
+            )
+        return found.pop()
+
+    def _fetch(
+        self,
+        name: str,
+        target: Path,
+        stop: threading.Event,
+        *,
+        md5: str | None = None,
+        space_factor: float = 1.0,
+    ) -> tuple[int, str]:
+        got = fetch(
+            f"{self.base}/{name}",
+            target,
+            md5=md5,
+            patience=self.patience,
+            stop=stop,
+            progress=lambda done, total: self.on_bytes(name, done, total),
+            space_factor=space_factor,
+            most=_MOST_SHARD if name.endswith(".tar") else _MOST_METADATA,
+        )
+        return got.size, got.md5
+
+
+def _base(mirror: str) -> str:
+    parts = urllib.parse.urlsplit(mirror)
+    if parts.scheme not in ("http", "https") or not parts.netloc or re.search(r"[\s?#]", mirror):
+        raise UsageError(
+            f"{mirror!r} is no http or https address",
+            where="--mirror",
+            remedy=f"give the address that stands for {BASE_URL}",
+        )
+    return mirror.rstrip("/")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds the folder against a second run; the kernel lets go when the process dies."""
+    with storage_errors(out):
+        (out / ".gldv2").mkdir(parents=True, exist_ok=True)
+        lock = (out / ".gldv2" / "lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                "another download is writing into this folder",
+                where=out,
+                remedy="wait for it, or choose another folder",
+            ) from error
+        yield
+
+
+def _pictures(files: dict[str, int]) -> int:
+    return sum(path.lower().endswith(".jpg") for path in files)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

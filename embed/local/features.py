@@ -1,0 +1,339 @@
+"""Local features: points of a picture that are found again in other photos of the same place.
+
+An Extractor makes them from a grey picture: RootSIFT, by OpenCV, or XFeat, an extra. They are
+kept on disk by the content of the picture, within a bound of bytes (`FeatureCache`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lmk.embed.data.images import decode_grey
+from lmk.embed.errors import StorageError, storage_errors
+from lmk.embed.files import LEFTOVER, write_whole
+from lmk.embed.plain_files import open_folder, read_plain
+
+if TYPE_CHECKING:
+    from lmk.embed.local.xfeat import XFeatNetwork
+
+LOCAL_SUFFIX = ".features"  # a file that begins with the SHA-256 of the rest
+LOCAL_BYTES = 2 * 10**9  # that a gallery keeps of local features
+
+_VERSION = "1"  # of what is stored: raise it when features change
+_DIGEST = hashlib.sha256().digest_size
+_ROOM = 0.9  # of the bound is kept when it was passed, so that not every file clears up
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFeatures:
+    """The points of one picture.
+
+    Attributes:
+        points: float32 [n, 2], x and y in pixels of the picture as it was looked at: turned
+            upright and shrunk.
+        descriptors: float16 [n, d], rows of length 1 (within rounding). Half precision, so that
+            features from the cache and fresh ones are the same.
+        width, height: of the picture as it was looked at.
+
+    Raises:
+        ValueError: for wrong shapes or dtypes, or numbers that are not finite.
+    """
+
+    points: NDArray[np.float32]
+    descriptors: NDArray[np.float16]
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        n = len(self.points)
+        if self.points.shape != (n, 2) or self.points.dtype != np.float32:
+            raise ValueError(f"points must be float32 [n, 2], got {self.points.shape}")
+        if self.descriptors.ndim != 2 or self.descriptors.dtype != np.float16:
+            raise ValueError(f"descriptors must be float16 [n, d], got {self.descriptors.dtype}")
+        if len(self.descriptors) != n:
+            raise ValueError(f"{n} points, {len(self.descriptors)} descriptors")
+        if not (np.isfinite(self.points).all() and np.isfinite(self.descriptors).all()):
+            raise ValueError("a point or descriptor is not finite")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"a picture of {self.width} x {self.height}")
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def to_bytes(self) -> bytes:
+        """All of it, as safetensors."""
+        return save(
+            {
+                "points": np.ascontiguousarray(self.points),
+                "descriptors": np.ascontiguousarray(self.descriptors),
+                "size": np.array([self.width, self.height], np.int64),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LocalFeatures:
+        """What to_bytes gave.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        try:
+            parts = load(data)
+            width, height = parts["size"].tolist()
+            return cls(parts["points"], parts["descriptors"], width, height)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"no local features: {error}") from error
+
+
+class Extractor(Protocol):
+    """Finds and describes points.
+
+    Attributes:
+        name: of the method, its version and parameters; other features, another name.
+        longest: pixels that the longer side of a picture is shrunk to.
+    """
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """See the class."""
+        ...
+
+    def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
+        """Features of a grey picture, uint8 [height, width]; none where nothing stands out."""
+        ...
+
+
+@dataclass(frozen=True)
+class RootSift:
+    """SIFT by OpenCV, compared as roots of its histograms.
+
+    Lowe, "Distinctive Image Features from Scale-Invariant Keypoints" (IJCV 2004); Arandjelovic and
+    Zisserman, "Three things everyone should know to improve object retrieval" (CVPR 2012): the
+    descriptor divided by its sum, then the square root, whose dot product is the Hellinger kernel.
+
+    Attributes:
+        most: points kept, those that stand out most.
+        longest: as of Extractor.
+    """
+
+    most: int = 1000
+    longest: int = 480
+
+    @property
+    def name(self) -> str:
+        """Of the method, its version and parameters."""
+        return f"rootsift-{_VERSION}-{self.most}-{self.longest}-opencv-{cv2.__version__}"
+
+    def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
+        """See Extractor."""
+        height, width = picture.shape
+        found, raw = cv2.SIFT.create(nfeatures=self.most).detectAndCompute(picture, None)
+        none = np.zeros((0, 128), np.float32)
+        raw = none if raw is None else np.asarray(raw, np.float32)
+        points = np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+        # By strength; OpenCV keeps more than asked for where the last ones are equally strong.
+        keys = [(-p.response, p.pt[0], p.pt[1], p.size, p.angle) for p in found]
+        order = sorted(range(len(keys)), key=keys.__getitem__)[: self.most]
+        roots = np.sqrt(raw[order] / np.maximum(raw[order].sum(axis=1, keepdims=True), 1))
+        return LocalFeatures(points[order], roots.astype(np.float16), width, height)
+
+
+@dataclass(frozen=True)
+class XFeat:
+    """Learnt features (the extra `xfeat`); they need torch, which takes seconds to import.
+
+    Attributes:
+        most: points kept, the most reliable ones.
+        longest: as of Extractor.
+
+    Raises:
+        ModelError: when the package is not installed, at the first use.
+    """
+
+    most: int = 1000
+    longest: int = 640
+
+    @cached_property
+    def name(self) -> str:
+        """Of the method, its version and parameters."""
+        from lmk.embed.local.xfeat import xfeat_version
+
+        return f"xfeat-{_VERSION}-{self.most}-{self.longest}-{xfeat_version()}"
+
+    def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
+        """See Extractor."""
+        height, width = picture.shape
+        points, descriptors = self._network.detect(picture)
+        return LocalFeatures(points, descriptors.astype(np.float16), width, height)
+
+    @cached_property
+    def _network(self) -> XFeatNetwork:
+        from lmk.embed.local.xfeat import XFeatNetwork
+
+        return XFeatNetwork(self.most)
+
+
+class FeatureCache:
+    """Local features on disk, within a bound; the least recently used go first.
+
+    Each file begins with the SHA-256 of the rest and is compared with it before it is read: one
+    that was damaged is removed and made anew. Where the disk is full or the folder cannot be
+    written, work goes on without. Several processes may use one folder.
+
+    Args:
+        folder: made when the first features are kept. Nothing else may be in it.
+        limit: bytes that all files together may have.
+        below: a folder that holds `folder`, below which no link is followed; `folder` itself
+            unless given.
+
+    Raises:
+        ValueError: for a limit below 0.
+    """
+
+    def __init__(self, folder: Path, limit: int, *, below: Path | None = None) -> None:
+        if limit < 0:
+            raise ValueError(f"the limit must not be negative, got {limit}")
+        self._folder = folder
+        self._below = below or folder
+        self._limit = limit
+        self._kept: int | None = None  # bytes, as far as this process knows
+
+    def load(self, content: str, extractor: Extractor) -> LocalFeatures | None:
+        """The features of a picture, or None where they are not there whole.
+
+        Args:
+            content: SHA-256 of the picture's file, in hexadecimal.
+            extractor: that made them.
+        """
+        path = self._path(content, extractor)
+        try:
+            data = read_plain(path, below=self._below)
+            if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+                raise ValueError("damaged")
+            features = LocalFeatures.from_bytes(data[_DIGEST:])
+        except OSError:
+            return None
+        except ValueError:
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):
+            os.utime(path, follow_symlinks=False)  # used just now
+        return features
+
+    def save(self, content: str, extractor: Extractor, features: LocalFeatures) -> None:
+        """Keeps features, and removes the least recently used ones where there are too many."""
+        data = features.to_bytes()
+        size = len(data) + _DIGEST
+        if size > self._limit:
+            return
+        try:
+            with storage_errors(self._folder):
+                self._below.mkdir(parents=True, exist_ok=True)
+                with open_folder(self._folder, below=self._below, create=True):
+                    pass
+            parts = [hashlib.sha256(data).digest(), data]
+            write_whole(self._path(content, extractor), parts, below=self._below)
+        except StorageError:
+            return
+        self._kept = self._sweep() if self._kept is None else self._kept + size
+        if self._kept > self._limit:
+            self._kept = self._sweep()
+
+    def prune(self, used: Iterable[str]) -> int:
+        """Removes the features of all pictures but those of some contents (SHA-256, hexadecimal).
+
+        Returns:
+            The number of features removed.
+        """
+        others: dict[str, list[Path]] = {}
+        with suppress(FileNotFoundError):
+            for path in self._folder.iterdir():
+                if path.name.endswith(LOCAL_SUFFIX):
+                    others.setdefault(path.name.partition("-")[0], []).append(path)
+        for content in used:
+            others.pop(content, None)
+        gone = [path for paths in others.values() for path in paths]
+        for path in gone:
+            with suppress(OSError):
+                path.unlink()
+        self._kept = None
+        return len(gone)
+
+    def _sweep(self) -> int:
+        """Removes what is too much; returns the bytes that are left."""
+        files = []
+        for path in self._folder.iterdir():
+            with suppress(OSError):  # another process may be removing it
+                if path.name.endswith(LOCAL_SUFFIX) or LEFTOVER.fullmatch(path.name):
+                    status = path.lstat()
+                    files.append((status.st_mtime_ns, path.name, status.st_size))
+        kept = sum(size for _, _, size in files)
+        if kept <= self._limit:
+            return kept
+        for _, name, size in sorted(files):
+            if kept <= _ROOM * self._limit:
+                break
+            with suppress(OSError):
+                (self._folder / name).unlink()
+            kept -= size
+        return kept
+
+    def _path(self, content: str, extractor: Extractor) -> Path:
+        made_by = hashlib.sha256(extractor.name.encode()).hexdigest()[:16]
+        return self._folder / f"{content}-{made_by}{LOCAL_SUFFIX}"
+
+
+def cache_of(gallery: Path) -> FeatureCache:
+    """Where the gallery in a folder keeps local features."""
+    return FeatureCache(gallery / "cache" / "local", LOCAL_BYTES, below=gallery)
+
+
+def local_features(
+    content: str,
+    read: Callable[[], bytes | str],
+    extractor: Extractor,
+    cache: FeatureCache | None = None,
+) -> LocalFeatures | str:
+    """The features of a picture: from the cache, or made and kept.
+
+    Args:
+        content: SHA-256 of the file, in hexadecimal; it names the features in the cache.
+        read: gives the content of the file, or the reason why it cannot be read; called only where
+            the cache has nothing. Content of another SHA-256 is used but not kept: the file
+            changed.
+        extractor: makes the features.
+        cache: nothing is kept without.
+
+    Returns:
+        The features, or the reason why there are none.
+    """
+    kept = None if cache is None else cache.load(content, extractor)
+    if kept is not None:
+        return kept
+    data = read()
+    picture = data if isinstance(data, str) else decode_grey(data, extractor.longest)
+    if isinstance(picture, str) or isinstance(data, str):
+        return str(picture)
+    features = extractor.extract(picture)
+    if cache is not None and hashlib.sha256(data).hexdigest() == content:
+        cache.save(content, extractor, features)
+    return features

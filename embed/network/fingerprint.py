@@ -1,0 +1,46 @@
+"""Fingerprints: what tells two embedders apart. Equal ones give equal vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lmk.embed.data.images import IMAGES_VERSION
+from lmk.embed.network.config import EmbedderConfig
+from lmk.embed.network.whitening import WHITENING_VERSION, Whitening
+
+if TYPE_CHECKING:
+    from lmk.embed.network.heads import EmbeddingNetwork
+
+NETWORK_VERSION = 1  # raise it when backbone.py or heads.py compute other features
+
+
+def state_sha256(network: EmbeddingNetwork) -> str:
+    """A sha256 of all weights that move a vector, by name, type and shape."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            array = tensor.detach().cpu().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def feature_print(config: EmbedderConfig, weights_sha256: str) -> str:
+    """The fingerprint of a network and its preprocessing."""
+    parts: dict[str, object] = {"config": config.moving(), "weights": weights_sha256}
+    parts["versions"] = {"images": IMAGES_VERSION, "network": NETWORK_VERSION}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def whole_print(features: str, whitening: Whitening | None) -> str:
+    """The fingerprint of an embedder: of its features' and of its whitening."""
+    digest = hashlib.sha256(features.encode())
+    if whitening is not None:
+        digest.update(f"whitening {WHITENING_VERSION}".encode())
+        digest.update(np.ascontiguousarray(whitening.mean).tobytes())
+        digest.update(np.ascontiguousarray(whitening.matrix).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""Heads: GeM pooling and the neck between a backbone and the embedding. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from lmk.embed.network.config import EmbedderConfig
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling: per channel (mean(max(x, eps)^p))^(1/p).
+
+    Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019,
+    with one p for all channels. Computed in fp32, as eps^p underflows fp16.
+
+    Shape: float [n, c, h, w] -> float32 [n, c].
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(float(p)))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools the height and width away."""
+        return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+class Mean(nn.Module):
+    """Average pooling. Shape: float [n, c, h, w] -> float32 [n, c]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools the height and width away."""
+        return x.float().mean(dim=(2, 3))
+
+
+class Neck(nn.Sequential):
+    """Linear, BatchNorm, and PReLU if asked: [n, c] to an embedding [n, dim], not of length 1.
+
+    With PReLU as the winners of the Google Landmark Recognition contest of 2020 had it.
+    """
+
+    def __init__(self, channels: int, dim: int, *, prelu: bool = True) -> None:
+        super().__init__(nn.Linear(channels, dim), nn.BatchNorm1d(dim))
+        if prelu:
+            self.append(nn.PReLU())
+
+
+class CentredNeck(nn.Module):
+    """(unit(x) - mean) @ matrix: [n, c] to an embedding [n, dim], not of length 1.
+
+    The form of a PCA-whitening, so that it can start as one and train on: centred features leave
+    the matrix no common direction to turn all embeddings by. Computed in fp32, as a
+    whitening's weak components are small differences.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(channels))
+        self.matrix = nn.Parameter(torch.empty(channels, dim))
+        nn.init.orthogonal_(self.matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings of pooled features."""
+        with torch.autocast(x.device.type, enabled=False):
+            return (functional.normalize(x.float()) - self.mean) @ self.matrix
+
+
+class EmbeddingNetwork(nn.Module):
+    """Pictures to features: normalises, runs the backbone, pools, and applies the neck if any.
+
+    Shape: uint8 [n, size, size, 3] (RGB) -> float32 [n, dim], not of length 1.
+
+    Convolutional backbones are pooled by GeM (or the mean); a transformer, whose features are
+    tokens, by its own pooling.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        config: EmbedderConfig,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = GeM(config.gem_p) if config.pooling == "gem" else Mean()
+        self.channels = int(backbone.num_features)  # type: ignore[arg-type]
+        self.dim = config.neck or self.channels
+        self.neck = _neck(config, self.channels)
+        self._size = config.size
+        self._sides = [round(config.size * scale) for scale in config.scales]
+        self._flip = config.flip
+        self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features of a batch of pictures; of several views the sum of unit features."""
+        x = ((pictures.float() - self.mean) / self.std).permute(0, 3, 1, 2)  # type: ignore[operator]
+        views = [x if side == self._size else _resized(x, side) for side in self._sides]
+        views += [view.flip(3) for view in views if self._flip]
+        if len(views) == 1:
+            return self._features(views[0])
+        return torch.stack([functional.normalize(self._features(view)) for view in views]).sum(0)
+
+    def _features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
+        if features.ndim != 4:
+            pooled: Tensor = self.backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        elif features.shape[1] == self.channels:
+            pooled = self.pool(features)
+        else:  # channels last, as Swin has it
+            pooled = self.pool(features.permute(0, 3, 1, 2))
+        result: Tensor = self.neck(pooled)
+        return result
+
+
+class Ensemble(nn.Module):
+    """Networks side by side, in the place of a backbone: their unit features, concatenated.
+
+    Shape: float [n, 3, size, size], pixels from 0 to 255 -> float32 [n, sum of the members' dims].
+    """
+
+    def __init__(self, members: Sequence[EmbeddingNetwork], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.num_features = sum(member.dim for member in members)
+        self._sizes = tuple(sizes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features [n, num_features]; each member sees the pictures at its own size."""
+        each = []
+        for member, size in zip(self.members, self._sizes, strict=True):
+            own = x if x.shape[2] == size else _resized(x, size)
+            each.append(functional.normalize(member(own.permute(0, 2, 3, 1))))
+        return torch.cat(each, dim=1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool) -> Tensor:
+        """The features as they are: there is nothing left to pool."""
+        return features
+
+
+def _neck(config: EmbedderConfig, channels: int) -> nn.Module:
+    if config.neck is None:
+        return nn.Identity()
+    if config.neck_form == "centred":
+        return CentredNeck(channels, config.neck)
+    return Neck(channels, config.neck, prelu=config.neck_activation == "prelu")
+
+
+def _resized(x: Tensor, side: int) -> Tensor:
+    return functional.interpolate(x, (side, side), mode="bilinear", antialias=False)

@@ -1,0 +1,195 @@
+"""Where the network runs: OpenVINO on a CPU, torch on a GPU or where OpenVINO is not to be had.
+
+Both run the same graph on the same uint8 pictures in fp32; they differ in the last digits only
+(cosine >= .999). Nothing here imports torch unless torch is what runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.data.images import Picture
+from lmk.embed.errors import ModelError, StorageError
+from lmk.embed.memory_errors import raise_system_cause
+from lmk.embed.process import start_threads
+
+if TYPE_CHECKING:
+    from lmk.embed.network.heads import EmbeddingNetwork
+
+_TORCH_BATCH = 32
+# One picture a request and one request a core beat larger batches on CPUs (docs/results.md).
+_REQUESTS_PER_STREAM = 2
+
+
+class Runtime(Protocol):
+    """Runs a network over a stream of pictures."""
+
+    name: str
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """Features float32 [d] of each picture (uint8 [size, size, 3]), in order.
+
+        Takes pictures from the iterable while earlier ones are being computed.
+        """
+        ...
+
+
+class OpenVinoRuntime:
+    """OpenVINO on the CPU, in fp32 (left alone it may choose bf16, which moves the vectors).
+
+    Args:
+        graph: the exported graph, a file (.xml beside its .bin).
+        streams: pictures computed at the same time; one for each core unless given.
+    """
+
+    name = "openvino"
+
+    def __init__(self, graph: Path, *, streams: int | None = None) -> None:
+        openvino = import_openvino()
+        self._openvino = openvino
+        streams = streams or available_cores()
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
+        # No CACHE_DIR: it saves 0.1 s, and a damaged cached graph gives other vectors unnoticed.
+        try:
+            self._compiled = openvino.Core().compile_model(graph, "CPU", options)
+        except RuntimeError as error:
+            raise_system_cause(error)
+            raise ModelError(
+                "OpenVINO cannot read this graph",
+                where=graph,
+                remedy="build the index again, or install the openvino it was built with",
+            ) from error
+        self._requests = streams * _REQUESTS_PER_STREAM
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """See Runtime.stream."""
+        start_threads()
+        idle = [self._compiled.create_infer_request() for _ in range(self._requests)]
+        running: deque[Any] = deque()
+        for picture in pictures:
+            if not idle:
+                yield self._finish(running, idle)
+            request = idle.pop()
+            request.start_async({0: picture[None]})
+            running.append(request)
+        while running:
+            yield self._finish(running, idle)
+
+    @staticmethod
+    def _finish(running: deque[Any], idle: list[Any]) -> NDArray[np.float32]:
+        request = running.popleft()
+        request.wait()
+        features: NDArray[np.float32] = request.get_output_tensor(0).data[0].copy()
+        idle.append(request)
+        return features
+
+
+class TorchRuntime:
+    """Torch: on a CUDA device, or on the CPU where OpenVINO is not installed."""
+
+    name = "torch"
+
+    def __init__(self, network: EmbeddingNetwork, device: str | None = None) -> None:
+        import torch
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.to(self.device).eval()
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
+        """See Runtime.stream."""
+        start_threads()
+        batch: list[Picture] = []
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == _TORCH_BATCH:
+                yield from self._run(batch)
+                batch = []
+        if batch:
+            yield from self._run(batch)
+
+    def _run(self, batch: list[Picture]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            pictures = torch.from_numpy(np.stack(batch)).to(self.device)
+            features: NDArray[np.float32] = self._network(pictures).float().cpu().numpy()
+        return features
+
+
+def openvino_usable() -> bool:
+    """Whether OpenVINO is installed (it is not on every platform).
+
+    No import is tried: an import that fails, or that Ctrl-C ends, proves nothing.
+    """
+    return find_spec("openvino") is not None
+
+
+def available_cores() -> int:
+    """The number of cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
+    """Writes the network as an OpenVINO graph (path .xml, weights beside it in .bin, fp16).
+
+    Takes pictures uint8 [n, size, size, 3] of any n, so preprocessing is part of the graph.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    import copy
+    import warnings
+
+    import torch
+
+    openvino = import_openvino()
+    network = copy.deepcopy(network).cpu()  # it may run on a GPU meanwhile
+    example = torch.zeros((1, size, size, 3), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, OpenVINO still uses it
+        graph = openvino.convert_model(network, example_input=example, input=[-1, size, size, 3])
+    try:
+        openvino.save_model(graph, path)
+    except RuntimeError as error:  # it does not say why
+        raise_system_cause(error)
+        raise StorageError(
+            "cannot write the network's graph",
+            where=path.parent,
+            remedy="free some space there, or name another folder with TMPDIR",
+        ) from error
+
+
+def import_openvino() -> Any:
+    """Imports openvino with its telemetry off.
+
+    Importing it reports to its maker unless openvino_telemetry cannot be imported (there is no
+    setting for it); then it uses a stub that it carries itself.
+    """
+    if sys.modules.get("openvino") is not None:
+        return sys.modules["openvino"]
+    telemetry = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise_system_cause(error)
+        raise ModelError(
+            f"OpenVINO is installed, but cannot be imported ({error})",
+            where="openvino",
+            remedy="install it again, or uninstall it: torch runs the network then",
+        ) from error
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if telemetry is not None:
+            sys.modules["openvino_telemetry"] = telemetry

@@ -1,0 +1,1 @@
+"""CSV and text files, and the labels in them."""

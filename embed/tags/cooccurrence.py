@@ -1,0 +1,118 @@
+"""Labels from labels: tags that come together, and tags that a network is sure of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.tags.hierarchy import RelationGraph
+
+
+def cooccurrence(own: NDArray[np.bool_], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """CO(i, j) = n_ij / n_i: of the pictures labelled i the part that is seen as j.
+
+    Wu et al., "Tencent ML-Images", 2019, where "seen" means that a network trained on other
+    pictures gives j a probability above .95.
+
+    Args:
+        own: bool [n, a], the labels.
+        seen: bool [n, b].
+
+    Returns:
+        float64 [a, b]; 0 for a label that no picture has.
+
+    Raises:
+        ValueError: dtypes, or another number of pictures.
+    """
+    if own.dtype != np.bool_ or seen.dtype != np.bool_ or len(own) != len(seen):
+        raise ValueError(f"bool [n, a] and [n, b] are needed, got {own.shape} and {seen.shape}")
+    together = own.T.astype(np.float64) @ seen.astype(np.float64)
+    pictures = own.sum(axis=0)[:, None]
+    rates: NDArray[np.float64] = together / np.maximum(pictures, 1)
+    return rates
+
+
+def cooccurring_tags(
+    rates: NDArray[np.float64],
+    names: Sequence[str],
+    seen_names: Sequence[str],
+    relations: RelationGraph,
+    *,
+    above: float = 0.5,
+) -> dict[str, tuple[str, ...]]:
+    """The tags to add to every picture of a label: those that come with it though not related.
+
+    A pair counts where CO > `above` and neither is the other's ancestor.
+
+    Args:
+        rates: float64 [a, b] of `cooccurrence`.
+        names: of the a labels.
+        seen_names: of the b tags.
+        relations: between both.
+        above: strictly.
+
+    Returns:
+        By label, in the order of `seen_names`; labels without any are left out.
+
+    Raises:
+        ValueError: the names do not fit the rates.
+    """
+    if rates.shape != (len(names), len(seen_names)):
+        raise ValueError(f"{len(names)} and {len(seen_names)} names for {rates.shape}")
+    found: dict[str, tuple[str, ...]] = {}
+    for name, row in zip(names, rates, strict=True):
+        others = (other for other, rate in zip(seen_names, row, strict=True) if rate > above)
+        added = tuple(other for other in others if not relations.related(name, other))
+        if added:
+            found[name] = added
+    return found
+
+
+def add_tags(
+    tags: Iterable[str], cooccurring: dict[str, tuple[str, ...]], relations: RelationGraph
+) -> tuple[str, ...]:
+    """One picture's tags with their ancestors, then with what comes together with those given.
+
+    What comes with a tag that was itself added is not added, and neither are its ancestors: CO was
+    counted on labels.
+    """
+    given = tuple(dict.fromkeys(tags))
+    more = (other for tag in given for other in cooccurring.get(tag, ()))
+    return tuple(dict.fromkeys((*relations.close(given), *more)))
+
+
+def pseudo_labels(
+    probabilities: NDArray[np.floating],
+    own: NDArray[np.bool_],
+    *,
+    top: int = 5,
+    above: float = 0.5,
+) -> NDArray[np.bool_]:
+    """Labels to learn from, or to show to people who check them: those given, and sure ones.
+
+    Args:
+        probabilities: float [n, t] of a trained network; of equal ones the smaller column is
+            taken first.
+        own: bool [n, t], the labels given; none is taken away.
+        top: of each picture at most so many of the network's are taken, 1 or more.
+        above: strictly.
+
+    Returns:
+        bool [n, t].
+
+    Raises:
+        ValueError: shapes, NaN, `top` below 1.
+    """
+    if probabilities.ndim != 2 or probabilities.shape != own.shape or own.dtype != np.bool_:
+        raise ValueError(
+            f"float [n, t] and bool [n, t] are needed, got {probabilities.shape}, {own.dtype} "
+            f"{own.shape}"
+        )
+    if top < 1 or np.isnan(probabilities).any():
+        raise ValueError("top is below 1" if top < 1 else "a probability is NaN")
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    sure = np.zeros_like(own)
+    np.put_along_axis(sure, best, np.take_along_axis(probabilities, best, axis=1) > above, axis=1)
+    return own | sure

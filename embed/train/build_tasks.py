@@ -1,0 +1,121 @@
+"""The tasks of a run, made from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest
+from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.contrastive_tasks import ContrastTask, NeighboursTask, RepulsionTask
+from lmk.embed.train.dataset import TrainingPictures
+from lmk.embed.train.devices import World
+from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
+from lmk.embed.train.memory_bank import Memory
+from lmk.embed.train.tag_task import TagTask
+from lmk.embed.train.task_config import (
+    Contrast,
+    Distillation,
+    Neighbours,
+    Repulsion,
+    Tags,
+    Taught,
+)
+from lmk.embed.train.tasks import ClassTask, Task, class_codes
+
+
+def build_tasks(
+    config: TrainConfig,
+    manifests: Sequence[Manifest],
+    pictures: TrainingPictures,
+    dim: int,
+    *,
+    teacher: Path,
+    features: Path,
+    world: World,
+    memory: Memory | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> tuple[list[Task], tuple[Skipped, ...]]:
+    """The tasks in the order of the settings, and the pictures that no teacher could read.
+
+    The heads' random weights are drawn from the seed.
+
+    Args:
+        config: of the run.
+        manifests: the training set.
+        pictures: the same.
+        dim: components of an embedding.
+        teacher: the file that keeps the teachers' vectors, for a run that goes on.
+        features: the folder that keeps the teachers' features.
+        world: the processes; the first one asks the teachers.
+        memory: of all pictures, where a task needs it (TrainConfig.remembers).
+        progress: called with (stage, done, total).
+    """
+    codes = class_codes(pictures.labels, background=False)[1]
+    tasks: list[Task] = []
+    skipped: tuple[Skipped, ...] = ()
+    for number, settings in enumerate(config.tasks):
+        if isinstance(settings, Distillation | Neighbours):
+            kept = teacher.with_stem(f"{teacher.stem}_{number}")
+            vectors = _teacher(settings, manifests, dim, kept, features, world, progress)
+            skipped += vectors.skipped
+            if isinstance(settings, Distillation):
+                tasks.append(DistillationTask(settings, vectors))
+            else:
+                tasks.append(NeighboursTask(settings, codes, vectors, _needed(memory)))
+        elif isinstance(settings, Contrast):
+            tasks.append(ContrastTask(settings, codes, _needed(memory)))
+        elif isinstance(settings, Repulsion):
+            tasks.append(RepulsionTask(settings, codes, lambda: _centres(tasks)))
+        elif isinstance(settings, Tags):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed + 1 + number)
+                tasks.append(TagTask(settings, pictures.labels, dim, config.seed))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed + 1 + number)
+                task = ClassTask(settings, pictures.labels, dim)
+            if settings.start == "means":
+                task.start_from(_needed(memory).vectors)
+            tasks.append(task)
+    return tasks, skipped
+
+
+def _needed(memory: Memory | None) -> Memory:
+    if memory is None:
+        raise ValueError("a task needs the memory")
+    return memory
+
+
+def _centres(tasks: Sequence[Task]) -> Tensor:
+    """The centres of the task of classes, of which there is one."""
+    return next(task.centres() for task in tasks if isinstance(task, ClassTask))
+
+
+def _teacher(
+    settings: Taught,
+    manifests: Sequence[Manifest],
+    dim: int,
+    kept: Path,
+    features: Path,
+    world: World,
+    progress: Callable[[str, int, int], None],
+) -> TeacherVectors:
+    """The teacher's vectors: computed once by the first process, then read by all."""
+    if world.first and not kept.exists():
+        asked = teacher_vectors(settings, manifests, dim, features, progress=progress)
+        tensors = {
+            "vectors": torch.from_numpy(asked.vectors),
+            "known": torch.from_numpy(asked.known),
+        }
+        skipped = [[skip.path, skip.reason] for skip in asked.skipped]
+        save_checkpoint(kept, tensors, {"skipped": skipped})
+    world.wait()
+    tensors, state = load_checkpoint(kept)
+    unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
+    return TeacherVectors(tensors["vectors"].numpy(), tensors["known"].numpy(), unread)

@@ -1,0 +1,175 @@
+"""Tasks that compare a batch with the memory of all pictures, or with the classes' centres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from lmk.embed.errors import ManifestError
+from lmk.embed.train.distillation import TeacherVectors
+from lmk.embed.train.memory_bank import Memory
+from lmk.embed.train.task_config import Contrast, Neighbours, Repulsion
+from lmk.embed.train.tasks import Task, class_repeats
+
+_NEVER = -1e9  # a logit whose exponential is 0 and whose differences are finite
+
+
+class ContrastTask(Task):
+    """Pulls the pictures of a landmark together, and all others apart.
+
+    Args:
+        settings: of the loss.
+        codes: int64 [pictures], the class of each; -1 for none, which is a class of its own.
+        memory: of all pictures; whoever takes the steps updates it.
+    """
+
+    name = "contrast"
+
+    def __init__(self, settings: Contrast, codes: NDArray[np.int64], memory: Memory) -> None:
+        super().__init__()
+        self.share = settings.share
+        self._temperature = settings.temperature
+        self._codes = codes
+        self._memory = memory
+        own = np.arange(len(codes)) + codes.max(initial=0) + 1
+        self._labels = torch.from_numpy(np.where(codes < 0, own, codes)).to(memory.vectors.device)
+
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """The pictures' numbers int64 [n]."""
+        return torch.from_numpy(pictures)
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """See Task.weights."""
+        return torch.ones(len(targets), device=targets.device)
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """-mean over positives p of log(exp(cos_p / t) / sum_j exp(cos_j / t)), of each picture.
+
+        j runs over the whole memory and the rest of the batch, p over those of the same class: the
+        picture's own place in the memory is one of them.
+        """
+        own = functional.normalize(embeddings.float())
+        itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
+        labels, known = self._labels[targets], self._memory.known
+        remembered = (own @ self._memory.vectors.T).masked_fill(~known, _NEVER)
+        beside = (own @ own.T).masked_fill(itself, _NEVER)
+        logits = torch.cat([remembered, beside], dim=1) / self._temperature
+        same = (labels[:, None] == self._labels) & known
+        positive = torch.cat([same, (labels[:, None] == labels) & ~itself], dim=1)
+        losses = -functional.log_softmax(logits, dim=1).masked_fill(~positive, 0)
+        return losses.sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """See Task.repeats; a picture without a class is shown once."""
+        return class_repeats(self._codes, sampling)
+
+
+class NeighboursTask(Task):
+    """Follows a teacher in which pictures without a label are near.
+
+    Args:
+        settings: of the loss.
+        codes: int64 [pictures], the class of each; -1 for none.
+        teacher: the vectors of all pictures.
+        memory: of all pictures.
+
+    Raises:
+        ManifestError: fewer than two pictures have no label and can be read.
+    """
+
+    name = "neighbours"
+
+    def __init__(
+        self,
+        settings: Neighbours,
+        codes: NDArray[np.int64],
+        teacher: TeacherVectors,
+        memory: Memory,
+    ) -> None:
+        super().__init__()
+        self.share = settings.share
+        self._temperature = settings.temperature
+        self._memory = memory
+        device = memory.vectors.device
+        self._known = teacher.known
+        columns = np.flatnonzero((codes < 0) & teacher.known & memory.known.cpu().numpy())
+        if len(columns) < 2:
+            raise ManifestError(
+                f"{len(columns)} pictures without a label are too few for the task of neighbours",
+                where="--data",
+                remedy="add pictures of no landmark by one more --data FOLDER, or leave that out",
+            )
+        self._columns = torch.from_numpy(columns).to(device)
+        self._teacher = torch.from_numpy(teacher.vectors).to(device)
+
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """The pictures' numbers int64 [n]."""
+        return torch.from_numpy(pictures)
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """See Task.weights: 0 where the teacher has no vector."""
+        return self._teacher[targets].any(dim=1).float()
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """sum_j t_j log(t_j / s_j) over the pictures without a label, itself left out."""
+        own = functional.normalize(embeddings.float())
+        itself = targets[:, None] == self._columns
+
+        def logs(one: Tensor, others: Tensor) -> Tensor:
+            logits = (one @ others.T / self._temperature).masked_fill(itself, _NEVER)
+            return functional.log_softmax(logits, dim=1)
+
+        taught = logs(self._teacher[targets].float(), self._teacher[self._columns].float())
+        learnt = logs(own, self._memory.vectors[self._columns])
+        return functional.kl_div(learnt, taught, reduction="none", log_target=True).sum(dim=1)
+
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """See Task.repeats: all once, those without a vector never."""
+        return self._known.astype(np.float64)
+
+
+class RepulsionTask(Task):
+    """Keeps pictures without a label away from the landmarks' centres.
+
+    Args:
+        settings: of the loss.
+        codes: int64 [pictures], the class of each; -1 for none.
+        centres: gives the classes' centres [dim, c], of any length.
+    """
+
+    name = "repulsion"
+
+    def __init__(
+        self, settings: Repulsion, codes: NDArray[np.int64], centres: Callable[[], Tensor]
+    ) -> None:
+        super().__init__()
+        self.share = settings.share
+        self._settings = settings
+        self._codes = codes
+        self._centres = centres
+
+    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
+        """Class numbers int64 [n], -1 for a picture of none."""
+        return torch.from_numpy(self._codes[pictures])
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """See Task.weights: 1 for pictures without a label."""
+        return (targets < 0).float()
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """softplus(s (log(sum_c exp(s cos_c)) / s - margin)) / s, of each picture."""
+        scale = self._settings.scale
+        cosines = functional.normalize(embeddings.float()) @ functional.normalize(
+            self._centres(), dim=0
+        )
+        nearest = torch.logsumexp(scale * cosines, dim=1) / scale
+        return functional.softplus(scale * (nearest - self._settings.margin)) / scale
+
+    def repeats(self, sampling: str) -> NDArray[np.float64]:
+        """See Task.repeats; a picture without a class is shown once."""
+        return class_repeats(self._codes, sampling)

@@ -1,0 +1,124 @@
+"""What a run starts from beside its weights: the neck's whitening, and what the memory holds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.config import EmbedderConfig
+from lmk.embed.network.heads import CentredNeck, EmbeddingNetwork
+from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.devices import World
+from lmk.embed.train.memory_bank import Memory
+from lmk.embed.train.network import embedder_config, starts_with_neck
+from lmk.embed.train.training_features import Progress, require_enough, spread, stored_features
+
+_MEAN, _MATRIX, _VECTORS = "neck.mean", "neck.matrix", "vectors"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What `prepare_start` found.
+
+    Attributes:
+        memory: holds the starting network's vectors; None where no task needs it.
+        skipped: the pictures that cannot be read, and why.
+    """
+
+    memory: Memory | None
+    skipped: tuple[Skipped, ...]
+
+
+def prepare_start(
+    config: TrainConfig,
+    network: EmbeddingNetwork,
+    manifests: Sequence[Manifest],
+    *,
+    kept: Path,
+    features: Path,
+    device: torch.device,
+    world: World,
+    progress: Progress = lambda stage, done, total: None,
+) -> Start:
+    """Whitens the neck and embeds the training set, where the settings want it.
+
+    Args:
+        config: of the run.
+        network: its neck is changed in place.
+        manifests: the training set.
+        kept: the file that keeps both, for a run that goes on.
+        features: the folder of the features.
+        device: of the memory.
+        world: the processes; the first one computes.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ManifestError: too few pictures for a whitening.
+    """
+    whitened = config.model.neck_form == "centred" and not starts_with_neck(config)
+    if not whitened and not config.remembers:
+        return Start(None, ())
+    if world.first and not kept.exists():
+        tensors: dict[str, Tensor] = {}
+        skipped: tuple[Skipped, ...] = ()
+        wanted = embedder_config(config)
+        if whitened:
+            tensors, skipped = _whiten(config, wanted, network, manifests, features, progress)
+        if config.remembers:
+            embedder = Embedder.of(wanted, copy.deepcopy(network))
+            found = stored_features(manifests, embedder, features, "the starting network", progress)
+            vectors = torch.zeros(sum(map(len, manifests)), network.dim)
+            vectors[found.numbers] = torch.from_numpy(found.store.read(found.sha256s))
+            tensors, skipped = tensors | {_VECTORS: vectors}, found.skipped
+        pairs = [[skip.path, skip.reason] for skip in skipped]
+        save_checkpoint(kept, tensors, {"skipped": pairs})
+    world.wait()
+    tensors, state = load_checkpoint(kept)
+    if whitened:
+        _set_neck(network, tensors)
+    unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
+    memory = None
+    if config.remembers:
+        memory = Memory(tensors[_VECTORS], config.memory_keep, device)
+    return Start(memory, unread)
+
+
+def _whiten(
+    config: TrainConfig,
+    wanted: EmbedderConfig,
+    network: EmbeddingNetwork,
+    manifests: Sequence[Manifest],
+    features: Path,
+    progress: Progress,
+) -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
+    """Learns the whitening of the pooled features, and gives it to the neck."""
+    plain = wanted.model_copy(update={"neck": None, "neck_form": "norm"})
+    pooled = EmbeddingNetwork(copy.deepcopy(network.backbone), plain).eval()
+    pooled.pool.load_state_dict(network.pool.state_dict())
+    embedder = Embedder.of(plain, pooled)
+    found = stored_features(manifests, embedder, features, "features to whiten", progress)
+    require_enough(len(found.numbers), pooled.dim, network.dim)
+    sample = [found.sha256s[i] for i in spread(len(found.numbers))]
+    whitening = learn_whitening(found.store.read(sample), network.dim, config.model.whitening_power)
+    tensors = {
+        _MEAN: torch.from_numpy(whitening.mean),
+        _MATRIX: torch.from_numpy(whitening.matrix),
+    }
+    _set_neck(network, tensors)
+    return tensors, found.skipped
+
+
+def _set_neck(network: EmbeddingNetwork, tensors: dict[str, Tensor]) -> None:
+    neck = network.neck
+    assert isinstance(neck, CentredNeck)
+    neck.load_state_dict({"mean": tensors[_MEAN], "matrix": tensors[_MATRIX]})

@@ -1,0 +1,90 @@
+"""Features of the training pictures, computed once and kept: for teachers, whitenings, memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest
+from lmk.embed.errors import ManifestError
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import extract
+from lmk.embed.extract.feature_store import FeatureStore
+
+_TAUGHT_BY = 20_000  # pictures that a whitening is learnt on
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What an embedder sees in a training set.
+
+    Attributes:
+        store: the features, of length 1, by sha256.
+        numbers: int64 [n], the readable pictures' numbers in the training set.
+        sha256s: of each of them.
+        skipped: the pictures that cannot be read, and why.
+    """
+
+    store: FeatureStore
+    numbers: NDArray[np.int64]
+    sha256s: list[str]
+    skipped: tuple[Skipped, ...]
+
+
+def stored_features(
+    manifests: Sequence[Manifest],
+    embedder: Embedder,
+    folder: Path,
+    stage: str,
+    progress: Progress = lambda stage, done, total: None,
+) -> Stored:
+    """Computes what the store lacks; a stop loses little.
+
+    Args:
+        manifests: the training set.
+        embedder: whose features, before any whitening.
+        folder: of the stores; may be shared by many runs.
+        stage: named in `progress`.
+        progress: called with (stage, done, total).
+    """
+    store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
+    total = sum(len(manifest) for manifest in manifests)
+    numbers: list[int] = []
+    sha256s: list[str] = []
+    skipped: list[Skipped] = []
+    before = 0
+    for manifest in manifests:
+
+        def count(done: int, before: int = before) -> None:
+            progress(stage, before + done, total)
+
+        found = extract(manifest, embedder, store, progress=count)
+        place = {row.id: before + i for i, row in enumerate(manifest.rows)}
+        numbers += [place[picture.row.id] for picture in found.pictures]
+        sha256s += [picture.sha256 for picture in found.pictures]
+        skipped += found.skipped
+        before += len(manifest)
+    return Stored(store, np.array(numbers, np.int64), sha256s, tuple(skipped))
+
+
+def spread(pictures: int) -> NDArray[np.int64]:
+    """Numbers of the pictures that a whitening is learnt on: all, or evenly spread ones."""
+    return np.unique(np.linspace(0, pictures - 1, min(_TAUGHT_BY, pictures)).astype(np.int64))
+
+
+def require_enough(pictures: int, features: int, dim: int) -> None:
+    """Raises ManifestError where a whitening of `dim` components cannot be learnt."""
+    if pictures <= dim or features < dim:
+        raise ManifestError(
+            f"{pictures} readable pictures and {features} features of the network are too few "
+            f"for vectors of {dim} components",
+            where="--data",
+            remedy="give more pictures, or choose a smaller model.neck",
+        )

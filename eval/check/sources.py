@@ -1,0 +1,104 @@
+"""Pictures and vectors for `lmk data check`, of a folder or table, an index, or both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lmk.embed.data.manifest import Manifest, Row
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.extract import Extracted, Extraction, extract
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.vectors.labels import ROLES
+
+
+def pictures_of_index(gallery: Gallery) -> tuple[Manifest, Extraction, Embeddings]:
+    """The pictures of an index with their stored vectors; no file is read.
+
+    Distractors are left out. The paths start from the deepest folder above all pictures.
+    """
+    rows = gallery.role_rows("gallery")
+    pictures = gallery.pictures(rows)
+    files = [os.path.join(picture.root, picture.path) for picture in pictures]  # noqa: PTH118
+    roots = {picture.root for picture in pictures}
+    above = Path(os.path.commonpath(roots)) if roots else gallery.path
+    listed = tuple(
+        Row(picture.id, os.path.relpath(file, above), picture.labels)
+        for picture, file in zip(pictures, files, strict=True)
+    )
+    extracted = [
+        Extracted(row, picture.sha256, picture.size, picture.mtime_ns)
+        for row, picture in zip(listed, pictures, strict=True)
+    ]
+    manifest = Manifest(above, listed)
+    return manifest, Extraction(extracted, (), 0), gallery.embeddings("gallery")
+
+
+def changed_files(manifest: Manifest, extraction: Extraction) -> int:
+    """The number of files that are gone, or of another size or time of change than recorded."""
+
+    def same(picture: Extracted) -> bool:
+        try:
+            found = manifest.file(picture.row).stat()
+        except OSError:
+            return False
+        return (found.st_size, found.st_mtime_ns) == (picture.size, picture.mtime_ns)
+
+    return sum(not same(picture) for picture in extraction.pictures)
+
+
+def pictures_of_manifest(
+    manifest: Manifest,
+    embedder: Embedder,
+    store: FeatureStore,
+    *,
+    gallery: Gallery | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Extraction, Embeddings]:
+    """The pictures of a manifest and their vectors; those that an index holds are not computed.
+
+    Args:
+        manifest: the pictures.
+        embedder: the index's own where there is one.
+        store: keeps the features of the others.
+        gallery: the index; a picture is known by its content.
+        progress: called with the number of pictures done.
+    """
+    held = _Held(gallery)
+    extraction = extract(manifest, embedder, store, known=held, progress=progress)
+    pictures = extraction.pictures
+    vectors = np.zeros((len(pictures), embedder.dim), np.float32)
+    rows = np.array([held.row(picture.sha256) for picture in pictures], np.int64)
+    computed = np.flatnonzero(rows < 0)
+    if computed.size:
+        raw = store.read([pictures[place].sha256 for place in computed.tolist()])
+        vectors[computed] = embedder.vectors(raw)
+    if gallery is not None:
+        stored = np.flatnonzero(rows >= 0)
+        vectors[stored] = gallery.vectors(rows[stored])
+    ids = tuple(picture.row.id for picture in pictures)
+    return extraction, Embeddings(vectors, ids, embedder.fingerprint)
+
+
+class _Held:
+    """The contents that an index holds, by their SHA-256."""
+
+    def __init__(self, gallery: Gallery | None) -> None:
+        self._gallery = gallery
+
+    def __contains__(self, sha256: object) -> bool:
+        return isinstance(sha256, str) and self.row(sha256) >= 0
+
+    def row(self, sha256: str) -> int:
+        """A row with this content; -1 where there is none."""
+        if self._gallery is not None:
+            for role in ROLES:
+                rows = self._gallery.same_content(sha256, role)
+                if rows:
+                    return rows[0]
+        return -1

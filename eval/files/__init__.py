@@ -1,0 +1,1 @@
+"""Contest files: submissions and solutions."""

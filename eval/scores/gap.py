@@ -1,0 +1,232 @@
+"""GAP: global average precision, also micro-AP: the score of the landmark recognition contests.
+
+All answers of all queries are pooled and ranked by falling confidence; with P(i) the share of
+right answers among the first i, GAP = (1/M) * sum of P(i) over the right answers, where M is the
+number of queries that show a landmark (Kaggle's definition; DELF, metrics.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import SubmissionError
+from lmk.eval.files.submission import Submission
+from lmk.eval.files.truth import Truth
+from lmk.eval.scores.judged import Judged, judge, require_positives
+
+# Of the contest's 117,577 test pictures about 1.1 % show a landmark; 2 % is the round figure used
+# to compare galleries whose own queries hold far more landmarks than a contest does.
+CONTEST_SHARE_WITHOUT = 0.98
+
+
+@dataclass(frozen=True, eq=False)
+class GapResult:
+    """A GAP with all that it was made of.
+
+    Attributes:
+        value: the GAP, 0 to 1.
+        positives: M, the number (with weights: the sum of weights) of queries with a landmark.
+        order: int64 [n], the row that stands at each rank, best first. Rows are the caller's.
+        precision: float64 [n], P(i): the share of right answers up to each rank.
+        recall: float64 [n], right answers up to each rank, over M.
+        correct: bool [q], by row.
+        gain: float64 [q], by row: what the row gives to `value`, 0 where wrong or blank. They sum
+            to `value`.
+    """
+
+    value: float
+    positives: float
+    order: NDArray[np.int64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    gain: NDArray[np.float64]
+
+    @property
+    def predictions(self) -> int:
+        """N: the number of answers that were ranked."""
+        return len(self.order)
+
+
+def gap(
+    confidence: NDArray[np.floating],
+    correct: NDArray[np.bool_],
+    positives: float,
+    *,
+    tie_order: NDArray[np.integer] | None = None,
+    weights: NDArray[np.floating] | None = None,
+) -> GapResult:
+    """GAP of n answers.
+
+    With weights w, by rank: P(i) = sum_{j<=i} w_j rel_j / sum_{j<=i} w_j, and
+    GAP = (1/M) * sum_i w_i rel_i P(i), where M is the sum of the weights of the queries that show
+    a landmark. With equal weights this is GAP.
+
+    Args:
+        confidence: float [n], of any scale; only the order matters.
+        correct: bool [n].
+        positives: M, the number of queries that show a landmark, answered or not; with weights
+            the sum of theirs.
+        tie_order: int [n], which of two answers of equal confidence ranks first (the smaller);
+            the contest takes the query id in ascending order. None: the rows' own order.
+        weights: float [n], above 0; None is 1 for all.
+
+    Raises:
+        ValueError: M is 0 or smaller than the weight of the right answers, shapes differ, NaN, a
+            weight that is not above 0.
+    """
+    weight = np.ones(len(confidence)) if weights is None else weights.astype(np.float64)
+    if weight.shape != confidence.shape or not (np.isfinite(weight) & (weight > 0)).all():
+        raise ValueError(f"weights must be [{len(confidence)}] and above 0")
+    check_answers(confidence, correct, positives, weight)
+    order = ranking(confidence, tie_order)
+    hits, weight = correct[order], weight[order]
+    right = np.cumsum(weight * hits)
+    precision = right / np.cumsum(weight)
+    gain = np.zeros(len(order))
+    gain[order] = np.where(hits, weight * precision, 0.0) / positives
+    value = float((weight * precision)[hits].sum() / positives)
+    return GapResult(value, positives, order, precision, right / positives, correct, gain)
+
+
+def gap_of(
+    submission: Submission,
+    truth: Truth,
+    usage: str | None = None,
+    *,
+    ignore_non_landmark: bool = False,
+) -> GapResult:
+    """GAP of a submission against a solution; rows of the result are those of `judge`.
+
+    Args:
+        submission: the answers.
+        truth: the solution.
+        usage: "Public", "Private", or None for all that is not Ignored.
+        ignore_non_landmark: as gap_of_judged.
+
+    Raises:
+        SubmissionError: an unknown query id, or no query with a landmark.
+        UsageError: no row of that usage.
+    """
+    return gap_of_judged(judge(submission, truth, usage), ignore_non_landmark=ignore_non_landmark)
+
+
+def gap_of_judged(
+    judged: Judged,
+    *,
+    ignore_non_landmark: bool = False,
+    weights: NDArray[np.floating] | None = None,
+) -> GapResult:
+    """GAP of judged answers, by row of `judged`.
+
+    Args:
+        judged: the answers beside the truth.
+        ignore_non_landmark: landmark-only GAP: answers to queries without a landmark are left out
+            of the ranking, which tells how much is lost by confusing landmarks with each other
+            (the contest keeps them).
+        weights: float [q], one for each query, above 0.
+
+    Raises:
+        SubmissionError: no query shows a landmark.
+        ValueError: a weight is not above 0.
+    """
+    require_positives(judged)
+    ranked = judged.answered & judged.landmark if ignore_non_landmark else judged.answered
+    rows = np.flatnonzero(ranked)
+    weight = np.ones(len(judged)) if weights is None else weights
+    positives = float(weight[judged.landmark].sum())
+    result = gap(judged.confidence[rows], judged.correct[rows], positives, weights=weight[rows])
+    gain = np.zeros(len(judged))
+    gain[rows] = result.gain
+    return replace(result, order=rows[result.order], correct=judged.correct, gain=gain)
+
+
+def gap_losses(
+    judged: Judged,
+    *,
+    ignore_non_landmark: bool = False,
+    weights: NDArray[np.floating] | None = None,
+) -> NDArray[np.float64]:
+    """float64 [q]: what each query costs; the losses and the GAP sum to 1.
+
+    Since P(i) = 1 - (wrong answers above i) / i, GAP = 1 - (landmarks missed) / M -
+    (1/M) sum over right answers i, over wrong answers j ranked above i, of 1/i. So a landmark query
+    without a right answer costs 1/M, and a wrong answer costs (1/M) sum 1/i over the right answers
+    i below it; one that is both costs both. Weights enter as in `gap`.
+
+    Args and errors: as gap_of_judged.
+    """
+    result = gap_of_judged(judged, ignore_non_landmark=ignore_non_landmark, weights=weights)
+    weight = np.ones(len(judged)) if weights is None else weights
+    hits, ranked = judged.correct[result.order], weight[result.order]
+    each = np.where(hits, ranked, 0.0) / np.cumsum(ranked)
+    below = np.cumsum(each[::-1])[::-1]  # a wrong answer adds nothing itself
+    losses = np.where(judged.landmark & ~judged.correct, weight, 0.0)
+    losses[result.order] += np.where(hits, 0.0, ranked * below)
+    costs: NDArray[np.float64] = losses / result.positives
+    return costs
+
+
+def contest_gap(judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT) -> GapResult:
+    """GAP as a contest's mix of queries would give it.
+
+    Each query without a landmark weighs 1 and each query with one weighs
+    w = N0 (1 - s) / (L s), with N0 and L their numbers and s = `share_without`, so that the share s
+    of all weight shows no landmark. The weighted GAP is that of `gap`.
+
+    Raises:
+        SubmissionError: no query shows a landmark, or every one does.
+        ValueError: `share_without` is not between 0 and 1.
+    """
+    return gap_of_judged(judged, weights=contest_weights(judged, share_without))
+
+
+def contest_weights(
+    judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT
+) -> NDArray[np.float64]:
+    """float64 [q]: the weights of `contest_gap`; errors as there."""
+    if not 0 < share_without < 1:
+        raise ValueError(f"share_without must be between 0 and 1, got {share_without}")
+    with_landmark = require_positives(judged)
+    without = len(judged) - with_landmark
+    if not without:
+        raise SubmissionError(
+            "every query shows a landmark, so none can stand for the contest's others",
+            where="solution",
+            remedy="add queries without a landmark",
+        )
+    weight = without * (1 - share_without) / (with_landmark * share_without)
+    return np.where(judged.landmark, weight, 1.0)
+
+
+def ranking(
+    confidence: NDArray[np.floating], tie_order: NDArray[np.integer] | None = None
+) -> NDArray[np.int64]:
+    """Row numbers by falling confidence, equal ones by rising `tie_order` (or row)."""
+    if tie_order is None:
+        return np.argsort(-confidence, kind="stable")
+    return np.lexsort((tie_order, -confidence))
+
+
+def check_answers(
+    confidence: NDArray[np.floating],
+    correct: NDArray[np.bool_],
+    positives: float,
+    weight: NDArray[np.float64] | None = None,
+) -> None:
+    """Raises ValueError unless a GAP of these answers is defined."""
+    if confidence.ndim != 1 or correct.shape != confidence.shape or correct.dtype != np.bool_:
+        raise ValueError(
+            f"confidence float [n] and correct bool [n] are needed, got {confidence.shape} and "
+            f"{correct.dtype} {correct.shape}"
+        )
+    if len(confidence) and np.isnan(confidence.max()):
+        raise ValueError("a confidence is NaN")
+    if positives <= 0:
+        raise ValueError("no query shows a landmark: GAP is not defined")
+    right = np.count_nonzero(correct) if weight is None else weight[correct].sum()
+    if right > positives * (1 + 1e-9):  # sums of weights round
+        raise ValueError(f"{right:g} right answers, but only {positives:g} queries with a landmark")

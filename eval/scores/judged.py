@@ -1,0 +1,113 @@
+"""Judged: a submission laid beside the truth, one row per query; what every score starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import SubmissionError
+from lmk.eval.files.query_ids import unknown_id
+from lmk.eval.files.submission import Submission
+from lmk.eval.files.truth import Truth
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """For each scored query: does it show a landmark, was it answered, was the answer right.
+
+    Rows are in the ascending order of the query ids, so that a stable sort by falling confidence
+    is the contest's order: score, then id (DELF, metrics.py).
+
+    Attributes:
+        query_ids: the q ids, ascending.
+        landmark: bool [q], the truth names at least one landmark. Their number is GAP's M.
+        answered: bool [q], the submission is not blank and not silent. Their number is GAP's N.
+        correct: bool [q], the answer is one of the true landmarks.
+        confidence: float64 [q], -inf where not answered.
+
+    Raises:
+        ValueError: shapes differ, ids do not rise, a right answer where there is none to be had.
+    """
+
+    query_ids: tuple[str, ...]
+    landmark: NDArray[np.bool_]
+    answered: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        q = len(self.query_ids)
+        for name in ("landmark", "answered", "correct", "confidence"):
+            if getattr(self, name).shape != (q,):
+                raise ValueError(f"{name} must be [{q}], got {getattr(self, name).shape}")
+        if any(a >= b for a, b in zip(self.query_ids, self.query_ids[1:], strict=False)):
+            raise ValueError("query ids must rise")
+        if (self.correct & ~(self.landmark & self.answered)).any():
+            raise ValueError("an answer is right where there is no landmark or no answer")
+        if np.isnan(self.confidence).any():
+            raise ValueError("a confidence is NaN")
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @property
+    def positives(self) -> int:
+        """M: the number of queries that show a landmark."""
+        return int(self.landmark.sum())
+
+    def accuracy(self) -> float:
+        """acc@1: the share of landmark queries answered rightly, whatever the confidence.
+
+        A blank is a wrong answer. Raises SubmissionError when no query shows a landmark.
+        """
+        return int(self.correct.sum()) / require_positives(self)
+
+
+def judge(submission: Submission, truth: Truth, usage: str | None = None) -> Judged:
+    """Lays a submission beside the truth.
+
+    Args:
+        submission: a query that it does not name counts as left blank.
+        truth: what the queries show; Ignored queries are left out of both sides.
+        usage: "Public" or "Private" for one part alone; None takes both, and rows without usage.
+
+    Raises:
+        SubmissionError: the submission names a query that the truth does not know.
+        UsageError: the truth has no row of that usage.
+    """
+    for row, query in enumerate(submission.query_ids):
+        if query not in truth.row_of:
+            where = submission.where(row)
+            raise unknown_id(query, truth.row_of, where=where, source=truth.source)
+    rows = sorted(truth.rows(usage), key=truth.query_ids.__getitem__)
+    q = len(rows)
+    answered = np.zeros(q, dtype=bool)
+    correct = np.zeros(q, dtype=bool)
+    confidence = np.full(q, -np.inf)
+    for place, row in enumerate(rows):
+        answer = submission.row_of.get(truth.query_ids[row])
+        if answer is None or submission.labels[answer] is None:
+            continue
+        answered[place] = True
+        correct[place] = submission.labels[answer] in truth.labels[row]
+        confidence[place] = submission.confidence[answer]
+    return Judged(
+        tuple(truth.query_ids[row] for row in rows),
+        np.array([bool(truth.labels[row]) for row in rows], dtype=bool),
+        answered,
+        correct,
+        confidence,
+    )
+
+
+def require_positives(judged: Judged) -> int:
+    """M, or a SubmissionError where it is 0 and no score is defined."""
+    if not judged.positives:
+        raise SubmissionError(
+            "no query shows a landmark, so the score is not defined",
+            where="solution",
+            remedy="is it the right file?",
+        )
+    return judged.positives

@@ -1,0 +1,1 @@
+"""Honest choices: grids, folds, calibration."""

@@ -1,0 +1,169 @@
+"""The scores of `lmk tune`: pipelines judged on folds of photos with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import UsageError
+from lmk.eval.files.submission import Submission
+from lmk.eval.files.truth import Truth
+from lmk.eval.scores.gap import contest_gap, gap_of_judged
+from lmk.eval.scores.judged import Judged, judge
+from lmk.eval.tune.grid import choose, fold_scores, name_of, stratified_folds
+from lmk.eval.tune.labelled_photos import KnownPhotos
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.steps import VoteStep
+
+PLAIN = Pipeline(steps=(VoteStep(k=1),), candidates=1)  # the label of the nearest picture
+_SCORES: dict[str, Callable[[Judged], float]] = {
+    "gap": lambda judged: gap_of_judged(judged).value,
+    "accuracy": Judged.accuracy,
+    "contest_gap": lambda judged: contest_gap(judged).value,
+}
+Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """How pipelines did on folds of the photos.
+
+    Attributes:
+        pipelines: the saved one, the plain one (PLAIN), then the grid's others.
+        scores: by name, float64 [pipelines, folds]; contest_gap is missing where there are fewer
+            photos of no landmark than folds.
+        best: number of the pipeline with the best mean GAP, the first one of equals; the saved one
+            unless the gain is more than one standard error.
+        nested: int64 [folds], of each fold the pipeline that is so chosen on the others.
+    """
+
+    pipelines: tuple[Pipeline, ...]
+    scores: dict[str, NDArray[np.float64]]
+    best: int
+    nested: NDArray[np.int64]
+
+    def of(self, pipeline: int | None) -> Scores:
+        """Mean scores of a pipeline, and the standard deviation of GAP over folds.
+
+        None is the honest one: each fold scored with what was chosen on the others.
+        """
+        folds = np.arange(len(self.nested))
+        chosen = self.nested if pipeline is None else np.full(len(folds), pipeline)
+        means: Scores = dict.fromkeys(_SCORES)
+        means |= {name: float(table[chosen, folds].mean()) for name, table in self.scores.items()}
+        return means | {"gap_sd": float(self.scores["gap"][chosen, folds].std(ddof=1))}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "folds": len(self.nested),
+            "plain": self.of(self.pipelines.index(PLAIN)),
+            "saved": self.of(0),
+            "tuned": self.of(None),
+            "best": {"name": name_of(self.pipelines[self.best])} | self.of(self.best),
+            "choices": [name_of(self.pipelines[number]) for number in self.nested],
+            "pipelines": [
+                {"name": name_of(pipeline), "steps": pipeline.model_dump(mode="json")["steps"]}
+                | self.of(number)
+                | {"gap_of_folds": self.scores["gap"][number].tolist()}
+                for number, pipeline in enumerate(self.pipelines)
+            ],
+        }
+
+
+def candidates(saved: Pipeline, grid: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
+    """What is compared: the saved steps, the plain ones and the grid, each once.
+
+    Thresholds are left out: GAP ranks all answers.
+    """
+    return tuple(dict.fromkeys(each.with_threshold(None) for each in (saved, PLAIN, *grid)))
+
+
+def tuning_of(
+    pipelines: Sequence[Pipeline],
+    predictions: Sequence[Predictions],
+    photos: KnownPhotos,
+    *,
+    folds: int,
+    seed: int,
+) -> Tuning:
+    """Scores pipelines on folds stratified by landmark, and chooses.
+
+    Args:
+        pipelines: compared.
+        predictions: of each, for `photos`.
+        photos: with what they show.
+        folds, seed: of the cross-validation.
+
+    Raises:
+        UsageError: when fewer photos than folds (copies counted once) show a landmark.
+    """
+    judged = [judged_of(each, photos) for each in predictions]
+    number = photos.photo
+    shown = _shown(photos, number)
+    if sum(map(bool, shown.values())) < folds:
+        # There are too few photos without near-copies, so only equal files count as copies.
+        number = photos.content
+        shown = _shown(photos, number)
+    landmarks = sum(map(bool, shown.values()))
+    others = len(shown) - landmarks
+    if landmarks < folds:
+        raise UsageError(
+            f"--folds {folds}, but only {landmarks} of {len(shown)} photos show a landmark",
+            remedy="give more photos, or fewer folds",
+        )
+    kinds = [" ".join(sorted(shown[each])) for each in number.tolist()]
+    fold = stratified_folds(kinds, folds, seed, number)
+
+    def on_folds(by: Callable[[Judged], float]) -> NDArray[np.float64]:
+        def score(pipeline: int, rows: NDArray[np.int64]) -> float:
+            return by(part(judged[pipeline], rows))
+
+        return fold_scores(len(judged), fold, score)
+
+    scores = {
+        name: on_folds(by)
+        for name, by in _SCORES.items()
+        if name != "contest_gap" or others >= folds
+    }
+    choice = choose(scores["gap"], kept=0)
+    return Tuning(tuple(pipelines), scores, choice.best, choice.nested)
+
+
+def _shown(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
+    """The labels of each photo, by its number; a copy may have another label."""
+    shown: dict[int, set[str]] = {}
+    for each, labels in zip(number.tolist(), photos.labels, strict=True):
+        shown.setdefault(each, set()).update(labels)
+    return shown
+
+
+def judged_of(predictions: Predictions, photos: KnownPhotos) -> Judged:
+    """Predictions beside what the photos show; rows are those of the photos, by rising id."""
+    ids = photos.embeddings.ids
+    truth = Truth(ids, photos.labels, (None,) * len(ids))
+    return judge(Submission.from_predictions(predictions), truth)
+
+
+def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
+    """Some rows, rising."""
+    return Judged(
+        tuple(judged.query_ids[row] for row in rows.tolist()),
+        judged.landmark[rows],
+        judged.answered[rows],
+        judged.correct[rows],
+        judged.confidence[rows],
+    )
+
+
+def scores_of(judged: Judged) -> Scores:
+    """The scores of one pipeline on all photos; None where one is not defined."""
+    some = not judged.landmark.all()
+    return {
+        name: by(judged) if some or name != "contest_gap" else None for name, by in _SCORES.items()
+    }

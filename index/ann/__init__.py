@@ -1,0 +1,1 @@
+"""Approximate search: cells, FAISS, HNSW."""

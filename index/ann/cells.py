@@ -1,0 +1,249 @@
+"""Search in cells: the kernel of exact search over only the most promising cells.
+
+A query visits the cells in which its best vectors may be. Of the vectors in them none is missed
+(cells_scan.py), and all are scored by the rule of Searcher: what such a search does not find lies
+in a cell that it does not visit.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import UsageError
+from lmk.index.ann.cells_build import Cells, build, load_or_build
+from lmk.index.ann.cells_scan import Group, Panels, Visits, scan_cells
+from lmk.index.ann.faiss_factory import steps_of
+from lmk.index.ann.index_files import Among, Known, Tell
+from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, release
+from lmk.index.exact.compiled import addresses, bits_of, check_damage, merge
+from lmk.index.exact.heap import SPARE, Asked, Found, Stored, settle_all
+from lmk.index.exact.tiles import HALVES, INT8_LANES
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.rescoring import best
+from lmk.index.vectors.scores import padded
+from lmk.index.vectors.view import View
+
+faiss: Any = typed_faiss  # its stubs do not know all functions
+
+_GATHERED = 256  # rows gathered for a query before the best of them are scored
+_MEMORY = 128 << 20  # bytes that all workers of a search may gather
+_LEAST_VISITS = 1024  # of a worker: one query is bound by memory, which one core can keep busy
+_TASKS = 8  # a worker, so that none waits long for another
+_RELEASE_AFTER = 16  # queries: what their scores have mapped is let go
+# How far towards a query the best of a cell is expected, of the cell's spread. Measured on vectors
+# clustered like landmarks: from .2 to .4 take a fifth to a quarter less work than 0 for a recall.
+_REACH = 0.3
+
+
+class CellIndex:
+    """Cells of codes; see approximate.Index.
+
+    Args:
+        view: what is searched.
+        tell: is told what is going on while the cells are made.
+
+    Raises:
+        UsageError: where the processor cannot multiply and add bytes.
+        GalleryDamaged: see Vectors.read.
+    """
+
+    scored = True
+
+    def __init__(self, view: View, tell: Tell) -> None:
+        if not possible(view):
+            raise UsageError(
+                "the kind ivf needs a processor that multiplies and adds bytes (VNNI)",
+                remedy="choose ivfpq, or auto",
+            )
+        self._view = view
+        self._inside: NDArray[np.bool_]  # what self._panels allows
+        self._panels: Panels
+        self._asked = 0  # queries since the mapped vectors were let go
+        self._loading = threading.Lock()
+        self.built = load_or_build(view, tell)
+        self._load(self.built.index)
+        self.efforts = steps_of(1, len(self._cells))
+
+    def words(self, effort: int) -> str:
+        """Returns what an effort means, in words."""
+        return f"{effort} of {len(self._cells)} cells are looked at"
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        depth: int,
+        effort: int,
+        among: Among,
+        known: Known | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the nearest k of all vectors in `effort` cells; see approximate.Index."""
+        parts = []
+        together = max(1, _MEMORY // (12 * _room(k) * faiss.omp_get_max_threads()))
+        for start in range(0, len(queries), together):
+            piece = slice(start, start + together)
+            floors = None if known is None else known.scores[piece, -1]
+            done = 0 if known is None else known.effort
+            parts.append(self._search(queries[piece], k, done, effort, floors, among))
+        self._asked += len(queries)
+        if self._asked >= _RELEASE_AFTER:
+            self._asked = 0
+            for part in self._view.stored.parts:
+                release(part.array)
+        rows, scores = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return (rows, scores) if known is None else _joined(known, rows, scores)
+
+    def propose(
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+    ) -> NDArray[np.int64]:
+        """Returns the nearest rows, int64 [q, depth]; see approximate.Index."""
+        return self.nearest(queries, depth, depth, effort, among)[0]
+
+    def _search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        done: int,
+        effort: int,
+        floors: NDArray[np.float32] | None,
+        among: Among,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the nearest of the vectors in the `effort` best cells but the `done` best.
+
+        Those below a query's floor may be left out.
+        """
+        panels, stored = self._ready(among)
+        further = len(self.built.rows) / max(among.count, 1)  # apart lie those that may be found
+        coded = QueryCodes.of(queries)
+        visits = self._visits(queries, coded, round(done * further), round(effort * further))
+        if floors is None:
+            floors = np.full(len(queries), -np.inf, np.float32)
+        wide = padded(queries, len(queries) + SPARE)
+        asked = Asked(wide, coded.units, coded.slacks, floors.copy())
+        needed = max(1, len(visits.queries) // _LEAST_VISITS)
+        workers = min(faiss.omp_get_max_threads(), needed)
+        founds = [Found.of(len(queries), k, _room(k) - k) for _ in range(workers)]
+        tasks = iter(_tasks(visits, _TASKS * workers) if workers > 1 else [(0, len(visits.cells))])
+
+        def work(found: Found) -> None:
+            group = Group.of(visits.codes.shape[1])
+            for start, stop in tasks:
+                scan_cells(stored, asked, found, panels, visits, group, start, stop)
+            settle_all(stored, asked, found)
+
+        if workers == 1:
+            work(founds[0])
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(work, founds))
+        check_damage(founds, self._view.stored)
+        return merge(founds, k)
+
+    def _ready(self, among: Among) -> tuple[Panels, Stored]:
+        """Returns panels and vectors that can be read; what was cut meanwhile is made again."""
+        with self._loading:
+            whole = self._cells.whole
+            if not (whole and all(codes.whole for codes in self._codes)):
+                self._load(self._cells if whole else build(self._view, lambda _: None).index)
+            if among.inside is not self._inside:
+                self._inside = among.inside
+                self._panels = self._panels._replace(allowed=self._bits(among.inside))
+            return self._panels, self._stored
+
+    def _load(self, cells: Cells) -> None:
+        """Takes cells, and loads the lengths of the vectors."""
+        view = self._view
+        self._cells = cells
+        with ThreadPoolExecutor(faiss.omp_get_max_threads()) as workers:
+            self._codes: list[PartCodes] = [
+                codes_of(view.stored, part, view.derived, workers, int8=False)
+                for part in view.stored.parts
+            ]
+        self._stored = addresses(view.stored, self._codes)
+        self._reach = _REACH * cells.spreads
+        self._inside = view.mask & self.built.covered
+        self._panels = Panels(
+            cells.codes.view(np.uint32)[..., 0],
+            cells.scales,
+            cells.errors,
+            cells.rows,
+            self._bits(self._inside),
+            cells.firsts,
+        )
+
+    def _bits(self, inside: NDArray[np.bool_]) -> NDArray[np.uint32]:
+        """The vectors that may be found, a bit each, uint32 [panels]."""
+        rows = self._cells.rows.reshape(-1)
+        return bits_of((rows >= 0) & inside[rows])
+
+    def _visits(
+        self, queries: NDArray[np.float32], coded: QueryCodes, done: int, effort: int
+    ) -> Visits:
+        """Returns which cells each query visits: the `effort` best but the `done` best.
+
+        Cells as good as the last of either count as it does.
+        """
+        means = self._cells.means
+        if len(queries) == 1:  # for so little work BLAS would keep all its threads waiting
+            products = np.einsum("ij,j->i", means, queries[0])[None]
+        else:
+            products = queries @ means.T
+        promise = products + self._reach
+        visited = _best_of(promise, effort)
+        if done:
+            visited &= ~_best_of(promise, done)
+        cell, query = np.nonzero(visited.T)
+        cells, firsts = np.unique(cell, return_index=True)
+        return Visits(
+            cells,
+            np.append(firsts, len(cell)),
+            np.ascontiguousarray(query),
+            coded.plain.view(np.uint32),
+            coded.starts,
+            coded.factors,
+        )
+
+
+def _room(k: int) -> int:
+    """The rows a worker holds for each query."""
+    return k + max(_GATHERED, 2 * k)
+
+
+def _joined(
+    known: Known, rows: NDArray[np.int64], scores: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The best of what was known and what was found."""
+    rows = np.concatenate([known.rows, rows], axis=1)
+    scores = np.concatenate([known.scores, scores], axis=1)
+    query, place = np.nonzero(rows != NO_ROW)
+    found = rows[query, place], scores[query, place]
+    return best(query, *found, len(rows), known.rows.shape[1])
+
+
+def _best_of(promise: NDArray[np.float32], effort: int) -> NDArray[np.bool_]:
+    """The `effort` greatest of each row of [q, cells], and those that equal the last of them."""
+    count = promise.shape[1]
+    if effort >= count:
+        return np.ones(promise.shape, np.bool_)
+    least = np.partition(promise, count - effort, axis=1)[:, count - effort]
+    return np.asarray(promise >= least[:, None])
+
+
+def possible(view: View) -> bool:
+    """Whether the processor can search a view in cells."""
+    single = all(part.array.dtype == np.float32 for part in view.stored.parts)
+    return bool(INT8_LANES) and (HALVES or single)
+
+
+def _tasks(visits: Visits, wanted: int) -> list[tuple[int, int]]:
+    """Cuts the cells visited into runs of about as many visits each."""
+    bounds = np.linspace(0, len(visits.queries), wanted + 1)
+    cuts = np.unique(np.searchsorted(visits.firsts, bounds)).tolist()
+    return list(pairwise(cuts))

@@ -1,0 +1,245 @@
+"""Cells: the codes of exact search sorted by cell, so that near vectors lie together.
+
+The cells are those of a spherical k-means that FAISS trains; each vector belongs to the cell whose
+centre is nearest. A cell is known by the mean of its vectors, whose length says how much they are
+spread: vectors of length 1 are spread around a mean m by sqrt(1 - |m|^2).
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.plain_files import open_plain
+from lmk.index.ann import index_files
+from lmk.index.ann.faiss_factory import CELLS, number_of_cells, rows_to_train
+from lmk.index.ann.index_files import Built, Tell
+from lmk.index.exact.codes import aligned, code_block
+from lmk.index.exact.flat import blas
+from lmk.index.exact.tiles import PANEL
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+
+faiss: Any = typed_faiss  # its stubs do not know all classes
+
+_MARK = 0x31736C6C6563  # "cells1": another number for another layout
+_HEADER = 64  # bytes; the codes begin with a cache line
+_ROUNDS = 8  # of k-means; more move few vectors
+_BLOCK_ROWS = 16_384  # assigned to cells at a time
+_BLOCK_PANELS = 128  # coded at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The codes of vectors, sorted by cell, then by row; each cell begins with a panel.
+
+    Attributes:
+        codes: uint8 [panels, steps, PANEL, 4], see PartCodes.
+        scales, errors: float32 [panels, PANEL], see PartCodes.
+        rows: int64 [panels, PANEL], which vectors; NO_ROW fills a cell's last panel.
+        firsts: int64 [cells + 1], the first panel of each cell, and their number.
+        means: float32 [cells, dim], of the vectors of each.
+        file: what they are mapped from, if anything.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    errors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    means: NDArray[np.float32]
+    file: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file was not cut since it was mapped (reading on would end the process)."""
+        return self.file is None or self.file.size() == len(self.file)
+
+    @property
+    def spreads(self) -> NDArray[np.float32]:
+        """float32 [cells], the root mean square distance of a cell's vectors from their mean."""
+        squares = np.einsum("ij,ij->i", self.means, self.means)
+        return np.asarray(np.sqrt(np.maximum(1 - squares, 0)), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sorted:
+    """Which vectors belong to which cell.
+
+    Attributes:
+        rows: int64 [panels, PANEL], see Cells.
+        firsts: int64 [cells + 1], see Cells.
+        means: float32 [cells, dim], see Cells.
+    """
+
+    rows: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    means: NDArray[np.float32]
+
+    def write(self, stored: Vectors, append: Callable[[Any], object]) -> None:
+        """Appends header, codes, scales, errors, rows, firsts and means."""
+        header = np.zeros(_HEADER // 8, "<i8")
+        header[:4] = _MARK, len(self.rows), len(self.means), stored.dim
+        append(header)
+        scales = np.zeros(self.rows.shape, np.float32)
+        errors = np.zeros(self.rows.shape, np.float32)
+        for start in range(0, len(self.rows), _BLOCK_PANELS):
+            piece = slice(start, start + _BLOCK_PANELS)
+            rows = self.rows[piece]
+            there = rows != NO_ROW
+            vectors = np.zeros((*rows.shape, stored.dim), np.float32)
+            vectors[there] = stored.read(rows[there])
+            codes = np.full((len(rows), -(-stored.dim // 4), PANEL, 4), 128, np.uint8)
+            flat = vectors.reshape(rows.size, stored.dim)
+            flat[~there.reshape(-1)] = 1  # anything that can be coded; it is never found
+            numbers = scales[piece].reshape(-1), errors[piece].reshape(-1)
+            code_block(flat, codes, *numbers)
+            append(codes)
+        for array in (scales, errors, self.rows, self.firsts, self.means):
+            append(np.ascontiguousarray(array))
+
+
+def load_or_build(view: View, tell: Tell) -> Built:
+    """Returns the cells of a view, Built.index, from their file where there is a good one.
+
+    Raises:
+        GalleryDamaged: see Vectors.read.
+    """
+    return index_files.load(view, CELLS, partial(_read, view.dim, len(view.mask))) or build(
+        view, tell
+    )
+
+
+def build(view: View, tell: Tell) -> Built:
+    """Makes the cells of a view, and keeps them."""
+    rows = np.flatnonzero(view.mask)
+    factory = f"Cells{number_of_cells(len(rows))}"
+    found = _sorted(view.stored, rows, _centres(view.stored, rows, factory, tell))
+    stem, described = index_files.describe(view, CELLS, factory)
+    tell(f"coding {len(rows)} vectors for {factory}")
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            found.write(view.stored, lambda array: file.write(array.data))
+
+    path = index_files.save(view, stem, described, write)
+    cells = None if path is None else _read(view.dim, len(view.mask), path, len(rows))
+    return Built(cells or _in_memory(view.stored, found), rows, view.mask, stem, factory)
+
+
+def _centres(
+    stored: Vectors, rows: NDArray[np.int64], factory: str, tell: Tell
+) -> NDArray[np.float32]:
+    """Trains the centres of cells, float32 [cells, dim] of length 1."""
+    cells = number_of_cells(len(rows))
+    count = rows_to_train(cells, len(rows))
+    tell(f"training {factory} with {count} of {len(rows)} vectors")
+    sample = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
+    means = faiss.Kmeans(stored.dim, cells, niter=_ROUNDS, spherical=True, seed=0)
+    with blas(count):
+        means.train(stored.read(sample))
+    return np.asarray(means.centroids)
+
+
+def _sorted(stored: Vectors, rows: NDArray[np.int64], centres: NDArray[np.float32]) -> _Sorted:
+    """Sorts rows by the cell whose centre is nearest; cells without any are left out."""
+    nearest = faiss.IndexFlatIP(stored.dim)
+    nearest.add(centres)
+    cell = np.empty(len(rows), np.int64)
+    sums = np.zeros(centres.shape)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        piece = slice(start, start + _BLOCK_ROWS)
+        vectors = stored.read(rows[piece])
+        with blas(len(vectors)):
+            cell[piece] = nearest.search(vectors, 1)[1][:, 0]
+        order = np.argsort(cell[piece], kind="stable")
+        here, first = np.unique(cell[piece][order], return_index=True)
+        sums[here] += np.add.reduceat(vectors[order], first, axis=0)
+    counts = np.bincount(cell, minlength=len(centres))
+    there = counts > 0
+    means = (sums[there] / counts[there, None]).astype(np.float32)
+    panels = -(-counts[there] // PANEL)
+    firsts = np.concatenate([[0], np.cumsum(panels)])
+    slots = np.full((firsts[-1], PANEL), NO_ROW, np.int64)
+    order = np.argsort(cell, kind="stable")
+    of_cell = np.repeat(firsts[:-1] * PANEL, counts[there])
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    slots.reshape(-1)[of_cell + within] = rows[order]
+    return _Sorted(slots, firsts, means)
+
+
+def _in_memory(stored: Vectors, found: _Sorted) -> Cells:
+    whole = aligned(_size(len(found.rows), len(found.means), stored.dim))
+    done = 0
+
+    def append(array: NDArray[Any]) -> None:
+        nonlocal done
+        whole[done : done + array.nbytes] = array.reshape(-1).view(np.uint8)
+        done += array.nbytes
+
+    found.write(stored, append)
+    return _split(whole, stored.dim)
+
+
+def _read(dim: int, rows_of_gallery: int, path: Path, rows: int) -> Cells | None:
+    """Maps a file, if it holds cells of so many rows of the gallery."""
+    with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    cells = _split(np.frombuffer(mapped, np.uint8), dim, mapped)
+    within = rows_of_gallery > int(cells.rows.max(initial=NO_ROW))
+    return cells if within and np.count_nonzero(cells.rows != NO_ROW) == rows else None
+
+
+def _shapes(panels: int, cells: int, dim: int) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Shapes and types of codes, scales, errors, rows, firsts and means."""
+    yield (panels, math.ceil(dim / 4), PANEL, 4), "u1"
+    yield (panels, PANEL), "<f4"
+    yield (panels, PANEL), "<f4"
+    yield (panels, PANEL), "<i8"
+    yield (cells + 1,), "<i8"
+    yield (cells, dim), "<f4"
+
+
+def _size(panels: int, cells: int, dim: int) -> int:
+    """The bytes of a file."""
+    arrays = _shapes(panels, cells, dim)
+    return _HEADER + sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays)
+
+
+def _split(whole: NDArray[np.uint8], dim: int, file: mmap.mmap | None = None) -> Cells:
+    """The arrays of a file.
+
+    Raises:
+        ValueError: for what is no file of cells of this many components.
+    """
+    if len(whole) < _HEADER:
+        raise ValueError("no header")
+    mark, panels, cells, of_dim = (int(number) for number in whole[:_HEADER].view("<i8")[:4])
+    if mark != _MARK or of_dim != dim or len(whole) != _size(panels, cells, dim):
+        raise ValueError("not the cells that are wanted")
+    arrays: list[Any] = []
+    at = _HEADER
+    for shape, kind in _shapes(panels, cells, dim):
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        arrays.append(whole[at : at + size].view(kind).reshape(shape))
+        at += size
+    codes, scales, errors, rows, firsts, means = arrays
+    # Compiled code follows these numbers without looking: a file may come from somebody else.
+    steps = np.diff(firsts)
+    if firsts[0] != 0 or firsts[-1] != panels or (steps < 0).any() or (rows < NO_ROW).any():
+        raise ValueError("panels or rows that there are not")
+    return Cells(codes, scales, errors, rows, firsts, means, file)

@@ -1,0 +1,194 @@
+"""Scan of cells: the compiled pass over those cells that each query visits.
+
+As in exact search (scan.py), a panel of codes is compared with a tile of queries by numbers that
+are at least the scores less a known slack, and what reaches a query's limit is gathered and scored
+(found.py): of the rows visited, none that belongs to the answer is missed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lmk.index.exact.heap import Asked, Found, Stored, address_of, raise_limit, settle
+from lmk.index.exact.tiles import INT8_QUERIES, PANEL, int8_tile, lowest_bit
+
+# numba compiles this file anew when it changes, not when exact_tiles.py or found.py does: count on
+EDITION = 1
+
+_WIDTH, _MIDDLE, _LEAST = INT8_QUERIES
+_wide_tile, _middle_tile, _least_tile = (int8_tile(width) for width in INT8_QUERIES)
+_lowest = lowest_bit()
+_TOGETHER = 20 * _WIDTH  # queries that meet a cell together: their codes stay in a core's cache
+
+
+class Panels(NamedTuple):
+    """The codes of all cells.
+
+    Attributes:
+        codes: uint32 [panels, steps, PANEL], four codes each.
+        scales, errors: float32 [panels, PANEL].
+        rows: int64 [panels, PANEL].
+        allowed: uint32 [panels], a bit for each vector that may be found.
+        firsts: int64 [cells + 1], the first panel of each cell, and their number.
+    """
+
+    codes: NDArray[np.uint32]
+    scales: NDArray[np.float32]
+    errors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    allowed: NDArray[np.uint32]
+    firsts: NDArray[np.int64]
+
+
+class Visits(NamedTuple):
+    """Which queries visit which cells, and the codes of the queries (see QueryCodes).
+
+    Attributes:
+        cells: int64 [n], those that are visited.
+        firsts: int64 [n + 1], where the queries of each begin.
+        queries: int64 [visits].
+        codes: uint32 [q, steps], four codes each.
+        starts: int32 [q].
+        factors: float32 [q].
+    """
+
+    cells: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    codes: NDArray[np.uint32]
+    starts: NDArray[np.int32]
+    factors: NDArray[np.float32]
+
+
+class Group(NamedTuple):
+    """Queries that visit a cell together, as int8_tile wants them.
+
+    Attributes:
+        codes: uint32, for each tile [steps, width].
+        starts: int32 [_TOGETHER].
+        factors, limits: float32 [_TOGETHER].
+    """
+
+    codes: NDArray[np.uint32]
+    starts: NDArray[np.int32]
+    factors: NDArray[np.float32]
+    limits: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, steps: int) -> Group:
+        """Room for a group."""
+        return cls(
+            np.zeros(steps * _TOGETHER, np.uint32),
+            np.zeros(_TOGETHER, np.int32),
+            np.zeros(_TOGETHER, np.float32),
+            np.full(_TOGETHER, np.inf, np.float32),
+        )
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _width(left: int) -> int:  # pragma: no cover (compiled)
+    """The queries of the next tile, where so many are left."""
+    return _LEAST if left <= _LEAST else _MIDDLE if left <= _MIDDLE else _WIDTH
+
+
+@njit(nogil=True, cache=True)
+def _gather(
+    asked: Asked, found: Found, visits: Visits, group: Group, first: int, count: int
+) -> None:  # pragma: no cover (compiled)
+    """Puts `count` queries, from place `first` of those that visit, side by side in tiles."""
+    steps = visits.codes.shape[1]
+    at = 0
+    while at < count:
+        width = _width(count - at)
+        tile = group.codes[at * steps :]
+        for j in range(width):
+            place = at + j
+            if place >= count:  # nothing reaches the limit of a place that is free
+                group.limits[place] = np.inf
+                group.starts[place], group.factors[place] = 0, 0
+                continue
+            q = visits.queries[first + place]
+            raise_limit(asked, found, q)
+            group.limits[place] = found.limits[q]
+            group.starts[place], group.factors[place] = visits.starts[q], visits.factors[q]
+            codes = visits.codes[q]
+            for step in range(steps):
+                tile[step * width + j] = codes[step]
+        at += width
+
+
+@njit(nogil=True, cache=True)
+def scan_cells(
+    stored: Stored,
+    asked: Asked,
+    found: Found,
+    given: Panels,
+    visits: Visits,
+    group: Group,
+    start: int,
+    stop: int,
+) -> None:  # pragma: no cover (compiled)
+    """Compares the cells `start` to `stop` of those visited with the queries that visit them."""
+    steps = given.codes.shape[1]
+    codes, scales, errors = (
+        address_of(given.codes),
+        address_of(given.scales),
+        address_of(given.errors),
+    )
+    query_codes, starts, factors, limits = (
+        address_of(group.codes),
+        address_of(group.starts),
+        address_of(group.factors),
+        address_of(group.limits),
+    )
+    out, masks = address_of(found.out), address_of(found.masks)
+    for i in range(start, stop):
+        cell, end = visits.cells[i], visits.firsts[i + 1]
+        for first in range(visits.firsts[i], end, _TOGETHER):
+            count = min(end - first, _TOGETHER)
+            _gather(asked, found, visits, group, first, count)
+            for panel in range(given.firsts[cell], given.firsts[cell + 1]):
+                allowed = np.int64(given.allowed[panel])
+                at = 0
+                while at < count and allowed != 0:
+                    width = _width(count - at)
+                    arguments = (
+                        codes + panel * steps * PANEL * 4,
+                        query_codes + at * steps * 4,
+                        steps,
+                        starts + 4 * at,
+                        factors + 4 * at,
+                        limits + 4 * at,
+                        scales + panel * PANEL * 4,
+                        errors + panel * PANEL * 4,
+                        out,
+                        masks,
+                    )
+                    if width == _WIDTH:
+                        reached = _wide_tile(arguments)
+                    elif width == _MIDDLE:
+                        reached = _middle_tile(arguments)
+                    else:
+                        reached = _least_tile(arguments)
+                    while reached:
+                        j = _lowest((reached,))
+                        reached &= reached - 1
+                        mask = np.int64(found.masks[j]) & allowed
+                        q = visits.queries[first + at + j]
+                        while mask:
+                            lane = _lowest((mask,))
+                            mask &= mask - 1
+                            value = found.out[j * PANEL + lane]
+                            if value >= found.limits[q]:
+                                m = found.gathered[q]
+                                found.values[q, m] = value
+                                found.rows[q, m] = given.rows[panel, lane]
+                                found.gathered[q] = m + 1
+                                if m + 1 == found.values.shape[1]:
+                                    settle(stored, asked, found, q, False)
+                        group.limits[at + j] = found.limits[q]
+                    at += width

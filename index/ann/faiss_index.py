@@ -1,0 +1,97 @@
+"""A FAISS index as a proposer of candidates: what it proposes is scored from the vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.ann.faiss_build import load_or_build
+from lmk.index.ann.faiss_factory import effort_words, efforts, search_parameters
+from lmk.index.ann.index_files import Among, Known, Tell
+from lmk.index.exact.flat import blas
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.rescoring import rescore
+from lmk.index.vectors.view import View
+
+_REFUSAL = "params"  # in what FAISS says where an index cannot search among chosen positions
+
+
+class FaissIndex:
+    """A FAISS index of the rows of a view; see approximate.Index.
+
+    Args:
+        view: what is searched.
+        kind: "ivfpq", "hnsw" or a FAISS factory string.
+        tell: is told what is going on while the index is built.
+
+    Raises:
+        UsageError: for a factory string that FAISS cannot build for this gallery.
+    """
+
+    scored = False  # its codes say roughly how near a vector is
+
+    def __init__(self, view: View, kind: str, tell: Tell) -> None:
+        self._stored = view.stored
+        self.built = load_or_build(view, kind, tell)
+        self.efforts = efforts(self.built.index, len(self.built.rows))
+        self._filters = True  # the index can search among chosen positions
+
+    def words(self, effort: int) -> str:
+        """Returns what an effort means, in words."""
+        return effort_words(self.built.index, effort)
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        depth: int,
+        effort: int,
+        among: Among,
+        known: Known | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the best k of `depth` candidates, with their scores; see approximate.Index."""
+        proposed = self.propose(queries, depth, effort, among)
+        query, place = np.nonzero(proposed != NO_ROW)
+        return rescore(self._stored, queries, query, proposed[query, place], k)
+
+    def propose(
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+    ) -> NDArray[np.int64]:
+        """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
+        rows = self.built.rows
+        depth = min(depth, len(rows))
+        if among.positions is None:
+            found = self._ask(queries, depth, effort, None)
+        else:  # those that may be found lie further apart
+            share = among.count / len(rows)
+            last = self.efforts[-1]
+            effort = max(1, min(last, round(effort / share)))
+            found = self._ask(queries, depth, effort, among.positions)
+            if found is None:
+                found = self._ask(queries, min(len(rows), round(depth / share)), effort, None)
+        assert found is not None
+        known = found >= 0
+        chosen = np.where(known, rows[found], NO_ROW)
+        return np.where(known & among.inside[chosen], chosen, NO_ROW)
+
+    def _ask(
+        self,
+        queries: NDArray[np.float32],
+        depth: int,
+        effort: int,
+        positions: NDArray[np.bool_] | None,
+    ) -> NDArray[np.int64] | None:
+        """Returns the positions the index finds; None if it cannot search among chosen ones."""
+        if positions is not None and not self._filters:
+            return None
+        index = self.built.index
+        parameters = search_parameters(index, effort, positions)
+        with blas(len(queries)):
+            try:
+                found: NDArray[np.int64] = index.search(queries, depth, params=parameters)[1]
+            except RuntimeError as error:
+                if positions is None or _REFUSAL not in str(error):
+                    raise
+                self._filters = False
+                return None
+        return found

@@ -1,0 +1,222 @@
+"""Indexes as derived files: kept with what they were built from.
+
+An index goes on serving while pictures are added and removed, as long as most of its rows are still
+what they were: the rows it stands for are those whose part of the vectors has the same key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.memory_errors import raise_system_cause
+from lmk.embed.plain_files import parse_json
+from lmk.index.vectors.view import View
+
+_FORMAT = 1
+_INDEX = "index-"  # what the names of all these files begin with
+_MOST_BESIDE = 0.1  # of the indexed rows may be searched beside the index before it is built anew
+_SOME_BESIDE = 4096  # rows that may always
+_KEPT = 4  # indexes of the same rows, of different kinds
+_MOST_GONE = 0.3  # of the indexed rows may be gone before it is built anew
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """An index and the rows it stands for.
+
+    Attributes:
+        index: the index, a FAISS index or Cells.
+        rows: int64 [n], the row numbers it was built of, ascending.
+        covered: bool [rows of the view's gallery], those it stands for still.
+        stem: what the names of its files begin with.
+        factory: how it was built, in short: a factory string, or what names the cells.
+    """
+
+    index: Any
+    rows: NDArray[np.int64]
+    covered: NDArray[np.bool_]
+    stem: str
+    factory: str
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """What may be found in an index.
+
+    Attributes:
+        inside: bool [rows of the gallery], the rows.
+        positions: bool [n], their positions in Built.rows; None if that is all of them.
+        count: how many there are.
+    """
+
+    inside: NDArray[np.bool_]
+    positions: NDArray[np.bool_] | None
+    count: int
+
+    @classmethod
+    def of(cls, built: Built, allowed: NDArray[np.bool_]) -> Among:
+        """The rows allowed, bool [rows of the gallery], that the index stands for."""
+        inside = allowed & built.covered
+        positions = inside[built.rows]
+        count = int(np.count_nonzero(positions))
+        return cls(inside, None if count == len(positions) else positions, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a search with less effort has found.
+
+    Attributes:
+        rows, scores: int64 and float32 [q, k].
+        effort: its effort.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    effort: int
+
+
+def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> Built | None:
+    """Returns the index of a view by its kind from its file, where there is a good one.
+
+    A good one may have been built of fewer or more rows, by a factory string for those.
+
+    Args:
+        view: what the index is to serve.
+        kind: of search.
+        read: reads the index of a file and so many rows; raises ValueError or RuntimeError, or
+            returns None, where it holds another.
+    """
+    prefix = _prefix(kind, view.dim)
+    for name in view.derived.names():
+        if not (name.startswith(prefix) and name.endswith(".rows.json")):
+            continue
+        stem = name.removesuffix(".rows.json")
+        described, path = view.derived.content(name), view.derived.load(f"{stem}.index")
+        if described is None or path is None:
+            continue
+        try:
+            said = parse_json(described)
+            rows, covered = _covered(view, said)
+            if _good_enough(view, rows, covered):
+                index = read(path, len(rows))
+                if index is not None:
+                    return Built(index, rows, covered, stem, str(said["factory"]))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise_system_cause(error)
+            continue  # removed meanwhile, or not written by this program
+    return None
+
+
+def describe(view: View, kind: str, factory: str) -> tuple[str, bytes]:
+    """Returns what the names of an index built now begin with, and what it is built from."""
+    described = {
+        "factory": factory,
+        "rows": len(view.mask),
+        "parts": [[part.first_row, part.rows, part.key] for part in view.stored.parts],
+        "mask": base64.b64encode(np.packbits(view.mask).tobytes()).decode(),
+    }
+    text = json.dumps(described).encode()
+    return _prefix(kind, view.dim) + hashlib.sha256(text).hexdigest()[:16], text
+
+
+def save(view: View, stem: str, described: bytes, write: Callable[[Path], None]) -> Path | None:
+    """Saves an index and removes those it replaces, and those of other kinds that are too many.
+
+    Args:
+        view: what it was built of.
+        stem: see `describe`.
+        described: see `describe`.
+        write: writes the index.
+
+    Returns:
+        Its file; None where nothing can be kept.
+    """
+    derived, parts = view.derived, [part.key for part in view.stored.parts]
+    path = derived.save(f"{stem}.index", write, parts)
+    if path is None:
+        return None
+    derived.save(f"{stem}.rows.json", lambda p: write_bytes(p, described), parts)
+    _remove_replaced(view, stem)
+    return path
+
+
+def _remove_replaced(view: View, built: str) -> None:
+    """Removes what the index with this stem replaces."""
+    derived = view.derived
+    prefix = built.rsplit("-", 1)[0]
+    kinds: list[tuple[int, str]] = []
+    gone: set[str] = set()
+    for name in derived.names():
+        stem, ending = name.split(".", 1) if "." in name else (name, "")
+        if not stem.startswith(_INDEX):
+            continue
+        if stem == built:
+            if ending not in ("index", "rows.json"):  # measured with another one
+                derived.remove(name)
+        elif ending == "index" and not _of_other_rows(view, stem):
+            path = derived.load(name)
+            if path is None or name.startswith(prefix):
+                gone.add(stem)
+            else:
+                kinds.append((path.stat().st_mtime_ns, stem))
+    gone |= {stem for _, stem in sorted(kinds, reverse=True)[_KEPT - 1 :]}
+    for name in derived.names():
+        if name.split(".", 1)[0] in gone:
+            derived.remove(name)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, for DerivedFiles.save."""
+    path.write_bytes(data)
+
+
+def _covered(view: View, described: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Returns the rows an index was built of, and which of the view's rows it stands for."""
+    packed = np.frombuffer(base64.b64decode(described["mask"], validate=True), np.uint8)
+    built = np.unpackbits(packed, count=described["rows"]).astype(np.bool_)
+    covered = np.zeros(len(view.mask), np.bool_)
+    known = {tuple(part) for part in described["parts"]}
+    for part in view.stored.parts:
+        if part.key and (part.first_row, part.rows, part.key) in known:
+            piece = slice(part.first_row, part.first_row + part.rows)
+            covered[piece] = built[piece]
+    return np.flatnonzero(built), covered
+
+
+def _good_enough(view: View, rows: NDArray[np.int64], covered: NDArray[np.bool_]) -> bool:
+    serving = int((covered & view.mask).sum())
+    beside = int(view.mask.sum()) - serving
+    return (
+        len(rows) - serving <= _MOST_GONE * len(rows)
+        and beside <= max(_SOME_BESIDE, _MOST_BESIDE * len(rows))
+        and serving > 0
+    )
+
+
+def _of_other_rows(view: View, stem: str) -> bool:
+    """Whether an index serves rows of this gallery, none of which are the view's."""
+    described = view.derived.content(f"{stem}.rows.json")
+    if described is None:
+        return False
+    try:
+        covered = _covered(view, parse_json(described))[1]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(covered.any()) and not (covered & view.mask).any()
+
+
+def _prefix(kind: str, dim: int) -> str:
+    made_by = f"{_FORMAT} {kind} {dim}".encode()
+    return f"{_INDEX}{hashlib.sha256(made_by).hexdigest()[:16]}-"

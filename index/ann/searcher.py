@@ -1,0 +1,216 @@
+"""Approximate search with FAISS indexes: what they propose is scored again from the vectors."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.plain_files import parse_json
+from lmk.index.ann.faiss_factory import CELLS
+from lmk.index.ann.faiss_index import FaissIndex
+from lmk.index.ann.index_files import Among, Built, Known, Tell, write_bytes
+from lmk.index.ann.recall import Tuned, tune
+from lmk.index.exact.flat import FlatSearcher
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.rescoring import best
+from lmk.index.vectors.view import Allow, View
+
+FEW_ROWS = 10_000  # of those allowed are compared one by one rather than looked for
+_BLOCK_QUERIES = 1024
+
+
+class Index(Protocol):
+    """What finds near rows of a view: FaissIndex or CellIndex.
+
+    Attributes:
+        built: the rows it stands for.
+        efforts: how hard it can search, rising.
+        scored: whether it scores all that it looks at; see tuning.tune.
+    """
+
+    built: Built
+    efforts: tuple[int, ...]
+    scored: bool
+
+    def words(self, effort: int) -> str:
+        """Returns what an effort means, in words."""
+        ...
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        depth: int,
+        effort: int,
+        among: Among,
+        known: Known | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the nearest of the rows it finds, with their scores.
+
+        Args:
+            queries: float32 [q, dim].
+            k: rows wanted.
+            depth: candidates to score, where it proposes candidates.
+            effort: one of `efforts`.
+            among: what may be found.
+            known: what the same queries, k and among have found with less effort, to go on from
+                where an index can.
+
+        Returns:
+            rows int64 and scores float32 [q, k] by score falling, then row rising; NO_ROW and -inf
+            fill the end.
+        """
+        ...
+
+    def propose(
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+    ) -> NDArray[np.int64]:
+        """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
+        ...
+
+
+class ApproximateSearcher:
+    """Search in a FAISS index, tuned to a recall that it was measured to have.
+
+    The index proposes candidates, and the vectors of the gallery give their scores, as in every
+    other search, so an index keeps no vectors of its own. Rows added since it was built are
+    searched exactly beside it, removed ones left out, and few allowed rows compared one by one.
+    As many rows as are wanted and allowed are always found: where the index gives fewer, exact
+    search answers the query.
+
+    The index is loaded from the gallery's derived files, or built and kept there, which takes
+    minutes for a million vectors. Built twice, an index may differ in the last bits of its centres,
+    and a graph in its links; a kept one gives the same answers always.
+
+    Args:
+        view: what is searched; at least 100 rows.
+        kind: "ivfpq", "hnsw" or a FAISS factory string.
+        recall: the recall@10 (and @100) wanted, from 0 to 1.
+        tell: is told what is going on while an index is built.
+
+    Attributes:
+        reason: which search this is, and the recall it has, in words for a user.
+        factory: the FAISS factory string.
+        tuned: how it searches, with the recall measured.
+
+    Raises:
+        UsageError: for a factory string that FAISS cannot build for this gallery.
+    """
+
+    def __init__(
+        self, view: View, kind: str, *, recall: float = 0.99, tell: Tell = lambda _: None
+    ) -> None:
+        self._view = view
+        self._index = _index_of(view, kind, tell)
+        self._built = self._index.built
+        self.factory = self._built.factory
+        self._ready = Among.of(self._built, view.mask)
+        self._exact = FlatSearcher(view, hold=False)
+        missing = view.mask & ~self._built.covered
+        self._beside = FlatSearcher(replace(view, mask=missing)) if missing.any() else None
+        self.tuned = self._tuning(recall, tell)
+        self.reason = self._words(kind, recall)
+
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
+        """Returns near rows of each query, with their exact scores; see Searcher.search."""
+        k = self._view.check(queries, k)
+        allowed = self._view.allowed(allow)
+        among = self._ready if allow is None else Among.of(self._built, allowed)
+        if allow is not None and among.count <= FEW_ROWS:
+            return self._exact.search(queries, k, allowed)
+        rows = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        for start in range(0, len(queries), _BLOCK_QUERIES):
+            piece = slice(start, start + _BLOCK_QUERIES)
+            block = np.ascontiguousarray(queries.vectors[piece])
+            rows[piece], scores[piece] = self._nearest(block, k, among)
+        found = Neighbours(rows, scores, queries.ids)
+        found = self._completed(found, queries, among)
+        return found if self._beside is None else self._with_others(found, queries, allowed)
+
+    def _nearest(
+        self, queries: NDArray[np.float32], k: int, among: Among
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns rows and scores [q, k] of what the index finds."""
+        setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
+        depth = max(k, setting.k) * setting.factor
+        rows, scores = self._index.nearest(queries, k, depth, setting.effort, among)
+        last = min(k, setting.k) - 1
+        again = np.flatnonzero(scores[:, last] < setting.sure)
+        if again.size:
+            known = Known(rows[again], scores[again], setting.effort)
+            found = self._index.nearest(queries[again], k, depth, setting.more, among, known)
+            rows[again], scores[again] = found
+        return rows, scores
+
+    def _completed(self, found: Neighbours, queries: Embeddings, among: Among) -> Neighbours:
+        """Has exact search answer the queries for which the index found too few rows."""
+        least = min(found.k, among.count)
+        short = np.flatnonzero((found.rows != NO_ROW).sum(axis=1) < least)
+        if not short.size:
+            return found
+        some = Embeddings(
+            queries.vectors[short], tuple(queries.ids[i] for i in short), queries.fingerprint
+        )
+        exact = self._exact.search(some, found.k, among.inside)
+        rows, scores = found.rows.copy(), found.scores.copy()
+        rows[short], scores[short] = exact.rows, exact.scores
+        return Neighbours(rows, scores, found.query_ids)
+
+    def _with_others(
+        self, found: Neighbours, queries: Embeddings, allowed: NDArray[np.bool_]
+    ) -> Neighbours:
+        """Adds the rows that the index does not hold."""
+        assert self._beside is not None
+        others = self._beside.search(queries, found.k, allowed)
+        rows = np.concatenate([found.rows, others.rows], axis=1)
+        scores = np.concatenate([found.scores, others.scores], axis=1)
+        query, place = np.nonzero(rows != NO_ROW)
+        merged = best(query, rows[query, place], scores[query, place], len(queries), found.k)
+        return Neighbours(*merged, found.query_ids)
+
+    def _tuning(self, goal: float, tell: Tell) -> tuple[Tuned, ...]:
+        """Returns how to search, from the file that says it or by trying."""
+        name = f"{self._built.stem}.{goal:g}.json"
+        content = self._view.derived.content(name)
+        if content is not None:
+            with suppress(ValueError, TypeError):  # not written by this program
+                if kept := tuple(Tuned(**one) for one in parse_json(content)):
+                    return kept
+        tell(f"measuring the recall of {self.factory}")
+        index = self._index
+        view = replace(self._view, mask=self._ready.inside)
+        tuned = tune(view, self._propose_ready, index.efforts, goal, scored=index.scored)
+        text = json.dumps([asdict(one) for one in tuned]).encode()
+        self._view.derived.save(name, lambda path: write_bytes(path, text))
+        return tuned
+
+    def _propose_ready(
+        self, queries: NDArray[np.float32], depth: int, effort: int
+    ) -> NDArray[np.int64]:
+        return self._index.propose(queries, depth, effort, self._ready)
+
+    def _words(self, kind: str, goal: float) -> str:
+        one = self.tuned[0]
+        name = kind if kind == self.factory else f"{kind} ({self.factory})"
+        goal_words = f"below the {goal:g} asked for" if one.recall < goal else f"{goal:g} asked for"
+        words = self._index.words
+        more = f" ({words(one.more)} by {one.again:.0%} of queries)"
+        candidates = f", {one.k * one.factor} candidates are scored again"
+        how = f"{words(one.effort)}{more if one.again else ''}"
+        how += "" if self._index.scored else candidates
+        return f"{name}: {how}; recall@{one.k} {one.recall:.3f} measured, {goal_words}"
+
+
+def _index_of(view: View, kind: str, tell: Tell) -> Index:
+    if kind == CELLS:
+        from lmk.index.ann.cells import CellIndex  # numba takes a while to import
+
+        return CellIndex(view, tell)
+    return FaissIndex(view, kind, tell)

@@ -1,0 +1,1 @@
+"""The SQLite catalog of a gallery."""

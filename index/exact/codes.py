@@ -1,0 +1,276 @@
+"""Codes: stored vectors and queries in bytes, with what each lost.
+
+A vector x is coded as scale * c, c whole numbers from -127 to 127, the scale its largest component
+over 127. For codes x~ of x and q~ of q
+
+    |q . x - q~ . x~|  <=  |q| |x - x~| + |q - q~| |x~|        (Cauchy-Schwarz)
+
+and both differences are known exactly, so a search over the codes knows what it may leave out.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lmk.embed.plain_files import open_plain
+from lmk.index.exact.tiles import INT8_QUERIES, PANEL
+from lmk.index.vectors.derived_files import DerivedFiles
+from lmk.index.vectors.vectors import VectorPart, Vectors, lengths
+
+_EDITION = 1  # of the file: another number for another layout
+_KEPT_ROWS = 1024  # of a part: fewer are coded in no time, and soon are in another part
+_BLOCK_ROWS = 4096  # coded at a time; a multiple of PANEL
+_MAX_LENGTH = 1.001  # of a vector divided by its length, in float32
+_ROUNDING = 1e-6  # of the scan's few float32 operations and of a score: 4 2^-24 each, twice over
+
+
+@dataclass(frozen=True, eq=False)
+class PartCodes:
+    """The codes of one part of the stored vectors.
+
+    Attributes:
+        codes: uint8 [panels, steps, PANEL, 4]: four components of PANEL vectors, plus 128, and so
+            on; [0, steps, PANEL, 4] where only the lengths are wanted.
+        scales: float32 [panels, PANEL].
+        errors: float32 [panels, PANEL], at least the length of vector - scale * code.
+        lengths: float32 [panels, PANEL], of the vectors as stored.
+        file: what they are mapped from, if anything.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    errors: NDArray[np.float32]
+    lengths: NDArray[np.float32]
+    file: mmap.mmap | None = None
+
+    @property
+    def fours(self) -> NDArray[np.uint32]:
+        """The codes by fours, uint32 [panels, steps, PANEL]."""
+        return self.codes.view(np.uint32)[..., 0]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file was not cut since it was mapped (reading on would end the process)."""
+        return self.file is None or self.file.size() == len(self.file)
+
+
+def codes_of(
+    stored: Vectors, part: VectorPart, derived: DerivedFiles, workers: Executor, *, int8: bool
+) -> PartCodes:
+    """Returns the codes of a part, kept ones where they are there and whole.
+
+    Args:
+        stored: the vectors the part belongs to.
+        part: the part.
+        derived: where codes are kept; only those of a part with a key that is not small.
+        workers: what codes the blocks.
+        int8: False for the lengths alone.
+
+    Raises:
+        GalleryDamaged: for a vector that has not the length of a stored one.
+    """
+    panels = -(-part.rows // PANEL)
+    steps = -(-stored.dim // 4)
+    size = (panels * steps * PANEL * 4 if int8 else 0) + 3 * 4 * panels * PANEL
+    name = f"{'int8' if int8 else 'lengths'}-{_EDITION}-{part.key}"
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            _code(stored, part, workers, int8, lambda block: file.write(block.data))
+
+    path = None
+    if part.key and part.rows >= _KEPT_ROWS:
+        path = derived.load(name) or derived.save(name, write, [part.key])
+    mapped = None if path is None else _mapped(path, size)
+    if mapped is None:
+        whole = aligned(size)
+        done = 0
+
+        def append(block: Any) -> None:
+            nonlocal done
+            whole[done : done + block.nbytes] = block.reshape(-1).view(np.uint8)
+            done += block.nbytes
+
+        _code(stored, part, workers, int8, append)
+        return _split(whole, panels, steps, int8)
+    return _split(np.frombuffer(mapped, np.uint8), panels, steps, int8, mapped)
+
+
+def _mapped(path: Path, size: int) -> mmap.mmap | None:
+    """Maps a file; None where it is gone or has another size, as one of another program."""
+    try:
+        with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
+            if os.fstat(file.fileno()).st_size != size:
+                return None
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return None
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Memory that begins with a cache line, as a mapped file does: loads across two take longer."""
+    whole = np.empty(size + 63, np.uint8)
+    return whole[-whole.ctypes.data % 64 :][:size]
+
+
+def _split(
+    whole: NDArray[np.uint8], panels: int, steps: int, int8: bool, file: mmap.mmap | None = None
+) -> PartCodes:
+    coded = panels if int8 else 0
+    size = coded * steps * PANEL * 4
+    codes = whole[:size].reshape(coded, steps, PANEL, 4)
+    scales, errors, lengths_ = whole[size:].view(np.float32).reshape(3, panels, PANEL)
+    return PartCodes(codes, scales, errors, lengths_, file)
+
+
+def _code(
+    stored: Vectors,
+    part: VectorPart,
+    workers: Executor,
+    int8: bool,
+    append: Callable[[NDArray[Any]], object],
+) -> None:
+    """Appends the codes of a part, block by block, then scales, errors and lengths."""
+    panels = -(-part.rows // PANEL)
+    numbers = np.zeros((3, panels * PANEL), np.float32)
+    numbers[2] = 1.0
+    steps = -(-stored.dim // 4)
+
+    def code(start: int) -> NDArray[np.uint8]:
+        vectors = part.array[start : start + _BLOCK_ROWS].astype(np.float32)
+        stop = start + len(vectors)
+        found = lengths(vectors)
+        stored.check_lengths(found, np.arange(start, stop) + part.first_row)
+        numbers[2, start:stop] = found
+        block = -(-len(vectors) // PANEL) if int8 else 0
+        codes = np.full((block, steps, PANEL, 4), 128, np.uint8)
+        if int8:
+            vectors /= found[:, None]
+            code_block(vectors, codes, numbers[0, start:stop], numbers[1, start:stop])
+        return codes
+
+    part.check()
+    starts = range(0, part.rows, _BLOCK_ROWS)
+    ahead = 16  # blocks in memory at a time
+    for first in range(0, len(starts), ahead):
+        for codes in workers.map(code, starts[first : first + ahead]):
+            append(codes)
+    append(numbers)
+    release(part.array)
+
+
+def release(array: NDArray[Any]) -> None:
+    """Lets go of the memory that reading a mapped file has taken; it is read again where needed.
+
+    Scoring reads few vectors, but the system maps what lies around each, soon the whole file.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+@njit(nogil=True, cache=True)
+def code_block(
+    vectors: NDArray[np.float32],
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    errors: NDArray[np.float32],
+) -> None:  # pragma: no cover (compiled)
+    """Codes unit vectors.
+
+    Args:
+        vectors: float32 [n, dim].
+        codes: uint8 [panels, steps, PANEL, 4], 128 throughout: written.
+        scales, errors: float32 [n]: written; see PartCodes.
+    """
+    for row in range(vectors.shape[0]):
+        largest = np.float32(0)
+        for j in range(vectors.shape[1]):
+            largest = max(largest, abs(vectors[row, j]))
+        scale = np.float32(largest / np.float32(127))
+        per_step = 1 / np.float64(scale)
+        panel, lane = row // PANEL, row % PANEL
+        lost = 0.0
+        for j in range(vectors.shape[1]):
+            value = np.float64(vectors[row, j])
+            code = np.rint(value * per_step)
+            code = min(max(code, -127.0), 127.0)
+            codes[panel, j // 4, lane, j % 4] = np.uint8(code + 128.0)
+            lost += (value - np.float64(scale) * code) ** 2
+        scales[row] = scale
+        errors[row] = np.float32(np.sqrt(lost) * (1 + 1e-6))
+
+
+@dataclass(frozen=True, eq=False)
+class QueryCodes:
+    """Queries as the scan wants them.
+
+    Attributes:
+        plain: int8 [q and the queries that fill the last tile, 4 * steps], the codes.
+        codes: int8 [all tiles, each [steps, width, 4] of its width], the same.
+        starts: int32 [q and the queries that fill the last tile], what takes back the 128 that is
+            in every code of a vector.
+        factors: float32 [the same], what the error of a vector counts in units.
+        units: float64 [q], the scales.
+        slacks: float64 [q]: a score is at most unit * (value of the scan) + slack.
+    """
+
+    plain: NDArray[np.int8]
+    codes: NDArray[np.int8]
+    starts: NDArray[np.int32]
+    factors: NDArray[np.float32]
+    units: NDArray[np.float64]
+    slacks: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, queries: NDArray[np.float32]) -> QueryCodes:
+        """Codes queries, float32 [q, dim], of length near 1."""
+        count, dim = queries.shape
+        widest = INT8_QUERIES[0]
+        padded_count = count + widest
+        wide = queries.astype(np.float64)
+        units = np.abs(wide).max(axis=1) / 127
+        codes = np.zeros((padded_count, -(-dim // 4) * 4), np.int8)
+        codes[:count, :dim] = np.rint(wide / units[:, None])
+        lost = _norms(wide - units[:, None] * codes[:count, :dim])
+        length = _norms(wide)
+        starts = (-128 * codes.sum(axis=1, dtype=np.int64)).astype(np.int32)
+        factors = np.zeros(padded_count, np.float32)
+        factors[:count] = (length + lost) / units * (1 + 1e-6)
+        slacks = _MAX_LENGTH * lost + _ROUNDING * (length + 2)
+        packed = [np.empty(0, np.int8)]
+        at = 0
+        while at < count:
+            left = count - at
+            width = min((w for w in INT8_QUERIES if w >= left), default=widest)
+            tile = codes[at : at + width].reshape(width, -1, 4)
+            packed.append(np.ascontiguousarray(tile.transpose(1, 0, 2)).reshape(-1))
+            at += width
+        return cls(codes, np.concatenate(packed), starts, factors, units, slacks)
+
+
+def _norms(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(vectors, axis=1))
+
+
+def float_slacks(queries: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns for each query by how much a score may exceed the scan's float32 value, float64 [q].
+
+    Any float32 sum of d products is within d u / (1 - d u) of the true one, u = 2^-24 (Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1), times the lengths.
+    """
+    dim = queries.shape[1]
+    length = _norms(queries.astype(np.float64))
+    return np.asarray(1.01 * (dim + 8) * 2.0**-24 * length + _ROUNDING * (length + 2))

@@ -1,0 +1,216 @@
+"""The compiled scans of exact search: what they need of a view, and the workers that run them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import GalleryDamaged
+from lmk.index.exact import scan
+from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, float_slacks, release
+from lmk.index.exact.heap import SPARE, Asked, Found, Stored, settle_all
+from lmk.index.exact.rates import rates
+from lmk.index.exact.tiles import HALVES, INT8_LANES, PANEL
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.scores import padded
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+
+_GATHERED = 256  # rows gathered for a query before the best of them are scored
+_MEMORY = 128 << 20  # bytes that all workers of a search may gather
+_QUERY_BYTES = 1 << 20  # codes of queries compared in one pass: they stay in a core's cache
+_TASKS = 8  # a worker, so that none waits long for another
+_LEAST_TASK, _LARGEST_TASK = 32, 2048  # panels
+_RELEASE_AFTER = 16  # queries: what their scores have mapped is let go
+
+
+class CompiledScan:
+    """Exact search by the compiled scans.
+
+    Args:
+        view: what to search.
+        int8: compare bytes (where the processor can), or never; the faster way unless given.
+        threads: workers at most.
+
+    Attributes:
+        reason: the way taken and why, in words for a user.
+    """
+
+    def __init__(self, view: View, *, int8: bool | None, threads: int) -> None:
+        self._view = view
+        self._threads = threads
+        self._derived = view.derived
+        self._whole = self._bits(view.mask)
+        self._codes: list[PartCodes] = []
+        self._loading = threading.Lock()
+        self._asked = 0  # queries since the mapped vectors were let go
+        measured = rates(view.derived)
+        faster = measured.codes > measured.floats if int8 is None else int8
+        self._int8 = bool(INT8_LANES) and faster
+        numbers = f"{measured.codes:.0f} products of bytes a nanosecond and core, "
+        numbers = f"{numbers if INT8_LANES else ''}{measured.floats:.0f} of float32"
+        way = "in bytes, a bound proves the answer" if self._int8 else "in float32"
+        self.reason = f"{way} (measured here: {numbers})"
+
+    @staticmethod
+    def possible(stored: Vectors) -> bool:
+        """Whether the processor can read these vectors."""
+        return HALVES or all(part.array.dtype == np.float32 for part in stored.parts)
+
+    def nearest(
+        self, allowed: NDArray[np.bool_], queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the k nearest of the rows allowed for each query, best first.
+
+        Args:
+            allowed: bool [rows], true for at least k.
+            queries: float32 [q, dim].
+            k: neighbours wanted, at least 1.
+
+        Returns:
+            rows int64 [q, k] and scores float32 [q, k].
+
+        Raises:
+            GalleryDamaged: for a vector that has not the length of a stored one.
+        """
+        with self._loading:
+            self._load()
+        bits = self._whole if allowed is self._view.mask else self._bits(allowed)
+        tasks = _tasks(bits, _TASKS * self._threads)
+        workers = min(self._threads, len(tasks))
+        room = max(_GATHERED, 2 * k)
+        block = min(_MEMORY // (12 * (room + k) * workers), _QUERY_BYTES // self._view.dim)
+        block = max(block, 1)
+        rows = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(queries), block):
+                some = queries[start : start + block]
+                founds = [Found.of(len(some), k, room) for _ in range(workers)]
+                self._scan(some, bits, tasks, founds, pool)
+                check_damage(founds, self._view.stored)
+                found = merge(founds, k)
+                rows[start : start + block], scores[start : start + block] = found
+        return rows, scores
+
+    def _load(self) -> None:
+        """Sees to it that codes (or lengths) are there and can be read."""
+        stored = self._view.stored
+        if self._codes and all(codes.whole for codes in self._codes):
+            return
+        with ThreadPoolExecutor(self._threads) as workers:
+            self._codes = [
+                codes_of(stored, part, self._derived, workers, int8=self._int8)
+                for part in stored.parts
+            ]
+        self._stored = addresses(stored, self._codes)
+        if not self._int8:
+            one = np.float32(1)
+            self._inverse = [np.divide(one, c.lengths.reshape(-1)) for c in self._codes]
+
+    def _scan(
+        self,
+        queries: NDArray[np.float32],
+        bits: list[NDArray[np.uint32]],
+        tasks: list[tuple[int, int, int]],
+        founds: list[Found],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Lets the workers compare all vectors allowed with the queries."""
+        coded = QueryCodes.of(queries) if self._int8 else None
+        asked = Asked(
+            padded(queries, len(queries) + SPARE),
+            coded.units if coded else np.ones(len(queries)),
+            coded.slacks if coded else float_slacks(queries),
+            np.full(len(queries), -np.inf, np.float32),
+        )
+        self._asked = len(queries) + self._asked % _RELEASE_AFTER
+        left = iter(tasks)
+
+        def work(found: Found) -> None:
+            packed = scan.Codes.one_panel(self._view.dim)
+            for part, start, stop in left:
+                vectors = self._view.stored.parts[part]
+                if coded:
+                    codes = self._codes[part]
+                    given = scan.Codes(
+                        *(codes.fours, codes.scales, codes.errors, bits[part]),
+                        *(coded.codes, coded.starts, coded.factors),
+                    )
+                    row = vectors.first_row
+                    scan.scan_codes(self._stored, asked, found, given, packed, row, start, stop)
+                else:
+                    inverse, allowed = self._inverse[part], bits[part]
+                    scan.scan_floats(
+                        self._stored, asked, found, part, inverse, allowed, start, stop
+                    )
+                if self._asked >= _RELEASE_AFTER:
+                    release(vectors.array)
+            settle_all(self._stored, asked, found)
+
+        others = [pool.submit(work, found) for found in founds[1:]]
+        work(founds[0])
+        for other in others:
+            other.result()
+        if self._asked >= _RELEASE_AFTER:
+            for part in self._view.stored.parts:
+                release(part.array)
+
+    def _bits(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.uint32]]:
+        """The rows allowed of each part, a bit each."""
+        return [bits_of(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
+
+
+def addresses(stored: Vectors, codes: list[PartCodes]) -> Stored:
+    """Returns where vectors lie, for the compiled functions; `codes` holds their lengths."""
+    table = [
+        (p.first_row, p.array.ctypes.data, c.lengths.ctypes.data, p.array.dtype == np.float16)
+        for p, c in zip(stored.parts, codes, strict=True)
+    ]
+    return Stored(np.array(table, np.int64).reshape(-1, 4), stored.dim)
+
+
+def check_damage(founds: list[Found], stored: Vectors) -> None:
+    """Checks that every vector scored had the length of a stored one.
+
+    Raises:
+        GalleryDamaged: where one had not.
+    """
+    damaged = max(int(found.damaged[0]) for found in founds)
+    if damaged >= 0:
+        stored.read(np.array([damaged]))
+        what = "what the cache/ folder holds is not of these vectors"
+        remedy = "remove the folder cache/, it is made again"
+        raise GalleryDamaged(what, where=stored.where, remedy=remedy)
+
+
+def bits_of(allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """The rows of a part that are allowed, a bit each, uint32 [panels]."""
+    whole = np.zeros(-(-len(allowed) // PANEL) * PANEL, np.bool_)
+    whole[: len(allowed)] = allowed
+    return np.packbits(whole, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, int]]:
+    """Cuts the panels of all parts: (part, first panel, last panel + 1), none without a row."""
+    panels = sum(len(part) for part in bits)
+    size = min(max(panels // wanted, _LEAST_TASK), _LARGEST_TASK)
+    return [
+        (number, start, min(start + size, len(part)))
+        for number, part in enumerate(bits)
+        for start in range(0, len(part), size)
+        if part[start : start + size].any()
+    ]
+
+
+def merge(founds: list[Found], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k best of what all workers found, by score falling, then row rising."""
+    empty = [np.arange(k) >= found.filled[:, None] for found in founds]
+    pairs = list(zip(founds, empty, strict=True))
+    rows = np.concatenate([np.where(e, NO_ROW, f.best) for f, e in pairs], axis=1)
+    scores = np.concatenate([np.where(e, -np.inf, f.scores) for f, e in pairs], axis=1)
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)

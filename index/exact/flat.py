@@ -1,0 +1,231 @@
+"""Exact search with FAISS: every query against every vector, in float32 blocks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.index.exact import gpu
+from lmk.index.vectors.memory import free_memory
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.rescoring import best, score_pairs
+from lmk.index.vectors.view import Allow, View
+
+_BLOCK_ROWS = 65_536  # vectors compared with the queries at a time
+_BLOCK_QUERIES = 1024
+_TIED_QUERIES = 16  # at a time, of those that need a look at every row
+_MARGIN = 32  # candidates beyond k: enough to hold the near ties at the k-th place, nearly always
+_HELD_SHARE = 0.5  # of the memory that is free, at most, goes into a copy of the vectors
+_HELD_ANYHOW = 64 * 2**20  # bytes
+_BLAS_QUERIES = 16  # below, FAISS's own loop is faster
+_threshold_lock = threading.Lock()
+
+
+class FlatSearcher:
+    """Exact search: every query against every vector.
+
+    FAISS proposes candidates by float32 sums, which differ in the last bits with the number of
+    queries and the place of a vector; those that can belong to the answer are scored again in
+    float64, so a query gets the same answer alone and in a batch, and equal vectors get equal
+    scores. Any float32 sum of d products of unit vectors is within d 2^-24 / (1 - d 2^-24) of the
+    true one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1): where the rows
+    that were not proposed could belong to the answer by that bound, every row is looked at again.
+
+    Large galleries are searched on GPUs where there are any that can hold them, except among
+    allowed rows. Else the vectors are kept as a float32 copy, made by the first search, where that
+    takes at most half of the free memory; else they are read in blocks for every batch of queries.
+
+    Args:
+        view: what is searched.
+        hold: whether to keep the copy; decided by the free memory unless given.
+    """
+
+    def __init__(self, view: View, *, hold: bool | None = None) -> None:
+        self._view = view
+        self._rows = np.flatnonzero(view.mask)
+        self._hold = _fits(len(self._rows) * view.dim * 4) if hold is None else hold
+        self._held: list[NDArray[np.float32]] | None = None
+        self._gpus: list[gpu.Shard] | None = None
+        self._lock = threading.Lock()
+        self._error = 1.05 * (view.dim + 4) * 2.0**-24  # queries may be .1 % long; and rounding
+
+    @classmethod
+    def of_embeddings(cls, embeddings: Embeddings) -> FlatSearcher:
+        """Returns a searcher over embeddings; their positions are the row numbers."""
+        return cls(View.of_embeddings(embeddings))
+
+    @property
+    def reason(self) -> str:
+        """Which kind of search this is and why it was chosen, in words for a user."""
+        where = f", on GPUs ({len(self._gpus)})" if self._gpus else ""
+        return f"exact search: {len(self._rows)} vectors are compared with each query{where}"
+
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
+        """Returns the k nearest rows of each query; see Searcher.search."""
+        k = self._view.check(queries, k)
+        mask = self._view.allowed(allow)
+        allowed = self._rows if mask is self._view.mask else np.flatnonzero(mask)
+        rows = np.full((len(queries), k), NO_ROW, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        kept = min(k, len(allowed))
+        if kept:
+            for start in range(0, len(queries), _BLOCK_QUERIES):
+                block = np.ascontiguousarray(queries.vectors[start : start + _BLOCK_QUERIES])
+                piece = slice(start, start + len(block))
+                rows[piece, :kept], scores[piece, :kept] = self._nearest(block, kept, allowed)
+        return Neighbours(rows, scores, queries.ids)
+
+    def _nearest(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns rows and scores [q, k], for k not above the rows allowed (ascending)."""
+        depth = min(k + _MARGIN, len(allowed))
+        if len(allowed) == len(self._rows) and depth <= gpu.MOST_NEIGHBOURS:
+            shards = self._on_gpus()
+            if shards:
+                with self._lock:  # FAISS lets one thread at a time use a GPU
+                    proposed = gpu.search(shards, queries, depth)
+                if self._as_exact_as_float32(queries, *proposed):
+                    return self._refined(queries, k, allowed, *proposed)
+                self._gpus = []
+        return self._refined(queries, k, allowed, *self._propose(queries, depth, allowed))
+
+    def _as_exact_as_float32(
+        self,
+        queries: NDArray[np.float32],
+        candidates: NDArray[np.int64],
+        proposed: NDArray[np.float32],
+    ) -> bool:
+        """Whether a GPU multiplied in float32: some settings of its driver round the factors."""
+        every = np.arange(len(queries))
+        for place in (0, -1):
+            scores = score_pairs(self._view.stored, queries, every, candidates[:, place])
+            if (np.abs(scores - proposed[:, place]) > self._error).any():
+                return False
+        return True
+
+    def _refined(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        proposed: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the k best rows of the candidates, or of all where those may not hold them."""
+        least = proposed[:, k - 1] - 2 * self._error  # below it a row cannot be among the k best
+        query, place = np.nonzero(~(proposed < least[:, None]))
+        chosen = candidates[query, place]
+        scores = score_pairs(self._view.stored, queries, query, chosen)
+        rows, values = best(query, chosen, scores, len(queries), k)
+        if candidates.shape[1] < len(allowed):
+            tied = np.flatnonzero(~(proposed[:, -1] < least))
+            for start in range(0, len(tied), _TIED_QUERIES):
+                some = tied[start : start + _TIED_QUERIES]
+                rows[some], values[some] = self._among_all(queries[some], k, allowed, least[some])
+        return rows, values
+
+    def _propose(
+        self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
+        rows = np.full((len(queries), 0), NO_ROW, np.int64)
+        scores = np.full((len(queries), 0), -np.inf, np.float32)
+        for block, vectors in self._blocks(allowed):
+            with blas(len(queries)):
+                got, places = faiss.knn(
+                    queries, vectors, min(depth, len(block)), faiss.METRIC_INNER_PRODUCT
+                )
+            rows = np.concatenate([rows, block[places]], axis=1)
+            scores = np.concatenate([scores, got], axis=1)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+            rows = np.take_along_axis(rows, order, axis=1)
+            scores = np.take_along_axis(scores, order, axis=1)
+        return rows, scores
+
+    def _among_all(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64],
+        least: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `_nearest`, scoring every row whose float32 score is not below `least`, [q]."""
+        query = np.empty(0, np.int64)
+        rows, scores = query, np.empty(0, np.float32)
+        for block, vectors in self._blocks(allowed):
+            got, place = np.nonzero(~(queries @ vectors.T < least[:, None]))
+            query, rows = np.concatenate([query, got]), np.concatenate([rows, block[place]])
+            more = score_pairs(self._view.stored, queries, got, block[place])
+            found, values = best(query, rows, np.concatenate([scores, more]), len(queries), k)
+            query, place = np.nonzero(found != NO_ROW)
+            rows, scores = found[query, place], values[query, place]
+        return found, values
+
+    def _blocks(
+        self, allowed: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yields the rows allowed in blocks: row numbers [n] and vectors [n, dim]."""
+        few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
+        held = None if few and self._held is None else self._vectors()
+        if held is None:
+            for start in range(0, len(allowed), _BLOCK_ROWS):
+                block = allowed[start : start + _BLOCK_ROWS]
+                yield block, self._view.stored.read(block)
+            return
+        for number, vectors in enumerate(held):
+            rows = self._rows[number * _BLOCK_ROWS : (number + 1) * _BLOCK_ROWS]
+            low, high = np.searchsorted(allowed, [rows[0], rows[-1] + 1])
+            if high - low == len(rows):
+                yield rows, vectors
+            elif high > low:
+                chosen = allowed[low:high]
+                yield chosen, vectors[np.searchsorted(rows, chosen)]
+
+    def _on_gpus(self) -> list[gpu.Shard]:
+        """Returns the vectors on GPUs; none where there are no GPUs, or few vectors."""
+        with self._lock:
+            if self._gpus is None:
+                starts = range(0, len(self._rows), _BLOCK_ROWS)
+                blocks = (self._rows[start : start + _BLOCK_ROWS] for start in starts)
+                pairs = ((block, self._view.stored.read(block)) for block in blocks)
+                self._gpus = gpu.load(pairs, len(self._rows), self._view.dim)
+            return self._gpus
+
+    def _vectors(self) -> list[NDArray[np.float32]] | None:
+        """Returns the copy of the vectors, in blocks, if it is kept."""
+        with self._lock:
+            if self._hold and self._held is None:
+                starts = range(0, len(self._rows), _BLOCK_ROWS)
+                read = self._view.stored.read
+                self._held = [read(self._rows[start : start + _BLOCK_ROWS]) for start in starts]
+            return self._held
+
+
+def _fits(size: int) -> bool:
+    return size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
+
+
+@contextmanager
+def blas(queries: int) -> Iterator[None]:
+    """Lets FAISS multiply matrices for a batch of queries, while it is needed.
+
+    By default it does so from some hundred queries on and leaves the others to a loop, which at 32
+    is three times slower. The setting is one for the whole process, hence set back.
+    """
+    if queries < _BLAS_QUERIES:
+        yield
+        return
+    with _threshold_lock:
+        before = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_threshold = 1
+        try:
+            yield
+        finally:
+            faiss.cvar.distance_compute_blas_threshold = before

@@ -1,0 +1,249 @@
+"""What a scan finds: the best rows of each query so far, and those that may yet be among them.
+
+What reaches a query's limit is gathered; now and then the best of it get their true scores, in
+float64, and the k-th best of those raises the limit. Nothing is left out that could belong to the
+answer, and few vectors are scored. The functions are compiled and release the interpreter's lock;
+each worker has its own Found.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lmk.index.exact.tiles import FLOAT_QUERIES, INT8_QUERIES, PANEL, score_tile
+
+_half_score, _single_score = score_tile(half=True), score_tile(half=False)
+SPARE = max(INT8_QUERIES[0], FLOAT_QUERIES)  # queries that may fill the last tile
+_LENGTH_TOLERANCE = 2e-2  # of the squared length of what was divided by its length
+
+
+class Stored(NamedTuple):
+    """The stored vectors.
+
+    Attributes:
+        parts: int64 [parts, 4]: the first row, the address of the vectors, the address of their
+            lengths (float32), 1 for float16 and 0 for float32.
+        dim: components of a vector.
+    """
+
+    parts: NDArray[np.int64]
+    dim: int
+
+
+class Asked(NamedTuple):
+    """The queries; the same for all workers.
+
+    Attributes:
+        vectors: float32 [q and the queries that fill the last tile, dim and zeros up to a multiple
+            of SUMS].
+        units: float64 [q]; a value of the scan is in these units.
+        slacks: float64 [q]: a score is at most unit * value + slack.
+        floors: float32 [q]: no row below this score belongs to the answer; workers raise it.
+    """
+
+    vectors: NDArray[np.float32]
+    units: NDArray[np.float64]
+    slacks: NDArray[np.float64]
+    floors: NDArray[np.float32]
+
+
+class Found(NamedTuple):
+    """What one worker found.
+
+    Attributes:
+        values, rows: float32 and int64 [q, room]: gathered, not yet scored.
+        gathered: int64 [q], how many.
+        scores, best: float32 and int64 [q, k]: heaps of the best, the worst of them first.
+        filled: int64 [q], how many.
+        limits: float32 [q and the queries that fill the last tile]: values below are left out.
+        damaged: int64 [1]: a row whose length is not that of a stored vector, or -1.
+        out, masks: float32 and uint32, where a tile writes.
+        score: float64 [2], where a score is written.
+    """
+
+    values: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    gathered: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    best: NDArray[np.int64]
+    filled: NDArray[np.int64]
+    limits: NDArray[np.float32]
+    damaged: NDArray[np.int64]
+    out: NDArray[np.float32]
+    masks: NDArray[np.uint32]
+    score: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, queries: int, k: int, room: int) -> Found:
+        """Nothing found yet; `room` (at least 2 k) gathered rows fit."""
+        padded = queries + SPARE
+        limits = np.full(padded, np.inf, np.float32)
+        limits[:queries] = -np.inf
+        return cls(
+            np.empty((queries, room), np.float32),
+            np.empty((queries, room), np.int64),
+            np.zeros(queries, np.int64),
+            np.empty((queries, k), np.float32),
+            np.empty((queries, k), np.int64),
+            np.zeros(queries, np.int64),
+            limits,
+            np.full(1, -1, np.int64),
+            np.empty(PANEL * SPARE, np.float32),
+            np.empty(SPARE, np.uint32),
+            np.empty(2, np.float64),
+        )
+
+
+@njit(nogil=True, cache=True)
+def address_of(array: NDArray[Any]) -> np.int64:  # pragma: no cover (compiled)
+    """The address of an array, as a number that can be counted with."""
+    return np.int64(array.ctypes.data)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _worse(
+    score: np.float32, row: np.int64, other: np.float32, other_row: np.int64
+) -> bool | np.bool_:  # pragma: no cover (compiled)
+    """Whether the first comes after the second in an answer."""
+    return score < other or (score == other and row > other_row)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _keep(
+    found: Found, q: int, score: np.float32, row: np.int64
+) -> None:  # pragma: no cover (compiled)
+    """Puts a scored row into the heap of the best, if it belongs there."""
+    scores, best = found.scores[q], found.best[q]
+    k = scores.shape[0]
+    n = found.filled[q]
+    if n < k:
+        at = n
+        found.filled[q] = n + 1
+        while at > 0:
+            up = (at - 1) // 2
+            if not _worse(score, row, scores[up], best[up]):
+                break
+            scores[at], best[at] = scores[up], best[up]
+            at = up
+    else:
+        if not _worse(scores[0], best[0], score, row):
+            return
+        at = 0
+        while True:
+            down = 2 * at + 1
+            if down >= k:
+                break
+            if down + 1 < k and _worse(scores[down + 1], best[down + 1], scores[down], best[down]):
+                down += 1
+            if not _worse(scores[down], best[down], score, row):
+                break
+            scores[at], best[at] = scores[down], best[down]
+            at = down
+    scores[at], best[at] = score, row
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _score(
+    stored: Stored, asked: Asked, found: Found, q: int, row: np.int64
+) -> np.float32:  # pragma: no cover (compiled)
+    """Returns the score of a row, rounded to float32."""
+    low, high = 0, stored.parts.shape[0]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if stored.parts[middle, 0] <= row:
+            low = middle
+        else:
+            high = middle
+    at = row - stored.parts[low, 0]
+    length = stored.parts[low, 2] + 4 * at
+    query = address_of(asked.vectors) + 4 * q * asked.vectors.shape[1]
+    steps, rest = stored.dim // 16, stored.dim % 16
+    if stored.parts[low, 3] == 1:
+        vector = stored.parts[low, 1] + 2 * at * stored.dim
+        _half_score((vector, length, query, steps, rest, address_of(found.score)))
+    else:
+        vector = stored.parts[low, 1] + 4 * at * stored.dim
+        _single_score((vector, length, query, steps, rest, address_of(found.score)))
+    if not abs(found.score[1] - 1.0) <= _LENGTH_TOLERANCE:
+        found.damaged[0] = row
+    return np.float32(found.score[0])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def raise_limit(asked: Asked, found: Found, q: int) -> None:  # pragma: no cover (compiled)
+    """Raises a query's limit to what the k-th best row of any worker has."""
+    if found.filled[q] == found.scores.shape[1] and found.scores[q, 0] > asked.floors[q]:
+        asked.floors[q] = found.scores[q, 0]
+    floor = np.float64(asked.floors[q])
+    found.limits[q] = np.float32((floor - asked.slacks[q]) / asked.units[q])
+
+
+@njit(nogil=True, cache=True)
+def _best_first(
+    values: NDArray[np.float32], rows: NDArray[np.int64], n: int, k: int
+) -> None:  # pragma: no cover (compiled)
+    """Moves the k largest of the first n values, with their rows, to the front."""
+    low, high = 0, n - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                rows[i], rows[j] = rows[j], rows[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@njit(nogil=True, cache=True)
+def settle(
+    stored: Stored, asked: Asked, found: Found, q: int, everything: bool
+) -> None:  # pragma: no cover (compiled)
+    """Scores the best of what was gathered for a query and drops what is below the limit then.
+
+    What may still belong to the answer stays gathered, unless it fills half the room or
+    `everything` is to be settled: then it is scored.
+    """
+    values, rows = found.values[q], found.rows[q]
+    n = found.gathered[q]
+    first = min(n, found.scores.shape[1])
+    if n > first:
+        _best_first(values, rows, n, first)
+    for i in range(first):
+        if values[i] >= found.limits[q]:
+            _keep(found, q, _score(stored, asked, found, q, rows[i]), rows[i])
+            raise_limit(asked, found, q)
+    kept = 0
+    for i in range(first, n):
+        if values[i] >= found.limits[q]:
+            values[kept], rows[kept] = values[i], rows[i]
+            kept += 1
+    if everything or 2 * kept > values.shape[0]:
+        for i in range(kept):
+            if values[i] >= found.limits[q]:
+                _keep(found, q, _score(stored, asked, found, q, rows[i]), rows[i])
+                raise_limit(asked, found, q)
+        kept = 0
+    found.gathered[q] = kept
+
+
+@njit(nogil=True, cache=True)
+def settle_all(stored: Stored, asked: Asked, found: Found) -> None:  # pragma: no cover (compiled)
+    """Scores all that was gathered and may belong to the answer."""
+    for q in range(found.gathered.shape[0]):
+        raise_limit(asked, found, q)
+        settle(stored, asked, found, q, True)

@@ -1,0 +1,108 @@
+"""Exact search on processors: every vector is compared with each query, and the answer is proven.
+
+Three ways lead to the same answer, bit for bit:
+
+- codes: vectors and queries in bytes are compared by the processor's multiply-add of bytes, which
+  reads a quarter of what float32 takes and computes four times as fast; a bound on each score's
+  error says which vectors may belong to the answer, and those are scored (exact_codes.py, scan.py);
+- floats: the same with the stored vectors themselves, in float32, on other processors;
+- blocks: numpy alone, until the work done so would have paid for loading the compiled ways.
+
+Codes or floats is chosen by a measurement at first use, which is kept with the gallery.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.index.exact import numpy_scan
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.view import Allow, View
+
+if TYPE_CHECKING:
+    from lmk.index.exact.compiled import CompiledScan
+
+_SECONDS_BEFORE_COMPILED = 0.5
+_SECONDS_TO_READ = 3e-9  # a component, in numpy
+_SECONDS_TO_MULTIPLY = 3e-11  # a component by a component, in numpy
+
+
+class ExactSearcher:
+    """Exact search; see Searcher.
+
+    Args:
+        view: what to search.
+        int8: False never to compare bytes, True to do so whenever the processor can; unless given
+            the faster way is measured.
+        threads: workers; as many as there are processors for this process unless given. Their
+            number changes no answer.
+    """
+
+    def __init__(self, view: View, *, int8: bool | None = None, threads: int | None = None) -> None:
+        self._view = view
+        self._int8 = int8
+        self._threads = threads or _processors()
+        self._seconds = 0.0  # spent with numpy, as estimated
+        self._scan: CompiledScan | None = None
+
+    @property
+    def reason(self) -> str:
+        """Which kind of search this is and why it was chosen, in words for a user."""
+        text = f"exact search: {int(self._view.mask.sum())} vectors are compared with each query"
+        if self._scan is None and self._little_work(1):
+            return f"{text} in float32, too few for more to pay"
+        compiled = self._compiled()
+        return f"{text} {compiled.reason if compiled else 'in float32, with numpy alone'}"
+
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
+        """Returns the k nearest rows of each query; see Searcher.search."""
+        k = self._view.check(queries, k)
+        allowed = self._view.allowed(allow)
+        kept = min(k, int(np.count_nonzero(allowed)))
+        rows = np.full((len(queries), k), NO_ROW, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        if kept and len(queries):
+            vectors = np.ascontiguousarray(queries.vectors, np.float32)
+            found = self._nearest(allowed, vectors, kept)
+            rows[:, :kept], scores[:, :kept] = found
+        return Neighbours(rows, scores, queries.ids)
+
+    def _nearest(
+        self, allowed: NDArray[np.bool_], queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        compiled = None
+        if self._scan is not None or not self._little_work(len(queries)):
+            compiled = self._compiled()
+        if compiled is not None:
+            return compiled.nearest(allowed, queries, k)
+        self._seconds += self._estimate(len(queries))
+        return numpy_scan.nearest(self._view.stored, np.flatnonzero(allowed), queries, k)
+
+    def _estimate(self, queries: int) -> float:
+        """Seconds that comparing so many queries takes with numpy."""
+        components = self._view.stored.rows * self._view.dim
+        return components * (_SECONDS_TO_READ + _SECONDS_TO_MULTIPLY * queries)
+
+    def _little_work(self, queries: int) -> bool:
+        """Whether numpy answers before the compiled scan is loaded."""
+        return self._seconds + self._estimate(queries) < _SECONDS_BEFORE_COMPILED
+
+    def _compiled(self) -> CompiledScan | None:
+        """The compiled scan; None where the processor cannot read the vectors."""
+        if self._scan is None:
+            from lmk.index.exact.compiled import CompiledScan  # numba takes a while to import
+
+            if CompiledScan.possible(self._view.stored):
+                self._scan = CompiledScan(self._view, int8=self._int8, threads=self._threads)
+        return self._scan
+
+
+def _processors() -> int:
+    """The number of processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

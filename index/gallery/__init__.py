@@ -1,0 +1,1 @@
+"""The gallery folder: read, write, compact, merge, verify."""

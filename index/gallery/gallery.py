@@ -1,0 +1,447 @@
+"""Gallery: a folder of labelled vectors, opened for reading.
+
+An open gallery stays as it was: a writer's later commits, even a rebuild, change neither the rows
+nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk):
+
+    catalog.db           says everything; names every other file with its checksum (catalog.py)
+    segments/000001.f16  vectors, half precision (or .f32), never changed (segments.py)
+    embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors; with a
+                         number behind (-000003) where a folder of that name was there before
+    arrays/000002.bin    numbers per row or per label that later steps keep
+    cache/               anything that can be made again; not named by the catalog
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import GalleryDamaged
+from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.database import unfinished
+from lmk.index.catalog.records import CHANGED, Picture, State, picture_of
+from lmk.index.gallery.checksums import check_files
+from lmk.index.gallery.parts import vector_parts
+from lmk.index.vectors.derived_files import DerivedFiles
+from lmk.index.vectors.files import FileRecord, StoredFile, closing_on_error
+from lmk.index.vectors.labels import Role
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+
+_EMBEDDER = "embedder"
+_BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class GalleryInfo:
+    """A gallery in numbers.
+
+    Attributes:
+        path: its folder.
+        format: of its catalog.
+        fingerprint: of its embedder.
+        dim: components of a vector.
+        precision: of the stored vectors: "f16" or "f32".
+        pictures: with role "gallery".
+        landmarks: different labels of these pictures.
+        distractors: pictures with role "distractor".
+        unlabelled: pictures with role "gallery" that have no label.
+        removed: rows that were removed; `compact` gives their space back.
+        skipped: files left out.
+        segments: files of vectors.
+        bytes_on_disk: of everything in the folder, cache/ too.
+        created, updated: UTC, ISO 8601.
+        generation: counts the changes of the rows.
+    """
+
+    path: Path
+    format: int
+    fingerprint: str
+    dim: int
+    precision: str
+    pictures: int
+    landmarks: int
+    distractors: int
+    unlabelled: int
+    removed: int
+    skipped: int
+    segments: int
+    bytes_on_disk: int
+    created: str
+    updated: str
+    generation: int
+
+
+class Gallery:
+    """A gallery as it was when it was opened; use `Gallery.open`, and `with` or `close`.
+
+    It may be used from several threads, not across a fork: there it raises ForkedProcess.
+
+    Attributes:
+        path: its folder.
+        fingerprint: of the embedder that made its vectors.
+        dim: components of a vector.
+        rows: row numbers ever given, to pictures of both roles: they are 0 to rows - 1.
+        removed: how many of them were removed.
+        precision: of the stored vectors: "f16" or "f32".
+        generation: counts the changes of the rows; what is derived from them can be kept under it.
+        created: UTC, ISO 8601, to the microsecond: tells galleries apart whose folders were moved.
+        embedder_dir: folder of the embedder; a rebuild or a repair uses another folder.
+        stored: the vectors of all rows, mapped.
+        derived: where searches keep what they derive from the vectors.
+        membership: role and labels of each row, also as these three:
+        alive: bool [rows], false for removed rows.
+        label_names: the labels, sorted.
+        label_offsets: int64 [rows + 1], and
+        label_codes: int32 [...]: row r has the labels
+            label_names[c] for c in label_codes[label_offsets[r] : label_offsets[r + 1]].
+    """
+
+    def __init__(self, catalog: Catalog, state: State, *, verify: bool | None) -> None:
+        self.path = catalog.folder
+        self.fingerprint = state.fingerprint
+        self.dim = state.dim
+        self.rows = state.rows
+        self.removed = state.removed
+        self.precision = state.precision
+        self.generation = state.generation
+        self.created = state.created
+        self._state = state
+        self._catalog = catalog
+        self._files: dict[str, StoredFile] = {}
+        opened: list[StoredFile] = []
+        with closing_on_error(opened), _damage(catalog):
+            self._open_files(opened, verify=verify)
+            records = [file.record for file in opened]
+            self.embedder_dir = embedder_folder(self.path, state.fingerprint, records)
+            parts = vector_parts(catalog, self._files, state, self.rows)
+            self.stored = Vectors(parts, self.dim, self.path)
+            self.membership = catalog.membership(state)
+        self.label_names = self.membership.names
+        self.label_offsets = self.membership.offsets
+        self.label_codes = self.membership.codes
+        self.alive = self.membership.alive
+        self.derived = DerivedFiles(self.path / "cache" / "search", below=self.path)
+        self.close = weakref.finalize(self, _close, catalog, opened)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Gallery:
+        """Opens the gallery folder `path` as it is now.
+
+        Args:
+            path: the folder.
+            verify: compare files with their checksums (about 1 s per GB). None: those that have
+                changed since they were last compared; True: all; False: only their sizes.
+
+        Raises:
+            NotAGallery: the folder is no gallery, or its build never finished.
+            FormatTooNew: a newer lmk wrote it.
+            GalleryDamaged: a file is missing, cut or changed.
+            UnsafeIndex: there is a link or a special file in it.
+        """
+        folder = Path(path)
+        while True:
+            catalog = Catalog.read(folder)
+            state = None
+            try:
+                with _damage(catalog):
+                    state = catalog.snapshot_state()
+                if state is None:
+                    raise unfinished(folder)
+                return cls(catalog, state, verify=verify)
+            except BaseException as error:
+                catalog.close()
+                # Between reading the catalog and opening its files two writers may have passed,
+                # the second of which sweeps what the first replaced: then look again.
+                if not isinstance(error, GalleryDamaged) or not moved_on(folder, state):
+                    raise
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def role_rows(self, role: Role) -> NDArray[np.int64]:
+        """Returns the row numbers of that role, ascending, without removed ones, int64 [n]."""
+        return np.flatnonzero(self.membership.role(role)).astype(np.int64)
+
+    def view(self, role: Role = "gallery") -> View:
+        """Returns what a search of that role looks at; it stays usable when the gallery closes."""
+        mask = self.membership.role(role)
+        return View(self.stored, mask, self.fingerprint, self.membership, self.derived)
+
+    def vectors(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Returns the vectors of rows (any order, repeats allowed), float32 [n, dim], unit rows.
+
+        They are kept in half precision, which moves a cosine by less than 1e-3.
+
+        Raises:
+            IndexError: for a row that the gallery does not have.
+            GalleryDamaged: when a file was cut or changed since it was opened.
+        """
+        return self.stored.read(self._checked(rows))
+
+    def embeddings(self, role: Role) -> Embeddings:
+        """Returns all vectors of a role with their ids, in row order."""
+        rows = self.role_rows(role)
+        return Embeddings(self.vectors(rows), tuple(self.ids(rows)), self.fingerprint)
+
+    def ids(self, rows: ArrayLike) -> list[str]:
+        """Returns the picture ids of rows (IndexError, also for removed ones; GalleryDamaged)."""
+        wanted = self._living(rows)
+        with self._reading():
+            return [entry.id for entry in self._catalog.rows(wanted)]
+
+    def pictures(self, rows: ArrayLike) -> list[Picture]:
+        """Returns the pictures of rows (IndexError, also for removed ones; GalleryDamaged)."""
+        wanted = self._living(rows)
+        with self._reading():
+            return [
+                picture_of(entry, self.labels(entry.row), self._roots[entry.root])
+                for entry in self._catalog.rows(wanted)
+            ]
+
+    def find(self, ids: Iterable[str]) -> dict[str, int]:
+        """Returns the rows of those ids that the gallery has."""
+        with self._reading():
+            return {id_: row for id_, (row, _) in self._catalog.known(ids).items()}
+
+    def same_content(self, sha256: str, role: Role) -> list[int]:
+        """Returns the rows of that role whose picture has that SHA-256, ascending."""
+        with self._reading():
+            return [row for row, _ in self._catalog.same_content(sha256, role)]
+
+    def entries(self) -> Iterator[tuple[int, Picture, Role]]:
+        """Yields (row, picture, role) in row order, without removed rows; reads as it goes."""
+        rows = np.flatnonzero(self.alive)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS]
+            for row, picture in zip(block.tolist(), self.pictures(block), strict=True):
+                yield row, picture, "distractor" if self.membership.distractor[row] else "gallery"
+
+    def labels(self, row: int) -> tuple[str, ...]:
+        """Returns the labels of one row (IndexError)."""
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} of a gallery of {self.rows} rows")
+        codes = self.label_codes[self.label_offsets[row] : self.label_offsets[row + 1]]
+        return tuple(self.label_names[code] for code in codes)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any picture that is no distractor has a label."""
+        return bool(np.diff(self.label_offsets)[self.membership.role("gallery")].any())
+
+    def had_label(self, name: str) -> bool:
+        """Returns whether a picture has that label, or had it and was removed."""
+        with self._reading():
+            return name in self._catalog.codes("label")
+
+    def file(self, picture: Picture) -> Path:
+        """Returns where the picture's file should be; it may have been removed since."""
+        return Path(picture.root) / picture.path
+
+    def read(self, picture: Picture) -> bytes | str:
+        """Returns the content of the picture's file, or the reason why it is not to be had.
+
+        An index of somebody else may name any file. Only one with the very content that the index
+        was built from is given.
+        """
+        from lmk.embed.data.images import read_bytes  # takes a while to import
+
+        data = read_bytes(self.file(picture))
+        if isinstance(data, str) or hashlib.sha256(data).hexdigest() == picture.sha256:
+            return data
+        return "has changed since the index was built"
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """Returns (path, reason) of each file that was left out, by path."""
+        with self._reading():
+            return self._catalog.skipped()
+
+    def setting(self, name: str) -> Any:
+        """Returns the JSON value saved under `name` (GalleryWriter.set), or None."""
+        with self._reading():
+            return self._catalog.meta(f"setting:{name}")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns every JSON value saved, by name."""
+        with self._reading():
+            return self._catalog.metas("setting:")
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Returns the array saved under `name` (GalleryWriter.put_array).
+
+        None where there is none, or where rows were added after it was saved.
+        """
+        with self._reading():
+            header = self._catalog.array(name)
+            if header is None or header["generation"] != self.generation:
+                return None
+            file = self._files[header["file"]]
+            data = file.read(0, file.record.size)
+            return np.frombuffer(data, header["dtype"]).reshape(header["shape"]).copy()
+
+    def info(self) -> GalleryInfo:
+        """Returns the gallery in numbers."""
+        counts = np.diff(self.label_offsets)
+        of_gallery = self.membership.role("gallery")
+        used = self.label_codes[np.repeat(of_gallery, counts)]
+        return GalleryInfo(
+            path=self.path,
+            format=self._catalog.format,
+            fingerprint=self.fingerprint,
+            dim=self.dim,
+            precision=self.precision,
+            pictures=int(of_gallery.sum()),
+            landmarks=len(np.unique(used)),
+            distractors=int(self.membership.role("distractor").sum()),
+            unlabelled=int((of_gallery & (counts == 0)).sum()),
+            removed=self.removed,
+            skipped=len(self.skipped()),
+            segments=sum(path.startswith("segments/") for path in self._files),
+            bytes_on_disk=bytes_below(self.path),
+            created=self.created,
+            updated=self._state.updated,
+            generation=self.generation,
+        )
+
+    @cached_property
+    def content(self) -> str:
+        """A digest of the vectors and of what was removed: another one after any such change."""
+        keys = json.dumps([part.key for part in self.stored.parts])
+        removed = hashlib.sha256(np.packbits(self.alive).tobytes()).hexdigest()
+        return hashlib.sha256(f"{keys} {removed}".encode()).hexdigest()
+
+    @cached_property
+    def _roots(self) -> list[str]:
+        return self._catalog.roots()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self.check_open()
+        with _damage(self._catalog):
+            yield
+
+    def check_open(self) -> None:
+        """Checks that it can be used: ValueError once it is closed, ForkedProcess in a fork."""
+        if not self.close.alive:
+            raise ValueError(f"the gallery {self.path} is closed")
+        self._catalog.check_process()
+
+    def _checked(self, rows: ArrayLike) -> NDArray[np.int64]:
+        self.check_open()
+        wanted = np.asarray(rows)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise ValueError(f"rows must be int [n], got {wanted.dtype} {wanted.shape}")
+        wrong = (wanted < 0) | (wanted >= self.rows)
+        if wrong.any():
+            raise IndexError(f"row {wanted[wrong][0]} of a gallery of {self.rows} rows")
+        return wanted.astype(np.int64)
+
+    def _living(self, rows: ArrayLike) -> NDArray[np.int64]:
+        wanted = self._checked(rows)
+        gone = wanted[~self.alive[wanted]]
+        if gone.size:
+            raise IndexError(f"row {gone[0]} was removed")
+        return wanted
+
+    def _open_files(self, opened: list[StoredFile], *, verify: bool | None) -> None:
+        """Opens every file the catalog names, and keeps all but the embedder's open."""
+        embedder = []
+        for record in self._catalog.files():
+            file = StoredFile(self.path, record)
+            opened.append(file)
+            if record.path.startswith(f"{_EMBEDDER}/"):
+                embedder.append(file)
+            else:
+                self._files[record.path] = file
+        check_files(self.path, opened, verify)
+        for file in embedder:
+            file.close()
+
+
+def embedder_folder(folder: Path, fingerprint: str, files: Iterable[FileRecord]) -> Path:
+    """Returns the folder of the embedder of that fingerprint, as the files of the catalog say.
+
+    A gallery that keeps no such embedder has no such folder.
+
+    Raises:
+        ValueError: the files are in several folders.
+    """
+    kept = {Path(record.path).parts[1] for record in embedder_files(fingerprint, files)}
+    if len(kept) > 1:
+        raise ValueError(f"one embedder in several folders: {', '.join(sorted(kept))}")
+    return folder / _EMBEDDER / (kept.pop() if kept else fingerprint[:16])
+
+
+def embedder_files(fingerprint: str, files: Iterable[FileRecord]) -> list[FileRecord]:
+    """Returns those of the files that belong to the embedder of a fingerprint."""
+    below = re.compile(rf"{_EMBEDDER}/{re.escape(fingerprint[:16])}(-[0-9]+)?/.+", re.DOTALL)
+    return [record for record in files if below.fullmatch(record.path)]
+
+
+@contextmanager
+def _damage(catalog: Catalog) -> Iterator[None]:
+    """Turns what a changed number or name in the catalog can cause into GalleryDamaged.
+
+    Entries without a checksum of their own (counts, names of files) are checked by what they must
+    agree with; where one is not even of the right type that check itself fails.
+    """
+    try:
+        yield
+    except CHANGED as error:
+        raise catalog.damaged(f"an entry has changed: {error}") from error
+
+
+def moved_on(folder: Path, state: State | None) -> bool:
+    """Whether a gallery is another than it was in that state."""
+    catalog = Catalog.read(folder)
+    try:
+        return catalog.state() != state
+    finally:
+        catalog.close()
+
+
+def bytes_below(folder: Path) -> int:
+    """Returns the bytes of all files below a folder; a link counts itself."""
+    total = 0
+    for below, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):  # a writer may have removed it meanwhile
+                total += os.lstat(os.path.join(below, name)).st_size  # noqa: PTH118
+    return total
+
+
+def _close(catalog: Catalog, files: list[StoredFile]) -> None:
+    for file in files:
+        file.close()
+    catalog.close()
+
+
+def class_sizes(gallery: Gallery) -> dict[str, int]:
+    """How many gallery pictures each landmark has; distractors do not count."""
+    rows = np.zeros(gallery.rows, dtype=bool)
+    rows[gallery.role_rows("gallery")] = True
+    codes = gallery.label_codes[np.repeat(rows, np.diff(gallery.label_offsets))]
+    counts = np.bincount(codes, minlength=len(gallery.label_names))
+    return dict(zip(gallery.label_names, counts.tolist(), strict=True))

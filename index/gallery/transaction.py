@@ -1,0 +1,232 @@
+"""Transaction: what a writer has changed since the last commit, and the vectors it has written."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.files import stamp
+from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.changes import Changes
+from lmk.index.catalog.records import State
+from lmk.index.gallery.parts import vector_parts
+from lmk.index.vectors.files import FileRecord, StoredFile, write_file
+from lmk.index.vectors.vectors import VectorPart, Vectors
+
+INLINE_ROWS = 1024  # fewer rows than this stay in the catalog; adding one writes no file
+SMALL_SEGMENT_ROWS = 65_536
+SMALL_SEGMENTS = 64  # so many small segments at the end are folded
+_BLOCK_ROWS = 8192
+
+
+class Transaction:
+    """The state of one writer between two commits.
+
+    Attributes:
+        folder: the gallery.
+        catalog, changes: its catalog, to read and to change.
+        committed: the files that the last commit names.
+        written: what was written since then, to be removed where the transaction fails.
+        records: the files among it that the catalog is to name, with the stamp each had when it was
+            written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.catalog = Catalog.write(folder)
+        self.changes = Changes(self.catalog)
+        self.committed: list[FileRecord] = []
+        self.written: list[Path] = []
+        self.records: list[tuple[FileRecord, str]] = []
+        self._state: State | None = None
+        self._pending: list[NDArray[Any]] = []  # vectors of the last rows, not stored yet
+
+    def start(self) -> None:
+        """Reads what is committed."""
+        self._state = self.catalog.state()
+        self.committed = self.catalog.files()
+        self._pending, self.written, self.records = [], [], []
+
+    @property
+    def state(self) -> State:
+        """The state as it will be committed."""
+        if self._state is None:
+            raise ValueError("a new gallery: call reset first")
+        return self._state
+
+    def change_state(self, **values: Any) -> None:
+        """Replaces fields of the state."""
+        self._state = replace(self.state, **values)
+
+    def reset(self, state: State) -> None:
+        """Empties the gallery."""
+        self.changes.clear()
+        self._pending, self._state = [], state
+
+    @property
+    def old_state(self) -> State | None:
+        """The state, None in a new gallery."""
+        return self._state
+
+    def undo(self) -> None:
+        """Rolls back, and removes what was written; what stays is left to the next sweep.
+
+        In a fork nothing happens: the transaction belongs to the parent.
+        """
+        self.catalog.close()
+        if self.catalog.inherited:
+            return
+        for path in self.written:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def write(self, folder: str, suffix: str, chunks: Iterable[bytes | memoryview]) -> FileRecord:
+        """Writes a file under the next number; the caller has the catalog name it."""
+        path = f"{folder}/{self.state.next_file:06d}.{suffix}"
+        self.change_state(next_file=self.state.next_file + 1)
+        self.written.append(self.folder / path)
+        record = write_file(self.folder, path, chunks)
+        self.records.append((record, stamp(self.folder / path)))
+        return record
+
+    def add_vectors(self, vectors: NDArray[Any]) -> None:
+        """Takes the vectors of the next rows, [n, dim], in the gallery's own dtype."""
+        self._pending.append(vectors)
+        self.change_state(rows=self.state.rows + len(vectors), generation=self.state.generation + 1)
+        if self._pending_rows() >= SMALL_SEGMENT_ROWS:
+            self.store_pending()
+
+    def store_pending(self) -> None:
+        """Puts the pending vectors into the catalog, or with what is there into a segment."""
+        if not self._pending:
+            return
+        rows, first = self._pending_rows(), self.state.rows - self._pending_rows()
+        inline_rows = self.catalog.inline_rows()
+        if rows + inline_rows < INLINE_ROWS:
+            data = b"".join(block.tobytes() for block in self._pending)
+            self.changes.add_inline(first, rows, data)
+        else:
+            old, inline = self._small_segments(), self.catalog.inline()
+            start = first - inline_rows - sum(part[1] for part in old)
+            folded = (block for _, _, path in old for block in self.blocks(path))
+            blocks = chain(folded, (self.vectors(data) for _, _, data in inline), self._pending)
+            for size, record in self.write_segments(blocks):
+                self.changes.add_segment(start, size, record)
+                start += size
+        self._pending = []
+
+    def write_segments(self, blocks: Iterable[NDArray[Any]]) -> list[tuple[int, FileRecord]]:
+        """Writes vectors, block by block, as segments none of which is too large to rewrite.
+
+        Returns:
+            (rows, file) of each; the caller has the catalog name them.
+        """
+        most = 4 * SMALL_SEGMENT_ROWS
+        rest = (block for block in blocks if len(block))
+        block = next(rest, None)
+        segments: list[tuple[int, FileRecord]] = []
+        while block is not None:
+            rows = 0
+
+            def chunks() -> Iterator[bytes]:
+                nonlocal block, rows
+                while block is not None and rows < most:
+                    piece, left = block[: most - rows], block[most - rows :]
+                    rows += len(piece)
+                    yield piece.tobytes()
+                    block = left if len(left) else next(rest, None)
+
+            record = self.write("segments", self.state.precision, chunks())
+            segments.append((rows, record))
+        return segments
+
+    def put_array(self, name: str, array: NDArray[Any], *, by_row: bool) -> None:
+        """Saves numbers in place of what was saved under that name."""
+        data = np.ascontiguousarray(array)
+        record = self.write("arrays", "bin", [data.tobytes()])
+        self.drop_array(name)
+        self.changes.add_files([record])
+        header = {
+            "file": record.path,
+            "dtype": data.dtype.str,
+            "shape": array.shape,
+            "generation": self.state.generation,
+            "by_row": by_row,
+        }
+        self.changes.set_meta(f"array:{name}", header)
+
+    def drop_array(self, name: str) -> None:
+        """Forgets the array of that name, if there is one."""
+        old = self.catalog.array(name)
+        if old is not None:
+            self.changes.drop_files([old["file"]])
+            self.changes.drop_meta(f"array:{name}")
+
+    def content(self, path: str) -> bytes:
+        """Reads a file whole, checked: writing it anew must not give damage a new checksum."""
+        records = {record.path: record for record in self.catalog.files()}
+        file = StoredFile(self.folder, records[path])
+        try:
+            file.check()
+            return file.read(0, file.record.size)
+        finally:
+            file.close()
+
+    def blocks(self, path: str) -> Iterator[NDArray[Any]]:
+        """Yields the vectors of a segment, checked as a whole before the first, block by block."""
+        records = {record.path: record for record in self.catalog.files()}
+        file = StoredFile(self.folder, records[path])
+        block_bytes = _BLOCK_ROWS * self.state.dim * self.state.dtype.itemsize
+        try:
+            file.check()
+            for start in range(0, file.record.size, block_bytes):
+                size = min(block_bytes, file.record.size - start)
+                yield self.vectors(file.read(start, size))
+        finally:
+            file.close()
+
+    def vectors(self, data: bytes) -> NDArray[Any]:
+        """Returns stored bytes as vectors, [n, dim], not to be changed."""
+        return np.frombuffer(data, self.state.dtype).reshape(-1, self.state.dim)
+
+    def stored(self) -> Vectors:
+        """Returns the vectors of all rows, with those not committed yet."""
+        opened: dict[str, StoredFile] = {}
+        records = {record.path: record for record in self.catalog.files()}
+        try:
+            for _, _, path in self.catalog.segments():
+                opened[path] = StoredFile(self.folder, records[path])
+            rows = self.state.rows - self._pending_rows()
+            parts = vector_parts(self.catalog, opened, self.state, rows)
+        finally:
+            for file in opened.values():
+                file.close()
+        if self._pending:
+            block = np.concatenate(self._pending)
+            key = hashlib.sha256(block.tobytes()).hexdigest()
+            parts = (*parts, VectorPart(self.state.rows - len(block), block, key))
+        return Vectors(parts, self.state.dim, self.folder)
+
+    def part_keys(self) -> set[str]:
+        """Returns the keys of the parts (VectorPart.key) of what is committed."""
+        inline = b"".join(data for _, _, data in self.catalog.inline())
+        return {record.sha256 for record in self.committed} | {hashlib.sha256(inline).hexdigest()}
+
+    def _pending_rows(self) -> int:
+        return sum(len(block) for block in self._pending)
+
+    def _small_segments(self) -> list[tuple[int, int, str]]:
+        """Returns the small segments at the end once they are many (else none), to be folded."""
+        segments = self.catalog.segments()
+        large = [i for i, (_, rows, _) in enumerate(segments) if rows >= SMALL_SEGMENT_ROWS]
+        small = segments[large[-1] + 1 :] if large else segments
+        return small if len(small) >= SMALL_SEGMENTS else []

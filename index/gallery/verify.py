@@ -1,0 +1,212 @@
+"""Verify: every byte of a gallery compared with what the catalog says, and what is wrong, named.
+
+Opening compares what was changed since the last comparison, and reads of the catalog what it needs.
+This reads everything, and goes on behind the first damage, so that a repair knows all of it. It
+may be done while somebody writes: what is verified is the gallery as it was at the beginning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError, UnsafeIndex
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.tables.label_text import nfc
+from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.database import unfinished
+from lmk.index.catalog.layout import CACHE, CATALOG
+from lmk.index.catalog.records import CHANGED, State
+from lmk.index.gallery.checksums import damaged_files
+from lmk.index.gallery.embedder_check import embedder_damage
+from lmk.index.gallery.gallery import embedder_files, embedder_folder, moved_on
+from lmk.index.gallery.verify_cache import bytes_behind, damaged_cache, drop_cached
+from lmk.index.vectors.files import REBUILD, REPAIR, StoredFile
+
+_BLOCK_ROWS = 8192
+Mend = Literal["remake", "re-embed", "none"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        where: the file.
+        what: what is wrong with it, in words.
+        remedy: what the user can do.
+        mend: how a repair mends it: "remake" what is learnt or derived from the rest (arrays,
+            the embedder's files, cache/), "re-embed" the pictures of `rows`, or "none": it cannot.
+        rows: of which the vectors are lost; removed rows among them need nothing.
+    """
+
+    where: Path
+    what: str
+    remedy: str
+    mend: Mend
+    rows: range = range(0)
+
+
+def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
+    """Returns all that is wrong with a gallery; nothing where it is whole.
+
+    Raises:
+        NotAGallery: the folder is no gallery, or its build never finished.
+        StorageError: a file is there but cannot be read.
+    """
+    folder = Path(path)
+    while True:
+        try:
+            catalog = Catalog.read(folder)
+        except (GalleryDamaged, FormatTooNew, UnsafeIndex) as error:
+            return (_finding(folder, error, "none"),)
+        with closing(catalog), ExitStack() as stack:
+            # Before all that takes long: what is open stays when a writer replaces it.
+            state, opened, errors = _open_files(catalog, stack)
+            if errors and moved_on(folder, state):
+                continue
+            found = list(_of_catalog(catalog))
+            if not found and state is not None:
+                found += _of_files(catalog, state, opened, errors)
+                found += _of_graph(catalog, state)
+        return (*found, *_of_cache(folder))
+
+
+def _open_files(
+    catalog: Catalog, stack: ExitStack
+) -> tuple[State | None, list[StoredFile], list[GalleryError]]:
+    """Opens the files a catalog names, as far as they can be; nothing of a damaged catalog."""
+    opened: list[StoredFile] = []
+    errors: list[GalleryError] = []
+    try:
+        state, records = catalog.state(), catalog.files()
+    except (GalleryDamaged, *CHANGED):
+        return None, [], []  # _of_catalog names it
+    for record in records:
+        try:
+            opened.append(StoredFile(catalog.folder, record))
+        except GalleryDamaged as error:
+            errors.append(error)
+        else:
+            stack.callback(opened[-1].close)
+    return state, opened, errors
+
+
+def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
+    """Reads every entry there is."""
+    for check in (_check_structure, _check_entries):
+        try:
+            check(catalog)
+        except GalleryDamaged as error:
+            yield _finding(catalog.folder, error, "none")
+            return
+        except CHANGED as error:
+            damage = catalog.damaged(f"an entry has changed: {error}")
+            yield _finding(catalog.folder, damage, "none")
+            return
+
+
+def _check_structure(catalog: Catalog) -> None:
+    catalog.check_structure(whole=True)
+
+
+def _check_entries(catalog: Catalog) -> None:
+    state = catalog.snapshot_state()
+    if state is None:
+        raise unfinished(catalog.folder)
+    membership = catalog.membership(state)
+    roots, labels = catalog.roots(), catalog.codes("label")
+    catalog.skipped()
+    catalog.check_removed_ids()
+    segments, inline = catalog.segments(), catalog.inline_entries()
+    catalog.check_tiling([part[:2] for part in (*segments, *inline)], state.rows)
+    unnamed = {path for _, _, path in segments} - {record.path for record in catalog.files()}
+    if unnamed:
+        raise catalog.damaged(f"nothing is said of {min(unnamed)}")
+    alive = np.flatnonzero(membership.alive)
+    pictures = catalog.picture_count()
+    if pictures != len(alive):
+        raise catalog.damaged(f"{pictures} pictures, {len(alive)} expected")
+    for start in range(0, len(alive), _BLOCK_ROWS):
+        for entry in catalog.rows(alive[start : start + _BLOCK_ROWS]):
+            low, high = membership.offsets[entry.row : entry.row + 2]
+            expected = [membership.names[code] for code in membership.codes[low:high]]
+            given = [nfc(labels[int(code)]) for code in entry.labels.split(",")[:-1]]
+            if given != expected or not 0 <= entry.root < len(roots):
+                raise catalog.damaged(f"the labels or the folder of row {entry.row} have changed")
+
+
+def _of_files(
+    catalog: Catalog, state: State, opened: list[StoredFile], errors: list[GalleryError]
+) -> Iterator[Finding]:
+    """Compares every file with its checksum, and the parts of the vectors with the rows.
+
+    Args:
+        catalog, state: of the gallery.
+        opened: its files.
+        errors: of those that could not be opened.
+    """
+    behind = bytes_behind(catalog.folder)
+    if behind:
+        what = f"{behind:,} bytes behind its end, which are no part of it"
+        yield Finding(catalog.folder / CATALOG, what, REPAIR, "remake")
+    segments = {path: range(first, first + rows) for first, rows, path in catalog.segments()}
+    row_bytes = state.dim * state.dtype.itemsize
+    for first, rows, data in catalog.inline_entries():
+        if data is None or len(data) != rows * row_bytes:
+            what = f"the vectors from row {first} on have changed"
+            where = catalog.folder / CATALOG
+            yield Finding(where, what, REPAIR, "re-embed", range(first, first + rows))
+    changed = damaged_files(catalog.folder, opened, verify=True)
+    named = {error.where for error in changed}
+    whole = [file for file in opened if str(file.path) not in named]
+    for damage in (*errors, *changed, *embedder_damage(whole)):
+        path = Path(damage.where or "").relative_to(catalog.folder).as_posix()
+        lost = segments.get(path, range(0))
+        yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
+
+
+def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
+    """Returns whether the graph that OpenVINO runs is missing; the catalog does not name it then.
+
+    Files that are damaged are named by `_of_files`; an embedder that cannot be opened is no damage.
+    """
+    files = embedder_files(state.fingerprint, catalog.files())
+    if not files or any(Path(record.path).stem == "graph" for record in files):
+        return  # both halves are written together
+    folder = embedder_folder(catalog.folder, state.fingerprint, files)
+    with suppress(LmkError):
+        if Embedder.load(folder, checked=True).lacks_graph():
+            what = "the network has no graph, so every command makes one before it begins"
+            yield Finding(folder / "graph.xml", what, REPAIR, "remake")
+
+
+def _of_cache(folder: Path) -> Iterator[Finding]:
+    """Compares the files of cache/ with their own checksums."""
+    for path in damaged_cache(folder):
+        what = "the file is missing or has changed; it is made again when it is needed"
+        yield Finding(path, what, REPAIR, "remake")
+
+
+def _finding(folder: Path, error: GalleryError, mend: Mend, rows: range = range(0)) -> Finding:
+    where = folder if error.where is None else Path(error.where)
+    return Finding(where, error.what, error.remedy or REBUILD, mend, rows)
+
+
+def drop_derived(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> int:
+    """Removes the damaged files of cache/ among findings; they are made again when needed.
+
+    Returns:
+        How many there were.
+    """
+    folder = Path(path)
+    found = [item.where for item in findings if item.where.is_relative_to(folder / CACHE)]
+    for item in found:
+        drop_cached(folder, item)
+    return len(found)

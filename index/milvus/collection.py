@@ -1,0 +1,198 @@
+"""A collection on a Milvus server that holds the rows of one gallery.
+
+Fields: row (the primary key), id, labels, role, stamp, vector. What the collection is of, and
+whether it is whole, stands in its properties.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
+from lmk.embed.shell_words import shell_word
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.milvus.server import Server
+
+IndexKind = Literal["flat", "hnsw", "ivf_flat"]
+INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+FORMAT = "1"
+MOST = 16_384  # rows in one answer of Milvus
+_FLAT_ROWS = 200_000  # up to here comparing with all is fast, and exact
+_CELLS = 4096
+_LONGEST = 65_535  # characters of a string, and
+_MOST_LABELS = 4096  # elements of an array, that Milvus takes
+_BUILD: dict[IndexKind, dict[str, Any]] = {
+    "flat": {"index_type": "FLAT"},
+    "hnsw": {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}},
+    "ivf_flat": {"index_type": "IVF_FLAT", "params": {"nlist": _CELLS}},
+}
+_EFFORTS: dict[IndexKind, int] = {"flat": 0, "hnsw": 128, "ivf_flat": 64}  # ef, cells visited
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a collection says of itself.
+
+    Attributes:
+        gallery: which gallery it is of: when it was first made, as its folder can be moved.
+        content: Gallery.content.
+        fingerprint: of the embedder.
+        generation: of the gallery when it was copied.
+        complete: whether all of it is there, and nothing else.
+        index: the kind of its index.
+        push: which push wrote this.
+        format: of the collection.
+    """
+
+    gallery: str
+    content: str
+    fingerprint: str
+    generation: int
+    complete: bool
+    index: IndexKind
+    push: str
+    format: str = FORMAT
+
+    def properties(self) -> dict[str, str]:
+        """Returns it as the properties of a collection."""
+        values = {key: str(value) for key, value in vars(self).items()}
+        return {f"lmk.{key}": value for key, value in values.items()}
+
+
+def read_mark(server: Server, name: str) -> Mark | None:
+    """Returns what a collection says of itself, None where there is no such collection.
+
+    Raises:
+        GalleryError: for a collection that lmk did not make, or a newer lmk.
+        ServerError: as Server.call.
+    """
+    if not server.call("has_collection", name):
+        return None
+    found = server.call("describe_collection", name).get("properties", {})
+    values = {key.removeprefix("lmk."): value for key, value in found.items()}
+    where = f"{server.uri}, collection {name}"
+    if values.get("format") != FORMAT or values.get("index") not in INDEX_KINDS:
+        what = "the collection was not made by lmk, or by another version of it"
+        remedy = (
+            f"use another: `lmk index push INDEX --uri {shell_word(server.uri)} --collection NAME`"
+        )
+        raise GalleryError(what, where=where, remedy=remedy)
+    return Mark(
+        gallery=values["gallery"],
+        content=values["content"],
+        fingerprint=values["fingerprint"],
+        generation=int(values["generation"]),
+        complete=values["complete"] == "True",
+        index=values["index"],
+        push=values["push"],
+    )
+
+
+def write_mark(server: Server, name: str, mark: Mark) -> None:
+    """Writes what a collection says of itself, and waits until the server says so too."""
+    # Twice: when it starts again, Milvus 2.3 has what stood before the last call (its issue 30144).
+    for _ in range(2):
+        server.call("alter_collection_properties", name, mark.properties())
+    server.wait(lambda: read_mark(server, name), mark, "take over the state of the collection")
+
+
+def check_belongs(mark: Mark, gallery: Gallery, server: Server, name: str) -> None:
+    """Checks that a collection is of this gallery, its embedder, and no newer state of it.
+
+    Raises:
+        EmbedderMismatch, GalleryError: where it is not.
+    """
+    where = f"{server.uri}, collection {name}"
+    push = f"lmk index push {shell_word(gallery.path)} --uri {shell_word(server.uri)} --collection"
+    remedy = f"use another: `{push} NAME`; or replace it: `{push} {name} --replace`"
+    if mark.gallery != gallery.created:
+        raise GalleryError(
+            f"it holds another gallery than {gallery.path}", where=where, remedy=remedy
+        )
+    if mark.fingerprint != gallery.fingerprint:
+        raise EmbedderMismatch(
+            f"it holds vectors of embedder {mark.fingerprint[:16]}, {gallery.path} those of"
+            f" {gallery.fingerprint[:16]}",
+            where=where,
+            remedy=remedy,
+        )
+    if mark.generation > gallery.generation:
+        raise GalleryError(
+            "it holds a newer state of the gallery than the one that was opened",
+            where=where,
+            remedy=f"open the gallery again; for an old copy of it: `{push} {name} --replace`",
+        )
+
+
+def collection_name(path: Path, name: str | None = None) -> str:
+    """Returns the name of a gallery's collection.
+
+    Args:
+        path: of the gallery, whose name it bears when none is given.
+        name: as the user gave it.
+
+    Raises:
+        UsageError: for a name that Milvus does not take.
+    """
+    if name is None:
+        return "lmk_" + re.sub("[^A-Za-z0-9]+", "_", path.resolve().stem).strip("_")[:200]
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,254}", name):
+        remedy = "take letters, digits and _, a letter first"
+        raise UsageError(f"{name!r} is no name for a Milvus collection", remedy=remedy)
+    return name
+
+
+def index_for(rows: int) -> IndexKind:
+    """Returns the kind of index for so many rows."""
+    return "flat" if rows <= _FLAT_ROWS else "hnsw"
+
+
+def search_effort(index: IndexKind, depth: int) -> dict[str, Any]:
+    """Returns the parameters of a search for `depth` rows, more thorough for more of them."""
+    if index == "hnsw":
+        return {"params": {"ef": max(_EFFORTS[index], 2 * depth)}}
+    if index == "ivf_flat":
+        return {"params": {"nprobe": min(_CELLS, max(_EFFORTS[index], depth))}}
+    return {}
+
+
+def create_collection(server: Server, name: str, dim: int, mark: Mark) -> None:
+    """Makes an empty collection; `prepare_collection` must follow."""
+    from pymilvus import DataType, MilvusClient
+
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("row", DataType.INT64, is_primary=True)
+    schema.add_field("id", DataType.VARCHAR, max_length=_LONGEST)
+    schema.add_field(
+        "labels",
+        DataType.ARRAY,
+        element_type=DataType.VARCHAR,
+        max_capacity=_MOST_LABELS,
+        max_length=_LONGEST,
+    )
+    schema.add_field("role", DataType.VARCHAR, max_length=16)
+    schema.add_field("stamp", DataType.INT64)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    server.call("create_collection", name, schema=schema, properties=mark.properties())
+
+
+def prepare_collection(server: Server, name: str, index: IndexKind) -> None:
+    """Gives a collection its index and loads it; does nothing where that is done already."""
+    from pymilvus import MilvusClient
+
+    if not server.call("list_indexes", name):
+        params = MilvusClient.prepare_index_params()
+        params.add_index("vector", metric_type="IP", **_BUILD[index])
+        # It is empty; waiting for the index here would have no limit.
+        server.call("create_index", name, params, sync=False)
+    server.call("load_collection", name, patience=10)
+
+
+def count_rows(server: Server, name: str) -> int:
+    """Returns how many rows a collection holds, all changes made before the call included."""
+    fields = ["count(*)"]
+    found = server.call("query", name, output_fields=fields, consistency_level="Strong")
+    return int(found[0]["count(*)"])

@@ -1,0 +1,1 @@
+"""The choice of a search, and search in bulk."""

@@ -1,0 +1,248 @@
+"""Search: queries to neighbours, and the choice of how to search a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import UsageError
+from lmk.embed.process import start_threads
+from lmk.embed.shell_words import shell_word
+from lmk.index.catalog.settings import HasSettings, strange_setting
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.vectors.labels import Role
+from lmk.index.vectors.neighbours import Neighbours
+from lmk.index.vectors.searcher import Searcher
+from lmk.index.vectors.view import Allow, View
+
+SEARCH = "search"  # the setting that says how a gallery is searched (see `choose`)
+
+RECALL = 0.99
+LEAST_INDEXED = 1000  # rows; comparing with fewer takes no time worth saving
+FLAT_ROWS = 20_000  # up to here the time of loading the compiled search would not come back
+_SECONDS_A_QUERY = 0.1  # that exact search may take, before an index is worth its recall
+_BYTES_A_SECOND = 8e9  # that one query reads of the codes of exact search, on two cores
+_BATCH = 64  # queries at a time, from which on exact search multiplies matrices
+_PRODUCTS_A_SECOND = 4e11  # it then computes
+_MEMORY_SHARE = 0.7  # of the free memory that the codes of exact search may take
+
+KINDS = ("auto", "exact", "flat", "ivf", "ivfpq", "hnsw")
+
+
+def choose(
+    gallery: Gallery,
+    role: Role = "gallery",
+    *,
+    kind: str | None = None,
+    recall: float | None = None,
+    batch: int | None = None,
+    backend: str | None = None,
+    uri: str | None = None,
+    collection: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Searcher:
+    """Returns a searcher over the rows of one role; it stays usable when the gallery closes.
+
+    What is not given is what was chosen when the gallery was built, its setting "search": a dict of
+    "kind", "recall", "backend", "uri" and "collection", each of which may be missing.
+
+    Args:
+        gallery: searched.
+        role: of the rows to search.
+        kind: see searcher_of; a search on this machine, unless another backend is given too, whose
+            own index decides.
+        recall: see searcher_of.
+        batch: see searcher_of.
+        backend: "local" or "milvus".
+        uri: of the Milvus server.
+        collection: on that server, see MilvusSearcher.
+        tell: see searcher_of.
+
+    Raises:
+        UsageError: for a kind, backend or recall that there is not, or a server without a URI.
+        LmkError: see MilvusSearcher.
+    """
+    saved = saved_search(gallery)
+    check_kind(kind or "auto", gallery.dim, recall=RECALL if recall is None else recall)
+    backend = backend or ("local" if kind else saved.get("backend")) or "local"
+    if backend == "milvus":
+        uri = uri or saved.get("uri")
+        if not uri:
+            remedy = "name it with --uri http://HOST:19530"
+            raise UsageError("no Milvus server is named", remedy=remedy)
+        from lmk.index.milvus.searcher import MilvusSearcher
+
+        return MilvusSearcher(gallery, uri, collection or saved.get("collection"), role=role)
+    if backend != "local":
+        raise UsageError(f"no backend {backend!r}", remedy="choose local or milvus")
+    goal = saved.get("recall", RECALL) if recall is None else recall
+    try:
+        return searcher_of(
+            gallery.view(role),
+            kind or saved.get("kind") or "auto",
+            recall=goal,
+            batch=batch,
+            tell=tell,
+        )
+    except UsageError as error:
+        if not 0 <= goal <= 1:
+            default = f"--recall {RECALL}"
+        elif saved.get("kind") and not kind:
+            default = "--kind auto"
+        else:
+            raise
+        remedy = f"`lmk index set {shell_word(gallery.path)} {default}` sets back what it keeps"
+        raise UsageError(error.what, where=gallery.path, remedy=remedy) from error
+
+
+def saved_search(gallery: HasSettings) -> dict[str, Any]:
+    """Returns how a gallery is searched: its setting "search", see `choose` (GalleryDamaged)."""
+    saved = gallery.setting(SEARCH)
+    if saved is None:
+        return {}
+    if not isinstance(saved, dict) or not all(map(_is_kept, saved.items())):
+        raise strange_setting(gallery.path, SEARCH)
+    return saved
+
+
+def _is_kept(item: tuple[str, Any]) -> bool:
+    name, value = item
+    kind = float | int if name == "recall" else str
+    return value is None or (isinstance(value, kind) and not isinstance(value, bool))
+
+
+def check_kind(kind: str, dim: int, *, recall: float = RECALL, rows: int | None = None) -> None:
+    """Checks that a gallery can be searched by a kind, before there is anything to search.
+
+    Args:
+        kind: see searcher_of.
+        dim: components of a vector.
+        recall: see searcher_of.
+        rows: how many there will be at most; not looked at unless given.
+
+    Raises:
+        UsageError: as searcher_of, but for what only shows when an index is built.
+    """
+    if not 0 <= recall <= 1:  # NaN neither
+        raise UsageError(f"a recall of {recall:g}", remedy="choose one from 0 to 1")
+    if kind in KINDS and kind not in ("ivfpq", "hnsw"):
+        return
+    from lmk.index.ann.faiss_factory import factory_of, new_index
+
+    many = 10**12 if rows is None or rows < LEAST_INDEXED else rows
+    new_index(factory_of(kind, min(many, LEAST_INDEXED), dim), dim, many)
+
+
+def searcher_of(
+    view: View,
+    kind: str = "auto",
+    *,
+    recall: float = RECALL,
+    batch: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Searcher:
+    """Returns a searcher over a view.
+
+    Args:
+        view: what is searched.
+        kind: "exact", "flat" (FAISS, every vector in float32), "ivf" (exact search in a part of the
+            gallery), "ivfpq" and "hnsw" (FAISS indexes) which miss some neighbours, a FAISS factory
+            string, or "auto": exact as long as it takes at most 0.1 s a query and its codes fit
+            into memory, then ivf, or ivfpq where the codes do not fit, if that has the recall.
+        recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves "auto" only
+            exact search.
+        batch: queries that come at a time, if known; exact search takes less for each of many.
+        tell: is told what is going on before and while an index is built, which may take minutes;
+            an exception from it stops that.
+
+    Raises:
+        UsageError: for a kind that there is not or that the gallery is too small for, or a recall
+            that is none.
+        ForkedProcess: this process is a fork of one in which a search has run.
+    """
+    start_threads()
+    check_kind(kind, view.dim, recall=recall)
+    rows = int(view.mask.sum())
+    if kind == "auto":
+        return _automatic(view, rows, recall, batch, tell)
+    if kind == "flat":
+        return _flat(view)
+    if kind == "exact":
+        return _exact(view)
+    if rows < LEAST_INDEXED:
+        few = f"{kind} begins at {LEAST_INDEXED} vectors"
+        return Explained(_flat(view), few)
+    from lmk.index.ann.searcher import ApproximateSearcher
+
+    return ApproximateSearcher(view, kind, recall=recall, tell=tell)
+
+
+class Explained:
+    """A searcher with more to say about why it was chosen.
+
+    Args:
+        searcher: what searches.
+        why: added to its reason.
+    """
+
+    def __init__(self, searcher: Searcher, why: str) -> None:
+        self.searcher = searcher
+        self._why = why
+
+    @property
+    def reason(self) -> str:
+        """Which kind of search this is and why it was chosen, in words for a user."""
+        return f"{self.searcher.reason} ({self._why})"
+
+    def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
+        """Returns the k nearest rows of each query; see Searcher.search."""
+        return self.searcher.search(queries, k, allow)
+
+
+def _automatic(
+    view: View, rows: int, recall: float, batch: int | None, tell: Callable[[str], None]
+) -> Searcher:
+    """Chooses by the number of rows, the free memory, the queries at a time and the recall."""
+    if rows <= FLAT_ROWS:
+        return _flat(view)
+    from lmk.index.vectors.memory import free_memory
+
+    codes = rows * view.dim  # bytes
+    seconds = codes / (_PRODUCTS_A_SECOND if (batch or 1) >= _BATCH else _BYTES_A_SECOND)
+    slow, large = seconds > _SECONDS_A_QUERY, codes > _MEMORY_SHARE * free_memory()
+    if recall == 1 or not (slow or large):
+        return _exact(view)
+    why = (
+        f"exact search would take {seconds:.1g} s a query"
+        if slow
+        else f"the codes of exact search, {codes / 2**30:.1f} GiB, do not fit into the free memory"
+    )
+    from lmk.index.ann.searcher import ApproximateSearcher
+
+    searcher = ApproximateSearcher(
+        view, "ivfpq" if large or not _codes(view) else "ivf", recall=recall, tell=tell
+    )
+    got = searcher.tuned[0].recall
+    if got >= recall:
+        return Explained(searcher, f"auto: {why}")
+    return Explained(_exact(view), f"auto: {why}, but an index finds only {got:.3f} of the nearest")
+
+
+def _codes(view: View) -> bool:
+    """Whether this processor can search in the codes of a view."""
+    from lmk.index.ann.cells import possible  # numba takes a while to import
+
+    return possible(view)
+
+
+def _flat(view: View) -> Searcher:
+    from lmk.index.exact.flat import FlatSearcher  # FAISS takes a while to import
+
+    return FlatSearcher(view)
+
+
+def _exact(view: View) -> Searcher:
+    from lmk.index.exact.searcher import ExactSearcher  # numba and torch take longer
+
+    return ExactSearcher(view)

@@ -1,0 +1,1 @@
+"""Vectors, labels and neighbours: what a search reads and gives."""

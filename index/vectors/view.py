@@ -1,0 +1,119 @@
+"""View: what a search looks at: the rows of one role, their vectors and their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import EmbedderMismatch, UsageError
+from lmk.embed.process import start_threads
+from lmk.embed.tables.label_forms import similar_pairs
+from lmk.embed.tables.label_text import plain_name
+from lmk.index.vectors.derived_files import DerivedFiles
+from lmk.index.vectors.labels import Membership
+from lmk.index.vectors.vectors import Vectors
+
+LEAST_WIDTH = 1024  # neighbours that a search may be asked for, however small the gallery is
+# Rows that may be found: bool [rows], or labels, of which a picture must carry at least one.
+Allow = NDArray[np.bool_] | Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The rows to search; it stays usable when the gallery it came from closes.
+
+    Attributes:
+        stored: the vectors of all rows of the gallery.
+        mask: bool [rows], the rows that belong to the view: those of one role, without the removed.
+        fingerprint: of the embedder that made the vectors.
+        labels: of all rows; None where the rows have none.
+        derived: where a search keeps what it derives from the vectors.
+    """
+
+    stored: Vectors
+    mask: NDArray[np.bool_]
+    fingerprint: str
+    labels: Membership | None = None
+    derived: DerivedFiles = DerivedFiles(None)  # noqa: RUF009 (it holds no state)
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != (self.stored.rows,) or self.mask.dtype != np.bool_:
+            got = f"{self.mask.dtype} {self.mask.shape}"
+            raise ValueError(f"the mask must be bool [{self.stored.rows}], got {got}")
+
+    @classmethod
+    def of_embeddings(cls, embeddings: Embeddings) -> View:
+        """All of some embeddings; their positions are the row numbers."""
+        stored = Vectors.of_array(np.ascontiguousarray(embeddings.vectors))
+        return cls(stored, np.ones(len(embeddings), np.bool_), embeddings.fingerprint)
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+        return self.stored.dim
+
+    def allowed(self, allow: Allow | None) -> NDArray[np.bool_]:
+        """Returns the rows of the view that `allow` leaves, bool [rows].
+
+        Raises:
+            UsageError: for a label that no row has; it may be in any Unicode form, with blanks.
+            ValueError: for a mask of another length or dtype.
+        """
+        if allow is None:
+            return self.mask
+        if isinstance(allow, np.ndarray):
+            if allow.shape != self.mask.shape or allow.dtype != np.bool_:
+                got = f"{allow.dtype} {allow.shape}"
+                raise ValueError(f"the rows allowed must be bool {self.mask.shape}, got {got}")
+            return self.mask & allow
+        return self.mask & self._labelled(allow)
+
+    def check(self, queries: Embeddings, k: int) -> int:
+        """Checks a search before it begins, and returns how many neighbours it gives.
+
+        Those are k, but no more than the rows of the gallery or LEAST_WIDTH, which is more: a k
+        of a billion would take the memory of a billion for each query.
+
+        Raises:
+            UsageError: for k below 1.
+            EmbedderMismatch: for queries of another embedder.
+            ValueError: for queries of another dim.
+            GalleryDamaged: where a file behind the vectors was cut since it was opened.
+            ForkedProcess: this process is a fork of one in which a search has run.
+        """
+        start_threads()
+        if k < 1:
+            raise UsageError(f"{k} neighbours asked for", remedy="ask for at least 1")
+        if queries.fingerprint != self.fingerprint:
+            raise EmbedderMismatch(
+                f"queries of embedder {queries.fingerprint[:16]} for a gallery of embedder"
+                f" {self.fingerprint[:16]}",
+                remedy="embed the queries with the gallery's own embedder, or rebuild the gallery"
+                " with `lmk build-index`",
+            )
+        if queries.dim != self.dim:
+            raise ValueError(f"queries of {queries.dim} components, vectors of {self.dim}")
+        self.stored.check()
+        return min(k, max(len(self.mask), LEAST_WIDTH))
+
+    def _labelled(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        names = [names] if isinstance(names, str) else names
+        known = () if self.labels is None else self.labels.names
+        code_of = {name: code for code, name in enumerate(known)}
+        for name in names:
+            if name not in code_of and plain_name(name) not in code_of:
+                remedy = "`lmk index list` shows the labels there are"
+                if similar := similar_pairs([plain_name(name)], code_of):
+                    remedy = f"there is {similar[0][1]!r}, and {remedy}"
+                raise UsageError(f"no picture has the label {name!r}", remedy=remedy)
+        names = [name if name in code_of else plain_name(name) for name in names]
+        found = np.zeros(len(self.mask), np.bool_)
+        if self.labels is not None:
+            wanted = np.isin(self.labels.codes, [code_of[name] for name in names])
+            counts = np.diff(self.labels.offsets)
+            found[np.repeat(np.arange(len(counts)), counts)[wanted]] = True
+        return found

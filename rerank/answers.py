@@ -1,0 +1,280 @@
+"""Answers: one query's landmark, its probability, and the neighbours that voted."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from lmk.embed.data.images import Skipped, thumbnail
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lmk.index.gallery.gallery import Gallery
+    from lmk.rerank.steps.geometry import Match
+    from lmk.rerank.steps.pipeline import Pipeline
+    from lmk.rerank.steps.predictions import Predictions
+
+
+_COLUMNS = (
+    "query", "label", "best", "confidence", "probability", "threshold", "query_penalty",
+    "landmark_score", "nearest", "nearest_score",
+)  # fmt: skip
+_HTML_COLUMNS = ("Picture", "Landmark", "Probability", "Nearest")
+_THUMBNAIL_PIXELS = 96
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One neighbour of an answer.
+
+    Attributes:
+        id, path, labels: of the picture.
+        place: among the neighbours by cosine, from 1.
+        score: the cosine.
+        penalty: what the penalties took off.
+        score_after: what the steps left of the cosine; this votes.
+        vote: what it gave to the best landmark; 0 where it did not vote for it.
+        share: of all that was given to the best landmark, 0 to 1.
+        score_before: what neighbourhood and rescaling made of the cosine, before penalty and gain.
+        gain: what shared points added.
+        inliers: points shared with the query; None where the geometric check did not look.
+        match: the points that were compared, for drawing; not part of the JSON.
+        sha256: of the file that the index was built from; not part of the JSON.
+    """
+
+    id: str
+    path: str
+    labels: tuple[str, ...]
+    place: int
+    score: float
+    penalty: float
+    score_after: float
+    vote: float
+    share: float
+    score_before: float
+    gain: float = 0.0
+    inliers: int | None = None
+    match: Match | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class GivenTag:
+    """A tag that a picture is given.
+
+    Attributes:
+        tag: its name.
+        score: 0 to 1, the largest of the tagger's, the detector's and those of the tags that it
+            follows from.
+        source: who gave it: the tagger before the detector, both before relations.
+    """
+
+    tag: str
+    score: float
+    source: Literal["tagger", "detector", "relation"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One query's answer.
+
+    Attributes:
+        query: the picture's path or id.
+        label: the landmark, or None for "none of these".
+        best: the best landmark, even below the threshold; None where nothing has a label.
+        confidence: of `best`; None where there is none.
+        threshold: below it the answer is "none of these"; None where all is answered.
+        neighbours: those that gave most to `best` first, then by what the steps left of the
+            cosine, then by cosine.
+        probability: calibrated, that `best` is right; None where nothing was calibrated.
+        query_penalty: taken off the confidence, as the query is like the distractors.
+        landmark_score: above 0 for a query more like the gallery than like the distractors; None
+            without these.
+        geometry_seconds: time that the geometric check took.
+        tags: of what is none of these, where a tagger was asked.
+        labelled: whether any picture of the index has a landmark.
+        path: of the picture, where `query` is its id in a folder or table.
+    """
+
+    query: str
+    label: str | None
+    best: str | None
+    confidence: float | None
+    threshold: float | None
+    neighbours: tuple[Evidence, ...]
+    probability: float | None = None
+    query_penalty: float = 0.0
+    landmark_score: float | None = None
+    geometry_seconds: float = 0.0
+    tags: tuple[GivenTag, ...] | None = None
+    labelled: bool = True
+    path: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        known = {name: value for name, value in vars(self).items() if name != "labelled"}
+        if self.path in ("", self.query):
+            del known["path"]
+        tags = None if self.tags is None else [asdict(tag) for tag in self.tags]
+        neighbours = [
+            {name: value for name, value in vars(near).items() if name not in ("match", "sha256")}
+            for near in self.neighbours
+        ]
+        return known | {"neighbours": neighbours, "tags": tags}
+
+
+class Answers(Sequence[Answer]):
+    """Answers to several pictures, in order: a sequence of Answer.
+
+    Attributes:
+        skipped: files that cannot be read, and why.
+    """
+
+    def __init__(self, answers: Iterable[Answer], skipped: Iterable[Skipped] = ()) -> None:
+        self._answers = tuple(answers)
+        self.skipped = tuple(skipped)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @overload
+    def __getitem__(self, item: int) -> Answer: ...
+    @overload
+    def __getitem__(self, item: slice) -> Answers: ...
+    def __getitem__(self, item: int | slice) -> Answer | Answers:
+        if isinstance(item, slice):
+            return Answers(self._answers[item], self.skipped)
+        return self._answers[item]
+
+    def __repr__(self) -> str:
+        named = sum(answer.label is not None for answer in self)
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        count = f"{len(self)} {'picture' if len(self) == 1 else 'pictures'}"
+        return f"<Answers: {count}, {named} with a landmark{skipped}>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Returns a table with a row for each answer and the nearest picture of each.
+
+        The columns are query, label, best, confidence, probability, threshold, query_penalty,
+        landmark_score, nearest and nearest_score.
+        """
+        import pandas as pd
+
+        names = _COLUMNS[:-2]
+        rows = []
+        for answer in self:
+            near = min(answer.neighbours, key=lambda each: each.place, default=None)
+            shown = (None, None) if near is None else (near.id, near.score)
+            rows.append([*(getattr(answer, name) for name in names), *shown])
+        return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+    def _repr_html_(self) -> str:
+        """Returns a table with thumbnails, for notebooks."""
+        rows = "".join(map(_html_row, self))
+        head = "".join(
+            f"<th>{name}</th>" for name in ("Picture", "Landmark", "Probability", "Near")
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _html_row(answer: Answer) -> str:
+    sure = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
+    near = "".join(_html_picture(each.path, each.id, each.sha256) for each in answer.neighbours)
+    name = escape(answer.label) if answer.label is not None else "<i>none of these</i>"
+    asked = _html_picture(answer.path or answer.query, answer.query)
+    return f"<tr><td>{asked}</td><td>{name}</td><td>{sure}</td><td>{near}</td></tr>"
+
+
+def _html_picture(path: str, name: str, sha256: str | None = None) -> str:
+    """Returns a thumbnail inside the page, or the name where the file cannot be read."""
+    jpeg = thumbnail(Path(path), _THUMBNAIL_PIXELS, sha256=sha256)
+    if jpeg is None:
+        return escape(name)
+    data = base64.b64encode(jpeg).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(name)}" title="{escape(name)}">'
+
+
+def answers_of(
+    predictions: Predictions, gallery: Gallery, pipeline: Pipeline, k: int
+) -> list[Answer]:
+    """Predictions with up to k neighbours each, looked up in the gallery.
+
+    Those that voted for the answer come first, as the penalty may have brought forward what is not
+    among the k nearest by cosine.
+    """
+    return [_answer(predictions, i, gallery, pipeline, k) for i in range(len(predictions))]
+
+
+def _answer(
+    predictions: Predictions, i: int, gallery: Gallery, pipeline: Pipeline, k: int
+) -> Answer:
+    rows, votes, after = predictions.neighbours.rows[i], predictions.votes[i], predictions.scores[i]
+    shown = sorted(
+        (j for j in range(len(rows)) if rows[j] >= 0), key=lambda j: (-votes[j], -after[j], j)
+    )[:k]
+    confidence, threshold = float(predictions.confidence[i]), predictions.threshold
+    calibrated, landmark = predictions.probability, predictions.landmark
+    named = predictions.labels[i] is not None
+    return Answer(
+        query=predictions.query_ids[i],
+        label=predictions.answers()[i],
+        best=predictions.labels[i],
+        confidence=confidence if named else None,
+        threshold=threshold if threshold > float("-inf") else None,
+        neighbours=_evidence(predictions, i, shown, gallery, pipeline),
+        probability=float(calibrated[i]) if named and calibrated is not None else None,
+        query_penalty=float(predictions.bank[i]),
+        landmark_score=None if landmark is None else float(landmark[i]),
+        geometry_seconds=float(predictions.seconds[i]),
+        labelled=gallery.has_labels,
+    )
+
+
+def _evidence(
+    predictions: Predictions, i: int, shown: list[int], gallery: Gallery, pipeline: Pipeline
+) -> tuple[Evidence, ...]:
+    """The neighbours of query i that stand at the places `shown`."""
+    import numpy as np
+
+    from lmk.rerank.steps.geometry import fused
+    from lmk.rerank.steps.steps import GeometryStep
+
+    rows = predictions.neighbours.rows[i]
+    given = float(predictions.votes[i].sum())
+    step = pipeline.step(GeometryStep)
+    evidence = []
+    for j, picture in zip(shown, gallery.pictures(rows[shown]), strict=True):
+        penalty, after = float(predictions.penalty[i, j]), float(predictions.scores[i, j])
+        vote, inliers = float(predictions.votes[i, j]), int(predictions.inliers[i, j])
+        gain = 0.0 if step is None else float(fused(np.zeros(1), np.array([inliers]), step)[0])
+        evidence.append(
+            Evidence(
+                id=picture.id,
+                path=_shown_path(gallery.file(picture)),
+                labels=picture.labels,
+                place=j + 1,
+                score=float(predictions.neighbours.scores[i, j]),
+                penalty=penalty,
+                score_after=after,
+                vote=vote,
+                share=vote / given if given else 0.0,
+                score_before=after + penalty - gain,
+                gain=gain,
+                inliers=inliers if inliers >= 0 else None,
+                match=predictions.matches.get((i, int(rows[j]))),
+                sha256=picture.sha256,
+            )
+        )
+    return tuple(evidence)
+
+
+def _shown_path(path: Path) -> str:
+    """Relative to the working directory where that is shorter to read."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative

@@ -1,0 +1,1 @@
+"""What a gallery learns: tables, threshold, calibration."""

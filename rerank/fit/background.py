@@ -1,0 +1,149 @@
+"""The background: the mean cosine of two pictures of different landmarks of a gallery.
+
+Pictures with the same labels are of one landmark; pictures without a label are strangers to all
+others. The mean is read off the sums of vectors, of all pictures and of each landmark, so it costs
+one pass; when pictures come or go only their landmarks are summed anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.vectors.labels import Membership
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+
+MOST_BACKGROUND = 0.9  # so that a gallery of copies does not divide by nothing
+_BLOCK = 8192  # vectors in memory as float64
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of a gallery at one moment: bool [rows], and the labels of all rows."""
+
+    mask: NDArray[np.bool_]
+    labels: Membership | None
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkSums:
+    """What the background is computed from.
+
+    Attributes:
+        pictures: how many there are.
+        total: float64 [dim], the sum of their vectors.
+        squares: the squared lengths of the landmarks' sums of vectors, added up.
+        pairs: the squared numbers of the landmarks' pictures, added up.
+    """
+
+    pictures: int
+    total: NDArray[np.float64]
+    squares: float
+    pairs: int
+
+    @classmethod
+    def none(cls, dim: int) -> LandmarkSums:
+        """Of no picture."""
+        return cls(0, np.zeros(dim), 0.0, 0)
+
+    def mean_cosine(self, most: float = MOST_BACKGROUND) -> float:
+        """The background: 0 where there are no two landmarks, and from 0 to `most`."""
+        strangers = self.pictures**2 - self.pairs
+        if strangers == 0:
+            return 0.0
+        cosines = float(self.total @ self.total) - self.squares
+        return float(np.clip(cosines / strangers, 0.0, most))
+
+    def updated(self, stored: Vectors, *, before: Pictures, after: Pictures) -> LandmarkSums:
+        """The sums after a change.
+
+        Args:
+            stored: the vectors of all rows, the removed ones too.
+            before: the pictures these are the sums of.
+            after: the pictures there are now; those that stay have the labels they had.
+        """
+        mask = np.zeros(stored.rows, np.bool_)
+        mask[: len(before.mask)] = before.mask
+        landmark = _landmarks(stored.rows, before, after)
+        touched = np.isin(landmark, landmark[mask != after.mask])
+        old = _sums(stored, landmark, np.flatnonzero(mask & touched))
+        new = _sums(stored, landmark, np.flatnonzero(after.mask & touched))
+        return LandmarkSums(
+            self.pictures - old.pictures + new.pictures,
+            self.total - old.total + new.total,
+            self.squares - old.squares + new.squares,
+            self.pairs - old.pairs + new.pairs,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "pictures": self.pictures,
+            "total": self.total.tolist(),
+            "squares": self.squares,
+            "pairs": self.pairs,
+        }
+
+    @classmethod
+    def of_json(cls, value: dict[str, Any], dim: int) -> LandmarkSums | None:
+        """From `as_json`; None for other values than of vectors of `dim` components."""
+        try:
+            total = np.array(value["total"], np.float64)
+            pictures, pairs = index(value["pictures"]), index(value["pairs"])
+            squares = float(value["squares"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        whole = total.shape == (dim,) and bool(np.isfinite([*total, squares]).all())
+        return cls(pictures, total, squares, pairs) if whole and min(pictures, pairs) >= 0 else None
+
+
+def landmark_sums(gallery: View) -> LandmarkSums:
+    """The sums of all pictures of a view."""
+    nothing = Pictures(np.zeros(0, np.bool_), None)
+    there = Pictures(gallery.mask, gallery.labels)
+    return LandmarkSums.none(gallery.dim).updated(gallery.stored, before=nothing, after=there)
+
+
+def _landmarks(rows: int, *sides: Pictures) -> NDArray[np.int64]:
+    """A number for each row: one for each set of labels, and one for each row without."""
+    landmark = -1 - np.arange(rows, dtype=np.int64)
+    numbers: dict[object, int] = {}  # of names, and of sets of their numbers
+    for side in sides:
+        if side.labels is None:
+            continue
+        offsets = side.labels.offsets
+        codes = [numbers.setdefault(name, len(numbers)) for name in side.labels.names]
+        labels = np.array(codes, np.int64)[side.labels.codes]
+        counts = np.where(side.mask, np.diff(offsets), 0)
+        single = np.flatnonzero(counts == 1)
+        landmark[single] = labels[offsets[single]]
+        for row in np.flatnonzero(counts > 1):
+            several = tuple(sorted(labels[offsets[row] : offsets[row + 1]].tolist()))
+            landmark[row] = numbers.setdefault(several, len(numbers))
+    return landmark
+
+
+def _sums(stored: Vectors, landmark: NDArray[np.int64], rows: NDArray[np.int64]) -> LandmarkSums:
+    """Of some rows, landmark by landmark and a block at a time."""
+    order = rows[np.argsort(landmark[rows], kind="stable")]
+    total, squares = np.zeros(stored.dim), 0.0
+    last, last_landmark = np.zeros(stored.dim), None  # one may go on in the next block
+    for start in range(0, len(order), _BLOCK):
+        chosen = order[start : start + _BLOCK]
+        vectors, of = stored.read(chosen).astype(np.float64), landmark[chosen]
+        begins = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
+        sums = np.add.reduceat(vectors, begins, axis=0)
+        total += sums.sum(axis=0)
+        if of[0] == last_landmark:
+            sums[0] += last
+        else:
+            squares += float(last @ last)
+        squares += float((sums[:-1] ** 2).sum())
+        last, last_landmark = sums[-1], of[-1]
+    sizes = np.unique(landmark[rows], return_counts=True)[1]
+    return LandmarkSums(len(rows), total, squares + float(last @ last), int((sizes**2).sum()))

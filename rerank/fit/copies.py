@@ -1,0 +1,75 @@
+"""Copies of one photo, told by their vectors: recompressed, cropped, resized, frames of a burst.
+
+A gallery that is asked about its own pictures must leave out not only the picture itself but also
+its copies: a photo that somebody takes tomorrow has no copy in the gallery.
+
+Two pictures count as copies when their rescaled cosine is at least ALIKE. Rescaled, two pictures of
+different landmarks have 0 on average (RescaleStep), and the same limit serves all networks, with
+and without whitening: docs/answers.md has the figures. Photos that are not copies are seldom as
+alike, and leaving out a few of them moves no threshold.
+
+The pictures themselves may be away, so they are not compared; eval/check/same_photo.py does that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+
+ALIKE = 0.75  # chosen by leave-one-out on 1,099 photos (docs/answers.md)
+MOST_COPIES = 50  # pictures beside a photo that are looked at where only its copies are wanted
+
+
+@dataclass(frozen=True)
+class CopyRule:
+    """Which pictures count as copies of one photo.
+
+    Attributes:
+        cosine: the least cosine of two copies.
+    """
+
+    cosine: float
+
+    @classmethod
+    def for_background(cls, background: float) -> CopyRule:
+        """The rule for vectors of one embedder.
+
+        Args:
+            background: the mean cosine of two pictures of different landmarks.
+        """
+        return cls(1 - (1 - ALIKE) * (1 - background))
+
+    def among(self, found: Neighbours) -> list[NDArray[np.int64]]:
+        """The neighbours of each query that are copies of it: q arrays of rows, int64.
+
+        Args:
+            found: neighbours by plain cosine.
+        """
+        copy = (found.rows != NO_ROW) & (found.scores >= self.cosine)
+        return [rows[mask] for rows, mask in zip(found.rows, copy, strict=True)]
+
+
+def photo_numbers(rows: NDArray[np.int64], copies: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The number of the photo that each row shows; copies of copies show the same one.
+
+    Args:
+        rows: int64 [n], different ones, in any order.
+        copies: of each row the rows that are copies of it (CopyRule.among); those that are not
+            among `rows` do not count.
+
+    Returns:
+        int64 [n], from 0 on.
+    """
+    from scipy.sparse import coo_array  # takes a tenth of a second to import
+    from scipy.sparse.csgraph import connected_components
+
+    there = [some[np.isin(some, rows)] for some in copies]
+    order = np.argsort(rows)
+    one = np.repeat(np.arange(len(rows)), [len(some) for some in there])
+    other = order[np.searchsorted(rows, np.concatenate([rows[:0], *there]), sorter=order)]
+    pairs = coo_array((np.ones(len(one)), (one, other)), shape=(len(rows), len(rows)))
+    return np.asarray(connected_components(pairs, directed=False)[1], np.int64)

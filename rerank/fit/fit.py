@@ -1,0 +1,270 @@
+"""Learns what a gallery's answers need: tables for its steps, threshold and calibration.
+
+Where it takes about a second, all of it is learnt anew after each change. In a larger gallery the
+tables are brought up to date for what changed, with the same result (see picks.py, nearest.py,
+background.py), and threshold and calibration are kept until a tenth of the pictures has changed:
+they are read off a sample of a few thousand, which one picture does not move. Where they were
+learnt of photos that the gallery does not have (save_calibration) no change to it replaces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.errors import UsageError
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.vectors.view import View
+from lmk.rerank.fit.calibration import Answers, Asked, Calibration, calibrate
+from lmk.rerank.fit.leave_one_out import SAMPLE, answers_of_bank, answers_of_gallery
+from lmk.rerank.fit.saved import Learnt, save, saved_calibration, saved_learning, saved_pipeline
+from lmk.rerank.fit.tables import (
+    CALIBRATED,
+    CALIBRATION,
+    COPY_COSINE,
+    PIPELINE,
+    SHARD,
+    Progress,
+    Tables,
+    copy_rule,
+    exact_searcher,
+)
+from lmk.rerank.fit.threshold import learn_threshold
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.steps import BankPenaltyStep, NeighbourhoodStep
+
+STAGE = "penalty and threshold"
+CHEAP = 1e11  # products of components: a second or two on two cores
+KEPT_THRESHOLD = 0.1  # of the pictures may have changed
+
+_AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
+
+
+def learn(
+    writer: GalleryWriter,
+    pipeline: Pipeline,
+    *,
+    before: Learnt | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Learnt:
+    """Learns from the gallery as it is inside the writer's transaction, and saves it there.
+
+    Args:
+        writer: with all pictures of the transaction.
+        pipeline: its threshold is learnt, unless it was learnt of photos.
+        before: what was learnt of the state before the transaction, to go on from it where
+            learning anew would take long.
+        progress: called with (stage, done, total): of each table the pictures that are searched,
+            a block at a time, and in the end the stage STAGE.
+    """
+    gallery, bank = _views(writer)
+    cheap = _is_cheap(gallery, bank, pipeline)
+    if before is None or cheap:
+        before = Learnt(pipeline, None, Tables.empty(gallery), 0, 1)
+    tables = before.tables.updated(pipeline, gallery, bank, progress)
+    progress(STAGE, 0, 1)
+    facts = tables.facts(pipeline)
+    changed = before.changed + sum(
+        _changed(old, new)
+        for old, new in ((before.tables.gallery, gallery), (before.tables.bank, bank))
+    )
+    kept = changed <= KEPT_THRESHOLD * before.weighed and _same_rule(before.pipeline, pipeline)
+    if kept or writer.setting(CALIBRATED) == "photos":
+        threshold = (before.pipeline if kept else pipeline).threshold()
+        calibration, weighed = saved_calibration(writer), before.weighed
+    else:
+        threshold, calibration = _weigh(own_answers(pipeline, facts, tables))
+        writer.set(CALIBRATED, "gallery")
+        weighed, changed = int(gallery.mask.sum()), 0
+    learnt = Learnt(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
+    save(writer, learnt, facts.penalty, tables=not cheap)
+    writer.set(COPY_COSINE, copy_rule(tables).cosine)
+    progress(STAGE, 1, 1)
+    return learnt
+
+
+def learn_change(
+    writer: GalleryWriter,
+    old: Gallery,
+    *,
+    changed: bool,
+    compacted: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> float | None:
+    """Learns after a change to a gallery, and returns the threshold.
+
+    Args:
+        writer: with all pictures of the transaction.
+        old: the gallery before it.
+        changed: without a change nothing is learnt.
+        compacted: whether the change is that the removed rows are gone and the others renumbered.
+        progress: called with (stage, done, total).
+    """
+    pipeline = saved_pipeline(old)
+    if not changed or old.setting(SHARD) is not None:  # of a part nothing is learnt
+        return pipeline.threshold()
+    before = saved_learning(old)
+    if before is not None and compacted:
+        tables = before.tables.renumbered(old.alive, *_views(writer))
+        before = replace(before, tables=tables)
+    return learn(writer, pipeline, before=before, progress=progress).pipeline.threshold()
+
+
+def save_pipeline(
+    path: Path,
+    pipeline: Pipeline,
+    *,
+    wait: float = 0.0,
+    progress: Progress = lambda stage, done, total: None,
+) -> Learnt:
+    """Saves other steps with a gallery and learns what they need; the same ones are learnt anew.
+
+    Threshold and calibration are learnt of the gallery, whatever they were learnt of before.
+
+    Args:
+        path: the gallery.
+        pipeline: its threshold does not matter.
+        wait: seconds to wait for another writer.
+        progress: called with (stage, done, total).
+
+    Raises:
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        UsageError: for a part of a gallery, of which nothing is learnt.
+    """
+    with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
+        if old.setting(SHARD) is not None:
+            raise UsageError(
+                "is one part of a gallery, of which nothing is learnt",
+                where=path,
+                remedy="join the parts with lmk index merge",
+            )
+        before = saved_learning(old)
+        if before is not None:
+            before = replace(before, weighed=0, changed=1)
+        writer.set(CALIBRATED, None)
+        learnt = learn(writer, pipeline, before=before, progress=progress)
+        writer.commit()
+    return learnt
+
+
+def save_calibration(
+    path: Path, calibration: Calibration | None, threshold: float | None, *, wait: float = 0.0
+) -> None:
+    """Saves a calibration and a threshold that were learnt of photos the gallery does not have.
+
+    A later change to the gallery keeps both; save_pipeline learns them of the gallery again.
+
+    Args:
+        path: the gallery.
+        calibration: of its answers; None for none.
+        threshold: below it an answer is "none of these"; None answers everything.
+        wait: seconds to wait for another writer.
+
+    Raises:
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+    """
+    with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
+        pipeline = saved_pipeline(old).with_threshold(threshold)
+        writer.set(PIPELINE, pipeline.model_dump(mode="json"))
+        value = None if calibration is None else calibration.model_dump(mode="json")
+        writer.set(CALIBRATION, value)
+        writer.set(CALIBRATED, "photos")
+        writer.commit()
+
+
+def _views(writer: GalleryWriter) -> tuple[View, View]:
+    """The gallery's pictures, and the distractors but those whose content one of them has."""
+    gallery = writer.view("gallery")
+    labels = gallery.labels
+    assert labels is not None  # a writer's view has them
+    used = labels.role("distractor")
+    used[writer.shared()] = False
+    return gallery, replace(gallery, mask=used)
+
+
+def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answers:
+    """What a pipeline answers to the pictures of its own gallery and bank (self_answers.py).
+
+    Args:
+        pipeline: its threshold does not matter.
+        facts: of these tables.
+        tables: learnt for the pipeline.
+    """
+    gallery, bank = tables.gallery, tables.bank
+    return answers_of_gallery(
+        pipeline,
+        exact_searcher(gallery),
+        facts,
+        gallery,
+        bank,
+        _taught_without(pipeline, tables),
+        copy_rule(tables),
+    )
+
+
+def distractor_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Asked:
+    """Answers to the distractors, each by a gallery that was taught without it.
+
+    Args: as of own_answers.
+    """
+    return answers_of_bank(
+        pipeline,
+        exact_searcher(tables.gallery),
+        facts,
+        tables.bank,
+        _taught_without(pipeline, tables),
+        copy_rule(tables),
+    )
+
+
+def _taught_without(
+    pipeline: Pipeline, tables: Tables
+) -> Callable[[NDArray[np.int64]], GalleryFacts]:
+    """Makes the facts that the gallery would have without some rows of its bank."""
+    bank = tables.bank
+
+    def taught(rows: NDArray[np.int64]) -> GalleryFacts:
+        left = bank.mask.copy()
+        left[rows] = False
+        return tables.updated(pipeline, tables.gallery, replace(bank, mask=left)).facts(pipeline)
+
+    return taught
+
+
+def _weigh(answers: Answers) -> tuple[float | None, Calibration | None]:
+    """Threshold and calibration; None for what there is nothing to learn from."""
+    threshold = learn_threshold(answers)
+    try:
+        calibration = calibrate(answers)
+    except UsageError:  # all answers are right, or all wrong
+        calibration = None
+    return threshold if np.isfinite(threshold) else None, calibration
+
+
+def _is_cheap(gallery: View, bank: View, pipeline: Pipeline) -> bool:
+    """Whether learning everything anew takes no longer than a user would wait for it."""
+    pictures, distractors = int(gallery.mask.sum()), int(bank.mask.sum())
+    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
+    asked += pictures if pipeline.step(NeighbourhoodStep) else 0
+    asked += 2 * distractors if pipeline.step(BankPenaltyStep) else 0
+    products = asked * pictures
+    if (step := pipeline.step(NeighbourhoodStep)) is not None:
+        compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
+        products += _AUGMENTED * compared * min(pipeline.candidates, pictures) * step.n
+    return products * gallery.dim <= CHEAP
+
+
+def _same_rule(one: Pipeline, other: Pipeline) -> bool:
+    return one.with_threshold(None) == other.with_threshold(None)
+
+
+def _changed(before: View, after: View) -> int:
+    mask = np.zeros_like(after.mask)
+    mask[: len(before.mask)] = before.mask
+    return int(np.count_nonzero(mask != after.mask))

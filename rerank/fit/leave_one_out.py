@@ -1,0 +1,219 @@
+"""Answers with known verdicts, made of a gallery alone.
+
+Right answers are learnt from each labelled picture of a sample, asked of the gallery without
+itself, where its landmark has another photo. Wrong answers are learnt from the same pictures
+without their whole landmark, as if nobody had heard of it, and from the distractors. A distractor
+is asked of a gallery that was taught without it, because no photo of a user is among the
+distractors: otherwise its likeness to itself would refuse it.
+
+"Without itself" includes all copies of the photo (copies.py), under whatever landmark and among the
+distractors. A distractor that is a copy of a gallery picture shows a landmark, and is not asked.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.index.vectors.searcher import Searcher
+from lmk.index.vectors.view import View
+from lmk.rerank.fit.calibration import Answers, Asked
+from lmk.rerank.fit.copies import MOST_COPIES, CopyRule, photo_numbers
+from lmk.rerank.fit.tables import exact_searcher
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.hits import blocks
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.state import Queries, leave_out
+
+SAMPLE = 2000  # pictures of each kind that are asked
+MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the largest landmarks
+
+_NOBODY = Asked(np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+Taught = Callable[[NDArray[np.int64]], GalleryFacts]
+
+
+def answers_of_gallery(
+    pipeline: Pipeline,
+    searcher: Searcher,
+    facts: GalleryFacts,
+    gallery: View,
+    bank: View,
+    taught_without: Taught,
+    rule: CopyRule | None = None,
+) -> Answers:
+    """Answers of a pipeline to the pictures of its own gallery and bank.
+
+    Steps that need all queries at once are left out, and so is the geometric check, which needs
+    the files.
+
+    Args:
+        pipeline: its threshold does not matter.
+        searcher: over the gallery's pictures, exact.
+        facts: of the gallery, by the rows of `gallery`.
+        gallery: its labelled and unlabelled pictures.
+        bank: distractors, maybe none.
+        taught_without: the facts of the gallery if it were taught without these rows of the bank.
+            A bank of up to 2 * SAMPLE pictures is asked in two halves, each without itself; of
+            a larger bank SAMPLE pictures are asked.
+        rule: which pictures are copies of one photo; by the background of `facts` unless given.
+
+    Returns:
+        The answers and their verdicts; none where the gallery has no labelled picture.
+    """
+    pipeline = pipeline.for_one()
+    rule = rule or CopyRule.for_background(facts.background)
+    others = exact_searcher(bank) if bank.mask.any() else None
+    known, right, strangers = _of_pictures(pipeline, searcher, facts, gallery, others, rule)
+    asked = _NOBODY
+    if np.diff(facts.label_offsets)[gallery.mask].any():
+        asked = answers_of_bank(pipeline, searcher, facts, bank, taught_without, rule)
+    return Answers.of_gallery(known, right, strangers, asked)
+
+
+def answers_of_bank(
+    pipeline: Pipeline,
+    searcher: Searcher,
+    facts: GalleryFacts,
+    bank: View,
+    taught_without: Taught,
+    rule: CopyRule,
+) -> Asked:
+    """Answers to the distractors that are no copies of gallery pictures.
+
+    Args: as of answers_of_gallery.
+    """
+    if not bank.mask.any():
+        return _NOBODY
+    pipeline, others = pipeline.for_one(), exact_searcher(bank)
+    confidences, photos = [], []
+    for part in _parts(bank, others, rule):
+        without = taught_without(part.left_out) if pipeline.uses_bank() else facts
+        asked = _embeddings(bank, part.rows)
+        found = searcher.search(asked, pipeline.candidates)
+        answers = pipeline.predict(Queries(asked), found, without)
+        own = np.array([not copies.size for copies in rule.among(found)], np.bool_)
+        confidences.append(answers.confidence[own])
+        photos.append(part.photo[own])
+    return Asked(np.concatenate(confidences), np.concatenate(photos))
+
+
+def _of_pictures(
+    pipeline: Pipeline,
+    searcher: Searcher,
+    facts: GalleryFacts,
+    gallery: View,
+    others: Searcher | None,
+    rule: CopyRule,
+) -> tuple[Asked, NDArray[np.bool_], Asked]:
+    """Answers to pictures without themselves, whether they are right, and as strangers.
+
+    `others` searches the bank.
+    """
+    rows = _spread(np.flatnonzero(gallery.mask & (np.diff(facts.label_offsets) > 0)))
+    if not rows.size:
+        return _NOBODY, np.zeros(0, np.bool_), _NOBODY
+    k = pipeline.candidates
+    own = [facts.label_codes[slice(*facts.label_offsets[row : row + 2])] for row in rows]
+    landmarks = _landmarks(facts, rows, own, gallery.mask)
+    # As deep as it takes to have k neighbours left when a whole landmark is left out.
+    deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
+    asked = _embeddings(gallery, rows)
+    found = searcher.search(asked, k + deeper)
+    copies = [np.union1d(row, more) for row, more in zip(rows, rule.among(found), strict=True)]
+    unused = None if others is None else rule.among(others.search(asked, MOST_COPIES))
+
+    def answered(without: list[NDArray[np.int64]]) -> Predictions:
+        queries = Queries(asked, without, without_distractors=unused)
+        return pipeline.predict(queries, leave_out(found, without, k), facts)
+
+    answers = answered(copies)
+    right = [
+        label in {facts.label_names[code] for code in codes}
+        for label, codes in zip(answers.labels, own, strict=True)
+    ]
+    several = np.array(
+        [not np.isin(*both).all() for both in zip(landmarks, copies, strict=True)], np.bool_
+    )
+    strangers = answered([np.union1d(*both) for both in zip(landmarks, copies, strict=True)])
+    photo = photo_numbers(rows, copies)
+    return (
+        Asked(answers.confidence[several], photo[several]),
+        np.array(right, np.bool_)[several],
+        Asked(strangers.confidence, photo),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Distractors that are asked together: int64 arrays.
+
+    Attributes:
+        rows: those asked.
+        left_out: those that the gallery is not taught meanwhile.
+        photo: the number of the photo that each of `rows` shows.
+    """
+
+    rows: NDArray[np.int64]
+    left_out: NDArray[np.int64]
+    photo: NDArray[np.int64]
+
+
+def _parts(bank: View, others: Searcher, rule: CopyRule) -> list[_Part]:
+    """The parts in which a bank is asked. `others` searches it.
+
+    Chance decides, by the vectors alone: which row a picture has says when it came, and would
+    let a bank that grew differ from the same one built at once. Copies go together.
+    """
+    rows = np.flatnonzero(bank.mask)
+    chance = [
+        zlib.crc32(vector.tobytes()) for _, some in blocks(bank.stored, rows) for vector in some
+    ]
+    rows = rows[np.argsort(np.array(chance, np.int64), kind="stable")]
+    whole = len(rows) <= 2 * SAMPLE
+    rows = rows if whole else rows[:SAMPLE]
+    copies = rule.among(others.search(_embeddings(bank, rows), MOST_COPIES))
+    photo = photo_numbers(rows, copies)
+    first = np.unique(photo, return_index=True)[1][photo]  # where the first of its copies stands
+    half, order = first <= first[(len(rows) - 1) // 2], np.argsort(rows)
+    if not whole:
+        return [_Part(rows[order], np.unique(np.concatenate([rows, *copies])), photo[order])]
+    parts = [order[half[order]], order[~half[order]]]
+    return [_Part(rows[part], rows[part], photo[part]) for part in parts if part.size]
+
+
+def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """SAMPLE of the rows, evenly; all where there are fewer."""
+    if len(rows) <= SAMPLE:
+        return rows
+    places = np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))
+    return np.asarray(rows[places], np.int64)
+
+
+def _embeddings(view: View, rows: NDArray[np.int64]) -> Embeddings:
+    return Embeddings(view.stored.read(rows), tuple(map(str, rows)), view.fingerprint)
+
+
+def _landmarks(
+    facts: GalleryFacts,
+    rows: NDArray[np.int64],
+    own: list[NDArray[np.int32]],
+    gallery: NDArray[np.bool_],
+) -> list[NDArray[np.int64]]:
+    """For each of the rows, itself and the gallery rows of its landmarks (`own`, label codes)."""
+    row_of = np.repeat(np.arange(len(facts.label_offsets) - 1), np.diff(facts.label_offsets))
+    order = np.argsort(facts.label_codes, kind="stable")
+    order = order[gallery[row_of[order]]]
+    row_of, codes = row_of[order], facts.label_codes[order]
+    landmarks = []
+    for row, wanted in zip(rows, own, strict=True):
+        first, last = (np.searchsorted(codes, wanted, side) for side in ("left", "right"))
+        members = [row_of[start:stop] for start, stop in zip(first, last, strict=True)]
+        landmarks.append(np.unique(np.concatenate([[row], *members])))
+    return landmarks

@@ -1,0 +1,146 @@
+"""Who is nearest to whom, kept so that small changes cost little.
+
+Of each picture that asks, the n nearest of those that may be found, itself left out: gallery
+pictures among each other make the neighbourhoods, gallery pictures among the distractors B(g).
+When pictures come or go, only those ask again whose list holds one that went, or that are nearer
+to one that came than to the last of their list. So the table after a change is what a fresh search
+would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.searcher import Searcher
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+from lmk.rerank.steps.augmentation import Neighbourhoods
+from lmk.rerank.steps.distractor_similarity import mean_of
+from lmk.rerank.steps.hits import BlockProgress, Mask, Rows, blocks, nearer
+
+
+@dataclass(frozen=True, eq=False)
+class Parties:
+    """Which rows of a gallery ask, and which may be found: bool [rows] each."""
+
+    asking: Mask
+    found: Mask
+
+    def grown(self, rows: int) -> Parties:
+        """The same among more rows."""
+        more = np.zeros(rows - len(self.asking), np.bool_)
+        return Parties(np.concatenate([self.asking, more]), np.concatenate([self.found, more]))
+
+
+@dataclass(frozen=True, eq=False)
+class NearestTable:
+    """The n nearest of each row, by the rows of the gallery that holds all.
+
+    Attributes:
+        rows: int32 [rows, n], nearest first, the lower row of equals; NO_ROW where there are
+            fewer, and throughout for rows that do not ask.
+        scores: float32 [rows, n], their cosines; -inf where there is no row.
+    """
+
+    rows: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, rows: int, n: int) -> NearestTable:
+        """Of a gallery in which nobody asks."""
+        return cls(np.full((rows, n), NO_ROW, np.int32), np.full((rows, n), -np.inf, np.float32))
+
+    @property
+    def n(self) -> int:
+        """The length of a list."""
+        return int(self.rows.shape[1])
+
+    def updated(
+        self,
+        search: Callable[[View], Searcher],
+        stored: Vectors,
+        fingerprint: str,
+        *,
+        before: Parties,
+        after: Parties,
+        progress: BlockProgress = lambda done, total: None,
+    ) -> NearestTable:
+        """The table of a gallery after a change.
+
+        Args:
+            search: makes an exact searcher of a view.
+            stored: the vectors of all rows, the removed ones too.
+            fingerprint: of the embedder.
+            before: what the table was made for, of no more rows than there are now.
+            after: who asks and who may be found now.
+            progress: called with (done, total) rows before the first and after each block of
+                those that ask; not at all where none has to.
+        """
+        before = before.grown(len(after.asking))
+        more = NearestTable.empty(len(after.asking) - len(self.rows), self.n)
+        table = NearestTable(
+            np.concatenate([self.rows, more.rows]), np.concatenate([self.scores, more.scores])
+        )
+        asked = table._again(stored, before, after)
+        silent = ~after.asking
+        table.rows[silent], table.scores[silent] = NO_ROW, -np.inf
+        if asked.size:
+            there = View(stored, after.found, fingerprint)
+            progress(0, len(asked))  # making a searcher may take a while
+            table._ask(search(there), there, asked, progress)
+        return table
+
+    def renumbered(self, alive: Mask) -> NearestTable:
+        """The table when only some of the rows are left, numbered from 0 on.
+
+        Args:
+            alive: bool [rows], those left; none of the others asks or is in a list.
+        """
+        number = np.cumsum(alive, dtype=np.int32) - np.int32(1)
+        rows = self.rows[alive]
+        return NearestTable(np.where(rows == NO_ROW, NO_ROW, number[rows]), self.scores[alive])
+
+    def _again(self, stored: Vectors, before: Parties, after: Parties) -> Rows:
+        """The rows whose lists are to be searched."""
+        again = after.asking & ~before.asking
+        stays = after.asking & before.asking
+        gone, new = before.found & ~after.found, after.found & ~before.found
+        if gone.any():
+            again |= stays & (gone[self.rows] & (self.rows != NO_ROW)).any(axis=1)
+        if new.any():
+            asking = np.flatnonzero(stays & ~again)
+            again[nearer(stored, asking, self.scores[asking, -1], np.flatnonzero(new))] = True
+        return np.flatnonzero(again)
+
+    def _ask(self, searcher: Searcher, there: View, asked: Rows, progress: BlockProgress) -> None:
+        """Enters the lists of some rows."""
+        done = 0
+        for chosen, vectors in blocks(there.stored, asked):
+            queries = Embeddings(vectors, tuple(map(str, chosen)), there.fingerprint)
+            found = searcher.search(queries, self.n + 1)
+            # itself last, where it is found at all
+            order = np.argsort(found.rows == chosen[:, None], axis=1, kind="stable")[:, : self.n]
+            self.rows[chosen] = np.take_along_axis(found.rows, order, axis=1)
+            self.scores[chosen] = np.take_along_axis(found.scores, order, axis=1)
+            done += len(chosen)
+            progress(done, len(asked))
+
+    def neighbourhoods(self, asking: Mask, weights: NDArray[np.float64]) -> Neighbourhoods:
+        """The lists with each picture that asks in front of its own.
+
+        Args:
+            asking: bool [rows], as of Parties.
+            weights: float64 [n].
+        """
+        own = np.where(asking, np.arange(len(self.rows), dtype=np.int32), np.int32(NO_ROW))
+        return Neighbourhoods(np.column_stack([own, self.rows]), weights)
+
+    def means(self) -> NDArray[np.float32]:
+        """float32 [rows], the mean cosine of each list; 0 for an empty one."""
+        return mean_of(self.scores, self.n)

@@ -1,0 +1,1 @@
+"""The life of an index: build, sync, merge, repair."""

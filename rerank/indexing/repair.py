@@ -1,0 +1,209 @@
+"""Mends a damaged gallery: makes again what can be, and never gives up a picture that is whole.
+
+What was learnt is learnt again, derived files are dropped (who needs them makes them), damaged
+vectors are taken from the kept features or embedded from the pictures, as long as these are the
+same files, and the embedder is taken from the installed package where its fingerprint proves that
+it is the same one. A picture is given up only where its file is seen to be gone or another: not
+where a drive is not mounted or a file cannot be read now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.data.manifest import Manifest, Row
+from lmk.embed.errors import GalleryDamaged, GalleryError
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.plain_files import NotPlainError, open_plain
+from lmk.embed.scratch import ScratchFolder
+from lmk.index.catalog.layout import CATALOG
+from lmk.index.catalog.records import Picture
+from lmk.index.catalog.settings import read_setting
+from lmk.index.gallery.verify import drop_derived, verify
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.rerank.fit.fit import learn
+from lmk.rerank.fit.tables import PIPELINE, SHARD, Progress
+from lmk.rerank.indexing.ingest import BLOCK, extract_all, open_store
+from lmk.rerank.indexing.restored_embedder import restored, save_restored
+from lmk.rerank.steps.pipeline import Pipeline
+
+_STAGE = "damaged vectors"
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair did.
+
+    Attributes:
+        remade: files that were made again, or dropped to be made when they are needed.
+        reembedded: pictures whose vectors were made again.
+        lost: ids of pictures whose vectors were damaged and whose files are gone or changed: they
+            are removed.
+    """
+
+    remade: tuple[str, ...]
+    reembedded: int
+    lost: tuple[str, ...]
+
+
+def repair_index(
+    path: Path,
+    *,
+    embedder: Embedder | None = None,
+    drop_lost: bool = False,
+    wait: float = 0.0,
+    progress: Progress = lambda stage, done, total: None,
+) -> RepairReport:
+    """Mends all that `lmk.index.gallery.verify` finds, in one transaction.
+
+    Args:
+        path: the gallery.
+        embedder: the gallery's embedder (without its whitening), where its files are damaged and it
+            is not one of the installed ones at its usual size.
+        drop_lost: also give up pictures whose vectors are damaged and whose files cannot be
+            reached: their folder is missing, holds none of its pictures, or cannot be read; and
+            damaged tags of the embedder that no other one has.
+        wait: seconds to wait for another writer.
+        progress: called with (stage, done, total).
+
+    Raises:
+        GalleryDamaged: where the catalog is damaged, or the embedder and nothing proves to be it.
+        GalleryError: without `drop_lost`, where files cannot be reached; nothing is changed then.
+        NotAGallery, GalleryLocked, StorageError: as the folder is.
+    """
+    with GalleryWriter(path, wait=wait) as writer:
+        findings = verify(path)
+        for finding in findings:
+            if finding.mend == "none":
+                raise GalleryDamaged(finding.what, where=finding.where, remedy=finding.remedy)
+        if not findings:
+            return RepairReport((), 0, ())
+        named = [f for f in findings if not f.where.is_relative_to(path / "cache")]
+        damaged = [f.where for f in named if f.mend == "remake"]
+        broken = {file for file in damaged if file.is_relative_to(path / "embedder")}
+        with ScratchFolder("repair") as scratch:
+            if broken:
+                whole = restored(writer, broken, scratch, embedder, drop_lost=drop_lost)
+            else:
+                whole = Embedder.load(writer.embedder_dir, checked=True)
+            rows = [f.rows for f in named if f.mend == "re-embed"]
+            lost, reembedded = _reembed(writer, whole, rows, drop_lost, progress)
+            if broken:  # after all that may refuse
+                save = partial(save_restored, whole, scratch)
+                writer.install_embedder(save, replace=True)
+        for name, file in writer.arrays().items():
+            if file in damaged:
+                writer.drop_array(name)
+        if named and writer.setting(SHARD) is None:
+            pipeline = read_setting(writer, PIPELINE, Pipeline) or Pipeline()
+            learn(writer, pipeline, progress=progress)
+        if path / CATALOG in damaged:
+            writer.rewrite_catalog()
+        writer.commit()
+        drop_derived(path, findings)
+    remade = [f.where.relative_to(path).as_posix() for f in findings if f.mend == "remake"]
+    return RepairReport(tuple(remade), reembedded, tuple(lost))
+
+
+def _reembed(
+    writer: GalleryWriter,
+    embedder: Embedder,
+    damaged: Sequence[range],
+    drop_lost: bool,
+    progress: Progress,
+) -> tuple[list[str], int]:
+    """Replaces the vectors of damaged rows; returns the ids it had to remove, and how many not."""
+    store = open_store(writer.path, embedder)
+    alive = writer.membership().alive
+    parts = [np.array([row for row in rows if alive[row]], np.int64) for rows in damaged]
+    lost: list[Picture] = []
+    for rows in parts:
+        for start in range(0, len(rows), BLOCK):
+            pictures = writer.pictures(rows[start : start + BLOCK])
+            _compute(pictures, embedder, store, progress)
+            lost += [picture for picture in pictures if picture.sha256 not in store]
+    if not drop_lost:
+        _require_lost(lost, writer)
+    writer.remove(picture.id for picture in lost)
+    for rows in parts:
+        _replace(writer, embedder, store, rows)
+    return [picture.id for picture in lost], sum(map(len, parts)) - len(lost)
+
+
+def _replace(
+    writer: GalleryWriter, embedder: Embedder, store: FeatureStore, rows: NDArray[np.int64]
+) -> None:
+    """Stores vectors anew for those of some rows that were not lost."""
+    rows = rows[writer.membership().alive[rows]]
+    vectors = [np.empty((0, embedder.dim), np.float32)]
+    for start in range(0, len(rows), BLOCK):
+        pictures = writer.pictures(rows[start : start + BLOCK])
+        vectors.append(embedder.vectors(store.read([picture.sha256 for picture in pictures])))
+    writer.replace_vectors(rows, np.concatenate(vectors))
+
+
+def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
+    """Checks that pictures are lost for good (GalleryError).
+
+    They may be on a drive that is not mounted: then nothing in the folder of their manifest is
+    there.
+    """
+    noun = "picture" if len(lost) == 1 else "pictures"
+    what = f"{len(lost):,} {noun} with damaged vectors would be lost: "
+    remedy = "make the files readable again, or give up what is lost with --drop-lost"
+    for picture in lost:
+        reason = _out_of_reach(picture)
+        if reason is not None:
+            raise GalleryError(what + reason, where=_file(picture), remedy=remedy)
+    gone = {picture.root for picture in lost}
+    for picture in (*lost, *_all_pictures(writer)):
+        if not gone:
+            return
+        if picture.root in gone and _file(picture).exists():
+            gone.remove(picture.root)
+    for root in sorted(gone):
+        reason = "none of its pictures is there" if Path(root).is_dir() else "it is not there"
+        remedy = "mount its drive, or give up what is lost with --drop-lost"
+        raise GalleryError(what + reason, where=root, remedy=remedy)
+
+
+def _out_of_reach(picture: Picture) -> str | None:
+    """Why a file that may be the picture's cannot be used now; None where it is gone or another."""
+    try:
+        with os.fdopen(open_plain(_file(picture)), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotPlainError):
+        return None
+    except OSError as error:
+        return f"the file cannot be read ({(error.strerror or str(error)).lower()})"
+    return "the file is unchanged, but cannot be decoded" if digest == picture.sha256 else None
+
+
+def _file(picture: Picture) -> Path:
+    return Path(picture.root) / picture.path
+
+
+def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
+    rows = np.flatnonzero(writer.membership().alive)
+    for start in range(0, len(rows), BLOCK):
+        yield from writer.pictures(rows[start : start + BLOCK])
+
+
+def _compute(
+    pictures: Sequence[Picture], embedder: Embedder, store: FeatureStore, progress: Progress
+) -> None:
+    """Puts the features of pictures into the store, as far as their files are what they were."""
+    missing = sorted((p for p in pictures if p.sha256 not in store), key=lambda p: p.root)
+    for root, some in groupby(missing, key=lambda picture: picture.root):
+        rows = tuple(Row(picture.id, picture.path) for picture in some)
+        extract_all(Manifest(Path(root), rows), embedder, store, _STAGE, progress)

@@ -1,0 +1,364 @@
+"""What a gallery lacks of a folder, and what it has too much: compared by ids, stamps and content.
+
+Only ids and numbers of what differs are kept, so a large gallery is compared in little memory.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.data.images import Skipped
+from lmk.embed.data.manifest import Manifest, Row
+from lmk.embed.data.unseen import hidden_by
+from lmk.embed.extract.extract import Extracted, Extraction
+from lmk.embed.plain_files import NotPlainError, open_plain
+from lmk.index.catalog.records import Picture
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.vectors.labels import Role
+from lmk.rerank.fit.tables import Progress
+from lmk.rerank.indexing.ingest import BLOCK, NOTHING, part_of, prefix_of
+from lmk.rerank.indexing.removals import Kept, Removals, kept_below, removals
+
+# "touch": only its time of change is new.
+Verb = Literal["add", "change", "move", "relabel", "touch"]
+VERBS: tuple[Verb, ...] = ("touch", "relabel", "move", "change", "add")
+COMPUTED = -1  # instead of a row whose vector is taken
+
+Stamp = list[int]  # size and time of change, as JSON has them
+
+
+@dataclass
+class Items:
+    """Pictures with the same verb: the row whose vector each takes, and its number."""
+
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, row: int, number: int) -> None:
+        """Adds one."""
+        self.rows.append(row)
+        self.numbers.append(number)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Plan:
+    """The difference between the pictures of one role in a gallery and a manifest.
+
+    `compare` looks at ids and stamps, and finds the `candidates` that must be read; `sort` then
+    tells by their content what each is.
+
+    Attributes:
+        role: of the pictures.
+        manifest: what the gallery should hold: the part of the whole that belongs to it.
+        stays: bool [rows], the rows that are left as they are.
+        items: what will be appended, by verb; numbers are positions in `found.pictures`.
+        relabelled: the same for pictures that need not be read; numbers are of manifest rows.
+        found: the pictures that were read.
+        unread: files that were found to be no pictures by an earlier sync, and have not changed.
+        hidden: (path, reason) of what could not be looked at, for each row that stays because of
+            it.
+        stamps: of all files that are no pictures, by path.
+        taken: in a dry run, new pictures that take the place of a copy without a label.
+    """
+
+    def __init__(
+        self, role: Role, whole: Manifest, old: Gallery, shard: tuple[int, int] | None = None
+    ) -> None:
+        self.role: Role = role
+        self.manifest = manifest = part_of(whole, shard)
+        self._whole = whole
+        self._old = old
+        self._prefix = prefix_of(role)
+        self._root = str(manifest.root.resolve())
+        self.alive = old.view(role).mask
+        self.stays = np.zeros(old.rows, np.bool_)
+        self._listed = np.zeros(old.rows, np.bool_)  # the manifest has their id
+        self._again = np.zeros(old.rows, np.bool_)  # their picture is appended anew
+        self.items: dict[Verb, Items] = {verb: Items() for verb in VERBS}
+        self.relabelled = Items()
+        self.found: Extraction = NOTHING
+        self.unread: list[Skipped] = []
+        self.stamps: dict[str, Stamp] = {}
+        self.hidden: list[tuple[str, str]] = []
+        self.taken = 0
+        self._candidates: list[Row] = []
+        self._held: dict[str, list[int]] = {}
+
+    # Before files are read
+
+    def compare(self, unreadable: dict[str, Stamp], progress: Progress) -> None:
+        """Compares ids and stamps.
+
+        Args:
+            unreadable: stamps of files that are no pictures, by path, from the sync before.
+            progress: called with (stage, done, total).
+        """
+        reasons = dict(self._old.skipped())
+        rows = self.manifest.rows
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            known = self._known(block)
+            for place, row in enumerate(block, start):
+                self._compare_one(place, row, known.get(row.id), unreadable, reasons)
+            progress("comparing", min(start + BLOCK, len(rows)), len(rows))
+        self._keep_unseen()
+        for at, picture in self._entries(np.flatnonzero(self.alive & ~self.stays)):
+            self._held.setdefault(picture.sha256, []).append(at)
+
+    @property
+    def candidates(self) -> Manifest:
+        """The pictures whose files must be read."""
+        return Manifest(self.manifest.root, tuple(self._candidates), self.manifest.skipped)
+
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """The content of rows that do not stay: no picture with it needs to be computed."""
+        return self._held
+
+    # After they were read
+
+    def sort(self, found: Extraction) -> None:
+        """Tells by content what is new, changed, moved or as it was.
+
+        Args:
+            found: of the `candidates`.
+        """
+        self.found = found
+        gone = self.alive & ~self._listed
+        free = {key: [row for row in rows if gone[row]] for key, rows in self._held.items()}
+        for start in range(0, len(found.pictures), BLOCK):
+            block = found.pictures[start : start + BLOCK]
+            known = self._known(picture.row for picture in block)
+            for number, picture in enumerate(block, start):
+                self._sort_one(number, picture, known.get(picture.row.id), free)
+        self._sort_skipped()
+
+    def leave_out_duplicates(self) -> None:
+        """Drops new pictures whose content and labels another one will have, as an append does."""
+        held: dict[str, list[set[str]]] = {}
+        for verb in VERBS[:-1]:
+            for _, pictures in self.batches(verb):
+                for picture in pictures:
+                    held.setdefault(picture.sha256, []).append(set(picture.row.labels))
+        for _, entries in self.relabelled_batches():
+            for entry in entries:
+                held.setdefault(entry.sha256, []).append(set(entry.labels))
+        items, self.items["add"] = self.items["add"], Items()
+        for row, number in zip(items.rows, items.numbers, strict=True):
+            content = self.found.pictures[number].sha256
+            labels = set(self.found.pictures[number].row.labels)
+            twins = [at for at in self._old.same_content(content, self.role) if self.stays[at]]
+            known = [*held.get(content, ()), *(set(self._old.labels(at)) for at in twins)]
+            if self.role == "distractor":
+                labels = set()
+            if (
+                self.role == "gallery"
+                and labels
+                and set() in known
+                and not any(labels <= other for other in known)
+            ):
+                self.taken += 1  # it takes the place of a copy without a label
+                self.items["relabel"].add(row, number)
+                held.setdefault(content, []).append(labels)
+            elif not any(labels <= other for other in known):
+                self.items["add"].add(row, number)
+                held.setdefault(content, []).append(labels)
+
+    @property
+    def losses(self) -> Removals:
+        """The pictures that are gone for good, and the landmarks that vanish with them.
+
+        A landmark does not vanish when it gets other pictures, or when other parts of the whole
+        have some.
+        """
+        removed, present = self.removed, set[str]()
+        if len(removed):
+            present = {label for picture in self.found.pictures for label in picture.row.labels}
+            if self._whole is not self.manifest:
+                ours = {row.id for row in self.manifest.rows}
+                others = (row.labels for row in self._whole.rows if row.id not in ours)
+                present.update(label for labels in others for label in labels)
+        losses = removals(self._old, self.role, removed, present=present)
+        return replace(losses, replaced=self._replaced())
+
+    def _replaced(self) -> tuple[str, ...]:
+        """The landmarks of the gallery, if all of them give way to fewer others.
+
+        A folder one level above or below the right one has this effect.
+        """
+        if self.role == "distractor" or self.hidden:
+            return ()
+        members = self._old.membership
+        codes = members.codes[np.repeat(self.alive, np.diff(members.offsets))]
+        before = {members.names[code] for code in np.unique(codes)}
+        after = {label for row in self._whole.rows for label in row.labels}
+        return tuple(sorted(before)) if len(after) < len(before) and not before & after else ()
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The pictures that stay although their files could not be looked at."""
+        return kept_below(self.hidden)
+
+    @property
+    def going(self) -> NDArray[np.int64]:
+        """The rows to be removed; some of their vectors are appended again."""
+        return np.flatnonzero(self.alive & ~self.stays)
+
+    @property
+    def removed(self) -> NDArray[np.int64]:
+        """The rows whose pictures are gone for good."""
+        going = self.going
+        return going[~self._again[going]]
+
+    @property
+    def unchanged(self) -> int:
+        """How many pictures are as they were, or have only another time of change."""
+        stays = int(np.count_nonzero(self.stays)) - self.taken
+        return stays + len(self.items["touch"])
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The files that give nothing."""
+        return (*self.found.skipped, *self.unread)
+
+    def batches(self, verb: Verb) -> Iterator[tuple[NDArray[np.int64], list[Extracted]]]:
+        """The pictures of a verb, with the row whose vector each takes; -1 where none has it."""
+        items = self.items[verb]
+        for start in range(0, len(items), BLOCK):
+            numbers = items.numbers[start : start + BLOCK]
+            rows = np.array(items.rows[start : start + BLOCK], np.int64)
+            yield rows, [self.found.pictures[number] for number in numbers]
+
+    def relabelled_batches(self) -> Iterator[tuple[NDArray[np.int64], list[Picture]]]:
+        """Pictures that keep their vector and get other labels without being read."""
+        for start in range(0, len(self.relabelled), BLOCK):
+            rows = np.array(self.relabelled.rows[start : start + BLOCK], np.int64)
+            given = [self.manifest.rows[n] for n in self.relabelled.numbers[start : start + BLOCK]]
+            old = zip(self._old.pictures(rows), given, strict=True)
+            yield rows, [replace(picture, labels=row.labels) for picture, row in old]
+
+    def would(self) -> Iterator[tuple[str, str]]:
+        """What would be done to which id."""
+        for verb in VERBS[1:]:
+            for _, pictures in self.batches(verb):
+                yield from ((verb, self._prefix + picture.row.id) for picture in pictures)
+        for _, entries in self.relabelled_batches():
+            yield from (("relabel", picture.id) for picture in entries)
+        gone = self.removed
+        for start in range(0, len(gone), BLOCK):
+            yield from (("remove", id_) for id_ in self._old.ids(gone[start : start + BLOCK]))
+
+    def _entries(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Picture]]:
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            yield from zip(part.tolist(), self._old.pictures(part), strict=True)
+
+    def _keep_unseen(self) -> None:
+        """Keeps the rows that the manifest lacks because it could not look where they lie."""
+        places = self._whole.unseen_places()
+        if not places:
+            return
+        for at, picture in self._entries(np.flatnonzero(self.alive & ~self._listed)):
+            place = places.at(picture.path)
+            if place is not None:
+                self._keep(at, place.path, place.reason)
+
+    def _keep(self, at: int, path: str, reason: str) -> None:
+        self.stays[at] = self._listed[at] = True
+        self.hidden.append((path, reason))
+
+    def _known(self, rows: Iterable[Row]) -> dict[str, tuple[int, Picture]]:
+        """The gallery's rows and pictures of this role with the ids of manifest rows."""
+        found = self._old.find(self._prefix + row.id for row in rows)
+        ours = [row for row in found.values() if self.alive[row]]
+        pictures = self._old.pictures(ours) if ours else []
+        start = len(self._prefix)
+        return {old.id[start:]: (row, old) for row, old in zip(ours, pictures, strict=True)}
+
+    def _compare_one(
+        self, place: int, row: Row, known: tuple[int, Picture] | None, unreadable: dict[str, Stamp],
+        reasons: dict[str, str],
+    ) -> None:  # fmt: skip
+        stamp, name = _stamp(self.manifest.file(row)), self._prefix + row.path
+        if stamp is not None and unreadable.get(name) == stamp and name in reasons:
+            self.unread.append(Skipped(row.path, reasons[name]))
+            self.stamps[name] = stamp
+            if known is not None:
+                self._keep(known[0], row.path, reasons[name])
+            return
+        if known is None:
+            self._candidates.append(row)
+            return
+        at, old = known
+        self._listed[at] = True
+        if [old.size, old.mtime_ns] != stamp or (old.root, old.path) != (self._root, row.path):
+            self._candidates.append(row)
+        elif old.labels != row.labels:
+            self.relabelled.add(at, place)
+            self._again[at] = True
+        else:
+            self.stays[at] = True
+
+    def _sort_one(
+        self, number: int, picture: Extracted, known: tuple[int, Picture] | None,
+        free: dict[str, list[int]],
+    ) -> None:  # fmt: skip
+        held = self._held.get(picture.sha256, [COMPUTED])[0]
+        if known is None:
+            gone = free.get(picture.sha256)
+            if gone:
+                self._again[gone[0]] = True
+            self.items["move" if gone else "add"].add(gone.pop(0) if gone else held, number)
+            return
+        at, old = known
+        self._again[at] = True
+        if old.sha256 != picture.sha256:
+            self.items["change"].add(held, number)
+        elif (old.root, old.path) != (self._root, picture.row.path):
+            self.items["move"].add(at, number)
+        elif old.labels != picture.row.labels:
+            self.items["relabel"].add(at, number)
+        else:
+            self.items["touch"].add(at, number)
+
+    def _sort_skipped(self) -> None:
+        """Keeps pictures whose file may be there; remembers the files that are no pictures."""
+        reasons = {skip.path: skip.reason for skip in self.found.skipped}
+        rows = [row for row in self._candidates if row.path in reasons]
+        known = self._known(rows)
+        for row in rows:
+            file, reason = self.manifest.file(row), reasons[row.path]
+            if row.id in known and (hidden := hidden_by(file, self.manifest.root)) is not None:
+                why = reason if os.path.lexists(file) else hidden
+                self._keep(known[row.id][0], row.path, why)
+            if not _is_closed(file) and (stamp := _stamp(file)) is not None:
+                self.stamps[self._prefix + row.path] = stamp
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _is_closed(file: Path) -> bool:
+    """Whether there is a file that cannot be opened now."""
+    try:
+        os.close(open_plain(file))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotPlainError):
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""The steps from neighbours to predictions, pure functions."""

@@ -1,0 +1,174 @@
+"""Augmentation of the short list: gallery pictures are compared together with their nearest.
+
+The same vectors as expansion.augment makes, but only of the pictures that a search found, when it
+found them. A gallery then keeps the row numbers of each picture's nearest instead of a second set
+of vectors; the search itself stays as it is. And a picture can be left out of all of it, which
+leave-one-out needs: augmented vectors hold the very pictures that are asked, and would flatter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings, unit_rows
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.scores import scores as dots
+from lmk.index.vectors.searcher import Searcher
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+from lmk.rerank.steps.expansion import augmentation_weights, itself_first
+from lmk.rerank.steps.ranking import ranked
+
+_BLOCK = 1024  # rows searched at a time
+_PAIRS = 16_384  # queries and neighbours compared at a time: bounds the memory
+_DOTS = 2048  # of them multiplied at a time: fits into the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """The nearest pictures of each gallery picture.
+
+    Attributes:
+        rows: int32 or int64 [gallery rows, n + 1], the row itself first, then its nearest by
+            cosine falling; NO_ROW where there are none, and throughout for rows of no picture.
+            One more than there are weights, so that leaving one out leaves enough.
+        weights: float64 [n], of the picture itself, its nearest...; falling (see
+            expansion.augmentation_weights).
+
+    Raises:
+        ValueError: when rows and weights do not fit.
+    """
+
+    rows: NDArray[np.signedinteger]
+    weights: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or self.rows.shape[1] != len(self.weights) + 1:
+            raise ValueError(f"rows {self.rows.shape} do not fit {len(self.weights)} weights")
+
+    @classmethod
+    def build(
+        cls, searcher: Searcher, view: View, weights: NDArray[np.float64] | None = None
+    ) -> Neighbourhoods:
+        """Searches each picture of a view among the others, a block at a time.
+
+        Args:
+            searcher: over the view.
+            view: the gallery pictures.
+            weights: augmentation_weights() unless given.
+        """
+        by_rank = augmentation_weights() if weights is None else np.asarray(weights, np.float64)
+        lists = np.full((view.stored.rows, len(by_rank) + 1), NO_ROW, np.int32)
+        rows = np.flatnonzero(view.mask)
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
+            lists[block] = itself_first(block, searcher.search(asked, lists.shape[1]))
+        return cls(lists, by_rank)
+
+    def rerank(
+        self,
+        queries: Embeddings,
+        found: Neighbours,
+        vectors: Vectors,
+        k: int | None = None,
+        *,
+        without: Sequence[NDArray[np.int64]] | None = None,
+    ) -> Neighbours:
+        """Orders each query's list by the cosines of the augmented pictures.
+
+        Args:
+            queries: float32 [q, d].
+            found: their neighbours by plain cosine, more than are wanted.
+            vectors: the gallery's.
+            k: neighbours kept; all unless given.
+            without: for each query rows that are left out, as if the gallery did not have them:
+                neither found nor part of others. Exact for one row; where several are left out
+                of one neighbourhood, it is made of fewer pictures.
+
+        Raises:
+            ValueError: when `found` or `without` is of other queries.
+        """
+        scores = self.cosines(queries, found, vectors, without=without)
+        return ranked(found.rows, scores, found.query_ids, k)
+
+    def cosines(
+        self,
+        queries: Embeddings,
+        found: Neighbours,
+        vectors: Vectors,
+        *,
+        without: Sequence[NDArray[np.int64]] | None = None,
+    ) -> NDArray[np.float32]:
+        """The cosines of the augmented pictures, beside the neighbours: float32 [q, k].
+
+        -inf where there is no neighbour, or one that is left out. Each row is read once for many
+        queries, and the answer to one does not depend on the others. Arguments as of `rerank`.
+        """
+        if found.query_ids != queries.ids or not len(queries) == len(without or queries):
+            raise ValueError("the neighbours or the rows left out are of other queries")
+        scores = np.full(found.rows.shape, -np.inf, np.float32)
+        step = max(_PAIRS // max(found.k, 1), 1)
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            banned = None if without is None else without[part]
+            query, place, lists = self._pairs(found.rows[part], banned)
+            if query.size:
+                scores[part][query, place] = self._compared(
+                    queries.vectors[part], query, lists, vectors
+                )
+        return scores
+
+    def _pairs(
+        self, rows: NDArray[np.int64], without: Sequence[NDArray[np.int64]] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Query number and place of each neighbour that counts, and its list int64 [pairs, n]."""
+        there = rows != NO_ROW
+        for i, banned in enumerate(without or ()):
+            there[i] &= ~np.isin(rows[i], banned)
+        query, place = np.nonzero(there)
+        lists = self.rows[rows[query, place]].astype(np.int64)
+        for i, banned in enumerate(without or ()):
+            mine = slice(*np.searchsorted(query, [i, i + 1]))
+            lists[mine][np.isin(lists[mine], banned)] = NO_ROW
+        if without is not None:  # those that are left move up
+            order = np.argsort(lists == NO_ROW, axis=1, kind="stable")
+            lists = np.take_along_axis(lists, order, axis=1)
+        return query, place, lists[:, : len(self.weights)]
+
+    def _compared(
+        self,
+        queries: NDArray[np.float32],
+        query: NDArray[np.int64],
+        lists: NDArray[np.int64],
+        vectors: Vectors,
+    ) -> NDArray[np.float32]:
+        """The cosine of each pair's query and of the unit sum of its list: float32 [pairs]."""
+        different, of_pair = _distinct(lists)
+        members = np.unique(different[different != NO_ROW])
+        read = vectors.read(members)
+        total = np.zeros((len(different), vectors.dim), np.float32)
+        for rank, weight in enumerate(self.weights.astype(np.float32)):  # always in this order
+            some = np.flatnonzero(different[:, rank] != NO_ROW)
+            total[some] += weight * read[np.searchsorted(members, different[some, rank])]
+        augmented = unit_rows(total)
+        cosines = np.empty(len(query), np.float32)
+        for start in range(0, len(query), _DOTS):
+            part = slice(start, start + _DOTS)
+            cosines[part] = dots(queries[query[part]], augmented[of_pair[part]])
+        return cosines
+
+
+def _distinct(lists: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different lists, and which of them each one is."""
+    order = np.lexsort(lists.T)
+    ordered = lists[order]
+    fresh = np.ones(len(lists), np.bool_)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    of_list = np.empty(len(lists), np.int64)
+    of_list[order] = np.cumsum(fresh) - 1
+    return ordered[fresh], of_list

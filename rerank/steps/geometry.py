@@ -1,0 +1,275 @@
+"""Geometric check: do the query and a neighbour show the same thing from two places?
+
+Points of the two pictures are matched by their descriptors; of the matches those count that one
+plane (homography) or one pair of cameras (fundamental matrix) explains: the inliers. Many inliers
+are proof that no cosine gives. The check is slow, so it is for the short list of queries in
+doubt, within a time budget.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmk.embed.local.features import LocalFeatures
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+
+if TYPE_CHECKING:
+    from lmk.embed.local.xfeat import LighterGlue
+
+NOT_LOOKED_AT = -1
+_XFEAT = 64  # components of XFeat's descriptors
+_LEAST_MATCHES = {"homography": 5, "fundamental": 9}  # one more than any matches satisfy
+
+
+class GeometrySettings(BaseModel):
+    """Parameters of the check.
+
+    Attributes:
+        top: neighbours looked at for each query.
+        weight, cap: a neighbour's score rises by weight * min(inliers, cap) / cap. From the
+            Google Landmark contests: cap 70 with weight 1 beside a vote (2019), cap 90 with
+            weight .15 beside a cosine (2021).
+        matcher: "mutual": points that are each other's nearest by descriptor; or "lighterglue", a
+            network that looks at all points of both pictures (the extra `xfeat`, for its features
+            only): more matches, in up to a second for two pictures, so for a small `top`.
+        ratio: of "mutual": a match must be nearer than this times the second nearest (Lowe's
+            test), 1 for all. The default is for SIFT; XFeat's descriptors are more alike and want
+            some .95.
+        model: what inliers agree on. A plane suits façades and seldom errs; a pair of cameras
+            takes in depth, and chance matches with it.
+        threshold: pixels that an inlier may be off.
+        iterations: of MAGSAC++ at most.
+        budget: seconds for each query; no picture is begun after that. None: all are looked at.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    top: int = Field(default=10, ge=1)
+    weight: float = Field(default=0.15, ge=0)
+    cap: int = Field(default=70, ge=1)
+    matcher: Literal["mutual", "lighterglue"] = "mutual"
+    ratio: float = Field(default=0.85, gt=0, le=1)
+    model: Literal["homography", "fundamental"] = "homography"
+    threshold: float = Field(default=4.0, gt=0)
+    iterations: int = Field(default=2000, ge=1)
+    budget: float | None = Field(default=None, gt=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What two pictures have in common.
+
+    Attributes:
+        query, gallery: float32 [m, 2], matched points in pixels of either picture as it was
+            looked at.
+        inlier: bool [m], whether the geometry explains the match.
+        query_size, gallery_size: width and height of the pictures as they were looked at.
+    """
+
+    query: NDArray[np.float32]
+    gallery: NDArray[np.float32]
+    inlier: NDArray[np.bool_]
+    query_size: tuple[int, int]
+    gallery_size: tuple[int, int]
+
+    @property
+    def inliers(self) -> int:
+        """Matches that the geometry explains."""
+        return int(self.inlier.sum())
+
+
+def match_points(
+    first: LocalFeatures, second: LocalFeatures, ratio: float = 1.0
+) -> NDArray[np.int64]:
+    """Pairs of points that are each other's nearest, by descriptor: int64 [m, 2], first rising.
+
+    Args:
+        first, second: features of one extractor.
+        ratio: the nearest must be nearer than ratio * the second nearest, seen from `first`.
+
+    Raises:
+        ValueError: for descriptors of different lengths.
+    """
+    if not len(first) or not len(second):
+        return np.zeros((0, 2), np.int64)
+    if first.descriptors.shape[1] != second.descriptors.shape[1]:
+        raise ValueError("the features are of different extractors")
+    likeness = first.descriptors.astype(np.float32) @ second.descriptors.astype(np.float32).T
+    nearest = likeness.argmax(axis=1)
+    own = np.arange(len(first))
+    good = likeness.argmax(axis=0)[nearest] == own
+    if ratio < 1 and len(second) > 1:
+        best = likeness[own, nearest]
+        likeness[own, nearest] = -np.inf
+        next_best = likeness.max(axis=1)
+        # squared distances of unit vectors
+        good &= 2 - 2 * best < ratio**2 * (2 - 2 * next_best)
+    return np.stack([own[good], nearest[good]], axis=1)
+
+
+def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySettings) -> Match:
+    """Matches two pictures and finds the inliers by MAGSAC++ (Barath et al., CVPR 2020).
+
+    OpenCV's own random numbers start alike on every call, so the answer is always the same.
+
+    Raises:
+        ModelError: for the matcher lighterglue, when its package is not installed.
+        ValueError: for features of different extractors, or such as the matcher does not know.
+    """
+    if settings.matcher == "lighterglue":
+        pairs = _glued(query, picture)
+    else:
+        pairs = match_points(query, picture, settings.ratio)
+    here, there = query.points[pairs[:, 0]], picture.points[pairs[:, 1]]
+    inlier = np.zeros(len(pairs), np.bool_)
+    if len(pairs) >= _LEAST_MATCHES[settings.model]:
+        found = _inliers(here, there, settings)
+        # fewer agree with any geometry
+        if found.sum() >= _LEAST_MATCHES[settings.model]:
+            inlier = found
+    sizes = ((query.width, query.height), (picture.width, picture.height))
+    return Match(here, there, inlier, *sizes)
+
+
+@lru_cache(maxsize=1)
+def _lighterglue() -> LighterGlue:
+    from lmk.embed.local.xfeat import LighterGlue  # torch takes seconds to import
+
+    return LighterGlue()
+
+
+def _glued(query: LocalFeatures, picture: LocalFeatures) -> NDArray[np.int64]:
+    sides = [
+        (one.points, one.descriptors.astype(np.float32), (one.width, one.height))
+        for one in (query, picture)
+    ]
+    if any(descriptors.shape[1] != _XFEAT for _, descriptors, _ in sides):
+        raise ValueError("lighterglue matches the features of xfeat")
+    return _lighterglue().match(sides[0], sides[1])
+
+
+def _inliers(
+    here: NDArray[np.float32], there: NDArray[np.float32], settings: GeometrySettings
+) -> NDArray[np.bool_]:
+    sure = 0.999
+    if settings.model == "homography":
+        model, mask = cv2.findHomography(
+            here, there, cv2.USAC_MAGSAC, settings.threshold, None, settings.iterations, sure
+        )
+    else:
+        model, mask = cv2.findFundamentalMat(
+            here, there, cv2.USAC_MAGSAC, settings.threshold, sure, settings.iterations
+        )
+    none = np.zeros(len(here), np.bool_)
+    if model is None or mask is None:
+        return none
+    inlier = np.asarray(mask, np.bool_).ravel()
+    if settings.model == "homography" and not _possible(
+        np.asarray(model, np.float64), here[inlier]
+    ):
+        return none
+    return inlier
+
+
+def _possible(homography: NDArray[np.float64], points: NDArray[np.float32]) -> bool:
+    """Whether a plane can look so: not mirrored, no point behind the camera, not shrunk away.
+
+    The determinant of the map's derivative at a point is det(H) / w ** 3, w the third coordinate
+    of the point's image; it is negative for a mirror image, and the area grows by it.
+    """
+    w = points.astype(np.float64) @ homography[2, :2] + homography[2, 2]
+    if not w.size or (np.sign(w) != np.sign(w[0])).any() or not w.all():
+        return False
+    area = np.median(np.linalg.det(homography) / w**3)
+    return bool(1e-3 < area < 1e3)
+
+
+def fused(
+    scores: NDArray[np.floating], inliers: NDArray[np.integer], settings: GeometrySettings
+) -> NDArray[np.float32]:
+    """score + weight * min(inliers, cap) / cap, float32; what was not looked at gains nothing.
+
+    Args:
+        scores: float [q, k].
+        inliers: int [q, k], NOT_LOOKED_AT (-1) where no check was made.
+        settings: weight and cap.
+    """
+    share = np.clip(inliers, 0, settings.cap) / settings.cap
+    return np.asarray(scores + settings.weight * share, np.float32)
+
+
+def in_doubt(
+    confidence: NDArray[np.floating], threshold: float, margin: float
+) -> NDArray[np.bool_]:
+    """Queries whose confidence is within `margin` of the threshold of "none of these": bool [q].
+
+    Far above it the answer is sure, far below there is nothing to find. Without an answer (-inf)
+    there is no doubt.
+    """
+    there = np.isfinite(confidence)
+    apart = np.abs(np.where(there, confidence, np.inf).astype(np.float64) - threshold)
+    return np.asarray((apart <= margin) & there, np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What the check found.
+
+    Attributes:
+        inliers: int64 [q, k], beside the neighbours; NOT_LOOKED_AT (-1) where no check was made.
+        matches: by query number and gallery row, for drawing.
+        seconds: float64 [q], time it took; 0 for queries that were not in doubt.
+    """
+
+    inliers: NDArray[np.int64]
+    matches: Mapping[tuple[int, int], Match]
+    seconds: NDArray[np.float64]
+
+
+def check(
+    neighbours: Neighbours,
+    doubt: NDArray[np.bool_],
+    query_features: Callable[[int], LocalFeatures | str],
+    row_features: Callable[[int], LocalFeatures | str],
+    settings: GeometrySettings,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Checked:
+    """Looks at the short lists of the queries in doubt.
+
+    Without a budget the result is always the same. With one, what is not reached is not looked
+    at, and gains nothing: what is looked at is still the best part of the list.
+
+    Args:
+        neighbours: best first; the first `settings.top` may be looked at.
+        doubt: bool [q], queries that are worth the time (in_doubt).
+        query_features, row_features: local features by query number and by gallery row, or the
+            reason why there are none (then that picture is not looked at). Their time counts.
+        settings: of the check.
+        clock: seconds.
+    """
+    inliers = np.full(neighbours.rows.shape, NOT_LOOKED_AT, np.int64)
+    matches: dict[tuple[int, int], Match] = {}
+    seconds = np.zeros(len(neighbours))
+    for query in np.flatnonzero(doubt).tolist():
+        begun = clock()
+        mine = query_features(query)
+        for place, row in enumerate(neighbours.rows[query, : settings.top].tolist()):
+            late = settings.budget is not None and clock() - begun >= settings.budget
+            if row == NO_ROW or late or isinstance(mine, str):
+                break
+            theirs = row_features(row)
+            if not isinstance(theirs, str):
+                match = verify(mine, theirs, settings)
+                matches[query, row], inliers[query, place] = match, match.inliers
+        seconds[query] = clock() - begun
+    return Checked(inliers, matches, seconds)

@@ -1,0 +1,184 @@
+"""Which gallery pictures a bank of distractors picks, kept so that small changes cost little.
+
+Each distractor picks its `top` nearest gallery pictures. When pictures come or go, only those
+distractors pick anew that are nearer to one of them than to the last of their picks: all others
+would pick what they had. So the table after a change is the one that a fresh count would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.searcher import Searcher
+from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.view import View
+
+_BATCH = 4096  # rows at a time
+_SLACK = 1e-4  # float32 products of stored vectors are nearer to the scores than this
+
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+BlockProgress = Callable[[int, int], None]  # (rows that have asked, rows that ask)
+
+
+@dataclass(frozen=True, eq=False)
+class Picks:
+    """How a bank picked the gallery.
+
+    Attributes:
+        counts: int64 [rows], how often each row was picked.
+        mean: float32 [rows], mean cosine of those picks; 0 where there was none.
+        expected: picks a gallery picture would get if all were picked alike.
+    """
+
+    counts: NDArray[np.int64]
+    mean: NDArray[np.float32]
+    expected: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Which rows of a gallery are its pictures and which its distractors: bool [rows] each."""
+
+    gallery: Mask
+    bank: Mask
+
+    @classmethod
+    def none(cls, rows: int) -> Sides:
+        """A gallery in which there is nothing yet."""
+        return cls(np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
+
+    def grown(self, rows: int) -> Sides:
+        """The same gallery among more rows."""
+        more = np.zeros(rows - len(self.gallery), np.bool_)
+        return Sides(np.concatenate([self.gallery, more]), np.concatenate([self.bank, more]))
+
+
+@dataclass(frozen=True, eq=False)
+class PickTable:
+    """The picks of a bank, by row of the gallery that holds both.
+
+    Attributes:
+        counts: int64 [rows], how often each gallery row was picked.
+        sums: float64 [rows], of the cosines of those picks.
+        worst: float32 [rows], of each distractor the cosine of its last pick; -inf where the
+            gallery has fewer pictures than it may pick.
+    """
+
+    counts: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    worst: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, rows: int, bank_rows: int | None = None) -> PickTable:
+        """No picks. `bank_rows`: rows of the bank, where it is numbered by itself."""
+        worst = np.full(rows if bank_rows is None else bank_rows, -np.inf, np.float32)
+        return cls(np.zeros(rows, np.int64), np.zeros(rows), worst)
+
+    def picks(self, *, bank: int, gallery: int, top: int) -> Picks:
+        """What the penalty needs, of that many distractors and gallery pictures."""
+        mean = (self.sums / np.maximum(self.counts, 1)).astype(np.float32)
+        return Picks(self.counts, mean, bank * min(top, gallery) / max(gallery, 1))
+
+    def updated(
+        self, searcher: Searcher, stored: Vectors, fingerprint: str, *, before: Sides,
+        after: Sides, top: int, progress: BlockProgress = lambda done, total: None,
+    ) -> PickTable:  # fmt: skip
+        """The table of a gallery after a change.
+
+        Args:
+            searcher: exact, over every row that is a gallery picture before or after.
+            stored: the vectors of all rows, the removed ones too.
+            fingerprint: of the embedder.
+            before: what the table was made for, with the same number of rows.
+            after: what the gallery holds now.
+            top: picks a distractor has, the same as before.
+            progress: called with (done, total) distractors, block by block; those that take picks
+                back and pick anew count twice. Not called where none has to ask.
+        """
+        more = len(after.gallery) - len(self.counts)
+        table = PickTable(
+            np.concatenate([self.counts, np.zeros(more, np.int64)]),
+            np.concatenate([self.sums, np.zeros(more)]),
+            np.concatenate([self.worst, np.full(more, -np.inf, np.float32)]),
+        )
+        changed = np.flatnonzero(before.gallery != after.gallery)
+        stays = np.flatnonzero(before.bank & after.bank)
+        again = nearer(stored, stays, table.worst[stays], changed)
+        gone = np.flatnonzero(before.bank & ~after.bank)
+        new = np.flatnonzero(after.bank & ~before.bank)
+        bank = View(stored, np.ones(stored.rows, np.bool_), fingerprint)
+        back, anew = np.concatenate([gone, again]), np.concatenate([new, again])
+        asked_back = len(back) if before.gallery.any() else 0
+        total = asked_back + (len(anew) if after.gallery.any() else 0)
+        if asked_back:
+            table.count(
+                searcher, bank, back, top=top, allow=before.gallery, times=-1,
+                progress=lambda done: progress(done, total),
+            )  # fmt: skip
+        table.worst[back] = -np.inf
+        if after.gallery.any():
+            table.count(
+                searcher, bank, anew, top=top, allow=after.gallery,
+                progress=lambda done: progress(asked_back + done, total),
+            )  # fmt: skip
+        table.sums[table.counts == 0] = 0  # what rounding left
+        return table
+
+    def renumbered(self, alive: Mask) -> PickTable:
+        """The table when only the rows alive, bool [rows], are left, numbered from 0 on."""
+        return PickTable(self.counts[alive], self.sums[alive], self.worst[alive])
+
+    def count(
+        self, searcher: Searcher, bank: View, asked: Rows, *, top: int, allow: Mask | None = None,
+        times: int = 1, progress: Callable[[int], None] = lambda done: None,
+    ) -> None:  # fmt: skip
+        """Lets the bank's rows `asked` pick among the rows allowed, and enters what they pick.
+
+        Args:
+            times: 1 to enter picks, -1 to take them back.
+            progress: called with the number of rows that have picked, after each block.
+        """
+        rows, done = len(self.counts), 0
+        for chosen, vectors in blocks(bank.stored, asked):
+            queries = Embeddings(vectors, tuple(map(str, chosen)), bank.fingerprint)
+            found = searcher.search(queries, top, allow)
+            there = found.rows != NO_ROW
+            picked = found.rows[there]
+            self.counts[:] += times * np.bincount(picked, minlength=rows)
+            self.sums[:] += times * np.bincount(picked, found.scores[there], minlength=rows)
+            self.worst[chosen] = found.scores[:, -1]
+            done += len(chosen)
+            progress(done)
+
+
+def nearer(
+    stored: Vectors, rows: Rows, worst: NDArray[np.float32], others: Rows
+) -> NDArray[np.int64]:
+    """The rows that may be as near to one of `others` as their `worst` cosine, float32 [n]."""
+    if not others.size:
+        return others
+    near = np.zeros(len(rows), np.bool_)
+    for start, vectors in zip(range(0, len(rows), _BATCH), _vectors(stored, rows), strict=True):
+        piece = slice(start, start + len(vectors))
+        for some in _vectors(stored, others):
+            near[piece] |= (vectors @ some.T).max(axis=1) >= worst[piece] - _SLACK
+    return rows[near]
+
+
+def blocks(stored: Vectors, rows: Rows) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+    """Yields rows with their vectors, some thousand at a time."""
+    for start in range(0, len(rows), _BATCH):
+        chosen = rows[start : start + _BATCH]
+        yield chosen, stored.read(chosen)
+
+
+def _vectors(stored: Vectors, rows: Rows) -> Iterator[NDArray[np.float32]]:
+    for _, vectors in blocks(stored, rows):
+        yield vectors

@@ -1,0 +1,176 @@
+"""Predictions: one landmark (or none) and a confidence for each query, with the evidence."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.rerank.steps.geometry import Match
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one query.
+
+    Attributes:
+        query: its id.
+        label: the landmark, or None for "none of these".
+        best: the best landmark, even below the threshold; None where no neighbour has a label.
+        confidence: of `best`, the higher the surer; None where there is none.
+        probability: calibrated, that `best` is right; None where nothing was calibrated.
+        threshold: below it the answer is "none of these"; None where everything is answered.
+        query_penalty: what was taken off the confidence, as the query is like the distractors.
+        landmark_score: above 0 for a query more like the gallery than like the distractors; None
+            where these were not asked.
+        rows: int64 [n], the gallery rows that were looked at, nearest first.
+        scores: float32 [n], their plain cosines.
+    """
+
+    query: str
+    label: str | None
+    best: str | None
+    confidence: float | None
+    probability: float | None
+    threshold: float | None
+    query_penalty: float
+    landmark_score: float | None
+    rows: NDArray[np.int64] = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictions:
+    """The answers to q queries and why they were given.
+
+    They are a sequence: `len`, iteration and `predictions[i]` give a Prediction for each query.
+
+    Attributes:
+        labels: for each query the best landmark, or None where no neighbour has a label. It is
+            named even below the threshold: a contest ranks every answer and a blank gains
+            nothing; a person is told "none of these" (`answers`).
+        confidence: float32 [q], the higher the surer; only its order matters to GAP. -inf where
+            the label is None.
+        threshold: an answer below it is "none of these".
+        neighbours: the gallery rows that were looked at, with their plain cosines, best first.
+        scores: float32 [q, k], what each cosine became by the steps; this is what votes. -inf
+            where no row.
+        penalty: float32 [q, k], what was taken off the rescaled cosine (0 where no row).
+        votes: float32 [q, k], what each neighbour gave to the winning label (0 for the others,
+            most of which did not vote).
+        bank: float32 [q], what the query's own likeness to the bank took off the confidence.
+        inliers: int64 [q, k], points that a neighbour shares with the query; -1 where the
+            geometric check did not look.
+        seconds: float64 [q], time that check took.
+        probability: float64 [q], calibrated, that the label is right; None where nothing was
+            calibrated.
+        landmark: float32 [q], mean cosine to the nearest gallery pictures minus that to the
+            nearest of the bank, above 0 for what is more like a landmark than like none; None
+            where the bank was not asked.
+        matches: the points that were compared, by query number and gallery row.
+
+    Raises:
+        ValueError: when lengths or shapes differ, or a confidence is NaN.
+    """
+
+    labels: tuple[str | None, ...]
+    confidence: NDArray[np.float32]
+    threshold: float
+    neighbours: Neighbours
+    scores: NDArray[np.float32]
+    penalty: NDArray[np.float32]
+    votes: NDArray[np.float32]
+    bank: NDArray[np.float32]
+    inliers: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    probability: NDArray[np.float64] | None
+    landmark: NDArray[np.float32] | None
+    matches: Mapping[tuple[int, int], Match]
+
+    def __post_init__(self) -> None:
+        q = len(self.neighbours)
+        if len(self.labels) != q or self.confidence.shape != (q,):
+            raise ValueError(f"{q} queries, {len(self.labels)} labels, {self.confidence.shape}")
+        if np.isnan(self.confidence).any():
+            raise ValueError("a confidence is NaN")
+        for name in ("bank", "seconds", "probability", "landmark"):
+            array = getattr(self, name)
+            if array is not None and array.shape != (q,):
+                raise ValueError(f"{name} must be ({q},), got {array.shape}")
+        for name in ("scores", "penalty", "votes", "inliers"):
+            array = getattr(self, name)
+            if array.shape != self.neighbours.rows.shape:
+                raise ValueError(f"{name} must be {self.neighbours.rows.shape}, got {array.shape}")
+        for name in ("penalty", "votes"):
+            if getattr(self, name)[self.neighbours.rows == NO_ROW].any():
+                raise ValueError(f"{name} must be 0 where there is no neighbour")
+
+    def __len__(self) -> int:
+        return len(self.neighbours)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self._one(i) for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, item: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Prediction]: ...
+    def __getitem__(self, item: int | slice) -> Prediction | list[Prediction]:
+        if isinstance(item, slice):
+            return [self._one(i) for i in range(*item.indices(len(self)))]
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"prediction {item} of {len(self)}")
+        return self._one(operator.index(item) % len(self))
+
+    def __repr__(self) -> str:
+        named = sum(label is not None for label in self.answers())
+        queries = f"{len(self)} {'query' if len(self) == 1 else 'queries'}"
+        below = "" if self.threshold == float("-inf") else f", threshold {self.threshold:.3f}"
+        return f"<Predictions: {queries}, {named} with a landmark{below}>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table with a row for each query: the fields of Prediction but for the neighbours."""
+        import pandas as pd
+
+        names = [one.name for one in fields(Prediction) if one.name not in ("rows", "scores")]
+        rows = [[getattr(one, name) for name in names] for one in self]
+        return pd.DataFrame(rows, columns=names)
+
+    def _one(self, i: int) -> Prediction:
+        neighbours, best = self.neighbours, self.labels[i]
+        found = neighbours.rows[i] != NO_ROW
+        known = best is not None
+        confidence = float(self.confidence[i])
+        probability, landmark = self.probability, self.landmark
+        return Prediction(
+            query=self.query_ids[i],
+            label=best if confidence >= self.threshold else None,
+            best=best,
+            confidence=confidence if known else None,
+            probability=float(probability[i]) if known and probability is not None else None,
+            threshold=self.threshold if self.threshold > float("-inf") else None,
+            query_penalty=float(self.bank[i]),
+            landmark_score=None if landmark is None else float(landmark[i]),
+            rows=neighbours.rows[i][found],
+            scores=neighbours.scores[i][found],
+        )
+
+    @property
+    def query_ids(self) -> tuple[str, ...]:
+        """The query ids, in order."""
+        return self.neighbours.query_ids
+
+    def answers(self) -> tuple[str | None, ...]:
+        """For each query the landmark, or None ("none of these") below the threshold."""
+        return tuple(
+            label if confidence >= self.threshold else None
+            for label, confidence in zip(self.labels, self.confidence, strict=True)
+        )

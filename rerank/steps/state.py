@@ -1,0 +1,132 @@
+"""Queries, and what becomes of them on the way from neighbours to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.local.features import LocalFeatures
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.rerank.steps.geometry import NOT_LOOKED_AT, Match
+from lmk.rerank.steps.ranking import ranked
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Pictures that are asked.
+
+    Attributes:
+        embeddings: unit vectors [q, d].
+        without: for each query gallery rows that count as absent, as the picture itself when a
+            gallery is asked about its own pictures; they are neither found nor part of others.
+        features: local features of a query by its number, or the reason why there are none; the
+            geometric check is left out without.
+        without_distractors: for each query rows of the bank that count as absent, as its copies.
+
+    Raises:
+        ValueError: when the rows left out are of another number of queries.
+    """
+
+    embeddings: Embeddings
+    without: Sequence[NDArray[np.int64]] | None = None
+    features: Callable[[int], LocalFeatures | str] | None = None
+    without_distractors: Sequence[NDArray[np.int64]] | None = None
+
+    def __post_init__(self) -> None:
+        for rows in (self.without, self.without_distractors):
+            if rows is not None and len(rows) != len(self.embeddings):
+                raise ValueError(f"{len(self.embeddings)} queries, {len(rows)} lists of rows")
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """Queries on their way from neighbours to predictions.
+
+    Attributes:
+        queries: what is asked.
+        neighbours: as they were searched, by plain cosine.
+        candidates: only the first that many may vote; the others are evidence to be shown.
+        scores: float32 [q, k], what is left of the cosines; -inf where there is no neighbour.
+        penalty: float32 [q, k], taken off so far.
+        winner: int64 [q], label code, -1 for none.
+        confidence: float32 [q].
+        votes: float32 [q, k].
+        threshold: an answer below it is "none of these".
+        background: what the scores were rescaled by; penalties are, too.
+        likeness: float32 [q, n], the largest cosines of each query to the bank, falling; None
+            where there is no bank to ask.
+        bank: float32 [q], taken off the confidence.
+        inliers: int64 [q, k] of the geometric check, NOT_LOOKED_AT where none was made.
+        matches: of that check, by query number and gallery row.
+        seconds: float64 [q] it took.
+    """
+
+    queries: Queries
+    neighbours: Neighbours
+    candidates: int
+    scores: NDArray[np.float32]
+    penalty: NDArray[np.float32]
+    winner: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    votes: NDArray[np.float32]
+    threshold: float
+    background: float
+    likeness: NDArray[np.float32] | None
+    bank: NDArray[np.float32]
+    inliers: NDArray[np.int64]
+    matches: Mapping[tuple[int, int], Match]
+    seconds: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        queries: Queries,
+        neighbours: Neighbours,
+        candidates: int,
+        likeness: NDArray[np.float32] | None = None,
+    ) -> Answering:
+        """The start: nothing taken off, nobody has voted.
+
+        Raises:
+            ValueError: when the neighbours are of other queries.
+        """
+        if neighbours.query_ids != queries.embeddings.ids:
+            raise ValueError("the neighbours are of other queries")
+        if queries.without is not None:
+            neighbours = leave_out(neighbours, queries.without)
+        q, shape = len(neighbours), neighbours.rows.shape
+        zeros = np.zeros(shape, np.float32)
+        return cls(
+            queries=queries,
+            neighbours=neighbours,
+            candidates=candidates,
+            scores=neighbours.scores,
+            penalty=zeros,
+            winner=np.full(q, -1, np.int64),
+            confidence=np.full(q, -np.inf, np.float32),
+            votes=zeros,
+            threshold=float("-inf"),
+            background=0.0,
+            likeness=likeness,
+            bank=np.zeros(q, np.float32),
+            inliers=np.full(shape, NOT_LOOKED_AT, np.int64),
+            matches={},
+            seconds=np.zeros(q),
+        )
+
+
+def leave_out(
+    found: Neighbours, without: Sequence[NDArray[np.int64]], k: int | None = None
+) -> Neighbours:
+    """The k nearest of the neighbours, all unless given, that are not left out of their query's."""
+    rows, scores = found.rows, found.scores.copy()
+    for i, banned in enumerate(without):
+        scores[i, np.isin(rows[i], banned)] = -np.inf
+    return ranked(np.where(np.isneginf(scores), NO_ROW, rows), scores, found.query_ids, k)

@@ -1,0 +1,373 @@
+"""The steps of a pipeline, as data: each takes an Answering and gives the next one.
+
+A new kind of step is one class here, its place in ORDER and its fact in GalleryFacts. Scores that
+were rescaled are no cosines any more; what is taken off them is rescaled alike, so that the
+parameters of a step mean the same with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lmk.embed.local.features import Extractor, RootSift, XFeat
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.distractor_similarity import (
+    demote_overpredicted,
+    mean_of,
+    thresholded_demotion,
+)
+from lmk.rerank.steps.expansion import augmentation_weights
+from lmk.rerank.steps.geometry import GeometrySettings, check, fused, in_doubt
+from lmk.rerank.steps.penalty import PenaltySettings, rescaled
+from lmk.rerank.steps.ranking import MOST, order_of, ranked
+from lmk.rerank.steps.state import Answering
+from lmk.rerank.steps.voting import class_prior, labelled, vote_best
+
+
+class NeighbourhoodStep(BaseModel):
+    """Each candidate is compared together with its own nearest gallery pictures.
+
+    Scores become the cosines of the augmented pictures (neighbourhoods.py); the neighbours stay
+    those that were searched.
+
+    Attributes:
+        n: pictures that are added up, the candidate among them.
+        spread: the last weighs 10 ** -spread of the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: Literal["neighbourhood"] = "neighbourhood"
+    n: int = Field(default=10, ge=1, le=MOST)
+    spread: float = Field(default=1.5, ge=0)
+
+    def weights(self) -> NDArray[np.float64]:
+        """float64 [n], of the picture itself and its nearest."""
+        return augmentation_weights(self.n, self.spread)
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Replaces `scores`."""
+        if facts.neighbourhoods is None or facts.vectors is None:
+            return answering
+        asked = answering.queries
+        scores = facts.neighbourhoods.cosines(
+            asked.embeddings, answering.neighbours, facts.vectors, without=asked.without
+        )
+        return replace(answering, scores=scores)
+
+
+class RescaleStep(BaseModel):
+    """Scores become (cosine - background) / (1 - background).
+
+    Raw features of photos are alike to start with (two unrelated ones have a cosine near .5), and
+    a vote that weighs by powers of the cosine would let many distant pictures outvote a near one.
+    Rescaled, 0 is what strangers have, whatever the embedder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Literal["rescale"] = "rescale"
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Replaces `scores`."""
+        scores = rescaled(answering.scores, facts.background).astype(np.float32)
+        return replace(answering, scores=scores, background=facts.background)
+
+
+class PenaltyStep(PenaltySettings):
+    """Takes the penalty of each gallery row off its score (see penalty.py)."""
+
+    step: Literal["penalty"] = "penalty"
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Adds to `penalty`; does nothing where the gallery has no bank."""
+        return answering if facts.penalty is None else _taken_off(answering, facts.penalty)
+
+
+class BankPenaltyStep(BaseModel):
+    """Takes off each gallery picture's own likeness to the bank.
+
+    That is B(g), the mean of the m largest cosines of the picture to distractors. From the first
+    place of the Google Landmark Recognition contest of 2020, with m 5 and factor 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: Literal["bank_penalty"] = "bank_penalty"
+    m: int = Field(default=5, ge=1, le=MOST)
+    factor: float = Field(default=1.0, ge=0)
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Adds to `penalty`; does nothing where the gallery has no bank."""
+        if facts.bank_means is None:
+            return answering
+        taken = np.float32(self.factor) * rescaled(facts.bank_means, answering.background)
+        return _taken_off(answering, taken)
+
+
+class GeometryStep(GeometrySettings):
+    """Scores rise by the points that a neighbour shares with the query (see geometry.py).
+
+    The pipeline answers twice: first without the check; then the queries in doubt are looked at,
+    and the steps from here on run again.
+
+    Attributes:
+        margin: in doubt is whose confidence lies within it of the threshold; all queries are where
+            there is no threshold.
+        extractor: "rootsift", or "xfeat" (an extra package), whose points are learnt.
+        points: kept of a picture.
+        longest: pixels that the longer side of a picture is shrunk to; the extractor's own
+            (480 and 640) unless given.
+    """
+
+    step: Literal["geometry"] = "geometry"
+    margin: float = Field(default=0.15, ge=0)
+    extractor: Literal["rootsift", "xfeat"] = "rootsift"
+    points: int = Field(default=1000, ge=1, le=100_000)
+    longest: int | None = Field(default=None, ge=32, le=8192)
+
+    @model_validator(mode="after")
+    def _matched_by_its_own(self) -> GeometryStep:
+        if self.matcher == "lighterglue" and self.extractor != "xfeat":
+            raise ValueError("the matcher lighterglue is for the extractor xfeat")
+        return self
+
+    def local_extractor(self) -> Extractor:
+        """What finds the points."""
+        sizes = {} if self.longest is None else {"longest": self.longest}
+        if self.extractor == "xfeat":
+            return XFeat(most=self.points, **sizes)
+        return RootSift(most=self.points, **sizes)
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Raises `scores` by the inliers there are: none before `look`."""
+        return replace(answering, scores=fused(answering.scores, answering.inliers, self))
+
+    def look(self, answering: Answering, answered: Answering, facts: GalleryFacts) -> Answering:
+        """Fills `inliers`, `matches` and `seconds` for the queries in doubt.
+
+        Args:
+            answering: where this step begins.
+            answered: what came of it without the check: whom it doubts, and in which order it
+                put the candidates.
+            facts: with the local features of gallery rows.
+        """
+        features = answering.queries.features
+        if features is None or facts.row_features is None:
+            return answering
+        sure = np.isfinite(answered.confidence)
+        if np.isfinite(answered.threshold):
+            sure = in_doubt(answered.confidence, answered.threshold, self.margin)
+        rows = answering.neighbours.rows[:, : answering.candidates]
+        scores = np.where(rows == NO_ROW, -np.inf, answered.scores[:, : answering.candidates])
+        places = order_of(rows, scores.astype(np.float32))[:, : self.top]
+        short = ranked(rows, scores, answering.neighbours.query_ids, self.top)
+        checked = check(short, sure, features, facts.row_features, self)
+        inliers = answering.inliers.copy()
+        np.put_along_axis(inliers, places, checked.inliers, axis=1)
+        return replace(answering, inliers=inliers, matches=checked.matches, seconds=checked.seconds)
+
+
+class VoteStep(BaseModel):
+    """The k best candidates vote for their labels.
+
+    By power, each with max(score, 0) ** power: the confidence is (sum of the winner's votes / k)
+    ** (1 / power), which ranks as the sum does and reads like a score. By temperature, each with
+    its softmax: the confidence is the sum of the winner's votes, each times its score, so that it
+    reads like a score too. Where every neighbour that has a label is at or below 0 the label of the
+    first of them is the answer, and its score the confidence.
+
+    Attributes:
+        k: candidates that vote.
+        power: of the score.
+        temperature: of a softmax over the voters instead; None for powers.
+        prior: votes for a label of n gallery pictures are multiplied by n ** prior.
+        most: votes of a label that count, the largest ones; all for None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: Literal["vote"] = "vote"
+    k: int = Field(default=5, ge=1)
+    power: float = Field(default=9.0, gt=0)
+    temperature: float | None = Field(default=None, gt=0)
+    prior: float = 0.0
+    most: int | None = Field(default=None, ge=1)
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Fills `winner`, `confidence` and `votes`."""
+        rows = answering.neighbours.rows
+        candidates = rows[:, : answering.candidates]
+        scores = answering.scores[:, : answering.candidates]
+        result = vote_best(
+            candidates,
+            scores,
+            self.k,
+            facts.label_offsets,
+            facts.label_codes,
+            power=self.power,
+            temperature=self.temperature,
+            most=self.most,
+            scale=class_prior(facts.label_pictures, self.prior) if self.prior else None,
+        )
+        if self.temperature is None:
+            confidence = (result.total / self.k) ** (1 / self.power)
+        else:
+            confidence = (result.shares * np.maximum(scores, 0)).sum(axis=1)
+        silent = result.total <= 0
+        known = labelled(candidates[silent], facts.label_offsets)
+        best = np.where(known, scores[silent], -np.inf).max(axis=1, initial=-np.inf)
+        confidence[silent] = np.minimum(best, 0)
+        confidence[result.winner < 0] = -np.inf
+        beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
+        votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares
+        return replace(
+            answering,
+            winner=result.winner,
+            confidence=confidence.astype(np.float32),
+            votes=votes,
+        )
+
+
+class QueryPenaltyStep(BaseModel):
+    """Takes the query's own likeness to the bank off the confidence.
+
+    That is factor * C(q), the mean of the m largest cosines of the query to distractors; the
+    first place of the Google Landmark Recognition contest of 2020 had m 10.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: Literal["query_penalty"] = "query_penalty"
+    m: int = Field(default=10, ge=1, le=MOST)
+    factor: float = Field(default=0.5, ge=0)
+
+    def depth(self) -> int:
+        """Cosines to the bank that it needs."""
+        return self.m
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Lowers `confidence`; does nothing where there is no bank to ask."""
+        if answering.likeness is None:
+            return answering
+        likeness = rescaled(mean_of(answering.likeness, self.m), answering.background)
+        return _less_sure(answering, np.float32(self.factor) * likeness)
+
+
+class DemoteStep(BaseModel):
+    """Takes factor * t off the confidence where t, a query's nth largest cosine to the bank, is
+    at least `at`; from the second place of the Google Landmark Recognition contest of 2020.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    step: Literal["demote"] = "demote"
+    nth: int = Field(default=3, ge=1, le=MOST)
+    at: float = Field(default=0.3, ge=0)
+    factor: float = Field(default=1.5, ge=0)
+
+    def depth(self) -> int:
+        """Cosines to the bank that it needs."""
+        return self.nth
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Lowers `confidence`; does nothing where there is no bank to ask."""
+        if answering.likeness is None:
+            return answering
+        likeness = rescaled(answering.likeness, answering.background)
+        taken = thresholded_demotion(likeness, nth=self.nth, at=self.at, factor=self.factor)
+        return _less_sure(answering, taken)
+
+
+class OverpredictedStep(BaseModel):
+    """Answers whose label more than `limit` queries got have -count as their confidence.
+
+    For contests only: it needs all queries at once, so that an answer depends on what else is
+    asked. From the third place of the Google Landmark Recognition contest of 2019. Who asks in
+    batches leaves the step out of them (Pipeline.without) and applies `of_all` in the end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Literal["overpredicted"] = "overpredicted"
+    limit: int = Field(default=30, ge=1)
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Replaces `confidence`."""
+        confidence = demote_overpredicted(answering.winner, answering.confidence, limit=self.limit)
+        return replace(answering, confidence=confidence)
+
+    def of_all(
+        self, labels: Sequence[str | None], confidence: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """The confidences float32 [q] of answers to all queries, None for those without one."""
+        code = {label: i for i, label in enumerate(dict.fromkeys(labels)) if label is not None}
+        winner = np.array([-1 if label is None else code[label] for label in labels], np.int64)
+        given = confidence.astype(np.float32)
+        return demote_overpredicted(winner, given, limit=self.limit)
+
+
+class ThresholdStep(BaseModel):
+    """Answers with a confidence below `value` are "none of these"; it changes no ranking."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Literal["threshold"] = "threshold"
+    value: float
+
+    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+        """Sets `threshold`."""
+        return replace(answering, threshold=self.value)
+
+
+Step = Annotated[
+    NeighbourhoodStep
+    | RescaleStep
+    | PenaltyStep
+    | BankPenaltyStep
+    | GeometryStep
+    | VoteStep
+    | QueryPenaltyStep
+    | DemoteStep
+    | OverpredictedStep
+    | ThresholdStep,
+    Field(discriminator="step"),
+]
+
+# Where in a pipeline each step makes sense; those of one number may change places.
+ORDER: dict[type[BaseModel], int] = {
+    NeighbourhoodStep: 0,
+    RescaleStep: 1,
+    PenaltyStep: 2,
+    BankPenaltyStep: 2,
+    GeometryStep: 2,
+    VoteStep: 3,
+    QueryPenaltyStep: 4,
+    DemoteStep: 4,
+    OverpredictedStep: 5,
+    ThresholdStep: 6,
+}
+
+
+def _taken_off(answering: Answering, of_rows: NDArray[np.float32]) -> Answering:
+    """Scores without what is taken off each gallery row, float32 [rows]."""
+    rows = answering.neighbours.rows
+    taken = of_rows.take(rows, mode="wrap")  # NO_ROW takes the last one, and
+    taken[rows == NO_ROW] = 0
+    return replace(answering, scores=answering.scores - taken, penalty=answering.penalty + taken)
+
+
+def _less_sure(answering: Answering, taken: NDArray[np.float32]) -> Answering:
+    """The confidence without what is taken off each query, float32 [q]."""
+    return replace(
+        answering,
+        confidence=(answering.confidence - taken).astype(np.float32),
+        bank=(answering.bank + taken).astype(np.float32),
+    )

@@ -1,0 +1,1 @@
+"""Tags of pictures: taggers, thresholds, votes."""

@@ -1,0 +1,382 @@
+"""Taggers: what is in a photo, by a trained head or by the votes of labelled neighbours.
+
+>>> from lmk.rerank.tags.taggers import HeadTagger, tag_files
+>>> tagger = HeadTagger.open(Path("my-tags"))  # doctest: +SKIP
+>>> for batch in tag_files(tagger, [("photo", Path("photo.jpg"))]):  # doctest: +SKIP
+...     print(tagger.thresholds.given(batch.scores, tagger.names))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmk.embed.data.images import Picture, Skipped, decode
+from lmk.embed.data.sources import PictureSource, Source, picture_source
+from lmk.embed.data.tiles import TILES, tiled
+from lmk.embed.defaults import DEFAULT_TAGGER
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import ModelError, UsageError, storage_errors
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.network.config import embedder_folder, shipped_tagger
+from lmk.embed.network.runtime import available_cores
+from lmk.embed.tags.detector import Box, Detector
+from lmk.embed.tags.head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
+from lmk.index.catalog.layout import CATALOG
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.steps import (
+    DemoteStep,
+    GeometryStep,
+    OverpredictedStep,
+    QueryPenaltyStep,
+    ThresholdStep,
+    VoteStep,
+)
+from lmk.rerank.tags.thresholds import (
+    HEAD_SETTING,
+    THRESHOLDS_FILE,
+    VOTES_SETTING,
+    TagThresholds,
+    check_tagger,
+    load_thresholds,
+    save_thresholds,
+    saved_thresholds,
+)
+from lmk.rerank.tags.votes import POWER, VOTERS, tag_votes
+
+_BATCH = 256  # pictures in memory, tiles among them
+_SURE = 1e-6  # nearest to 0 and 1 that a score is, for its odds
+
+
+class Tagger(Protocol):
+    """Gives each tag a score, 0 to 1.
+
+    Attributes:
+        embedder: whose features it reads.
+        names: the t tags.
+        thresholds: from which scores on they are given, by default .5 of each.
+    """
+
+    embedder: Embedder
+    names: tuple[str, ...]
+    thresholds: TagThresholds
+
+    @property
+    def print(self) -> str:
+        """What tells its scores from another tagger's."""
+        ...
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
+        ...
+
+    def save(self, thresholds: TagThresholds) -> None:
+        """Keeps thresholds with the tagger."""
+        ...
+
+
+class HeadTagger:
+    """A tagger that was trained: an embedder and the tags that were learnt with it.
+
+    Args:
+        embedder: of the head's features.
+        head: the tags.
+        where: what it is read from, for errors.
+        keep: keeps thresholds there.
+        thresholds: those that were kept.
+
+    Raises:
+        GalleryError: the thresholds are of another head.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        head: TagHead,
+        where: Path,
+        keep: Callable[[TagThresholds], None],
+        thresholds: TagThresholds | None = None,
+    ) -> None:
+        self.embedder = embedder
+        self.names = head.names
+        self._head = head
+        self._keep = keep
+        self.thresholds = thresholds or TagThresholds()
+        check_tagger(self.thresholds, self.print, where)
+
+    @classmethod
+    def open(cls, named: Path | None = None) -> HeadTagger:
+        """Opens a folder that `lmk train` wrote with a task of tags, or what lmk comes with.
+
+        Args:
+            named: the folder, or "tags-lite1"; the tagger that lmk comes with unless given.
+
+        Raises:
+            ModelError: there is no embedder, or it knows no tags; a damaged file.
+            EmbedderMismatch: tags of another embedder.
+            GalleryError: thresholds of other tags.
+        """
+        shipped = shipped_tagger()
+        folder = shipped if named is None else embedder_folder(str(named)) or named
+        if not folder.is_dir():
+            remedy = f"train one: lmk train tags, or take what lmk comes with: {DEFAULT_TAGGER}"
+            raise ModelError("no such tagger", where=folder, remedy=remedy)
+        embedder = Embedder.load(folder)
+        head = load_tag_head(folder, embedder.feature_fingerprint)
+        path = folder / THRESHOLDS_FILE
+
+        def keep(new: TagThresholds) -> None:
+            if folder == shipped:
+                remedy = "name with -o a folder for a tagger with these"
+                raise UsageError("comes with lmk and stays as it is", where=named, remedy=remedy)
+            save_thresholds(new, path)
+
+        return cls(embedder, head, folder, keep, load_thresholds(path))
+
+    @classmethod
+    def of_index(cls, recognizer: Recognizer) -> HeadTagger | None:
+        """The tagger that an index was built with; None where its embedder knows no tags.
+
+        Raises:
+            ModelError, EmbedderMismatch, GalleryError: as `open`.
+        """
+        gallery, embedder = recognizer.gallery, recognizer.embedder
+        if not (gallery.embedder_dir / TAGS_FILE).is_file():
+            return None
+        head = load_tag_head(gallery.embedder_dir, embedder.feature_fingerprint, checked=True)
+        kept = saved_thresholds(gallery, HEAD_SETTING)
+        return cls(embedder, head, gallery.path, _keeper(gallery.path, HEAD_SETTING), kept)
+
+    @property
+    def print(self) -> str:
+        """See Tagger.print."""
+        head = self._head
+        content = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes())
+        form = f"{head.activation} {head.unit}"
+        content.update("\0".join((head.feature_fingerprint, form, *head.names)).encode())
+        return content.hexdigest()
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See Tagger.scores."""
+        return self._head.probabilities(features)
+
+    def save(self, thresholds: TagThresholds) -> None:
+        """See Tagger.save (GalleryLocked, StorageError); UsageError of what lmk comes with."""
+        self._keep(thresholds)
+
+    def copy(self, folder: Path, thresholds: TagThresholds) -> None:
+        """Writes this tagger with other thresholds into a folder that is empty or not there.
+
+        Raises:
+            StorageError: the disk is full, the folder cannot be written.
+        """
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.embedder.save(folder)
+            save_tag_head(self._head, folder / TAGS_FILE)
+        save_thresholds(thresholds, folder / THRESHOLDS_FILE)
+
+
+class VoteTagger:
+    """A tagger without training: an index whose pictures have tags; the nearest of them vote.
+
+    Neighbours come as for any answer of the index: rescaled, less their penalty. Its other steps,
+    its threshold of "none of these" and its calibration speak of one best label and are not used.
+
+    Args:
+        recognizer: over the index; it must stay open.
+        voters: the k nearest that vote, of the pipeline's candidates.
+        power: of their scores, see tag_votes.
+
+    Raises:
+        UsageError: no picture of the index has a label.
+        GalleryError: the thresholds kept are for other votes.
+    """
+
+    def __init__(
+        self, recognizer: Recognizer, *, voters: int = VOTERS, power: float = POWER
+    ) -> None:
+        self.embedder = recognizer.embedder
+        self.names = recognizer.gallery.label_names
+        self._recognizer = recognizer
+        self._voters, self._power = voters, power
+        self._steps = recognizer.pipeline.without(
+            GeometryStep, VoteStep, QueryPenaltyStep, DemoteStep, OverpredictedStep, ThresholdStep
+        )
+        path = recognizer.gallery.path
+        if not self.names:
+            remedy = "build it of pictures with tags: a CSV with the columns id, path, tags"
+            raise UsageError("no picture of the index has a tag", where=path, remedy=remedy)
+        self.thresholds = saved_thresholds(recognizer.gallery, VOTES_SETTING) or TagThresholds()
+        check_tagger(self.thresholds, self.print, path)
+
+    @property
+    def print(self) -> str:
+        """See Tagger.print; pictures may come and go, the steps that make scores may not."""
+        steps = hashlib.sha256(self._steps.model_dump_json().encode()).hexdigest()
+        return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See Tagger.scores."""
+        vectors = self.embedder.vectors(features)
+        ids = tuple(map(str, range(len(vectors))))
+        asked = Embeddings(vectors, ids, self.embedder.fingerprint)
+        facts = self._recognizer.facts
+        found = self._recognizer.search(asked, self._steps.candidates)
+        answers = self._steps.predict(Queries(asked), found, facts)
+        return tag_votes(
+            answers.neighbours.rows,
+            answers.scores,
+            facts.label_offsets,
+            facts.label_codes,
+            len(self.names),
+            k=self._voters,
+            power=self._power,
+        )
+
+    def save(self, thresholds: TagThresholds) -> None:
+        """See Tagger.save (GalleryLocked, StorageError)."""
+        _keeper(self._recognizer.gallery.path, VOTES_SETTING)(thresholds)
+
+    def knows(self, picture: Source | PictureSource) -> bool:
+        """Whether the index holds this very picture, which would then find itself."""
+        data = picture_source(picture).read()
+        if isinstance(data, str):
+            return False
+        sha256 = hashlib.sha256(data).hexdigest()
+        return bool(self._recognizer.gallery.same_content(sha256, "gallery"))
+
+
+def _keeper(index: Path, setting: str) -> Callable[[TagThresholds], None]:
+    """Keeps thresholds with an index, under a setting."""
+
+    def keep(thresholds: TagThresholds) -> None:
+        with GalleryWriter(index) as writer:
+            writer.set(setting, thresholds.model_dump(mode="json"))
+            writer.commit()
+
+    return keep
+
+
+@contextmanager
+def open_tagger(path: Path | None, *, votes: bool = False) -> Iterator[Tagger]:
+    """Opens a tagger.
+
+    Args:
+        path: a folder that `lmk train` wrote with a task of tags, or an index; None for the tagger
+            that lmk comes with. An index whose embedder knows tags gives those, of any other its
+            labelled pictures vote.
+        votes: the pictures of an index vote whatever its embedder knows.
+
+    Raises:
+        ModelError, EmbedderMismatch, GalleryError: see HeadTagger.open and Recognizer.open.
+        UsageError: see VoteTagger; or `votes` of a folder that is no index.
+    """
+    if path is None or (not (path / CATALOG).is_file() and path.suffix != ".lmk"):
+        if votes:
+            raise UsageError("is no index whose pictures could vote", where=path, remedy="name one")
+        yield HeadTagger.open(path)
+        return
+    with Recognizer.open(path) as recognizer:
+        head = None if votes else HeadTagger.of_index(recognizer)
+        yield VoteTagger(recognizer) if head is None else head
+
+
+@dataclass(frozen=True, eq=False)
+class TagBatch:
+    """Some pictures and what a tagger says of them.
+
+    Attributes:
+        ids: of the n pictures that could be read.
+        scores: float32 [n, t] of the tagger's tags, tiles merged.
+        boxes: what the detector found in each; nothing without one.
+        skipped: files that could not be read.
+    """
+
+    ids: tuple[str, ...]
+    scores: NDArray[np.float32]
+    boxes: tuple[tuple[Box, ...], ...]
+    skipped: tuple[Skipped, ...]
+
+
+def tag_files(
+    tagger: Tagger,
+    files: Sequence[tuple[str, Source | PictureSource]],
+    *,
+    tiles: bool = False,
+    detector: Detector | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[TagBatch]:
+    """Scores pictures, a batch at a time, in order.
+
+    Args:
+        tagger: gives the scores.
+        files: id and picture of each: a path, or anything else of `lmk.embed.data.sources`.
+        tiles: also look at overlapping tiles (embed.tiles), for small things; nine more looks.
+        detector: also look for boxes.
+        progress: called with the number of files done.
+    """
+    size, looks = tagger.embedder.config.size, 1 + tiles * (2 * TILES - 1) ** 2
+
+    def read(source: PictureSource) -> tuple[list[Picture], Picture | None] | str:
+        with source.opened() as data:
+            pictures = data if isinstance(data, str) else tiled(data, size, TILES if tiles else 1)
+            if isinstance(pictures, str) or isinstance(data, str) or detector is None:
+                return pictures if isinstance(pictures, str) else (pictures, None)
+            looked = decode(data, detector.size)
+            return looked if isinstance(looked, str) else (pictures, looked)
+
+    step = max(_BATCH // looks, 1)
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="lmk-decode") as pool:
+        for start in range(0, len(files), step):
+            some = [
+                (id_, picture_source(picture, number))
+                for number, (id_, picture) in enumerate(files[start : start + step], start)
+            ]
+            skipped, ids, pictures, boxes = [], [], [], []
+            results = pool.map(read, (source for _, source in some))
+            for (id_, source), result in zip(some, results, strict=True):
+                if isinstance(result, str):
+                    skipped.append(Skipped(source.id, result))
+                    continue
+                ids.append(id_)
+                pictures += result[0]
+                looked = result[1]
+                found = () if detector is None or looked is None else detector.boxes(looked)
+                boxes.append(tuple(found))
+            yield TagBatch(
+                tuple(ids), _scored(tagger, pictures, looks), tuple(boxes), tuple(skipped)
+            )
+            progress(start + len(some))
+
+
+def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[np.float32]:
+    """Scores float32 [n, t] of n times `looks` pictures, each a photo and then its tiles."""
+    if not pictures:
+        return np.zeros((0, len(tagger.names)), np.float32)
+    features = np.stack(list(tagger.embedder.features(pictures)))
+    scores = tagger.scores(features)
+    return scores if looks == 1 else _merged(scores.reshape(-1, looks, len(tagger.names)))
+
+
+def _merged(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores float32 [n, t] of photos and their tiles [n, looks, t].
+
+    The mean of the log odds of the photo and of those of its tiles' largest score. The maximum
+    alone believes any tile that sees a thing out of place.
+    """
+    from scipy.special import expit, logit
+
+    both = np.stack([scores[:, 0], scores[:, 1:].max(axis=1)]).astype(np.float64)
+    merged: NDArray[np.float64] = expit(logit(both.clip(_SURE, 1 - _SURE)).mean(axis=0))
+    return merged.astype(np.float32)

@@ -1,0 +1,146 @@
+"""The other penalties: golden values, loops as oracles, empty banks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmk.embed.embeddings import Embeddings
+from lmk.embed.errors import UsageError
+from lmk.index.vectors.neighbours import Neighbours
+from lmk.index.vectors.searcher import Searcher
+from lmk.rerank.steps.distractor_similarity import (
+    bank_cosines,
+    deduct,
+    demote_overpredicted,
+    landmark_score,
+    mean_of,
+    picks_table,
+    refuse_queries_in_bank,
+    shared_content,
+    thresholded_demotion,
+)
+from lmk.rerank.steps.hits import Picks
+from lmk.rerank.steps.penalty import PenaltySettings, penalty_of
+
+Embed = Callable[..., Embeddings]
+Scan = Callable[[Embeddings], Searcher]
+Make = Callable[..., Neighbours]
+NONE = -np.inf
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    gallery=st.integers(0, 9),
+    bank=st.integers(0, 9),
+    m=st.integers(1, 6),
+)
+def test_b_against_a_loop(
+    embed: Embed, scan: Scan, seed: int, gallery: int, bank: int, m: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    known = embed(rng.standard_normal((gallery, 3)).reshape(gallery, 3))
+    others = embed(rng.standard_normal((bank, 3)).reshape(bank, 3), "d")
+    got = mean_of(bank_cosines(scan(others), known, 6), m)
+    for g, x in enumerate(known.vectors):
+        largest = sorted((float(x @ d) for d in others.vectors), reverse=True)[:m]
+        expected = sum(largest) / len(largest) if largest else 0.0
+        assert got[g] == pytest.approx(expected, abs=1e-6)
+    assert got.dtype == np.float32 and got.shape == (gallery,)
+
+
+def test_neighbours_are_picked_anew(neighbours: Make) -> None:
+    """The worked example: by plain cosine g4; after the penalty g1 (or g2, by the ramp)."""
+    found = neighbours([(3, 0.95), (2, 0.80), (1, 0.62), (0, 0.55)])
+    picks = Picks(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
+    expected = {
+        "linear": ([0, 1, 2, 3], [0.55, 0.47, 0.3867, 0.25]),
+        "shifted": ([0, 1, 2, 3], [0.55, 0.435, 0.368, 0.25]),
+        "unfloored": ([1, 0, 2, 3], [0.585, 0.55, 0.548, 0.25]),
+    }
+    for ramp, (rows, scores) in expected.items():
+        taken = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
+        got = deduct(found, taken)
+        assert got.rows.tolist() == [rows]
+        np.testing.assert_allclose(got.scores[0], scores, atol=5e-5)
+        assert deduct(found, taken, 2).rows.tolist() == [rows[:2]]
+
+
+def test_deducting_below_nothing(neighbours: Make) -> None:
+    found = neighbours([(0, 0.5), (1, -0.4)], [(1, 0.2)])
+    penalty = np.array([0.7, 0.1], np.float32)
+    got = deduct(found, penalty)
+    assert got.rows.tolist() == [[0, 1], [1, -1]]
+    np.testing.assert_allclose(got.scores, [[-0.2, -0.5], [0.1, NONE]], atol=1e-6)
+    clipped = deduct(found, penalty, clip=True)
+    assert clipped.rows.tolist() == [[1, 0], [1, -1]]
+    np.testing.assert_allclose(clipped.scores[0], [-0.1, -0.2], atol=1e-6)
+    nothing = Neighbours(np.full((1, 2), -1), np.full((1, 2), NONE, np.float32), ("q",))
+    assert deduct(nothing, np.zeros(0, np.float32)).rows.tolist() == [[-1, -1]]
+
+
+def test_the_mean_of_what_there_is() -> None:
+    cosines = np.array([[0.8, 0.4, NONE], [NONE] * 3, [-0.2, -0.4, -0.6]], np.float32)
+    np.testing.assert_allclose(mean_of(cosines, 3), [0.6, 0, -0.4], atol=1e-7)
+    np.testing.assert_allclose(mean_of(cosines, 1), [0.8, 0, -0.2], atol=1e-7)
+    for m in (0, 4):
+        with pytest.raises(ValueError, match="largest of 3"):
+            mean_of(cosines, m)
+
+
+def test_demotion_by_the_third() -> None:
+    cosines = np.array(
+        [[0.9, 0.8, 0.29], [0.5, 0.4, 0.3], [0.9, 0.9, 0.6], [0.9, 0.9, NONE], [NONE] * 3],
+        np.float32,
+    )
+    got = thresholded_demotion(cosines)
+    # .3 is below its float32: it counts
+    np.testing.assert_allclose(got, [0, 0.45, 0.9, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        thresholded_demotion(cosines, nth=1, at=0.6, factor=2), [1.8, 0, 1.8, 1.8, 0], atol=1e-6
+    )
+    assert thresholded_demotion(np.full((1, 3), -0.5, np.float32), at=0).tolist() == [0]
+    with pytest.raises(ValueError, match="largest of 3"):
+        thresholded_demotion(cosines, nth=4)
+    with pytest.raises(ValueError, match="not be negative"):
+        thresholded_demotion(cosines, factor=-1)
+
+
+@given(st.lists(st.integers(-1, 3), max_size=30), st.integers(0, 6))
+def test_labels_predicted_too_often(winners: list[int], limit: int) -> None:
+    confidence = np.linspace(0, 1, len(winners)).astype(np.float32)
+    got = demote_overpredicted(np.array(winners, np.int64), confidence, limit=limit)
+    for winner, before, after in zip(winners, confidence, got, strict=True):
+        count = winners.count(winner)
+        assert after == (-count if winner >= 0 and count > limit else before)
+
+
+def test_landmark_or_not(neighbours: Make) -> None:
+    found = neighbours([(0, 0.9), (1, 0.7)], [(0, 0.2), (1, 0.2)], [(0, 0.5)])
+    cosines = np.array([[0.3, 0.1], [0.6, 0.4], [NONE, NONE]], np.float32)
+    got = landmark_score(found.scores, cosines, m=2)
+    np.testing.assert_allclose(got, [0.6, -0.3, 0.5], atol=1e-6)
+
+
+def test_the_table() -> None:
+    picks = Picks(np.array([2, 7, 0]), np.array([0.9, 0.1, 0], np.float32), 1.0)
+    table = picks_table(picks, ("c", "a"), np.array([2, 0]))
+    assert list(table.columns) == ["id", "mean_cosine", "n_picked"]
+    assert table.to_csv(index=False, float_format="%.3f") == (
+        "id,mean_cosine,n_picked\nc,0.000,0\na,0.900,2\n"
+    )
+
+
+def test_shared_content() -> None:
+    assert shared_content(["x", None, "y", "x"], [None, "y", "x", "x"]) == [(0, 2), (2, 1), (3, 2)]
+    assert shared_content([], ["x"]) == shared_content(["x"], []) == []
+
+
+def test_a_query_in_the_bank_is_refused() -> None:
+    refuse_queries_in_bank(("a", "b"), ("1", None), ("2", None))
+    with pytest.raises(UsageError, match=r"b: 1 of 2 evaluation queries .* take them out"):
+        refuse_queries_in_bank(("a", "b"), ("1", "2"), ("2", "3"))
