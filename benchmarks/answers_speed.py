@@ -34,11 +34,11 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.exact.searcher import ExactSearcher
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
-from lmk.rerank.steps.context import GalleryFacts
-from lmk.rerank.steps.hits import Picks
+from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.hits import Hits
 from lmk.rerank.steps.penalty import pick
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.state import Answering, Queries
+from lmk.rerank.steps.state import QueryBatch, RankingState
 from lmk.rerank.steps.steps import PenaltyStep, VoteStep
 
 TOP = 20
@@ -61,11 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     rows, bank = (300_000, 20_000) if options.full else (options.gallery, options.bank)
     faiss.omp_set_num_threads(options.threads)
-    learn(rows, bank, options.dim, options.threads)
+    fit(rows, bank, options.dim, options.threads)
     vote()
 
 
-def learn(rows: int, bank: int, dim: int, threads: int) -> None:
+def fit(rows: int, bank: int, dim: int, threads: int) -> None:
     pictures, others = gallery(rows, dim), gallery(bank, dim, seed=1)
     print(f"penalty of {rows:,} pictures and {bank:,} distractors, {dim}-d, {threads} thread(s)")
     ours, by_lmk = timed(lambda: picks_of(pictures, others, threads))
@@ -87,7 +87,7 @@ def learn(rows: int, bank: int, dim: int, threads: int) -> None:
         )
 
 
-def picks_of(pictures: Floats, others: Floats, threads: int) -> Picks:
+def picks_of(pictures: Floats, others: Floats, threads: int) -> Hits:
     view, bank = view_of(pictures), view_of(others)
     searcher = ExactSearcher(view, threads=threads)
     return pick(searcher, bank, rows=len(pictures), gallery=len(pictures), top=TOP)
@@ -115,7 +115,7 @@ def loop_picks(pictures: Floats, others: Floats) -> tuple[np.ndarray, np.ndarray
     return counts, sums
 
 
-def check(picks: Picks, counts: np.ndarray, sums: np.ndarray) -> None:
+def check(picks: Hits, counts: np.ndarray, sums: np.ndarray) -> None:
     """The same picks, apart from near ties that float32 sums decide otherwise."""
     moved = np.abs(picks.counts - counts).sum() / 2
     same = picks.counts == counts
@@ -139,22 +139,22 @@ def vote() -> None:
     rows[twice] = own[twice]
     penalty = np.where(rng.random(PICTURES) < 0.1, rng.random(PICTURES), 0).astype(np.float32)
     names = tuple(f"{code:06}" for code in range(LANDMARKS))
-    facts = GalleryFacts(names, np.arange(PICTURES + 1), label, penalty)
+    facts = PipelineContext(names, np.arange(PICTURES + 1), label, penalty)
     one = np.zeros((QUERIES, 1), np.float32) + 1
     ids = tuple(map(str, range(QUERIES)))
-    asked = Queries(Embeddings(one, ids, "b"))
-    begin = Answering.of(asked, Neighbours(rows, cosines, ids), NEIGHBOURS)
+    asked = QueryBatch(Embeddings(one, ids, "b"))
+    begin = RankingState.of(asked, Neighbours(rows, cosines, ids), NEIGHBOURS)
     default = Pipeline().step(VoteStep)
     assert default is not None
     for step in (VoteStep(k=NEIGHBOURS, power=POWER), default):
         compare(begin, facts, step)
 
 
-def compare(begin: Answering, facts: GalleryFacts, vote: VoteStep) -> None:
+def compare(begin: RankingState, facts: PipelineContext, vote: VoteStep) -> None:
     """The penalty and one vote, by the steps and by pandas."""
     steps = (PenaltyStep(), vote)
 
-    def by_steps() -> Answering:
+    def by_steps() -> RankingState:
         answering = begin
         for step in steps:
             answering = step.apply(answering, facts)
@@ -186,7 +186,7 @@ def compare(begin: Answering, facts: GalleryFacts, vote: VoteStep) -> None:
         print(f"  {name:38}{took * 1e3:10,.1f} ms{took / ours:8.1f}x")
 
 
-def votes_of(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep) -> pd.DataFrame:
+def votes_of(rows: Floats, cosines: Floats, facts: PipelineContext, vote: VoteStep) -> pd.DataFrame:
     """The votes of the k best, the lower row of equals."""
     left = cosines - facts.penalty[rows]
     if vote.k < rows.shape[1]:
@@ -200,14 +200,14 @@ def votes_of(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep)
     return pd.DataFrame({"query": query, "label": label, "weight": weight})
 
 
-def group_by(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep) -> pd.DataFrame:
+def group_by(rows: Floats, cosines: Floats, facts: PipelineContext, vote: VoteStep) -> pd.DataFrame:
     """The best label of each query; the smaller one on a tie, as idxmax takes the first."""
     votes = votes_of(rows, cosines, facts, vote)
     sums = votes.groupby(["query", "label"], as_index=False)["weight"].sum()
     return sums.loc[sums.groupby("query")["weight"].idxmax()]
 
 
-def apply_each(rows: Floats, cosines: Floats, facts: GalleryFacts, vote: VoteStep) -> pd.Series:
+def apply_each(rows: Floats, cosines: Floats, facts: PipelineContext, vote: VoteStep) -> pd.Series:
     votes = votes_of(rows, cosines, facts, vote)
     return votes.groupby("query")[["label", "weight"]].apply(
         lambda one: one.groupby("label")["weight"].sum().idxmax()

@@ -27,16 +27,16 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import extract
 from lmk.embed.extract.feature_store import FeatureStore
-from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.network.whitening import fit_whitening
 from lmk.eval.scores.gap import gap
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.labels import Membership
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.fit.background import landmark_sums
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
 
 KS, POWERS = (1, 3, 5, 10, 20), (1, 3, 6, 9, 12, 20, 30)
@@ -73,7 +73,7 @@ def embeddings(vectors: Vectors) -> Embeddings:
     return Embeddings(vectors, tuple(map(str, range(len(vectors)))), "benchmark")
 
 
-class Asked:
+class AskedPhotos:
     """A gallery and its queries, ready to be answered by any pipeline."""
 
     def __init__(
@@ -90,10 +90,10 @@ class Asked:
         self.labels = [row.labels for row in gallery]
         self.truth = truth
         self.bank = View.of_embeddings(embeddings(vectors[bank]))
-        facts = GalleryFacts.of_labels(self.labels)
+        context = PipelineContext.of_labels(self.labels)
         view = View.of_embeddings(embeddings(vectors[known]))
         labels = Membership(
-            ~view.mask, view.mask, facts.label_names, facts.label_offsets, facts.label_codes
+            ~view.mask, view.mask, context.label_names, context.label_offsets, context.label_codes
         )
         self.background = landmark_sums(replace(view, labels=labels)).mean_cosine()
         self.searcher = FlatSearcher(view)
@@ -104,11 +104,11 @@ class Asked:
     def gap(self, pipeline: Pipeline) -> float:
         """GAP of what a pipeline answers."""
         n = len(self.labels)
-        penalty = pipeline.learn_penalty(
+        penalty = pipeline.fit_penalty(
             self.searcher, self.bank, rows=n, gallery=n, background=self.background
         )
-        facts = GalleryFacts.of_labels(self.labels, penalty, self.background)
-        answers = pipeline.predict(Queries(self.asked), self.found, facts)
+        context = PipelineContext.of_labels(self.labels, penalty, self.background)
+        answers = pipeline.predict(QueryBatch(self.asked), self.found, context)
         right = [label in names for label, names in zip(answers.labels, self.truth, strict=True)]
         positives = sum(bool(names) for names in self.truth)
         return gap(answers.confidence, np.array(right), positives).value
@@ -126,7 +126,7 @@ def leave_out(found: Neighbours, asked: np.ndarray, known: np.ndarray) -> Neighb
 
 
 def whitened(vectors: Vectors, learnt_on: np.ndarray) -> Vectors:
-    return learn_whitening(vectors[learnt_on]).apply(vectors)
+    return fit_whitening(vectors[learnt_on]).apply(vectors)
 
 
 def votes(vectors: Vectors, rows: list[Row], places: dict[str, np.ndarray]) -> None:
@@ -140,7 +140,7 @@ def votes(vectors: Vectors, rows: list[Row], places: dict[str, np.ndarray]) -> N
         ("raw", vectors),
         ("whitened", whitened(vectors, np.concatenate([gallery, bank]))),
     ):
-        question = Asked(space, known, gallery, bank, asked, truth, without_self=True)
+        question = AskedPhotos(space, known, gallery, bank, asked, truth, without_self=True)
         print(f"\nGAP of gallery pictures asked without themselves, {name} features")
         print("k \\ power |", " | ".join(map(str, POWERS)))
         for k in KS:
@@ -173,9 +173,9 @@ def subsets(vectors: Vectors, rows: list[Row], places: dict[str, np.ndarray]) ->
             asked = np.concatenate([own, others]).astype(np.int64)
             truth = [rows[i].labels for i in asked]
             gallery = [rows[i] for i in known]
-            raw = Asked(vectors, gallery, known, bank, asked, truth)
+            raw = AskedPhotos(vectors, gallery, known, bank, asked, truth)
             learnt = whitened(vectors, np.concatenate([known, bank]))
-            white = Asked(learnt, gallery, known, bank, asked, truth)
+            white = AskedPhotos(learnt, gallery, known, bank, asked, truth)
             scores.append((raw.gap(TOP1), raw.gap(Pipeline()), white.gap(Pipeline())))
         cells = " | ".join(f"{value:.3f}" for value in np.mean(scores, axis=0))
         print(f"{landmarks} x {pictures} + {distractors} | {cells}", flush=True)

@@ -44,10 +44,10 @@ from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.steps import (
-    BankPenaltyStep,
+    DbaStep,
     DemoteStep,
+    DistractorSimilarityStep,
     GeometryStep,
-    NeighbourhoodStep,
     PenaltyStep,
     QueryPenaltyStep,
     RescaleStep,
@@ -62,10 +62,10 @@ STEPS = {
     "top-1 cosine": PLAIN,
     "+ penalty, raw counts": Pipeline(steps=(PenaltyStep(counts="raw"), ONE)),
     "+ penalty, relative counts": Pipeline(steps=(PenaltyStep(), ONE)),
-    "+ B(g) of gallery pictures": Pipeline(steps=(BankPenaltyStep(), ONE)),
+    "+ B(g) of gallery pictures": Pipeline(steps=(DistractorSimilarityStep(), ONE)),
     "+ C(q) of the query, half": Pipeline(steps=(ONE, QueryPenaltyStep())),
     "+ demotion by the third cosine": Pipeline(steps=(ONE, DemoteStep())),
-    "+ neighbourhood": Pipeline(steps=(NeighbourhoodStep(), ONE)),
+    "+ neighbourhood": Pipeline(steps=(DbaStep(), ONE)),
     "+ vote of 5": Pipeline(steps=(RescaleStep(), VoteStep())),
     "+ vote of 5, prior -.3": Pipeline(steps=(RescaleStep(), VoteStep(prior=-0.3))),
     "the default pipeline": Pipeline(),

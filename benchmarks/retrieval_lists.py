@@ -24,7 +24,7 @@ from lmk.rerank.indexing.build import build_index
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.recognizer import Recognizer
 
-EXPAND, NEIGHBOURHOOD = {"step": "expand", "n": 3}, {"step": "neighbourhood"}
+EXPAND, NEIGHBOURHOOD = {"step": "expand", "n": 3}, {"step": "dba"}
 INSERT = {"step": "insert_by_label"}
 LISTS: tuple[tuple[dict[str, object], ...], ...] = (
     (),

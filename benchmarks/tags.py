@@ -55,8 +55,8 @@ from lmk.embed.tags.captions import Encode, keywords, weighted_labels
 from lmk.embed.tags.head import TAGS_FILE, load_tag_head, save_tag_head
 from lmk.embed.tags.sentences import sentence_encoder
 from lmk.eval.scores.tags import precision_recall, score_tags
-from lmk.eval.tune.tag_thresholds import learn_thresholds
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.eval.tune.tag_thresholds import fit_thresholds
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.tags.taggers import HeadTagger, Tagger, tag_files
 from lmk.rerank.tags.thresholds import TagThresholds
 from lmk.rerank.tags.votes import tag_votes
@@ -145,7 +145,7 @@ def scores_of(tagger: Tagger, part: Part, tiles: bool = False) -> np.ndarray:
 
 
 def votes(teach: np.ndarray, labels: list[tuple[str, ...]], asked: np.ndarray) -> np.ndarray:
-    facts = GalleryFacts.of_labels(labels)
+    facts = PipelineContext.of_labels(labels)
     cosines = (asked @ teach.T).astype(np.float32)
     rows = np.broadcast_to(np.arange(len(teach)), cosines.shape).astype(np.int64)
     return tag_votes(rows, cosines, facts.label_offsets, facts.label_codes, len(facts.label_names))
@@ -217,7 +217,7 @@ def halves(
         found = []
         for inside in drawn:
             if truth[inside].any(axis=0).all() and truth[~inside].any(axis=0).all():
-                learnt = learn_thresholds(
+                learnt = fit_thresholds(
                     scores[inside], truth[inside], names,
                     min_precision=precision, min_recall=recall, confidence=confidence,
                 )  # fmt: skip
@@ -286,7 +286,7 @@ def compare(
     embedder = Embedder.named(options.model)
     own = {name: features(embedder, each) for name, each in part.items()}
     teach, truth = own["teach"], part["teach"].truth
-    known = GalleryFacts.of_labels(part["teach"].labels).label_names
+    known = PipelineContext.of_labels(part["teach"].labels).label_names
     asked = [own["choose"], own["test"]]
     ways: dict[str, list[list[np.ndarray]]] = {
         "votes": [[columns(names, known, votes(teach, part["teach"].labels, x)) for x in asked]],
@@ -318,7 +318,7 @@ def report(
         for confidence in (None, CONFIDENCE):
             promises = []
             for run in runs:
-                learnt = learn_thresholds(
+                learnt = fit_thresholds(
                     run[0], choose, names,
                     min_precision=precision, min_recall=recall, confidence=confidence,
                 )  # fmt: skip
@@ -449,9 +449,9 @@ def ship_tagger(
     asked = tagger if twin is None else HeadTagger.open(twin)
     if asked.names != tagger.names or asked.embedder.config.size != embedder.config.size:
         raise SystemExit(f"{twin}: knows other tags, or looks at another size")
-    learnt = learn_thresholds(
+    learnt = fit_thresholds(
         scores_of(asked, choose, tiles), choose.truth[:, own], tagger.names,
-        min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.print,
+        min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.fingerprint,
         tiles=tiles,
     )  # fmt: skip
     tagger.save(learnt)

@@ -21,13 +21,13 @@ STDIN = "-"
 _NAMES_SHOWN = 6  # different names of a system's folders and files
 
 
-def read_pictures(source: Path, *, root: Path | None = None, tell: bool = True) -> Manifest:
+def read_pictures(source: Path, *, root: Path | None = None, on_message: bool = True) -> Manifest:
     """Reads a folder, CSV or Parquet file of pictures; prints on stderr what was left out.
 
     Args:
         source: the folder or file.
         root: the folder that a table's paths start from; its own folder unless given.
-        tell: whether to print; one of several processes does.
+        on_message: whether to print; one of several processes does.
 
     Raises:
         ManifestError: as embed.manifest.read_manifest.
@@ -35,7 +35,7 @@ def read_pictures(source: Path, *, root: Path | None = None, tell: bool = True) 
     from lmk.embed.data.manifest import read_manifest
 
     manifest = read_manifest(source, root=root)
-    if tell and manifest.system:
+    if on_message and manifest.system:
         echo(f"lmk: {source}: left out {_system_text(manifest.system)}", err=True)
     return manifest
 

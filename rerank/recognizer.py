@@ -34,11 +34,11 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.answers import Answer, Answers, answers_of
 from lmk.rerank.fit.calibration import Calibration
-from lmk.rerank.fit.saved import saved_calibration, saved_facts, saved_pipeline
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.fit.saved import saved_calibration, saved_context, saved_pipeline
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import GeometryStep, OverpredictedStep
 
 
@@ -192,10 +192,10 @@ class Recognizer:
         return lambda number: self._of_query(pictures[number])
 
     def embed_stream(
-        self, manifest: Manifest, *, progress: Callable[[int], None] = lambda done: None
+        self, manifest: Manifest, *, on_progress: Callable[[int], None] = lambda done: None
     ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
         """The embeddings of a manifest's pictures, a batch at a time (see extract_stream)."""
-        return extract_stream(manifest, self.embedder, progress=progress)
+        return extract_stream(manifest, self.embedder, on_progress=on_progress)
 
     def predict(
         self,
@@ -214,7 +214,7 @@ class Recognizer:
         """
         self.gallery.check_open()
         found = self.search(queries, max(k, self.pipeline.candidates))
-        answers = self.pipeline.predict(Queries(queries, features=features), found, self.facts)
+        answers = self.pipeline.predict(QueryBatch(queries, features=features), found, self.context)
         if self.calibration is None:
             return answers
         return replace(answers, probability=self.calibration.probabilities(answers.confidence))
@@ -231,10 +231,10 @@ class Recognizer:
         return self._searcher
 
     @cached_property
-    def facts(self) -> GalleryFacts:
+    def context(self) -> PipelineContext:
         """What the steps know of the gallery."""
-        facts = saved_facts(self.gallery, self.pipeline, self.searcher)
-        return facts if self._points is None else replace(facts, row_features=self._of_row)
+        context = saved_context(self.gallery, self.pipeline, self.searcher)
+        return context if self._points is None else replace(context, row_features=self._of_row)
 
     @cached_property
     def calibration(self) -> Calibration | None:

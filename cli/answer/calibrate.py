@@ -18,7 +18,7 @@ from lmk.cli.render import counted
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
     from lmk.eval.tune.calibration_cv import Calibrated
-    from lmk.rerank.fit.calibration import Answers, Method
+    from lmk.rerank.fit.calibration import Method, ScoredAnswers
     from lmk.rerank.recognizer import Recognizer
 
 
@@ -118,7 +118,7 @@ def calibrate(
 
 def _answers(
     recognizer: Recognizer, data: Path | None, manifest: Manifest | None, *, distractors: bool
-) -> tuple[Answers, dict[str, int] | None]:
+) -> tuple[ScoredAnswers, dict[str, int] | None]:
     """Answers to photos or to the index's own pictures, and counts of those without a landmark.
 
     The counts are those of photos and of distractors; None for the index's own pictures.
@@ -159,7 +159,7 @@ def _warn(index: Path, data: Path, *, distractors: bool) -> None:
 
 
 def _found(
-    answers: Answers,
+    answers: ScoredAnswers,
     precision: float | None,
     method: Method,
     where: Path,
@@ -187,7 +187,7 @@ def _found(
 
 
 def _facts(
-    answers: Answers, found: Calibrated | None, threshold: float | None, method: Method
+    answers: ScoredAnswers, found: Calibrated | None, threshold: float | None, method: Method
 ) -> dict[str, Any]:
     """For JSON; null for what could not be judged."""
     facts = {

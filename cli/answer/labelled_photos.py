@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def read_photos(
-    manifest: Manifest, source: Path, recognizer: Recognizer, progress: Callable[[int], None]
+    manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: Callable[[int], None]
 ) -> KnownPhotos:
     """Embeds photos with known answers, and says on stderr what is odd about them.
 
@@ -25,7 +25,7 @@ def read_photos(
         manifest: the photos and what they show.
         source: where it was read from.
         recognizer: the opened index.
-        progress: called with the number of photos done.
+        on_progress: called with the number of photos done.
 
     Raises:
         UsageError: no photo can be read, or the index knows one (read_known_photos).
@@ -33,7 +33,7 @@ def read_photos(
     from lmk.embed.errors import UsageError
     from lmk.eval.tune.labelled_photos import read_known_photos
 
-    photos = read_known_photos(manifest, recognizer, progress=progress)
+    photos = read_known_photos(manifest, recognizer, on_progress=on_progress)
     echo_skipped(photos.skipped, f"left out of {source}")
     if not len(photos):
         raise UsageError("no photo can be read", where=source, remedy=manifest.unreadable_remedy)

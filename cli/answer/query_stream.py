@@ -40,7 +40,7 @@ def answered(
     k: int,
     missing: Mapping[str, str],
     tagged: Callable[[list[Answer]], list[Answer]],
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Answer | Failed]:
     """Yields the answer to each picture, or why there is none; a block is in memory at a time.
 
@@ -50,7 +50,7 @@ def answered(
         k: neighbours of each answer.
         missing: names of pictures that are known to have no answer, and why.
         tagged: adds the tags to a block of answers.
-        progress: called with the number of pictures done.
+        on_progress: called with the number of pictures done.
     """
     from lmk.embed.data.manifest import Manifest, Row
     from lmk.embed.embeddings import Embeddings
@@ -65,7 +65,7 @@ def answered(
     }
     searched, given = max(k, 1), 0
     for embeddings, skipped in recognizer.embed_stream(
-        Manifest(Path("/"), rows), progress=progress
+        Manifest(Path("/"), rows), on_progress=on_progress
     ):
         own = [files[int(number)] for number in embeddings.ids]
         queries = Embeddings(
@@ -117,7 +117,7 @@ def tags_of_none(
 
 
 def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
-    from lmk.rerank.tags.assign import given_tags
+    from lmk.rerank.tags.assign import assign_tags
     from lmk.rerank.tags.taggers import tag_files
 
     asked = [(answer.query, Path(answer.path)) for answer in answers if answer.label is None]
@@ -125,7 +125,9 @@ def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
     tags = {
         id_: given
         for batch in tag_files(tagger, asked, tiles=rules.tiles)
-        for id_, given in zip(batch.ids, given_tags(batch.scores, tagger.names, rules), strict=True)
+        for id_, given in zip(
+            batch.ids, assign_tags(batch.scores, tagger.names, rules), strict=True
+        )
     }
     return [replace(answer, tags=tags.get(answer.query)) for answer in answers]
 

@@ -99,7 +99,7 @@ def submit(
             left = tuple(row for row in manifest.rows if row.id not in writer.written)
             todo = replace(manifest, rows=left)
             batches = recognizer.embed_stream(
-                todo, progress=lambda done: progress("queries", before + done, len(manifest))
+                todo, on_progress=lambda done: progress("queries", before + done, len(manifest))
             )
             skipped = (
                 _answer(todo, batches, recognizer, writer)
@@ -141,6 +141,8 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retr
 
     A picture that was replaced is another query.
     """
+    from lmk.rerank.steps.steps import digest_text
+
     gallery = recognizer.gallery
     facts = gallery.info()
     digest = hashlib.sha256()
@@ -148,7 +150,7 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retr
     for part in (task, *index, facts.created, facts.updated):
         digest.update(f"{part}\n".encode(errors="surrogateescape"))
     steps = recognizer.pipeline if task == "recognition" else retrieval
-    digest.update(steps.model_dump_json().encode())
+    digest.update(digest_text(steps).encode())
     digest.update(str(manifest.root.resolve()).encode(errors="surrogateescape"))
     for row in manifest.rows:
         state = _state(manifest.file(row))
@@ -208,7 +210,7 @@ def _list(
 
     gallery = recognizer.gallery
     collection = Collection(
-        recognizer.searcher, gallery.view(), recognizer.facts.neighbourhoods, tell
+        recognizer.searcher, gallery.view(), recognizer.context.neighbourhoods, tell
     )
     left = iter(todo.rows)
     skipped: list[Skipped] = []

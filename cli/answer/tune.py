@@ -100,7 +100,7 @@ def tune(
             recognizer,
             pipelines,
             photos,
-            progress=lambda done: progress("pipelines", done, len(pipelines)),
+            on_progress=lambda done: progress("pipelines", done, len(pipelines)),
         )
         found = tuning_of(pipelines, predictions, photos, folds=folds, seed=seed)
         best = pipelines[found.best]
@@ -115,14 +115,14 @@ def tune(
 
 
 def _photos(
-    manifest: Manifest, source: Path, recognizer: Recognizer, progress: StageProgress
+    manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: StageProgress
 ) -> KnownPhotos:
     """Embeds photos with known answers, and says what is wrong or odd with them."""
     from lmk.cli.answer.labelled_photos import read_photos, say_unknown
     from lmk.embed.errors import UsageError
 
     photos = read_photos(
-        manifest, source, recognizer, lambda done: progress(str(source), done, len(manifest))
+        manifest, source, recognizer, lambda done: on_progress(str(source), done, len(manifest))
     )
     without = sum(not labels for labels in photos.labels)
     if without == len(photos):
@@ -159,7 +159,7 @@ def _save(index: Path, best: Pipeline, wait: float) -> float | None:
     from lmk.rerank.fit.fit import save_pipeline
 
     with StageProgress() as progress:
-        return save_pipeline(index, best, wait=wait, progress=progress).pipeline.threshold()
+        return save_pipeline(index, best, wait=wait, on_progress=progress).pipeline.threshold()
 
 
 def _echo(facts: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
                 "them may be missed; `lmk index sync` brings the index up to date",
                 err=True,
             )
-        return manifest, check_gallery(manifest, extraction, embeddings, progress=progress)
+        return manifest, check_gallery(manifest, extraction, embeddings, on_progress=progress)
 
 
 def _check(
@@ -171,6 +171,6 @@ def _check(
             embedder,
             store,
             gallery=gallery,
-            progress=lambda done: progress("pictures", done, total),
+            on_progress=lambda done: progress("pictures", done, total),
         )
-        return check_gallery(manifest, extraction, embeddings, progress=progress)
+        return check_gallery(manifest, extraction, embeddings, on_progress=progress)

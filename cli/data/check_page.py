@@ -8,7 +8,7 @@ from lmk.cli.render import counted, page
 
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
-    from lmk.eval.check.gallery_check import Finding, GalleryCheck
+    from lmk.eval.check.gallery_check import DataFinding, GalleryCheck
 
 _PATHS_IN_A_LINE = 3
 PICTURES_IN_A_ROW = 12
@@ -40,7 +40,7 @@ def _head(check: GalleryCheck) -> str:
     return f"{pictures}: {found}{hubness}"
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: DataFinding) -> str:
     # The first picture of a label error or hub is the one in question; the others are evidence.
     alone = finding.kind in ("label_error", "hub")
     shown = finding.pictures[: 1 if alone else _PATHS_IN_A_LINE]

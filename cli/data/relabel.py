@@ -189,7 +189,7 @@ def _candidates(
     with ScratchFolder("relabel") as folder, StageProgress() as progress:
         store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
         done = extract(
-            manifest, embedder, store, progress=lambda n: progress("neighbours", n, total)
+            manifest, embedder, store, on_progress=lambda n: progress("neighbours", n, total)
         )
         echo_skipped(done.skipped, f"of {manifest.root}")
         pictures = list(done.pictures)
@@ -204,7 +204,7 @@ def _candidates(
         probabilities = None
         if head is not None:  # of raw features, which the store does not keep
             files = [(row.id, manifest.file(row)) for row in rows]
-            batches = tag_files(head, files, progress=lambda n: progress("tagger", n, total))
+            batches = tag_files(head, files, on_progress=lambda n: progress("tagger", n, total))
             probabilities = np.concatenate([batch.scores for batch in batches])
     known = () if head is None else head.names
     return relabel_candidates(

@@ -9,7 +9,7 @@ from lmk.cli.printing import echo
 from lmk.cli.tables import echo_table
 
 if TYPE_CHECKING:
-    from lmk.eval.files.validate import Finding
+    from lmk.eval.files.validate import SubmissionFinding
     from lmk.eval.scores.bootstrap import Interval
     from lmk.eval.scores.gap_scores import Estimate, GapScores
 
@@ -93,9 +93,9 @@ def echo_warnings(file: object, warnings: Iterable[str]) -> None:
         echo(f"lmk: {file}: {warning}", err=True)
 
 
-def echo_findings(file: object, findings: Sequence[Finding]) -> None:
+def echo_findings(file: object, findings: Sequence[SubmissionFinding]) -> None:
     """One line on stderr for each kind of finding: how many, and the first."""
-    by_kind: dict[str, list[Finding]] = {}
+    by_kind: dict[str, list[SubmissionFinding]] = {}
     for finding in findings:
         by_kind.setdefault(finding.kind, []).append(finding)
     for kind, found in by_kind.items():

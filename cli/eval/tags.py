@@ -69,7 +69,7 @@ def tags(
     table = read_tag_table(predictions, solution)
     graph = named_relations(relations, relations_by)
     if graph is not None:
-        table = table.closed(graph)
+        table = table.with_ancestors(graph)
     given = table.given if threshold is None else table.scores >= threshold
     decided = None if given is None else score_decisions(given, table.truth, table.names)
     by_tag = score_tags(table.finite_scores(), table.truth, table.names)

@@ -208,7 +208,7 @@ def build_index(
             duplicates=duplicates,
             allow_removals=allow_removals,
             wait=wait,
-            progress=progress,
+            on_progress=progress,
         )
         pushed = push_to_server(index, progress) if backend == "milvus" else None
     seconds = time.monotonic() - started

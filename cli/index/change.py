@@ -81,7 +81,7 @@ def add(
             role="distractor" if distractors else "gallery",
             duplicates=duplicates,
             wait=wait,
-            progress=progress,
+            on_progress=progress,
         )
     if as_json:
         echo_json({"index": str(index)} | asdict(report))
@@ -157,7 +157,7 @@ def remove(
             "no picture is named", where=index, remedy="name ids, or use --label or --from"
         )
     with StageProgress() as progress:
-        removed = remove_pictures(index, wanted, wait=wait, progress=progress)
+        removed = remove_pictures(index, wanted, wait=wait, on_progress=progress)
     if as_json:
         echo_json({"index": str(index)} | asdict(removed))
     else:
@@ -197,7 +197,7 @@ def merge(
 
     with StageProgress() as progress:
         report = merge_indexes(
-            output, indexes, whiten=whiten, duplicates=duplicates, wait=wait, progress=progress
+            output, indexes, whiten=whiten, duplicates=duplicates, wait=wait, on_progress=progress
         )
     if as_json:
         echo_json({"index": str(output)} | asdict(report))
@@ -226,7 +226,7 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
     from lmk.rerank.indexing.build import compact_index
 
     with StageProgress() as progress:
-        report = compact_index(index, wait=wait, progress=progress)
+        report = compact_index(index, wait=wait, on_progress=progress)
     if as_json:
         echo_json({"index": str(index)} | asdict(report))
     else:

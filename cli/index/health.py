@@ -14,7 +14,7 @@ from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 if TYPE_CHECKING:
-    from lmk.index.gallery.verify import Finding
+    from lmk.index.gallery.verify import DamageFinding
 
 
 @click.command(short_help="Find what is damaged.")
@@ -92,7 +92,7 @@ def repair(
     embedder = None if model is None else Embedder.named(model, weights=weights, size=size)
     with StageProgress() as progress:
         report = repair_index(
-            index, embedder=embedder, drop_lost=drop_lost, wait=wait, progress=progress
+            index, embedder=embedder, drop_lost=drop_lost, wait=wait, on_progress=progress
         )
     if as_json:
         echo_json({"index": str(index)} | asdict(report))
@@ -106,7 +106,7 @@ def repair(
     ctx.exit(1 if report.lost else 0)
 
 
-def _facts(finding: Finding) -> dict[str, Any]:
+def _facts(finding: DamageFinding) -> dict[str, Any]:
     """For JSON; `rows` are the first one and the one behind the last."""
     rows = [finding.rows.start, finding.rows.stop]
     return asdict(finding) | {"where": str(finding.where), "rows": rows}

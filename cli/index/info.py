@@ -79,7 +79,7 @@ def _search(gallery: Gallery) -> str:
         raise _NotReadyError(text)
 
     try:
-        return choose(gallery, tell=stop).reason
+        return choose(gallery, on_message=stop).reason
     except _NotReadyError as error:
         return f"will be made ready at the next search, which begins with {error}"
     except LmkError as error:

@@ -74,11 +74,11 @@ def relabel(
         raise UsageError(f"{chosen[0]} {'without' if not ids else 'with'} ids", remedy=remedy)
     with StageProgress() as progress:
         if remove_label is not None:
-            report = remove_everywhere(index, remove_label, wait=wait, progress=progress)
+            report = remove_everywhere(index, remove_label, wait=wait, on_progress=progress)
         else:
             own = [plain_name(label) for label in labels]
             given = dict.fromkeys(ids, own) if table is None else _read_labels(table)
-            report = relabel_pictures(index, given, wait=wait, progress=progress)
+            report = relabel_pictures(index, given, wait=wait, on_progress=progress)
     if as_json:
         echo_json({"index": str(index)} | asdict(report))
         return
@@ -110,7 +110,7 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
 
     name = plain_name(new)
     with StageProgress() as progress:
-        report = rename(index, old, name, wait=wait, progress=progress)
+        report = rename(index, old, name, wait=wait, on_progress=progress)
     if as_json:
         echo_json({"index": str(index), "old": old, "new": name} | asdict(report))
     elif report.again:

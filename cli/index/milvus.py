@@ -56,7 +56,7 @@ def push(
 
 def push_to_server(
     index: Path,
-    progress: StageProgress,
+    on_progress: StageProgress,
     uri: str | None = None,
     collection: str | None = None,
     *,
@@ -84,7 +84,7 @@ def push_to_server(
             uri,
             collection=collection or setting.get("collection"),
             replace=replace,
-            progress=lambda done, total: progress("rows", done, total),
+            on_progress=lambda done, total: on_progress("rows", done, total),
         )
 
 

@@ -41,7 +41,7 @@ def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
 
     from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
-    from lmk.rerank.fit.saved import saved_bank, saved_pipeline
+    from lmk.rerank.fit.saved import saved_distractors, saved_pipeline
     from lmk.rerank.fit.tables import exact_searcher
     from lmk.rerank.steps.distractor_similarity import picks_table
     from lmk.rerank.steps.penalty import PenaltySettings, pick
@@ -49,7 +49,7 @@ def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     check_output(output)
     with Gallery.open(index) as gallery:
         rows = gallery.role_rows("gallery")
-        bank = saved_bank(gallery)
+        bank = saved_distractors(gallery)
         if not bank.mask.any():
             raise UsageError(
                 "holds no distractors, so nothing was picked",

@@ -73,7 +73,7 @@ def search(
 
     with Gallery.open(index) as gallery, open_queries(queries) as asked:
         neighbours = _at_most(neighbours, len(gallery.role_rows("gallery")))
-        searcher = choose(gallery, kind=kind, batch=block_of(neighbours), tell=tell)
+        searcher = choose(gallery, kind=kind, batch=block_of(neighbours), on_message=tell)
         how = {"setting": gallery.setting("search"), "kind": kind}
         with StageProgress() as progress:
             report = search_batches(
@@ -84,7 +84,7 @@ def search(
                 searched=state_of(gallery) | {"search": how},
                 allow=labels or None,
                 ids_of=gallery.ids,
-                progress=lambda done, total: progress("queries", done, total),
+                on_progress=lambda done, total: progress("queries", done, total),
             )
         reason = searcher.reason
     if as_json:
@@ -160,7 +160,7 @@ def set_(
             backend=backend,
             uri=uri,
             collection=collection,
-            tell=tell,
+            on_message=tell,
         )
         setting = kept | given
         retrieval = lists or saved_retrieval(gallery)

@@ -82,7 +82,7 @@ def sync(
             wait=wait,
             dry_run=dry_run,
             allow_removals=allow_removals,
-            progress=progress,
+            on_progress=progress,
         )
     if as_json:
         facts = {"index": str(index), "dry_run": dry_run} | asdict(report)

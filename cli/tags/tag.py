@@ -194,7 +194,7 @@ def _tagged(
 ) -> Iterator[Tagged]:
     """Each picture with its tags; those that cannot be read go to `failed`."""
     from lmk.cli.progress import StageProgress
-    from lmk.rerank.tags.assign import given_tags
+    from lmk.rerank.tags.assign import assign_tags
     from lmk.rerank.tags.taggers import tag_files
 
     paths = dict(files)
@@ -207,14 +207,14 @@ def _tagged(
             files,
             tiles=tiles,
             detector=detector,
-            progress=lambda done: progress("pictures", done, len(files)),
+            on_progress=lambda done: progress("pictures", done, len(files)),
         )
         for batch in batches:
             failed.update(
                 {name: skip.reason for skip in batch.skipped for name in names_of[skip.path]}
             )
-            given = given_tags(batch.scores, tagger.names, rules, batch.boxes, tag_of)
-            closed = rules.closed(batch.scores, tagger.names)
+            given = assign_tags(batch.scores, tagger.names, rules, batch.boxes, tag_of)
+            closed = rules.with_ancestors(batch.scores, tagger.names)
             for id_, own, row in zip(batch.ids, given, closed.tolist(), strict=True):
                 scores = dict(zip(tagger.names, row, strict=True)) | {t.tag: t.score for t in own}
                 yield Tagged(id_, str(paths[id_]), own, _best(scores, rules), scores)

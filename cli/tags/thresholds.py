@@ -96,7 +96,7 @@ def tag_thresholds(
     """
     from lmk.embed.errors import UsageError
     from lmk.embed.tags.hierarchy import RelationGraph
-    from lmk.eval.tune.tag_thresholds import learn_thresholds
+    from lmk.eval.tune.tag_thresholds import fit_thresholds
     from lmk.rerank.tags.taggers import HeadTagger
 
     if index is None and tagger is None:
@@ -116,7 +116,7 @@ def tag_thresholds(
         scores, truth = _validation(opened, manifest, graph, tiles, data)
         everywhere = [name for name, own in zip(opened.names, truth.T, strict=True) if own.all()]
         _say_everywhere(everywhere, data)
-        learnt = learn_thresholds(
+        learnt = fit_thresholds(
             scores,
             truth,
             opened.names,
@@ -124,7 +124,7 @@ def tag_thresholds(
             min_recall=recall,
             confidence=confidence if confidence > 0.5 else None,
             relations=graph,
-            tagger=opened.print,
+            tagger=opened.fingerprint,
             tiles=tiles,
         )
         if output is None:
@@ -212,7 +212,7 @@ def _validation(
                 tagger,
                 files,
                 tiles=tiles,
-                progress=lambda done: progress("pictures", done, len(files)),
+                on_progress=lambda done: progress("pictures", done, len(files)),
             )
         )
     echo_skipped([skip for batch in batches for skip in batch.skipped], f"of {data}")

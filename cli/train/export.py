@@ -93,7 +93,7 @@ def export(
     figures = {}
     if manifest is not None and manifest.labelled:
         with StageProgress() as progress:
-            validate = Validation(manifest, bank, progress=progress)
+            validate = Validation(manifest, bank, on_progress=progress)
             figures["fp32"] = validate(embedder)
             figures["export"] = validate(exports.exported(embedder, output))
     least, mean = float(cosines.min()), float(cosines.mean())

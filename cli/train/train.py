@@ -132,7 +132,7 @@ def train(
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
     settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
-    manifests = [read_pictures(each, root=root, tell=first) for each in data]
+    manifests = [read_pictures(each, root=root, on_message=first) for each in data]
     if held_out is not None and first:
         _warn_of_learnt(read_pictures(held_out, root=root), manifests)
     with StageProgress() as progress:
@@ -152,7 +152,7 @@ def train(
             device=device,
             features=features,
             validate=validate,
-            progress=progress if first else lambda stage, done, total: None,
+            on_progress=progress if first else lambda stage, done, total: None,
             epoch_done=epoch_done,
             on_message=tell if first else lambda text: None,
         )
@@ -184,7 +184,7 @@ def _validation(
     distractors: Path | None,
     root: Path | None,
     tags: Tags | None,
-    progress: StageProgress,
+    on_progress: StageProgress,
 ) -> Validate | None:
     from lmk.embed.errors import UsageError
     from lmk.eval.tune.train_validation import TagValidation, Validation
@@ -199,14 +199,14 @@ def _validation(
         return None
     if tags is not None:
         return TagValidation(
-            read_pictures(held_out, root=root, tell=False), tags, progress=progress
+            read_pictures(held_out, root=root, on_message=False), tags, on_progress=on_progress
         )
     first = os.environ.get("RANK", "0") == "0"
     of_landmarks = Validation(
-        read_pictures(held_out, root=root, tell=False),
-        None if distractors is None else read_pictures(distractors, root=root, tell=first),
-        None if gallery is None else read_pictures(gallery, root=root, tell=first),
-        progress=progress,
+        read_pictures(held_out, root=root, on_message=False),
+        None if distractors is None else read_pictures(distractors, root=root, on_message=first),
+        None if gallery is None else read_pictures(gallery, root=root, on_message=first),
+        on_progress=on_progress,
     )
     return lambda embedder, _: of_landmarks(embedder)
 

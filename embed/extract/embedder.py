@@ -40,7 +40,7 @@ from lmk.embed.network.config import (
     preset_names,
     timm_config,
 )
-from lmk.embed.network.fingerprint import feature_print, state_sha256, whole_print
+from lmk.embed.network.fingerprint import feature_fingerprint_of, fingerprint_of, state_sha256
 from lmk.embed.network.runtime import (
     OpenVinoRuntime,
     Runtime,
@@ -92,8 +92,8 @@ class Embedder:
         self._files = files
         self._exported: ScratchFolder | None = None  # removed with the last that has it
         self._runtime: Runtime | None = None
-        self.feature_fingerprint = feature_print(config, weights_sha256)
-        self.fingerprint = whole_print(self.feature_fingerprint, whitening)
+        self.feature_fingerprint = feature_fingerprint_of(config, weights_sha256)
+        self.fingerprint = fingerprint_of(self.feature_fingerprint, whitening)
 
     @classmethod
     def named(
@@ -273,7 +273,7 @@ class Embedder:
         other = copy.copy(self)
         other.whitening = whitening
         other.dim = whitening.dim if whitening else self.feature_dim
-        other.fingerprint = whole_print(self.feature_fingerprint, whitening)
+        other.fingerprint = fingerprint_of(self.feature_fingerprint, whitening)
         return other
 
     def with_views(self, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Embedder:

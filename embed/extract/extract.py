@@ -108,7 +108,7 @@ def extract(
     store: FeatureStore,
     *,
     known: Container[str] = (),
-    progress: Progress = lambda done: None,
+    on_progress: Progress = lambda done: None,
 ) -> Extraction:
     """Puts the features of all pictures of a manifest into a store.
 
@@ -117,7 +117,7 @@ def extract(
 
     Args:
         known: the sha256 of pictures that need no feature: they are listed, and not computed.
-        progress: called with the number of pictures done, after each.
+        on_progress: called with the number of pictures done, after each.
     """
     pictures = ExtractedPictures(manifest)
     skipped = list(manifest.skipped)
@@ -137,7 +137,7 @@ def extract(
                     yield result.picture
                     continue
             done += 1
-            progress(done)
+            on_progress(done)
 
     computed = 0
     with _one_thread_opencv():
@@ -147,7 +147,7 @@ def extract(
                 store.add(pending.popleft().sha256, feature)
                 computed += 1
                 done += 1
-                progress(done)
+                on_progress(done)
         finally:
             store.flush()
     return Extraction(pictures, tuple(skipped), computed)
@@ -158,14 +158,14 @@ def identify(
     size: int,
     known: Container[str] = (),
     *,
-    progress: Progress = lambda done: None,
+    on_progress: Progress = lambda done: None,
 ) -> Extraction:
     """Reads, hashes and decodes the files of a manifest, and computes no features.
 
     Args:
         size: side of the pictures in pixels, as the network wants them.
         known: sha256 of files that are pictures; they are not decoded.
-        progress: called with the number of files done, after each.
+        on_progress: called with the number of files done, after each.
     """
     pictures, skipped = ExtractedPictures(manifest), list(manifest.skipped)
     for done, result in enumerate(_read_all(manifest, size, (known,)), 1):
@@ -173,7 +173,7 @@ def identify(
             skipped.append(result)
         else:
             pictures.add(result.place, result.sha256, result.size, result.mtime_ns)
-        progress(done)
+        on_progress(done)
     return Extraction(pictures, tuple(skipped), 0)
 
 
@@ -182,14 +182,16 @@ def extract_stream(
     embedder: Embedder,
     *,
     batch: int = 256,
-    progress: Progress = lambda done: None,
+    on_progress: Progress = lambda done: None,
 ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
     """Embeds the pictures of a manifest a batch at a time, in order; nothing is kept on disk.
 
     Yields:
         The embeddings of up to `batch` pictures, and the files met meanwhile that gave none.
     """
-    for ids, rows, skipped in feature_stream(manifest, embedder, batch=batch, progress=progress):
+    for ids, rows, skipped in feature_stream(
+        manifest, embedder, batch=batch, on_progress=on_progress
+    ):
         yield Embeddings(embedder.vectors(rows), ids, embedder.fingerprint), skipped
 
 
@@ -198,7 +200,7 @@ def feature_stream(
     embedder: Embedder,
     *,
     batch: int = 256,
-    progress: Progress = lambda done: None,
+    on_progress: Progress = lambda done: None,
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
     """Raw features of the pictures of a manifest, a batch at a time, in order.
 
@@ -235,10 +237,10 @@ def feature_stream(
             if len(ids) == batch:
                 done += len(ids) + len(skipped)
                 yield collected()
-                progress(done)
+                on_progress(done)
         if ids or skipped:
             yield collected()
-        progress(len(manifest))
+        on_progress(len(manifest))
 
 
 def _read_all(

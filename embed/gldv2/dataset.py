@@ -322,7 +322,7 @@ class _Run:
             md5=md5,
             patience=self.patience,
             stop=stop,
-            progress=lambda done, total: self.on_bytes(name, done, total),
+            on_progress=lambda done, total: self.on_bytes(name, done, total),
             space_factor=space_factor,
             most=_MOST_SHARD if name.endswith(".tar") else _MOST_METADATA,
         )

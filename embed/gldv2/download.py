@@ -93,7 +93,7 @@ def fetch(
     md5: str | None = None,
     patience: Patience | None = None,
     stop: threading.Event | None = None,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     space_factor: float = 1.0,
     most: int | None = None,
 ) -> Fetched:
@@ -105,7 +105,7 @@ def fetch(
         md5: expected checksum, lower case; without it the length the server states is the check.
         patience: time-outs and retries.
         stop: set by another thread to end the call with StoppedError at the next chunk.
-        progress: called with (bytes here, bytes in all or None) as the file grows.
+        on_progress: called with (bytes here, bytes in all or None) as the file grows.
         space_factor: disk bytes needed for each byte of the file (2: it is unpacked as well).
         most: bytes that the file may have; None for as many as the server says or the disk holds.
 
@@ -120,7 +120,7 @@ def fetch(
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = _Part(url, target)
-    transfer = _Transfer(part, patience, stop, progress, space_factor, md5 is not None, most)
+    transfer = _Transfer(part, patience, stop, on_progress, space_factor, md5 is not None, most)
     found = ""
     for _ in range(2):  # a wrong checksum gets one fresh try
         transfer.run()
@@ -227,7 +227,7 @@ class _Transfer:
     part: _Part
     patience: Patience
     stop: threading.Event
-    progress: Callable[[int, int | None], None]
+    on_progress: Callable[[int, int | None], None]
     space_factor: float
     checked: bool
     most: int | None
@@ -326,7 +326,7 @@ class _Transfer:
                     self._check_space(None, part.size)
                 if self.most is not None and part.size > self.most:
                     self._check_size(part.size)
-                self.progress(part.size, part.total)
+                self.on_progress(part.size, part.total)
                 if self.stop.is_set():
                     raise StoppedError
                 elapsed = clock() - since

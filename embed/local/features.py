@@ -158,7 +158,7 @@ class RootSift:
 
 @dataclass(frozen=True)
 class XFeat:
-    """Learnt features (the extra `xfeat`); they need torch, which takes seconds to import.
+    """FittedState features (the extra `xfeat`); they need torch, which takes seconds to import.
 
     Attributes:
         most: points kept, the most reliable ones.

@@ -29,14 +29,14 @@ def state_sha256(network: EmbeddingNetwork) -> str:
     return digest.hexdigest()
 
 
-def feature_print(config: EmbedderConfig, weights_sha256: str) -> str:
+def feature_fingerprint_of(config: EmbedderConfig, weights_sha256: str) -> str:
     """The fingerprint of a network and its preprocessing."""
     parts: dict[str, object] = {"config": config.moving(), "weights": weights_sha256}
     parts["versions"] = {"images": IMAGES_VERSION, "network": NETWORK_VERSION}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def whole_print(features: str, whitening: Whitening | None) -> str:
+def fingerprint_of(features: str, whitening: Whitening | None) -> str:
     """The fingerprint of an embedder: of its features' and of its whitening."""
     digest = hashlib.sha256(features.encode())
     if whitening is not None:

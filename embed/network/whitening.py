@@ -1,7 +1,7 @@
 """Whitening: PCA of a gallery's own features, with the strong components scaled down.
 
 Jégou and Chum, "Negative evidences and co-occurences in image retrieval: the benefit of PCA and
-whitening", ECCV 2012; a power below 1 whitens by part. Learnt without labels, from gallery and
+whitening", ECCV 2012; a power below 1 whitens by part. FittedState without labels, from gallery and
 distractors, so it can be done for any gallery in seconds.
 """
 
@@ -52,7 +52,7 @@ LEAST_PICTURES = 1000  # below it whitening loses more by rejection than it gain
 MOST_PICTURES = 100_000  # more teach it nothing new
 
 
-def learn_whitening(
+def fit_whitening(
     features: NDArray[np.float32], dim: int = WHITENED_DIM, power: float = POWER
 ) -> Whitening:
     """PCA of unit(features), each component divided by its eigenvalue ** (power / 2).

@@ -39,7 +39,7 @@ def build_tasks(
     features: Path,
     world: World,
     memory: Memory | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> tuple[list[Task], tuple[Skipped, ...]]:
     """The tasks in the order of the settings, and the pictures that no teacher could read.
 
@@ -54,7 +54,7 @@ def build_tasks(
         features: the folder that keeps the teachers' features.
         world: the processes; the first one asks the teachers.
         memory: of all pictures, where a task needs it (TrainConfig.remembers).
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
     """
     codes = class_codes(pictures.labels, background=False)[1]
     tasks: list[Task] = []
@@ -62,7 +62,7 @@ def build_tasks(
     for number, settings in enumerate(config.tasks):
         if isinstance(settings, Distillation | Neighbours):
             kept = teacher.with_stem(f"{teacher.stem}_{number}")
-            vectors = _teacher(settings, manifests, dim, kept, features, world, progress)
+            vectors = _teacher(settings, manifests, dim, kept, features, world, on_progress)
             skipped += vectors.skipped
             if isinstance(settings, Distillation):
                 tasks.append(DistillationTask(settings, vectors))
@@ -104,11 +104,11 @@ def _teacher(
     kept: Path,
     features: Path,
     world: World,
-    progress: Callable[[str, int, int], None],
+    on_progress: Callable[[str, int, int], None],
 ) -> TeacherVectors:
     """The teacher's vectors: computed once by the first process, then read by all."""
     if world.first and not kept.exists():
-        asked = teacher_vectors(settings, manifests, dim, features, progress=progress)
+        asked = teacher_vectors(settings, manifests, dim, features, on_progress=on_progress)
         tensors = {
             "vectors": torch.from_numpy(asked.vectors),
             "known": torch.from_numpy(asked.known),

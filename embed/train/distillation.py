@@ -17,7 +17,7 @@ from lmk.embed.data.manifest import Manifest
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.feature_store import FeatureStore
-from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.network.whitening import fit_whitening
 from lmk.embed.train.task_config import Distillation, Taught
 from lmk.embed.train.tasks import Task
 from lmk.embed.train.training_features import Progress, require_enough, spread, stored_features
@@ -46,7 +46,7 @@ def teacher_vectors(
     dim: int,
     store: Path,
     *,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> TeacherVectors:
     """Computes the ensemble's vectors; features go through FeatureStores, so a stop loses little.
 
@@ -55,7 +55,7 @@ def teacher_vectors(
         manifests: the training set.
         dim: of the vectors.
         store: the folder of the stores; may be shared by many runs.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         ManifestError: too few pictures for a whitening of `dim` components.
@@ -67,14 +67,14 @@ def teacher_vectors(
         for size in teacher.sizes:
             embedder = Embedder.named(teacher.model, size=size)
             stage = f"teacher {teacher.model} at {size} px"
-            read = stored_features(manifests, embedder, store, stage, progress)
+            read = stored_features(manifests, embedder, store, stage, on_progress)
             stores.append(read.store)
         members.append(stores)
     rows, sha256s = read.numbers, read.sha256s
     width = sum(stores[0].dim for stores in members)
     require_enough(len(rows), width, dim)
     sample = [sha256s[i] for i in spread(len(rows))]
-    whitening = learn_whitening(_ensemble(members, sample), dim, settings.power)
+    whitening = fit_whitening(_ensemble(members, sample), dim, settings.power)
     total = sum(len(manifest) for manifest in manifests)
     vectors = np.zeros((total, dim), np.float16)
     for start in range(0, len(rows), _ROWS):

@@ -15,7 +15,7 @@ from lmk.embed.data.manifest import Manifest
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.config import EmbedderConfig
 from lmk.embed.network.heads import CentredNeck, EmbeddingNetwork
-from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.network.whitening import fit_whitening
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
@@ -48,7 +48,7 @@ def prepare_start(
     features: Path,
     device: torch.device,
     world: World,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> Start:
     """Whitens the neck and embeds the training set, where the settings want it.
 
@@ -60,7 +60,7 @@ def prepare_start(
         features: the folder of the features.
         device: of the memory.
         world: the processes; the first one computes.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         ManifestError: too few pictures for a whitening.
@@ -73,10 +73,12 @@ def prepare_start(
         skipped: tuple[Skipped, ...] = ()
         wanted = embedder_config(config)
         if whitened:
-            tensors, skipped = _whiten(config, wanted, network, manifests, features, progress)
+            tensors, skipped = _whiten(config, wanted, network, manifests, features, on_progress)
         if config.remembers:
             embedder = Embedder.of(wanted, copy.deepcopy(network))
-            found = stored_features(manifests, embedder, features, "the starting network", progress)
+            found = stored_features(
+                manifests, embedder, features, "the starting network", on_progress
+            )
             vectors = torch.zeros(sum(map(len, manifests)), network.dim)
             vectors[found.numbers] = torch.from_numpy(found.store.read(found.sha256s))
             tensors, skipped = tensors | {_VECTORS: vectors}, found.skipped
@@ -99,17 +101,17 @@ def _whiten(
     network: EmbeddingNetwork,
     manifests: Sequence[Manifest],
     features: Path,
-    progress: Progress,
+    on_progress: Progress,
 ) -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
     """Learns the whitening of the pooled features, and gives it to the neck."""
     plain = wanted.model_copy(update={"neck": None, "neck_form": "norm"})
     pooled = EmbeddingNetwork(copy.deepcopy(network.backbone), plain).eval()
     pooled.pool.load_state_dict(network.pool.state_dict())
     embedder = Embedder.of(plain, pooled)
-    found = stored_features(manifests, embedder, features, "features to whiten", progress)
+    found = stored_features(manifests, embedder, features, "features to whiten", on_progress)
     require_enough(len(found.numbers), pooled.dim, network.dim)
     sample = [found.sha256s[i] for i in spread(len(found.numbers))]
-    whitening = learn_whitening(found.store.read(sample), network.dim, config.model.whitening_power)
+    whitening = fit_whitening(found.store.read(sample), network.dim, config.model.whitening_power)
     tensors = {
         _MEAN: torch.from_numpy(whitening.mean),
         _MATRIX: torch.from_numpy(whitening.matrix),

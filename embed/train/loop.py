@@ -85,7 +85,7 @@ def train(
     device: str = "auto",
     features: Path | None = None,
     validate: Validate | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
     epoch_done: Callable[[Mapping[str, Any]], None] = lambda row: None,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> TrainingResult:
@@ -100,7 +100,7 @@ def train(
         features: the folder for teachers' features; below `out` unless given.
         validate: called after each epoch with the embedder so far and its tags, if it learns
             any; gives FIGURES or TAG_FIGURES, of which config.best_by chooses the weights kept.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
         epoch_done: called after each epoch with its row of epochs.csv.
         on_message: called with a line that a user should see.
 
@@ -130,7 +130,7 @@ def train(
             features=features,
             device=place,
             world=world,
-            progress=progress,
+            on_progress=on_progress,
         )
         tasks, unread = build_tasks(
             config,
@@ -141,7 +141,7 @@ def train(
             features=features,
             world=world,
             memory=begun.memory,
-            progress=progress,
+            on_progress=on_progress,
         )
         start = network.state_dict() if config.keep_start else {}
         start = {name: tensor.clone() for name, tensor in start.items()}
@@ -162,7 +162,7 @@ def train(
             start,
             world,
             validate=validate,
-            progress=progress,
+            on_progress=on_progress,
             epoch_done=epoch_done,
             on_message=on_message,
         )
@@ -185,7 +185,7 @@ class _Run:
         world: World,
         *,
         validate: Validate | None,
-        progress: Progress,
+        on_progress: Progress,
         epoch_done: Callable[[Mapping[str, Any]], None],
         on_message: Callable[[str], None],
     ) -> None:
@@ -196,7 +196,7 @@ class _Run:
         self._start = start
         self._world = world
         self._validate = validate
-        self._progress = progress
+        self._progress = on_progress
         self._epoch_done = epoch_done
         self._tell = on_message
         self._told: str | None = None

@@ -43,7 +43,7 @@ def stored_features(
     embedder: Embedder,
     folder: Path,
     stage: str,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> Stored:
     """Computes what the store lacks; a stop loses little.
 
@@ -52,7 +52,7 @@ def stored_features(
         embedder: whose features, before any whitening.
         folder: of the stores; may be shared by many runs.
         stage: named in `progress`.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
     """
     store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
     total = sum(len(manifest) for manifest in manifests)
@@ -63,9 +63,9 @@ def stored_features(
     for manifest in manifests:
 
         def count(done: int, before: int = before) -> None:
-            progress(stage, before + done, total)
+            on_progress(stage, before + done, total)
 
-        found = extract(manifest, embedder, store, progress=count)
+        found = extract(manifest, embedder, store, on_progress=count)
         place = {row.id: before + i for i, row in enumerate(manifest.rows)}
         numbers += [place[picture.row.id] for picture in found.pictures]
         sha256s += [picture.sha256 for picture in found.pictures]

@@ -56,7 +56,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """One thing found.
 
     Attributes:
@@ -99,11 +99,11 @@ class GalleryCheck:
 
     pictures: int
     photos: int
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
     k: int
     skewness: float
 
-    def of(self, kind: str) -> tuple[Finding, ...]:
+    def of(self, kind: str) -> tuple[DataFinding, ...]:
         """The findings of one kind, worst first."""
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
@@ -114,7 +114,7 @@ def check_gallery(
     embeddings: Embeddings,
     *,
     small_side: int = SMALL_SIDE,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> GalleryCheck:
     """Looks for what is wrong in the pictures of a manifest.
 
@@ -125,7 +125,7 @@ def check_gallery(
         extraction: of this manifest.
         embeddings: of extraction.pictures, in their order.
         small_side: pictures with a shorter side below it, in pixels, are very small.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         ValueError: when embeddings and extraction do not fit.
@@ -138,11 +138,11 @@ def check_gallery(
     # One picture stands for all equal ones: they are one photo, and would be their own neighbours.
     firsts = np.array([group[0] for group in equal], np.int64)
     near = _neighbours(embeddings, firsts)
-    pairs = _copies(manifest, rows, near, least_cosine(embeddings.vectors[firsts]), progress)
+    pairs = _copies(manifest, rows, near, least_cosine(embeddings.vectors[firsts]), on_progress)
     groups = _connected(pairs)
     findings = [
         *_unreadable(manifest, extraction.skipped[len(manifest.skipped) :]),
-        *(Finding("similar_labels", 1.0, *each) for each in similar_labels(manifest.rows)),
+        *(DataFinding("similar_labels", 1.0, *each) for each in similar_labels(manifest.rows)),
         *_duplicates(rows, equal),
         *_near_duplicates(rows, pairs, groups),
         *_single_pictures(rows, equal, groups),
@@ -207,7 +207,7 @@ def least_cosine(vectors: NDArray[np.float32]) -> float:
 
 
 def _copies(
-    manifest: Manifest, rows: Sequence[Row], near: _Near, least: float, progress: Progress
+    manifest: Manifest, rows: Sequence[Row], near: _Near, least: float, on_progress: Progress
 ) -> dict[tuple[int, int], float]:
     """Pairs of pictures that are one photo, and how well they agree."""
     candidates = sorted(
@@ -233,7 +233,7 @@ def _copies(
             some = candidates[start : start + _PAIRS_AT_A_TIME]
             agreements = zip(some, pool.map(agreement, some), strict=True)
             pairs.update({pair: value for pair, value in agreements if value >= SAME_PHOTO})
-            progress("looking for copies", start + len(some), len(candidates))
+            on_progress("looking for copies", start + len(some), len(candidates))
     return pairs
 
 
@@ -256,35 +256,35 @@ def _labels(rows: Iterable[Row]) -> str:
     return ", ".join(sorted({label for row in rows for label in row.labels}))
 
 
-def _unreadable(manifest: Manifest, skipped: Iterable[Skipped]) -> list[Finding]:
+def _unreadable(manifest: Manifest, skipped: Iterable[Skipped]) -> list[DataFinding]:
     rows = {row.path: row for row in manifest.rows}
-    found = [Finding("unreadable", 1.0, (rows[skip.path],), skip.reason) for skip in skipped]
+    found = [DataFinding("unreadable", 1.0, (rows[skip.path],), skip.reason) for skip in skipped]
     places = [Row(place.path, place.path) for place in manifest.unseen if place.kind != "empty"]
     reasons = {place.path: place.reason for place in manifest.unseen}
-    return found + [Finding("unreadable", 1.0, (row,), reasons[row.path]) for row in places]
+    return found + [DataFinding("unreadable", 1.0, (row,), reasons[row.path]) for row in places]
 
 
-def _duplicates(rows: Sequence[Row], equal: Iterable[list[int]]) -> list[Finding]:
+def _duplicates(rows: Sequence[Row], equal: Iterable[list[int]]) -> list[DataFinding]:
     findings = []
     for group in equal:
         if len(group) > 1:
             same = tuple(rows[i] for i in group)
             kind = "duplicate_conflict" if _disagree(same) else "duplicate"
             note = f"{len(same)} equal files" + _under(same, kind)
-            findings.append(Finding(kind, 1.0, same, note))
+            findings.append(DataFinding(kind, 1.0, same, note))
     return findings
 
 
 def _near_duplicates(
     rows: Sequence[Row], pairs: dict[tuple[int, int], float], groups: dict[int, frozenset[int]]
-) -> list[Finding]:
+) -> list[DataFinding]:
     findings = []
     for group in sorted(set(groups.values()), key=min):
         copies = tuple(rows[i] for i in sorted(group))
         kind = "near_duplicate_conflict" if _disagree(copies) else "near_duplicate"
         agreement = max(value for (i, _), value in pairs.items() if i in group)
         note = f"{len(copies)} pictures of one photo (correlation {agreement:.2f})"
-        findings.append(Finding(kind, agreement, copies, note + _under(copies, kind)))
+        findings.append(DataFinding(kind, agreement, copies, note + _under(copies, kind)))
     return findings
 
 
@@ -294,7 +294,7 @@ def _under(rows: Iterable[Row], kind: str) -> str:
 
 def _single_pictures(
     rows: Sequence[Row], equal: Iterable[list[int]], groups: dict[int, frozenset[int]]
-) -> list[Finding]:
+) -> list[DataFinding]:
     """Labels all of whose pictures are one photo."""
     photos: dict[str, set[int]] = defaultdict(set)
     members: dict[str, list[Row]] = defaultdict(list)
@@ -305,7 +305,7 @@ def _single_pictures(
                 photos[label].add(photo)
                 members[label].append(rows[i])
     return [
-        Finding(
+        DataFinding(
             "single_picture",
             1.0,
             tuple(members[label]),
@@ -317,19 +317,19 @@ def _single_pictures(
     ]
 
 
-def _small(manifest: Manifest, rows: Iterable[Row], limit: int) -> list[Finding]:
+def _small(manifest: Manifest, rows: Iterable[Row], limit: int) -> list[DataFinding]:
     findings = []
     for row in rows:
         size = stored_size(manifest.file(row))
         if size is not None and min(size) < limit:
             note = f"{size[0]} x {size[1]} pixels"
-            findings.append(Finding("small", 1 - min(size) / limit, (row,), note))
+            findings.append(DataFinding("small", 1 - min(size) / limit, (row,), note))
     return findings
 
 
 def _label_errors(
     rows: Sequence[Row], near: _Near, groups: dict[int, frozenset[int]], disputed: set[str]
-) -> list[Finding]:
+) -> list[DataFinding]:
     """Pictures whose nearest others nearly all have one other label, and none their own.
 
     A picture's own copies have no vote, and pictures found under several labels are told as that.
@@ -354,7 +354,7 @@ def _label_errors(
             f" similarity {statistics.fmean(cosine for _, cosine in agreeing):.2f}"
         )
         shown = (rows[i], *(rows[j] for j, _ in agreeing))
-        findings.append(Finding("label_error", score, shown, note, label))
+        findings.append(DataFinding("label_error", score, shown, note, label))
     return findings
 
 
@@ -374,7 +374,7 @@ def skewness(counts: NDArray[np.int64]) -> float:
     return float((((counts - counts.mean()) / counts.std()) ** 3).mean())
 
 
-def _hubs(rows: Sequence[Row], near: _Near, k: int, occurrence: Counter[int]) -> list[Finding]:
+def _hubs(rows: Sequence[Row], near: _Near, k: int, occurrence: Counter[int]) -> list[DataFinding]:
     victims: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for i, others in near.items():
         for j, cosine in others[:k]:
@@ -386,5 +386,5 @@ def _hubs(rows: Sequence[Row], near: _Near, k: int, occurrence: Counter[int]) ->
         if count >= HUB_TIMES * k or bad >= BAD_HUB_TIMES * k:
             note = f"among the {k} nearest of {count} pictures (mean {k}), {bad} with other labels"
             shown = (rows[j], *(rows[i] for _, i in sorted(victims[j])[:_VICTIMS]))
-            findings.append(Finding("hub", count / k, shown, note))
+            findings.append(DataFinding("hub", count / k, shown, note))
     return findings

@@ -27,7 +27,7 @@ from lmk.embed.tables.label_text import plain_name
 from lmk.embed.tables.text_lines import at
 from lmk.embed.tags.cooccurrence import pseudo_labels
 from lmk.index.exact.flat import FlatSearcher
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.state import leave_out
 from lmk.rerank.tags.votes import VOTERS, tag_votes
 
@@ -79,7 +79,7 @@ def neighbour_tags(
         The t tags, ascending, and float32 [n, t]; NaN for a tag of which there is one picture,
         or copies of one: no other can vote for it.
     """
-    facts = GalleryFacts.of_labels(labels)
+    facts = PipelineContext.of_labels(labels)
     same = defaultdict(list)
     for row, digest in enumerate(content):
         same[digest].append(row)

@@ -58,7 +58,7 @@ def pictures_of_manifest(
     store: FeatureStore,
     *,
     gallery: Gallery | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Extraction, Embeddings]:
     """The pictures of a manifest and their vectors; those that an index holds are not computed.
 
@@ -67,10 +67,10 @@ def pictures_of_manifest(
         embedder: the index's own where there is one.
         store: keeps the features of the others.
         gallery: the index; a picture is known by its content.
-        progress: called with the number of pictures done.
+        on_progress: called with the number of pictures done.
     """
     held = _Held(gallery)
-    extraction = extract(manifest, embedder, store, known=held, progress=progress)
+    extraction = extract(manifest, embedder, store, known=held, on_progress=on_progress)
     pictures = extraction.pictures
     vectors = np.zeros((len(pictures), embedder.dim), np.float32)
     rows = np.array([held.row(picture.sha256) for picture in pictures], np.int64)

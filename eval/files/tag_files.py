@@ -60,7 +60,7 @@ class TagTable:
         """The tags that a picture has."""
         return [self.names[tag] for tag in np.flatnonzero(self.truth.any(axis=0))]
 
-    def closed(self, relations: RelationGraph) -> TagTable:
+    def with_ancestors(self, relations: RelationGraph) -> TagTable:
         """The same scores beside a truth with all that follows from its tags.
 
         A tag that stands in neither file and follows from a true one becomes a tag that is not

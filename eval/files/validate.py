@@ -34,7 +34,7 @@ ERRORS: frozenset[Kind] = frozenset({"malformed", "repeated", "extra"})
 
 
 @dataclass(frozen=True)
-class Finding:
+class SubmissionFinding:
     """One thing that is wrong, or odd, in a submission file.
 
     Attributes:
@@ -67,7 +67,7 @@ class Validation:
 
     rows: int
     answered: int
-    findings: tuple[Finding, ...]
+    findings: tuple[SubmissionFinding, ...]
 
     @property
     def ok(self) -> bool:
@@ -151,7 +151,7 @@ def _validate(
     check: Callable[[Row, list[str]], tuple[str, bool, list[tuple[Kind, str]]]],
 ) -> Validation:
     wanted = None if queries is None else frozenset(queries)
-    findings: list[Finding] = []
+    findings: list[SubmissionFinding] = []
     lines: dict[str, int] = {}
     count = answered = 0
     rows = _rows_until_broken(path, findings)
@@ -161,7 +161,7 @@ def _validate(
     except SubmissionError as error:
         if not findings:  # else the file broke off before its header
             line = first[0].line if first else 1
-            findings.append(Finding("malformed", line, None, _reason(error)))
+            findings.append(SubmissionFinding("malformed", line, None, _reason(error)))
         return Validation(0, 0, tuple(findings))
     for row in rows:
         count += 1
@@ -171,27 +171,33 @@ def _validate(
             named = row.cells[columns.index("id")] if len(row.cells) == len(columns) else None
             if named is not None:
                 lines.setdefault(named, row.line)
-            findings.append(Finding("malformed", row.line, named, _reason(error)))
+            findings.append(SubmissionFinding("malformed", row.line, named, _reason(error)))
             continue
         answered += has_answer
         if query in lines:
             findings.append(
-                Finding("repeated", row.line, query, f"the id stands on line {lines[query]} too")
+                SubmissionFinding(
+                    "repeated", row.line, query, f"the id stands on line {lines[query]} too"
+                )
             )
         elif wanted is not None and query not in wanted:
-            findings.append(Finding("extra", row.line, query, "the id is none of the queries"))
+            findings.append(
+                SubmissionFinding("extra", row.line, query, "the id is none of the queries")
+            )
         lines.setdefault(query, row.line)
-        findings += [Finding(kind, row.line, query, reason) for kind, reason in odd]
+        findings += [SubmissionFinding(kind, row.line, query, reason) for kind, reason in odd]
     if wanted is not None:
         findings += [
-            Finding("missing", None, query, "the query has no row and counts as blank")
+            SubmissionFinding("missing", None, query, "the query has no row and counts as blank")
             for query in sorted(wanted - lines.keys())
         ]
     findings.sort(key=lambda finding: (finding.line is None, finding.line or 0))  # stable
     return Validation(count, answered, tuple(findings))
 
 
-def _rows_until_broken(path: str | os.PathLike[str], findings: list[Finding]) -> Iterator[Row]:
+def _rows_until_broken(
+    path: str | os.PathLike[str], findings: list[SubmissionFinding]
+) -> Iterator[Row]:
     """The rows; where the file stops being CSV, a finding and the end."""
     line = 0
     try:
@@ -200,7 +206,7 @@ def _rows_until_broken(path: str | os.PathLike[str], findings: list[Finding]) ->
             yield row
     except SubmissionError as error:
         reason = f"{_reason(error)}: nothing below could be read"
-        findings.append(Finding("malformed", line + 1, None, reason))
+        findings.append(SubmissionFinding("malformed", line + 1, None, reason))
 
 
 def _reason(error: SubmissionError) -> str:

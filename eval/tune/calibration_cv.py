@@ -18,25 +18,25 @@ from lmk.eval.tune.grid import stratified_folds
 from lmk.eval.tune.labelled_photos import KnownPhotos
 from lmk.index.gallery.gallery import Gallery
 from lmk.rerank.fit.calibration import (
-    Answers,
-    Asked,
+    AskedPhotos,
     Calibration,
     Method,
     OperatingPoint,
+    ScoredAnswers,
     calibrate,
     expected_calibration_error,
     operating_point,
 )
 from lmk.rerank.fit.fit import distractor_answers, own_answers
-from lmk.rerank.fit.saved import saved_bank, saved_learning, saved_pipeline
-from lmk.rerank.fit.tables import Tables
-from lmk.rerank.fit.threshold import learn_threshold
+from lmk.rerank.fit.saved import saved_distractors, saved_pipeline, saved_state
+from lmk.rerank.fit.tables import FitTables
+from lmk.rerank.fit.threshold import fit_threshold
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 
 ENOUGH = 10  # photos without a landmark: with fewer the distractors of an index count as well
 
-Chooser = Callable[[Answers], OperatingPoint]
+Chooser = Callable[[ScoredAnswers], OperatingPoint]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Calibrated:
 
 
 def calibrated(
-    answers: Answers,
+    answers: ScoredAnswers,
     choose: Chooser,
     method: Method = "isotonic",
     *,
@@ -108,7 +108,7 @@ def calibrated(
     )
 
 
-def _held_out(answers: Answers, threshold: NDArray[np.float64]) -> OperatingPoint:
+def _held_out(answers: ScoredAnswers, threshold: NDArray[np.float64]) -> OperatingPoint:
     """What thresholds, one for each answer, give; see operating_point."""
     kept = (answers.confidence >= threshold.astype(np.float32)) & np.isfinite(answers.confidence)
     weight = answers.weight[kept].sum()
@@ -121,13 +121,13 @@ def _held_out(answers: Answers, threshold: NDArray[np.float64]) -> OperatingPoin
     )
 
 
-def balanced(answers: Answers) -> OperatingPoint:
+def balanced(answers: ScoredAnswers) -> OperatingPoint:
     """The threshold that an index learns by itself: most right answers kept, most others refused.
 
     Raises:
         UsageError: where no answer is to a query without a landmark; held out, one is not enough.
     """
-    threshold = learn_threshold(answers)
+    threshold = fit_threshold(answers)
     if not np.isfinite(threshold):
         raise UsageError(
             "too few photos without a landmark to learn a threshold from: at least 2 are needed",
@@ -136,30 +136,30 @@ def balanced(answers: Answers) -> OperatingPoint:
     return operating_point(answers, threshold)
 
 
-def answers_of_index(gallery: Gallery) -> Answers:
+def answers_of_index(gallery: Gallery) -> ScoredAnswers:
     """What an index answers to its own pictures and distractors, each as if it were not there."""
     pipeline, tables = _taught(gallery)
-    return own_answers(pipeline, tables.facts(pipeline), tables)
+    return own_answers(pipeline, tables.context(pipeline), tables)
 
 
-def answers_of_distractors(gallery: Gallery) -> Asked:
+def answers_of_distractors(gallery: Gallery) -> AskedPhotos:
     """Answers of an index to its distractors, each as if it were not there.
 
     The geometric check is left out: it needs the files.
     """
     pipeline, tables = _taught(gallery)
-    return distractor_answers(pipeline, tables.facts(pipeline), tables)
+    return distractor_answers(pipeline, tables.context(pipeline), tables)
 
 
-def _taught(gallery: Gallery) -> tuple[Pipeline, Tables]:
-    pipeline, learnt = saved_pipeline(gallery), saved_learning(gallery)
+def _taught(gallery: Gallery) -> tuple[Pipeline, FitTables]:
+    pipeline, learnt = saved_pipeline(gallery), saved_state(gallery)
     if learnt is not None:
         return pipeline, learnt.tables
     view = gallery.view("gallery")
-    return pipeline, Tables.empty(view).updated(pipeline, view, saved_bank(gallery))
+    return pipeline, FitTables.empty(view).updated(pipeline, view, saved_distractors(gallery))
 
 
-def with_distractors(answers: Answers, asked: Asked) -> Answers:
+def with_distractors(answers: ScoredAnswers, asked: AskedPhotos) -> ScoredAnswers:
     """Answers to photos together with answers to distractors, which show no landmark.
 
     All that show no landmark weigh together as much as the photos that show one; the photos
@@ -170,7 +170,7 @@ def with_distractors(answers: Answers, asked: Asked) -> Answers:
         return answers
     weight = asked.weight()
     none = np.zeros(len(asked.photo), np.bool_)
-    return Answers(
+    return ScoredAnswers(
         np.concatenate([answers.confidence, asked.confidence]),
         np.concatenate([answers.right, none]),
         np.concatenate([answers.landmark, none]),
@@ -181,7 +181,7 @@ def with_distractors(answers: Answers, asked: Asked) -> Answers:
 
 def answers_of_photos(
     predictions: Predictions, photos: KnownPhotos, landmarks: Collection[str]
-) -> Answers:
+) -> ScoredAnswers:
     """Predictions with their verdicts.
 
     Args:
@@ -191,7 +191,7 @@ def answers_of_photos(
             these" is the right answer to it.
     """
     pairs = list(zip(predictions.labels, photos.labels, strict=True))
-    return Answers(
+    return ScoredAnswers(
         predictions.confidence,
         np.array([given in shown for given, shown in pairs], np.bool_),
         np.array([not set(shown).isdisjoint(landmarks) for _, shown in pairs], np.bool_),
@@ -200,7 +200,7 @@ def answers_of_photos(
     )
 
 
-def of_rows(answers: Answers, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Answers:
+def of_rows(answers: ScoredAnswers, rows: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredAnswers:
     """Some of the answers, by number or mask."""
     return replace(
         answers,

@@ -11,7 +11,7 @@ more than one standard error (Breiman et al., "Classification and Regression Tre
 A grid is data: a JSON list of places, each a list of alternatives, of which every combination is
 one pipeline. An alternative is a step, a list of steps, or null for nothing:
 
-    [[null, {"step": "neighbourhood"}], [{"step": "rescale"}], [{"step": "vote", "k": 5}]]
+    [[null, {"step": "dba"}], [{"step": "rescale"}], [{"step": "vote", "k": 5}]]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Score = Callable[[int, NDArray[np.int64]], float]
 def default_grid(*, geometry: bool = False) -> tuple[Pipeline, ...]:
     """The grid that comes with lmk; with geometry also a few pipelines that match points."""
     names = ("grid.json", "grid_geometry.json") if geometry else ("grid.json",)
-    folder = files("lmk.rerank")
+    folder = files("lmk.eval.tune")
     found = [pipelines_of(json.loads(folder.joinpath(name).read_text("utf-8"))) for name in names]
     return tuple(pipeline for grid in found for pipeline in grid)
 

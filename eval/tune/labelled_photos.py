@@ -73,14 +73,14 @@ def read_known_photos(
     manifest: Manifest,
     recognizer: Recognizer,
     *,
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> KnownPhotos:
     """Embeds the photos of a manifest for an index, and refuses those that it knows already.
 
     Args:
         manifest: the photos and what they show.
         recognizer: the opened index.
-        progress: called with the number of photos done.
+        on_progress: called with the number of photos done.
 
     Raises:
         UsageError: when the index holds one of them, as gallery picture or distractor, by content:
@@ -89,7 +89,7 @@ def read_known_photos(
     rows = tuple(sorted(manifest.rows, key=lambda row: row.id))
     embedder = recognizer.embedder
     with _features(recognizer) as store:
-        found = extract(replace(manifest, rows=rows), embedder, store, progress=progress)
+        found = extract(replace(manifest, rows=rows), embedder, store, on_progress=on_progress)
         pictures = list(found.pictures)
         features = store.read([picture.sha256 for picture in pictures])
     ids = tuple(picture.row.id for picture in pictures)

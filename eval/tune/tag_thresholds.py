@@ -81,7 +81,7 @@ def _largest_recall(
     return Threshold(float(curve.threshold[best]), precision, recall, recall >= min_recall)
 
 
-def learn_thresholds(
+def fit_thresholds(
     scores: NDArray[np.floating],
     truth: NDArray[np.bool_],
     names: Sequence[str],

@@ -57,12 +57,12 @@ class Validation:
         distractors: Manifest | None = None,
         gallery: Manifest | None = None,
         *,
-        progress: Progress = lambda stage, done, total: None,
+        on_progress: Progress = lambda stage, done, total: None,
     ) -> None:
         self._held_out = held_out
         self._distractors = distractors
         self._gallery = gallery
-        self._progress = progress
+        self._progress = on_progress
         labels = [set(row.labels) for row in held_out.rows]
         searched = labels if gallery is None else [set(row.labels) for row in gallery.rows]
         counts: dict[str, int] = {}
@@ -105,7 +105,7 @@ class Validation:
         parts = []
         total = len(manifest)
         for embeddings, _ in extract_stream(
-            manifest, embedder, progress=lambda done: self._progress(stage, done, total)
+            manifest, embedder, on_progress=lambda done: self._progress(stage, done, total)
         ):
             parts.append(embeddings)
         vectors = np.concatenate([part.vectors for part in parts])
@@ -134,10 +134,10 @@ class TagValidation:
         held_out: Manifest,
         settings: Tags,
         *,
-        progress: Progress = lambda stage, done, total: None,
+        on_progress: Progress = lambda stage, done, total: None,
     ) -> None:
         self._held_out = held_out
-        self._progress = progress
+        self._progress = on_progress
         self._tags = {row.id: positive_tags(row.labels, settings, "--val") for row in held_out.rows}
         if not any(self._tags.values()):
             raise ManifestError(
@@ -156,7 +156,7 @@ class TagValidation:
         for own, features, _ in feature_stream(
             self._held_out,
             embedder,
-            progress=lambda done: self._progress("validation", done, total),
+            on_progress=lambda done: self._progress("validation", done, total),
         ):
             ids += own
             parts.append(head.probabilities(features))

@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable, Sequence
 
 from lmk.eval.tune.labelled_photos import KnownPhotos
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Queries
-from lmk.rerank.steps.steps import BankPenaltyStep, GeometryStep, NeighbourhoodStep, PenaltyStep
+from lmk.rerank.steps.state import QueryBatch
+from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep, GeometryStep, PenaltyStep
 
 
 def try_pipelines(
@@ -18,7 +18,7 @@ def try_pipelines(
     pipelines: Sequence[Pipeline],
     photos: KnownPhotos,
     *,
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Predictions]:
     """The predictions of each pipeline; the photos are searched once.
 
@@ -27,26 +27,26 @@ def try_pipelines(
         pipelines: to be tried. What they must know of the gallery and is not saved with it is
             learnt, once for all pipelines that need the same.
         photos: what is asked.
-        progress: called with the number of pipelines done.
+        on_progress: called with the number of pipelines done.
     """
     depth = max(pipeline.candidates for pipeline in pipelines)
     found = recognizer.search(photos.embeddings, depth)
-    known: dict[Hashable, GalleryFacts] = {}
+    known: dict[Hashable, PipelineContext] = {}
     predictions = []
     for done, pipeline in enumerate(pipelines, 1):
         other = recognizer.with_pipeline(pipeline)
         needs = _needs(pipeline)
         if needs not in known:
-            known[needs] = other.facts
-        queries = Queries(photos.embeddings, features=other.features_of(photos.files))
+            known[needs] = other.context
+        queries = QueryBatch(photos.embeddings, features=other.features_of(photos.files))
         predictions.append(pipeline.predict(queries, found, known[needs]))
-        progress(done)
+        on_progress(done)
     return predictions
 
 
 def _needs(pipeline: Pipeline) -> Hashable:
     """What a pipeline's facts depend on."""
-    kinds = (NeighbourhoodStep, PenaltyStep, BankPenaltyStep, GeometryStep)
+    kinds = (DbaStep, PenaltyStep, DistractorSimilarityStep, GeometryStep)
     return (
         tuple(step for step in pipeline.steps if isinstance(step, kinds)),
         pipeline.rescales(),

@@ -20,10 +20,10 @@ from lmk.embed.errors import UsageError
 from lmk.index.ann.cells_build import Cells, build, load_or_build
 from lmk.index.ann.cells_scan import Group, Panels, Visits, scan_cells
 from lmk.index.ann.faiss_factory import steps_of
-from lmk.index.ann.index_files import Among, Known, Tell
+from lmk.index.ann.index_files import PreviousResult, SearchFilter, Tell
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, release
 from lmk.index.exact.compiled import addresses, bits_of, check_damage, merge
-from lmk.index.exact.heap import SPARE, Asked, Found, Stored, settle_all
+from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
 from lmk.index.exact.tiles import HALVES, INT8_LANES
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.rescoring import best
@@ -47,7 +47,7 @@ class CellIndex:
 
     Args:
         view: what is searched.
-        tell: is told what is going on while the cells are made.
+        on_message: is told what is going on while the cells are made.
 
     Raises:
         UsageError: where the processor cannot multiply and add bytes.
@@ -56,7 +56,7 @@ class CellIndex:
 
     scored = True
 
-    def __init__(self, view: View, tell: Tell) -> None:
+    def __init__(self, view: View, on_message: Tell) -> None:
         if not possible(view):
             raise UsageError(
                 "the kind ivf needs a processor that multiplies and adds bytes (VNNI)",
@@ -67,11 +67,11 @@ class CellIndex:
         self._panels: Panels
         self._asked = 0  # queries since the mapped vectors were let go
         self._loading = threading.Lock()
-        self.built = load_or_build(view, tell)
+        self.built = load_or_build(view, on_message)
         self._load(self.built.index)
         self.efforts = steps_of(1, len(self._cells))
 
-    def words(self, effort: int) -> str:
+    def describe(self, effort: int) -> str:
         """Returns what an effort means, in words."""
         return f"{effort} of {len(self._cells)} cells are looked at"
 
@@ -81,8 +81,8 @@ class CellIndex:
         k: int,
         depth: int,
         effort: int,
-        among: Among,
-        known: Known | None = None,
+        among: SearchFilter,
+        known: PreviousResult | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the nearest k of all vectors in `effort` cells; see approximate.Index."""
         parts = []
@@ -101,7 +101,7 @@ class CellIndex:
         return (rows, scores) if known is None else _joined(known, rows, scores)
 
     def propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: SearchFilter
     ) -> NDArray[np.int64]:
         """Returns the nearest rows, int64 [q, depth]; see approximate.Index."""
         return self.nearest(queries, depth, depth, effort, among)[0]
@@ -113,7 +113,7 @@ class CellIndex:
         done: int,
         effort: int,
         floors: NDArray[np.float32] | None,
-        among: Among,
+        among: SearchFilter,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the nearest of the vectors in the `effort` best cells but the `done` best.
 
@@ -126,17 +126,17 @@ class CellIndex:
         if floors is None:
             floors = np.full(len(queries), -np.inf, np.float32)
         wide = padded(queries, len(queries) + SPARE)
-        asked = Asked(wide, coded.units, coded.slacks, floors.copy())
+        asked = ScanQueries(wide, coded.units, coded.slacks, floors.copy())
         needed = max(1, len(visits.queries) // _LEAST_VISITS)
         workers = min(faiss.omp_get_max_threads(), needed)
-        founds = [Found.of(len(queries), k, _room(k) - k) for _ in range(workers)]
+        founds = [TopK.of(len(queries), k, _room(k) - k) for _ in range(workers)]
         tasks = iter(_tasks(visits, _TASKS * workers) if workers > 1 else [(0, len(visits.cells))])
 
-        def work(found: Found) -> None:
+        def work(found: TopK) -> None:
             group = Group.of(visits.codes.shape[1])
             for start, stop in tasks:
                 scan_cells(stored, asked, found, panels, visits, group, start, stop)
-            settle_all(stored, asked, found)
+            rescore_all(stored, asked, found)
 
         if workers == 1:
             work(founds[0])
@@ -146,7 +146,7 @@ class CellIndex:
         check_damage(founds, self._view.stored)
         return merge(founds, k)
 
-    def _ready(self, among: Among) -> tuple[Panels, Stored]:
+    def _ready(self, among: SearchFilter) -> tuple[Panels, Stored]:
         """Returns panels and vectors that can be read; what was cut meanwhile is made again."""
         with self._loading:
             whole = self._cells.whole
@@ -217,7 +217,7 @@ def _room(k: int) -> int:
 
 
 def _joined(
-    known: Known, rows: NDArray[np.int64], scores: NDArray[np.float32]
+    known: PreviousResult, rows: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The best of what was known and what was found."""
     rows = np.concatenate([known.rows, rows], axis=1)

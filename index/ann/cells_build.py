@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lmk.embed.plain_files import open_plain
 from lmk.index.ann import index_files
 from lmk.index.ann.faiss_factory import CELLS, number_of_cells, rows_to_train
-from lmk.index.ann.index_files import Built, Tell
+from lmk.index.ann.index_files import StoredIndex, Tell
 from lmk.index.exact.codes import aligned, code_block
 from lmk.index.exact.flat import blas
 from lmk.index.exact.tiles import PANEL
@@ -113,24 +113,24 @@ class _Sorted:
             append(np.ascontiguousarray(array))
 
 
-def load_or_build(view: View, tell: Tell) -> Built:
-    """Returns the cells of a view, Built.index, from their file where there is a good one.
+def load_or_build(view: View, on_message: Tell) -> StoredIndex:
+    """Returns the cells of a view, StoredIndex.index, from their file where there is a good one.
 
     Raises:
         GalleryDamaged: see Vectors.read.
     """
     return index_files.load(view, CELLS, partial(_read, view.dim, len(view.mask))) or build(
-        view, tell
+        view, on_message
     )
 
 
-def build(view: View, tell: Tell) -> Built:
+def build(view: View, on_message: Tell) -> StoredIndex:
     """Makes the cells of a view, and keeps them."""
     rows = np.flatnonzero(view.mask)
     factory = f"Cells{number_of_cells(len(rows))}"
-    found = _sorted(view.stored, rows, _centres(view.stored, rows, factory, tell))
+    found = _sorted(view.stored, rows, _centres(view.stored, rows, factory, on_message))
     stem, described = index_files.describe(view, CELLS, factory)
-    tell(f"coding {len(rows)} vectors for {factory}")
+    on_message(f"coding {len(rows)} vectors for {factory}")
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
@@ -138,16 +138,16 @@ def build(view: View, tell: Tell) -> Built:
 
     path = index_files.save(view, stem, described, write)
     cells = None if path is None else _read(view.dim, len(view.mask), path, len(rows))
-    return Built(cells or _in_memory(view.stored, found), rows, view.mask, stem, factory)
+    return StoredIndex(cells or _in_memory(view.stored, found), rows, view.mask, stem, factory)
 
 
 def _centres(
-    stored: Vectors, rows: NDArray[np.int64], factory: str, tell: Tell
+    stored: Vectors, rows: NDArray[np.int64], factory: str, on_message: Tell
 ) -> NDArray[np.float32]:
     """Trains the centres of cells, float32 [cells, dim] of length 1."""
     cells = number_of_cells(len(rows))
     count = rows_to_train(cells, len(rows))
-    tell(f"training {factory} with {count} of {len(rows)} vectors")
+    on_message(f"training {factory} with {count} of {len(rows)} vectors")
     sample = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
     means = faiss.Kmeans(stored.dim, cells, niter=_ROUNDS, spherical=True, seed=0)
     with blas(count):

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lmk.index.exact.heap import Asked, Found, Stored, address_of, raise_limit, settle
+from lmk.index.exact.heap import ScanQueries, Stored, TopK, address_of, raise_limit, rescore
 from lmk.index.exact.tiles import INT8_QUERIES, PANEL, int8_tile, lowest_bit
 
 # numba compiles this file anew when it changes, not when exact_tiles.py or found.py does: count on
@@ -97,7 +97,7 @@ def _width(left: int) -> int:  # pragma: no cover (compiled)
 
 @njit(nogil=True, cache=True)
 def _gather(
-    asked: Asked, found: Found, visits: Visits, group: Group, first: int, count: int
+    asked: ScanQueries, found: TopK, visits: Visits, group: Group, first: int, count: int
 ) -> None:  # pragma: no cover (compiled)
     """Puts `count` queries, from place `first` of those that visit, side by side in tiles."""
     steps = visits.codes.shape[1]
@@ -124,8 +124,8 @@ def _gather(
 @njit(nogil=True, cache=True)
 def scan_cells(
     stored: Stored,
-    asked: Asked,
-    found: Found,
+    asked: ScanQueries,
+    found: TopK,
     given: Panels,
     visits: Visits,
     group: Group,
@@ -189,6 +189,6 @@ def scan_cells(
                                 found.rows[q, m] = given.rows[panel, lane]
                                 found.gathered[q] = m + 1
                                 if m + 1 == found.values.shape[1]:
-                                    settle(stored, asked, found, q, False)
+                                    rescore(stored, asked, found, q, False)
                         group.limits[at + j] = found.limits[q]
                     at += width

@@ -16,7 +16,7 @@ from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.plain_files import open_plain
 from lmk.index.ann import index_files
 from lmk.index.ann.faiss_factory import factory_of, in_brackets, new_index, train, training_rows
-from lmk.index.ann.index_files import Built, Tell
+from lmk.index.ann.index_files import StoredIndex, Tell
 from lmk.index.exact.flat import blas
 from lmk.index.vectors.view import View
 
@@ -25,20 +25,20 @@ faiss: Any = typed_faiss  # its stubs do not know all classes
 _BLOCK_ROWS = 65_536
 
 
-def load_or_build(view: View, kind: str, tell: Tell) -> Built:
+def load_or_build(view: View, kind: str, on_message: Tell) -> StoredIndex:
     """Returns the index of a view by its kind, from its file where there is a good one.
 
-    The positions of the index are those of Built.rows.
+    The positions of the index are those of StoredIndex.rows.
 
     Args:
         view: what it indexes.
         kind: see factory_of.
-        tell: is told what is going on before and while it is built.
+        on_message: is told what is going on before and while it is built.
 
     Raises:
         UsageError: see new_index; or where FAISS cannot build it of so few vectors.
     """
-    return index_files.load(view, kind, partial(_read, view.dim)) or _build(view, kind, tell)
+    return index_files.load(view, kind, partial(_read, view.dim)) or _build(view, kind, on_message)
 
 
 def _read(dim: int, path: Path, rows: int) -> Any:
@@ -47,17 +47,17 @@ def _read(dim: int, path: Path, rows: int) -> Any:
     return index if index.d == dim and index.ntotal == rows else None
 
 
-def _build(view: View, kind: str, tell: Tell) -> Built:
+def _build(view: View, kind: str, on_message: Tell) -> StoredIndex:
     rows = np.flatnonzero(view.mask)
     factory = factory_of(kind, len(rows), view.dim)
     index = new_index(factory, view.dim, len(rows))
     read = view.stored.read
     try:
         if index.is_trained:
-            tell(f"building {factory} of {len(rows)} vectors")
+            on_message(f"building {factory} of {len(rows)} vectors")
         else:
             count = training_rows(index, len(rows))
-            tell(f"training {factory} with {count} of {len(rows)} vectors")
+            on_message(f"training {factory} with {count} of {len(rows)} vectors")
             sample = np.random.default_rng(0).choice(rows, count, replace=False)
             with blas(count):
                 train(index, read(np.sort(sample)))
@@ -65,7 +65,7 @@ def _build(view: View, kind: str, tell: Tell) -> Built:
             block = rows[start : start + _BLOCK_ROWS]
             with blas(len(block)):
                 index.add(read(block))
-            tell(f"added {start + len(block)} of {len(rows)} vectors to {factory}")
+            on_message(f"added {start + len(block)} of {len(rows)} vectors to {factory}")
     except (RuntimeError, MemoryError) as error:
         raise_system_cause(error)
         raise UsageError(
@@ -74,7 +74,7 @@ def _build(view: View, kind: str, tell: Tell) -> Built:
         ) from error
     stem, described = index_files.describe(view, kind, factory)
     index_files.save(view, stem, described, partial(_write, index))
-    return Built(index, rows, view.mask, stem, factory)
+    return StoredIndex(index, rows, view.mask, stem, factory)
 
 
 def _write(index: Any, path: Path) -> None:

@@ -86,8 +86,8 @@ def _check_sizes(factory: str) -> None:
 def in_brackets(error: Exception) -> str:
     """Returns what FAISS says went wrong, as " (words)", without the place in its source files."""
     text = " ".join(str(error).split())
-    words = re.sub("^Error in .*[.](cpp|h):[0-9]+: ", "", text).removeprefix("Error: ")
-    return "" if not words or words.startswith("Error in ") else f" ({words[:120]})"
+    message = re.sub("^Error in .*[.](cpp|h):[0-9]+: ", "", text).removeprefix("Error: ")
+    return "" if not message or message.startswith("Error in ") else f" ({message[:120]})"
 
 
 def cells_of(index: Any) -> int:
@@ -177,7 +177,7 @@ def search_parameters(index: Any, effort: int, allowed: NDArray[np.bool_] | None
     return faiss.SearchParameters(**chosen) if chosen else None
 
 
-def effort_words(index: Any, effort: int) -> str:
+def describe_effort(index: Any, effort: int) -> str:
     """Returns what an effort means, in words."""
     inner = _innermost(index)
     if isinstance(inner, faiss.IndexIVF):

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.index.ann.faiss_build import load_or_build
-from lmk.index.ann.faiss_factory import effort_words, efforts, search_parameters
-from lmk.index.ann.index_files import Among, Known, Tell
+from lmk.index.ann.faiss_factory import describe_effort, efforts, search_parameters
+from lmk.index.ann.index_files import PreviousResult, SearchFilter, Tell
 from lmk.index.exact.flat import blas
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.rescoring import rescore
@@ -22,7 +22,7 @@ class FaissIndex:
     Args:
         view: what is searched.
         kind: "ivfpq", "hnsw" or a FAISS factory string.
-        tell: is told what is going on while the index is built.
+        on_message: is told what is going on while the index is built.
 
     Raises:
         UsageError: for a factory string that FAISS cannot build for this gallery.
@@ -30,15 +30,15 @@ class FaissIndex:
 
     scored = False  # its codes say roughly how near a vector is
 
-    def __init__(self, view: View, kind: str, tell: Tell) -> None:
+    def __init__(self, view: View, kind: str, on_message: Tell) -> None:
         self._stored = view.stored
-        self.built = load_or_build(view, kind, tell)
+        self.built = load_or_build(view, kind, on_message)
         self.efforts = efforts(self.built.index, len(self.built.rows))
         self._filters = True  # the index can search among chosen positions
 
-    def words(self, effort: int) -> str:
+    def describe(self, effort: int) -> str:
         """Returns what an effort means, in words."""
-        return effort_words(self.built.index, effort)
+        return describe_effort(self.built.index, effort)
 
     def nearest(
         self,
@@ -46,8 +46,8 @@ class FaissIndex:
         k: int,
         depth: int,
         effort: int,
-        among: Among,
-        known: Known | None = None,
+        among: SearchFilter,
+        known: PreviousResult | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the best k of `depth` candidates, with their scores; see approximate.Index."""
         proposed = self.propose(queries, depth, effort, among)
@@ -55,7 +55,7 @@ class FaissIndex:
         return rescore(self._stored, queries, query, proposed[query, place], k)
 
     def propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: SearchFilter
     ) -> NDArray[np.int64]:
         """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
         rows = self.built.rows

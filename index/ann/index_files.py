@@ -32,7 +32,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Built:
+class StoredIndex:
     """An index and the rows it stands for.
 
     Attributes:
@@ -51,12 +51,12 @@ class Built:
 
 
 @dataclass(frozen=True, eq=False)
-class Among:
+class SearchFilter:
     """What may be found in an index.
 
     Attributes:
         inside: bool [rows of the gallery], the rows.
-        positions: bool [n], their positions in Built.rows; None if that is all of them.
+        positions: bool [n], their positions in StoredIndex.rows; None if that is all of them.
         count: how many there are.
     """
 
@@ -65,7 +65,7 @@ class Among:
     count: int
 
     @classmethod
-    def of(cls, built: Built, allowed: NDArray[np.bool_]) -> Among:
+    def of(cls, built: StoredIndex, allowed: NDArray[np.bool_]) -> SearchFilter:
         """The rows allowed, bool [rows of the gallery], that the index stands for."""
         inside = allowed & built.covered
         positions = inside[built.rows]
@@ -74,7 +74,7 @@ class Among:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class PreviousResult:
     """What a search with less effort has found.
 
     Attributes:
@@ -87,7 +87,7 @@ class Known:
     effort: int
 
 
-def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> Built | None:
+def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> StoredIndex | None:
     """Returns the index of a view by its kind from its file, where there is a good one.
 
     A good one may have been built of fewer or more rows, by a factory string for those.
@@ -112,7 +112,7 @@ def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> Built | Non
             if _good_enough(view, rows, covered):
                 index = read(path, len(rows))
                 if index is not None:
-                    return Built(index, rows, covered, stem, str(said["factory"]))
+                    return StoredIndex(index, rows, covered, stem, str(said["factory"]))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise_system_cause(error)
             continue  # removed meanwhile, or not written by this program

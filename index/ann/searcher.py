@@ -14,7 +14,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.plain_files import parse_json
 from lmk.index.ann.faiss_factory import CELLS
 from lmk.index.ann.faiss_index import FaissIndex
-from lmk.index.ann.index_files import Among, Built, Known, Tell, write_bytes
+from lmk.index.ann.index_files import PreviousResult, SearchFilter, StoredIndex, Tell, write_bytes
 from lmk.index.ann.recall import Tuned, tune
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
@@ -34,11 +34,11 @@ class Index(Protocol):
         scored: whether it scores all that it looks at; see tuning.tune.
     """
 
-    built: Built
+    built: StoredIndex
     efforts: tuple[int, ...]
     scored: bool
 
-    def words(self, effort: int) -> str:
+    def describe(self, effort: int) -> str:
         """Returns what an effort means, in words."""
         ...
 
@@ -48,8 +48,8 @@ class Index(Protocol):
         k: int,
         depth: int,
         effort: int,
-        among: Among,
-        known: Known | None = None,
+        among: SearchFilter,
+        known: PreviousResult | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the nearest of the rows it finds, with their scores.
 
@@ -69,7 +69,7 @@ class Index(Protocol):
         ...
 
     def propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: Among
+        self, queries: NDArray[np.float32], depth: int, effort: int, among: SearchFilter
     ) -> NDArray[np.int64]:
         """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
         ...
@@ -92,7 +92,7 @@ class ApproximateSearcher:
         view: what is searched; at least 100 rows.
         kind: "ivfpq", "hnsw" or a FAISS factory string.
         recall: the recall@10 (and @100) wanted, from 0 to 1.
-        tell: is told what is going on while an index is built.
+        on_message: is told what is going on while an index is built.
 
     Attributes:
         reason: which search this is, and the recall it has, in words for a user.
@@ -104,24 +104,24 @@ class ApproximateSearcher:
     """
 
     def __init__(
-        self, view: View, kind: str, *, recall: float = 0.99, tell: Tell = lambda _: None
+        self, view: View, kind: str, *, recall: float = 0.99, on_message: Tell = lambda _: None
     ) -> None:
         self._view = view
-        self._index = _index_of(view, kind, tell)
+        self._index = _index_of(view, kind, on_message)
         self._built = self._index.built
         self.factory = self._built.factory
-        self._ready = Among.of(self._built, view.mask)
+        self._ready = SearchFilter.of(self._built, view.mask)
         self._exact = FlatSearcher(view, hold=False)
         missing = view.mask & ~self._built.covered
         self._beside = FlatSearcher(replace(view, mask=missing)) if missing.any() else None
-        self.tuned = self._tuning(recall, tell)
+        self.tuned = self._tuning(recall, on_message)
         self.reason = self._words(kind, recall)
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns near rows of each query, with their exact scores; see Searcher.search."""
         k = self._view.check(queries, k)
         allowed = self._view.allowed(allow)
-        among = self._ready if allow is None else Among.of(self._built, allowed)
+        among = self._ready if allow is None else SearchFilter.of(self._built, allowed)
         if allow is not None and among.count <= FEW_ROWS:
             return self._exact.search(queries, k, allowed)
         rows = np.empty((len(queries), k), np.int64)
@@ -135,7 +135,7 @@ class ApproximateSearcher:
         return found if self._beside is None else self._with_others(found, queries, allowed)
 
     def _nearest(
-        self, queries: NDArray[np.float32], k: int, among: Among
+        self, queries: NDArray[np.float32], k: int, among: SearchFilter
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns rows and scores [q, k] of what the index finds."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
@@ -144,12 +144,12 @@ class ApproximateSearcher:
         last = min(k, setting.k) - 1
         again = np.flatnonzero(scores[:, last] < setting.sure)
         if again.size:
-            known = Known(rows[again], scores[again], setting.effort)
+            known = PreviousResult(rows[again], scores[again], setting.effort)
             found = self._index.nearest(queries[again], k, depth, setting.more, among, known)
             rows[again], scores[again] = found
         return rows, scores
 
-    def _completed(self, found: Neighbours, queries: Embeddings, among: Among) -> Neighbours:
+    def _completed(self, found: Neighbours, queries: Embeddings, among: SearchFilter) -> Neighbours:
         """Has exact search answer the queries for which the index found too few rows."""
         least = min(found.k, among.count)
         short = np.flatnonzero((found.rows != NO_ROW).sum(axis=1) < least)
@@ -175,7 +175,7 @@ class ApproximateSearcher:
         merged = best(query, rows[query, place], scores[query, place], len(queries), found.k)
         return Neighbours(*merged, found.query_ids)
 
-    def _tuning(self, goal: float, tell: Tell) -> tuple[Tuned, ...]:
+    def _tuning(self, goal: float, on_message: Tell) -> tuple[Tuned, ...]:
         """Returns how to search, from the file that says it or by trying."""
         name = f"{self._built.stem}.{goal:g}.json"
         content = self._view.derived.content(name)
@@ -183,7 +183,7 @@ class ApproximateSearcher:
             with suppress(ValueError, TypeError):  # not written by this program
                 if kept := tuple(Tuned(**one) for one in parse_json(content)):
                     return kept
-        tell(f"measuring the recall of {self.factory}")
+        on_message(f"measuring the recall of {self.factory}")
         index = self._index
         view = replace(self._view, mask=self._ready.inside)
         tuned = tune(view, self._propose_ready, index.efforts, goal, scored=index.scored)
@@ -200,17 +200,17 @@ class ApproximateSearcher:
         one = self.tuned[0]
         name = kind if kind == self.factory else f"{kind} ({self.factory})"
         goal_words = f"below the {goal:g} asked for" if one.recall < goal else f"{goal:g} asked for"
-        words = self._index.words
-        more = f" ({words(one.more)} by {one.again:.0%} of queries)"
+        describe = self._index.describe
+        more = f" ({describe(one.more)} by {one.again:.0%} of queries)"
         candidates = f", {one.k * one.factor} candidates are scored again"
-        how = f"{words(one.effort)}{more if one.again else ''}"
+        how = f"{describe(one.effort)}{more if one.again else ''}"
         how += "" if self._index.scored else candidates
         return f"{name}: {how}; recall@{one.k} {one.recall:.3f} measured, {goal_words}"
 
 
-def _index_of(view: View, kind: str, tell: Tell) -> Index:
+def _index_of(view: View, kind: str, on_message: Tell) -> Index:
     if kind == CELLS:
         from lmk.index.ann.cells import CellIndex  # numba takes a while to import
 
-        return CellIndex(view, tell)
-    return FaissIndex(view, kind, tell)
+        return CellIndex(view, on_message)
+    return FaissIndex(view, kind, on_message)

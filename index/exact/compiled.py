@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lmk.embed.errors import GalleryDamaged
 from lmk.index.exact import scan
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, float_slacks, release
-from lmk.index.exact.heap import SPARE, Asked, Found, Stored, settle_all
+from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
 from lmk.index.exact.rates import rates
 from lmk.index.exact.tiles import HALVES, INT8_LANES, PANEL
 from lmk.index.vectors.neighbours import NO_ROW
@@ -89,7 +89,7 @@ class CompiledScan:
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(queries), block):
                 some = queries[start : start + block]
-                founds = [Found.of(len(some), k, room) for _ in range(workers)]
+                founds = [TopK.of(len(some), k, room) for _ in range(workers)]
                 self._scan(some, bits, tasks, founds, pool)
                 check_damage(founds, self._view.stored)
                 found = merge(founds, k)
@@ -116,12 +116,12 @@ class CompiledScan:
         queries: NDArray[np.float32],
         bits: list[NDArray[np.uint32]],
         tasks: list[tuple[int, int, int]],
-        founds: list[Found],
+        founds: list[TopK],
         pool: ThreadPoolExecutor,
     ) -> None:
         """Lets the workers compare all vectors allowed with the queries."""
         coded = QueryCodes.of(queries) if self._int8 else None
-        asked = Asked(
+        asked = ScanQueries(
             padded(queries, len(queries) + SPARE),
             coded.units if coded else np.ones(len(queries)),
             coded.slacks if coded else float_slacks(queries),
@@ -130,7 +130,7 @@ class CompiledScan:
         self._asked = len(queries) + self._asked % _RELEASE_AFTER
         left = iter(tasks)
 
-        def work(found: Found) -> None:
+        def work(found: TopK) -> None:
             packed = scan.Codes.one_panel(self._view.dim)
             for part, start, stop in left:
                 vectors = self._view.stored.parts[part]
@@ -149,7 +149,7 @@ class CompiledScan:
                     )
                 if self._asked >= _RELEASE_AFTER:
                     release(vectors.array)
-            settle_all(self._stored, asked, found)
+            rescore_all(self._stored, asked, found)
 
         others = [pool.submit(work, found) for found in founds[1:]]
         work(founds[0])
@@ -173,7 +173,7 @@ def addresses(stored: Vectors, codes: list[PartCodes]) -> Stored:
     return Stored(np.array(table, np.int64).reshape(-1, 4), stored.dim)
 
 
-def check_damage(founds: list[Found], stored: Vectors) -> None:
+def check_damage(founds: list[TopK], stored: Vectors) -> None:
     """Checks that every vector scored had the length of a stored one.
 
     Raises:
@@ -206,7 +206,7 @@ def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, 
     ]
 
 
-def merge(founds: list[Found], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def merge(founds: list[TopK], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k best of what all workers found, by score falling, then row rising."""
     empty = [np.arange(k) >= found.filled[:, None] for found in founds]
     pairs = list(zip(founds, empty, strict=True))

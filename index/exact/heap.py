@@ -3,7 +3,7 @@
 What reaches a query's limit is gathered; now and then the best of it get their true scores, in
 float64, and the k-th best of those raises the limit. Nothing is left out that could belong to the
 answer, and few vectors are scored. The functions are compiled and release the interpreter's lock;
-each worker has its own Found.
+each worker has its own TopK.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Stored(NamedTuple):
     dim: int
 
 
-class Asked(NamedTuple):
+class ScanQueries(NamedTuple):
     """The queries; the same for all workers.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
     floors: NDArray[np.float32]
 
 
-class Found(NamedTuple):
+class TopK(NamedTuple):
     """What one worker found.
 
     Attributes:
@@ -78,7 +78,7 @@ class Found(NamedTuple):
     score: NDArray[np.float64]
 
     @classmethod
-    def of(cls, queries: int, k: int, room: int) -> Found:
+    def of(cls, queries: int, k: int, room: int) -> TopK:
         """Nothing found yet; `room` (at least 2 k) gathered rows fit."""
         padded = queries + SPARE
         limits = np.full(padded, np.inf, np.float32)
@@ -114,7 +114,7 @@ def _worse(
 
 @njit(nogil=True, cache=True, inline="always")
 def _keep(
-    found: Found, q: int, score: np.float32, row: np.int64
+    found: TopK, q: int, score: np.float32, row: np.int64
 ) -> None:  # pragma: no cover (compiled)
     """Puts a scored row into the heap of the best, if it belongs there."""
     scores, best = found.scores[q], found.best[q]
@@ -148,7 +148,7 @@ def _keep(
 
 @njit(nogil=True, cache=True, inline="always")
 def _score(
-    stored: Stored, asked: Asked, found: Found, q: int, row: np.int64
+    stored: Stored, asked: ScanQueries, found: TopK, q: int, row: np.int64
 ) -> np.float32:  # pragma: no cover (compiled)
     """Returns the score of a row, rounded to float32."""
     low, high = 0, stored.parts.shape[0]
@@ -174,7 +174,7 @@ def _score(
 
 
 @njit(nogil=True, cache=True, inline="always")
-def raise_limit(asked: Asked, found: Found, q: int) -> None:  # pragma: no cover (compiled)
+def raise_limit(asked: ScanQueries, found: TopK, q: int) -> None:  # pragma: no cover (compiled)
     """Raises a query's limit to what the k-th best row of any worker has."""
     if found.filled[q] == found.scores.shape[1] and found.scores[q, 0] > asked.floors[q]:
         asked.floors[q] = found.scores[q, 0]
@@ -210,8 +210,8 @@ def _best_first(
 
 
 @njit(nogil=True, cache=True)
-def settle(
-    stored: Stored, asked: Asked, found: Found, q: int, everything: bool
+def rescore(
+    stored: Stored, asked: ScanQueries, found: TopK, q: int, everything: bool
 ) -> None:  # pragma: no cover (compiled)
     """Scores the best of what was gathered for a query and drops what is below the limit then.
 
@@ -242,8 +242,10 @@ def settle(
 
 
 @njit(nogil=True, cache=True)
-def settle_all(stored: Stored, asked: Asked, found: Found) -> None:  # pragma: no cover (compiled)
+def rescore_all(
+    stored: Stored, asked: ScanQueries, found: TopK
+) -> None:  # pragma: no cover (compiled)
     """Scores all that was gathered and may belong to the answer."""
     for q in range(found.gathered.shape[0]):
         raise_limit(asked, found, q)
-        settle(stored, asked, found, q, True)
+        rescore(stored, asked, found, q, True)

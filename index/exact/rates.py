@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lmk.embed.plain_files import parse_json
 from lmk.index.exact import scan
 from lmk.index.exact.codes import QueryCodes
-from lmk.index.exact.heap import SPARE, Asked, Found, Stored
+from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK
 from lmk.index.exact.tiles import INT8_LANES, PANEL, features
 from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.scores import padded
@@ -80,7 +80,7 @@ def _codes_rate() -> float:
     )
     packed = scan.Codes.one_panel(_DIM)
     stored = Stored(np.zeros((1, 4), np.int64), _DIM)
-    found = Found.of(_QUERIES, 1, 2)
+    found = TopK.of(_QUERIES, 1, 2)
     return _rate(lambda: scan.scan_codes(stored, asked, found, given, packed, 0, 0, _PANELS))
 
 
@@ -89,18 +89,18 @@ def _floats_rate() -> float:
     asked = _nothing_asked(np.ones(_QUERIES), np.zeros(_QUERIES))
     parts = np.array([[0, vectors.ctypes.data, 0, 0]], np.int64)
     stored = Stored(parts, _DIM)
-    found = Found.of(_QUERIES, 1, 2)
+    found = TopK.of(_QUERIES, 1, 2)
     inverse = np.ones(len(vectors), np.float32)
     allowed = np.full(_PANELS, 2**32 - 1, np.uint32)
     return _rate(lambda: scan.scan_floats(stored, asked, found, 0, inverse, allowed, 0, _PANELS))
 
 
-def _nothing_asked(units: NDArray[np.float64], slacks: NDArray[np.float64]) -> Asked:
+def _nothing_asked(units: NDArray[np.float64], slacks: NDArray[np.float64]) -> ScanQueries:
     """Queries for which no vector is near enough."""
     rng = np.random.default_rng(1)
     queries = rng.standard_normal((_QUERIES, _DIM)).astype(np.float32)
     floors = np.full(_QUERIES, np.inf, np.float32)
-    return Asked(padded(queries, _QUERIES + SPARE), units, slacks, floors)
+    return ScanQueries(padded(queries, _QUERIES + SPARE), units, slacks, floors)
 
 
 def _rate(work: Callable[[], None]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lmk.index.exact.heap import Asked, Found, Stored, address_of, raise_limit, settle
+from lmk.index.exact.heap import ScanQueries, Stored, TopK, address_of, raise_limit, rescore
 from lmk.index.exact.tiles import (
     FLOAT_QUERIES,
     INT8_QUERIES,
@@ -102,8 +102,8 @@ def _pack(
 @njit(nogil=True, cache=True)
 def scan_codes(
     stored: Stored,
-    asked: Asked,
-    found: Found,
+    asked: ScanQueries,
+    found: TopK,
     given: Codes,
     packed: Codes,
     first_row: int,
@@ -198,7 +198,7 @@ def scan_codes(
                         found.rows[q + j, m] = here[lane]
                         found.gathered[q + j] = m + 1
                         if m + 1 == found.values.shape[1]:
-                            settle(stored, asked, found, q + j, False)
+                            rescore(stored, asked, found, q + j, False)
             query += 4 * width * steps
             q += width
         if few:
@@ -209,8 +209,8 @@ def scan_codes(
 @njit(nogil=True, cache=True)
 def scan_floats(
     stored: Stored,
-    asked: Asked,
-    found: Found,
+    asked: ScanQueries,
+    found: TopK,
     part: int,
     inverse: NDArray[np.float32],
     allowed: NDArray[np.uint32],
@@ -271,5 +271,5 @@ def scan_floats(
                                 found.rows[q + j, m] = first_row + first + lanes[i + lane]
                                 found.gathered[q + j] = m + 1
                                 if m + 1 == found.values.shape[1]:
-                                    settle(stored, asked, found, q + j, False)
+                                    rescore(stored, asked, found, q + j, False)
             q += width

@@ -53,7 +53,7 @@ def merge(
     embedder: Embedder | None = None,
     finish: Callable[[GalleryWriter], None] = lambda writer: None,
     wait: float = 0.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MergeReport:
     """Makes the gallery `out` of the rows of several, in the order given; a gallery there is lost.
 
@@ -67,7 +67,7 @@ def merge(
         embedder: the galleries' own with a whitening, by which their vectors are mapped.
         finish: called with all rows in their place, before they are committed.
         wait: seconds to wait for who writes to `out`.
-        progress: called with (rows done, rows in all).
+        on_progress: called with (rows done, rows in all).
 
     Raises:
         UsageError: for no galleries, or `out` among them.
@@ -94,7 +94,7 @@ def merge(
             writer.install_embedder(embedder.save)
         for name, value in first.settings().items():
             writer.set(name, value)
-        _append_all(writer, galleries, embedder, duplicates=duplicates, progress=progress)
+        _append_all(writer, galleries, embedder, duplicates=duplicates, on_progress=on_progress)
         finish(writer)
         distractor = writer.membership().distractor
         writer.commit()
@@ -120,7 +120,7 @@ def _append_all(
     embedder: Embedder | None,
     *,
     duplicates: bool,
-    progress: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> None:
     total, done, starts = sum(int(g.alive.sum()) for g in galleries), 0, []
     for gallery in galleries:
@@ -142,7 +142,7 @@ def _append_all(
                 replace_labels=False,
             )
             done += len(rows)
-            progress(done, total)
+            on_progress(done, total)
 
 
 def _blocks(gallery: Gallery) -> Iterator[tuple[list[int], list[Picture], Role]]:

@@ -34,7 +34,7 @@ Mend = Literal["remake", "re-embed", "none"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class DamageFinding:
     """Something that is not as it should be.
 
     Attributes:
@@ -53,7 +53,7 @@ class Finding:
     rows: range = range(0)
 
 
-def verify(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
+def verify(path: str | os.PathLike[str]) -> tuple[DamageFinding, ...]:
     """Returns all that is wrong with a gallery; nothing where it is whole.
 
     Raises:
@@ -98,7 +98,7 @@ def _open_files(
     return state, opened, errors
 
 
-def _of_catalog(catalog: Catalog) -> Iterator[Finding]:
+def _of_catalog(catalog: Catalog) -> Iterator[DamageFinding]:
     """Reads every entry there is."""
     for check in (_check_structure, _check_entries):
         try:
@@ -144,7 +144,7 @@ def _check_entries(catalog: Catalog) -> None:
 
 def _of_files(
     catalog: Catalog, state: State, opened: list[StoredFile], errors: list[GalleryError]
-) -> Iterator[Finding]:
+) -> Iterator[DamageFinding]:
     """Compares every file with its checksum, and the parts of the vectors with the rows.
 
     Args:
@@ -155,14 +155,14 @@ def _of_files(
     behind = bytes_behind(catalog.folder)
     if behind:
         what = f"{behind:,} bytes behind its end, which are no part of it"
-        yield Finding(catalog.folder / CATALOG, what, REPAIR, "remake")
+        yield DamageFinding(catalog.folder / CATALOG, what, REPAIR, "remake")
     segments = {path: range(first, first + rows) for first, rows, path in catalog.segments()}
     row_bytes = state.dim * state.dtype.itemsize
     for first, rows, data in catalog.inline_entries():
         if data is None or len(data) != rows * row_bytes:
             what = f"the vectors from row {first} on have changed"
             where = catalog.folder / CATALOG
-            yield Finding(where, what, REPAIR, "re-embed", range(first, first + rows))
+            yield DamageFinding(where, what, REPAIR, "re-embed", range(first, first + rows))
     changed = damaged_files(catalog.folder, opened, verify=True)
     named = {error.where for error in changed}
     whole = [file for file in opened if str(file.path) not in named]
@@ -172,7 +172,7 @@ def _of_files(
         yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
 
 
-def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
+def _of_graph(catalog: Catalog, state: State) -> Iterator[DamageFinding]:
     """Returns whether the graph that OpenVINO runs is missing; the catalog does not name it then.
 
     Files that are damaged are named by `_of_files`; an embedder that cannot be opened is no damage.
@@ -184,22 +184,24 @@ def _of_graph(catalog: Catalog, state: State) -> Iterator[Finding]:
     with suppress(LmkError):
         if Embedder.load(folder, checked=True).lacks_graph():
             what = "the network has no graph, so every command makes one before it begins"
-            yield Finding(folder / "graph.xml", what, REPAIR, "remake")
+            yield DamageFinding(folder / "graph.xml", what, REPAIR, "remake")
 
 
-def _of_cache(folder: Path) -> Iterator[Finding]:
+def _of_cache(folder: Path) -> Iterator[DamageFinding]:
     """Compares the files of cache/ with their own checksums."""
     for path in damaged_cache(folder):
         what = "the file is missing or has changed; it is made again when it is needed"
-        yield Finding(path, what, REPAIR, "remake")
+        yield DamageFinding(path, what, REPAIR, "remake")
 
 
-def _finding(folder: Path, error: GalleryError, mend: Mend, rows: range = range(0)) -> Finding:
+def _finding(
+    folder: Path, error: GalleryError, mend: Mend, rows: range = range(0)
+) -> DamageFinding:
     where = folder if error.where is None else Path(error.where)
-    return Finding(where, error.what, error.remedy or REBUILD, mend, rows)
+    return DamageFinding(where, error.what, error.remedy or REBUILD, mend, rows)
 
 
-def drop_derived(path: str | os.PathLike[str], findings: tuple[Finding, ...]) -> int:
+def drop_derived(path: str | os.PathLike[str], findings: tuple[DamageFinding, ...]) -> int:
     """Removes the damaged files of cache/ among findings; they are made again when needed.
 
     Returns:

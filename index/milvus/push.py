@@ -74,7 +74,7 @@ def push(
     index: IndexKind | None = None,
     replace: bool = False,
     timeout: float = 60.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     connect: Callable[..., Any] | None = None,
 ) -> PushReport:
     """Brings a collection up to date with a gallery; makes it when it is not there.
@@ -88,7 +88,7 @@ def push(
         index: of a new collection; chosen by the number of rows unless given.
         replace: drop a collection of that name first, whatever it holds.
         timeout: seconds that one request may take.
-        progress: called with the rows done and their number.
+        on_progress: called with the rows done and their number.
         connect: makes the client, as for Server.
 
     Raises:
@@ -100,7 +100,7 @@ def push(
     name = collection_name(gallery.path, collection)
     server = Server(uri, timeout, connect)
     try:
-        return _Push(gallery, server, name, index, progress).run(replace=replace)
+        return _Push(gallery, server, name, index, on_progress).run(replace=replace)
     finally:
         server.close()
 
@@ -114,13 +114,13 @@ class _Push:
         server: Server,
         name: str,
         index: IndexKind | None,
-        progress: Callable[[int, int], None],
+        on_progress: Callable[[int, int], None],
     ) -> None:
         self._gallery = gallery
         self._server = server
         self._name = name
         self._where = f"{server.uri}, collection {name}"
-        self._progress = progress
+        self._progress = on_progress
         self._rows = int(gallery.alive.sum())
         self._sent = self._deleted = 0
         self._mark = Mark(

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from lmk.embed.errors import LmkError, UsageError, storage_errors
 from lmk.embed.files import LEFTOVER, write_whole
 from lmk.index.catalog.lock import take_lock
-from lmk.index.search.query_files import Queries
+from lmk.index.search.query_files import QueryFile
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.searcher import Searcher
 
@@ -63,7 +63,7 @@ def block_of(k: int) -> int:
 
 def search_batches(
     searcher: Searcher,
-    queries: Queries,
+    queries: QueryFile,
     k: int,
     out: Path,
     *,
@@ -71,7 +71,7 @@ def search_batches(
     allow: Sequence[str] | None = None,
     ids_of: Callable[[NDArray[np.int64]], list[str]] | None = None,
     block: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BatchReport:
     """Finds the neighbours of all queries and writes them to a folder, block by block.
 
@@ -87,7 +87,7 @@ def search_batches(
         allow: labels, of which a neighbour must carry at least one; any unless given.
         ids_of: gives the ids of rows, to be written beside their numbers (Gallery.ids).
         block: queries searched at a time, and held by one file; `block_of(k)` unless given.
-        progress: called with the queries done and all there are.
+        on_progress: called with the queries done and all there are.
 
     Raises:
         UsageError: the folder holds something else, or a search of other inputs; k below 1.
@@ -124,7 +124,7 @@ def search_batches(
             else:
                 near = searcher.search(queries.read(low, high), k, allow)
                 _write(out, number, search, near, ids_of)
-            progress(high, queries.count)
+            on_progress(high, queries.count)
     return BatchReport(queries.count, len(blocks), kept)
 
 

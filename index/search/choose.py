@@ -40,7 +40,7 @@ def choose(
     backend: str | None = None,
     uri: str | None = None,
     collection: str | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Searcher:
     """Returns a searcher over the rows of one role; it stays usable when the gallery closes.
 
@@ -57,7 +57,7 @@ def choose(
         backend: "local" or "milvus".
         uri: of the Milvus server.
         collection: on that server, see MilvusSearcher.
-        tell: see searcher_of.
+        on_message: see searcher_of.
 
     Raises:
         UsageError: for a kind, backend or recall that there is not, or a server without a URI.
@@ -83,7 +83,7 @@ def choose(
             kind or saved.get("kind") or "auto",
             recall=goal,
             batch=batch,
-            tell=tell,
+            on_message=on_message,
         )
     except UsageError as error:
         if not 0 <= goal <= 1:
@@ -140,7 +140,7 @@ def searcher_of(
     *,
     recall: float = RECALL,
     batch: int | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Searcher:
     """Returns a searcher over a view.
 
@@ -153,8 +153,8 @@ def searcher_of(
         recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves "auto" only
             exact search.
         batch: queries that come at a time, if known; exact search takes less for each of many.
-        tell: is told what is going on before and while an index is built, which may take minutes;
-            an exception from it stops that.
+        on_message: called with a line of text before and while an index is built, which may take
+            minutes; an exception from it stops that.
 
     Raises:
         UsageError: for a kind that there is not or that the gallery is too small for, or a recall
@@ -165,7 +165,7 @@ def searcher_of(
     check_kind(kind, view.dim, recall=recall)
     rows = int(view.mask.sum())
     if kind == "auto":
-        return _automatic(view, rows, recall, batch, tell)
+        return _automatic(view, rows, recall, batch, on_message)
     if kind == "flat":
         return _flat(view)
     if kind == "exact":
@@ -175,7 +175,7 @@ def searcher_of(
         return Explained(_flat(view), few)
     from lmk.index.ann.searcher import ApproximateSearcher
 
-    return ApproximateSearcher(view, kind, recall=recall, tell=tell)
+    return ApproximateSearcher(view, kind, recall=recall, on_message=on_message)
 
 
 class Explained:
@@ -201,7 +201,7 @@ class Explained:
 
 
 def _automatic(
-    view: View, rows: int, recall: float, batch: int | None, tell: Callable[[str], None]
+    view: View, rows: int, recall: float, batch: int | None, on_message: Callable[[str], None]
 ) -> Searcher:
     """Chooses by the number of rows, the free memory, the queries at a time and the recall."""
     if rows <= FLAT_ROWS:
@@ -221,7 +221,7 @@ def _automatic(
     from lmk.index.ann.searcher import ApproximateSearcher
 
     searcher = ApproximateSearcher(
-        view, "ivfpq" if large or not _codes(view) else "ivf", recall=recall, tell=tell
+        view, "ivfpq" if large or not _codes(view) else "ivf", recall=recall, on_message=on_message
     )
     got = searcher.tuned[0].recall
     if got >= recall:

@@ -24,7 +24,7 @@ _DTYPES = {"F32": np.float32, "F16": np.float16}
 
 
 @dataclass(frozen=True, eq=False)
-class Queries:
+class QueryFile:
     """Vectors on disk.
 
     Attributes:
@@ -42,7 +42,7 @@ class Queries:
     read: Callable[[int, int], Embeddings]
 
     @classmethod
-    def of_gallery(cls, gallery: Gallery) -> Queries:
+    def of_gallery(cls, gallery: Gallery) -> QueryFile:
         """The pictures of a gallery, in row order, without distractors; it must stay open."""
         rows = gallery.role_rows("gallery")
 
@@ -54,7 +54,7 @@ class Queries:
         return cls(len(rows), gallery.dim, gallery.fingerprint, state_of(gallery), read)
 
     @classmethod
-    def of_file(cls, path: Path) -> Queries:
+    def of_file(cls, path: Path) -> QueryFile:
         """The vectors of a safetensors file.
 
         It holds `vectors`, float32 or float16 [n, dim], rows of length 1; `ids`, uint8, the n
@@ -86,7 +86,7 @@ class Queries:
 
 
 @contextmanager
-def open_queries(path: Path) -> Iterator[Queries]:
+def open_queries(path: Path) -> Iterator[QueryFile]:
     """Opens a gallery (NAME.lmk) or a safetensors file of vectors; see Queries.
 
     Raises:
@@ -95,9 +95,9 @@ def open_queries(path: Path) -> Iterator[Queries]:
     """
     if path.is_dir():
         with Gallery.open(path) as gallery:
-            yield Queries.of_gallery(gallery)
+            yield QueryFile.of_gallery(gallery)
     else:
-        yield Queries.of_file(path)
+        yield QueryFile.of_file(path)
 
 
 def state_of(gallery: Gallery) -> dict[str, Any]:

@@ -53,11 +53,11 @@ class LandmarkSums:
 
     def mean_cosine(self, most: float = MOST_BACKGROUND) -> float:
         """The background: 0 where there are no two landmarks, and from 0 to `most`."""
-        strangers = self.pictures**2 - self.pairs
-        if strangers == 0:
+        unknown_landmark = self.pictures**2 - self.pairs
+        if unknown_landmark == 0:
             return 0.0
         cosines = float(self.total @ self.total) - self.squares
-        return float(np.clip(cosines / strangers, 0.0, most))
+        return float(np.clip(cosines / unknown_landmark, 0.0, most))
 
     def updated(self, stored: Vectors, *, before: Pictures, after: Pictures) -> LandmarkSums:
         """The sums after a change.

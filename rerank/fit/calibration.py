@@ -23,7 +23,7 @@ _REMEDY = "give more photos with known answers, of landmarks and of none"
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class AskedPhotos:
     """Pictures that a gallery was asked about.
 
     Attributes:
@@ -40,7 +40,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class ScoredAnswers:
     """Answers with their verdicts.
 
     Attributes:
@@ -87,14 +87,18 @@ class Answers:
         confidence: NDArray[np.float32],
         right: NDArray[np.bool_],
         landmark: NDArray[np.bool_],
-    ) -> Answers:
+    ) -> ScoredAnswers:
         """Answers that count alike."""
         return cls(confidence, right, landmark, np.ones(len(confidence)))
 
     @classmethod
     def of_gallery(
-        cls, known: Asked, right: NDArray[np.bool_], strangers: Asked, bank: Asked
-    ) -> Answers:
+        cls,
+        known: AskedPhotos,
+        right: NDArray[np.bool_],
+        unknown_landmark: AskedPhotos,
+        bank: AskedPhotos,
+    ) -> ScoredAnswers:
         """Answers made of a gallery alone; non-landmarks of both kinds count alike.
 
         The copies of one photo count together as one.
@@ -106,22 +110,22 @@ class Answers:
                 heard of.
             bank: distractors, asked of the gallery.
         """
-        parts = (known, strangers, bank)
+        parts = (known, unknown_landmark, bank)
         weights = [part.weight() for part in parts]
-        of_strangers, of_bank = weights[1].sum(), weights[2].sum()
-        if len(strangers.photo) and len(bank.photo):
-            others = of_strangers + of_bank
-            weights[1] *= others / 2 / of_strangers
+        of_unknown, of_bank = weights[1].sum(), weights[2].sum()
+        if len(unknown_landmark.photo) and len(bank.photo):
+            others = of_unknown + of_bank
+            weights[1] *= others / 2 / of_unknown
             weights[2] *= others / 2 / of_bank
         shown = len(known.photo)
         confidence = np.concatenate([part.confidence for part in parts]).astype(np.float32)
         verdict = np.concatenate([right, np.zeros(len(confidence) - shown, np.bool_)])
         landmark = np.arange(len(confidence)) < shown
         first = max(int(part.photo.max(initial=-1)) for part in parts[:2]) + 1
-        photo = np.concatenate([known.photo, strangers.photo, first + bank.photo])
+        photo = np.concatenate([known.photo, unknown_landmark.photo, first + bank.photo])
         return cls(confidence, verdict, landmark, np.concatenate(weights), photo)
 
-    def at_share(self, none: float) -> Answers:
+    def at_share(self, none: float) -> ScoredAnswers:
         """Weighs them so that queries without a landmark make up the share `none` of all.
 
         Raises:
@@ -183,7 +187,7 @@ class Calibration(BaseModel):
         return np.where(there, value, 0.0)
 
 
-def calibrate(answers: Answers, method: Method = "isotonic") -> Calibration:
+def calibrate(answers: ScoredAnswers, method: Method = "isotonic") -> Calibration:
     """Learns the probability of being right from answers, by scikit-learn.
 
     Platt's targets (n + 1) / (n + 2) and 1 / (n + 2) keep the logistic curve from being sure where
@@ -293,7 +297,7 @@ class OperatingPoint:
     feasible: bool
 
 
-def threshold_for(answers: Answers, precision: float) -> OperatingPoint:
+def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
     """The threshold with the largest recall among those that keep a precision.
 
     Of equal recalls the higher threshold. It lies between two confidences, where float32 has a
@@ -327,7 +331,7 @@ def threshold_for(answers: Answers, precision: float) -> OperatingPoint:
     )
 
 
-def operating_point(answers: Answers, threshold: float) -> OperatingPoint:
+def operating_point(answers: ScoredAnswers, threshold: float) -> OperatingPoint:
     """What a threshold gives on answers it was not chosen on; feasible is whether any is right."""
     kept = answers.confidence >= np.float32(threshold)
     weight = answers.weight[kept].sum()
@@ -342,7 +346,7 @@ def operating_point(answers: Answers, threshold: float) -> OperatingPoint:
 
 
 def _curve(
-    answers: Answers,
+    answers: ScoredAnswers,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Thresholds, falling, one for each confidence there is; weight of right and of all kept."""
     given = np.isfinite(answers.confidence)

@@ -20,24 +20,24 @@ from lmk.embed.errors import UsageError
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.calibration import Answers, Asked, Calibration, calibrate
-from lmk.rerank.fit.leave_one_out import SAMPLE, answers_of_bank, answers_of_gallery
-from lmk.rerank.fit.saved import Learnt, save, saved_calibration, saved_learning, saved_pipeline
+from lmk.rerank.fit.calibration import AskedPhotos, Calibration, ScoredAnswers, calibrate
+from lmk.rerank.fit.leave_one_out import SAMPLE, answers_of_distractors, answers_of_gallery
+from lmk.rerank.fit.saved import FittedState, save, saved_calibration, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import (
     CALIBRATED,
     CALIBRATION,
     COPY_COSINE,
     PIPELINE,
     SHARD,
+    FitTables,
     Progress,
-    Tables,
     copy_rule,
     exact_searcher,
 )
-from lmk.rerank.fit.threshold import learn_threshold
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.fit.threshold import fit_threshold
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import BankPenaltyStep, NeighbourhoodStep
+from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep
 
 STAGE = "penalty and threshold"
 CHEAP = 1e11  # products of components: a second or two on two cores
@@ -46,13 +46,13 @@ KEPT_THRESHOLD = 0.1  # of the pictures may have changed
 _AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
 
 
-def learn(
+def fit(
     writer: GalleryWriter,
     pipeline: Pipeline,
     *,
-    before: Learnt | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> Learnt:
+    before: FittedState | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> FittedState:
     """Learns from the gallery as it is inside the writer's transaction, and saves it there.
 
     Args:
@@ -60,16 +60,16 @@ def learn(
         pipeline: its threshold is learnt, unless it was learnt of photos.
         before: what was learnt of the state before the transaction, to go on from it where
             learning anew would take long.
-        progress: called with (stage, done, total): of each table the pictures that are searched,
+        on_progress: called with (stage, done, total): of each table the pictures that are searched,
             a block at a time, and in the end the stage STAGE.
     """
     gallery, bank = _views(writer)
     cheap = _is_cheap(gallery, bank, pipeline)
     if before is None or cheap:
-        before = Learnt(pipeline, None, Tables.empty(gallery), 0, 1)
-    tables = before.tables.updated(pipeline, gallery, bank, progress)
-    progress(STAGE, 0, 1)
-    facts = tables.facts(pipeline)
+        before = FittedState(pipeline, None, FitTables.empty(gallery), 0, 1)
+    tables = before.tables.updated(pipeline, gallery, bank, on_progress)
+    on_progress(STAGE, 0, 1)
+    context = tables.context(pipeline)
     changed = before.changed + sum(
         _changed(old, new)
         for old, new in ((before.tables.gallery, gallery), (before.tables.bank, bank))
@@ -79,23 +79,23 @@ def learn(
         threshold = (before.pipeline if kept else pipeline).threshold()
         calibration, weighed = saved_calibration(writer), before.weighed
     else:
-        threshold, calibration = _weigh(own_answers(pipeline, facts, tables))
+        threshold, calibration = _weigh(own_answers(pipeline, context, tables))
         writer.set(CALIBRATED, "gallery")
         weighed, changed = int(gallery.mask.sum()), 0
-    learnt = Learnt(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
-    save(writer, learnt, facts.penalty, tables=not cheap)
+    learnt = FittedState(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
+    save(writer, learnt, context.penalty, tables=not cheap)
     writer.set(COPY_COSINE, copy_rule(tables).cosine)
-    progress(STAGE, 1, 1)
+    on_progress(STAGE, 1, 1)
     return learnt
 
 
-def learn_change(
+def fit_change(
     writer: GalleryWriter,
     old: Gallery,
     *,
     changed: bool,
     compacted: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> float | None:
     """Learns after a change to a gallery, and returns the threshold.
 
@@ -104,16 +104,16 @@ def learn_change(
         old: the gallery before it.
         changed: without a change nothing is learnt.
         compacted: whether the change is that the removed rows are gone and the others renumbered.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
     """
     pipeline = saved_pipeline(old)
     if not changed or old.setting(SHARD) is not None:  # of a part nothing is learnt
         return pipeline.threshold()
-    before = saved_learning(old)
+    before = saved_state(old)
     if before is not None and compacted:
         tables = before.tables.renumbered(old.alive, *_views(writer))
         before = replace(before, tables=tables)
-    return learn(writer, pipeline, before=before, progress=progress).pipeline.threshold()
+    return fit(writer, pipeline, before=before, on_progress=on_progress).pipeline.threshold()
 
 
 def save_pipeline(
@@ -121,8 +121,8 @@ def save_pipeline(
     pipeline: Pipeline,
     *,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
-) -> Learnt:
+    on_progress: Progress = lambda stage, done, total: None,
+) -> FittedState:
     """Saves other steps with a gallery and learns what they need; the same ones are learnt anew.
 
     Threshold and calibration are learnt of the gallery, whatever they were learnt of before.
@@ -131,7 +131,7 @@ def save_pipeline(
         path: the gallery.
         pipeline: its threshold does not matter.
         wait: seconds to wait for another writer.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
@@ -144,11 +144,11 @@ def save_pipeline(
                 where=path,
                 remedy="join the parts with lmk index merge",
             )
-        before = saved_learning(old)
+        before = saved_state(old)
         if before is not None:
             before = replace(before, weighed=0, changed=1)
         writer.set(CALIBRATED, None)
-        learnt = learn(writer, pipeline, before=before, progress=progress)
+        learnt = fit(writer, pipeline, before=before, on_progress=on_progress)
         writer.commit()
     return learnt
 
@@ -188,7 +188,7 @@ def _views(writer: GalleryWriter) -> tuple[View, View]:
     return gallery, replace(gallery, mask=used)
 
 
-def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answers:
+def own_answers(pipeline: Pipeline, context: PipelineContext, tables: FitTables) -> ScoredAnswers:
     """What a pipeline answers to the pictures of its own gallery and bank (self_answers.py).
 
     Args:
@@ -200,7 +200,7 @@ def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answ
     return answers_of_gallery(
         pipeline,
         exact_searcher(gallery),
-        facts,
+        context,
         gallery,
         bank,
         _taught_without(pipeline, tables),
@@ -208,15 +208,17 @@ def own_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Answ
     )
 
 
-def distractor_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) -> Asked:
+def distractor_answers(
+    pipeline: Pipeline, context: PipelineContext, tables: FitTables
+) -> AskedPhotos:
     """Answers to the distractors, each by a gallery that was taught without it.
 
     Args: as of own_answers.
     """
-    return answers_of_bank(
+    return answers_of_distractors(
         pipeline,
         exact_searcher(tables.gallery),
-        facts,
+        context,
         tables.bank,
         _taught_without(pipeline, tables),
         copy_rule(tables),
@@ -224,22 +226,22 @@ def distractor_answers(pipeline: Pipeline, facts: GalleryFacts, tables: Tables) 
 
 
 def _taught_without(
-    pipeline: Pipeline, tables: Tables
-) -> Callable[[NDArray[np.int64]], GalleryFacts]:
+    pipeline: Pipeline, tables: FitTables
+) -> Callable[[NDArray[np.int64]], PipelineContext]:
     """Makes the facts that the gallery would have without some rows of its bank."""
     bank = tables.bank
 
-    def taught(rows: NDArray[np.int64]) -> GalleryFacts:
+    def taught(rows: NDArray[np.int64]) -> PipelineContext:
         left = bank.mask.copy()
         left[rows] = False
-        return tables.updated(pipeline, tables.gallery, replace(bank, mask=left)).facts(pipeline)
+        return tables.updated(pipeline, tables.gallery, replace(bank, mask=left)).context(pipeline)
 
     return taught
 
 
-def _weigh(answers: Answers) -> tuple[float | None, Calibration | None]:
+def _weigh(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
     """Threshold and calibration; None for what there is nothing to learn from."""
-    threshold = learn_threshold(answers)
+    threshold = fit_threshold(answers)
     try:
         calibration = calibrate(answers)
     except UsageError:  # all answers are right, or all wrong
@@ -251,10 +253,10 @@ def _is_cheap(gallery: View, bank: View, pipeline: Pipeline) -> bool:
     """Whether learning everything anew takes no longer than a user would wait for it."""
     pictures, distractors = int(gallery.mask.sum()), int(bank.mask.sum())
     asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
-    asked += pictures if pipeline.step(NeighbourhoodStep) else 0
-    asked += 2 * distractors if pipeline.step(BankPenaltyStep) else 0
+    asked += pictures if pipeline.step(DbaStep) else 0
+    asked += 2 * distractors if pipeline.step(DistractorSimilarityStep) else 0
     products = asked * pictures
-    if (step := pipeline.step(NeighbourhoodStep)) is not None:
+    if (step := pipeline.step(DbaStep)) is not None:
         compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
         products += _AUGMENTED * compared * min(pipeline.candidates, pictures) * step.n
     return products * gallery.dim <= CHEAP

@@ -22,32 +22,32 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.calibration import Answers, Asked
+from lmk.rerank.fit.calibration import AskedPhotos, ScoredAnswers
 from lmk.rerank.fit.copies import MOST_COPIES, CopyRule, photo_numbers
 from lmk.rerank.fit.tables import exact_searcher
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.hits import blocks
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Queries, leave_out
+from lmk.rerank.steps.state import QueryBatch, leave_out
 
 SAMPLE = 2000  # pictures of each kind that are asked
 MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the largest landmarks
 
-_NOBODY = Asked(np.zeros(0, np.float32), np.zeros(0, np.int64))
+_NOBODY = AskedPhotos(np.zeros(0, np.float32), np.zeros(0, np.int64))
 
-Taught = Callable[[NDArray[np.int64]], GalleryFacts]
+Taught = Callable[[NDArray[np.int64]], PipelineContext]
 
 
 def answers_of_gallery(
     pipeline: Pipeline,
     searcher: Searcher,
-    facts: GalleryFacts,
+    context: PipelineContext,
     gallery: View,
     bank: View,
     taught_without: Taught,
     rule: CopyRule | None = None,
-) -> Answers:
+) -> ScoredAnswers:
     """Answers of a pipeline to the pictures of its own gallery and bank.
 
     Steps that need all queries at once are left out, and so is the geometric check, which needs
@@ -68,23 +68,25 @@ def answers_of_gallery(
         The answers and their verdicts; none where the gallery has no labelled picture.
     """
     pipeline = pipeline.for_one()
-    rule = rule or CopyRule.for_background(facts.background)
+    rule = rule or CopyRule.for_background(context.background)
     others = exact_searcher(bank) if bank.mask.any() else None
-    known, right, strangers = _of_pictures(pipeline, searcher, facts, gallery, others, rule)
+    known, right, unknown_landmark = _of_pictures(
+        pipeline, searcher, context, gallery, others, rule
+    )
     asked = _NOBODY
-    if np.diff(facts.label_offsets)[gallery.mask].any():
-        asked = answers_of_bank(pipeline, searcher, facts, bank, taught_without, rule)
-    return Answers.of_gallery(known, right, strangers, asked)
+    if np.diff(context.label_offsets)[gallery.mask].any():
+        asked = answers_of_distractors(pipeline, searcher, context, bank, taught_without, rule)
+    return ScoredAnswers.of_gallery(known, right, unknown_landmark, asked)
 
 
-def answers_of_bank(
+def answers_of_distractors(
     pipeline: Pipeline,
     searcher: Searcher,
-    facts: GalleryFacts,
+    context: PipelineContext,
     bank: View,
     taught_without: Taught,
     rule: CopyRule,
-) -> Asked:
+) -> AskedPhotos:
     """Answers to the distractors that are no copies of gallery pictures.
 
     Args: as of answers_of_gallery.
@@ -94,34 +96,34 @@ def answers_of_bank(
     pipeline, others = pipeline.for_one(), exact_searcher(bank)
     confidences, photos = [], []
     for part in _parts(bank, others, rule):
-        without = taught_without(part.left_out) if pipeline.uses_bank() else facts
+        without = taught_without(part.left_out) if pipeline.uses_bank() else context
         asked = _embeddings(bank, part.rows)
         found = searcher.search(asked, pipeline.candidates)
-        answers = pipeline.predict(Queries(asked), found, without)
+        answers = pipeline.predict(QueryBatch(asked), found, without)
         own = np.array([not copies.size for copies in rule.among(found)], np.bool_)
         confidences.append(answers.confidence[own])
         photos.append(part.photo[own])
-    return Asked(np.concatenate(confidences), np.concatenate(photos))
+    return AskedPhotos(np.concatenate(confidences), np.concatenate(photos))
 
 
 def _of_pictures(
     pipeline: Pipeline,
     searcher: Searcher,
-    facts: GalleryFacts,
+    context: PipelineContext,
     gallery: View,
     others: Searcher | None,
     rule: CopyRule,
-) -> tuple[Asked, NDArray[np.bool_], Asked]:
+) -> tuple[AskedPhotos, NDArray[np.bool_], AskedPhotos]:
     """Answers to pictures without themselves, whether they are right, and as strangers.
 
     `others` searches the bank.
     """
-    rows = _spread(np.flatnonzero(gallery.mask & (np.diff(facts.label_offsets) > 0)))
+    rows = _spread(np.flatnonzero(gallery.mask & (np.diff(context.label_offsets) > 0)))
     if not rows.size:
         return _NOBODY, np.zeros(0, np.bool_), _NOBODY
     k = pipeline.candidates
-    own = [facts.label_codes[slice(*facts.label_offsets[row : row + 2])] for row in rows]
-    landmarks = _landmarks(facts, rows, own, gallery.mask)
+    own = [context.label_codes[slice(*context.label_offsets[row : row + 2])] for row in rows]
+    landmarks = _landmarks(context, rows, own, gallery.mask)
     # As deep as it takes to have k neighbours left when a whole landmark is left out.
     deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
     asked = _embeddings(gallery, rows)
@@ -130,23 +132,23 @@ def _of_pictures(
     unused = None if others is None else rule.among(others.search(asked, MOST_COPIES))
 
     def answered(without: list[NDArray[np.int64]]) -> Predictions:
-        queries = Queries(asked, without, without_distractors=unused)
-        return pipeline.predict(queries, leave_out(found, without, k), facts)
+        queries = QueryBatch(asked, without, without_distractors=unused)
+        return pipeline.predict(queries, leave_out(found, without, k), context)
 
     answers = answered(copies)
     right = [
-        label in {facts.label_names[code] for code in codes}
+        label in {context.label_names[code] for code in codes}
         for label, codes in zip(answers.labels, own, strict=True)
     ]
     several = np.array(
         [not np.isin(*both).all() for both in zip(landmarks, copies, strict=True)], np.bool_
     )
-    strangers = answered([np.union1d(*both) for both in zip(landmarks, copies, strict=True)])
+    unknown_landmark = answered([np.union1d(*both) for both in zip(landmarks, copies, strict=True)])
     photo = photo_numbers(rows, copies)
     return (
-        Asked(answers.confidence[several], photo[several]),
+        AskedPhotos(answers.confidence[several], photo[several]),
         np.array(right, np.bool_)[several],
-        Asked(strangers.confidence, photo),
+        AskedPhotos(unknown_landmark.confidence, photo),
     )
 
 
@@ -201,16 +203,16 @@ def _embeddings(view: View, rows: NDArray[np.int64]) -> Embeddings:
 
 
 def _landmarks(
-    facts: GalleryFacts,
+    context: PipelineContext,
     rows: NDArray[np.int64],
     own: list[NDArray[np.int32]],
     gallery: NDArray[np.bool_],
 ) -> list[NDArray[np.int64]]:
     """For each of the rows, itself and the gallery rows of its landmarks (`own`, label codes)."""
-    row_of = np.repeat(np.arange(len(facts.label_offsets) - 1), np.diff(facts.label_offsets))
-    order = np.argsort(facts.label_codes, kind="stable")
+    row_of = np.repeat(np.arange(len(context.label_offsets) - 1), np.diff(context.label_offsets))
+    order = np.argsort(context.label_codes, kind="stable")
     order = order[gallery[row_of[order]]]
-    row_of, codes = row_of[order], facts.label_codes[order]
+    row_of, codes = row_of[order], context.label_codes[order]
     landmarks = []
     for row, wanted in zip(rows, own, strict=True):
         first, last = (np.searchsorted(codes, wanted, side) for side in ("left", "right"))

@@ -69,7 +69,7 @@ class NearestTable:
         *,
         before: Parties,
         after: Parties,
-        progress: BlockProgress = lambda done, total: None,
+        on_progress: BlockProgress = lambda done, total: None,
     ) -> NearestTable:
         """The table of a gallery after a change.
 
@@ -79,7 +79,7 @@ class NearestTable:
             fingerprint: of the embedder.
             before: what the table was made for, of no more rows than there are now.
             after: who asks and who may be found now.
-            progress: called with (done, total) rows before the first and after each block of
+            on_progress: called with (done, total) rows before the first and after each block of
                 those that ask; not at all where none has to.
         """
         before = before.grown(len(after.asking))
@@ -92,8 +92,8 @@ class NearestTable:
         table.rows[silent], table.scores[silent] = NO_ROW, -np.inf
         if asked.size:
             there = View(stored, after.found, fingerprint)
-            progress(0, len(asked))  # making a searcher may take a while
-            table._ask(search(there), there, asked, progress)
+            on_progress(0, len(asked))  # making a searcher may take a while
+            table._ask(search(there), there, asked, on_progress)
         return table
 
     def renumbered(self, alive: Mask) -> NearestTable:
@@ -118,7 +118,9 @@ class NearestTable:
             again[nearer(stored, asking, self.scores[asking, -1], np.flatnonzero(new))] = True
         return np.flatnonzero(again)
 
-    def _ask(self, searcher: Searcher, there: View, asked: Rows, progress: BlockProgress) -> None:
+    def _ask(
+        self, searcher: Searcher, there: View, asked: Rows, on_progress: BlockProgress
+    ) -> None:
         """Enters the lists of some rows."""
         done = 0
         for chosen, vectors in blocks(there.stored, asked):
@@ -129,7 +131,7 @@ class NearestTable:
             self.rows[chosen] = np.take_along_axis(found.rows, order, axis=1)
             self.scores[chosen] = np.take_along_axis(found.scores, order, axis=1)
             done += len(chosen)
-            progress(done, len(asked))
+            on_progress(done, len(asked))
 
     def neighbourhoods(self, asking: Mask, weights: NDArray[np.float64]) -> Neighbourhoods:
         """The lists with each picture that asks in front of its own.

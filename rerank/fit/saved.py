@@ -32,20 +32,20 @@ from lmk.rerank.fit.tables import (
     PENALTY,
     PIPELINE,
     Cosine,
-    Tables,
+    FitTables,
     _array,
     _Kept,
     _nearest,
     exact_searcher,
 )
-from lmk.rerank.steps.context import GalleryFacts
-from lmk.rerank.steps.hits import PickTable
+from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.hits import HitTable
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import BankPenaltyStep, NeighbourhoodStep
+from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep
 
 
 @dataclass(frozen=True, eq=False)
-class Learnt:
+class FittedState:
     """What was learnt of a gallery, and of which state of it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Learnt:
 
     pipeline: Pipeline
     calibration: Calibration | None
-    tables: Tables
+    tables: FitTables
     weighed: int
     changed: int
 
@@ -73,13 +73,13 @@ def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:
     return read_setting(gallery, CALIBRATION, Calibration)
 
 
-def saved_bank(gallery: Gallery) -> View:
+def saved_distractors(gallery: Gallery) -> View:
     """The distractors that were used when the gallery was taught; all where that is not known."""
     used, bank = _array(gallery, _BANK, 1), gallery.view("distractor")
     return bank if used is None else replace(bank, mask=bank.mask & used.astype(np.bool_))
 
 
-def saved_learning(gallery: Gallery) -> Learnt | None:
+def saved_state(gallery: Gallery) -> FittedState | None:
     """What was kept with a gallery to go on from; None where nothing was that fits."""
     kept = read_setting(gallery, _LEARNT, _Kept)
     if kept is None:
@@ -90,18 +90,18 @@ def saved_learning(gallery: Gallery) -> Learnt | None:
         picks, worst = _array(gallery, _PICKS, 2), _array(gallery, _WORST, 1)
         if picks is None or worst is None or picks.shape[1] != 2:
             return None
-        table = PickTable(picks[:, 0].astype(np.int64), picks[:, 1].copy(), worst)
+        table = HitTable(picks[:, 0].astype(np.int64), picks[:, 1].copy(), worst)
     sums = LandmarkSums.of_json(kept.sums, gallery.dim)
     if sums is None or sums.pictures != np.count_nonzero(view.mask):
         return None
     top = 0 if penalty is None else penalty.top
     near, likeness = (_saved_nearest(gallery, name) for name in (_NEIGHBOURS, _LIKENESS))
-    tables = Tables(view, saved_bank(gallery), sums, table, top, near, likeness)
+    tables = FitTables(view, saved_distractors(gallery), sums, table, top, near, likeness)
     calibration = saved_calibration(gallery)
-    return Learnt(pipeline, calibration, tables, kept.weighed, kept.changed)
+    return FittedState(pipeline, calibration, tables, kept.weighed, kept.changed)
 
 
-def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> GalleryFacts:
+def saved_context(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> PipelineContext:
     """What the steps of a pipeline need of an opened gallery.
 
     It is read where it was learnt with the same parameters; for other steps than the saved ones it
@@ -112,9 +112,9 @@ def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> Gal
         pipeline: maybe not the saved one.
         searcher: over the gallery's pictures.
     """
-    view, bank = gallery.view("gallery"), saved_bank(gallery)
+    view, bank = gallery.view("gallery"), saved_distractors(gallery)
     background = read_setting(gallery, BACKGROUND, Cosine) or 0.0
-    step, of_bank = pipeline.step(NeighbourhoodStep), pipeline.step(BankPenaltyStep)
+    step, of_bank = pipeline.step(DbaStep), pipeline.step(DistractorSimilarityStep)
     some = bool(bank.mask.any())
     near = likeness = None
     if step is not None:
@@ -124,7 +124,7 @@ def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> Gal
     if of_bank is not None and some:
         table = _saved_nearest(gallery, _LIKENESS)
         likeness = _as_long(table, of_bank.m, view, Parties(view.mask, bank.mask)).means()
-    return GalleryFacts(
+    return PipelineContext(
         gallery.label_names,
         gallery.label_offsets,
         gallery.label_codes,
@@ -139,7 +139,7 @@ def saved_facts(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> Gal
 
 
 def save(
-    writer: GalleryWriter, learnt: Learnt, penalty: NDArray[np.float32] | None, *, tables: bool
+    writer: GalleryWriter, learnt: FittedState, penalty: NDArray[np.float32] | None, *, tables: bool
 ) -> None:
     """Saves what was learnt with the gallery.
 
@@ -169,7 +169,7 @@ def save(
     writer.set(_LEARNT, state)
 
 
-def forget_learning(writer: GalleryWriter) -> None:
+def forget_fit(writer: GalleryWriter) -> None:
     """Forgets what a gallery was taught, as the settings of another one came into it."""
     for name in (_LEARNT, BACKGROUND, CALIBRATION, CALIBRATED, COPY_COSINE):
         writer.set(name, None)
@@ -211,7 +211,7 @@ def _saved_penalty(
     same = kept.penalty() == pipeline.penalty() and kept.rescales() == pipeline.rescales()
     if saved is not None and same:
         return saved
-    return pipeline.learn_penalty(
+    return pipeline.fit_penalty(
         searcher,
         bank,
         rows=gallery.rows,

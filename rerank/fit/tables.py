@@ -22,10 +22,10 @@ from lmk.index.vectors.view import View
 from lmk.rerank.fit.background import LandmarkSums, Pictures, landmark_sums
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.neighbour_table import NearestTable, Parties
-from lmk.rerank.steps.context import GalleryFacts
-from lmk.rerank.steps.hits import BlockProgress, PickTable, Sides
+from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.hits import BlockProgress, HitTable, Sides
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import BankPenaltyStep, NeighbourhoodStep
+from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep
 
 PIPELINE, PENALTY, BACKGROUND = "pipeline", "penalty", "background"
 CALIBRATION = "calibration"
@@ -55,7 +55,7 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class FitTables:
     """What is learnt of one state of a gallery, in a form that goes on to the next state.
 
     Attributes:
@@ -71,13 +71,13 @@ class Tables:
     gallery: View
     bank: View
     sums: LandmarkSums
-    picks: PickTable | None = None
+    picks: HitTable | None = None
     top: int = 0
     near: NearestTable | None = None
     likeness: NearestTable | None = None
 
     @classmethod
-    def empty(cls, gallery: View) -> Tables:
+    def empty(cls, gallery: View) -> FitTables:
         """Of no picture: from here all is learnt anew."""
         none = replace(gallery, mask=np.zeros_like(gallery.mask))
         return cls(none, none, LandmarkSums.none(gallery.dim))
@@ -87,8 +87,8 @@ class Tables:
         pipeline: Pipeline,
         gallery: View,
         bank: View,
-        progress: Progress = lambda stage, done, total: None,
-    ) -> Tables:
+        on_progress: Progress = lambda stage, done, total: None,
+    ) -> FitTables:
         """The tables that the steps of a pipeline need, of a gallery after a change.
 
         What was learnt with other parameters is learnt anew.
@@ -96,18 +96,18 @@ class Tables:
         Args:
             pipeline: whose steps they are for.
             gallery, bank: what there is now, over the vectors of all rows.
-            progress: called with (stage, done, total) pictures, for each table where any has to be
-                searched.
+            on_progress: called with (stage, done, total) pictures, for each table in which any has
+                to be searched.
         """
-        penalty, step = pipeline.penalty(), pipeline.step(NeighbourhoodStep)
-        of_bank = pipeline.step(BankPenaltyStep)
+        penalty, step = pipeline.penalty(), pipeline.step(DbaStep)
+        of_bank = pipeline.step(DistractorSimilarityStep)
         before, after = self.gallery.mask, gallery.mask
         among = Parties(before, before), Parties(after, after)
         to_bank = Parties(before, self.bank.mask), Parties(after, bank.mask)
         of_picks, of_near, of_likeness = (
-            partial(progress, stage) for stage in (_STAGE_PICKS, _STAGE_NEAR, _STAGE_LIKENESS)
+            partial(on_progress, stage) for stage in (_STAGE_PICKS, _STAGE_NEAR, _STAGE_LIKENESS)
         )
-        return Tables(
+        return FitTables(
             gallery,
             bank,
             self.sums.updated(
@@ -121,7 +121,7 @@ class Tables:
             else _nearest(self.likeness, of_bank.m, gallery, *to_bank, of_likeness),
         )
 
-    def renumbered(self, alive: NDArray[np.bool_], gallery: View, bank: View) -> Tables:
+    def renumbered(self, alive: NDArray[np.bool_], gallery: View, bank: View) -> FitTables:
         """The tables of the same pictures when the removed rows are gone for good.
 
         Args:
@@ -137,11 +137,11 @@ class Tables:
             likeness=None if self.likeness is None else self.likeness.renumbered(alive),
         )
 
-    def _picked(self, gallery: View, bank: View, top: int, progress: BlockProgress) -> PickTable:
+    def _picked(self, gallery: View, bank: View, top: int, on_progress: BlockProgress) -> HitTable:
         rows = gallery.stored.rows
         table, sides = self.picks, Sides(self.gallery.mask, self.bank.mask).grown(rows)
         if table is None or self.top != top:
-            table, sides = PickTable.empty(rows), Sides.none(rows)
+            table, sides = HitTable.empty(rows), Sides.none(rows)
         either = replace(gallery, mask=gallery.mask | sides.gallery)
         return table.updated(
             exact_searcher(either),
@@ -150,10 +150,10 @@ class Tables:
             before=sides,
             after=Sides(gallery.mask, bank.mask),
             top=top,
-            progress=progress,
+            on_progress=on_progress,
         )
 
-    def facts(self, pipeline: Pipeline) -> GalleryFacts:
+    def context(self, pipeline: Pipeline) -> PipelineContext:
         """What the steps of the pipeline these tables were made for need of the gallery."""
         labels = self.gallery.labels
         assert labels is not None  # of a gallery or its writer
@@ -162,12 +162,12 @@ class Tables:
         if self.picks is not None and pictures and distractors:
             picks = self.picks.picks(bank=distractors, gallery=pictures, top=self.top)
             penalty = pipeline.penalty_of(picks, background)
-        step = pipeline.step(NeighbourhoodStep)
+        step = pipeline.step(DbaStep)
         near = None
         if self.near is not None and step is not None:
             near = self.near.neighbourhoods(self.gallery.mask, step.weights())
         means = self.likeness.means() if self.likeness is not None and distractors else None
-        return GalleryFacts(
+        return PipelineContext(
             labels.names,
             labels.offsets,
             labels.codes,
@@ -186,7 +186,7 @@ def exact_searcher(view: View) -> Searcher:
     return searcher_of(view, recall=1.0, batch=_MANY)
 
 
-def copy_rule(tables: Tables) -> CopyRule:
+def copy_rule(tables: FitTables) -> CopyRule:
     """Which pictures of a gallery count as copies of one photo.
 
     Where there are no two landmarks to take the background from, the distractors give it.
@@ -217,7 +217,7 @@ def _nearest(
     gallery: View,
     before: Parties,
     after: Parties,
-    progress: BlockProgress = lambda done, total: None,
+    on_progress: BlockProgress = lambda done, total: None,
 ) -> NearestTable:
     """The table after a change; made anew where there was none of that length."""
     if table is None or table.n != n:
@@ -229,7 +229,7 @@ def _nearest(
         gallery.fingerprint,
         before=before,
         after=after,
-        progress=progress,
+        on_progress=on_progress,
     )
 
 

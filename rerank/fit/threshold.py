@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.rerank.fit.calibration import Answers
+from lmk.rerank.fit.calibration import ScoredAnswers
 
 _GRID = 1001  # cuts compared where shares are smoothed
 MANY = 30  # answers of a kind, the copies of one photo counted once
 REFUSED = 0.95  # of wrong answers, where there are no right ones to weigh them against
 
 
-def learn_threshold(answers: Answers) -> float:
+def fit_threshold(answers: ScoredAnswers) -> float:
     """The threshold for answers of one pipeline.
 
     Returns:

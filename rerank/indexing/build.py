@@ -23,7 +23,7 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import RECALL, SEARCH, check_kind
 from lmk.index.vectors.labels import Role
-from lmk.rerank.fit.fit import learn, learn_change
+from lmk.rerank.fit.fit import fit, fit_change
 from lmk.rerank.fit.tables import PIPELINE, SHARD, Progress
 from lmk.rerank.indexing.ingest import (
     DUPLICATES,
@@ -155,7 +155,7 @@ def build_index(
     duplicates: bool = False,
     allow_removals: bool = False,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> BuildReport:
     """Builds a gallery at `path`, or builds it anew; readers of the old one are not disturbed.
 
@@ -176,7 +176,7 @@ def build_index(
         allow_removals: build an index anew although whole landmarks, or more than a fifth of the
             pictures, that it has from these folders could not be looked at now.
         wait: seconds to wait for another writer.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         ManifestError: when not one picture of the gallery can be read.
@@ -199,10 +199,10 @@ def build_index(
     )
     with GalleryWriter(path, create=True, wait=wait) as writer:
         store = open_store(path, embedder)
-        known = extract_all(part, embedder, store, "gallery", progress)
+        known = extract_all(part, embedder, store, "gallery", on_progress)
         bank = NOTHING
         if part_of_bank is not None:
-            bank = extract_all(part_of_bank, embedder, store, "distractors", progress)
+            bank = extract_all(part_of_bank, embedder, store, "distractors", on_progress)
         if len(part) or shard is None:
             require_pictures(part, known)
         if not allow_removals:
@@ -237,7 +237,7 @@ def build_index(
             writer.set(HEAD_SETTING, None if tags is None else tags.model_dump(mode="json"))
         pipeline, threshold = pipeline or Pipeline(), None
         if shard is None:
-            threshold = learn(writer, pipeline, progress=progress).pipeline.threshold()
+            threshold = fit(writer, pipeline, on_progress=on_progress).pipeline.threshold()
         else:
             writer.set(PIPELINE, pipeline.with_threshold(None).model_dump(mode="json"))
         shared, without_own = shared_ids(writer), landmarks_without_own_picture(writer)
@@ -281,7 +281,7 @@ def add_pictures(
     role: Role = "gallery",
     duplicates: bool = False,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> AddReport:
     """Adds pictures to a gallery with its own embedder; penalty and threshold are kept right.
 
@@ -294,7 +294,7 @@ def add_pictures(
         role: "distractor" for pictures of no landmark.
         duplicates: also add pictures whose content another one has; later syncs do so too then.
         wait: seconds to wait for another writer.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
@@ -303,7 +303,7 @@ def add_pictures(
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         embedder = Embedder.load(old.embedder_dir, checked=True)
         store = open_store(path, embedder)
-        found = extract_all(manifest, embedder, store, "pictures", progress)
+        found = extract_all(manifest, embedder, store, "pictures", on_progress)
         added = append_all(
             writer, store, embedder, found.pictures, manifest.root, role=role,
             duplicates=duplicates,
@@ -316,7 +316,7 @@ def add_pictures(
                 writer.unskip(name)
         record_skipped(writer, found.skipped, role)
         changed = bool(added or writer.relabelled)
-        threshold = learn_change(writer, old, changed=changed, progress=progress)
+        threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
         without_own = landmarks_without_own_picture(writer)
         writer.commit()
         return AddReport(
@@ -338,7 +338,7 @@ def remove_pictures(
     ids: Iterable[str],
     *,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> RemoveReport:
     """Removes pictures and distractors by id; penalty and threshold are kept right.
 
@@ -353,7 +353,7 @@ def remove_pictures(
         wanted = list(dict.fromkeys(ids))
         earlier = writer.removed_ids(wanted)
         removed = writer.remove(id_ for id_ in wanted if id_ not in earlier)
-        threshold = learn_change(writer, old, changed=bool(removed), progress=progress)
+        threshold = fit_change(writer, old, changed=bool(removed), on_progress=on_progress)
         if removed:
             writer.commit()
     return RemoveReport(removed, threshold, tuple(id_ for id_ in wanted if id_ in earlier))
@@ -363,7 +363,7 @@ def compact_index(
     path: Path,
     *,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> CompactReport:
     """Gives back the space of removed pictures, joins small files, and learns what it must anew.
 
@@ -374,7 +374,9 @@ def compact_index(
         with Gallery.open(path) as old:
             removed = old.removed
             if writer.compact():
-                learn_change(writer, old, changed=bool(removed), compacted=True, progress=progress)
+                fit_change(
+                    writer, old, changed=bool(removed), compacted=True, on_progress=on_progress
+                )
                 writer.commit()
         with Gallery.open(path) as new:
             features = prune_cache(path, new)

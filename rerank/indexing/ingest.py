@@ -55,17 +55,17 @@ def extract_all(
     embedder: Embedder,
     store: FeatureStore,
     stage: str,
-    progress: Progress,
+    on_progress: Progress,
     known: Container[str] = (),
 ) -> Extraction:
     """Puts the features of a manifest's pictures into the store; see embed.extract."""
-    progress(stage, 0, len(manifest))
+    on_progress(stage, 0, len(manifest))
     return extract(
         manifest,
         embedder,
         store,
         known=known,
-        progress=lambda done: progress(stage, done, len(manifest)),
+        on_progress=lambda done: on_progress(stage, done, len(manifest)),
     )
 
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from lmk.embed.errors import UsageError
 from lmk.embed.extract.embedder import Embedder
-from lmk.embed.network.whitening import MOST_PICTURES, learn_whitening
+from lmk.embed.network.whitening import MOST_PICTURES, fit_whitening
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.merge import MergeReport, merge
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import SEARCH, saved_search
-from lmk.rerank.fit.fit import learn
-from lmk.rerank.fit.saved import forget_learning, saved_pipeline
+from lmk.rerank.fit.fit import fit
+from lmk.rerank.fit.saved import forget_fit, saved_pipeline
 from lmk.rerank.fit.tables import SHARD, Progress
 from lmk.rerank.indexing.ingest import DUPLICATES
 from lmk.rerank.indexing.whiten import whitening_helps
@@ -33,7 +33,7 @@ def merge_indexes(
     whiten: bool | None = None,
     duplicates: bool = False,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> MergeReport:
     """Makes the gallery `out` of several, and learns its penalty and threshold, in one transaction.
 
@@ -46,7 +46,7 @@ def merge_indexes(
         duplicates: keep pictures whose content another one of the same role has too, and let
             later syncs do so.
         wait: seconds to wait for who writes to `out`.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         UsageError: for no galleries, `out` among them, or galleries to be whitened that are.
@@ -60,13 +60,13 @@ def merge_indexes(
         pipeline = saved_pipeline(galleries[0]) if galleries else Pipeline()
 
     def finish(writer: GalleryWriter) -> None:
-        forget_learning(writer)
+        forget_fit(writer)
         writer.set(SHARD, None)
         writer.set(DUPLICATES, duplicates)
         # A server that holds the first gallery does not hold this one.
         search = saved_search(writer)
         writer.set(SEARCH, {name: value for name, value in search.items() if name in _OF_ANY})
-        learn(writer, pipeline, progress=progress)
+        fit(writer, pipeline, on_progress=on_progress)
 
     return merge(
         out,
@@ -75,7 +75,7 @@ def merge_indexes(
         embedder=embedder,
         finish=finish,
         wait=wait,
-        progress=lambda done, total: progress(_STAGE, done, total),
+        on_progress=lambda done, total: on_progress(_STAGE, done, total),
     )
 
 
@@ -107,4 +107,4 @@ def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | N
         )
     step = -(-rows // MOST_PICTURES)
     sample = [gallery.stored.read(np.flatnonzero(gallery.alive)[::step]) for gallery in same]
-    return embedder.with_whitening(learn_whitening(np.concatenate(sample)))
+    return embedder.with_whitening(fit_whitening(np.concatenate(sample)))

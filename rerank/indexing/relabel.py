@@ -20,7 +20,7 @@ from lmk.embed.tables.label_text import plain_name
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
-from lmk.rerank.fit.fit import learn_change
+from lmk.rerank.fit.fit import fit_change
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import Progress
 from lmk.rerank.indexing.ingest import BLOCK, label_counts
@@ -69,7 +69,7 @@ def relabel_pictures(
     labels: Mapping[str, Sequence[str]],
     *,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> RelabelReport:
     """Gives pictures other labels, in one transaction; no picture is read.
 
@@ -78,7 +78,7 @@ def relabel_pictures(
         labels: the labels of each picture by id, none for a picture of no landmark. Other pictures
             keep theirs.
         wait: seconds to wait for another writer.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
@@ -87,7 +87,7 @@ def relabel_pictures(
         UsageError: for an empty label or one with a blank.
     """
     _check_labels(label for own in labels.values() for label in own)
-    return _relabel(path, lambda old: labels, None, wait, progress)
+    return _relabel(path, lambda old: labels, None, wait, on_progress)
 
 
 def remove_label(
@@ -95,7 +95,7 @@ def remove_label(
     label: str,
     *,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> RelabelReport:
     """Takes a label off all pictures that have it; the pictures stay, with their other labels.
 
@@ -115,7 +115,7 @@ def remove_label(
             for row, id_ in zip(rows.tolist(), old.ids(rows), strict=True)
         }
 
-    return _relabel(path, without, ["remove", label], wait, progress)
+    return _relabel(path, without, ["remove", label], wait, on_progress)
 
 
 def rename_label(
@@ -124,7 +124,7 @@ def rename_label(
     new: str,
     *,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> RenameReport:
     """Renames a label in one transaction; joins it with `new` where pictures have that already.
 
@@ -133,7 +133,7 @@ def rename_label(
         label: the old name.
         new: the new name.
         wait: seconds to wait for another writer.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
@@ -157,7 +157,7 @@ def rename_label(
         if thresholds is not None:
             renamed = thresholds.with_tag_renamed(name, new)
             writer.set(VOTES_SETTING, renamed.model_dump(mode="json"))
-        threshold = learn_change(writer, old, changed=True, progress=progress)
+        threshold = fit_change(writer, old, changed=True, on_progress=on_progress)
         writer.commit()
     return RenameReport(sum(map(len, carrying)), counts.get(new, 0), False, threshold)
 
@@ -167,7 +167,7 @@ def _relabel(
     choose: Callable[[Gallery], Mapping[str, Sequence[str]]],
     command: list[str] | None,
     wait: float,
-    progress: Progress,
+    on_progress: Progress,
 ) -> RelabelReport:
     """Gives pictures the labels that `choose` says by id, and notes the command where it is one."""
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
@@ -176,7 +176,7 @@ def _relabel(
         given = {row: tuple(dict.fromkeys(labels[id_])) for id_, row in rows.items()}
         changed = [row for row, own in given.items() if set(old.labels(row)) != set(own)]
         _append_again(writer, old, np.sort(np.array(changed, np.int64)), given)
-        threshold = learn_change(writer, old, changed=bool(changed), progress=progress)
+        threshold = fit_change(writer, old, changed=bool(changed), on_progress=on_progress)
         emptied = tuple(sorted(before.keys() - label_counts(writer).keys()))
         if changed:
             writer.set(_LAST, command)

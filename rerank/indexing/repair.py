@@ -31,7 +31,7 @@ from lmk.index.catalog.records import Picture
 from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.verify import drop_derived, verify
 from lmk.index.gallery.writer import GalleryWriter
-from lmk.rerank.fit.fit import learn
+from lmk.rerank.fit.fit import fit
 from lmk.rerank.fit.tables import PIPELINE, SHARD, Progress
 from lmk.rerank.indexing.ingest import BLOCK, extract_all, open_store
 from lmk.rerank.indexing.restored_embedder import restored, save_restored
@@ -62,7 +62,7 @@ def repair_index(
     embedder: Embedder | None = None,
     drop_lost: bool = False,
     wait: float = 0.0,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> RepairReport:
     """Mends all that `lmk.index.gallery.verify` finds, in one transaction.
 
@@ -74,7 +74,7 @@ def repair_index(
             reached: their folder is missing, holds none of its pictures, or cannot be read; and
             damaged tags of the embedder that no other one has.
         wait: seconds to wait for another writer.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         GalleryDamaged: where the catalog is damaged, or the embedder and nothing proves to be it.
@@ -97,7 +97,7 @@ def repair_index(
             else:
                 whole = Embedder.load(writer.embedder_dir, checked=True)
             rows = [f.rows for f in named if f.mend == "re-embed"]
-            lost, reembedded = _reembed(writer, whole, rows, drop_lost, progress)
+            lost, reembedded = _reembed(writer, whole, rows, drop_lost, on_progress)
             if broken:  # after all that may refuse
                 save = partial(save_restored, whole, scratch)
                 writer.install_embedder(save, replace=True)
@@ -106,7 +106,7 @@ def repair_index(
                 writer.drop_array(name)
         if named and writer.setting(SHARD) is None:
             pipeline = read_setting(writer, PIPELINE, Pipeline) or Pipeline()
-            learn(writer, pipeline, progress=progress)
+            fit(writer, pipeline, on_progress=on_progress)
         if path / CATALOG in damaged:
             writer.rewrite_catalog()
         writer.commit()
@@ -120,7 +120,7 @@ def _reembed(
     embedder: Embedder,
     damaged: Sequence[range],
     drop_lost: bool,
-    progress: Progress,
+    on_progress: Progress,
 ) -> tuple[list[str], int]:
     """Replaces the vectors of damaged rows; returns the ids it had to remove, and how many not."""
     store = open_store(writer.path, embedder)
@@ -130,7 +130,7 @@ def _reembed(
     for rows in parts:
         for start in range(0, len(rows), BLOCK):
             pictures = writer.pictures(rows[start : start + BLOCK])
-            _compute(pictures, embedder, store, progress)
+            _compute(pictures, embedder, store, on_progress)
             lost += [picture for picture in pictures if picture.sha256 not in store]
     if not drop_lost:
         _require_lost(lost, writer)
@@ -200,10 +200,10 @@ def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
 
 
 def _compute(
-    pictures: Sequence[Picture], embedder: Embedder, store: FeatureStore, progress: Progress
+    pictures: Sequence[Picture], embedder: Embedder, store: FeatureStore, on_progress: Progress
 ) -> None:
     """Puts the features of pictures into the store, as far as their files are what they were."""
     missing = sorted((p for p in pictures if p.sha256 not in store), key=lambda p: p.root)
     for root, some in groupby(missing, key=lambda picture: picture.root):
         rows = tuple(Row(picture.id, picture.path) for picture in some)
-        extract_all(Manifest(Path(root), rows), embedder, store, _STAGE, progress)
+        extract_all(Manifest(Path(root), rows), embedder, store, _STAGE, on_progress)

@@ -24,7 +24,7 @@ from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
-from lmk.rerank.fit.fit import learn_change
+from lmk.rerank.fit.fit import fit_change
 from lmk.rerank.fit.tables import SHARD, Progress
 from lmk.rerank.indexing.ingest import (
     BLOCK,
@@ -105,7 +105,7 @@ def sync_index(
     wait: float = 0.0,
     dry_run: bool = False,
     allow_removals: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> SyncReport:
     """Makes a gallery hold the pictures of a manifest: adds, replaces, and removes what is gone.
 
@@ -122,7 +122,7 @@ def sync_index(
         wait: seconds to wait for another writer.
         dry_run: only say what would be done; files are read, nothing is written.
         allow_removals: remove whole landmarks, and more than a fifth of the pictures.
-        progress: called with (stage, done, total).
+        on_progress: called with (stage, done, total).
 
     Raises:
         ManifestError: when not one picture can be read, as of a drive that is not there.
@@ -134,10 +134,10 @@ def sync_index(
     if dry_run:
         with Gallery.open(path) as old:
             size = Embedder.load(old.embedder_dir, checked=True).config.size
-            plans = _compared(old, manifest, distractors, progress)
+            plans = _compared(old, manifest, distractors, on_progress)
             for plan in plans:
-                files, said = plan.candidates, _files_of(plan, progress)
-                plan.sort(identify(files, size, plan.held, progress=said))
+                files, said = plan.candidates, _files_of(plan, on_progress)
+                plan.sort(identify(files, size, plan.held, on_progress=said))
                 _require_some(plan)
                 if not old.setting(DUPLICATES):
                     plan.leave_out_duplicates()
@@ -145,10 +145,10 @@ def sync_index(
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         embedder = Embedder.load(old.embedder_dir, checked=True)
         store = open_store(path, embedder)
-        plans = _compared(old, manifest, distractors, progress)
+        plans = _compared(old, manifest, distractors, on_progress)
         for plan in plans:
             files, stage = plan.candidates, _STAGES[plan.role]
-            plan.sort(extract_all(files, embedder, store, stage, progress, plan.held))
+            plan.sort(extract_all(files, embedder, store, stage, on_progress, plan.held))
             _require_some(plan)
         losses = [plan.losses for plan in plans]
         if not allow_removals:
@@ -160,7 +160,7 @@ def sync_index(
         _record_skipped(writer, old, plans)
         taken = len(writer.relabelled)  # pictures that stayed, and gave way to one with a label
         changed = bool(added or taken) or any(len(plan.going) for plan in plans)
-        threshold = learn_change(writer, old, changed=changed, progress=progress)
+        threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
         without_own = landmarks_without_own_picture(writer)
         writer.commit()
         found = _report(plans, losses)
@@ -185,7 +185,7 @@ def sync_index(
 
 
 def _compared(
-    old: Gallery, manifest: Manifest, distractors: Manifest | None, progress: Progress
+    old: Gallery, manifest: Manifest, distractors: Manifest | None, on_progress: Progress
 ) -> list[Plan]:
     shard = read_setting(old, SHARD, tuple[int, int])
     given: list[tuple[Role, Manifest | None]] = [("gallery", manifest), ("distractor", distractors)]
@@ -197,7 +197,7 @@ def _compared(
             plans.append(Plan(role, whole, old, shard))
     unreadable = read_setting(old, _UNREADABLE, dict[str, Stamp]) or {}
     for plan in plans:
-        plan.compare(unreadable, progress)
+        plan.compare(unreadable, on_progress)
     return plans
 
 
@@ -208,9 +208,9 @@ def _require_some(plan: Plan) -> None:
         require_pictures(plan.manifest, plan.found, others=known)
 
 
-def _files_of(plan: Plan, progress: Progress) -> Callable[[int], None]:
+def _files_of(plan: Plan, on_progress: Progress) -> Callable[[int], None]:
     total = len(plan.candidates)
-    return lambda done: progress(_STAGES[plan.role], done, total)
+    return lambda done: on_progress(_STAGES[plan.role], done, total)
 
 
 def _append(

@@ -96,12 +96,12 @@ class Plan:
 
     # Before files are read
 
-    def compare(self, unreadable: dict[str, Stamp], progress: Progress) -> None:
+    def compare(self, unreadable: dict[str, Stamp], on_progress: Progress) -> None:
         """Compares ids and stamps.
 
         Args:
             unreadable: stamps of files that are no pictures, by path, from the sync before.
-            progress: called with (stage, done, total).
+            on_progress: called with (stage, done, total).
         """
         reasons = dict(self._old.skipped())
         rows = self.manifest.rows
@@ -110,7 +110,7 @@ class Plan:
             known = self._known(block)
             for place, row in enumerate(block, start):
                 self._compare_one(place, row, known.get(row.id), unreadable, reasons)
-            progress("comparing", min(start + BLOCK, len(rows)), len(rows))
+            on_progress("comparing", min(start + BLOCK, len(rows)), len(rows))
         self._keep_unseen()
         for at, picture in self._entries(np.flatnonzero(self.alive & ~self.stays)):
             self._held.setdefault(picture.sha256, []).append(at)

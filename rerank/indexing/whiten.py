@@ -8,7 +8,7 @@ from itertools import chain, islice
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extracted
 from lmk.embed.extract.feature_store import FeatureStore
-from lmk.embed.network.whitening import LEAST_PICTURES, MOST_PICTURES, learn_whitening
+from lmk.embed.network.whitening import LEAST_PICTURES, MOST_PICTURES, fit_whitening
 
 
 def whitening_helps(embedder: Embedder, pictures: int, distractors: int) -> bool:
@@ -25,4 +25,4 @@ def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted
     step = -(-sum(map(len, parts)) // MOST_PICTURES)
     sample = islice(chain.from_iterable(parts), 0, None, step)
     features = store.read([picture.sha256 for picture in sample])
-    return embedder.with_whitening(learn_whitening(features))
+    return embedder.with_whitening(fit_whitening(features))

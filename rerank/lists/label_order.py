@@ -108,7 +108,7 @@ def insert_by_label(
 
 
 @dataclass(frozen=True, eq=False)
-class Tags:
+class LabelShares:
     """Labels of queries with shares that sum to 1 for each query that has any.
 
     Attributes:
@@ -127,18 +127,18 @@ def tags_of(
     label_codes: NDArray[np.int32],
     *,
     n: int = 3,
-) -> Tags:
+) -> LabelShares:
     """The labels of the n nearest labelled pictures, by their share of the sum of cosines."""
     weights = np.maximum(found.scores[:, :n], 0)
     sums = label_sums(found.rows[:, :n], weights, label_offsets, label_codes)
     whole = np.bincount(sums.query, sums.total, minlength=len(found))
     some = sums.total > 0
     query, total = sums.query[some], sums.total[some]
-    return Tags(query, sums.code[some], total / whole[query])
+    return LabelShares(query, sums.code[some], total / whole[query])
 
 
 def boost_by_tags(
-    found: Neighbours, tags: Tags, row_codes: NDArray[np.int64], *, weight: float = 1.0
+    found: Neighbours, tags: LabelShares, row_codes: NDArray[np.int64], *, weight: float = 1.0
 ) -> Neighbours:
     """Adds weight * the query's share of a picture's label to the score (the soft form).
 

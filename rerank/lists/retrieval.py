@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ from lmk.rerank.lists.label_order import (
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.expansion import augmentation_weights, expand
 from lmk.rerank.steps.ranking import MOST, ranked
+from lmk.rerank.steps.steps import with_new_names
 
 RETRIEVAL = "retrieval"  # the setting of a gallery
 _SEARCHING = "each picture of the index is searched among the others"
@@ -91,7 +92,7 @@ class Collection:
     def _made(self) -> dict[BaseModel, Neighbourhoods | NeighbourGraph]:
         return {}
 
-    def neighbourhoods(self, step: NeighbourhoodListStep) -> Neighbourhoods:
+    def neighbourhoods(self, step: DbaListStep) -> Neighbourhoods:
         """The nearest pictures of each picture; searched when they are first asked for."""
         made = self._made.get(step)
         if not isinstance(made, Neighbourhoods):
@@ -139,12 +140,12 @@ class ExpandStep(BaseModel):
         return Lists(queries, collection.searcher.search(queries, lists.found.k))
 
 
-class NeighbourhoodListStep(BaseModel):
+class DbaListStep(BaseModel):
     """Compares each picture together with its own nearest (neighbourhoods.py)."""
 
     model_config = _DATA
 
-    step: Literal["neighbourhood"] = "neighbourhood"
+    step: Literal["dba"] = "dba"
     n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
 
@@ -261,7 +262,7 @@ class BoostByTagsStep(BaseModel):
 
 RetrievalStep = Annotated[
     ExpandStep
-    | NeighbourhoodListStep
+    | DbaListStep
     | KReciprocalStep
     | DiffuseStep
     | SortByLabelStep
@@ -273,7 +274,7 @@ RetrievalStep = Annotated[
 # Steps come in this order, one of each line: of two on a line the second would undo the first.
 _ORDER = (
     ("expand",),
-    ("neighbourhood", "k_reciprocal"),
+    ("dba", "k_reciprocal"),
     ("diffuse",),
     ("sort_by_label", "insert_by_label", "boost_by_tags"),
 )
@@ -293,6 +294,11 @@ class Retrieval(BaseModel):
     steps: tuple[RetrievalStep, ...] = (InsertByLabelStep(),)
     k: int = Field(default=100, ge=1)
     candidates: int = Field(default=200, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_new_names(cls, settings: Any) -> Any:
+        return with_new_names(settings)
 
     @model_validator(mode="after")
     def _in_order(self) -> Retrieval:

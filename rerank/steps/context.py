@@ -1,4 +1,4 @@
-"""GalleryFacts: what the steps of a pipeline know of the gallery they answer from."""
+"""PipelineContext: what the steps of a pipeline know of the gallery they answer from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lmk.rerank.steps.augmentation import Neighbourhoods
 
 
 @dataclass(frozen=True, eq=False)
-class GalleryFacts:
+class PipelineContext:
     """What the steps need to know of a gallery; a step whose fact is missing does nothing.
 
     Attributes:
@@ -24,10 +24,10 @@ class GalleryFacts:
         label_offsets, label_codes: the labels of each row (see voting.vote).
         penalty: float32 [rows] taken off the scores of each row; None without a bank.
         background: mean cosine of two pictures of different landmarks (see RescaleStep).
-        vectors: the gallery's, for NeighbourhoodStep.
+        vectors: the gallery's, for DbaStep.
         neighbourhoods: the nearest pictures of each gallery picture.
         bank_means: float32 [rows], mean of the largest cosines of each gallery picture to the
-            bank (BankPenaltyStep); None without a bank.
+            bank (DistractorSimilarityStep); None without a bank.
         bank: searches the distractors, for the likeness of a query to them; None without a bank.
         row_features: local features of a gallery row, or the reason why there are none.
         pictures: bool [rows], which rows are its pictures, as distractors may have labels too; all
@@ -52,7 +52,7 @@ class GalleryFacts:
         labels: Sequence[tuple[str, ...]],
         penalty: NDArray[np.float32] | None = None,
         background: float = 0.0,
-    ) -> GalleryFacts:
+    ) -> PipelineContext:
         """Facts of rows numbered from 0, by the labels of each."""
         names = tuple(sorted({name for row in labels for name in row}))
         code = {name: i for i, name in enumerate(names)}

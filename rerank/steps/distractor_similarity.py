@@ -22,7 +22,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
-from lmk.rerank.steps.hits import Picks
+from lmk.rerank.steps.hits import Hits
 from lmk.rerank.steps.ranking import ranked
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def landmark_score(
     return mean_of(gallery_cosines, m) - mean_of(cosines, m)
 
 
-def picks_table(picks: Picks, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
+def picks_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
     """What the bank picked, as a table: id, mean_cosine, n_picked; one line a gallery picture.
 
     Args:

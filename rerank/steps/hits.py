@@ -28,7 +28,7 @@ BlockProgress = Callable[[int, int], None]  # (rows that have asked, rows that a
 
 
 @dataclass(frozen=True, eq=False)
-class Picks:
+class Hits:
     """How a bank picked the gallery.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sides:
 
 
 @dataclass(frozen=True, eq=False)
-class PickTable:
+class HitTable:
     """The picks of a bank, by row of the gallery that holds both.
 
     Attributes:
@@ -76,20 +76,20 @@ class PickTable:
     worst: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, rows: int, bank_rows: int | None = None) -> PickTable:
+    def empty(cls, rows: int, bank_rows: int | None = None) -> HitTable:
         """No picks. `bank_rows`: rows of the bank, where it is numbered by itself."""
         worst = np.full(rows if bank_rows is None else bank_rows, -np.inf, np.float32)
         return cls(np.zeros(rows, np.int64), np.zeros(rows), worst)
 
-    def picks(self, *, bank: int, gallery: int, top: int) -> Picks:
+    def picks(self, *, bank: int, gallery: int, top: int) -> Hits:
         """What the penalty needs, of that many distractors and gallery pictures."""
         mean = (self.sums / np.maximum(self.counts, 1)).astype(np.float32)
-        return Picks(self.counts, mean, bank * min(top, gallery) / max(gallery, 1))
+        return Hits(self.counts, mean, bank * min(top, gallery) / max(gallery, 1))
 
     def updated(
         self, searcher: Searcher, stored: Vectors, fingerprint: str, *, before: Sides,
-        after: Sides, top: int, progress: BlockProgress = lambda done, total: None,
-    ) -> PickTable:  # fmt: skip
+        after: Sides, top: int, on_progress: BlockProgress = lambda done, total: None,
+    ) -> HitTable:  # fmt: skip
         """The table of a gallery after a change.
 
         Args:
@@ -99,11 +99,11 @@ class PickTable:
             before: what the table was made for, with the same number of rows.
             after: what the gallery holds now.
             top: picks a distractor has, the same as before.
-            progress: called with (done, total) distractors, block by block; those that take picks
-                back and pick anew count twice. Not called where none has to ask.
+            on_progress: called with (done, total) distractors, block by block; those whose hits are
+                counted again count twice. Not called where none is searched.
         """
         more = len(after.gallery) - len(self.counts)
-        table = PickTable(
+        table = HitTable(
             np.concatenate([self.counts, np.zeros(more, np.int64)]),
             np.concatenate([self.sums, np.zeros(more)]),
             np.concatenate([self.worst, np.full(more, -np.inf, np.float32)]),
@@ -120,30 +120,30 @@ class PickTable:
         if asked_back:
             table.count(
                 searcher, bank, back, top=top, allow=before.gallery, times=-1,
-                progress=lambda done: progress(done, total),
+                on_progress=lambda done: on_progress(done, total),
             )  # fmt: skip
         table.worst[back] = -np.inf
         if after.gallery.any():
             table.count(
                 searcher, bank, anew, top=top, allow=after.gallery,
-                progress=lambda done: progress(asked_back + done, total),
+                on_progress=lambda done: on_progress(asked_back + done, total),
             )  # fmt: skip
         table.sums[table.counts == 0] = 0  # what rounding left
         return table
 
-    def renumbered(self, alive: Mask) -> PickTable:
+    def renumbered(self, alive: Mask) -> HitTable:
         """The table when only the rows alive, bool [rows], are left, numbered from 0 on."""
-        return PickTable(self.counts[alive], self.sums[alive], self.worst[alive])
+        return HitTable(self.counts[alive], self.sums[alive], self.worst[alive])
 
     def count(
         self, searcher: Searcher, bank: View, asked: Rows, *, top: int, allow: Mask | None = None,
-        times: int = 1, progress: Callable[[int], None] = lambda done: None,
+        times: int = 1, on_progress: Callable[[int], None] = lambda done: None,
     ) -> None:  # fmt: skip
         """Lets the bank's rows `asked` pick among the rows allowed, and enters what they pick.
 
         Args:
             times: 1 to enter picks, -1 to take them back.
-            progress: called with the number of rows that have picked, after each block.
+            on_progress: called with the number of rows that have picked, after each block.
         """
         rows, done = len(self.counts), 0
         for chosen, vectors in blocks(bank.stored, asked):
@@ -155,7 +155,7 @@ class PickTable:
             self.sums[:] += times * np.bincount(picked, found.scores[there], minlength=rows)
             self.worst[chosen] = found.scores[:, -1]
             done += len(chosen)
-            progress(done)
+            on_progress(done)
 
 
 def nearer(

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.steps.hits import Picks, PickTable
+from lmk.rerank.steps.hits import Hits, HitTable
 from lmk.rerank.steps.ranking import MOST
 
 CONTEST_PICKS = 110_000 * 20 / 1_580_470
@@ -70,7 +70,7 @@ class PenaltySettings(BaseModel):
         return self
 
 
-def pick(searcher: Searcher, bank: View, *, rows: int, gallery: int, top: int) -> Picks:
+def pick(searcher: Searcher, bank: View, *, rows: int, gallery: int, top: int) -> Hits:
     """Lets each distractor pick its `top` gallery rows.
 
     Args:
@@ -80,7 +80,7 @@ def pick(searcher: Searcher, bank: View, *, rows: int, gallery: int, top: int) -
         gallery: number of gallery pictures.
         top: picks a distractor has.
     """
-    table = PickTable.empty(rows, bank.stored.rows)
+    table = HitTable.empty(rows, bank.stored.rows)
     asked = np.flatnonzero(bank.mask)
     table.count(searcher, bank, asked, top=top)
     return table.picks(bank=len(asked), gallery=gallery, top=top)
@@ -92,7 +92,7 @@ def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.floa
 
 
 def penalty_of(
-    picks: Picks, settings: PenaltySettings, *, background: float = 0.0
+    picks: Hits, settings: PenaltySettings, *, background: float = 0.0
 ) -> NDArray[np.float32]:
     """What is taken off the score of each row: float32 [rows], never negative.
 

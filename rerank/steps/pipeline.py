@@ -15,18 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.distractor_similarity import bank_cosines, landmark_score
-from lmk.rerank.steps.hits import Picks
+from lmk.rerank.steps.hits import Hits
 from lmk.rerank.steps.penalty import PenaltySettings, penalty_of, pick
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Answering, Queries, leave_out
+from lmk.rerank.steps.state import QueryBatch, RankingState, leave_out
 from lmk.rerank.steps.steps import (
     ORDER,
-    BankPenaltyStep,
+    DbaStep,
     DemoteStep,
+    DistractorSimilarityStep,
     GeometryStep,
-    NeighbourhoodStep,
     OverpredictedStep,
     PenaltyStep,
     QueryPenaltyStep,
@@ -34,11 +34,12 @@ from lmk.rerank.steps.steps import (
     Step,
     ThresholdStep,
     VoteStep,
+    with_new_names,
 )
 
 # Chosen by cross-validation on real photos, with three networks (docs/results.md).
 DEFAULT_STEPS: tuple[Step, ...] = (
-    NeighbourhoodStep(),
+    DbaStep(),
     RescaleStep(),
     PenaltyStep(),
     VoteStep(k=10, prior=-0.5),
@@ -63,6 +64,11 @@ class Pipeline(BaseModel):
     steps: tuple[Step, ...] = DEFAULT_STEPS
     candidates: int = Field(default=100, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_new_names(cls, settings: Any) -> Any:
+        return with_new_names(settings)
+
     @model_validator(mode="after")
     def _in_order(self) -> Pipeline:
         names = [step.step for step in self.steps]
@@ -73,7 +79,9 @@ class Pipeline(BaseModel):
             raise ValueError(f"steps {', '.join(names)} must be in this order: {known}")
         return self
 
-    def predict(self, queries: Queries, neighbours: Neighbours, facts: GalleryFacts) -> Predictions:
+    def predict(
+        self, queries: QueryBatch, neighbours: Neighbours, context: PipelineContext
+    ) -> Predictions:
         """Applies the steps.
 
         Args:
@@ -84,52 +92,54 @@ class Pipeline(BaseModel):
         Raises:
             ValueError: when the neighbours are of other queries.
         """
-        likeness = self._likeness(queries, facts)
-        start = Answering.of(queries, neighbours, self.candidates, likeness)
-        answering = self._answered(start, facts)
+        likeness = self._likeness(queries, context)
+        start = RankingState.of(queries, neighbours, self.candidates, likeness)
+        state = self._answered(start, context)
         landmark = None
-        if likeness is not None and answering.neighbours.k:
-            nearest = min(_LANDMARK, answering.neighbours.k)
-            landmark = landmark_score(answering.neighbours.scores, likeness, nearest)
+        if likeness is not None and state.neighbours.k:
+            nearest = min(_LANDMARK, state.neighbours.k)
+            landmark = landmark_score(state.neighbours.scores, likeness, nearest)
         return Predictions(
-            labels=tuple(facts.label_names[w] if w >= 0 else None for w in answering.winner),
-            confidence=answering.confidence,
-            threshold=answering.threshold,
-            neighbours=answering.neighbours,
-            scores=answering.scores,
-            penalty=answering.penalty,
-            votes=answering.votes,
-            bank=answering.bank,
-            inliers=answering.inliers,
-            seconds=answering.seconds,
+            labels=tuple(context.label_names[w] if w >= 0 else None for w in state.winner),
+            confidence=state.confidence,
+            threshold=state.threshold,
+            neighbours=state.neighbours,
+            scores=state.scores,
+            penalty=state.penalty,
+            votes=state.votes,
+            bank=state.bank,
+            inliers=state.inliers,
+            seconds=state.seconds,
             probability=None,
             landmark=landmark,
-            matches=answering.matches,
+            matches=state.matches,
         )
 
-    def _answered(self, start: Answering, facts: GalleryFacts) -> Answering:
+    def _answered(self, start: RankingState, context: PipelineContext) -> RankingState:
         geometry = self.step(GeometryStep)
-        if geometry is None or start.queries.features is None or facts.row_features is None:
-            return _applied(self.steps, start, facts)
+        if geometry is None or start.queries.features is None or context.row_features is None:
+            return _applied(self.steps, start, context)
         place = self.steps.index(geometry)
-        middle = _applied(self.steps[:place], start, facts)
+        middle = _applied(self.steps[:place], start, context)
         # How often a label is predicted says nothing about who is in doubt.
         alone = self.without(OverpredictedStep).steps[place:]
-        looked = geometry.look(middle, _applied(alone, middle, facts), facts)
-        return _applied(self.steps[place:], looked, facts)
+        looked = geometry.look(middle, _applied(alone, middle, context), context)
+        return _applied(self.steps[place:], looked, context)
 
-    def _likeness(self, queries: Queries, facts: GalleryFacts) -> NDArray[np.float32] | None:
+    def _likeness(
+        self, queries: QueryBatch, context: PipelineContext
+    ) -> NDArray[np.float32] | None:
         """The largest cosines of each query to the bank, as many as the steps need."""
-        if facts.bank is None:
+        if context.bank is None:
             return None
         depths = [
             step.depth() for step in self.steps if isinstance(step, QueryPenaltyStep | DemoteStep)
         ]
         depth, without = max([_LANDMARK, *depths]), queries.without_distractors
         if without is None:
-            return bank_cosines(facts.bank, queries.embeddings, depth)
+            return bank_cosines(context.bank, queries.embeddings, depth)
         most = max((len(rows) for rows in without), default=0)
-        found = facts.bank.search(queries.embeddings, depth + most)
+        found = context.bank.search(queries.embeddings, depth + most)
         return leave_out(found, without, depth).scores
 
     def step(self, kind: type[Kind]) -> Kind | None:
@@ -142,7 +152,7 @@ class Pipeline(BaseModel):
 
     def uses_bank(self) -> bool:
         """Whether answers depend on the bank."""
-        of_rows = self.step(PenaltyStep) or self.step(BankPenaltyStep)
+        of_rows = self.step(PenaltyStep) or self.step(DistractorSimilarityStep)
         return of_rows is not None or self.asks_bank()
 
     def without(self, *kinds: type[BaseModel]) -> Pipeline:
@@ -158,14 +168,14 @@ class Pipeline(BaseModel):
         """The settings of the penalty step, if there is one."""
         return self.step(PenaltyStep)
 
-    def learn_penalty(
+    def fit_penalty(
         self, searcher: Searcher, bank: View, *, rows: int, gallery: int, background: float
     ) -> NDArray[np.float32] | None:
         """The penalty float32 [rows] of these steps; None without such a step, bank or gallery.
 
         Args:
             searcher, bank, rows, gallery: as penalty.pick.
-            background: of the gallery (GalleryFacts).
+            background: of the gallery (PipelineContext).
         """
         settings = self.penalty()
         if settings is None or not bank.mask.any() or not gallery:
@@ -173,7 +183,7 @@ class Pipeline(BaseModel):
         picks = pick(searcher, bank, rows=rows, gallery=gallery, top=settings.top)
         return self.penalty_of(picks, background)
 
-    def penalty_of(self, picks: Picks, background: float) -> NDArray[np.float32] | None:
+    def penalty_of(self, picks: Hits, background: float) -> NDArray[np.float32] | None:
         """The penalty float32 [rows] of these steps for known picks; None without such a step."""
         settings = self.penalty()
         if settings is None:
@@ -195,7 +205,7 @@ class Pipeline(BaseModel):
         return self.model_copy(update={"steps": (*self.without(ThresholdStep).steps, *last)})
 
 
-def _applied(steps: Iterable[Step], answering: Answering, facts: GalleryFacts) -> Answering:
+def _applied(steps: Iterable[Step], state: RankingState, context: PipelineContext) -> RankingState:
     for step in steps:
-        answering = step.apply(answering, facts)
-    return answering
+        state = step.apply(state, context)
+    return state

@@ -16,7 +16,7 @@ from lmk.rerank.steps.ranking import ranked
 
 
 @dataclass(frozen=True, eq=False)
-class Queries:
+class QueryBatch:
     """Pictures that are asked.
 
     Attributes:
@@ -46,7 +46,7 @@ class Queries:
 
 
 @dataclass(frozen=True, eq=False)
-class Answering:
+class RankingState:
     """Queries on their way from neighbours to predictions.
 
     Attributes:
@@ -68,7 +68,7 @@ class Answering:
         seconds: float64 [q] it took.
     """
 
-    queries: Queries
+    queries: QueryBatch
     neighbours: Neighbours
     candidates: int
     scores: NDArray[np.float32]
@@ -87,11 +87,11 @@ class Answering:
     @classmethod
     def of(
         cls,
-        queries: Queries,
+        queries: QueryBatch,
         neighbours: Neighbours,
         candidates: int,
         likeness: NDArray[np.float32] | None = None,
-    ) -> Answering:
+    ) -> RankingState:
         """The start: nothing taken off, nobody has voted.
 
         Raises:

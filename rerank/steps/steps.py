@@ -1,15 +1,14 @@
-"""The steps of a pipeline, as data: each takes an Answering and gives the next one.
+"""The steps of a pipeline, as data: each takes a RankingState and returns the next one.
 
-A new kind of step is one class here, its place in ORDER and its fact in GalleryFacts. Scores that
-were rescaled are no cosines any more; what is taken off them is rescaled alike, so that the
-parameters of a step mean the same with and without.
+Rescaled scores are no cosines any more; a penalty is rescaled alike, so that the parameters of a
+step mean the same with and without rescaling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmk.embed.local.features import Extractor, RootSift, XFeat
 from lmk.index.vectors.neighbours import NO_ROW
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.distractor_similarity import (
     demote_overpredicted,
     mean_of,
@@ -27,11 +26,11 @@ from lmk.rerank.steps.expansion import augmentation_weights
 from lmk.rerank.steps.geometry import GeometrySettings, check, fused, in_doubt
 from lmk.rerank.steps.penalty import PenaltySettings, rescaled
 from lmk.rerank.steps.ranking import MOST, order_of, ranked
-from lmk.rerank.steps.state import Answering
+from lmk.rerank.steps.state import RankingState
 from lmk.rerank.steps.voting import class_prior, labelled, vote_best
 
 
-class NeighbourhoodStep(BaseModel):
+class DbaStep(BaseModel):
     """Each candidate is compared together with its own nearest gallery pictures.
 
     Scores become the cosines of the augmented pictures (neighbourhoods.py); the neighbours stay
@@ -44,7 +43,7 @@ class NeighbourhoodStep(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    step: Literal["neighbourhood"] = "neighbourhood"
+    step: Literal["dba"] = "dba"
     n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
 
@@ -52,15 +51,15 @@ class NeighbourhoodStep(BaseModel):
         """float64 [n], of the picture itself and its nearest."""
         return augmentation_weights(self.n, self.spread)
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Replaces `scores`."""
-        if facts.neighbourhoods is None or facts.vectors is None:
-            return answering
-        asked = answering.queries
-        scores = facts.neighbourhoods.cosines(
-            asked.embeddings, answering.neighbours, facts.vectors, without=asked.without
+        if context.neighbourhoods is None or context.vectors is None:
+            return state
+        asked = state.queries
+        scores = context.neighbourhoods.cosines(
+            asked.embeddings, state.neighbours, context.vectors, without=asked.without
         )
-        return replace(answering, scores=scores)
+        return replace(state, scores=scores)
 
 
 class RescaleStep(BaseModel):
@@ -75,10 +74,10 @@ class RescaleStep(BaseModel):
 
     step: Literal["rescale"] = "rescale"
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Replaces `scores`."""
-        scores = rescaled(answering.scores, facts.background).astype(np.float32)
-        return replace(answering, scores=scores, background=facts.background)
+        scores = rescaled(state.scores, context.background).astype(np.float32)
+        return replace(state, scores=scores, background=context.background)
 
 
 class PenaltyStep(PenaltySettings):
@@ -86,12 +85,12 @@ class PenaltyStep(PenaltySettings):
 
     step: Literal["penalty"] = "penalty"
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Adds to `penalty`; does nothing where the gallery has no bank."""
-        return answering if facts.penalty is None else _taken_off(answering, facts.penalty)
+        return state if context.penalty is None else _taken_off(state, context.penalty)
 
 
-class BankPenaltyStep(BaseModel):
+class DistractorSimilarityStep(BaseModel):
     """Takes off each gallery picture's own likeness to the bank.
 
     That is B(g), the mean of the m largest cosines of the picture to distractors. From the first
@@ -100,16 +99,16 @@ class BankPenaltyStep(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    step: Literal["bank_penalty"] = "bank_penalty"
+    step: Literal["distractor_similarity"] = "distractor_similarity"
     m: int = Field(default=5, ge=1, le=MOST)
     factor: float = Field(default=1.0, ge=0)
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Adds to `penalty`; does nothing where the gallery has no bank."""
-        if facts.bank_means is None:
-            return answering
-        taken = np.float32(self.factor) * rescaled(facts.bank_means, answering.background)
-        return _taken_off(answering, taken)
+        if context.bank_means is None:
+            return state
+        taken = np.float32(self.factor) * rescaled(context.bank_means, state.background)
+        return _taken_off(state, taken)
 
 
 class GeometryStep(GeometrySettings):
@@ -146,11 +145,13 @@ class GeometryStep(GeometrySettings):
             return XFeat(most=self.points, **sizes)
         return RootSift(most=self.points, **sizes)
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Raises `scores` by the inliers there are: none before `look`."""
-        return replace(answering, scores=fused(answering.scores, answering.inliers, self))
+        return replace(state, scores=fused(state.scores, state.inliers, self))
 
-    def look(self, answering: Answering, answered: Answering, facts: GalleryFacts) -> Answering:
+    def look(
+        self, state: RankingState, answered: RankingState, context: PipelineContext
+    ) -> RankingState:
         """Fills `inliers`, `matches` and `seconds` for the queries in doubt.
 
         Args:
@@ -159,20 +160,20 @@ class GeometryStep(GeometrySettings):
                 put the candidates.
             facts: with the local features of gallery rows.
         """
-        features = answering.queries.features
-        if features is None or facts.row_features is None:
-            return answering
+        features = state.queries.features
+        if features is None or context.row_features is None:
+            return state
         sure = np.isfinite(answered.confidence)
         if np.isfinite(answered.threshold):
             sure = in_doubt(answered.confidence, answered.threshold, self.margin)
-        rows = answering.neighbours.rows[:, : answering.candidates]
-        scores = np.where(rows == NO_ROW, -np.inf, answered.scores[:, : answering.candidates])
+        rows = state.neighbours.rows[:, : state.candidates]
+        scores = np.where(rows == NO_ROW, -np.inf, answered.scores[:, : state.candidates])
         places = order_of(rows, scores.astype(np.float32))[:, : self.top]
-        short = ranked(rows, scores, answering.neighbours.query_ids, self.top)
-        checked = check(short, sure, features, facts.row_features, self)
-        inliers = answering.inliers.copy()
+        short = ranked(rows, scores, state.neighbours.query_ids, self.top)
+        checked = check(short, sure, features, context.row_features, self)
+        inliers = state.inliers.copy()
         np.put_along_axis(inliers, places, checked.inliers, axis=1)
-        return replace(answering, inliers=inliers, matches=checked.matches, seconds=checked.seconds)
+        return replace(state, inliers=inliers, matches=checked.matches, seconds=checked.seconds)
 
 
 class VoteStep(BaseModel):
@@ -201,35 +202,35 @@ class VoteStep(BaseModel):
     prior: float = 0.0
     most: int | None = Field(default=None, ge=1)
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Fills `winner`, `confidence` and `votes`."""
-        rows = answering.neighbours.rows
-        candidates = rows[:, : answering.candidates]
-        scores = answering.scores[:, : answering.candidates]
+        rows = state.neighbours.rows
+        candidates = rows[:, : state.candidates]
+        scores = state.scores[:, : state.candidates]
         result = vote_best(
             candidates,
             scores,
             self.k,
-            facts.label_offsets,
-            facts.label_codes,
+            context.label_offsets,
+            context.label_codes,
             power=self.power,
             temperature=self.temperature,
             most=self.most,
-            scale=class_prior(facts.label_pictures, self.prior) if self.prior else None,
+            scale=class_prior(context.label_pictures, self.prior) if self.prior else None,
         )
         if self.temperature is None:
             confidence = (result.total / self.k) ** (1 / self.power)
         else:
             confidence = (result.shares * np.maximum(scores, 0)).sum(axis=1)
         silent = result.total <= 0
-        known = labelled(candidates[silent], facts.label_offsets)
+        known = labelled(candidates[silent], context.label_offsets)
         best = np.where(known, scores[silent], -np.inf).max(axis=1, initial=-np.inf)
         confidence[silent] = np.minimum(best, 0)
         confidence[result.winner < 0] = -np.inf
         beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
         votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares
         return replace(
-            answering,
+            state,
             winner=result.winner,
             confidence=confidence.astype(np.float32),
             votes=votes,
@@ -253,12 +254,12 @@ class QueryPenaltyStep(BaseModel):
         """Cosines to the bank that it needs."""
         return self.m
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Lowers `confidence`; does nothing where there is no bank to ask."""
-        if answering.likeness is None:
-            return answering
-        likeness = rescaled(mean_of(answering.likeness, self.m), answering.background)
-        return _less_sure(answering, np.float32(self.factor) * likeness)
+        if state.likeness is None:
+            return state
+        likeness = rescaled(mean_of(state.likeness, self.m), state.background)
+        return _less_sure(state, np.float32(self.factor) * likeness)
 
 
 class DemoteStep(BaseModel):
@@ -277,13 +278,13 @@ class DemoteStep(BaseModel):
         """Cosines to the bank that it needs."""
         return self.nth
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Lowers `confidence`; does nothing where there is no bank to ask."""
-        if answering.likeness is None:
-            return answering
-        likeness = rescaled(answering.likeness, answering.background)
+        if state.likeness is None:
+            return state
+        likeness = rescaled(state.likeness, state.background)
         taken = thresholded_demotion(likeness, nth=self.nth, at=self.at, factor=self.factor)
-        return _less_sure(answering, taken)
+        return _less_sure(state, taken)
 
 
 class OverpredictedStep(BaseModel):
@@ -299,10 +300,10 @@ class OverpredictedStep(BaseModel):
     step: Literal["overpredicted"] = "overpredicted"
     limit: int = Field(default=30, ge=1)
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Replaces `confidence`."""
-        confidence = demote_overpredicted(answering.winner, answering.confidence, limit=self.limit)
-        return replace(answering, confidence=confidence)
+        confidence = demote_overpredicted(state.winner, state.confidence, limit=self.limit)
+        return replace(state, confidence=confidence)
 
     def of_all(
         self, labels: Sequence[str | None], confidence: NDArray[np.floating]
@@ -322,16 +323,16 @@ class ThresholdStep(BaseModel):
     step: Literal["threshold"] = "threshold"
     value: float
 
-    def apply(self, answering: Answering, facts: GalleryFacts) -> Answering:
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Sets `threshold`."""
-        return replace(answering, threshold=self.value)
+        return replace(state, threshold=self.value)
 
 
 Step = Annotated[
-    NeighbourhoodStep
+    DbaStep
     | RescaleStep
     | PenaltyStep
-    | BankPenaltyStep
+    | DistractorSimilarityStep
     | GeometryStep
     | VoteStep
     | QueryPenaltyStep
@@ -341,12 +342,37 @@ Step = Annotated[
     Field(discriminator="step"),
 ]
 
+# Names of steps in pipelines that an older lmk saved, and the names now.
+OLD_NAMES = {"neighbourhood": "dba", "bank_penalty": "distractor_similarity"}
+
+
+def with_new_names(settings: Any) -> Any:
+    """Returns the JSON of a list of steps with the names that steps have now."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("steps"), list | tuple):
+        return settings
+    steps = [
+        step | {"step": OLD_NAMES.get(step["step"], step["step"])}
+        if isinstance(step, dict) and isinstance(step.get("step"), str)
+        else step
+        for step in settings["steps"]
+    ]
+    return settings | {"steps": steps}
+
+
+def digest_text(settings: BaseModel) -> str:
+    """Returns the JSON of steps with their first names, for digests that outlive a renaming."""
+    text = settings.model_dump_json()
+    for old, new in OLD_NAMES.items():
+        text = text.replace(f'{{"step":"{new}"', f'{{"step":"{old}"')
+    return text
+
+
 # Where in a pipeline each step makes sense; those of one number may change places.
 ORDER: dict[type[BaseModel], int] = {
-    NeighbourhoodStep: 0,
+    DbaStep: 0,
     RescaleStep: 1,
     PenaltyStep: 2,
-    BankPenaltyStep: 2,
+    DistractorSimilarityStep: 2,
     GeometryStep: 2,
     VoteStep: 3,
     QueryPenaltyStep: 4,
@@ -356,18 +382,18 @@ ORDER: dict[type[BaseModel], int] = {
 }
 
 
-def _taken_off(answering: Answering, of_rows: NDArray[np.float32]) -> Answering:
+def _taken_off(state: RankingState, of_rows: NDArray[np.float32]) -> RankingState:
     """Scores without what is taken off each gallery row, float32 [rows]."""
-    rows = answering.neighbours.rows
+    rows = state.neighbours.rows
     taken = of_rows.take(rows, mode="wrap")  # NO_ROW takes the last one, and
     taken[rows == NO_ROW] = 0
-    return replace(answering, scores=answering.scores - taken, penalty=answering.penalty + taken)
+    return replace(state, scores=state.scores - taken, penalty=state.penalty + taken)
 
 
-def _less_sure(answering: Answering, taken: NDArray[np.float32]) -> Answering:
+def _less_sure(state: RankingState, taken: NDArray[np.float32]) -> RankingState:
     """The confidence without what is taken off each query, float32 [q]."""
     return replace(
-        answering,
-        confidence=(answering.confidence - taken).astype(np.float32),
-        bank=(answering.bank + taken).astype(np.float32),
+        state,
+        confidence=(state.confidence - taken).astype(np.float32),
+        bank=(state.bank + taken).astype(np.float32),
     )

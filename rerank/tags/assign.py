@@ -16,7 +16,7 @@ from lmk.rerank.tags.thresholds import TagThresholds
 LEAST_BOX = 0.5  # score of a box that sets a tag
 
 
-def given_tags(
+def assign_tags(
     scores: NDArray[np.floating],
     names: Sequence[str],
     thresholds: TagThresholds,
@@ -40,7 +40,7 @@ def given_tags(
     """
     if scores.ndim != 2 or (boxes is not None and len(boxes) != len(scores)):
         raise ValueError(f"scores [n, t] and n lists of boxes are needed, got {scores.shape}")
-    closed, values = thresholds.closed(scores, names), thresholds.values(names)
+    closed, values = thresholds.with_ancestors(scores, names), thresholds.values(names)
     result = []
     for i, (own, raised) in enumerate(zip(scores, closed, strict=True)):
         found = {

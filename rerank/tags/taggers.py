@@ -33,7 +33,7 @@ from lmk.embed.tags.head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
 from lmk.index.catalog.layout import CATALOG
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import (
     DemoteStep,
     GeometryStep,
@@ -41,6 +41,7 @@ from lmk.rerank.steps.steps import (
     QueryPenaltyStep,
     ThresholdStep,
     VoteStep,
+    digest_text,
 )
 from lmk.rerank.tags.thresholds import (
     HEAD_SETTING,
@@ -72,7 +73,7 @@ class Tagger(Protocol):
     thresholds: TagThresholds
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """What tells its scores from another tagger's."""
         ...
 
@@ -112,7 +113,7 @@ class HeadTagger:
         self._head = head
         self._keep = keep
         self.thresholds = thresholds or TagThresholds()
-        check_tagger(self.thresholds, self.print, where)
+        check_tagger(self.thresholds, self.fingerprint, where)
 
     @classmethod
     def open(cls, named: Path | None = None) -> HeadTagger:
@@ -158,8 +159,8 @@ class HeadTagger:
         return cls(embedder, head, gallery.path, _keeper(gallery.path, HEAD_SETTING), kept)
 
     @property
-    def print(self) -> str:
-        """See Tagger.print."""
+    def fingerprint(self) -> str:
+        """See Tagger.fingerprint."""
         head = self._head
         content = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes())
         form = f"{head.activation} {head.unit}"
@@ -218,12 +219,12 @@ class VoteTagger:
             remedy = "build it of pictures with tags: a CSV with the columns id, path, tags"
             raise UsageError("no picture of the index has a tag", where=path, remedy=remedy)
         self.thresholds = saved_thresholds(recognizer.gallery, VOTES_SETTING) or TagThresholds()
-        check_tagger(self.thresholds, self.print, path)
+        check_tagger(self.thresholds, self.fingerprint, path)
 
     @property
-    def print(self) -> str:
-        """See Tagger.print; pictures may come and go, the steps that make scores may not."""
-        steps = hashlib.sha256(self._steps.model_dump_json().encode()).hexdigest()
+    def fingerprint(self) -> str:
+        """See Tagger.fingerprint; pictures may come and go, the steps that make scores may not."""
+        steps = hashlib.sha256(digest_text(self._steps).encode()).hexdigest()
         return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -231,14 +232,14 @@ class VoteTagger:
         vectors = self.embedder.vectors(features)
         ids = tuple(map(str, range(len(vectors))))
         asked = Embeddings(vectors, ids, self.embedder.fingerprint)
-        facts = self._recognizer.facts
+        context = self._recognizer.context
         found = self._recognizer.search(asked, self._steps.candidates)
-        answers = self._steps.predict(Queries(asked), found, facts)
+        answers = self._steps.predict(QueryBatch(asked), found, context)
         return tag_votes(
             answers.neighbours.rows,
             answers.scores,
-            facts.label_offsets,
-            facts.label_codes,
+            context.label_offsets,
+            context.label_codes,
             len(self.names),
             k=self._voters,
             power=self._power,
@@ -315,7 +316,7 @@ def tag_files(
     *,
     tiles: bool = False,
     detector: Detector | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[TagBatch]:
     """Scores pictures, a batch at a time, in order.
 
@@ -324,7 +325,7 @@ def tag_files(
         files: id and picture of each: a path, or anything else of `lmk.embed.data.sources`.
         tiles: also look at overlapping tiles (embed.tiles), for small things; nine more looks.
         detector: also look for boxes.
-        progress: called with the number of files done.
+        on_progress: called with the number of files done.
     """
     size, looks = tagger.embedder.config.size, 1 + tiles * (2 * TILES - 1) ** 2
 
@@ -357,7 +358,7 @@ def tag_files(
             yield TagBatch(
                 tuple(ids), _scored(tagger, pictures, looks), tuple(boxes), tuple(skipped)
             )
-            progress(start + len(some))
+            on_progress(start + len(some))
 
 
 def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ class TagThresholds(BaseModel):
         confidence: with which the precision was to hold on other pictures; None for as measured.
         tags: by name; others have the default.
         parents: of each tag what follows from it (RelationGraph.parents).
-        tagger: which tagger's scores they are for (Tagger.print); empty for any.
+        tagger: which tagger's scores they are for (Tagger.fingerprint); empty for any.
         default: of tags that nothing was chosen for.
         tiles: they are for scores by tiles (tagging.tag_files).
     """
@@ -101,7 +101,9 @@ class TagThresholds(BaseModel):
             found.append(np.inf if value is None else value)
         return np.array(found, np.float64)
 
-    def closed(self, scores: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.floating]:
+    def with_ancestors(
+        self, scores: NDArray[np.floating], names: Sequence[str]
+    ) -> NDArray[np.floating]:
         """Scores [n, t] by which no tag is below what it follows from."""
         return self.relations.close_scores(scores, names)
 
@@ -115,7 +117,7 @@ class TagThresholds(BaseModel):
             scores: float [n, t]; compared as float64.
             names: of the t tags.
         """
-        over = self.closed(scores, names).astype(np.float64) >= self.values(names)
+        over = self.with_ancestors(scores, names).astype(np.float64) >= self.values(names)
         return close_given(over, names, self.relations)
 
     def with_relations(self, relations: RelationGraph) -> TagThresholds:

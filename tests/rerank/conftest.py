@@ -9,7 +9,7 @@ import pytest
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.view import Allow
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +40,12 @@ def neighbours() -> Callable[..., Neighbours]:
 
 
 @pytest.fixture(scope="session")
-def facts() -> Callable[..., GalleryFacts]:
+def context() -> Callable[..., PipelineContext]:
     """facts("a", "b c", "", penalty=None): the labels of each row, several by blanks."""
 
-    def make(*labels: str, penalty: list[float] | None = None) -> GalleryFacts:
+    def make(*labels: str, penalty: list[float] | None = None) -> PipelineContext:
         taken = None if penalty is None else np.array(penalty, np.float32)
-        return GalleryFacts.of_labels([tuple(text.split()) for text in labels], taken)
+        return PipelineContext.of_labels([tuple(text.split()) for text in labels], taken)
 
     return make
 

@@ -17,7 +17,7 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.fit.calibration import Calibration
 from lmk.rerank.fit.fit import save_calibration, save_pipeline
-from lmk.rerank.fit.saved import saved_bank, saved_calibration, saved_pipeline
+from lmk.rerank.fit.saved import saved_calibration, saved_distractors, saved_pipeline
 from lmk.rerank.indexing.build import add_pictures, build_index, compact_index, remove_pictures
 from lmk.rerank.indexing.merge import merge_indexes
 from lmk.rerank.indexing.repair import repair_index
@@ -25,9 +25,9 @@ from lmk.rerank.indexing.sync import sync_index
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.pipeline import DEFAULT_STEPS, Pipeline
 from lmk.rerank.steps.steps import (
-    BankPenaltyStep,
+    DbaStep,
+    DistractorSimilarityStep,
     GeometryStep,
-    NeighbourhoodStep,
     PenaltyStep,
     QueryPenaltyStep,
     RescaleStep,
@@ -36,10 +36,10 @@ from lmk.rerank.steps.steps import (
 
 ALL = Pipeline(
     steps=(
-        NeighbourhoodStep(n=2),
+        DbaStep(n=2),
         RescaleStep(),
         PenaltyStep(top=3, min_n=1, max_n=3, counts="raw"),
-        BankPenaltyStep(m=2, factor=0.3),
+        DistractorSimilarityStep(m=2, factor=0.3),
         GeometryStep(top=3, margin=9, points=200, longest=200),
         VoteStep(k=2),
         QueryPenaltyStep(m=2),
@@ -70,17 +70,17 @@ def test_what_is_saved_is_what_is_learnt_now(index: Path, photos: Path) -> None:
     with Recognizer.open(index, pipeline=ALL) as recognizer:
         assert recognizer.calibration is None  # it is of other steps
         now = recognizer.query(asked)[0]
-        facts = recognizer.facts
+        context = recognizer.context
     learnt = save_pipeline(index, ALL)
     with Recognizer.open(index) as recognizer:
         assert recognizer.pipeline == learnt.pipeline
         assert recognizer.pipeline.with_threshold(None) == ALL
-        saved = recognizer.facts
-        assert facts.neighbourhoods is not None and saved.neighbourhoods is not None
-        np.testing.assert_array_equal(facts.neighbourhoods.rows, saved.neighbourhoods.rows)
-        assert facts.bank_means is not None and facts.penalty is not None
-        np.testing.assert_allclose(facts.bank_means, saved.bank_means, atol=1e-6)
-        np.testing.assert_allclose(facts.penalty, saved.penalty, atol=1e-6)
+        saved = recognizer.context
+        assert context.neighbourhoods is not None and saved.neighbourhoods is not None
+        np.testing.assert_array_equal(context.neighbourhoods.rows, saved.neighbourhoods.rows)
+        assert context.bank_means is not None and context.penalty is not None
+        np.testing.assert_allclose(context.bank_means, saved.bank_means, atol=1e-6)
+        np.testing.assert_allclose(context.penalty, saved.penalty, atol=1e-6)
         again = recognizer.query(asked)[0]
         np.testing.assert_array_equal(again.inliers, now.inliers)
         np.testing.assert_allclose(again.confidence, now.confidence, atol=1e-6)
@@ -126,7 +126,7 @@ class TestGeometry:
     def test_no_step_no_features(self, index: Path, photos: Path) -> None:
         with Recognizer.open(index) as recognizer:
             assert recognizer.features_of([photos]) is None
-            assert recognizer.facts.row_features is None
+            assert recognizer.context.row_features is None
 
     def test_xfeat_that_is_not_installed(
         self, index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
@@ -209,17 +209,17 @@ def test_distractors_that_a_gallery_holds_are_not_used(
                          distractors=read_manifest(both))  # fmt: skip
     assert report.shared == ("distractor:same",) and report.distractors == 9
     with Gallery.open(index) as gallery, Gallery.open(tmp_path / "g.lmk") as other:
-        assert saved_bank(other).mask.sum() == 8 == len(other.role_rows("distractor")) - 1
+        assert saved_distractors(other).mask.sum() == 8 == len(other.role_rows("distractor")) - 1
         expected = gallery.array("penalty")
         assert expected is not None
         np.testing.assert_allclose(other.array("penalty")[:20], expected[:20], atol=1e-6)  # type: ignore[index]
         assert saved_pipeline(other).threshold() == saved_pipeline(gallery).threshold()
     assert add_pictures(index, same, role="distractor").shared == ("distractor:same",)
     with Gallery.open(index) as gallery:
-        assert saved_bank(gallery).mask.sum() == 8
+        assert saved_distractors(gallery).mask.sum() == 8
     remove_pictures(index, ["place_2/1.jpg"])
     with Gallery.open(index) as gallery:
-        assert saved_bank(gallery).mask.sum() == 9
+        assert saved_distractors(gallery).mask.sum() == 9
     synced = sync_index(index, read_manifest(photos / "gallery"), distractors=bank)
     assert synced.shared == () and synced.removed == 1
 

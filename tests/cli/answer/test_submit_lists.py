@@ -14,7 +14,7 @@ from lmk.rerank.lists.retrieval import Retrieval, saved_retrieval
 
 Run = Callable[..., object]
 LISTS = ("submit", "queries", "-i", "sample.lmk", "-o", "s.csv", "--task", "retrieval")
-TWO = {"steps": [{"step": "neighbourhood", "n": 2}], "k": 2}
+TWO = {"steps": [{"step": "dba", "n": 2}], "k": 2}
 
 
 def lists(path: Path) -> dict[str, list[str]]:
@@ -43,7 +43,7 @@ def test_an_index_keeps_its_steps_until_the_default_comes_back(lmk: Run, here: P
     assert json.loads(done.out)["retrieval"] == Retrieval.model_validate(TWO).model_dump(
         mode="json"
     )
-    assert "neighbourhood (n 2" in lmk("info", "sample.lmk").out
+    assert "dba (n 2" in lmk("info", "sample.lmk").out
     assert lmk(*LISTS).code == 0
     kept = lists(here / "s.csv")
     assert {len(found) for found in kept.values()} == {2}

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from lmk.cli.data.check_page import check_lines
 from lmk.embed.data.manifest import Row
-from lmk.eval.check.gallery_check import KINDS, Finding, GalleryCheck
+from lmk.eval.check.gallery_check import KINDS, DataFinding, GalleryCheck
 
 REAL_KEYS = {"pictures", "photos", "other_files", "k", "skewness", "counts", "findings"}
 
@@ -179,8 +179,8 @@ def test_all_files_unreadable(check, tmp_path):
 def test_long_findings_are_shortened_on_a_line():
     rows = tuple(Row(f"{n}", f"{n}.jpg") for n in range(6))
     findings = (
-        Finding("duplicate", 1.0, rows, "6 equal files"),
-        Finding("hub", 5.0, rows, "among many"),
+        DataFinding("duplicate", 1.0, rows, "6 equal files"),
+        DataFinding("hub", 5.0, rows, "among many"),
     )
     lines = check_lines(GalleryCheck(60, 55, findings, 10, 2.5), 5)
     assert lines[0] == (

@@ -46,7 +46,7 @@ def test_its_files_belong_together(tagger: HeadTagger) -> None:
     """The thresholds are of this head, whose features are those of this network."""
     assert len(tagger.names) == 18 and {"person", "traffic_light"} < set(tagger.names)
     assert set(tagger.thresholds.tags) == set(tagger.names)
-    assert tagger.thresholds.tagger == tagger.print
+    assert tagger.thresholds.tagger == tagger.fingerprint
     assert (tagger.thresholds.min_precision, tagger.thresholds.min_recall) == (0.9, 0.5)
     assert any(one.reached for one in tagger.thresholds.tags.values())
     folder = shipped_tagger()
@@ -87,7 +87,7 @@ def test_other_thresholds_are_of_a_copy(lmk: Run, here: Path, labelled: Path) ->
     assert thresholds.read_bytes() == before
     copy = HeadTagger.open(here / "mine")
     assert copy.thresholds.tags["dog"].reached and copy.thresholds.min_precision == 0.4
-    assert copy.print == HeadTagger.open(NAME).print
+    assert copy.fingerprint == HeadTagger.open(NAME).fingerprint
     done = lmk("tag", "gallery", "--tagger", "mine", "-o", "found.csv")
     assert done.code == 0
     given = [line.rpartition(",")[2] for line in (here / "found.csv").read_text().splitlines()]
@@ -128,7 +128,7 @@ def test_an_index_brings_it_along(sample: Path, tmp_path: Path, tagger: HeadTagg
     build_index(read_manifest(sample / "gallery"), index, Embedder.named(DEFAULT_TAGGER))
     with Recognizer.open(index) as recognizer:
         own = HeadTagger.of_index(recognizer)
-    assert own is not None and own.print == tagger.print
+    assert own is not None and own.fingerprint == tagger.fingerprint
     assert own.thresholds == tagger.thresholds
     with open_tagger(index) as opened:
         assert opened.names == tagger.names

@@ -22,7 +22,7 @@ from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.steps import (
-    NeighbourhoodStep,
+    DbaStep,
     PenaltyStep,
     RescaleStep,
     ThresholdStep,
@@ -33,7 +33,7 @@ from lmk.rerank.tags.thresholds import TagThreshold, TagThresholds
 
 Run = Callable[..., object]
 Table = Callable[..., Path]
-SCORED = (NeighbourhoodStep(), RescaleStep(), PenaltyStep())  # of an index unless told otherwise
+SCORED = (DbaStep(), RescaleStep(), PenaltyStep())  # of an index unless told otherwise
 
 
 @pytest.fixture(scope="session")
@@ -302,7 +302,7 @@ class TestThresholds:
 
     def test_those_of_other_steps_are_refused(self, tag_index: Path) -> None:
         with open_tagger(tag_index, votes=True) as opened:
-            opened.save(TagThresholds(tagger=opened.print))
+            opened.save(TagThresholds(tagger=opened.fingerprint))
         for kept, steps in (
             (True, (*SCORED, VoteStep(k=2), ThresholdStep(value=0.7))),
             (False, (*SCORED[:-1], PenaltyStep(top=3), VoteStep())),
@@ -355,7 +355,7 @@ class TestQuery:
         assert json.loads(line)["tags"] == alone["tags"]
         with open_tagger(here / "mine.lmk") as own, open_tagger(tagger) as first:
             assert own.names == first.names
-            assert own.print == first.print
+            assert own.fingerprint == first.fingerprint
             assert own.thresholds.model_dump() == first.thresholds.model_dump()
             own.save(own.thresholds.model_copy(update={"default": 0.25}))
         with open_tagger(here / "mine.lmk") as own:

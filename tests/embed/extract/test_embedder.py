@@ -27,7 +27,7 @@ from lmk.embed.network import fingerprint as fingerprint_module
 from lmk.embed.network.backbone import build_backbone
 from lmk.embed.network.config import preset_names, shipped_weights
 from lmk.embed.network.runtime import OpenVinoRuntime, TorchRuntime, export_graph
-from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.network.whitening import fit_whitening
 from lmk.embed.weights import read_state
 
 Render = Callable[..., np.ndarray]
@@ -224,7 +224,7 @@ class TestFolder:
         self, tiny: Embedder, folder: Path, squares: list[np.ndarray], tmp_path: Path
     ) -> None:
         features = run(tiny, squares)
-        white = tiny.with_whitening(learn_whitening(features))
+        white = tiny.with_whitening(fit_whitening(features))
         assert white.dim == 8 and tiny.dim == 96
         assert white.fingerprint != tiny.fingerprint
         assert white.feature_fingerprint == tiny.feature_fingerprint
@@ -312,7 +312,7 @@ class TestFolder:
     def test_a_damaged_whitening(
         self, tiny: Embedder, squares: list[np.ndarray], tmp_path: Path
     ) -> None:
-        tiny.with_whitening(learn_whitening(run(tiny, squares))).save(tmp_path)
+        tiny.with_whitening(fit_whitening(run(tiny, squares))).save(tmp_path)
         (tmp_path / "SHA256SUMS").unlink()  # as of an older lmk
         path = tmp_path / "whitening.safetensors"
         whole = path.read_bytes()

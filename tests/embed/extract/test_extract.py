@@ -260,7 +260,7 @@ class TestExtract:
     def test_order_features_and_skipped(self, gallery: Path, tiny: Embedder, store: Store) -> None:
         manifest = read_manifest(gallery)
         seen: list[int] = []
-        result = extract(manifest, tiny, kept := store(), progress=seen.append)
+        result = extract(manifest, tiny, kept := store(), on_progress=seen.append)
         good = [row for row in manifest.rows if row.path not in
                 ("place_1/1b.jpg", "place_1/empty.jpg")]  # fmt: skip
         assert [picture.row for picture in result.pictures] == good and result.computed == 12
@@ -340,7 +340,7 @@ class TestExtract:
                 raise stop
 
         with pytest.raises(stop):
-            extract(read_manifest(gallery), tiny, store(), progress=progress)
+            extract(read_manifest(gallery), tiny, store(), on_progress=progress)
         assert cv2.getNumThreads() > 0
         result = extract(read_manifest(gallery), tiny, store())
         assert len(result.pictures) == 12 and 0 < result.computed <= 8
@@ -363,7 +363,7 @@ class TestExtract:
 
         monkeypatch.setattr(extract_module, "_read", counted)
         monkeypatch.setattr(extract_module, "available_cores", lambda: 2)
-        extract(Manifest(gallery, rows), tiny, store(), progress=progress)
+        extract(Manifest(gallery, rows), tiny, store(), on_progress=progress)
         assert started == [300]
         assert most[0] <= 2 * 8 + 2 * available_cores() + 1
 
@@ -374,7 +374,7 @@ class TestExtract:
         cv2.setNumThreads(3)
         try:
             extract(read_manifest(gallery), tiny, store(),
-                    progress=lambda done: inside.append(cv2.getNumThreads()))  # fmt: skip
+                    on_progress=lambda done: inside.append(cv2.getNumThreads()))  # fmt: skip
             assert set(inside) == {1} and cv2.getNumThreads() == 3
         finally:
             cv2.setNumThreads(before)
@@ -404,7 +404,7 @@ class TestStream:
         manifest = read_manifest(gallery)
         result = extract(manifest, tiny, kept := store())
         seen: list[int] = []
-        parts = list(extract_stream(manifest, tiny, batch=batch, progress=seen.append))
+        parts = list(extract_stream(manifest, tiny, batch=batch, on_progress=seen.append))
         sizes = [len(embeddings) for embeddings, _ in parts]
         assert all(size == batch for size in sizes[:-1]) and sum(sizes) == 12
         ids = [id_ for embeddings, _ in parts for id_ in embeddings.ids]

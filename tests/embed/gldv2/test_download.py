@@ -41,7 +41,7 @@ def only_target_left(target: Path) -> bool:
 
 def test_a_good_server(server, target):
     seen = []
-    got = fetch(server.url + NAME, target, md5=MD5, progress=lambda *at: seen.append(at))
+    got = fetch(server.url + NAME, target, md5=MD5, on_progress=lambda *at: seen.append(at))
     assert (got.size, got.md5) == (len(BODY), MD5)
     assert target.read_bytes() == BODY
     assert only_target_left(target)
@@ -247,7 +247,7 @@ def test_stop_leaves_what_can_be_resumed(server, faults, target):
     stop = threading.Event()
     server.faults[NAME] = [faults.stall(100_000)]
     with pytest.raises(StoppedError):
-        fetch(server.url + NAME, target, stop=stop, progress=lambda done, total: stop.set())
+        fetch(server.url + NAME, target, stop=stop, on_progress=lambda done, total: stop.set())
     with pytest.raises(StoppedError):
         fetch(server.url + NAME, target, stop=stop)
     assert len(server.log) == 1

@@ -17,7 +17,7 @@ from lmk.embed.data.manifest import Manifest, read_manifest
 from lmk.embed.embeddings import unit_rows
 from lmk.embed.errors import ManifestError
 from lmk.embed.extract.embedder import Embedder
-from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.network.whitening import fit_whitening
 from lmk.embed.train import build_tasks
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
@@ -78,7 +78,7 @@ def test_the_ensemble(
     }
     first = unit_rows(units["one", 48] + units["one", 64])
     both = np.concatenate([first, units["two", 64]], axis=1)
-    expected = learn_whitening(both, DIM, SETTINGS.power).apply(both)
+    expected = fit_whitening(both, DIM, SETTINGS.power).apply(both)
     assert taught.vectors.shape == (28, DIM) and taught.known.all() and not taught.skipped
     cosines = (taught.vectors.astype(np.float32) * expected).sum(axis=1)
     assert cosines.min() > 0.999
@@ -166,7 +166,7 @@ def test_a_run(
         run,
         device="cpu",
         features=store,
-        progress=lambda stage, done, total: asked.append(stage),
+        on_progress=lambda stage, done, total: asked.append(stage),
     )
     assert {"teacher one at 48 px", "teacher two at 64 px", "training"} <= set(asked)
     losses = [float(row["distillation"]) for row in result.epochs]

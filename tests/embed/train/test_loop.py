@@ -139,7 +139,9 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_never_was(
     parts = tmp_path / "parts"
     for steps in (2, 5, 11):
         with pytest.raises(Stopped):
-            train(config, [gallery], parts, resume=True, device="cpu", progress=stop_after(steps))
+            train(
+                config, [gallery], parts, resume=True, device="cpu", on_progress=stop_after(steps)
+            )
         assert not (parts / "config.json").exists()
     train(config, [gallery], parts, resume=True, device="cpu")
     assert losses(parts) == losses(tmp_path / "whole")

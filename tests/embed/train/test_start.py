@@ -16,7 +16,7 @@ from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.errors import ManifestError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.heads import EmbeddingNetwork
-from lmk.embed.network.whitening import learn_whitening
+from lmk.embed.network.whitening import fit_whitening
 from lmk.embed.train import initialise as start_module
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
@@ -118,7 +118,7 @@ def test_the_neck_is_the_whitening_of_the_training_pictures(
     ).eval()
     embedder = Embedder.of(config.model_copy(update={"neck": None, "neck_form": "norm"}), plain)
     features = embedder.embed(files(gallery, bank))[0].vectors
-    expected = learn_whitening(features, DIM, 0.5).apply(features)
+    expected = fit_whitening(features, DIM, 0.5).apply(features)
     own = Embedder.of(config, network).embed(files(gallery, bank))[0].vectors
     # Components may differ in sign, cosines do not; features are kept as float16.
     np.testing.assert_allclose(own @ own.T, expected @ expected.T, atol=0.02)
@@ -194,7 +194,7 @@ def test_the_recipe_goes_on_as_if_it_never_was_stopped(
                 raise Stopped
 
         with pytest.raises(Stopped):
-            run(config, both, parts, store, resume=True, progress=stop)
+            run(config, both, parts, store, resume=True, on_progress=stop)
     run(config, both, parts, store, resume=True)
     rows = [read_log(folder / "training" / "steps.csv") for folder in (whole, parts)]
     assert rows[0] == rows[1] and len(rows[0]) == 10

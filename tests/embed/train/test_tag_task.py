@@ -181,7 +181,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_never_was(
     parts = tmp_path / "parts"
     for steps in (2, 7):
         with pytest.raises(Stopped):
-            train(config, [tagged], parts, resume=True, device="cpu", progress=stop_after(steps))
+            train(config, [tagged], parts, resume=True, device="cpu", on_progress=stop_after(steps))
     train(config, [tagged], parts, resume=True, device="cpu")
     assert losses(parts) == losses(tmp_path / "whole")
     for name in ("weights.safetensors", "tags.safetensors", "training/last.safetensors"):

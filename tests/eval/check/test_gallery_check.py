@@ -18,7 +18,7 @@ from lmk.embed.extract.extract import Extracted, Extraction
 from lmk.eval.check import gallery_check
 from lmk.eval.check.gallery_check import (
     KINDS,
-    Finding,
+    DataFinding,
     GalleryCheck,
     check_gallery,
     k_occurrence,
@@ -69,7 +69,7 @@ def direction(axis: int, noise: int = 0, much: float = 0.2) -> np.ndarray:
     return np.eye(8)[axis] + np.random.default_rng([axis, noise]).normal(0, much / 3, 8)
 
 
-def ids(finding: Finding) -> list[str]:
+def ids(finding: DataFinding) -> list[str]:
     return [row.id for row in finding.pictures]
 
 
@@ -324,7 +324,7 @@ def test_progress_counts_the_pairs_compared(gallery):
     for n in range(13):
         gallery.add(f"p{n:02}", "A", ALIKE)
     calls: list[tuple[str, int, int]] = []
-    gallery.check(progress=lambda *call: calls.append(call))
+    gallery.check(on_progress=lambda *call: calls.append(call))
     assert calls[-1][1] == calls[-1][2] > 0
     assert [call[1] for call in calls] == sorted(call[1] for call in calls)
 
@@ -353,6 +353,6 @@ def test_embeddings_of_other_pictures_are_refused(gallery):
 
 def test_a_finding_checks_itself():
     with pytest.raises(ValueError, match="no kind"):
-        Finding("odd", 1.0, (Row("a", "a.jpg"),), "note")
+        DataFinding("odd", 1.0, (Row("a", "a.jpg"),), "note")
     with pytest.raises(ValueError, match="at least one"):
-        Finding("hub", 1.0, (), "note")
+        DataFinding("hub", 1.0, (), "note")

@@ -12,8 +12,8 @@ from lmk.embed.errors import UsageError
 from lmk.eval.tune.calibration_cv import calibrated, of_rows, with_distractors
 from lmk.eval.tune.grid import stratified_folds
 from lmk.rerank.fit.calibration import (
-    Answers,
-    Asked,
+    AskedPhotos,
+    ScoredAnswers,
     calibrate,
     expected_calibration_error,
     operating_point,
@@ -21,13 +21,13 @@ from lmk.rerank.fit.calibration import (
 )
 
 
-def answers_of(n: int, seed: int, *, noise: float) -> Answers:
+def answers_of(n: int, seed: int, *, noise: float) -> ScoredAnswers:
     """Half landmarks; right answers are surer by 1 than wrong ones, blurred by noise."""
     chance = np.random.default_rng(seed)
     landmark = np.arange(n) % 2 == 0
     right = landmark & (chance.random(n) < 0.9)
     confidence = (right + noise * chance.normal(size=n)).astype(np.float32)
-    return Answers.of(confidence, right, landmark)
+    return ScoredAnswers.of(confidence, right, landmark)
 
 
 precise = partial(threshold_for, precision=0.95)
@@ -95,7 +95,7 @@ def test_two_of_each_are_enough(seed: int) -> None:
     confidence = np.array([0.9, 0.1, 0.8, 0.2, -np.inf, -np.inf], np.float32)
     right = np.array([True, False, True, False, False, False])
     landmark = np.array([True, True, True, False, False, True])
-    found = calibrated(Answers.of(confidence, right, landmark), precise, seed=seed)
+    found = calibrated(ScoredAnswers.of(confidence, right, landmark), precise, seed=seed)
     assert found.folds == 4
     assert found.point.precision == 1
     assert found.point.recall == 0.5
@@ -107,7 +107,7 @@ def test_two_of_each_are_enough(seed: int) -> None:
 )
 def test_fewer_are_refused(right: list[bool], words: str) -> None:
     confidence = np.array([0.9, 0.1, 0.2], np.float32)
-    answers = Answers.of(confidence, np.array(right), np.ones(3, bool))
+    answers = ScoredAnswers.of(confidence, np.array(right), np.ones(3, bool))
     with pytest.raises(UsageError, match=words):
         calibrated(answers, precise)
 
@@ -115,7 +115,7 @@ def test_fewer_are_refused(right: list[bool], words: str) -> None:
 def test_copies_count_once() -> None:
     confidence = np.array([0.9, 0.9, 0.1, 0.2], np.float32)
     right = np.array([True, True, False, False])
-    answers = Answers.of(confidence, right, np.ones(4, bool))
+    answers = ScoredAnswers.of(confidence, right, np.ones(4, bool))
     assert calibrated(answers, precise).folds == 4
     with pytest.raises(UsageError, match="1 right and 2 wrong"):
         calibrated(replace(answers, photo=np.array([0, 0, 1, 2])), precise)
@@ -124,13 +124,15 @@ def test_copies_count_once() -> None:
 def test_distractors_weigh_as_what_is_missing() -> None:
     """Six photos of landmarks and one of none: distractors weigh five, two copies as one of two."""
     landmark = np.array([True] * 6 + [False])
-    answers = Answers.of(np.linspace(0, 1, 7, dtype=np.float32), landmark, landmark)
-    asked = Asked(np.array([0.1, 0.2, 0.3], np.float32), np.array([0, 1, 1]))
+    answers = ScoredAnswers.of(np.linspace(0, 1, 7, dtype=np.float32), landmark, landmark)
+    asked = AskedPhotos(np.array([0.1, 0.2, 0.3], np.float32), np.array([0, 1, 1]))
     got = with_distractors(answers, asked)
     np.testing.assert_allclose(got.weight, [1] * 7 + [2.5, 1.25, 1.25])
     assert got.photo.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
     assert not got.landmark[6:].any() and not got.right[6:].any()
-    nobody = Asked(np.zeros(0, np.float32), np.zeros(0, np.int64))
+    nobody = AskedPhotos(np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert with_distractors(answers, nobody) is answers
-    others = Answers.of(answers.confidence, ~landmark, ~landmark)  # one of a landmark, six of none
+    others = ScoredAnswers.of(
+        answers.confidence, ~landmark, ~landmark
+    )  # one of a landmark, six of none
     assert with_distractors(others, asked) is others

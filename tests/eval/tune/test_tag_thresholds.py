@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmk.embed.tags.hierarchy import RelationGraph
-from lmk.eval.tune.tag_thresholds import learn_thresholds
+from lmk.eval.tune.tag_thresholds import fit_thresholds
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tags.json").read_text())["thresholds"]
 SCORES, TRUTH = np.array(GOLDEN["scores"]), np.array(GOLDEN["truth"], np.bool_)
@@ -17,7 +17,7 @@ SCORES, TRUTH = np.array(GOLDEN["scores"]), np.array(GOLDEN["truth"], np.bool_)
 
 @pytest.mark.parametrize("target", GOLDEN["targets"])
 def test_golden_thresholds(target: dict[str, float]) -> None:
-    learnt = learn_thresholds(
+    learnt = fit_thresholds(
         SCORES[:, None], TRUTH[:, None], ["a"],
         min_precision=target["precision"], min_recall=target["recall"],
     )  # fmt: skip
@@ -30,7 +30,7 @@ def test_golden_thresholds(target: dict[str, float]) -> None:
 def test_a_tag_of_no_picture_keeps_the_default_and_is_named() -> None:
     scores = np.array([[0.9, 0.8], [0.2, 0.7]])
     truth = np.array([[True, False], [False, False]])
-    learnt = learn_thresholds(scores, truth, ["one", "none"], tagger="x")
+    learnt = fit_thresholds(scores, truth, ["one", "none"], tagger="x")
     assert learnt.tags["one"].model_dump() == {
         "value": 0.9, "pictures": 1, "precision": 1.0, "recall": 1.0, "reached": True,
     }  # fmt: skip
@@ -41,7 +41,7 @@ def test_a_tag_of_no_picture_keeps_the_default_and_is_named() -> None:
 
 def test_a_tag_that_cannot_be_told_is_never_given() -> None:
     scores = np.array([[0.9], [0.2]])
-    learnt = learn_thresholds(scores, np.array([[False], [True]]), ["a"])
+    learnt = fit_thresholds(scores, np.array([[False], [True]]), ["a"])
     assert learnt.tags["a"].value is None
     assert not learnt.given(scores, ["a"]).any()
     assert learnt.failed == ("a",)
@@ -52,10 +52,10 @@ def test_relations_close_scores_and_truth() -> None:
     names, relations = ["forest", "tree"], RelationGraph({"forest": ["tree"]})
     scores = np.array([[0.9, 0.1], [0.2, 0.6], [0.1, 0.3]])
     truth = np.array([[True, False], [False, True], [False, False]])
-    learnt = learn_thresholds(scores, truth, names, relations=relations)
+    learnt = fit_thresholds(scores, truth, names, relations=relations)
     assert (learnt.tags["tree"].pictures, learnt.tags["tree"].value) == (2, 0.6)
     assert learnt.given(scores, names).tolist() == [[True, True], [False, True], [False, False]]
-    plain = learn_thresholds(scores, truth, names)
+    plain = fit_thresholds(scores, truth, names)
     assert plain.tags["tree"].pictures == 1
 
 
@@ -64,10 +64,10 @@ def test_a_parent_that_is_to_be_sure() -> None:
     names, relations = ["forest", "tree"], RelationGraph({"forest": ["tree"]})
     scores = np.array([[0.9, 0.2]] * 6 + [[0.1, 0.8]] * 4 + [[0.0, 0.1]] * 10)
     truth = np.array([[True, True]] * 6 + [[False, True]] * 4 + [[False, False]] * 10)
-    learnt = learn_thresholds(scores, truth, names, confidence=0.8, relations=relations)
+    learnt = fit_thresholds(scores, truth, names, confidence=0.8, relations=relations)
     assert learnt.confidence == 0.8 and learnt.failed == learnt.unsure == ("forest",)
     assert learnt.tags["forest"].value == 0.9 and learnt.tags["tree"].reached
-    both = learn_thresholds(scores, truth, names, relations=relations)
+    both = fit_thresholds(scores, truth, names, relations=relations)
     assert both.failed == () and both.confidence is None
 
 
@@ -76,7 +76,7 @@ def test_what_a_parent_reaches_counts_what_its_children_bring_along() -> None:
     names, relations = ["forest", "tree"], RelationGraph({"forest": ["tree"]})
     scores = np.array([[0.9, 0.0]] * 3 + [[0.5, 0.0]] * 3 + [[0.0, 0.95]] * 2)
     truth = np.repeat([[True, True, True, True, False, False, False, False]], 2, axis=0).T
-    learnt = learn_thresholds(
+    learnt = fit_thresholds(
         scores, truth, names, min_precision=0.6, min_recall=0.5, relations=relations
     )
     assert learnt.tags["forest"].model_dump() == {
@@ -91,8 +91,8 @@ def test_what_a_parent_reaches_counts_what_its_children_bring_along() -> None:
 
 def test_what_is_wrong_is_refused() -> None:
     with pytest.raises(ValueError, match="no picture has a true tag"):
-        learn_thresholds(SCORES[:, None], np.zeros((6, 1), np.bool_), ["a"])
+        fit_thresholds(SCORES[:, None], np.zeros((6, 1), np.bool_), ["a"])
     with pytest.raises(ValueError, match="targets"):
-        learn_thresholds(SCORES[:, None], TRUTH[:, None], ["a"], min_precision=2)
+        fit_thresholds(SCORES[:, None], TRUTH[:, None], ["a"], min_precision=2)
     with pytest.raises(ValueError, match="names"):
-        learn_thresholds(SCORES[:, None], TRUTH[:, None], ["a", "b"])
+        fit_thresholds(SCORES[:, None], TRUTH[:, None], ["a", "b"])

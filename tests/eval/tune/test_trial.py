@@ -58,7 +58,7 @@ def test_photos_come_by_rising_id_with_what_they_show(
 ) -> None:
     bad = replace(asked, rows=(*asked.rows, Row("a", "none.jpg")))
     done: list[int] = []
-    known = read_known_photos(bad, recognizer, progress=done.append)
+    known = read_known_photos(bad, recognizer, on_progress=done.append)
     assert known.embeddings.ids == tuple(sorted(row.id for row in asked.rows))
     assert [skip.path for skip in known.skipped] == ["none.jpg"]
     assert done[-1] == len(bad)
@@ -119,7 +119,7 @@ def test_each_pipeline_answers_as_it_would_alone(recognizer: Recognizer, asked: 
     points = Pipeline(steps=(GeometryStep(extractor="rootsift", weight=0.5), VoteStep()))
     pipelines = [*default_grid()[::3], points, Pipeline(candidates=3)]
     done: list[int] = []
-    tried = try_pipelines(recognizer, pipelines, known, progress=done.append)
+    tried = try_pipelines(recognizer, pipelines, known, on_progress=done.append)
     assert done == list(range(1, len(pipelines) + 1))
     for pipeline, found in zip(pipelines, tried, strict=True):
         alone = Recognizer(recognizer.gallery, recognizer.embedder, pipeline)

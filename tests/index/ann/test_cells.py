@@ -19,7 +19,7 @@ from lmk.index.ann import searcher as ann_searcher
 from lmk.index.ann.cells import CellIndex
 from lmk.index.ann.cells_build import Cells
 from lmk.index.ann.faiss_factory import number_of_cells
-from lmk.index.ann.index_files import Among, Known
+from lmk.index.ann.index_files import PreviousResult, SearchFilter
 from lmk.index.ann.searcher import ApproximateSearcher
 from lmk.index.exact import tiles
 from lmk.index.vectors.derived_files import DerivedFiles
@@ -102,7 +102,7 @@ def test_all_cells_are_exact_search(
     view = view_of(vectors, cut=rows // 3)
     index = index_of(view)
     allowed = np.random.default_rng(seed).random(rows) < share
-    among = Among.of(index.built, allowed)
+    among = SearchFilter.of(index.built, allowed)
     asked = pictures(queries, seed + 1, dim)
     found = index.nearest(asked, k, k, index.efforts[-1], among)
     expected = brute(view, asked, k, allowed[None].repeat(queries, 0))
@@ -133,7 +133,7 @@ def test_some_cells_are_exact_search_in_those(effort: int, queries: int) -> None
     index = index_of(view)
     asked = pictures(queries, 2)
     inside = visited(index, asked, effort)
-    found = index.nearest(asked, 10, 10, effort, Among.of(index.built, view.mask))
+    found = index.nearest(asked, 10, 10, effort, SearchFilter.of(index.built, view.mask))
     check_same(found, brute(view, asked, 10, inside))
     assert 0 < inside.mean() < 0.6
 
@@ -142,10 +142,10 @@ def test_some_cells_are_exact_search_in_those(effort: int, queries: int) -> None
 def test_going_on_is_searching_with_more_effort(share: float) -> None:
     view = view_of(pictures(1500, 1))
     index = index_of(view)
-    among = Among.of(index.built, np.random.default_rng(0).random(1500) < share)
+    among = SearchFilter.of(index.built, np.random.default_rng(0).random(1500) < share)
     asked = pictures(200, 2)
     first = index.nearest(asked, 30, 30, 2, among)
-    more = index.nearest(asked, 30, 30, 9, among, Known(*first, 2))
+    more = index.nearest(asked, 30, 30, 9, among, PreviousResult(*first, 2))
     at_once = index.nearest(asked, 30, 30, 9, among)
     np.testing.assert_array_equal(more[0], at_once[0])
     np.testing.assert_array_equal(more[1], at_once[1])
@@ -155,7 +155,7 @@ def test_going_on_is_searching_with_more_effort(share: float) -> None:
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     view = view_of(pictures(1500, 1), cut=700)
     index = index_of(view)
-    among = Among.of(index.built, view.mask)
+    among = SearchFilter.of(index.built, view.mask)
     asked = pictures(300, 2)
     one = index.nearest(asked, 10, 10, 4, among)
     monkeypatch.setattr(cells, "_LEAST_VISITS", 1)
@@ -170,13 +170,13 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_queries_in_blocks_where_much_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     view = view_of(pictures(1500, 1))
     index = index_of(view)
-    among = Among.of(index.built, view.mask)
+    among = SearchFilter.of(index.built, view.mask)
     asked = pictures(100, 2)
     whole = index.nearest(asked, 10, 10, 4, among)
-    onward = index.nearest(asked, 10, 10, 9, among, Known(*whole, 4))
+    onward = index.nearest(asked, 10, 10, 9, among, PreviousResult(*whole, 4))
     monkeypatch.setattr(cells, "_MEMORY", 12 * cells._room(10) * 7)
     np.testing.assert_array_equal(index.nearest(asked, 10, 10, 4, among), whole)
-    known = Known(*whole, 4)
+    known = PreviousResult(*whole, 4)
     np.testing.assert_array_equal(index.nearest(asked, 10, 10, 9, among, known), onward)
 
 
@@ -225,7 +225,7 @@ class Told(list[str]):
 def open_(view: View) -> tuple[np.ndarray, bool]:
     """The rows that a searcher finds, and whether it made the cells."""
     told = Told()
-    searcher = ApproximateSearcher(view, "ivf", recall=0.95, tell=told)
+    searcher = ApproximateSearcher(view, "ivf", recall=0.95, on_message=told)
     queries = Embeddings(pictures(50, 2), tuple(map(str, range(50))), "f")
     return searcher.search(queries, 10).rows, told.built
 
@@ -309,7 +309,7 @@ def test_whole_files_of_strange_content_are_made_again(tmp_path: Path, content: 
 def test_a_file_cut_while_it_is_searched_is_made_again(tmp_path: Path, ending: str) -> None:
     view = view_of(pictures(1500, 1), folder=tmp_path)
     index = index_of(view)
-    among = Among.of(index.built, view.mask)
+    among = SearchFilter.of(index.built, view.mask)
     asked = pictures(50, 2)
     before = index.nearest(asked, 10, 10, 5, among)
     (name,) = [name for name in view.derived.names() if ending in name]
@@ -328,7 +328,7 @@ def test_a_damaged_vector_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     own = view.stored.read(np.array([700]))
     vectors[700] *= np.float16(3)
     with pytest.raises(GalleryDamaged, match="the vector of row 700 has length 3"):
-        index.nearest(own, 1, 1, index.efforts[-1], Among.of(index.built, view.mask))
+        index.nearest(own, 1, 1, index.efforts[-1], SearchFilter.of(index.built, view.mask))
     with pytest.raises(GalleryDamaged, match="the vector of row 700 has length 3"):
         index_of(view)
 

@@ -67,7 +67,7 @@ class Told(list[str]):
 
 def open_(view: View, kind: str = KIND, recall: float = 0.99) -> tuple[ApproximateSearcher, Told]:
     told = Told()
-    return ApproximateSearcher(view, kind, recall=recall, tell=told), told
+    return ApproximateSearcher(view, kind, recall=recall, on_message=told), told
 
 
 def check_answers(searcher: ApproximateSearcher, view: View) -> None:

@@ -36,7 +36,7 @@ def test_rows_of_all_come_in_order_with_every_bit(
 ) -> None:
     monkeypatch.setattr(merging, "_BLOCK_ROWS", 2)
     out, seen = tmp_path / "out.lmk", []
-    report = merge(out, [path, other], progress=lambda done, total: seen.append((done, total)))
+    report = merge(out, [path, other], on_progress=lambda done, total: seen.append((done, total)))
     assert report == MergeReport(15, 3, 2, ())
     assert seen[-1] == (20, 20)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)

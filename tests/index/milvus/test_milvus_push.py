@@ -45,7 +45,7 @@ def test_all_rows_are_copied_with_what_they_are(path: Path, server) -> None:
     seen = []
     with Gallery.open(path) as gallery:
         report = push(
-            gallery, URI, connect=server.connect, progress=lambda *step: seen.append(step)
+            gallery, URI, connect=server.connect, on_progress=lambda *step: seen.append(step)
         )
         vectors = gallery.stored.read(np.arange(43))
     assert report == milvus_push.PushReport(URI, "lmk_Notre_Dame_2", "flat", 43, 43, 0)

@@ -155,7 +155,9 @@ def test_a_server_killed_in_mid_push(path, real_server, asked, brute_force, monk
     killed: list[int] = []
     with Gallery.open(path) as gallery:
         with pytest.raises(ServerError, match="the Milvus server does not answer; start it"):
-            push(gallery, real_server.uri, collection="broken", progress=kill_half_way, timeout=5)
+            push(
+                gallery, real_server.uri, collection="broken", on_progress=kill_half_way, timeout=5
+            )
         with pytest.raises(ServerError, match="the Milvus server does not answer; start it"):
             push(gallery, real_server.uri, collection="broken", timeout=5)
         real_server.start()

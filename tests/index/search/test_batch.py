@@ -26,7 +26,7 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search import batch
 from lmk.index.search.batch import BatchReport, read_neighbours, search_batches
-from lmk.index.search.query_files import Queries, open_queries, state_of
+from lmk.index.search.query_files import QueryFile, open_queries, state_of
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 
 DIM, PRINT = 8, "e" * 64
@@ -96,7 +96,7 @@ def test_blocks_joined_are_the_search_in_one_piece(
     tmp_path_factory: pytest.TempPathFactory, n: int, k: int, block: int
 ) -> None:
     folder = tmp_path_factory.mktemp("batch")
-    queries = Queries.of_file(write_queries(folder / "q.safetensors", n))
+    queries = QueryFile.of_file(write_queries(folder / "q.safetensors", n))
     report = search_batches(Brute(), queries, k, folder / "found", searched=SEARCHED, block=block)
     assert report == BatchReport(n, -(-n // block), 0)
     rows, scores, ids = joined(folder / "found")
@@ -106,12 +106,12 @@ def test_blocks_joined_are_the_search_in_one_piece(
 
 
 @pytest.fixture
-def queries(tmp_path: Path) -> Queries:
-    return Queries.of_file(write_queries(tmp_path / "q.safetensors", 10))
+def queries(tmp_path: Path) -> QueryFile:
+    return QueryFile.of_file(write_queries(tmp_path / "q.safetensors", 10))
 
 
 @pytest.fixture
-def search(tmp_path: Path, queries: Queries) -> Callable[..., BatchReport]:
+def search(tmp_path: Path, queries: QueryFile) -> Callable[..., BatchReport]:
     """Ten queries in blocks of three; keywords replace what is not the usual."""
 
     def run(searcher: Brute | None = None, **other: Any) -> BatchReport:
@@ -158,7 +158,7 @@ def test_a_second_run_searches_nothing(tmp_path: Path, search: Callable[..., Bat
     assert search() == BatchReport(10, 4, 0)
     before = {file.name: file.read_bytes() for file in (tmp_path / "found").iterdir()}
     brute, seen = Brute(), []
-    report = search(brute, progress=lambda done, total: seen.append((done, total)))
+    report = search(brute, on_progress=lambda done, total: seen.append((done, total)))
     assert report == BatchReport(10, 4, 4)
     assert brute.calls == 0
     assert seen == [(3, 10), (6, 10), (9, 10), (10, 10)]
@@ -291,17 +291,17 @@ def test_other_queries_are_refused_and_moved_ones_are_not(
     tmp_path: Path, search: Callable[..., BatchReport]
 ) -> None:
     search()
-    other = Queries.of_file(write_queries(tmp_path / "other.safetensors", 10, seed=1))
+    other = QueryFile.of_file(write_queries(tmp_path / "other.safetensors", 10, seed=1))
     with pytest.raises(UsageError, match="of other queries, or they have changed"):
         search(queries=other)
     (tmp_path / "q.safetensors").rename(tmp_path / "moved.safetensors")
-    assert search(queries=Queries.of_file(tmp_path / "moved.safetensors")).kept == 4
+    assert search(queries=QueryFile.of_file(tmp_path / "moved.safetensors")).kept == 4
 
 
 def test_what_cannot_be_searched_leaves_no_folder(
-    tmp_path: Path, search: Callable[..., BatchReport], queries: Queries
+    tmp_path: Path, search: Callable[..., BatchReport], queries: QueryFile
 ) -> None:
-    strange = Queries(1, DIM, "f" * 64, {}, lambda low, high: Embeddings(
+    strange = QueryFile(1, DIM, "f" * 64, {}, lambda low, high: Embeddings(
         unit_vectors(1), ("q",), "f" * 64
     ))  # fmt: skip
     with pytest.raises(EmbedderMismatch):
@@ -386,7 +386,7 @@ def test_memory_holds_a_block_not_all(tmp_path: Path) -> None:
             rows = np.tile(np.arange(k), (len(queries), 1))
             return Neighbours(rows, np.zeros(rows.shape, np.float32), queries.ids)
 
-    queries = Queries.of_file(tmp_path / "q.safetensors")
+    queries = QueryFile.of_file(tmp_path / "q.safetensors")
     tracemalloc.start()
     try:
         search_batches(Constant(), queries, 20, tmp_path / "found", searched={}, block=500)
@@ -481,7 +481,7 @@ def test_a_file_that_holds_no_queries_says_why(
     with pytest.raises(
         UsageError, match=rf"q\.safetensors: holds no queries: .*{words}.*index\.md"
     ):
-        Queries.of_file(tmp_path / "q.safetensors")
+        QueryFile.of_file(tmp_path / "q.safetensors")
 
 
 def test_ids_of_a_type_that_numpy_does_not_know(tmp_path: Path) -> None:
@@ -495,17 +495,17 @@ def test_ids_of_a_type_that_numpy_does_not_know(tmp_path: Path) -> None:
     content = len(header).to_bytes(8, "little") + header + bytes(4) + unit_vectors(1).tobytes()
     (tmp_path / "q.safetensors").write_bytes(content)
     with pytest.raises(UsageError, match=r"its ids are BF16 \[2\], not U8 \[bytes\]"):
-        Queries.of_file(tmp_path / "q.safetensors")
+        QueryFile.of_file(tmp_path / "q.safetensors")
 
 
 def test_a_file_that_is_damaged_or_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing: no such file; name an index"):
-        Queries.of_file(tmp_path / "nothing")
+        QueryFile.of_file(tmp_path / "nothing")
     file = write_queries(tmp_path / "q.safetensors", 5)
     for content in (b"", b"a,b\n1,2\n", file.read_bytes()[:-1]):
         file.write_bytes(content)
         with pytest.raises(UsageError, match="is no safetensors file"):
-            Queries.of_file(file)
+            QueryFile.of_file(file)
 
 
 @pytest.mark.parametrize("length", [0.0, 2.0, np.nan, np.inf])
@@ -515,7 +515,7 @@ def test_a_vector_that_is_not_of_length_one_is_named(tmp_path: Path, length: flo
     vectors[1] *= np.float32(length)
     tensors = {"vectors": vectors, "ids": lines("a", "b", "c")}
     save_file(tensors, tmp_path / "q.safetensors", metadata={"embedder": PRINT})
-    queries = Queries.of_file(tmp_path / "q.safetensors")
+    queries = QueryFile.of_file(tmp_path / "q.safetensors")
     assert queries.read(0, 1).ids == ("a",)
     with pytest.raises(UsageError, match=r"the vector of 'b' has length .*, not 1; divide each"):
         queries.read(0, 3)
@@ -525,4 +525,4 @@ def test_ids_that_are_no_text_are_said_to_be_none(tmp_path: Path) -> None:
     tensors = {"vectors": unit_vectors(2), "ids": np.frombuffer(b"a\n\xff", np.uint8)}
     save_file(tensors, tmp_path / "q.safetensors", metadata={"embedder": PRINT})
     with pytest.raises(UsageError, match="ids are not UTF-8"):
-        Queries.of_file(tmp_path / "q.safetensors").read(0, 2)
+        QueryFile.of_file(tmp_path / "q.safetensors").read(0, 2)

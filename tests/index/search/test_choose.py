@@ -39,7 +39,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     class Index:
         reason = "an index"
 
-        def __init__(self, view: View, kind: str, *, recall: float, tell: Any) -> None:
+        def __init__(self, view: View, kind: str, *, recall: float, on_message: Any) -> None:
             made.asked.append((kind, recall))
             self.tuned = (Tuned(10, 1, 1, -2.0, 1, 0.0, made.recall),)
 

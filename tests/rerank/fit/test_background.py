@@ -11,7 +11,7 @@ from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.fit import background as background_module
 from lmk.rerank.fit.background import LandmarkSums, Pictures, landmark_sums
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 
 Labels = list[tuple[str, ...]]
 CHOICES: Labels = [("a",), ("b",), ("a", "b"), ("b", "a"), ()]
@@ -20,11 +20,11 @@ CHOICES: Labels = [("a",), ("b",), ("a", "b"), ("b", "a"), ()]
 def view_of(vectors: np.ndarray, labels: Labels, mask: np.ndarray | None = None) -> View:
     n = len(vectors)
     mask = np.ones(n, np.bool_) if mask is None else mask
-    facts = GalleryFacts.of_labels(
+    context = PipelineContext.of_labels(
         [names if m else () for names, m in zip(labels, mask, strict=True)]
     )
     membership = Membership(
-        np.zeros(n, np.bool_), mask, facts.label_names, facts.label_offsets, facts.label_codes
+        np.zeros(n, np.bool_), mask, context.label_names, context.label_offsets, context.label_codes
     )
     return View(Vectors.of_array(vectors), mask, "f", membership)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lmk.embed.errors import UsageError
 from lmk.rerank.fit.calibration import (
-    Answers,
-    Asked,
+    AskedPhotos,
     Calibration,
+    ScoredAnswers,
     calibrate,
     expected_calibration_error,
     operating_point,
@@ -26,8 +26,8 @@ def answers(
     right: list[int],
     landmark: list[int] | None = None,
     weight: list[float] | None = None,
-) -> Answers:
-    return Answers(
+) -> ScoredAnswers:
+    return ScoredAnswers(
         np.array(confidence, np.float32),
         np.array(right, np.bool_),
         np.array(right if landmark is None else landmark, np.bool_),
@@ -36,7 +36,7 @@ def answers(
 
 
 @st.composite
-def some_answers(draw: st.DrawFn, least: int = 1) -> Answers:
+def some_answers(draw: st.DrawFn, least: int = 1) -> ScoredAnswers:
     n = draw(st.integers(least, 14))
     tenths = st.integers(0, 10).map(lambda i: i / 10)
     confidence = draw(st.lists(tenths | st.just(-math.inf), min_size=n, max_size=n))
@@ -70,7 +70,7 @@ def pooled(confidence: list[float], right: list[float], weight: list[float]) -> 
 
 @settings(deadline=None)
 @given(some_answers(2))
-def test_isotonic_against_pooling_by_hand(given_: Answers) -> None:
+def test_isotonic_against_pooling_by_hand(given_: ScoredAnswers) -> None:
     there = np.isfinite(given_.confidence)
     right = given_.right[there]
     assume(right.any() and not right.all())
@@ -92,7 +92,7 @@ def test_isotonic_golden() -> None:
     np.testing.assert_allclose(got.probabilities(asked), expected, atol=1e-6)
 
 
-def loss(slope: float, intercept: float, given_: Answers) -> float:
+def loss(slope: float, intercept: float, given_: ScoredAnswers) -> float:
     """Platt's: cross-entropy with his targets."""
     n_right = int(given_.right.sum())
     n_wrong = len(given_) - n_right
@@ -143,7 +143,7 @@ def test_a_confidence_that_tells_nothing(confidence: list[float]) -> None:
 
 @settings(max_examples=30, deadline=None)  # a busy machine takes long for the first fit
 @given(some_answers(2), st.sampled_from(["isotonic", "logistic"]))
-def test_probabilities_never_fall_and_survive_json(given_: Answers, method: str) -> None:
+def test_probabilities_never_fall_and_survive_json(given_: ScoredAnswers, method: str) -> None:
     there = np.isfinite(given_.confidence)
     assume(given_.right[there].any() and not given_.right[there].all())
     got = calibrate(given_, method)
@@ -165,7 +165,7 @@ def test_probabilities_never_fall_and_survive_json(given_: Answers, method: str)
         (answers([-math.inf], [0]), "wrong"),
     ],
 )
-def test_nothing_to_learn_from(given_: Answers, kind: str) -> None:
+def test_nothing_to_learn_from(given_: ScoredAnswers, kind: str) -> None:
     for method in ("isotonic", "logistic"):
         with pytest.raises(UsageError, match=f"all answers are {kind}; give more photos"):
             calibrate(given_, method)
@@ -194,14 +194,14 @@ def test_a_share_that_cannot_be() -> None:
         answers([0.5], [0]).at_share(0.5)
 
 
-def asked(*confidence: float) -> Asked:
-    return Asked(np.array(confidence, np.float32), np.arange(len(confidence)))
+def asked(*confidence: float) -> AskedPhotos:
+    return AskedPhotos(np.array(confidence, np.float32), np.arange(len(confidence)))
 
 
 def test_answers_of_a_gallery() -> None:
     known, right = asked(0.9, 0.2), np.array([True, False])
-    strangers, bank = asked(0.3, 0.1), asked(*[0.4] * 6)
-    got = Answers.of_gallery(known, right, strangers, bank)
+    unknown_landmark, bank = asked(0.3, 0.1), asked(*[0.4] * 6)
+    got = ScoredAnswers.of_gallery(known, right, unknown_landmark, bank)
     assert got.landmark.tolist() == [True, True] + [False] * 8
     assert got.right.tolist() == [True] + [False] * 9
     for kind in (slice(2, 4), slice(4, None)):
@@ -209,14 +209,16 @@ def test_answers_of_a_gallery() -> None:
     assert got.weight[:2].tolist() == [1, 1]
     assert got.photo.tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 6, 7]
     empty = asked()
-    assert Answers.of_gallery(known, right, strangers, empty).weight.tolist() == [1] * 4
-    assert len(Answers.of_gallery(empty, np.zeros(0, np.bool_), empty, empty)) == 0
+    assert (
+        ScoredAnswers.of_gallery(known, right, unknown_landmark, empty).weight.tolist() == [1] * 4
+    )
+    assert len(ScoredAnswers.of_gallery(empty, np.zeros(0, np.bool_), empty, empty)) == 0
 
 
 def test_copies_in_a_gallery_count_once() -> None:
     """Three frames of one photo and another photo, as gallery pictures and as distractors."""
-    burst = Asked(np.array([0.9, 0.8, 0.9, 0.5], np.float32), np.array([1, 1, 1, 0]))
-    got = Answers.of_gallery(burst, np.ones(4, np.bool_), burst, burst)
+    burst = AskedPhotos(np.array([0.9, 0.8, 0.9, 0.5], np.float32), np.array([1, 1, 1, 0]))
+    got = ScoredAnswers.of_gallery(burst, np.ones(4, np.bool_), burst, burst)
     third = [1 / 3] * 3
     np.testing.assert_allclose(got.weight, [*third, 1] * 3)
     assert got.photo.tolist() == [1, 1, 1, 0, 1, 1, 1, 0, 3, 3, 3, 2]
@@ -270,7 +272,7 @@ def test_ece_golden() -> None:
 
 
 @given(some_answers(), st.integers(1, 20), st.integers(0, 1000))
-def test_ece_against_a_loop(given_: Answers, bins: int, seed: int) -> None:
+def test_ece_against_a_loop(given_: ScoredAnswers, bins: int, seed: int) -> None:
     probability = np.round(np.random.default_rng(seed).random(len(given_)), 3)
     total = given_.weight.sum()
     expected = 0.0
@@ -293,7 +295,7 @@ def test_isotonic_is_calibrated_where_it_was_learnt() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.random(500).astype(np.float32)
     right = rng.random(500) < confidence**2
-    given_ = Answers.of(confidence, right, np.ones(500, np.bool_))
+    given_ = ScoredAnswers.of(confidence, right, np.ones(500, np.bool_))
     probability = calibrate(given_).probabilities(confidence)
     assert expected_calibration_error(probability, right) < 0.02
     raw = expected_calibration_error(confidence.astype(np.float64), right)
@@ -301,7 +303,7 @@ def test_isotonic_is_calibrated_where_it_was_learnt() -> None:
 
 
 @given(some_answers(), st.sampled_from([0.3, 0.5, 0.75, 0.9, 1.0]))
-def test_the_threshold_against_every_cut(given_: Answers, wanted: float) -> None:
+def test_the_threshold_against_every_cut(given_: ScoredAnswers, wanted: float) -> None:
     assume(given_.landmark.any())
     got = threshold_for(given_, wanted)
     landmarks = given_.weight[given_.landmark].sum()

@@ -15,9 +15,9 @@ from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.neighbours import Neighbours
-from lmk.rerank.fit.calibration import Answers
+from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import ALIKE, CopyRule, photo_numbers
-from lmk.rerank.fit.fit import learn
+from lmk.rerank.fit.fit import fit
 from lmk.rerank.fit.tables import COPY_COSINE, saved_copy_rule
 from lmk.rerank.steps.pipeline import Pipeline
 
@@ -65,7 +65,7 @@ class World:
 def build(
     path: Path, world: World, *, more: np.ndarray | None = None, labels: list[str] | None = None,
     more_bank: np.ndarray | None = None,
-) -> tuple[float | None, Answers]:  # fmt: skip
+) -> tuple[float | None, ScoredAnswers]:  # fmt: skip
     """The threshold and the answers of a gallery with more pictures and more distractors."""
     none = np.zeros((0, DIM), np.float32)
     parts = {
@@ -83,7 +83,7 @@ def build(
                 for n, id_ in enumerate(ids)
             ]  # fmt: skip
             writer.append(Embeddings(vectors, ids, "f" * 64), pictures, role)  # type: ignore[arg-type]
-        threshold = learn(writer, Pipeline()).pipeline.threshold()
+        threshold = fit(writer, Pipeline()).pipeline.threshold()
         writer.commit()
     with Gallery.open(path) as gallery:
         return threshold, answers_of_index(gallery)
@@ -130,9 +130,11 @@ def test_a_copy_under_another_landmark_does_not_answer(tmp_path: Path) -> None:
     _, alone = build(tmp_path / "a.lmk", world)
     stray = world.copy(world.gallery[:1])
     _, answers = build(tmp_path / "b.lmk", world, more=stray, labels=["l5"])
-    strangers = ~answers.landmark
-    assert answers.confidence[strangers].max() < alone.confidence[~alone.landmark].max() + 0.1
-    assert answers.confidence[strangers].max() < 0.8
+    unknown_landmark = ~answers.landmark
+    assert (
+        answers.confidence[unknown_landmark].max() < alone.confidence[~alone.landmark].max() + 0.1
+    )
+    assert answers.confidence[unknown_landmark].max() < 0.8
 
 
 def test_copies_among_distractors(tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from lmk.index.vectors.labels import Role
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.fit import fit as learning_module
-from lmk.rerank.fit.fit import learn, learn_change
-from lmk.rerank.fit.saved import saved_facts, saved_learning, saved_pipeline
+from lmk.rerank.fit.fit import fit, fit_change
+from lmk.rerank.fit.saved import saved_context, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY, exact_searcher
 from lmk.rerank.steps import hits as picks_module
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.steps import (
-    BankPenaltyStep,
-    NeighbourhoodStep,
+    DbaStep,
+    DistractorSimilarityStep,
     PenaltyStep,
     RescaleStep,
     VoteStep,
@@ -36,10 +36,10 @@ DIM, LANDMARKS = 6, 8
 # Counts at which a small gallery is penalised.
 PIPELINE = Pipeline(
     steps=(
-        NeighbourhoodStep(n=3),
+        DbaStep(n=3),
         RescaleStep(),
         PenaltyStep(top=4, min_n=2, max_n=5, counts="raw"),
-        BankPenaltyStep(m=2),
+        DistractorSimilarityStep(m=2),
         VoteStep(k=2),
     )
 )
@@ -77,7 +77,7 @@ def new(path: Path, *parts: tuple[tuple[Embeddings, list[Picture]], Role]) -> No
         writer.reset("f" * 64, DIM)
         for part, role in parts:
             writer.append(*part, role)
-        learn(writer, PIPELINE)
+        fit(writer, PIPELINE)
         writer.commit()
 
 
@@ -122,7 +122,7 @@ def assert_as_anew(path: Path, fresh: Path) -> None:
             rows = gallery.role_rows(role)
             vectors, pictures = gallery.stored.gather(rows), gallery.pictures(rows)
             writer.append_stored(vectors, gallery.fingerprint, pictures, role)
-        learn(writer, PIPELINE)
+        fit(writer, PIPELINE)
         writer.commit()
     (penalty, background, _), (expected, known, _) = taught(path), taught(fresh)
     assert max(expected.values()) > 0.1 and min(expected.values()) == 0
@@ -146,10 +146,10 @@ def test_after_changes(tmp_path: Path, seed: int) -> None:
     ]
     for number, (role, numbers, gone) in enumerate(changes):
         with GalleryWriter(path) as writer, Gallery.open(path) as old:
-            assert saved_learning(old) is not None
+            assert saved_state(old) is not None
             writer.append(*world.make(numbers, role), role)
             writer.remove(gone)
-            learn_change(writer, old, changed=True)
+            fit_change(writer, old, changed=True)
             writer.commit()
         assert_as_anew(path, tmp_path / f"{number}.lmk")
 
@@ -157,29 +157,29 @@ def test_after_changes(tmp_path: Path, seed: int) -> None:
 def test_compacted_tables_are_renumbered_and_nothing_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Learnt of a gallery that had lost rows; and the next change goes on from there."""
+    """FittedState of a gallery that had lost rows; and the next change goes on from there."""
     world, path = World(5), tmp_path / "g.lmk"
     new(path, (world.make(range(60), "gallery"), "gallery"),
         (world.make(range(40), "distractor"), "distractor"))  # fmt: skip
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
         writer.remove(["gallery0", "gallery31", "gallery32", "distractor0", "distractor17"])
-        learn_change(writer, old, changed=True)
+        fit_change(writer, old, changed=True)
         writer.commit()
     before, near = taught(path), lists(path)
     with monkeypatch.context() as patched:
         patched.setattr("lmk.rerank.fit.tables.exact_searcher", _no_search)
         with GalleryWriter(path) as writer, Gallery.open(path) as old:
             assert writer.compact()
-            learn_change(writer, old, changed=True, compacted=True)
+            fit_change(writer, old, changed=True, compacted=True)
             writer.commit()
     with Gallery.open(path) as gallery:
-        assert gallery.rows == 95 and saved_learning(gallery) is not None
+        assert gallery.rows == 95 and saved_state(gallery) is not None
     assert taught(path) == before and lists(path) == near
     assert_as_anew(path, tmp_path / "compacted.lmk")
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
         writer.append(*world.make(range(60, 63), "gallery"))
         writer.remove(["gallery5", "distractor5"])
-        learn_change(writer, old, changed=True)
+        fit_change(writer, old, changed=True)
         writer.commit()
     assert_as_anew(path, tmp_path / "changed.lmk")
 
@@ -203,12 +203,12 @@ def test_the_threshold_is_kept_until_a_tenth_has_changed(tmp_path: Path) -> None
     for number in range(50, 57):
         with GalleryWriter(path) as writer, Gallery.open(path) as old:
             writer.append(*world.make(range(number, number + 1), "gallery"))
-            learn_change(writer, old, changed=True)
+            fit_change(writer, old, changed=True)
             writer.commit()
         seen.append(taught(path)[2])
     assert seen[:5] == [first] * 5 and seen[5] != first and seen[6] == seen[5]
     with Gallery.open(path) as gallery:
-        learnt = saved_learning(gallery)
+        learnt = saved_state(gallery)
         assert learnt is not None and (learnt.weighed, learnt.changed) == (56, 1)
 
 
@@ -227,7 +227,7 @@ def test_each_search_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mon
         writer.reset("f" * 64, DIM)
         writer.append(*world.make(range(60), "gallery"), "gallery")
         writer.append(*world.make(range(40), "distractor"), "distractor")
-        learn(writer, PIPELINE, progress=lambda *step: told.append(step))
+        fit(writer, PIPELINE, on_progress=lambda *step: told.append(step))
     by_stage = {stage: [step[1:] for step in told if step[0] == stage] for stage in STAGES}
     assert tuple(dict.fromkeys(stage for stage, _, _ in told)) == STAGES
     blocks = [(16, 60), (32, 60), (48, 60), (60, 60)]
@@ -253,10 +253,10 @@ def test_interrupted_in_a_search_the_old_gallery_stays(tmp_path: Path, stage: st
         Gallery.open(path) as old,
     ):
         writer.append(*world.make(range(40, 50), "gallery"))
-        learn_change(writer, old, changed=True, progress=stop)
+        fit_change(writer, old, changed=True, on_progress=stop)
     assert taught(path) == before and lists(path) == near
     with Gallery.open(path) as gallery:
-        assert gallery.rows == 70 and saved_learning(gallery) is not None
+        assert gallery.rows == 70 and saved_state(gallery) is not None
 
 
 def test_labelled_distractors_are_no_pictures_of_a_landmark(tmp_path: Path) -> None:
@@ -267,11 +267,11 @@ def test_labelled_distractors_are_no_pictures_of_a_landmark(tmp_path: Path) -> N
     new(path, (world.make(range(30), "gallery"), "gallery"), ((bank, others), "distractor"))
     with Gallery.open(path) as gallery:
         counts = Counter(name for p in gallery.pictures(np.arange(30)) for name in p.labels)
-        learnt = saved_learning(gallery)
+        learnt = saved_state(gallery)
         assert learnt is not None
         for known in (
-            saved_facts(gallery, PIPELINE, exact_searcher(gallery.view())),
-            learnt.tables.facts(PIPELINE),
+            saved_context(gallery, PIPELINE, exact_searcher(gallery.view())),
+            learnt.tables.context(PIPELINE),
         ):
             assert "crowd" in known.label_names and counts["l1"] > 0
             expected = [counts[name] for name in known.label_names]
@@ -284,15 +284,15 @@ def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.Mon
     new(path, *parts)  # type: ignore[arg-type]
     before = taught(path)
     with Gallery.open(path) as gallery:
-        assert saved_learning(gallery) is not None
+        assert saved_state(gallery) is not None
     monkeypatch.setattr(learning_module, "CHEAP", 1e11)
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
-        learn_change(writer, old, changed=True)
+        fit_change(writer, old, changed=True)
         writer.commit()
     assert taught(path)[0] == pytest.approx(before[0], abs=1e-6)
     assert taught(path)[1:] == pytest.approx(before[1:])
     with Gallery.open(path) as gallery:
-        assert saved_learning(gallery) is None
+        assert saved_state(gallery) is None
         assert gallery.array("picks") is None and gallery.array("worst picks") is None
         assert gallery.array("neighbours") is not None  # answers need them
 
@@ -300,11 +300,11 @@ def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("pictures", "distractors", "steps", "cheap"),
     [
-        (500, 300, (NeighbourhoodStep(n=10), VoteStep()), True),
-        (3000, 2000, (NeighbourhoodStep(n=10), VoteStep()), False),
+        (500, 300, (DbaStep(n=10), VoteStep()), True),
+        (3000, 2000, (DbaStep(n=10), VoteStep()), False),
         (3000, 2000, (PenaltyStep(), VoteStep()), True),
         (40_000, 2000, (PenaltyStep(), VoteStep()), False),
-        (0, 0, (NeighbourhoodStep(n=10), VoteStep()), True),
+        (0, 0, (DbaStep(n=10), VoteStep()), True),
     ],
 )
 def test_what_is_learnt_anew_takes_a_second_or_two(
@@ -331,8 +331,8 @@ def test_tables_that_do_not_fit_are_not_used(tmp_path: Path) -> None:
                 writer.remove(["gallery31"])
             writer.commit()
         with GalleryWriter(path) as writer, Gallery.open(path) as old:
-            assert saved_learning(old) is None
-            learn_change(writer, old, changed=True)
+            assert saved_state(old) is None
+            fit_change(writer, old, changed=True)
             writer.commit()
         assert_as_anew(path, tmp_path / f"{change}.lmk")
 
@@ -343,23 +343,23 @@ def test_another_rule_is_learnt_anew(tmp_path: Path) -> None:
     new(path, *parts)  # type: ignore[arg-type]
     steps = (PenaltyStep(top=2, min_n=1, max_n=3, counts="raw"), VoteStep(k=2))
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
-        learn(writer, Pipeline(steps=steps), before=saved_learning(old))
+        fit(writer, Pipeline(steps=steps), before=saved_state(old))
         writer.commit()
     with Gallery.open(path) as gallery:
         picks = gallery.array("picks")
         assert picks is not None and picks[:, 0].sum() == 30 * 2
     none = Pipeline(steps=(VoteStep(k=2),))
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
-        learn(writer, none, before=saved_learning(old))
+        fit(writer, none, before=saved_state(old))
         writer.commit()
     with Gallery.open(path) as gallery:
-        assert gallery.array(PENALTY) is None and saved_learning(gallery) is not None
+        assert gallery.array(PENALTY) is None and saved_state(gallery) is not None
         assert saved_pipeline(gallery).penalty() is None
     with GalleryWriter(path) as writer:
         writer.remove(["gallery3"])
         writer.commit()
     with Gallery.open(path) as gallery:
-        assert saved_learning(gallery) is None
+        assert saved_state(gallery) is None
 
 
 @pytest.mark.parametrize("left", ["gallery", "distractor", "nothing"])
@@ -371,7 +371,7 @@ def test_what_is_left_of_a_gallery(tmp_path: Path, left: str) -> None:
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
         for role, (embeddings, _) in parts.items():
             writer.remove(embeddings.ids if role != left else ())
-        threshold = learn_change(writer, old, changed=True)
+        threshold = fit_change(writer, old, changed=True)
         writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.array(PENALTY) is None
@@ -380,6 +380,6 @@ def test_what_is_left_of_a_gallery(tmp_path: Path, left: str) -> None:
     with GalleryWriter(path) as writer, Gallery.open(path) as old:
         for role, part in parts.items():
             writer.append(*part, role)  # type: ignore[arg-type]
-        learn_change(writer, old, changed=True)
+        fit_change(writer, old, changed=True)
         writer.commit()
     assert_as_anew(path, tmp_path / "fresh.lmk")

@@ -13,15 +13,15 @@ from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
 from lmk.rerank.fit import leave_one_out
-from lmk.rerank.fit.calibration import Answers
+from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.leave_one_out import answers_of_gallery
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.steps import OverpredictedStep, QueryPenaltyStep, VoteStep
 
 Embed = Callable[..., Embeddings]
-Facts = Callable[..., GalleryFacts]
+Facts = Callable[..., PipelineContext]
 Scan = Callable[[Embeddings], Searcher]
 TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
 NO_COPIES = CopyRule(1.1)  # vectors in a plane are alike
@@ -34,20 +34,20 @@ def at(*degrees: float) -> np.ndarray:
 
 def answers(
     gallery: Embeddings,
-    facts: GalleryFacts,
+    context: PipelineContext,
     bank: Embeddings,
     pipeline: Pipeline = TOP1,
-    taught_without: Callable[[np.ndarray], GalleryFacts] | None = None,
+    taught_without: Callable[[np.ndarray], PipelineContext] | None = None,
     rule: CopyRule = NO_COPIES,
-) -> Answers:
+) -> ScoredAnswers:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
-    without = taught_without or (lambda rows: facts)
-    return answers_of_gallery(pipeline, FlatSearcher(known), facts, known, others, without, rule)
+    without = taught_without or (lambda rows: context)
+    return answers_of_gallery(pipeline, FlatSearcher(known), context, known, others, without, rule)
 
 
-def test_by_hand(embed: Embed, facts: Facts) -> None:
+def test_by_hand(embed: Embed, context: Facts) -> None:
     """Pairs 10 degrees apart, a landmark of one picture, a distractor."""
-    got = answers(embed(at(0, 10, 60, 70, 180)), facts("a", "a", "b", "b", "c"),
+    got = answers(embed(at(0, 10, 60, 70, 180)), context("a", "a", "b", "b", "c"),
                   embed(at(270), "d"))  # fmt: skip
     degrees = [10, 10, 10, 10, *(60, 50, 50, 60, 110), 90]
     np.testing.assert_allclose(got.confidence, np.cos(np.radians(degrees)), atol=1e-6)
@@ -57,22 +57,22 @@ def test_by_hand(embed: Embed, facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("labels", [("", ""), ()])
-def test_no_landmark_no_answers(embed: Embed, facts: Facts, labels: tuple[str, ...]) -> None:
+def test_no_landmark_no_answers(embed: Embed, context: Facts, labels: tuple[str, ...]) -> None:
     gallery = embed(at(0, 10)[: len(labels)])
-    assert len(answers(gallery, facts(*labels), embed(at(90), "d"))) == 0
+    assert len(answers(gallery, context(*labels), embed(at(90), "d"))) == 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 9])
 def test_the_bank_is_asked_of_those_who_do_not_know_it(
-    embed: Embed, facts: Facts, scan: Scan, size: int, monkeypatch: pytest.MonkeyPatch
+    embed: Embed, context: Facts, scan: Scan, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every distractor once, and never beside itself; of a large bank a sample at once."""
     monkeypatch.setattr(leave_one_out, "SAMPLE", 4)
     rng = np.random.default_rng(0)
     gallery, bank = embed(rng.standard_normal((6, 8))), embed(rng.standard_normal((size, 8)), "d")
-    known, taken = facts(*"aabbcc"), []
+    known, taken = context(*"aabbcc"), []
 
-    def taught_without(rows: np.ndarray) -> GalleryFacts:
+    def taught_without(rows: np.ndarray) -> PipelineContext:
         taken.append(rows.tolist())
         left = np.delete(np.arange(size), rows)
         return replace(known, bank=scan(embed(bank.vectors[left])) if left.size else None)
@@ -96,15 +96,15 @@ def test_the_bank_is_asked_of_those_who_do_not_know_it(
 
 
 def test_halves_do_not_depend_on_the_order_of_the_bank(
-    embed: Embed, facts: Facts, scan: Scan
+    embed: Embed, context: Facts, scan: Scan
 ) -> None:
     rng = np.random.default_rng(1)
     gallery, bank = embed(rng.standard_normal((6, 8))), rng.standard_normal((9, 8))
-    known, results = facts(*"aabbcc"), []
+    known, results = context(*"aabbcc"), []
     for order in (np.arange(9), rng.permutation(9)):
         others = embed(bank[order], "d")
 
-        def taught_without(rows: np.ndarray, others: Embeddings = others) -> GalleryFacts:
+        def taught_without(rows: np.ndarray, others: Embeddings = others) -> PipelineContext:
             return replace(known, bank=scan(embed(np.delete(others.vectors, rows, axis=0))))
 
         steps = (*TOP1.steps, QueryPenaltyStep(m=2))

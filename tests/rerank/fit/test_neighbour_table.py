@@ -130,7 +130,7 @@ def test_progress_counts_the_rows_that_ask(monkeypatch: pytest.MonkeyPatch) -> N
             "f",
             before=before,
             after=after,
-            progress=lambda *step: told.append(step),
+            on_progress=lambda *step: told.append(step),
         )
 
     none, parties = np.zeros(0, np.bool_), Parties(asking, found)

@@ -14,30 +14,30 @@ from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.fit import leave_one_out
-from lmk.rerank.fit.calibration import Answers
+from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.leave_one_out import answers_of_gallery
-from lmk.rerank.fit.threshold import _cut, learn_threshold
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.fit.threshold import _cut, fit_threshold
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import PenaltyStep, VoteStep
 
 Embed = Callable[..., Embeddings]
-Facts = Callable[..., GalleryFacts]
+Facts = Callable[..., PipelineContext]
 TOP1 = Pipeline(steps=(VoteStep(k=1, power=1),))
 NO_COPIES = CopyRule(1.1)  # vectors in a plane are alike
 
 
-def learn(
-    gallery: Embeddings, facts: GalleryFacts, bank: Embeddings, pipeline: Pipeline = TOP1
+def fit(
+    gallery: Embeddings, context: PipelineContext, bank: Embeddings, pipeline: Pipeline = TOP1
 ) -> float:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
     answers = answers_of_gallery(
-        pipeline, FlatSearcher(known), facts, known, others, lambda rows: facts, NO_COPIES
+        pipeline, FlatSearcher(known), context, known, others, lambda rows: context, NO_COPIES
     )
-    return learn_threshold(answers)
+    return fit_threshold(answers)
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -51,50 +51,52 @@ def no_bank(embed: Embed) -> Embeddings:
 
 
 class TestLearn:
-    def test_between_right_and_wrong(self, embed: Embed, facts: Facts, no_bank: Embeddings) -> None:
+    def test_between_right_and_wrong(
+        self, embed: Embed, context: Facts, no_bank: Embeddings
+    ) -> None:
         """Pairs 10 degrees apart, landmarks 60: right ones at cos 10, wrong ones at cos 50."""
-        got = learn(embed(at(0, 10, 60, 70)), facts("a", "a", "b", "b"), no_bank)
+        got = fit(embed(at(0, 10, 60, 70)), context("a", "a", "b", "b"), no_bank)
         assert np.cos(np.radians(50)) < got < np.cos(np.radians(10))
         middle = (np.cos(np.radians(50)) + np.cos(np.radians(10))) / 2
         assert got == pytest.approx(middle, abs=1e-6)
 
-    def test_the_bank_raises_it(self, embed: Embed, facts: Facts, no_bank: Embeddings) -> None:
-        gallery, labels = embed(at(0, 10, 60, 70)), facts("a", "a", "b", "b")
+    def test_the_bank_raises_it(self, embed: Embed, context: Facts, no_bank: Embeddings) -> None:
+        gallery, labels = embed(at(0, 10, 60, 70)), context("a", "a", "b", "b")
         bank = embed(at(-20, -20, 90), "d")
-        got = learn(gallery, labels, bank)
+        got = fit(gallery, labels, bank)
         assert np.cos(np.radians(20)) < got < np.cos(np.radians(10))
 
-    def test_the_picture_itself_is_left_out(self, embed: Embed, facts: Facts) -> None:
+    def test_the_picture_itself_is_left_out(self, embed: Embed, context: Facts) -> None:
         """With itself every right answer would be at 1, and the threshold above cos 40."""
         bank = embed(at(180, 200), "d")
-        got = learn(embed(at(0, 40, 100, 140)), facts("a", "a", "b", "b"), bank)
+        got = fit(embed(at(0, 40, 100, 140)), context("a", "a", "b", "b"), bank)
         assert got < np.cos(np.radians(40))
 
     def test_wrong_answers_do_not_count_as_right(
-        self, embed: Embed, facts: Facts, no_bank: Embeddings
+        self, embed: Embed, context: Facts, no_bank: Embeddings
     ) -> None:
         """Each is nearest to the other landmark (1 degree); right ones do not exist."""
-        got = learn(embed(at(0, 1, 90, 91)), facts("a", "b", "a", "b"), no_bank)
+        got = fit(embed(at(0, 1, 90, 91)), context("a", "b", "a", "b"), no_bank)
         assert got == pytest.approx(np.cos(np.radians(1)), abs=1e-6)
 
     def test_an_unlabelled_picture_is_a_neighbour_and_not_asked(
-        self, embed: Embed, facts: Facts, no_bank: Embeddings
+        self, embed: Embed, context: Facts, no_bank: Embeddings
     ) -> None:
         gallery = embed(at(0, 10, 60, 70, 32))
-        labels = facts("a", "a", "b", "b", "")
+        labels = context("a", "a", "b", "b", "")
         seen: list[np.ndarray] = []
 
         class Watched(Pipeline):
             def predict(
-                self, queries: Queries, neighbours: Neighbours, facts: GalleryFacts
+                self, queries: QueryBatch, neighbours: Neighbours, context: PipelineContext
             ) -> Predictions:
                 seen.append(neighbours.rows)
-                return super().predict(queries, neighbours, facts)
+                return super().predict(queries, neighbours, context)
 
-        learn(gallery, labels, no_bank, Watched(steps=TOP1.steps))
-        alone, strangers = seen
+        fit(gallery, labels, no_bank, Watched(steps=TOP1.steps))
+        alone, unknown_landmark = seen
         assert all(i not in row for i, row in enumerate(alone))
-        assert [sorted(row[row >= 0].tolist()) for row in strangers] == [
+        assert [sorted(row[row >= 0].tolist()) for row in unknown_landmark] == [
             [2, 3, 4],
             [2, 3, 4],
             [0, 1, 4],
@@ -102,19 +104,19 @@ class TestLearn:
         ]
 
     def test_a_landmark_of_more_pictures_than_candidates(
-        self, embed: Embed, facts: Facts, no_bank: Embeddings
+        self, embed: Embed, context: Facts, no_bank: Embeddings
     ) -> None:
         """Leaving it out must not leave the query without neighbours."""
         gallery = embed(at(*np.linspace(0, 10, 20), *np.linspace(60, 70, 20)))
-        labels = facts(*["a"] * 20, *["b"] * 20)
+        labels = context(*["a"] * 20, *["b"] * 20)
         pipeline = Pipeline(steps=TOP1.steps, candidates=3)
-        got = learn(gallery, labels, no_bank, pipeline)
+        got = fit(gallery, labels, no_bank, pipeline)
         assert np.cos(np.radians(50)) < got < np.cos(np.radians(0.5))
 
-    def test_several_labels(self, embed: Embed, facts: Facts, no_bank: Embeddings) -> None:
+    def test_several_labels(self, embed: Embed, context: Facts, no_bank: Embeddings) -> None:
         """A stranger to a picture of two landmarks is one of neither."""
         gallery = embed(at(0, 10, 20, 80, 90))
-        got = learn(gallery, facts("a", "a b", "b", "c", "c"), no_bank)
+        got = fit(gallery, context("a", "a b", "b", "c", "c"), no_bank)
         assert np.cos(np.radians(60)) < got < np.cos(np.radians(10))
 
     @pytest.mark.parametrize(
@@ -125,42 +127,42 @@ class TestLearn:
         ],
     )
     def test_nothing_to_learn_from(
-        self, embed: Embed, facts: Facts, labels: tuple[str, ...], bank: list[float]
+        self, embed: Embed, context: Facts, labels: tuple[str, ...], bank: list[float]
     ) -> None:
         others = embed(at(*bank) if bank else np.zeros((0, 2)), "d")
-        assert learn(embed(at(0, 10, 20)), facts(*labels), others) == float("-inf")
+        assert fit(embed(at(0, 10, 20)), context(*labels), others) == float("-inf")
 
-    def test_one_landmark_and_a_bank(self, embed: Embed, facts: Facts) -> None:
-        got = learn(embed(at(0, 10, 20)), facts("a", "a", "a"), embed(at(90, 100), "d"))
+    def test_one_landmark_and_a_bank(self, embed: Embed, context: Facts) -> None:
+        got = fit(embed(at(0, 10, 20)), context("a", "a", "a"), embed(at(90, 100), "d"))
         assert np.cos(np.radians(70)) < got < np.cos(np.radians(10))
 
-    def test_one_picture(self, embed: Embed, facts: Facts) -> None:
-        assert learn(embed(at(0)), facts("a"), embed(at(90), "d")) == pytest.approx(0, abs=1e-6)
+    def test_one_picture(self, embed: Embed, context: Facts) -> None:
+        assert fit(embed(at(0)), context("a"), embed(at(90), "d")) == pytest.approx(0, abs=1e-6)
 
-    def test_landmarks_of_one_picture_each(self, embed: Embed, facts: Facts) -> None:
+    def test_landmarks_of_one_picture_each(self, embed: Embed, context: Facts) -> None:
         """Strangers at 50 degrees and a bank at 80: what refuses 95 % of both is the nearer."""
-        got = learn(embed(at(0, 50, 100)), facts("a", "b", "c"), embed(at(180), "d"))
+        got = fit(embed(at(0, 50, 100)), context("a", "b", "c"), embed(at(180), "d"))
         assert got == pytest.approx(np.cos(np.radians(50)), abs=1e-6)
 
     def test_a_sample_is_enough(
-        self, embed: Embed, facts: Facts, monkeypatch: pytest.MonkeyPatch
+        self, embed: Embed, context: Facts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rng = np.random.default_rng(0)
         centres = np.repeat(np.arange(0, 360, 36), 20)
         gallery = embed(at(*(centres + rng.uniform(-4, 4, 200))))
-        labels = facts(*(f"p{c}" for c in centres))
+        labels = context(*(f"p{c}" for c in centres))
         bank = embed(at(*(np.arange(18, 360, 36) + rng.uniform(-4, 4, 10))), "d")
-        whole = learn(gallery, labels, bank)
+        whole = fit(gallery, labels, bank)
         monkeypatch.setattr(leave_one_out, "SAMPLE", 17)
-        assert learn(gallery, labels, bank) == pytest.approx(whole, abs=0.05)
+        assert fit(gallery, labels, bank) == pytest.approx(whole, abs=0.05)
 
-    def test_the_penalty_is_part_of_it(self, embed: Embed, facts: Facts) -> None:
+    def test_the_penalty_is_part_of_it(self, embed: Embed, context: Facts) -> None:
         gallery = embed(at(0, 10, 60, 70))
         bank = embed(at(-20, 90), "d")
-        free = facts("a", "a", "b", "b", penalty=[0.0] * 4)
-        taken = facts("a", "a", "b", "b", penalty=[0.5] * 4)
+        free = context("a", "a", "b", "b", penalty=[0.0] * 4)
+        taken = context("a", "a", "b", "b", penalty=[0.5] * 4)
         pipeline = Pipeline(steps=(PenaltyStep(), *TOP1.steps))
-        low, high = (learn(gallery, known, bank, pipeline) for known in (taken, free))
+        low, high = (fit(gallery, known, bank, pipeline) for known in (taken, free))
         assert low == pytest.approx(high - 0.5, abs=1e-6)
 
 
@@ -194,20 +196,20 @@ class TestYouden:
 class TestSmoothed:
     """From 30 answers of each kind on."""
 
-    def answers(self, count: int) -> Answers:
+    def answers(self, count: int) -> ScoredAnswers:
         rng = np.random.default_rng(3)
         landmark = np.arange(2 * count) < count
         confidence = rng.normal(np.where(landmark, 0.7, 0.3), 0.12).astype(np.float32)
-        return Answers.of(confidence, landmark, landmark)
+        return ScoredAnswers.of(confidence, landmark, landmark)
 
     def test_it_lies_where_the_distributions_cross(self) -> None:
-        assert learn_threshold(self.answers(2000)) == pytest.approx(0.5, abs=0.01)
+        assert fit_threshold(self.answers(2000)) == pytest.approx(0.5, abs=0.01)
 
     def test_no_single_answer_moves_it_far(self) -> None:
         """The maximum of the raw curve moves by 0.041."""
         answers = self.answers(60)
         keep = ~np.eye(len(answers), dtype=np.bool_)
-        found = [learn_threshold(of_rows(answers, mask)) for mask in keep]
+        found = [fit_threshold(of_rows(answers, mask)) for mask in keep]
         assert np.ptp(found) < 0.01
 
     def test_copies_of_an_answer_that_count_as_one_change_nothing(self) -> None:
@@ -215,13 +217,13 @@ class TestSmoothed:
         rows = np.concatenate([np.zeros(9, np.int64), np.arange(120)])
         weight = np.where(rows == 0, 0.1, 1.0)
         copied = replace(of_rows(answers, rows), weight=weight)
-        assert learn_threshold(copied) == pytest.approx(learn_threshold(answers), abs=1e-6)
+        assert fit_threshold(copied) == pytest.approx(fit_threshold(answers), abs=1e-6)
 
     def test_few_answers_and_equal_ones_are_not_smoothed(self) -> None:
         few = self.answers(29)
         right = few.confidence[few.right]
         wrong = few.confidence[~few.right]
-        assert learn_threshold(few) == _cut(right, wrong, np.ones(29))
+        assert fit_threshold(few) == _cut(right, wrong, np.ones(29))
         equal = np.repeat(np.array([0.8, 0.2], np.float32), 40)
         shown = equal > 0.5
-        assert learn_threshold(Answers.of(equal, shown, shown)) == pytest.approx(0.5)
+        assert fit_threshold(ScoredAnswers.of(equal, shown, shown)) == pytest.approx(0.5)

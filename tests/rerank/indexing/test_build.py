@@ -119,7 +119,7 @@ class TestBuild:
             index,
             tiny,
             distractors=read_manifest(photos / "bank"),
-            progress=lambda *stage: stages.append(stage),
+            on_progress=lambda *stage: stages.append(stage),
         )
         assert (report.pictures, report.distractors, report.computed) == (20, 8, 0)
         assert not report.whitened and report.skipped == ()
@@ -134,7 +134,7 @@ class TestBuild:
 
         path, manifest = tmp_path / "g.lmk", read_manifest(photos / "gallery")
         with pytest.raises(KeyboardInterrupt):
-            build_index(manifest, path, tiny, progress=stop)
+            build_index(manifest, path, tiny, on_progress=stop)
         with pytest.raises(NotAGallery, match="its build never finished"):
             Recognizer.open(path)
         with pytest.raises(NotAGallery, match="its build never finished"):
@@ -241,7 +241,7 @@ class TestBuild:
         )
         with Recognizer.open(tmp_path / "g.lmk") as recognizer:
             assert recognizer.pipeline.steps[:-1] == pipeline.steps
-            assert recognizer.facts.penalty is None
+            assert recognizer.context.penalty is None
             predictions, _ = recognizer.query([photos / "bank" / "1001.jpg"])
             assert predictions.neighbours.k == 7
 
@@ -354,16 +354,16 @@ class TestRecognizer:
         assert saved is not None
         other = Pipeline(steps=(PenaltyStep(top=3, ramp="linear", min_n=1, max_n=2), VoteStep(k=1)))
         with Recognizer.open(built, pipeline=other) as recognizer:
-            penalty = recognizer.facts.penalty
+            penalty = recognizer.context.penalty
             assert penalty is not None and penalty.shape == (28,) and (penalty[20:] == 0).all()
             assert not np.allclose(penalty, saved)
             assert recognizer.query([photos / "bank" / "1000.jpg"])[0].threshold == -np.inf
         again = Pipeline(steps=kept.steps[:-1])
         with Recognizer.open(built, pipeline=again) as recognizer:
-            np.testing.assert_array_equal(recognizer.facts.penalty, saved)
+            np.testing.assert_array_equal(recognizer.context.penalty, saved)
         steps = tuple(step for step in kept.steps if not hasattr(step, "ramp"))
         with Recognizer.open(built, pipeline=Pipeline(steps=steps)) as recognizer:
-            assert recognizer.facts.penalty is None
+            assert recognizer.context.penalty is None
 
     def test_a_penalty_that_is_missing_is_learnt_again(
         self, built: Path, monkeypatch: pytest.MonkeyPatch
@@ -372,7 +372,7 @@ class TestRecognizer:
             saved = gallery.array(PENALTY)
         monkeypatch.setattr(Gallery, "array", lambda self, name: None)
         with Recognizer.open(built) as recognizer:
-            np.testing.assert_allclose(recognizer.facts.penalty, saved, atol=1e-5)
+            np.testing.assert_allclose(recognizer.context.penalty, saved, atol=1e-5)
 
     def test_a_moved_index(self, index: Path, photos: Path, tmp_path: Path) -> None:
         index.rename(tmp_path / "moved.lmk")
@@ -520,7 +520,7 @@ def test_a_search_that_there_is_not_is_refused_before_anything_is_embedded(
     stages: list[str] = []
     with pytest.raises(UsageError, match=complaint):
         build_index(
-            pictures, tmp_path / "g.lmk", tiny, progress=lambda s, *_: stages.append(s), **search
+            pictures, tmp_path / "g.lmk", tiny, on_progress=lambda s, *_: stages.append(s), **search
         )
     assert not stages and not (tmp_path / "g.lmk").exists()
 

@@ -32,8 +32,8 @@ from lmk.rerank.indexing.ingest import PHOTOS, open_store
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.steps import (
-    BankPenaltyStep,
-    NeighbourhoodStep,
+    DbaStep,
+    DistractorSimilarityStep,
     PenaltyStep,
     QueryPenaltyStep,
     RescaleStep,
@@ -43,10 +43,10 @@ from lmk.rerank.steps.steps import (
 # A small gallery is penalised by these.
 PIPELINE = Pipeline(
     steps=(
-        NeighbourhoodStep(n=2),
+        DbaStep(n=2),
         RescaleStep(),
         PenaltyStep(top=3, min_n=1, max_n=3, counts="raw"),
-        BankPenaltyStep(m=2, factor=0.3),
+        DistractorSimilarityStep(m=2, factor=0.3),
         VoteStep(k=2),
         QueryPenaltyStep(m=2),
     )
@@ -76,13 +76,13 @@ def build(path: Path, gallery: Manifest, bank: Manifest, tiny: Embedder) -> None
 
 def same(one: Path, other: Path) -> bool:
     """Whether two indexes hold the same pictures and have learnt the same of them."""
-    facts = []
+    context = []
     for path in (one, other):
         with Gallery.open(path, verify=True) as gallery:
             rows = np.flatnonzero(gallery.alive)
             ids, penalty = gallery.ids(rows), gallery.array(PENALTY)
             assert penalty is not None and len(penalty) == gallery.rows and penalty.max() > 0.05
-            facts.append(
+            context.append(
                 (
                     dict(zip(ids, (v.tobytes() for v in gallery.vectors(rows)), strict=True)),
                     dict(zip(ids, penalty[rows].tolist(), strict=True)),
@@ -90,7 +90,7 @@ def same(one: Path, other: Path) -> bool:
                     gallery.setting("calibration"),
                 )
             )
-    left, right = facts
+    left, right = context
     assert left[0] == right[0]
     assert left[1] == pytest.approx(right[1], abs=1e-5)
     assert left[2] == pytest.approx(right[2], abs=1e-5)
@@ -118,7 +118,7 @@ class TestRemove:
             asked = [photos / "gallery" / "place_3" / "0.jpg"]
             predictions = recognizer.query(asked)[0]
             assert predictions.labels != ("place_3",)
-            assert "place_3" not in recognizer.facts.label_names
+            assert "place_3" not in recognizer.context.label_names
             rows = predictions.neighbours.rows
             assert recognizer.gallery.alive[rows[rows >= 0]].all()
         with Gallery.open(index) as opened:
@@ -224,7 +224,7 @@ class TestCompact:
         gone = {row.id for row in gallery.rows if row.id[6] in "0134"}
         remove_pictures(index, [*gone, "distractor:1000"])
         told: list[tuple[str, int, int]] = []
-        report = compact_index(index, progress=lambda *step: told.append(step))
+        report = compact_index(index, on_progress=lambda *step: told.append(step))
         assert report == CompactReport(removed=17, rows=11, features=16)
         assert told[-1] == ("penalty and threshold", 1, 1)
         assert len(open_store(index, tiny)) == 12  # of one shard more than half is used
@@ -233,7 +233,7 @@ class TestCompact:
         with Gallery.open(index) as opened:
             assert (opened.rows, opened.removed) == (11, 0)
         told.clear()
-        again = compact_index(index, progress=lambda *step: told.append(step))
+        again = compact_index(index, on_progress=lambda *step: told.append(step))
         assert again == CompactReport(0, 11, 0) and told == []  # nothing is learnt from nothing
         # What was computed for the pictures that stay is still there.
         assert add_pictures(index, read_manifest(photos / "gallery")).computed == 16

@@ -50,14 +50,14 @@ def parts(tmp_path: Path, photos: Path, tiny: Embedder) -> list[Path]:
 def assert_alike(one: Path, other: Path, asked: list[Path]) -> None:
     """The same pictures, and the same answers to questions."""
     with Recognizer.open(one, verify=True) as first, Recognizer.open(other, verify=True) as second:
-        facts = []
+        context = []
         for gallery in (first.gallery, second.gallery):
             rows = np.flatnonzero(gallery.alive)
             pictures = gallery.pictures(rows)
             penalty = gallery.array(PENALTY)
             assert penalty is not None
             order = sorted(range(len(rows)), key=lambda i: pictures[i].id)
-            facts.append(
+            context.append(
                 (
                     [pictures[i] for i in order],
                     gallery.vectors(rows)[order],
@@ -65,10 +65,10 @@ def assert_alike(one: Path, other: Path, asked: list[Path]) -> None:
                     gallery.setting(BACKGROUND),
                 )
             )
-        assert facts[0][0] == facts[1][0]
-        np.testing.assert_allclose(facts[0][1], facts[1][1], atol=2e-3)
-        np.testing.assert_allclose(facts[0][2], facts[1][2], atol=1e-3)
-        assert facts[0][3] == pytest.approx(facts[1][3], abs=1e-3)
+        assert context[0][0] == context[1][0]
+        np.testing.assert_allclose(context[0][1], context[1][1], atol=2e-3)
+        np.testing.assert_allclose(context[0][2], context[1][2], atol=1e-3)
+        assert context[0][3] == pytest.approx(context[1][3], abs=1e-3)
         answers, others = first.query(asked)[0], second.query(asked)[0]
         assert answers.answers() == others.answers()
         assert any(answers.answers()) and None in answers.answers()
@@ -92,7 +92,7 @@ def test_equals_a_build(
     whole = build_index(gallery, tmp_path / "whole.lmk", tiny, distractors=bank)
     assert whole.whitened == whiten
     told: list[tuple[str, int, int]] = []
-    report = merge_indexes(tmp_path / "m.lmk", parts, progress=lambda *step: told.append(step))
+    report = merge_indexes(tmp_path / "m.lmk", parts, on_progress=lambda *step: told.append(step))
     assert (report.pictures, report.distractors, report.repeated) == (20, 8, 0)
     assert report.duplicates == ()
     asked = [*sorted((photos / "bank").iterdir()), *sorted((photos / "gallery").rglob("1.jpg"))]

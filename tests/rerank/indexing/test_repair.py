@@ -110,7 +110,7 @@ def test_damaged_vectors(folder: Path, index: Path, damage: str, cached: bool) -
     else:
         shutil.rmtree(folder / "gallery")
     told: list[str] = []
-    report = repair_index(index, progress=lambda stage, done, total: told.append(stage))
+    report = repair_index(index, on_progress=lambda stage, done, total: told.append(stage))
     assert report == RepairReport((), 14, ())
     assert contents(index) == before
     assert ("damaged vectors" in told) != cached

@@ -136,7 +136,7 @@ def tree(index: Path) -> dict[str, bytes]:
     }
 
 
-def facts(index: Path) -> list[tuple[Path, str]]:
+def context(index: Path) -> list[tuple[Path, str]]:
     return [(finding.where, finding.what) for finding in verify(index)]
 
 
@@ -186,7 +186,7 @@ def test_a_repair_stopped_at_any_step_loses_nothing(
     for damage in DAMAGE[name]:
         damage(index)
     shutil.copytree(index, kept)
-    before, found = tree(index), facts(index)
+    before, found = tree(index), context(index)
     assert found
     watched = steps(0, fault, after=True)
     with watched.watch(removals=True):
@@ -201,7 +201,7 @@ def test_a_repair_stopped_at_any_step_loses_nothing(
                 repair_index(index, embedder=tiny)
         except (LmkError, OSError, sqlite3.Error, KeyboardInterrupt):
             stopped += 1
-        left = facts(index)
+        left = context(index)
         if left:
             undone += 1
             assert left == found or name in ("much", "cache"), stop
@@ -211,7 +211,7 @@ def test_a_repair_stopped_at_any_step_loses_nothing(
         else:
             assert contents(index) == whole, stop
         repair_index(index, embedder=tiny)
-        assert facts(index) == []
+        assert context(index) == []
         assert contents(index) == whole, stop
     assert stopped >= count / 2
     assert undone
@@ -222,15 +222,15 @@ def test_a_repair_that_is_refused_changes_nothing(folder: Path) -> None:
     index = folder / "g.lmk"
     for damage in DAMAGE["much"]:
         damage(index)
-    before, found = tree(index), facts(index)
+    before, found = tree(index), context(index)
     (folder / "gallery").rename(folder / "away")
     with pytest.raises(GalleryError, match="mount its drive"):
         repair_index(index)
     assert tree(index) == before
-    assert facts(index) == found
+    assert context(index) == found
     (folder / "away").rename(folder / "gallery")
     repair_index(index)
-    assert facts(index) == []
+    assert context(index) == []
 
 
 def test_what_cannot_be_restored_stays(folder: Path, tiny: Embedder) -> None:

@@ -398,13 +398,13 @@ class TestSync:
         assert report.added == (2 if kept else 0)
         assert len(report.duplicates) == (0 if kept else 2)
         learnt: list[bool] = []
-        real = sync_module.learn_change
+        real = sync_module.fit_change
 
-        def learn_change(*args: object, **options: object) -> object:
+        def fit_change(*args: object, **options: object) -> object:
             learnt.append(bool(options["changed"]))
             return real(*args, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(sync_module, "learn_change", learn_change)
+        monkeypatch.setattr(sync_module, "learn_change", fit_change)
         assert sync(folder, bank=False, dry_run=True).would == ()
         assert counts(sync(folder, bank=False)) == counts(sync(folder, bank=False, dry_run=True))
         assert learnt == [False]
@@ -454,11 +454,11 @@ class TestSync:
         add(folder)
         told: list[tuple[str, int, int]] = []
         manifest = read_manifest(folder / "gallery")
-        sync_index(folder / "g.lmk", manifest, progress=lambda *step: told.append(step))
+        sync_index(folder / "g.lmk", manifest, on_progress=lambda *step: told.append(step))
         assert ("comparing", 25, 25) in told and ("pictures", 5, 5) in told
         assert told[-1] == ("penalty and threshold", 1, 1)
         told.clear()
         sync_index(
-            folder / "g.lmk", manifest, dry_run=True, progress=lambda *step: told.append(step)
+            folder / "g.lmk", manifest, dry_run=True, on_progress=lambda *step: told.append(step)
         )
         assert told[-1] == ("comparing", 25, 25)

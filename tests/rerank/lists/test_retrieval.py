@@ -61,7 +61,7 @@ def test_each_step_is_the_function_it_stands_for(crowd: tuple[Collection, Embedd
     expanded = rerank_lists(made({"step": "expand", "n": 4, "alpha": 2}), queries, collection)
     same(expanded, search_expanded(searcher, queries, stored, 20, n=4, alpha=2))
     near = Neighbourhoods.build(searcher, collection.view, augmentation_weights(4, 1))
-    step = {"step": "neighbourhood", "n": 4, "spread": 1}
+    step = {"step": "dba", "n": 4, "spread": 1}
     same(rerank_lists(made(step), queries, collection), near.rerank(queries, found, stored))
     step = {"step": "k_reciprocal", "k1": 6, "k2": 3, "share": 0.2}
     reciprocal = KReciprocal(6, 3, 0.2).rerank(queries, found, stored)
@@ -112,7 +112,7 @@ def test_the_answer_to_a_query_does_not_depend_on_the_others(
     rng = np.random.default_rng(seed)
     steps = [
         {"step": "expand", "n": 3},
-        {"step": str(rng.choice(["neighbourhood", "k_reciprocal"]))},
+        {"step": str(rng.choice(["dba", "k_reciprocal"]))},
         {"step": "diffuse", "neighbours": 6},
         {"step": str(rng.choice(["sort_by_label", "insert_by_label", "boost_by_tags"]))},
     ]
@@ -156,8 +156,8 @@ def test_what_a_step_needs_is_made_once_and_taken_where_it_is_kept(
 ) -> None:
     collection, queries = crowd
     said: list[str] = []
-    telling = replace(collection, tell=said.append)
-    retrieval = made({"step": "neighbourhood", "n": 4}, {"step": "diffuse", "neighbours": 6})
+    telling = replace(collection, on_message=said.append)
+    retrieval = made({"step": "dba", "n": 4}, {"step": "diffuse", "neighbours": 6})
     first = rerank_lists(retrieval, queries, telling)
     assert rerank_lists(retrieval, queries, telling).rows.tolist() == first.rows.tolist()
     assert len(said) == 2 and telling._made.keys() == set(retrieval.steps)
@@ -165,14 +165,14 @@ def test_what_a_step_needs_is_made_once_and_taken_where_it_is_kept(
     keeping = replace(telling, kept=kept)
     assert rerank_lists(retrieval, queries, keeping).rows.tolist() == first.rows.tolist()
     assert len(said) == 3, "only the graph was made"
-    more = made({"step": "neighbourhood", "n": 7})
+    more = made({"step": "dba", "n": 7})
     rerank_lists(more, queries, keeping)
     assert len(said) == 4, "what is kept is too short"
 
 
 def test_steps_that_undo_each_other_or_are_unknown_are_refused() -> None:
     for steps in (
-        [{"step": "neighbourhood"}, {"step": "k_reciprocal"}],
+        [{"step": "dba"}, {"step": "k_reciprocal"}],
         [{"step": "sort_by_label"}, {"step": "insert_by_label"}],
         [{"step": "diffuse"}, {"step": "expand"}],
     ):

@@ -24,7 +24,7 @@ from lmk.rerank.steps.distractor_similarity import (
     shared_content,
     thresholded_demotion,
 )
-from lmk.rerank.steps.hits import Picks
+from lmk.rerank.steps.hits import Hits
 from lmk.rerank.steps.penalty import PenaltySettings, penalty_of
 
 Embed = Callable[..., Embeddings]
@@ -56,7 +56,7 @@ def test_b_against_a_loop(
 def test_neighbours_are_picked_anew(neighbours: Make) -> None:
     """The worked example: by plain cosine g4; after the penalty g1 (or g2, by the ramp)."""
     found = neighbours([(3, 0.95), (2, 0.80), (1, 0.62), (0, 0.55)])
-    picks = Picks(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
+    picks = Hits(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
     expected = {
         "linear": ([0, 1, 2, 3], [0.55, 0.47, 0.3867, 0.25]),
         "shifted": ([0, 1, 2, 3], [0.55, 0.435, 0.368, 0.25]),
@@ -127,7 +127,7 @@ def test_landmark_or_not(neighbours: Make) -> None:
 
 
 def test_the_table() -> None:
-    picks = Picks(np.array([2, 7, 0]), np.array([0.9, 0.1, 0], np.float32), 1.0)
+    picks = Hits(np.array([2, 7, 0]), np.array([0.9, 0.1, 0], np.float32), 1.0)
     table = picks_table(picks, ("c", "a"), np.array([2, 0]))
     assert list(table.columns) == ["id", "mean_cosine", "n_picked"]
     assert table.to_csv(index=False, float_format="%.3f") == (

@@ -15,7 +15,7 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import Allow, View
 from lmk.rerank.steps import hits as picks_module
-from lmk.rerank.steps.hits import PickTable, Sides
+from lmk.rerank.steps.hits import HitTable, Sides
 
 TOP = 3
 
@@ -35,8 +35,8 @@ class Counting:
 
 
 def updated(
-    table: PickTable, vectors: np.ndarray, before: Sides, after: Sides, top: int = TOP
-) -> tuple[PickTable, int]:
+    table: HitTable, vectors: np.ndarray, before: Sides, after: Sides, top: int = TOP
+) -> tuple[HitTable, int]:
     stored = Vectors.of_array(vectors)
     before = before.grown(len(vectors))
     searcher = Counting(View(stored, before.gallery | after.gallery, "f"))
@@ -44,9 +44,9 @@ def updated(
     return new, searcher.asked
 
 
-def anew(vectors: np.ndarray, sides: Sides, top: int = TOP) -> PickTable:
+def anew(vectors: np.ndarray, sides: Sides, top: int = TOP) -> HitTable:
     rows = len(vectors)
-    return updated(PickTable.empty(rows), vectors, Sides.none(rows), sides, top)[0]
+    return updated(HitTable.empty(rows), vectors, Sides.none(rows), sides, top)[0]
 
 
 def slow(vectors: np.ndarray, sides: Sides, top: int = TOP) -> tuple[list[int], list[float]]:
@@ -90,7 +90,7 @@ def test_after_any_history(
     vectors, steps = history
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(picks_module, "_BATCH", batch)
-        table, before = PickTable.empty(0), Sides.none(0)
+        table, before = HitTable.empty(0), Sides.none(0)
         for kinds in steps:
             after = sides_of(kinds)
             if not kinds:
@@ -148,7 +148,7 @@ def test_progress_counts_the_distractors_that_ask(monkeypatch: pytest.MonkeyPatc
     searcher = Counting(View(Vectors.of_array(vectors), np.arange(16) < 6, "f"))
     told: list[tuple[int, int]] = []
 
-    def update(table: PickTable, before: Sides, after: Sides) -> PickTable:
+    def update(table: HitTable, before: Sides, after: Sides) -> HitTable:
         return table.updated(
             searcher,
             Vectors.of_array(vectors),
@@ -156,11 +156,11 @@ def test_progress_counts_the_distractors_that_ask(monkeypatch: pytest.MonkeyPatc
             before=before,
             after=after,
             top=TOP,
-            progress=lambda *step: told.append(step),
+            on_progress=lambda *step: told.append(step),
         )
 
     sides = sides_of([1] * 6 + [2] * 10)
-    table = update(PickTable.empty(16), Sides.none(16), sides)
+    table = update(HitTable.empty(16), Sides.none(16), sides)
     assert told == [(4, 10), (8, 10), (10, 10)]
     told.clear()
     update(table, sides, sides)

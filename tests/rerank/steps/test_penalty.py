@@ -14,7 +14,7 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.view import View
 from lmk.rerank.steps import hits as picks_module
-from lmk.rerank.steps.penalty import CONTEST_PICKS, PenaltySettings, Picks, penalty_of, pick
+from lmk.rerank.steps.penalty import CONTEST_PICKS, Hits, PenaltySettings, penalty_of, pick
 
 Embed = Callable[..., Embeddings]
 
@@ -29,7 +29,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize("ramp", ["linear", "shifted", "unfloored"])
 def test_golden(ramp: str) -> None:
-    picks = Picks(
+    picks = Hits(
         np.array([n for n, _, _ in GOLDEN]), np.array([mu for _, mu, _ in GOLDEN], np.float32), 1.0
     )
     got = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
@@ -115,7 +115,7 @@ def test_relative_counts_fit_any_size() -> None:
     """All picked alike: 1.39 picks a picture in the contest, none of them penalised."""
     for expected in (CONTEST_PICKS, 7.0, 500.0):
         n = np.array([expected, 2.2 * expected, 8.7 * expected])
-        picks = Picks(n, np.full(3, 0.5, np.float32), expected)
+        picks = Hits(n, np.full(3, 0.5, np.float32), expected)
         penalty = penalty_of(picks, PenaltySettings())
         assert penalty[0] == 0 and 0 < penalty[1] < 0.5 and penalty[2] == 0.5
     assert pytest.approx(1.392, abs=1e-3) == CONTEST_PICKS
@@ -123,14 +123,14 @@ def test_relative_counts_fit_any_size() -> None:
 
 def test_a_pick_is_chance_however_small_the_bank() -> None:
     """20 distractors x 1 pick over 2,000 pictures: 0.01 picks are expected of each."""
-    picks = Picks(np.array([0, 1, 2, 3, 12]), np.full(5, 0.5, np.float32), 0.01)
+    picks = Hits(np.array([0, 1, 2, 3, 12]), np.full(5, 0.5, np.float32), 0.01)
     penalty = penalty_of(picks, PenaltySettings())
     assert penalty[:3].tolist() == [0, 0, 0]
     np.testing.assert_allclose(penalty[3:], [0.5 * 0.37, 0.5], rtol=1e-6)
 
 
 def test_the_ends_of_the_ramp() -> None:
-    picks = Picks(np.array([0, 2, 3, 11, 12, 99]), np.ones(6, np.float32), 1.0)
+    picks = Hits(np.array([0, 2, 3, 11, 12, 99]), np.ones(6, np.float32), 1.0)
     for ramp, first in (("linear", 0.3), ("shifted", 0.37), ("unfloored", 0.07)):
         got = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
         assert got[:2].tolist() == [0, 0]
@@ -139,7 +139,7 @@ def test_the_ends_of_the_ramp() -> None:
 
 
 def test_a_negative_mean_adds_nothing() -> None:
-    picks = Picks(np.array([20]), np.array([-0.4], np.float32), 1.0)
+    picks = Hits(np.array([20]), np.array([-0.4], np.float32), 1.0)
     assert penalty_of(picks, PenaltySettings(counts="raw")).tolist() == [0]
 
 

@@ -11,22 +11,22 @@ from pydantic import ValidationError
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.vectors.neighbours import Neighbours
-from lmk.rerank.steps.context import GalleryFacts
-from lmk.rerank.steps.penalty import PenaltySettings, Picks, penalty_of
+from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.penalty import Hits, PenaltySettings, penalty_of
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, ThresholdStep, VoteStep
 
-Facts = Callable[..., GalleryFacts]
+Facts = Callable[..., PipelineContext]
 Near = Callable[..., Neighbours]
 TOP1 = VoteStep(k=1, power=1)
 
 
-def ask(pipeline: Pipeline, found: Neighbours, known: GalleryFacts) -> Predictions:
+def ask(pipeline: Pipeline, found: Neighbours, known: PipelineContext) -> Predictions:
     """For steps that do not look at the queries themselves."""
     asked = Embeddings(unit_rows(np.ones((len(found), 2))), found.query_ids, "f")
-    return pipeline.predict(Queries(asked), found, known)
+    return pipeline.predict(QueryBatch(asked), found, known)
 
 
 class TestAsData:
@@ -75,17 +75,17 @@ class TestAsData:
     [("linear", "g1", 0.55), ("shifted", "g1", 0.55), ("unfloored", "g2", 0.585)],
 )
 def test_golden_answer(
-    facts: Facts, neighbours: Near, ramp: str, answer: str, confidence: float
+    context: Facts, neighbours: Near, ramp: str, answer: str, confidence: float
 ) -> None:
     """Worked by hand: without a penalty g4 at .95; the ramp changes the landmark itself."""
-    picks = Picks(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
+    picks = Hits(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
     penalty = penalty_of(picks, PenaltySettings(counts="raw"))
     found = neighbours([(0, 0.55), (1, 0.62), (2, 0.80), (3, 0.95)])
-    plain = ask(Pipeline(steps=(TOP1,)), found, facts("g1", "g2", "g3", "g4"))
+    plain = ask(Pipeline(steps=(TOP1,)), found, context("g1", "g2", "g3", "g4"))
     assert plain.labels == ("g4",) and plain.confidence[0] == pytest.approx(0.95)
     step = PenaltyStep(ramp=ramp, counts="raw")
     penalty = penalty_of(picks, step)
-    known = facts("g1", "g2", "g3", "g4", penalty=penalty.tolist())
+    known = context("g1", "g2", "g3", "g4", penalty=penalty.tolist())
     got = ask(Pipeline(steps=(step, TOP1)), found, known)
     assert got.labels == (answer,) and got.confidence[0] == pytest.approx(confidence, abs=1e-6)
     np.testing.assert_allclose(got.penalty[0], penalty[[3, 2, 1, 0]])
@@ -93,8 +93,8 @@ def test_golden_answer(
 
 
 class TestVote:
-    def test_the_sum_of_powers(self, facts: Facts, neighbours: Near) -> None:
-        known = facts("a", "b", "b", "a b", "")
+    def test_the_sum_of_powers(self, context: Facts, neighbours: Near) -> None:
+        known = context("a", "b", "b", "a b", "")
         found = neighbours([(0, 0.9), (1, 0.8), (2, 0.7), (3, 0.5), (4, 0.95)])
         got = ask(Pipeline(steps=(VoteStep(k=5, power=2),)), found, known)
         assert got.labels == ("b",)
@@ -103,21 +103,21 @@ class TestVote:
         steep = ask(Pipeline(steps=(VoteStep(k=5, power=9),)), found, known)
         assert steep.labels == ("a",)
 
-    def test_the_penalty_changes_who_votes(self, facts: Facts, neighbours: Near) -> None:
+    def test_the_penalty_changes_who_votes(self, context: Facts, neighbours: Near) -> None:
         labels = ("hub", "hub", "b", "b")
         found = neighbours([(0, 0.9), (1, 0.85), (2, 0.6), (3, 0.5)])
         pipeline = Pipeline(steps=(PenaltyStep(), VoteStep(k=2, power=1)))
-        assert ask(pipeline, found, facts(*labels)).labels == ("hub",)
-        got = ask(pipeline, found, facts(*labels, penalty=[0.6, 0.6, 0, 0]))
+        assert ask(pipeline, found, context(*labels)).labels == ("hub",)
+        got = ask(pipeline, found, context(*labels, penalty=[0.6, 0.6, 0, 0]))
         assert got.labels == ("b",) and got.confidence[0] == pytest.approx((0.6 + 0.5) / 2)
         np.testing.assert_allclose(got.votes[0], [0, 0, 0.6, 0.5], rtol=1e-6)
         np.testing.assert_allclose(got.penalty[0], [0.6, 0.6, 0, 0], rtol=1e-6)
 
     def test_neighbours_beyond_the_candidates_are_shown_but_do_not_vote(
-        self, facts: Facts, neighbours: Near
+        self, context: Facts, neighbours: Near
     ) -> None:
         """Row 2 would win after the penalty of the others, but there are two candidates only."""
-        known = facts("a", "a", "b", penalty=[0.5, 0.5, 0.0])
+        known = context("a", "a", "b", penalty=[0.5, 0.5, 0.0])
         pipeline = Pipeline(steps=(PenaltyStep(), TOP1), candidates=2)
         near = [(0, 0.9), (1, 0.8), (2, 0.7)]
         few, more = (ask(pipeline, neighbours(near[:k]), known) for k in (2, 3))
@@ -126,38 +126,38 @@ class TestVote:
         np.testing.assert_allclose(more.scores, [[0.4, 0.3, 0.7]], rtol=1e-6)
         assert more.votes[0, 2] == 0
 
-    def test_equal_scores_go_by_row(self, facts: Facts, neighbours: Near) -> None:
-        known = facts("z", "a", penalty=[0.25, 0.0])
+    def test_equal_scores_go_by_row(self, context: Facts, neighbours: Near) -> None:
+        known = context("z", "a", penalty=[0.25, 0.0])
         found = neighbours([(0, 0.75), (1, 0.5)])
         got = ask(Pipeline(steps=(PenaltyStep(), TOP1)), found, known)
         assert got.labels == ("z",)
 
-    def test_one_neighbour_among_ten_is_less_sure(self, facts: Facts, neighbours: Near) -> None:
-        known = facts(*["a"] * 10)
+    def test_one_neighbour_among_ten_is_less_sure(self, context: Facts, neighbours: Near) -> None:
+        known = context(*["a"] * 10)
         ten = neighbours([(row, 0.8) for row in range(10)])
         one = neighbours([(0, 0.8)])
         step = Pipeline(steps=(VoteStep(k=10, power=6),))
         assert ask(step, ten, known).confidence[0] == pytest.approx(0.8)
         assert ask(step, one, known).confidence[0] == pytest.approx(0.8 * 0.1 ** (1 / 6))
 
-    def test_nobody_above_zero(self, facts: Facts, neighbours: Near) -> None:
+    def test_nobody_above_zero(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, -0.2), (1, -0.5)], [(0, 0.0), (1, -0.1)])
-        got = ask(Pipeline(), found, facts("a", "b"))
+        got = ask(Pipeline(), found, context("a", "b"))
         assert got.labels == ("a", "a")
         np.testing.assert_allclose(got.confidence, [-0.2, 0.0])
         assert not got.votes.any()
 
-    def test_no_labels_no_neighbours_no_queries(self, facts: Facts, neighbours: Near) -> None:
-        got = ask(Pipeline().with_threshold(-5), neighbours([(0, 0.9)], []), facts("", "a"))
+    def test_no_labels_no_neighbours_no_queries(self, context: Facts, neighbours: Near) -> None:
+        got = ask(Pipeline().with_threshold(-5), neighbours([(0, 0.9)], []), context("", "a"))
         assert got.labels == got.answers() == (None, None)
         assert np.isneginf(got.confidence).all()
         empty = Neighbours(np.zeros((0, 4), np.int64), np.zeros((0, 4), np.float32), ())
-        assert len(ask(Pipeline(), empty, facts("a"))) == 0
+        assert len(ask(Pipeline(), empty, context("a"))) == 0
 
 
 class TestRescale:
-    def test_strangers_are_at_zero(self, facts: Facts, neighbours: Near) -> None:
-        known = replace(facts("a", "b", "c"), background=0.6)
+    def test_strangers_are_at_zero(self, context: Facts, neighbours: Near) -> None:
+        known = replace(context("a", "b", "c"), background=0.6)
         found = neighbours([(0, 1.0), (1, 0.8), (2, 0.6)], [(2, 0.5)])
         got = ask(Pipeline(steps=(RescaleStep(), TOP1)), found, known)
         np.testing.assert_allclose(got.confidence, [1, -0.25], atol=1e-6)
@@ -166,9 +166,9 @@ class TestRescale:
         assert three.neighbours is found  # evidence keeps the plain cosines
 
     def test_many_distant_pictures_do_not_outvote_a_near_one(
-        self, facts: Facts, neighbours: Near
+        self, context: Facts, neighbours: Near
     ) -> None:
-        known = facts("near", "far", "far", "far", "far")
+        known = context("near", "far", "far", "far", "far")
         found = neighbours([(0, 0.9), *((row, 0.8) for row in range(1, 5))])
         vote = VoteStep(k=5, power=9)
         assert ask(Pipeline(steps=(vote,)), found, known).labels == ("far",)
@@ -177,27 +177,29 @@ class TestRescale:
         got = ask(rescaled, found, replace(known, background=0.6))
         assert got.labels == ("near",)
 
-    def test_the_penalty_comes_off_the_rescaled_score(self, facts: Facts, neighbours: Near) -> None:
-        known = replace(facts("a", penalty=[0.25]), background=0.5)
+    def test_the_penalty_comes_off_the_rescaled_score(
+        self, context: Facts, neighbours: Near
+    ) -> None:
+        known = replace(context("a", penalty=[0.25]), background=0.5)
         pipeline = Pipeline(steps=(RescaleStep(), PenaltyStep(), TOP1))
         got = ask(pipeline, neighbours([(0, 0.9)]), known)
         assert got.confidence[0] == pytest.approx(0.8 - 0.25)
 
 
-def test_the_threshold_changes_answers_not_ranks(facts: Facts, neighbours: Near) -> None:
+def test_the_threshold_changes_answers_not_ranks(context: Facts, neighbours: Near) -> None:
     found = neighbours([(0, 0.9)], [(1, 0.3)])
     pipeline = Pipeline(steps=(TOP1,))
-    plain = ask(pipeline, found, facts("a", "b"))
-    cut = ask(pipeline.with_threshold(0.5), found, facts("a", "b"))
+    plain = ask(pipeline, found, context("a", "b"))
+    cut = ask(pipeline.with_threshold(0.5), found, context("a", "b"))
     assert plain.answers() == ("a", "b") and cut.answers() == ("a", None)
     assert cut.labels == plain.labels and (cut.confidence == plain.confidence).all()
     at = float(plain.confidence[1])
-    exact = ask(pipeline.with_threshold(at), found, facts("a", "b"))
+    exact = ask(pipeline.with_threshold(at), found, context("a", "b"))
     assert exact.answers() == ("a", "b")  # at the threshold it is an answer
 
 
-def test_no_steps_no_answers(facts: Facts, neighbours: Near) -> None:
-    got = ask(Pipeline(steps=()), neighbours([(0, 0.9)]), facts("a"))
+def test_no_steps_no_answers(context: Facts, neighbours: Near) -> None:
+    got = ask(Pipeline(steps=()), neighbours([(0, 0.9)]), context("a"))
     assert got.labels == (None,) and np.isneginf(got.confidence).all()
 
 

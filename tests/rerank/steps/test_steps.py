@@ -18,16 +18,16 @@ from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.augmentation import Neighbourhoods
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.geometry import Match
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import Queries
+from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import (
-    BankPenaltyStep,
+    DbaStep,
     DemoteStep,
+    DistractorSimilarityStep,
     GeometryStep,
-    NeighbourhoodStep,
     OverpredictedStep,
     PenaltyStep,
     QueryPenaltyStep,
@@ -37,7 +37,7 @@ from lmk.rerank.steps.steps import (
 )
 
 Embed = Callable[..., Embeddings]
-Facts = Callable[..., GalleryFacts]
+Facts = Callable[..., PipelineContext]
 Near = Callable[..., Neighbours]
 Scan = Callable[[Embeddings], Searcher]
 TOP1 = VoteStep(k=1, power=1)
@@ -45,7 +45,7 @@ TOP1 = VoteStep(k=1, power=1)
 
 def ask(
     found: Neighbours,
-    known: GalleryFacts,
+    known: PipelineContext,
     *steps: object,
     candidates: int = 100,
     vectors: object = None,
@@ -55,12 +55,12 @@ def ask(
     rows = np.ones((len(found), 2)) if vectors is None else vectors
     asked = Embeddings(unit_rows(np.asarray(rows, np.float32)), found.query_ids, "f")
     pipeline = Pipeline(steps=steps, candidates=candidates)  # type: ignore[arg-type]
-    return pipeline.predict(Queries(asked, without, features), found, known)
+    return pipeline.predict(QueryBatch(asked, without, features), found, known)
 
 
 class TestOrder:
     def test_all_of_them(self) -> None:
-        steps = (NeighbourhoodStep(), RescaleStep(), PenaltyStep(), BankPenaltyStep(),
+        steps = (DbaStep(), RescaleStep(), PenaltyStep(), DistractorSimilarityStep(),
                  GeometryStep(), VoteStep(), QueryPenaltyStep(), DemoteStep(),
                  OverpredictedStep(), ThresholdStep(value=1))  # fmt: skip
         whole = Pipeline(steps=steps)
@@ -68,12 +68,12 @@ class TestOrder:
         assert whole.for_one().steps == steps[:-2]
         assert whole.asks_bank() and whole.uses_bank()
         assert not Pipeline(steps=(TOP1,)).uses_bank()
-        assert Pipeline(steps=(BankPenaltyStep(), TOP1)).uses_bank()
+        assert Pipeline(steps=(DistractorSimilarityStep(), TOP1)).uses_bank()
 
     @pytest.mark.parametrize(
         "steps",
         [
-            (RescaleStep(), NeighbourhoodStep()),
+            (RescaleStep(), DbaStep()),
             (PenaltyStep(), RescaleStep()),
             (VoteStep(), GeometryStep()),
             (QueryPenaltyStep(), VoteStep()),
@@ -88,10 +88,10 @@ class TestOrder:
 
 
 class TestWithoutFacts:
-    def test_nothing_is_done(self, facts: Facts, neighbours: Near) -> None:
-        found, known = neighbours([(0, 0.9), (1, 0.5)]), facts("a", "b")
+    def test_nothing_is_done(self, context: Facts, neighbours: Near) -> None:
+        found, known = neighbours([(0, 0.9), (1, 0.5)]), context("a", "b")
         plain = ask(found, known, TOP1)
-        steps = (NeighbourhoodStep(), BankPenaltyStep(), GeometryStep(), TOP1,
+        steps = (DbaStep(), DistractorSimilarityStep(), GeometryStep(), TOP1,
                  QueryPenaltyStep(), DemoteStep())  # fmt: skip
         got = ask(found, known, *steps, features=lambda i: pytest.fail("no rows to compare with"))
         assert got.labels == plain.labels and got.confidence == plain.confidence
@@ -99,49 +99,49 @@ class TestWithoutFacts:
         assert got.landmark is None and got.probability is None
         assert got.bank.tolist() == [0] and (got.inliers == -1).all() and not got.seconds.any()
 
-    def test_neighbours_of_other_queries(self, facts: Facts, neighbours: Near) -> None:
+    def test_neighbours_of_other_queries(self, context: Facts, neighbours: Near) -> None:
         asked = Embeddings(unit_rows([[1, 0]]), ("x",), "f")
         with pytest.raises(ValueError, match="other queries"):
-            Pipeline().predict(Queries(asked), neighbours([(0, 0.9)]), facts("a"))
+            Pipeline().predict(QueryBatch(asked), neighbours([(0, 0.9)]), context("a"))
         with pytest.raises(ValueError, match="1 queries, 2 lists"):
-            Queries(asked, [np.zeros(1, np.int64)] * 2)
+            QueryBatch(asked, [np.zeros(1, np.int64)] * 2)
 
 
 class TestNeighbourhood:
-    def known(self, embed: Embed, scan: Scan, labels: GalleryFacts, rows: object) -> GalleryFacts:
-        gallery, step = embed(rows), NeighbourhoodStep(n=2, spread=0)
+    def known(
+        self, embed: Embed, scan: Scan, labels: PipelineContext, rows: object
+    ) -> PipelineContext:
+        gallery, step = embed(rows), DbaStep(n=2, spread=0)
         near = Neighbourhoods.build(scan(gallery), View.of_embeddings(gallery), step.weights())
         stored = Vectors.of_array(gallery.vectors)
         return replace(labels, vectors=stored, neighbourhoods=near)
 
     def test_scores_change_and_neighbours_do_not(
-        self, embed: Embed, scan: Scan, facts: Facts
+        self, embed: Embed, scan: Scan, context: Facts
     ) -> None:
         """Row 0 is nearest alone; rows 1 and 2 surround the query."""
         rows = [[1, 0, 0.2], [0.9, 0.5, 0], [0.9, -0.5, 0], [1, 0, 0.3]]
-        known = self.known(embed, scan, facts("x", "b", "b", "x"), rows)
+        known = self.known(embed, scan, context("x", "b", "b", "x"), rows)
         query = embed([[1, 0, 0]], "q")
         found = scan(embed(rows)).search(query, 4)
-        got = ask(found, known, NeighbourhoodStep(n=2, spread=0), TOP1, vectors=[[1, 0, 0]])
+        got = ask(found, known, DbaStep(n=2, spread=0), TOP1, vectors=[[1, 0, 0]])
         assert got.neighbours is found and found.rows[0, 0] == 0
         mean = unit_rows(unit_rows(rows)[[0, 3]].sum(axis=0, keepdims=True))[0, 0]
         assert got.scores[0, 0] == pytest.approx(mean, abs=1e-6)
 
-    def test_then_it_is_rescaled(self, embed: Embed, scan: Scan, facts: Facts) -> None:
+    def test_then_it_is_rescaled(self, embed: Embed, scan: Scan, context: Facts) -> None:
         rows = [[1, 0, 0], [0.8, 0.6, 0]]
-        known = replace(self.known(embed, scan, facts("a", "b"), rows), background=0.5)
+        known = replace(self.known(embed, scan, context("a", "b"), rows), background=0.5)
         found = scan(embed(rows)).search(embed([[1, 0, 0]], "q"), 2)
-        plain = ask(found, known, NeighbourhoodStep(n=2, spread=0), TOP1, vectors=[[1, 0, 0]])
-        got = ask(
-            found, known, NeighbourhoodStep(n=2, spread=0), RescaleStep(), TOP1, vectors=[[1, 0, 0]]
-        )
+        plain = ask(found, known, DbaStep(n=2, spread=0), TOP1, vectors=[[1, 0, 0]])
+        got = ask(found, known, DbaStep(n=2, spread=0), RescaleStep(), TOP1, vectors=[[1, 0, 0]])
         np.testing.assert_allclose(got.scores, (plain.scores - 0.5) / 0.5, atol=1e-6)
 
-    def test_what_counts_as_absent(self, embed: Embed, scan: Scan, facts: Facts) -> None:
+    def test_what_counts_as_absent(self, embed: Embed, scan: Scan, context: Facts) -> None:
         rows = [[1, 0, 0], [0.8, 0.6, 0], [0, 0.6, 0.8]]
-        known = self.known(embed, scan, facts("a", "b", "c"), rows)
+        known = self.known(embed, scan, context("a", "b", "c"), rows)
         found = scan(embed(rows)).search(embed([[1, 0, 0]], "q"), 3)
-        step = NeighbourhoodStep(n=2, spread=0)
+        step = DbaStep(n=2, spread=0)
         got = ask(found, known, step, TOP1, vectors=[[1, 0, 0]], without=[np.array([0])])
         assert got.neighbours.rows.tolist() == [[1, 2, -1]] and got.labels == ("b",)
         both = unit_rows((unit_rows(rows)[1] + unit_rows(rows)[2])[None])[0, 0]
@@ -149,29 +149,29 @@ class TestNeighbourhood:
 
 
 class TestBank:
-    def test_of_gallery_pictures(self, facts: Facts, neighbours: Near) -> None:
+    def test_of_gallery_pictures(self, context: Facts, neighbours: Near) -> None:
         """By hand: B .5 and .1 off .8 and .6; half of it with factor .5."""
         found = neighbours([(0, 0.8), (1, 0.6)])
-        known = replace(facts("a", "b"), bank_means=np.array([0.5, 0.1], np.float32))
-        got = ask(found, known, BankPenaltyStep(), TOP1)
+        known = replace(context("a", "b"), bank_means=np.array([0.5, 0.1], np.float32))
+        got = ask(found, known, DistractorSimilarityStep(), TOP1)
         assert got.labels == ("b",) and got.confidence[0] == pytest.approx(0.5)
         np.testing.assert_allclose(got.penalty, [[0.5, 0.1]])
-        half = ask(found, known, BankPenaltyStep(factor=0.5), TOP1)
+        half = ask(found, known, DistractorSimilarityStep(factor=0.5), TOP1)
         assert half.confidence[0] == pytest.approx(0.55)  # either
 
-    def test_rescaled_it_ranks_as_it_does_without(self, facts: Facts, neighbours: Near) -> None:
+    def test_rescaled_it_ranks_as_it_does_without(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.8), (1, 0.6), (2, 0.55)])
         means = np.array([0.5, 0.25, 0.3], np.float32)
-        known = replace(facts("a", "b", "c"), bank_means=means, background=0.4)
-        plain = ask(found, known, BankPenaltyStep(), TOP1)
-        got = ask(found, known, RescaleStep(), BankPenaltyStep(), TOP1)
+        known = replace(context("a", "b", "c"), bank_means=means, background=0.4)
+        plain = ask(found, known, DistractorSimilarityStep(), TOP1)
+        got = ask(found, known, RescaleStep(), DistractorSimilarityStep(), TOP1)
         np.testing.assert_allclose(got.scores, plain.scores / 0.6, atol=1e-6)
 
-    def test_of_queries(self, embed: Embed, scan: Scan, facts: Facts, neighbours: Near) -> None:
+    def test_of_queries(self, embed: Embed, scan: Scan, context: Facts, neighbours: Near) -> None:
         """Cosines to the bank 1, .8 and 0: C of two is .9; the third largest is 0."""
         found = neighbours([(0, 0.8)])
         bank = scan(embed([[1, 0], [0.8, 0.6], [0, 1]], "d"))
-        known = replace(facts("a"), bank=bank)
+        known = replace(context("a"), bank=bank)
         got = ask(found, known, TOP1, QueryPenaltyStep(m=2, factor=0.5), vectors=[[1, 0]])
         assert got.confidence[0] == pytest.approx(0.8 - 0.45)
         np.testing.assert_allclose(got.bank, [0.45], atol=1e-6)
@@ -185,9 +185,9 @@ class TestBank:
         assert both.bank[0] == pytest.approx(0.45 + 1.2)
 
     def test_of_rescaled_queries(
-        self, embed: Embed, scan: Scan, facts: Facts, neighbours: Near
+        self, embed: Embed, scan: Scan, context: Facts, neighbours: Near
     ) -> None:
-        known = replace(facts("a"), bank=scan(embed([[0.8, 0.6]], "d")), background=0.5)
+        known = replace(context("a"), bank=scan(embed([[0.8, 0.6]], "d")), background=0.5)
         got = ask(
             neighbours([(0, 0.9)]), known, RescaleStep(), TOP1, QueryPenaltyStep(m=1, factor=1),
             vectors=[[1, 0]],
@@ -195,17 +195,17 @@ class TestBank:
         assert got.confidence[0] == pytest.approx(0.8 - 0.6, abs=1e-6)
 
     def test_no_neighbour_stays_no_answer(
-        self, embed: Embed, scan: Scan, facts: Facts, neighbours: Near
+        self, embed: Embed, scan: Scan, context: Facts, neighbours: Near
     ) -> None:
-        known = replace(facts("a"), bank=scan(embed([[1, 0]], "d")))
+        known = replace(context("a"), bank=scan(embed([[1, 0]], "d")))
         got = ask(neighbours([]), known, VoteStep(), QueryPenaltyStep(), DemoteStep())
         assert got.labels == (None,) and np.isneginf(got.confidence[0]) and got.landmark is None
 
 
 class TestVote:
-    def test_softmax_is_top_1_when_it_is_cold(self, facts: Facts, neighbours: Near) -> None:
+    def test_softmax_is_top_1_when_it_is_cold(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.9), (1, 0.8), (2, 0.79)])
-        known = facts("a", "b", "b")
+        known = context("a", "b", "b")
         cold = ask(found, known, VoteStep(k=3, temperature=1e-3))
         assert cold.labels == ("a",) and cold.confidence[0] == pytest.approx(0.9)
         warm = ask(found, known, VoteStep(k=3, temperature=10))
@@ -215,31 +215,31 @@ class TestVote:
 
     @pytest.mark.parametrize("temperature", [None, 0.1])
     def test_pictures_without_a_label_do_not_speak(
-        self, facts: Facts, neighbours: Near, temperature: float | None
+        self, context: Facts, neighbours: Near, temperature: float | None
     ) -> None:
         """Neither as the best nor for how sure an answer is that nothing speaks for."""
         step = VoteStep(k=3, temperature=temperature)
         found = neighbours([(2, 0.9), (1, -0.1), (0, -0.2)], [(2, -0.1), (1, -0.2), (0, -0.3)])
-        got = ask(found, facts("a", "b", ""), step)
+        got = ask(found, context("a", "b", ""), step)
         assert got.labels == ("b", "b") and not got.votes.any()
         assert got.confidence.tolist() == pytest.approx([-0.1, -0.2])
 
-    def test_votes_of_a_label_that_count(self, facts: Facts, neighbours: Near) -> None:
+    def test_votes_of_a_label_that_count(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.9), (1, 0.5), (2, 0.5)])
-        known = facts("a", "b", "b")
+        known = context("a", "b", "b")
         assert ask(found, known, VoteStep(k=3, power=1)).labels == ("b",)
         got = ask(found, known, VoteStep(k=3, power=1, most=1))
         assert got.labels == ("a",) and got.votes[0].tolist() == pytest.approx([0.9, 0, 0])
 
-    def test_prior(self, facts: Facts, neighbours: Near) -> None:
+    def test_prior(self, context: Facts, neighbours: Near) -> None:
         """Four pictures against one: with strength .5 a vote counts twice."""
         found = neighbours([(0, 0.9), (1, 0.5)])
-        known = facts("a", "b", "b", "b", "b")
+        known = context("a", "b", "b", "b", "b")
         assert ask(found, known, VoteStep(k=2, power=1)).labels == ("a",)
         got = ask(found, known, VoteStep(k=2, power=1, prior=0.5))
         assert got.labels == ("b",) and got.confidence[0] == pytest.approx(2 * 0.5 / 2)
         assert ask(found, known, VoteStep(k=2, power=1, prior=-1)).labels == ("a",)
-        unlabelled = ask(found, facts("", ""), VoteStep(prior=1))
+        unlabelled = ask(found, context("", ""), VoteStep(prior=1))
         assert unlabelled.labels == (None,)
 
     @given(
@@ -249,7 +249,7 @@ class TestVote:
         most=st.none() | st.integers(1, 3),
     )
     def test_against_a_loop(
-        self, facts: Facts, seed: int, q: int, temperature: float | None, most: int | None
+        self, context: Facts, seed: int, q: int, temperature: float | None, most: int | None
     ) -> None:
         rng = np.random.default_rng(seed)
         labels = [" ".join(sorted(set(rng.choice(list("abc"), rng.integers(0, 3)))))
@@ -258,7 +258,7 @@ class TestVote:
         scores = -np.sort(-rng.uniform(-0.2, 1, (q, 6)).astype(np.float32), axis=1)
         found = Neighbours(rows, scores, tuple(f"q{i}" for i in range(q)))
         step = VoteStep(k=4, power=3, temperature=temperature, most=most)
-        got = ask(found, facts(*labels), step)
+        got = ask(found, context(*labels), step)
         for i in range(q):
             values = scores[i, :4].astype(float)
             own = [v for row, v in zip(rows[i], values, strict=False) if labels[row]]
@@ -287,16 +287,16 @@ class TestVote:
 
 
 class TestOverpredicted:
-    def test_only_what_is_predicted_too_often(self, facts: Facts, neighbours: Near) -> None:
+    def test_only_what_is_predicted_too_often(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.9)], [(0, 0.8)], [(1, 0.7)], [(2, 0.9)])
-        got = ask(found, facts("a", "b", ""), TOP1, OverpredictedStep(limit=1))
+        got = ask(found, context("a", "b", ""), TOP1, OverpredictedStep(limit=1))
         assert got.confidence.tolist() == pytest.approx([-2, -2, 0.7, -np.inf])
 
-    def test_of_all_answers_it_is_the_same(self, facts: Facts, neighbours: Near) -> None:
+    def test_of_all_answers_it_is_the_same(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.9)], [(0, 0.8)], [(1, 0.7)], [(2, 0.9)], [(0, 0.1)])
         step = OverpredictedStep(limit=2)
-        at_once = ask(found, facts("a", "b", ""), TOP1, step)
-        alone = ask(found, facts("a", "b", ""), TOP1)
+        at_once = ask(found, context("a", "b", ""), TOP1, step)
+        alone = ask(found, context("a", "b", ""), TOP1)
         later = step.of_all(alone.labels, alone.confidence.astype(np.float64))
         assert later.dtype == np.float32 and later.tolist() == at_once.confidence.tolist()
         assert later[0] == -3 and step.of_all((), np.zeros(0)).shape == (0,)
@@ -314,14 +314,14 @@ class TestGeometry:
 
     STEP = GeometryStep(top=2, weight=0.3, cap=40, margin=0.1)
 
-    def known(self, facts: Facts) -> GalleryFacts:
+    def known(self, context: Facts) -> PipelineContext:
         shown = {0: 1, 1: 2, 2: 0}
         return replace(
-            facts("a", "b", "c"),
+            context("a", "b", "c"),
             row_features=lambda row: _points(shown[row]) if row in shown else "gone",
         )
 
-    def test_the_second_pass_changes_the_answer(self, facts: Facts, neighbours: Near) -> None:
+    def test_the_second_pass_changes_the_answer(self, context: Facts, neighbours: Near) -> None:
         """Row 2 is second, has all 40 points of the query and gains .3."""
         found, asked = neighbours([(0, 0.8), (2, 0.7), (1, 0.6)]), []
 
@@ -329,13 +329,13 @@ class TestGeometry:
             asked.append(query)
             return _points(0)
 
-        got = ask(found, self.known(facts), self.STEP, TOP1, features=features)
+        got = ask(found, self.known(context), self.STEP, TOP1, features=features)
         assert got.labels == ("c",) and got.confidence[0] == pytest.approx(1.0)
         assert got.inliers.tolist() == [[0, 40, -1]] and asked == [0]
         assert set(got.matches) == {(0, 0), (0, 2)} and isinstance(got.matches[0, 2], Match)
         assert got.seconds[0] > 0
 
-    def test_only_queries_in_doubt(self, facts: Facts, neighbours: Near) -> None:
+    def test_only_queries_in_doubt(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.95), (2, 0.7)], [(0, 0.8), (2, 0.7)], [(1, 0.5), (2, 0.4)])
         asked: list[int] = []
 
@@ -344,40 +344,40 @@ class TestGeometry:
             return _points(0)
 
         cut = ThresholdStep(value=0.75)
-        got = ask(found, self.known(facts), self.STEP, TOP1, cut, features=features)
+        got = ask(found, self.known(context), self.STEP, TOP1, cut, features=features)
         assert asked == [1] and got.labels == ("a", "c", "b")
         assert (got.inliers[[0, 2]] == -1).all() and got.seconds[[0, 2]].tolist() == [0, 0]
 
     def test_how_often_a_label_is_predicted_raises_no_doubt(
-        self, facts: Facts, neighbours: Near
+        self, context: Facts, neighbours: Near
     ) -> None:
         found = neighbours(*[[(0, 0.8), (2, 0.7)]] * 2)
         got = ask(
-            found, self.known(facts), self.STEP, TOP1, OverpredictedStep(limit=1),
+            found, self.known(context), self.STEP, TOP1, OverpredictedStep(limit=1),
             ThresholdStep(value=0.75), features=lambda query: _points(0),
         )  # fmt: skip
         assert got.labels == ("c", "c") and got.confidence.tolist() == [-2, -2]
 
     def test_it_looks_at_what_is_left_after_the_penalty(
-        self, facts: Facts, neighbours: Near
+        self, context: Facts, neighbours: Near
     ) -> None:
         """Rows 0 and 1 are pushed behind row 2, of which the short list of one is made."""
-        known = replace(self.known(facts), penalty=np.array([0.5, 0.5, 0], np.float32))
+        known = replace(self.known(context), penalty=np.array([0.5, 0.5, 0], np.float32))
         found = neighbours([(0, 0.9), (1, 0.8), (2, 0.7)])
         step = self.STEP.model_copy(update={"top": 1})
         got = ask(found, known, PenaltyStep(), step, TOP1, features=lambda query: _points(0))
         assert got.inliers.tolist() == [[-1, -1, 40]] and got.labels == ("c",)
 
-    def test_files_that_are_gone(self, facts: Facts, neighbours: Near) -> None:
+    def test_files_that_are_gone(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.8), (2, 0.7)])
-        known = replace(self.known(facts), row_features=lambda row: "no such file")
+        known = replace(self.known(context), row_features=lambda row: "no such file")
         got = ask(found, known, self.STEP, TOP1, features=lambda query: _points(0))
         assert (got.inliers == -1).all() and got.labels == ("a",)
-        got = ask(found, self.known(facts), self.STEP, TOP1, features=lambda query: "gone")
+        got = ask(found, self.known(context), self.STEP, TOP1, features=lambda query: "gone")
         assert (got.inliers == -1).all() and got.labels == ("a",)
 
-    def test_who_has_no_answer_is_not_looked_at(self, facts: Facts, neighbours: Near) -> None:
-        known = replace(facts("", "a"), row_features=lambda row: pytest.fail("looked"))
+    def test_who_has_no_answer_is_not_looked_at(self, context: Facts, neighbours: Near) -> None:
+        known = replace(context("", "a"), row_features=lambda row: pytest.fail("looked"))
         got = ask(neighbours([(0, 0.9)], []), known, self.STEP, TOP1,
                   features=lambda query: pytest.fail("looked"))  # fmt: skip
         assert got.labels == (None, None)

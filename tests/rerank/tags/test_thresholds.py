@@ -47,7 +47,7 @@ def test_what_follows_is_raised_and_given() -> None:
     assert got.tolist() == [
         [True, True, True, False], [False, True, True, True], [False] * 4,
     ]  # fmt: skip
-    assert rules.closed(scores, NAMES)[0].tolist() == [0.3, 0.3, 0.3, 0.1]
+    assert rules.with_ancestors(scores, NAMES)[0].tolist() == [0.3, 0.3, 0.3, 0.1]
 
 
 def test_float32_scores_meet_thresholds_that_were_learnt_of_them() -> None:

@@ -10,63 +10,65 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmk.index.vectors.neighbours import NO_ROW
-from lmk.rerank.steps.context import GalleryFacts
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.tags.votes import tag_votes
 
-Facts = Callable[..., GalleryFacts]
+Facts = Callable[..., PipelineContext]
 
 
-def votes(facts: GalleryFacts, rows: object, scores: object, **options: float) -> np.ndarray:
+def votes(context: PipelineContext, rows: object, scores: object, **options: float) -> np.ndarray:
     return tag_votes(
         np.asarray(rows, np.int64),
         np.asarray(scores, np.float32),
-        facts.label_offsets,
-        facts.label_codes,
-        len(facts.label_names),
+        context.label_offsets,
+        context.label_codes,
+        len(context.label_names),
         **options,  # type: ignore[arg-type]
     )
 
 
-def test_a_neighbour_votes_for_all_its_tags(facts: Facts) -> None:
-    got = votes(facts("cat sofa", "cat", "dog"), [[0, 1, 2]], [[0.5, 0.3, 0.2]])
+def test_a_neighbour_votes_for_all_its_tags(context: Facts) -> None:
+    got = votes(context("cat sofa", "cat", "dog"), [[0, 1, 2]], [[0.5, 0.3, 0.2]])
     np.testing.assert_allclose(got, [[0.8, 0.2, 0.5]], rtol=1e-6)
 
 
-def test_one_without_tags_votes_against_all(facts: Facts) -> None:
-    np.testing.assert_allclose(votes(facts("cat", ""), [[0, 1]], [[0.6, 0.4]]), [[0.6]], rtol=1e-6)
+def test_one_without_tags_votes_against_all(context: Facts) -> None:
+    np.testing.assert_allclose(
+        votes(context("cat", ""), [[0, 1]], [[0.6, 0.4]]), [[0.6]], rtol=1e-6
+    )
 
 
-def test_only_the_k_best_vote_and_of_equal_ones_the_lower_row(facts: Facts) -> None:
-    got = votes(facts("cat", "dog", "cow"), [[2, 1, 0]], [[0.5, 0.5, 0.9]], k=2)
+def test_only_the_k_best_vote_and_of_equal_ones_the_lower_row(context: Facts) -> None:
+    got = votes(context("cat", "dog", "cow"), [[2, 1, 0]], [[0.5, 0.5, 0.9]], k=2)
     np.testing.assert_allclose(got, [[0.9 / 1.4, 0, 0.5 / 1.4]], rtol=1e-6)
 
 
-def test_nobody_near_is_nothing_known(facts: Facts) -> None:
-    got = votes(facts("cat", "dog"), [[0, 1], [NO_ROW, NO_ROW]], [[0, -0.4], [-np.inf, -np.inf]])
+def test_nobody_near_is_nothing_known(context: Facts) -> None:
+    got = votes(context("cat", "dog"), [[0, 1], [NO_ROW, NO_ROW]], [[0, -0.4], [-np.inf, -np.inf]])
     assert got.tolist() == [[0, 0], [0, 0]]
-    assert votes(facts("", ""), [[0, 1]], [[0.5, 0.4]]).shape == (1, 0)
+    assert votes(context("", ""), [[0, 1]], [[0.5, 0.4]]).shape == (1, 0)
 
 
-def test_a_call_that_is_wrong(facts: Facts) -> None:
+def test_a_call_that_is_wrong(context: Facts) -> None:
     for options in ({"k": 0}, {"power": 0}):
         with pytest.raises(ValueError, match=r"neighbour must vote|above 0"):
-            votes(facts("cat"), [[0]], [[0.5]], **options)
+            votes(context("cat"), [[0]], [[0.5]], **options)
 
 
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 9), power=st.sampled_from([1.0, 2.0, 0.5]))
 def test_against_a_slow_count(seed: int, k: int, power: float) -> None:
     rng = np.random.default_rng(seed)
     labels = [tuple(n for n in "abc" if rng.random() < 0.4) for _ in range(8)]
-    facts = GalleryFacts.of_labels(labels)
+    context = PipelineContext.of_labels(labels)
     rows = np.stack([rng.permutation(8)[:6] for _ in range(5)])
     rows[rng.random(rows.shape) < 0.2] = NO_ROW
     scores = rng.integers(-3, 6, rows.shape).astype(np.float32) / 5
     scores[rows == NO_ROW] = -np.inf
-    got = votes(facts, rows, scores, k=k, power=power)
+    got = votes(context, rows, scores, k=k, power=power)
     for i in range(5):
         near = sorted((-s, r) for r, s in zip(rows[i], scores[i], strict=True) if r != NO_ROW)[:k]
         weights = {r: max(-s, 0.0) ** power for s, r in near}
         whole = sum(weights.values())
-        for t, name in enumerate(facts.label_names):
+        for t, name in enumerate(context.label_names):
             own = sum(w for r, w in weights.items() if name in labels[r])
             assert got[i, t] == pytest.approx(own / whole if whole else 0, abs=1e-6)
