@@ -125,7 +125,7 @@ def nested(way: Way, grid: list[Predictions]) -> tuple[Judged, NDArray[np.int64]
         correct[rows] = judged[pipeline].correct[rows]
         confidence[rows] = judged[pipeline].confidence[rows].argsort().argsort() / len(rows)
     one = judged[0]
-    return Judged(one.query_ids, one.landmark, one.answered, correct, confidence), chosen
+    return Judged(one.query_ids, one.has_landmark, one.answered, correct, confidence), chosen
 
 
 def refusal(way: Way, predictions: Predictions) -> list[float]:

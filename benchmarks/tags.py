@@ -451,8 +451,8 @@ def ship_tagger(
         raise SystemExit(f"{twin}: knows other tags, or looks at another size")
     learnt = fit_thresholds(
         scores_of(asked, choose, tiles), choose.truth[:, own], tagger.names,
-        min_precision=precision, min_recall=recall, confidence=CONFIDENCE, tagger=tagger.fingerprint,
-        tiles=tiles,
+        min_precision=precision, min_recall=recall, confidence=CONFIDENCE,
+        tagger=tagger.fingerprint, tiles=tiles,
     )  # fmt: skip
     tagger.save(learnt)
     shutil.rmtree(shipped_tagger(), ignore_errors=True)

@@ -10,11 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from lmk.embed.data.images import Skipped, thumbnail
-
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lmk.embed.data.images import Skipped
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.steps.geometry import Match
     from lmk.rerank.steps.pipeline import Pipeline
@@ -193,6 +192,8 @@ def _html_row(answer: Answer) -> str:
 
 def _html_picture(path: str, name: str, sha256: str | None = None) -> str:
     """Returns a thumbnail inside the page, or the name where the file cannot be read."""
+    from lmk.embed.data.images import thumbnail
+
     jpeg = thumbnail(Path(path), _THUMBNAIL_PIXELS, sha256=sha256)
     if jpeg is None:
         return escape(name)
@@ -219,7 +220,7 @@ def _answer(
         (j for j in range(len(rows)) if rows[j] >= 0), key=lambda j: (-votes[j], -after[j], j)
     )[:k]
     confidence, threshold = float(predictions.confidence[i]), predictions.threshold
-    calibrated, landmark = predictions.probability, predictions.landmark
+    calibrated, landmark = predictions.probability, predictions.landmark_score
     named = predictions.labels[i] is not None
     return Answer(
         query=predictions.query_ids[i],
@@ -229,9 +230,9 @@ def _answer(
         threshold=threshold if threshold > float("-inf") else None,
         neighbours=_evidence(predictions, i, shown, gallery, pipeline),
         probability=float(calibrated[i]) if named and calibrated is not None else None,
-        query_penalty=float(predictions.bank[i]),
+        query_penalty=float(predictions.query_penalty[i]),
         landmark_score=None if landmark is None else float(landmark[i]),
-        geometry_seconds=float(predictions.seconds[i]),
+        geometry_seconds=float(predictions.geometry_seconds[i]),
         labelled=gallery.has_labels,
     )
 

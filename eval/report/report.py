@@ -186,7 +186,7 @@ def report_of(
     labels = [truth.labels[truth.row_of[query]] for query in judged.query_ids]
     answers = _answers(judged, submission)
     false_positives = _cases(
-        judged, result, labels, answers, np.where(judged.landmark, 0.0, gain_if_blank(judged))
+        judged, result, labels, answers, np.where(judged.has_landmark, 0.0, gain_if_blank(judged))
     )
     return Report(
         losses=_share_out(judged, losses),
@@ -220,8 +220,8 @@ def histogram_of(judged: Judged, bins: int = BINS) -> Histogram:
     """Counts confidences in bins between the lowest and the highest finite one."""
     sorts = {
         "right": judged.correct,
-        "wrong": judged.landmark & ~judged.correct,
-        "no landmark": ~judged.landmark,
+        "wrong": judged.has_landmark & ~judged.correct,
+        "no landmark": ~judged.has_landmark,
     }
     finite = judged.answered & np.isfinite(judged.confidence)
     given = judged.confidence[finite]
@@ -270,7 +270,7 @@ def accuracy_by_size(
     """
     asked: Counter[int] = Counter()
     right: Counter[int] = Counter()
-    for row in np.flatnonzero(judged.landmark):
+    for row in np.flatnonzero(judged.has_landmark):
         pictures = max(class_sizes.get(label, 0) for label in labels[row])
         place = _size_bin(pictures)
         asked[place] += 1
@@ -354,9 +354,9 @@ def _answers(judged: Judged, submission: Submission) -> list[str | None]:
 
 
 def _share_out(judged: Judged, losses: NDArray[np.float64]) -> Losses:
-    missed = judged.landmark & ~judged.correct
+    missed = judged.has_landmark & ~judged.correct
     return Losses(
         confused=float(losses[missed & judged.answered].sum()),
         blank=float(losses[missed & ~judged.answered].sum()),
-        no_landmark=float(losses[~judged.landmark].sum()),
+        no_landmark=float(losses[~judged.has_landmark].sum()),
     )

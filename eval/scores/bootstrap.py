@@ -120,7 +120,9 @@ def gap_test(
         SubmissionError: no query shows a landmark.
         ValueError: the two were judged on other queries; and as gap_interval.
     """
-    if first.query_ids != second.query_ids or not np.array_equal(first.landmark, second.landmark):
+    if first.query_ids != second.query_ids or not np.array_equal(
+        first.has_landmark, second.has_landmark
+    ):
         raise ValueError("the two systems were not judged on the same queries and truth")
     require_positives(first)
     difference = (
@@ -189,11 +191,11 @@ class _Ranked:
     """
 
     def __init__(self, judged: Judged, ignore_non_landmark: bool) -> None:
-        ranked = judged.answered & judged.landmark if ignore_non_landmark else judged.answered
+        ranked = judged.answered & judged.has_landmark if ignore_non_landmark else judged.answered
         rows = np.flatnonzero(ranked)
         self._order = rows[ranking(judged.confidence[rows])]
         self._right = np.flatnonzero(judged.correct[self._order])
-        self._landmark = np.flatnonzero(judged.landmark)
+        self._landmark = np.flatnonzero(judged.has_landmark)
         steps = 1.0 / np.arange(1, len(judged) + 1)
         self._harmonic = np.concatenate([[0.0], np.cumsum(steps)])
 

@@ -134,10 +134,10 @@ def gap_of_judged(
         ValueError: a weight is not above 0.
     """
     require_positives(judged)
-    ranked = judged.answered & judged.landmark if ignore_non_landmark else judged.answered
+    ranked = judged.answered & judged.has_landmark if ignore_non_landmark else judged.answered
     rows = np.flatnonzero(ranked)
     weight = np.ones(len(judged)) if weights is None else weights
-    positives = float(weight[judged.landmark].sum())
+    positives = float(weight[judged.has_landmark].sum())
     result = gap(judged.confidence[rows], judged.correct[rows], positives, weights=weight[rows])
     gain = np.zeros(len(judged))
     gain[rows] = result.gain
@@ -164,7 +164,7 @@ def gap_losses(
     hits, ranked = judged.correct[result.order], weight[result.order]
     each = np.where(hits, ranked, 0.0) / np.cumsum(ranked)
     below = np.cumsum(each[::-1])[::-1]  # a wrong answer adds nothing itself
-    losses = np.where(judged.landmark & ~judged.correct, weight, 0.0)
+    losses = np.where(judged.has_landmark & ~judged.correct, weight, 0.0)
     losses[result.order] += np.where(hits, 0.0, ranked * below)
     costs: NDArray[np.float64] = losses / result.positives
     return costs
@@ -199,7 +199,7 @@ def contest_weights(
             remedy="add queries without a landmark",
         )
     weight = without * (1 - share_without) / (with_landmark * share_without)
-    return np.where(judged.landmark, weight, 1.0)
+    return np.where(judged.has_landmark, weight, 1.0)
 
 
 def ranking(

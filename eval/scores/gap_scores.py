@@ -76,9 +76,9 @@ def gap_scores(
         found = interval(resamples=resamples, level=level, seed=seed)
         return Estimate(value, found.low, found.high)
 
-    right = judged.correct[judged.landmark].astype(np.float64)
+    right = judged.correct[judged.has_landmark].astype(np.float64)
     contest = None
-    if not judged.landmark.all():
+    if not judged.has_landmark.all():
         contest = estimate(
             contest_gap(judged).value, lambda **draws: contest_interval(judged, **draws)
         )
@@ -128,7 +128,7 @@ def contest_interval(
     for _ in range(resamples):
         drawn = rng.integers(0, len(judged), len(judged))
         counts = np.bincount(drawn, minlength=len(judged))
-        with_landmark = int(counts[judged.landmark].sum())
+        with_landmark = int(counts[judged.has_landmark].sum())
         if 0 < with_landmark < len(judged):
             draws.append(_contest_gap_of_draw(judged, order, counts, with_landmark, share_without))
     if not draws:
@@ -150,5 +150,5 @@ def _contest_gap_of_draw(
     ranked = np.repeat(order, counts[order])
     hits = judged.correct[ranked]
     right = weight * np.cumsum(hits)
-    above = np.cumsum(np.where(judged.landmark[ranked], weight, 1.0))
+    above = np.cumsum(np.where(judged.has_landmark[ranked], weight, 1.0))
     return float((right[hits] / above[hits]).sum() / with_landmark)

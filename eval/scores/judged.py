@@ -22,7 +22,7 @@ class Judged:
 
     Attributes:
         query_ids: the q ids, ascending.
-        landmark: bool [q], the truth names at least one landmark. Their number is GAP's M.
+        has_landmark: bool [q], the truth names at least one landmark. Their number is GAP's M.
         answered: bool [q], the submission is not blank and not silent. Their number is GAP's N.
         correct: bool [q], the answer is one of the true landmarks.
         confidence: float64 [q], -inf where not answered.
@@ -32,19 +32,19 @@ class Judged:
     """
 
     query_ids: tuple[str, ...]
-    landmark: NDArray[np.bool_]
+    has_landmark: NDArray[np.bool_]
     answered: NDArray[np.bool_]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         q = len(self.query_ids)
-        for name in ("landmark", "answered", "correct", "confidence"):
+        for name in ("has_landmark", "answered", "correct", "confidence"):
             if getattr(self, name).shape != (q,):
                 raise ValueError(f"{name} must be [{q}], got {getattr(self, name).shape}")
         if any(a >= b for a, b in zip(self.query_ids, self.query_ids[1:], strict=False)):
             raise ValueError("query ids must rise")
-        if (self.correct & ~(self.landmark & self.answered)).any():
+        if (self.correct & ~(self.has_landmark & self.answered)).any():
             raise ValueError("an answer is right where there is no landmark or no answer")
         if np.isnan(self.confidence).any():
             raise ValueError("a confidence is NaN")
@@ -55,7 +55,7 @@ class Judged:
     @property
     def positives(self) -> int:
         """M: the number of queries that show a landmark."""
-        return int(self.landmark.sum())
+        return int(self.has_landmark.sum())
 
     def accuracy(self) -> float:
         """acc@1: the share of landmark queries answered rightly, whatever the confidence.

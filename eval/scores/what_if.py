@@ -49,9 +49,9 @@ def gain_if_right(judged: Judged) -> NDArray[np.float64]:
     ranks = np.arange(1, len(order) + 1)
     positives = require_positives(judged)
     last = (int(hits.sum()) + 1) / (len(order) + 1)
-    gains = np.where(judged.landmark, last, 0.0)
+    gains = np.where(judged.has_landmark, last, 0.0)
     gains[order] = (found + 1) / ranks + _sum_from(np.where(hits, 1.0 / ranks, 0.0))
-    wrong = judged.landmark & ~judged.correct
+    wrong = judged.has_landmark & ~judged.correct
     return np.where(wrong, gains, 0.0) / positives
 
 

@@ -154,7 +154,7 @@ def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
     """Some rows, rising."""
     return Judged(
         tuple(judged.query_ids[row] for row in rows.tolist()),
-        judged.landmark[rows],
+        judged.has_landmark[rows],
         judged.answered[rows],
         judged.correct[rows],
         judged.confidence[rows],
@@ -163,7 +163,7 @@ def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
 
 def scores_of(judged: Judged) -> Scores:
     """The scores of one pipeline on all photos; None where one is not defined."""
-    some = not judged.landmark.all()
+    some = not judged.has_landmark.all()
     return {
         name: by(judged) if some or name != "contest_gap" else None for name, by in _SCORES.items()
     }

@@ -63,13 +63,13 @@ class Collection:
         view: the gallery pictures and their labels.
         kept: the nearest pictures of each picture, where the gallery keeps them; used where they
             are enough.
-        tell: called with what takes a while, before it begins.
+        on_message: called with a line of text before something that takes a while.
     """
 
     searcher: Searcher
     view: View
     kept: Neighbourhoods | None = None
-    tell: Callable[[str], None] = lambda _: None
+    on_message: Callable[[str], None] = lambda _: None
 
     @cached_property
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -100,7 +100,7 @@ class Collection:
             if self.kept is not None and self.kept.rows.shape[1] > step.n:
                 made = Neighbourhoods(self.kept.rows[:, : step.n + 1], weights)
             else:
-                self.tell(_SEARCHING)
+                self.on_message(_SEARCHING)
                 made = Neighbourhoods.build(self.searcher, self.view, weights)
             self._made[step] = made
         return made
@@ -109,7 +109,7 @@ class Collection:
         """Who is whose neighbour; searched when it is first asked for."""
         made = self._made.get(step)
         if not isinstance(made, NeighbourGraph):
-            self.tell(_SEARCHING)
+            self.on_message(_SEARCHING)
             made = self._made[step] = NeighbourGraph.build(
                 self.searcher, self.view, neighbours=step.neighbours, gamma=step.gamma
             )

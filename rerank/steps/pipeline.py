@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,11 +107,11 @@ class Pipeline(BaseModel):
             scores=state.scores,
             penalty=state.penalty,
             votes=state.votes,
-            bank=state.bank,
+            query_penalty=state.query_penalty,
             inliers=state.inliers,
-            seconds=state.seconds,
+            geometry_seconds=state.geometry_seconds,
             probability=None,
-            landmark=landmark,
+            landmark_score=landmark,
             matches=state.matches,
         )
 

@@ -66,13 +66,14 @@ class Predictions:
         penalty: float32 [q, k], what was taken off the rescaled cosine (0 where no row).
         votes: float32 [q, k], what each neighbour gave to the winning label (0 for the others,
             most of which did not vote).
-        bank: float32 [q], what the query's own likeness to the bank took off the confidence.
+        query_penalty: float32 [q], subtracted from the confidence, as the query resembles
+            distractors.
         inliers: int64 [q, k], points that a neighbour shares with the query; -1 where the
             geometric check did not look.
-        seconds: float64 [q], time that check took.
+        geometry_seconds: float64 [q], time that check took.
         probability: float64 [q], calibrated, that the label is right; None where nothing was
             calibrated.
-        landmark: float32 [q], mean cosine to the nearest gallery pictures minus that to the
+        landmark_score: float32 [q], mean cosine to the nearest gallery pictures minus that to the
             nearest of the bank, above 0 for what is more like a landmark than like none; None
             where the bank was not asked.
         matches: the points that were compared, by query number and gallery row.
@@ -88,11 +89,11 @@ class Predictions:
     scores: NDArray[np.float32]
     penalty: NDArray[np.float32]
     votes: NDArray[np.float32]
-    bank: NDArray[np.float32]
+    query_penalty: NDArray[np.float32]
     inliers: NDArray[np.int64]
-    seconds: NDArray[np.float64]
+    geometry_seconds: NDArray[np.float64]
     probability: NDArray[np.float64] | None
-    landmark: NDArray[np.float32] | None
+    landmark_score: NDArray[np.float32] | None
     matches: Mapping[tuple[int, int], Match]
 
     def __post_init__(self) -> None:
@@ -101,7 +102,7 @@ class Predictions:
             raise ValueError(f"{q} queries, {len(self.labels)} labels, {self.confidence.shape}")
         if np.isnan(self.confidence).any():
             raise ValueError("a confidence is NaN")
-        for name in ("bank", "seconds", "probability", "landmark"):
+        for name in ("query_penalty", "geometry_seconds", "probability", "landmark_score"):
             array = getattr(self, name)
             if array is not None and array.shape != (q,):
                 raise ValueError(f"{name} must be ({q},), got {array.shape}")
@@ -149,7 +150,7 @@ class Predictions:
         found = neighbours.rows[i] != NO_ROW
         known = best is not None
         confidence = float(self.confidence[i])
-        probability, landmark = self.probability, self.landmark
+        probability, landmark = self.probability, self.landmark_score
         return Prediction(
             query=self.query_ids[i],
             label=best if confidence >= self.threshold else None,
@@ -157,7 +158,7 @@ class Predictions:
             confidence=confidence if known else None,
             probability=float(probability[i]) if known and probability is not None else None,
             threshold=self.threshold if self.threshold > float("-inf") else None,
-            query_penalty=float(self.bank[i]),
+            query_penalty=float(self.query_penalty[i]),
             landmark_score=None if landmark is None else float(landmark[i]),
             rows=neighbours.rows[i][found],
             scores=neighbours.scores[i][found],

@@ -60,12 +60,12 @@ class RankingState:
         votes: float32 [q, k].
         threshold: an answer below it is "none of these".
         background: what the scores were rescaled by; penalties are, too.
-        likeness: float32 [q, n], the largest cosines of each query to the bank, falling; None
-            where there is no bank to ask.
-        bank: float32 [q], taken off the confidence.
+        distractor_cosines: float32 [q, n], the largest cosines of each query to distractors,
+            falling; None without distractors.
+        query_penalty: float32 [q], taken off the confidence.
         inliers: int64 [q, k] of the geometric check, NOT_LOOKED_AT where none was made.
         matches: of that check, by query number and gallery row.
-        seconds: float64 [q] it took.
+        geometry_seconds: float64 [q] it took.
     """
 
     queries: QueryBatch
@@ -78,11 +78,11 @@ class RankingState:
     votes: NDArray[np.float32]
     threshold: float
     background: float
-    likeness: NDArray[np.float32] | None
-    bank: NDArray[np.float32]
+    distractor_cosines: NDArray[np.float32] | None
+    query_penalty: NDArray[np.float32]
     inliers: NDArray[np.int64]
     matches: Mapping[tuple[int, int], Match]
-    seconds: NDArray[np.float64]
+    geometry_seconds: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -90,7 +90,7 @@ class RankingState:
         queries: QueryBatch,
         neighbours: Neighbours,
         candidates: int,
-        likeness: NDArray[np.float32] | None = None,
+        distractor_cosines: NDArray[np.float32] | None = None,
     ) -> RankingState:
         """The start: nothing taken off, nobody has voted.
 
@@ -114,11 +114,11 @@ class RankingState:
             votes=zeros,
             threshold=float("-inf"),
             background=0.0,
-            likeness=likeness,
-            bank=np.zeros(q, np.float32),
+            distractor_cosines=distractor_cosines,
+            query_penalty=np.zeros(q, np.float32),
             inliers=np.full(shape, NOT_LOOKED_AT, np.int64),
             matches={},
-            seconds=np.zeros(q),
+            geometry_seconds=np.zeros(q),
         )
 
 

@@ -152,7 +152,7 @@ class GeometryStep(GeometrySettings):
     def look(
         self, state: RankingState, answered: RankingState, context: PipelineContext
     ) -> RankingState:
-        """Fills `inliers`, `matches` and `seconds` for the queries in doubt.
+        """Fills `inliers`, `matches` and `geometry_seconds` for the queries in doubt.
 
         Args:
             answering: where this step begins.
@@ -173,7 +173,9 @@ class GeometryStep(GeometrySettings):
         checked = check(short, sure, features, context.row_features, self)
         inliers = state.inliers.copy()
         np.put_along_axis(inliers, places, checked.inliers, axis=1)
-        return replace(state, inliers=inliers, matches=checked.matches, seconds=checked.seconds)
+        return replace(
+            state, inliers=inliers, matches=checked.matches, geometry_seconds=checked.seconds
+        )
 
 
 class VoteStep(BaseModel):
@@ -256,9 +258,9 @@ class QueryPenaltyStep(BaseModel):
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Lowers `confidence`; does nothing where there is no bank to ask."""
-        if state.likeness is None:
+        if state.distractor_cosines is None:
             return state
-        likeness = rescaled(mean_of(state.likeness, self.m), state.background)
+        likeness = rescaled(mean_of(state.distractor_cosines, self.m), state.background)
         return _less_sure(state, np.float32(self.factor) * likeness)
 
 
@@ -280,9 +282,9 @@ class DemoteStep(BaseModel):
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Lowers `confidence`; does nothing where there is no bank to ask."""
-        if state.likeness is None:
+        if state.distractor_cosines is None:
             return state
-        likeness = rescaled(state.likeness, state.background)
+        likeness = rescaled(state.distractor_cosines, state.background)
         taken = thresholded_demotion(likeness, nth=self.nth, at=self.at, factor=self.factor)
         return _less_sure(state, taken)
 
@@ -395,5 +397,5 @@ def _less_sure(state: RankingState, taken: NDArray[np.float32]) -> RankingState:
     return replace(
         state,
         confidence=(state.confidence - taken).astype(np.float32),
-        bank=(state.bank + taken).astype(np.float32),
+        query_penalty=(state.query_penalty + taken).astype(np.float32),
     )

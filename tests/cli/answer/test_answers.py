@@ -55,14 +55,18 @@ def predictions_of(**given: object) -> Predictions:
         "scores": np.array([[0.1, 0.1, 0, 0.2, 0.3, 0.4, -np.inf]], np.float32),
         "penalty": np.array([[0.8, 0.7, 0.7, 0.4, 0.2, 0, 0]], np.float32),
         "votes": np.array([[0, 0, 0, 0, 0.1, 0.3, 0]], np.float32),
-        "bank": np.zeros(1, np.float32),
+        "query_penalty": np.zeros(1, np.float32),
         "inliers": np.full((1, 7), NOT_LOOKED_AT),
-        "seconds": np.zeros(1),
+        "geometry_seconds": np.zeros(1),
         "probability": None,
-        "landmark": None,
+        "landmark_score": None,
         "matches": {},
     }
     return Predictions(**(usual | given))  # type: ignore[arg-type]
+
+
+def answered(predictions: Predictions, shelf: Shelf, k: int) -> list[Answer]:
+    return answers_of(predictions, shelf, shelf.pipeline, k)  # type: ignore[arg-type]
 
 
 def match_of(inlier: list[bool], size: tuple[int, int] = (480, 360)) -> Match:
@@ -72,7 +76,7 @@ def match_of(inlier: list[bool], size: tuple[int, int] = (480, 360)) -> Match:
 
 
 def test_a_voter_that_the_penalty_brought_forward_is_shown() -> None:
-    (answer,) = answers_of(predictions_of(), Shelf(), 5)
+    (answer,) = answered(predictions_of(), Shelf(), 5)
     assert [near.place for near in answer.neighbours] == [6, 5, 4, 1, 2]
     assert [near.id for near in answer.neighbours] == ["15", "14", "13", "10", "11"]
     assert [near.share for near in answer.neighbours] == pytest.approx([0.75, 0.25, 0, 0, 0])
@@ -88,13 +92,13 @@ def test_the_parts_of_a_score_add_up_with_shared_points() -> None:
     predictions = predictions_of(
         inliers=np.array([[-1, -1, -1, -1, 0, 7, -1]]),
         matches={(0, 15): match},
-        seconds=np.array([0.25]),
-        bank=np.array([0.125], np.float32),
+        geometry_seconds=np.array([0.25]),
+        query_penalty=np.array([0.125], np.float32),
         probability=np.array([0.75]),
-        landmark=np.array([-0.5], np.float32),
+        landmark_score=np.array([-0.5], np.float32),
     )
     shelf = Shelf(RescaleStep(), GeometryStep(weight=0.5, cap=70), VoteStep())
-    (answer,) = answers_of(predictions, shelf, 3)
+    (answer,) = answered(predictions, shelf, 3)
     first, second, third = answer.neighbours
     assert [near.inliers for near in answer.neighbours] == [7, 0, None]
     assert [near.gain for near in answer.neighbours] == pytest.approx([0.05, 0, 0])
@@ -189,7 +193,7 @@ def test_the_page_draws_the_points(
         matches={(0, 15): match_of([True, False, True, True]), (0, 14): match_of([False])},
         probability=np.array([0.75]),
     )
-    (answer,) = answers_of(predictions, Shelf(), 2)
+    (answer,) = answered(predictions, Shelf(), 2)
     text = answers_page([replace(answer, query="q.jpg")], {})
     assert text.count("<svg") == 1  # the other neighbour shares nothing
     assert len(re.findall(r"<image href=\"data:image/jpeg;base64,", text)) == 2

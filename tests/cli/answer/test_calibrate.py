@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmk.rerank.fit.calibration import Answers, threshold_for
+from lmk.rerank.fit.calibration import ScoredAnswers, threshold_for
 from lmk.rerank.recognizer import Recognizer
 
 Run = Callable[..., object]
@@ -53,7 +53,7 @@ def test_photos_teach_threshold_and_probability(lmk: Run, photos: Path) -> None:
         predictions, _ = recognizer.query([Path(path) for _, path, _ in rows])
     right = np.array([a == b for a, (_, _, b) in zip(predictions.labels, rows, strict=True)])
     shown = np.array([bool(label) for _, _, label in rows])
-    point = threshold_for(Answers.of(predictions.confidence, right, shown), 0.7)
+    point = threshold_for(ScoredAnswers.of(predictions.confidence, right, shown), 0.7)
     assert facts["precision"] == pytest.approx(point.precision)
     assert facts["recall"] == pytest.approx(point.recall)
     assert facts["precision"] >= 0.7

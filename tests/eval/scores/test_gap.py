@@ -236,7 +236,7 @@ def test_contest_gap_weighs_the_share_without_a_landmark() -> None:
         [(0.9, True, True), (0.8, False, False), (0.7, True, True), (0.6, False, False)]
     )
     weights = contest_weights(judged)
-    assert weights[~judged.landmark].sum() / weights.sum() == pytest.approx(0.98)
+    assert weights[~judged.has_landmark].sum() / weights.sum() == pytest.approx(0.98)
     w = 1 / 49
     assert contest_gap(judged).value == pytest.approx((1 + 2 * w / (2 * w + 1)) / 2)
     assert contest_gap(judged, 0.5).value == pytest.approx(gap_of_judged(judged).value)

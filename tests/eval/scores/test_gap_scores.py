@@ -27,7 +27,7 @@ def written_out(judged: Judged, drawn: np.ndarray) -> Judged:
     rows = np.sort(drawn)
     return Judged(
         tuple(f"{place:05}" for place in range(len(rows))),
-        judged.landmark[rows],
+        judged.has_landmark[rows],
         judged.answered[rows],
         judged.correct[rows],
         judged.confidence[rows],
@@ -49,7 +49,7 @@ def test_each_score_is_the_librarys_own() -> None:
         (scores.contest, contest_interval(judged, resamples=50, seed=3)),
         (
             scores.accuracy,
-            mean_interval(judged.correct[judged.landmark].astype(float), resamples=50, seed=3),
+            mean_interval(judged.correct[judged.has_landmark].astype(float), resamples=50, seed=3),
         ),
     ):
         assert found is not None

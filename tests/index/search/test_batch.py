@@ -195,7 +195,7 @@ def write(path, content):
 
 batch.write_whole = write
 folder = Path(sys.argv[2])
-queries = t.Queries.of_file(folder / "q.safetensors")
+queries = t.QueryFile.of_file(folder / "q.safetensors")
 t.search_batches(t.Brute(), queries, 4, folder / "found", searched=t.SEARCHED, block=3)
 """
 

@@ -404,7 +404,7 @@ class TestSync:
             learnt.append(bool(options["changed"]))
             return real(*args, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(sync_module, "learn_change", fit_change)
+        monkeypatch.setattr(sync_module, "fit_change", fit_change)
         assert sync(folder, bank=False, dry_run=True).would == ()
         assert counts(sync(folder, bank=False)) == counts(sync(folder, bank=False, dry_run=True))
         assert learnt == [False]
