@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
 import shlex
@@ -137,6 +138,34 @@ def test_every_link_to_a_file_of_the_repository_leads_somewhere(page: Path) -> N
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def walks() -> dict[str, list[tuple[str, str]]]:
+    """The stops (file, name) of each walk of docs/how-it-works.md, by its title."""
+    text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    sections = re.findall(r"^### (.+?)\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+    stop = re.compile(r"^\d+\. `(\S+\.py): (\w+)`", re.MULTILINE)
+    return {title: stop.findall(body) for title, body in sections}
+
+
+def test_every_file_and_function_that_how_it_works_names_exists() -> None:
+    text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    named = re.findall(r"`(\S+\.py): (\w+)`", text)
+    assert len(named) >= 50
+    for file, name in named:
+        tree = ast.parse((ROOT / file).read_text("utf-8"))
+        kinds = ast.FunctionDef | ast.ClassDef
+        names = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+        assert name in names, f"{file} has no {name}"
+
+
+def test_each_walk_is_short_and_never_steps_back_to_an_earlier_folder() -> None:
+    order = ["embed", "index", "rerank", "eval", "cli"]
+    assert len(walks()) == 5
+    for title, stops in walks().items():
+        assert 5 <= len(stops) <= 15, title
+        folders = [order.index(file.partition("/")[0]) for file, _ in stops]
+        assert folders == sorted(folders), title
 
 
 def test_the_python_of_the_readme_runs(
