@@ -28,6 +28,7 @@ from lmk.embed.local.features import (
     cache_of,
     local_features,
 )
+from lmk.embed.progress import Count, no_count
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.search.choose import choose
 from lmk.index.vectors.neighbours import Neighbours
@@ -192,7 +193,7 @@ class Recognizer:
         return lambda number: self._of_query(pictures[number])
 
     def embed_stream(
-        self, manifest: Manifest, *, on_progress: Callable[[int], None] = lambda done: None
+        self, manifest: Manifest, *, on_progress: Count = no_count
     ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
         """The embeddings of a manifest's pictures, a batch at a time (see extract_stream)."""
         return extract_stream(manifest, self.embedder, on_progress=on_progress)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.progress import Count
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def read_photos(
-    manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: Callable[[int], None]
+    manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: Count
 ) -> KnownPhotos:
     """Embeds photos with known answers, and says on stderr what is odd about them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from lmk.cli.options import root
 from lmk.cli.pictures import echo_without_landmarks, named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.progress import Count, no_count
 
 if TYPE_CHECKING:
     from lmk.rerank.answers import Answer
@@ -244,10 +245,10 @@ def _missing(files: Mapping[str, Path]) -> dict[str, str]:
     return missing
 
 
-def _progress(held: ExitStack, total: int, *, shown: bool) -> Callable[[int], None]:
+def _progress(held: ExitStack, total: int, *, shown: bool) -> Count:
     """A progress bar, where no answers are printed between its updates."""
     if not shown:
-        return lambda done: None
+        return no_count
     from lmk.cli.progress import StageProgress
 
     bar = held.enter_context(StageProgress())

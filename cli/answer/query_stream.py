@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.render import NONE_OF_THESE
+from lmk.embed.progress import Count, no_count
 from lmk.rerank.answers import Answer
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def answered(
     k: int,
     missing: Mapping[str, str],
     tagged: Callable[[list[Answer]], list[Answer]],
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Count = no_count,
 ) -> Iterator[Answer | Failed]:
     """Yields the answer to each picture, or why there is none; a block is in memory at a time.
 

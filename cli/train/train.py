@@ -15,6 +15,7 @@ from lmk.cli.options import tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.progress import no_message, no_progress
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -152,9 +153,9 @@ def train(
             device=device,
             features=features,
             validate=validate,
-            on_progress=progress if first else lambda stage, done, total: None,
+            on_progress=progress if first else no_progress,
             epoch_done=epoch_done,
-            on_message=tell if first else lambda text: None,
+            on_message=tell if first else no_message,
         )
     if not first:
         return

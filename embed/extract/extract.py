@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +27,9 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.network.runtime import available_cores
+from lmk.embed.progress import Count, no_count
 
 _WINDOW_PER_CORE = 8  # decoded pictures that may wait for the network
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def extract(
     store: FeatureStore,
     *,
     known: Container[str] = (),
-    on_progress: Progress = lambda done: None,
+    on_progress: Count = no_count,
 ) -> Extraction:
     """Puts the features of all pictures of a manifest into a store.
 
@@ -158,7 +157,7 @@ def identify(
     size: int,
     known: Container[str] = (),
     *,
-    on_progress: Progress = lambda done: None,
+    on_progress: Count = no_count,
 ) -> Extraction:
     """Reads, hashes and decodes the files of a manifest, and computes no features.
 
@@ -182,7 +181,7 @@ def extract_stream(
     embedder: Embedder,
     *,
     batch: int = 256,
-    on_progress: Progress = lambda done: None,
+    on_progress: Count = no_count,
 ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
     """Embeds the pictures of a manifest a batch at a time, in order; nothing is kept on disk.
 
@@ -200,7 +199,7 @@ def feature_stream(
     embedder: Embedder,
     *,
     batch: int = 256,
-    on_progress: Progress = lambda done: None,
+    on_progress: Count = no_count,
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
     """Raw features of the pictures of a manifest, a batch at a time, in order.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmk.embed.data.images import Skipped
 from lmk.embed.data.manifest import Manifest
+from lmk.embed.progress import Progress, no_progress
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.contrastive_tasks import ContrastTask, NeighboursTask, RepulsionTask
@@ -39,7 +40,7 @@ def build_tasks(
     features: Path,
     world: World,
     memory: Memory | None = None,
-    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> tuple[list[Task], tuple[Skipped, ...]]:
     """The tasks in the order of the settings, and the pictures that no teacher could read.
 
@@ -104,7 +105,7 @@ def _teacher(
     kept: Path,
     features: Path,
     world: World,
-    on_progress: Callable[[str, int, int], None],
+    on_progress: Progress,
 ) -> TeacherVectors:
     """The teacher's vectors: computed once by the first process, then read by all."""
     if world.first and not kept.exists():

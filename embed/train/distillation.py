@@ -18,9 +18,10 @@ from lmk.embed.embeddings import unit_rows
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.network.whitening import fit_whitening
+from lmk.embed.progress import Progress, no_progress
 from lmk.embed.train.task_config import Distillation, Taught
 from lmk.embed.train.tasks import Task
-from lmk.embed.train.training_features import Progress, require_enough, spread, stored_features
+from lmk.embed.train.training_features import require_enough, spread, stored_features
 
 _ROWS = 8192  # at a time
 
@@ -46,7 +47,7 @@ def teacher_vectors(
     dim: int,
     store: Path,
     *,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> TeacherVectors:
     """Computes the ensemble's vectors; features go through FeatureStores, so a stop loses little.
 

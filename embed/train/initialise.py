@@ -16,12 +16,13 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.config import EmbedderConfig
 from lmk.embed.network.heads import CentredNeck, EmbeddingNetwork
 from lmk.embed.network.whitening import fit_whitening
+from lmk.embed.progress import Progress, no_progress
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
 from lmk.embed.train.memory_bank import Memory
 from lmk.embed.train.network import embedder_config, starts_with_neck
-from lmk.embed.train.training_features import Progress, require_enough, spread, stored_features
+from lmk.embed.train.training_features import require_enough, spread, stored_features
 
 _MEAN, _MATRIX, _VECTORS = "neck.mean", "neck.matrix", "vectors"
 
@@ -48,7 +49,7 @@ def prepare_start(
     features: Path,
     device: torch.device,
     world: World,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> Start:
     """Whitens the neck and embeds the training set, where the settings want it.
 

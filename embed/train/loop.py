@@ -23,6 +23,7 @@ from lmk.embed.data.manifest import Manifest
 from lmk.embed.errors import LmkError, UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.build import build_network
+from lmk.embed.progress import Message, Progress, no_message, no_progress
 from lmk.embed.tags.head import TagHead
 from lmk.embed.train.build_tasks import build_tasks
 from lmk.embed.train.checkpoint import load_checkpoint, part, save_checkpoint
@@ -39,7 +40,6 @@ from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, sha
 from lmk.embed.train.tasks import class_codes
 
 Validate = Callable[[Embedder, TagHead | None], Mapping[str, float]]
-Progress = Callable[[str, int, int], None]
 FIGURES = ("gap", "map", "accuracy")  # of a validation
 TAG_FIGURES = ("tag_map",)  # of one of tags
 _FLUSHED = 20  # steps whose losses wait on the device
@@ -85,9 +85,9 @@ def train(
     device: str = "auto",
     features: Path | None = None,
     validate: Validate | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
     epoch_done: Callable[[Mapping[str, Any]], None] = lambda row: None,
-    on_message: Callable[[str], None] = lambda text: None,
+    on_message: Message = no_message,
 ) -> TrainingResult:
     """Trains an embedder. Under torchrun each process calls this, and the first one writes.
 
@@ -187,7 +187,7 @@ class _Run:
         validate: Validate | None,
         on_progress: Progress,
         epoch_done: Callable[[Mapping[str, Any]], None],
-        on_message: Callable[[str], None],
+        on_message: Message,
     ) -> None:
         self._config = config
         self._pictures = pictures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,9 @@ from lmk.embed.errors import ManifestError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import extract
 from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.progress import Progress, no_progress
 
 _TAUGHT_BY = 20_000  # pictures that a whitening is learnt on
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ def stored_features(
     embedder: Embedder,
     folder: Path,
     stage: str,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> Stored:
     """Computes what the store lacks; a stop loses little.
 

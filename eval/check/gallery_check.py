@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract.extract import Extracted, Extraction
 from lmk.embed.network.runtime import available_cores
+from lmk.embed.progress import Progress, no_progress
 from lmk.eval.check.label_spelling import similar_labels
 from lmk.eval.check.same_photo import SAME_PHOTO, Grey, alikeness, one_thread_opencv, read_grey
 from lmk.index.exact.flat import FlatSearcher
@@ -51,8 +52,6 @@ SMALL_SIDE = 100  # pixels
 _GREYS_KEPT = 4096  # of at most 37 kB each
 _PAIRS_AT_A_TIME = 64  # so that Ctrl-C is heard soon
 _VICTIMS = 5  # pictures of other labels shown with a hub
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def check_gallery(
     embeddings: Embeddings,
     *,
     small_side: int = SMALL_SIDE,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> GalleryCheck:
     """Looks for what is wrong in the pictures of a manifest.
 

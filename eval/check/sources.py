@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extracted, Extraction, extract
 from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.progress import Count, no_count
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import ROLES
 
@@ -58,7 +58,7 @@ def pictures_of_manifest(
     store: FeatureStore,
     *,
     gallery: Gallery | None = None,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Count = no_count,
 ) -> tuple[Extraction, Embeddings]:
     """The pictures of a manifest and their vectors; those that an index holds are not computed.
 

@@ -7,7 +7,7 @@ calibration on the same photos begins at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +23,7 @@ from lmk.embed.errors import GalleryLocked, StorageError, UsageError, storage_er
 from lmk.embed.extract.extract import extract
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.plain_files import open_folder
+from lmk.embed.progress import Count, no_count
 from lmk.embed.scratch import ScratchFolder
 from lmk.index.catalog.lock import take_lock
 from lmk.index.gallery.gallery import Gallery
@@ -73,7 +74,7 @@ def read_known_photos(
     manifest: Manifest,
     recognizer: Recognizer,
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Count = no_count,
 ) -> KnownPhotos:
     """Embeds the photos of a manifest for an index, and refuses those that it knows already.
 

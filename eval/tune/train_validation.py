@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import ManifestError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import extract_stream, feature_stream
+from lmk.embed.progress import Progress, no_progress
 from lmk.embed.tags.head import TagHead
 from lmk.embed.train.tag_targets import positive_tags
 from lmk.embed.train.task_config import Tags
@@ -22,8 +22,6 @@ from lmk.eval.scores.tags import score_tags
 
 RANKS = 100
 _BLOCK = 1024  # queries at a time
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Validation:
         distractors: Manifest | None = None,
         gallery: Manifest | None = None,
         *,
-        on_progress: Progress = lambda stage, done, total: None,
+        on_progress: Progress = no_progress,
     ) -> None:
         self._held_out = held_out
         self._distractors = distractors
@@ -134,7 +132,7 @@ class TagValidation:
         held_out: Manifest,
         settings: Tags,
         *,
-        on_progress: Progress = lambda stage, done, total: None,
+        on_progress: Progress = no_progress,
     ) -> None:
         self._held_out = held_out
         self._progress = on_progress

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
+from lmk.embed.progress import Count, no_count
 from lmk.eval.tune.labelled_photos import KnownPhotos
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.context import PipelineContext
@@ -18,7 +19,7 @@ def try_pipelines(
     pipelines: Sequence[Pipeline],
     photos: KnownPhotos,
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Count = no_count,
 ) -> list[Predictions]:
     """The predictions of each pipeline; the photos are searched once.
 

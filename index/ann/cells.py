@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
+from lmk.embed.progress import Message, no_message
 from lmk.index.ann.cells_build import Cells, build, load_or_build
 from lmk.index.ann.cells_scan import Group, Panels, Visits, scan_cells
 from lmk.index.ann.faiss_factory import steps_of
-from lmk.index.ann.index_files import PreviousResult, SearchFilter, Tell
+from lmk.index.ann.index_files import PreviousResult, SearchFilter
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, release
 from lmk.index.exact.compiled import addresses, bits_of, check_damage, merge
 from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
@@ -56,7 +57,7 @@ class CellIndex:
 
     scored = True
 
-    def __init__(self, view: View, on_message: Tell) -> None:
+    def __init__(self, view: View, on_message: Message) -> None:
         if not possible(view):
             raise UsageError(
                 "the kind ivf needs a processor that multiplies and adds bytes (VNNI)",
@@ -151,7 +152,7 @@ class CellIndex:
         with self._loading:
             whole = self._cells.whole
             if not (whole and all(codes.whole for codes in self._codes)):
-                self._load(self._cells if whole else build(self._view, lambda _: None).index)
+                self._load(self._cells if whole else build(self._view, no_message).index)
             if among.inside is not self._inside:
                 self._inside = among.inside
                 self._panels = self._panels._replace(allowed=self._bits(among.inside))

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.plain_files import open_plain
+from lmk.embed.progress import Message
 from lmk.index.ann import index_files
 from lmk.index.ann.faiss_factory import CELLS, number_of_cells, rows_to_train
-from lmk.index.ann.index_files import StoredIndex, Tell
+from lmk.index.ann.index_files import StoredIndex
 from lmk.index.exact.codes import aligned, code_block
 from lmk.index.exact.flat import blas
 from lmk.index.exact.tiles import PANEL
@@ -113,7 +114,7 @@ class _Sorted:
             append(np.ascontiguousarray(array))
 
 
-def load_or_build(view: View, on_message: Tell) -> StoredIndex:
+def load_or_build(view: View, on_message: Message) -> StoredIndex:
     """Returns the cells of a view, StoredIndex.index, from their file where there is a good one.
 
     Raises:
@@ -124,7 +125,7 @@ def load_or_build(view: View, on_message: Tell) -> StoredIndex:
     )
 
 
-def build(view: View, on_message: Tell) -> StoredIndex:
+def build(view: View, on_message: Message) -> StoredIndex:
     """Makes the cells of a view, and keeps them."""
     rows = np.flatnonzero(view.mask)
     factory = f"Cells{number_of_cells(len(rows))}"
@@ -142,7 +143,7 @@ def build(view: View, on_message: Tell) -> StoredIndex:
 
 
 def _centres(
-    stored: Vectors, rows: NDArray[np.int64], factory: str, on_message: Tell
+    stored: Vectors, rows: NDArray[np.int64], factory: str, on_message: Message
 ) -> NDArray[np.float32]:
     """Trains the centres of cells, float32 [cells, dim] of length 1."""
     cells = number_of_cells(len(rows))

@@ -14,9 +14,10 @@ import numpy as np
 from lmk.embed.errors import UsageError
 from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.plain_files import open_plain
+from lmk.embed.progress import Message
 from lmk.index.ann import index_files
 from lmk.index.ann.faiss_factory import factory_of, in_brackets, new_index, train, training_rows
-from lmk.index.ann.index_files import StoredIndex, Tell
+from lmk.index.ann.index_files import StoredIndex
 from lmk.index.exact.flat import blas
 from lmk.index.vectors.view import View
 
@@ -25,7 +26,7 @@ faiss: Any = typed_faiss  # its stubs do not know all classes
 _BLOCK_ROWS = 65_536
 
 
-def load_or_build(view: View, kind: str, on_message: Tell) -> StoredIndex:
+def load_or_build(view: View, kind: str, on_message: Message) -> StoredIndex:
     """Returns the index of a view by its kind, from its file where there is a good one.
 
     The positions of the index are those of StoredIndex.rows.
@@ -47,7 +48,7 @@ def _read(dim: int, path: Path, rows: int) -> Any:
     return index if index.d == dim and index.ntotal == rows else None
 
 
-def _build(view: View, kind: str, on_message: Tell) -> StoredIndex:
+def _build(view: View, kind: str, on_message: Message) -> StoredIndex:
     rows = np.flatnonzero(view.mask)
     factory = factory_of(kind, len(rows), view.dim)
     index = new_index(factory, view.dim, len(rows))

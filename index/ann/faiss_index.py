@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.progress import Message
 from lmk.index.ann.faiss_build import load_or_build
 from lmk.index.ann.faiss_factory import describe_effort, efforts, search_parameters
-from lmk.index.ann.index_files import PreviousResult, SearchFilter, Tell
+from lmk.index.ann.index_files import PreviousResult, SearchFilter
 from lmk.index.exact.flat import blas
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.rescoring import rescore
@@ -30,7 +31,7 @@ class FaissIndex:
 
     scored = False  # its codes say roughly how near a vector is
 
-    def __init__(self, view: View, kind: str, on_message: Tell) -> None:
+    def __init__(self, view: View, kind: str, on_message: Message) -> None:
         self._stored = view.stored
         self.built = load_or_build(view, kind, on_message)
         self.efforts = efforts(self.built.index, len(self.built.rows))

@@ -28,8 +28,6 @@ _SOME_BESIDE = 4096  # rows that may always
 _KEPT = 4  # indexes of the same rows, of different kinds
 _MOST_GONE = 0.3  # of the indexed rows may be gone before it is built anew
 
-Tell = Callable[[str], None]
-
 
 @dataclass(frozen=True, eq=False)
 class StoredIndex:

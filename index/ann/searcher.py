@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.plain_files import parse_json
+from lmk.embed.progress import Message, no_message
 from lmk.index.ann.faiss_factory import CELLS
 from lmk.index.ann.faiss_index import FaissIndex
-from lmk.index.ann.index_files import PreviousResult, SearchFilter, StoredIndex, Tell, write_bytes
+from lmk.index.ann.index_files import PreviousResult, SearchFilter, StoredIndex, write_bytes
 from lmk.index.ann.recall import Tuned, tune
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
@@ -104,7 +105,7 @@ class ApproximateSearcher:
     """
 
     def __init__(
-        self, view: View, kind: str, *, recall: float = 0.99, on_message: Tell = lambda _: None
+        self, view: View, kind: str, *, recall: float = 0.99, on_message: Message = no_message
     ) -> None:
         self._view = view
         self._index = _index_of(view, kind, on_message)
@@ -175,7 +176,7 @@ class ApproximateSearcher:
         merged = best(query, rows[query, place], scores[query, place], len(queries), found.k)
         return Neighbours(*merged, found.query_ids)
 
-    def _tuning(self, goal: float, on_message: Tell) -> tuple[Tuned, ...]:
+    def _tuning(self, goal: float, on_message: Message) -> tuple[Tuned, ...]:
         """Returns how to search, from the file that says it or by trying."""
         name = f"{self._built.stem}.{goal:g}.json"
         content = self._view.derived.content(name)
@@ -208,7 +209,7 @@ class ApproximateSearcher:
         return f"{name}: {how}; recall@{one.k} {one.recall:.3f} measured, {goal_words}"
 
 
-def _index_of(view: View, kind: str, on_message: Tell) -> Index:
+def _index_of(view: View, kind: str, on_message: Message) -> Index:
     if kind == CELLS:
         from lmk.index.ann.cells import CellIndex  # numba takes a while to import
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lmk.embed.errors import EmbedderMismatch, GalleryError, UsageError
 from lmk.embed.extract.embedder import Embedder
+from lmk.embed.progress import CountOfTotal, no_count_of_total
 from lmk.index.catalog.records import Picture, Precision
 from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.embedder_check import check_embedder
@@ -53,7 +54,7 @@ def merge(
     embedder: Embedder | None = None,
     finish: Callable[[GalleryWriter], None] = lambda writer: None,
     wait: float = 0.0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: CountOfTotal = no_count_of_total,
 ) -> MergeReport:
     """Makes the gallery `out` of the rows of several, in the order given; a gallery there is lost.
 
@@ -120,7 +121,7 @@ def _append_all(
     embedder: Embedder | None,
     *,
     duplicates: bool,
-    on_progress: Callable[[int, int], None],
+    on_progress: CountOfTotal,
 ) -> None:
     total, done, starts = sum(int(g.alive.sum()) for g in galleries), 0, []
     for gallery in galleries:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryError, ServerError
+from lmk.embed.progress import CountOfTotal, no_count_of_total
 from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.milvus.collection import (
@@ -74,7 +75,7 @@ def push(
     index: IndexKind | None = None,
     replace: bool = False,
     timeout: float = 60.0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: CountOfTotal = no_count_of_total,
     connect: Callable[..., Any] | None = None,
 ) -> PushReport:
     """Brings a collection up to date with a gallery; makes it when it is not there.
@@ -114,7 +115,7 @@ class _Push:
         server: Server,
         name: str,
         index: IndexKind | None,
-        on_progress: Callable[[int, int], None],
+        on_progress: CountOfTotal,
     ) -> None:
         self._gallery = gallery
         self._server = server

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import LmkError, UsageError, storage_errors
 from lmk.embed.files import LEFTOVER, write_whole
+from lmk.embed.progress import CountOfTotal, no_count_of_total
 from lmk.index.catalog.lock import take_lock
 from lmk.index.search.query_files import QueryFile
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
@@ -71,7 +72,7 @@ def search_batches(
     allow: Sequence[str] | None = None,
     ids_of: Callable[[NDArray[np.int64]], list[str]] | None = None,
     block: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: CountOfTotal = no_count_of_total,
 ) -> BatchReport:
     """Finds the neighbours of all queries and writes them to a folder, block by block.
 

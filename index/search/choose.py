@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
 from lmk.embed.process import start_threads
+from lmk.embed.progress import Message, no_message
 from lmk.embed.shell_words import shell_word
 from lmk.index.catalog.settings import HasSettings, strange_setting
 from lmk.index.gallery.gallery import Gallery
@@ -40,7 +40,7 @@ def choose(
     backend: str | None = None,
     uri: str | None = None,
     collection: str | None = None,
-    on_message: Callable[[str], None] = lambda _: None,
+    on_message: Message = no_message,
 ) -> Searcher:
     """Returns a searcher over the rows of one role; it stays usable when the gallery closes.
 
@@ -140,7 +140,7 @@ def searcher_of(
     *,
     recall: float = RECALL,
     batch: int | None = None,
-    on_message: Callable[[str], None] = lambda _: None,
+    on_message: Message = no_message,
 ) -> Searcher:
     """Returns a searcher over a view.
 
@@ -201,7 +201,7 @@ class Explained:
 
 
 def _automatic(
-    view: View, rows: int, recall: float, batch: int | None, on_message: Callable[[str], None]
+    view: View, rows: int, recall: float, batch: int | None, on_message: Message
 ) -> Searcher:
     """Chooses by the number of rows, the free memory, the queries at a time and the recall."""
     if rows <= FLAT_ROWS:

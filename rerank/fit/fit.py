@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
+from lmk.embed.progress import Progress, no_progress
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.view import View
@@ -30,7 +31,6 @@ from lmk.rerank.fit.tables import (
     PIPELINE,
     SHARD,
     FitTables,
-    Progress,
     copy_rule,
     exact_searcher,
 )
@@ -51,7 +51,7 @@ def fit(
     pipeline: Pipeline,
     *,
     before: FittedState | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> FittedState:
     """Learns from the gallery as it is inside the writer's transaction, and saves it there.
 
@@ -95,7 +95,7 @@ def fit_change(
     *,
     changed: bool,
     compacted: bool = False,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> float | None:
     """Learns after a change to a gallery, and returns the threshold.
 
@@ -121,7 +121,7 @@ def save_pipeline(
     pipeline: Pipeline,
     *,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> FittedState:
     """Saves other steps with a gallery and learns what they need; the same ones are learnt anew.
 

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
+from lmk.embed.progress import CountOfTotal, no_count_of_total
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.distractor_similarity import mean_of
-from lmk.rerank.steps.hits import BlockProgress, Mask, Rows, blocks, nearer
+from lmk.rerank.steps.hits import Mask, Rows, blocks, nearer
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class NearestTable:
         *,
         before: Parties,
         after: Parties,
-        on_progress: BlockProgress = lambda done, total: None,
+        on_progress: CountOfTotal = no_count_of_total,
     ) -> NearestTable:
         """The table of a gallery after a change.
 
@@ -118,9 +119,7 @@ class NearestTable:
             again[nearer(stored, asking, self.scores[asking, -1], np.flatnonzero(new))] = True
         return np.flatnonzero(again)
 
-    def _ask(
-        self, searcher: Searcher, there: View, asked: Rows, on_progress: BlockProgress
-    ) -> None:
+    def _ask(self, searcher: Searcher, there: View, asked: Rows, on_progress: CountOfTotal) -> None:
         """Enters the lists of some rows."""
         done = 0
         for chosen, vectors in blocks(there.stored, asked):

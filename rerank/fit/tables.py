@@ -6,7 +6,6 @@ and those of the bank. A large one also keeps who picked whom, so that a change 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from lmk.embed.progress import CountOfTotal, Progress, no_count_of_total, no_progress
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.search.choose import searcher_of
 from lmk.index.vectors.searcher import Searcher
@@ -23,7 +23,7 @@ from lmk.rerank.fit.background import LandmarkSums, Pictures, landmark_sums
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.neighbour_table import NearestTable, Parties
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.hits import BlockProgress, HitTable, Sides
+from lmk.rerank.steps.hits import HitTable, Sides
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep
 
@@ -49,9 +49,6 @@ class _Kept(BaseModel):
     sums: dict[str, Any]
     weighed: Annotated[int, Field(ge=0)]
     changed: Annotated[int, Field(ge=0)]
-
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +84,7 @@ class FitTables:
         pipeline: Pipeline,
         gallery: View,
         bank: View,
-        on_progress: Progress = lambda stage, done, total: None,
+        on_progress: Progress = no_progress,
     ) -> FitTables:
         """The tables that the steps of a pipeline need, of a gallery after a change.
 
@@ -137,7 +134,7 @@ class FitTables:
             likeness=None if self.likeness is None else self.likeness.renumbered(alive),
         )
 
-    def _picked(self, gallery: View, bank: View, top: int, on_progress: BlockProgress) -> HitTable:
+    def _picked(self, gallery: View, bank: View, top: int, on_progress: CountOfTotal) -> HitTable:
         rows = gallery.stored.rows
         table, sides = self.picks, Sides(self.gallery.mask, self.bank.mask).grown(rows)
         if table is None or self.top != top:
@@ -217,7 +214,7 @@ def _nearest(
     gallery: View,
     before: Parties,
     after: Parties,
-    on_progress: BlockProgress = lambda done, total: None,
+    on_progress: CountOfTotal = no_count_of_total,
 ) -> NearestTable:
     """The table after a change; made anew where there was none of that length."""
     if table is None or table.n != n:

@@ -17,6 +17,7 @@ from lmk.embed.data.manifest import Manifest, read_manifest
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extraction
+from lmk.embed.progress import Progress, no_progress
 from lmk.index.catalog.records import Precision
 from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
@@ -24,7 +25,7 @@ from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import RECALL, SEARCH, check_kind
 from lmk.index.vectors.labels import Role
 from lmk.rerank.fit.fit import fit, fit_change
-from lmk.rerank.fit.tables import PIPELINE, SHARD, Progress
+from lmk.rerank.fit.tables import PIPELINE, SHARD
 from lmk.rerank.indexing.ingest import (
     DUPLICATES,
     NOTHING,
@@ -155,7 +156,7 @@ def build_index(
     duplicates: bool = False,
     allow_removals: bool = False,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> BuildReport:
     """Builds a gallery at `path`, or builds it anew; readers of the old one are not disturbed.
 
@@ -281,7 +282,7 @@ def add_pictures(
     role: Role = "gallery",
     duplicates: bool = False,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> AddReport:
     """Adds pictures to a gallery with its own embedder; penalty and threshold are kept right.
 
@@ -338,7 +339,7 @@ def remove_pictures(
     ids: Iterable[str],
     *,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> RemoveReport:
     """Removes pictures and distractors by id; penalty and threshold are kept right.
 
@@ -363,7 +364,7 @@ def compact_index(
     path: Path,
     *,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> CompactReport:
     """Gives back the space of removed pictures, joins small files, and learns what it must anew.
 

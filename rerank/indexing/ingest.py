@@ -23,12 +23,12 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extracted, Extraction, extract
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.local.features import cache_of
+from lmk.embed.progress import Progress
 from lmk.index.catalog.lock import take_lock
 from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
-from lmk.rerank.fit.tables import Progress
 
 DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
 DUPLICATES = "duplicates"  # setting: whether a build took pictures whose content another one has

@@ -11,13 +11,14 @@ import numpy as np
 from lmk.embed.errors import UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.whitening import MOST_PICTURES, fit_whitening
+from lmk.embed.progress import Progress, no_progress
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.merge import MergeReport, merge
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import SEARCH, saved_search
 from lmk.rerank.fit.fit import fit
 from lmk.rerank.fit.saved import forget_fit, saved_pipeline
-from lmk.rerank.fit.tables import SHARD, Progress
+from lmk.rerank.fit.tables import SHARD
 from lmk.rerank.indexing.ingest import DUPLICATES
 from lmk.rerank.indexing.whiten import whitening_helps
 from lmk.rerank.steps.pipeline import Pipeline
@@ -33,7 +34,7 @@ def merge_indexes(
     whiten: bool | None = None,
     duplicates: bool = False,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> MergeReport:
     """Makes the gallery `out` of several, and learns its penalty and threshold, in one transaction.
 

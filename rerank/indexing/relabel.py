@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryError, UsageError
+from lmk.embed.progress import Progress, no_progress
 from lmk.embed.shell_words import shell_word
 from lmk.embed.tables.label_text import plain_name
 from lmk.index.gallery.gallery import Gallery
@@ -22,7 +23,6 @@ from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
 from lmk.rerank.fit.fit import fit_change
 from lmk.rerank.fit.saved import saved_pipeline
-from lmk.rerank.fit.tables import Progress
 from lmk.rerank.indexing.ingest import BLOCK, label_counts
 from lmk.rerank.tags.thresholds import VOTES_SETTING, saved_thresholds
 
@@ -69,7 +69,7 @@ def relabel_pictures(
     labels: Mapping[str, Sequence[str]],
     *,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> RelabelReport:
     """Gives pictures other labels, in one transaction; no picture is read.
 
@@ -95,7 +95,7 @@ def remove_label(
     label: str,
     *,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> RelabelReport:
     """Takes a label off all pictures that have it; the pictures stay, with their other labels.
 
@@ -124,7 +124,7 @@ def rename_label(
     new: str,
     *,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> RenameReport:
     """Renames a label in one transaction; joins it with `new` where pictures have that already.
 

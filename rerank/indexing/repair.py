@@ -25,6 +25,7 @@ from lmk.embed.errors import GalleryDamaged, GalleryError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.plain_files import NotPlainError, open_plain
+from lmk.embed.progress import Progress, no_progress
 from lmk.embed.scratch import ScratchFolder
 from lmk.index.catalog.layout import CATALOG
 from lmk.index.catalog.records import Picture
@@ -32,7 +33,7 @@ from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.verify import drop_derived, verify
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.fit.fit import fit
-from lmk.rerank.fit.tables import PIPELINE, SHARD, Progress
+from lmk.rerank.fit.tables import PIPELINE, SHARD
 from lmk.rerank.indexing.ingest import BLOCK, extract_all, open_store
 from lmk.rerank.indexing.restored_embedder import restored, save_restored
 from lmk.rerank.steps.pipeline import Pipeline
@@ -62,7 +63,7 @@ def repair_index(
     embedder: Embedder | None = None,
     drop_lost: bool = False,
     wait: float = 0.0,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> RepairReport:
     """Mends all that `lmk.index.gallery.verify` finds, in one transaction.
 

@@ -6,7 +6,7 @@ that was moved, touched or given another landmark keeps its vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lmk.embed.data.manifest import Manifest
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import identify
 from lmk.embed.extract.feature_store import FeatureStore
+from lmk.embed.progress import Count, Progress, no_progress
 from lmk.index.catalog.records import Picture
 from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.deduplicate import LabelDifference
@@ -25,7 +26,7 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
 from lmk.rerank.fit.fit import fit_change
-from lmk.rerank.fit.tables import SHARD, Progress
+from lmk.rerank.fit.tables import SHARD
 from lmk.rerank.indexing.ingest import (
     BLOCK,
     DISTRACTOR_PREFIX,
@@ -105,7 +106,7 @@ def sync_index(
     wait: float = 0.0,
     dry_run: bool = False,
     allow_removals: bool = False,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: Progress = no_progress,
 ) -> SyncReport:
     """Makes a gallery hold the pictures of a manifest: adds, replaces, and removes what is gone.
 
@@ -208,7 +209,7 @@ def _require_some(plan: Plan) -> None:
         require_pictures(plan.manifest, plan.found, others=known)
 
 
-def _files_of(plan: Plan, on_progress: Progress) -> Callable[[int], None]:
+def _files_of(plan: Plan, on_progress: Progress) -> Count:
     total = len(plan.candidates)
     return lambda done: on_progress(_STAGES[plan.role], done, total)
 

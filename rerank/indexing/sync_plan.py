@@ -20,10 +20,10 @@ from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.data.unseen import hidden_by
 from lmk.embed.extract.extract import Extracted, Extraction
 from lmk.embed.plain_files import NotPlainError, open_plain
+from lmk.embed.progress import Progress
 from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import Role
-from lmk.rerank.fit.tables import Progress
 from lmk.rerank.indexing.ingest import BLOCK, NOTHING, part_of, prefix_of
 from lmk.rerank.indexing.removals import Kept, Removals, kept_below, removals
 

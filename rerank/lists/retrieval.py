@@ -13,7 +13,7 @@ that landmark, those that the search missed too. Without labels it stays as it w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
+from lmk.embed.progress import Message, no_message
 from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
@@ -69,7 +70,7 @@ class Collection:
     searcher: Searcher
     view: View
     kept: Neighbourhoods | None = None
-    on_message: Callable[[str], None] = lambda _: None
+    on_message: Message = no_message
 
     @cached_property
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -7,13 +7,14 @@ would pick what they had. So the table after a change is the one that a fresh co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
+from lmk.embed.progress import Count, CountOfTotal, no_count, no_count_of_total
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
@@ -24,7 +25,6 @@ _SLACK = 1e-4  # float32 products of stored vectors are nearer to the scores tha
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-BlockProgress = Callable[[int, int], None]  # (rows that have asked, rows that ask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class HitTable:
 
     def updated(
         self, searcher: Searcher, stored: Vectors, fingerprint: str, *, before: Sides,
-        after: Sides, top: int, on_progress: BlockProgress = lambda done, total: None,
+        after: Sides, top: int, on_progress: CountOfTotal = no_count_of_total,
     ) -> HitTable:  # fmt: skip
         """The table of a gallery after a change.
 
@@ -137,7 +137,7 @@ class HitTable:
 
     def count(
         self, searcher: Searcher, bank: View, asked: Rows, *, top: int, allow: Mask | None = None,
-        times: int = 1, on_progress: Callable[[int], None] = lambda done: None,
+        times: int = 1, on_progress: Count = no_count,
     ) -> None:  # fmt: skip
         """Lets the bank's rows `asked` pick among the rows allowed, and enters what they pick.
 

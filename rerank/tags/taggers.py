@@ -28,6 +28,7 @@ from lmk.embed.errors import ModelError, UsageError, storage_errors
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.config import embedder_folder, shipped_tagger
 from lmk.embed.network.runtime import available_cores
+from lmk.embed.progress import Count, no_count
 from lmk.embed.tags.detector import Box, Detector
 from lmk.embed.tags.head import TAGS_FILE, TagHead, load_tag_head, save_tag_head
 from lmk.index.catalog.layout import CATALOG
@@ -316,7 +317,7 @@ def tag_files(
     *,
     tiles: bool = False,
     detector: Detector | None = None,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Count = no_count,
 ) -> Iterator[TagBatch]:
     """Scores pictures, a batch at a time, in order.
 
