@@ -84,7 +84,11 @@ def test_what_is_saved_is_what_is_learnt_now(index: Path, photos: Path) -> None:
         again = recognizer.query(asked)[0]
         np.testing.assert_array_equal(again.inliers, now.inliers)
         np.testing.assert_allclose(again.confidence, now.confidence, atol=1e-6)
-        assert again.landmark is not None and again.bank.any() and now.probability is None
+        assert (
+            again.landmark_score is not None
+            and again.query_penalty.any()
+            and now.probability is None
+        )
 
 
 class TestGeometry:
@@ -97,7 +101,7 @@ class TestGeometry:
             place = np.flatnonzero(got.neighbours.rows[0] == row)[0]
             assert got.inliers[0, place] > 20 and (0, row) in got.matches
             assert got.inliers[0, place] == got.inliers.max() == got.matches[0, row].inliers
-            assert not skipped and got.seconds[0] > 0
+            assert not skipped and got.geometry_seconds[0] > 0
             assert np.count_nonzero(got.inliers >= 0) == 3
             without = recognizer.predict(recognizer.embedder.embed(asked)[0])
             assert (without.inliers == -1).all()
@@ -241,7 +245,7 @@ def test_small_galleries(what: str, tmp_path: Path, photos: Path, tiny: Embedder
             assert got.labels == (None,) and np.isneginf(got.confidence[0])
         else:
             assert got.labels == ("place_0",) and np.isfinite(got.confidence[0])
-        assert (got.landmark is None) == (what == "no bank")
+        assert (got.landmark_score is None) == (what == "no bank")
         assert got.neighbours.k == 100 and (got.neighbours.rows[0, 6:] == -1).all()
         if what == "few":
             assert recognizer.calibration is None  # no answer of its own can be right

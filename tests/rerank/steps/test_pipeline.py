@@ -213,7 +213,7 @@ class TestPredictions:
             ({"penalty": np.zeros((1, 1), np.float32)}, "penalty must be"),
             ({"votes": np.ones((1, 2), np.float32)}, "votes must be 0"),
             ({"inliers": np.zeros((1, 1), np.int64)}, "inliers must be"),
-            ({"bank": np.zeros(2, np.float32)}, "bank must be"),
+            ({"query_penalty": np.zeros(2, np.float32)}, "query_penalty must be"),
             ({"probability": np.zeros(2)}, "probability must be"),
         ],
     )

@@ -34,11 +34,11 @@ def predictions() -> Predictions:
         scores=scores,
         penalty=zeros,
         votes=zeros,
-        bank=np.array([0.1, 0, 0], np.float32),
+        query_penalty=np.array([0.1, 0, 0], np.float32),
         inliers=np.full((3, 2), -1),
-        seconds=np.zeros(3),
+        geometry_seconds=np.zeros(3),
         probability=np.array([0.9, 0.25, 0.5]),
-        landmark=None,
+        landmark_score=None,
         matches={},
     )
 

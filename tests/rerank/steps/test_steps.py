@@ -96,8 +96,12 @@ class TestWithoutFacts:
         got = ask(found, known, *steps, features=lambda i: pytest.fail("no rows to compare with"))
         assert got.labels == plain.labels and got.confidence == plain.confidence
         np.testing.assert_array_equal(got.scores, found.scores)
-        assert got.landmark is None and got.probability is None
-        assert got.bank.tolist() == [0] and (got.inliers == -1).all() and not got.seconds.any()
+        assert got.landmark_score is None and got.probability is None
+        assert (
+            got.query_penalty.tolist() == [0]
+            and (got.inliers == -1).all()
+            and not got.geometry_seconds.any()
+        )
 
     def test_neighbours_of_other_queries(self, context: Facts, neighbours: Near) -> None:
         asked = Embeddings(unit_rows([[1, 0]]), ("x",), "f")
@@ -174,15 +178,17 @@ class TestBank:
         known = replace(context("a"), bank=bank)
         got = ask(found, known, TOP1, QueryPenaltyStep(m=2, factor=0.5), vectors=[[1, 0]])
         assert got.confidence[0] == pytest.approx(0.8 - 0.45)
-        np.testing.assert_allclose(got.bank, [0.45], atol=1e-6)
-        assert got.landmark is not None
-        assert got.landmark[0] == pytest.approx(0.8 - 1.0, abs=1e-6)  # one neighbour, one of bank
+        np.testing.assert_allclose(got.query_penalty, [0.45], atol=1e-6)
+        assert got.landmark_score is not None
+        assert got.landmark_score[0] == pytest.approx(
+            0.8 - 1.0, abs=1e-6
+        )  # one neighbour, one of bank
         second = ask(found, known, TOP1, DemoteStep(nth=2, at=0.7, factor=1.5), vectors=[[1, 0]])
         assert second.confidence[0] == pytest.approx(0.8 - 1.2)
         third = ask(found, known, TOP1, DemoteStep(nth=3, at=0.7), vectors=[[1, 0]])
-        assert third.confidence[0] == pytest.approx(0.8) and third.bank[0] == 0
+        assert third.confidence[0] == pytest.approx(0.8) and third.query_penalty[0] == 0
         both = ask(found, known, TOP1, QueryPenaltyStep(m=2), DemoteStep(nth=2), vectors=[[1, 0]])
-        assert both.bank[0] == pytest.approx(0.45 + 1.2)
+        assert both.query_penalty[0] == pytest.approx(0.45 + 1.2)
 
     def test_of_rescaled_queries(
         self, embed: Embed, scan: Scan, context: Facts, neighbours: Near
@@ -199,7 +205,9 @@ class TestBank:
     ) -> None:
         known = replace(context("a"), bank=scan(embed([[1, 0]], "d")))
         got = ask(neighbours([]), known, VoteStep(), QueryPenaltyStep(), DemoteStep())
-        assert got.labels == (None,) and np.isneginf(got.confidence[0]) and got.landmark is None
+        assert (
+            got.labels == (None,) and np.isneginf(got.confidence[0]) and got.landmark_score is None
+        )
 
 
 class TestVote:
@@ -333,7 +341,7 @@ class TestGeometry:
         assert got.labels == ("c",) and got.confidence[0] == pytest.approx(1.0)
         assert got.inliers.tolist() == [[0, 40, -1]] and asked == [0]
         assert set(got.matches) == {(0, 0), (0, 2)} and isinstance(got.matches[0, 2], Match)
-        assert got.seconds[0] > 0
+        assert got.geometry_seconds[0] > 0
 
     def test_only_queries_in_doubt(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.95), (2, 0.7)], [(0, 0.8), (2, 0.7)], [(1, 0.5), (2, 0.4)])
@@ -346,7 +354,7 @@ class TestGeometry:
         cut = ThresholdStep(value=0.75)
         got = ask(found, self.known(context), self.STEP, TOP1, cut, features=features)
         assert asked == [1] and got.labels == ("a", "c", "b")
-        assert (got.inliers[[0, 2]] == -1).all() and got.seconds[[0, 2]].tolist() == [0, 0]
+        assert (got.inliers[[0, 2]] == -1).all() and got.geometry_seconds[[0, 2]].tolist() == [0, 0]
 
     def test_how_often_a_label_is_predicted_raises_no_doubt(
         self, context: Facts, neighbours: Near
