@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from lmk.embed.errors import GalleryDamaged, UsageError
 from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.vectors.files import REBUILD
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
@@ -41,7 +44,7 @@ from lmk.rerank.fit.tables import (
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.hits import HitTable
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep
+from lmk.rerank.steps.steps import REMOVED_PARAMETER, DbaStep, DistractorSimilarityStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +67,21 @@ class FittedState:
 
 
 def saved_pipeline(gallery: Gallery) -> Pipeline:
-    """The pipeline saved with a gallery; the default one where none is."""
-    return read_setting(gallery, PIPELINE, Pipeline) or Pipeline()
+    """Returns the pipeline saved with a gallery, or the default one where none is saved.
+
+    Raises:
+        UsageError: the pipeline has a parameter that was removed from lmk.
+        GalleryDamaged: the setting is no pipeline.
+    """
+    try:
+        return read_setting(gallery, PIPELINE, Pipeline) or Pipeline()
+    except GalleryDamaged as damage:
+        cause = damage.__cause__
+        errors = cause.errors() if isinstance(cause, ValidationError) else []
+        removed = next((each for each in errors if each["type"] == REMOVED_PARAMETER), None)
+        if removed is None:
+            raise
+        raise UsageError(removed["msg"], where=gallery.path, remedy=REBUILD) from damage
 
 
 def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:

@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
-from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.steps.hits import Hits
-from lmk.rerank.steps.ranking import ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,23 +52,6 @@ def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:
     there = ~np.isneginf(first)
     sums = np.where(there, first, 0).sum(axis=1, dtype=np.float64)
     return np.asarray(sums / np.maximum(there.sum(axis=1), 1), np.float32)
-
-
-def deduct(
-    found: Neighbours, penalty: NDArray[np.float32], k: int | None = None, *, clip: bool = False
-) -> Neighbours:
-    """Takes each row's penalty off its cosine and picks the neighbours anew.
-
-    Args:
-        found: neighbours by plain cosine, more than are wanted: a row that is not among them
-            cannot come back.
-        penalty: float32 [rows].
-        k: neighbours kept; all unless given.
-        clip: cosines to 0..1 before, as the first place of 2020 did.
-    """
-    cosines = np.clip(found.scores, 0, 1) if clip else found.scores
-    taken = penalty[np.maximum(found.rows, 0)] if len(penalty) else np.float32(0)
-    return ranked(found.rows, cosines - taken, found.query_ids, k)
 
 
 def thresholded_demotion(

@@ -54,20 +54,6 @@ def expand(
     return Embeddings(moved, queries.ids, queries.fingerprint)
 
 
-def search_expanded(
-    searcher: Searcher,
-    queries: Embeddings,
-    vectors: Vectors,
-    k: int,
-    *,
-    n: int = 10,
-    alpha: float = 3.0,
-) -> Neighbours:
-    """Searches, expands the queries and searches again; arguments as of `expand`."""
-    found = searcher.search(queries, n)
-    return searcher.search(expand(queries, found, vectors, n=n, alpha=alpha), k)
-
-
 def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64]:
     """The weights of a picture itself and its n - 1 nearest: 1 to 10 ** -spread, over their sum.
 

@@ -6,6 +6,7 @@ step mean the same with and without rescaling.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from lmk.embed.local.features import Extractor, RootSift, XFeat
 from lmk.index.vectors.neighbours import NO_ROW
@@ -28,6 +30,9 @@ from lmk.rerank.steps.penalty import PenaltySettings, rescaled
 from lmk.rerank.steps.ranking import MOST, order_of, ranked
 from lmk.rerank.steps.state import RankingState
 from lmk.rerank.steps.voting import class_prior, labelled, vote_best
+
+REMOVED_FROM_VOTE = ("temperature", "most")  # parameters that older versions of lmk saved
+REMOVED_PARAMETER = "removed_parameter"  # the type of the validation error
 
 
 class DbaStep(BaseModel):
@@ -181,18 +186,15 @@ class GeometryStep(GeometrySettings):
 class VoteStep(BaseModel):
     """The k best candidates vote for their labels.
 
-    By power, each with max(score, 0) ** power: the confidence is (sum of the winner's votes / k)
-    ** (1 / power), which ranks as the sum does and reads like a score. By temperature, each with
-    its softmax: the confidence is the sum of the winner's votes, each times its score, so that it
-    reads like a score too. Where every neighbour that has a label is at or below 0 the label of the
-    first of them is the answer, and its score the confidence.
+    A candidate votes with max(score, 0) ** power. The confidence is (sum of the winner's votes / k)
+    ** (1 / power), which ranks as the sum does and reads like a score. Where every neighbour that
+    has a label scores at or below 0, the label of the first of them is the answer, and its score
+    is the confidence.
 
     Attributes:
         k: candidates that vote.
         power: of the score.
-        temperature: of a softmax over the voters instead; None for powers.
         prior: votes for a label of n gallery pictures are multiplied by n ** prior.
-        most: votes of a label that count, the largest ones; all for None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -200,9 +202,22 @@ class VoteStep(BaseModel):
     step: Literal["vote"] = "vote"
     k: int = Field(default=5, ge=1)
     power: float = Field(default=9.0, gt=0)
-    temperature: float | None = Field(default=None, gt=0)
     prior: float = 0.0
-    most: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, settings: Any) -> Any:
+        """Drops parameters of older versions that are null, and refuses them with a value."""
+        if not isinstance(settings, dict):
+            return settings
+        for name in REMOVED_FROM_VOTE:
+            if settings.get(name) is not None:
+                raise PydanticCustomError(
+                    REMOVED_PARAMETER,
+                    "the parameter {name} of the step vote was removed from lmk",
+                    {"name": name},
+                )
+        return {name: value for name, value in settings.items() if name not in REMOVED_FROM_VOTE}
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Fills `winner`, `confidence` and `votes`."""
@@ -216,14 +231,9 @@ class VoteStep(BaseModel):
             context.label_offsets,
             context.label_codes,
             power=self.power,
-            temperature=self.temperature,
-            most=self.most,
             scale=class_prior(context.label_pictures, self.prior) if self.prior else None,
         )
-        if self.temperature is None:
-            confidence = (result.total / self.k) ** (1 / self.power)
-        else:
-            confidence = (result.shares * np.maximum(scores, 0)).sum(axis=1)
+        confidence = (result.total / self.k) ** (1 / self.power)
         silent = result.total <= 0
         known = labelled(candidates[silent], context.label_offsets)
         best = np.where(known, scores[silent], -np.inf).max(axis=1, initial=-np.inf)
@@ -362,11 +372,12 @@ def with_new_names(settings: Any) -> Any:
 
 
 def digest_text(settings: BaseModel) -> str:
-    """Returns the JSON of steps with their first names, for digests that outlive a renaming."""
+    """Returns the JSON of steps in its first form, so that digests stay valid."""
     text = settings.model_dump_json()
     for old, new in OLD_NAMES.items():
         text = text.replace(f'{{"step":"{new}"', f'{{"step":"{old}"')
-    return text
+    vote = r'("step":"vote","k":[^,]+,"power":[^,]+),("prior":[^,}]+)'
+    return re.sub(vote, r'\1,"temperature":null,\2,"most":null', text)
 
 
 # Where in a pipeline each step makes sense; those of one number may change places.

@@ -249,3 +249,28 @@ def test_small_galleries(what: str, tmp_path: Path, photos: Path, tiny: Embedder
         assert got.neighbours.k == 100 and (got.neighbours.rows[0, 6:] == -1).all()
         if what == "few":
             assert recognizer.calibration is None  # no answer of its own can be right
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0.1), ("most", 2)])
+def test_a_saved_vote_with_a_removed_parameter(index: Path, name: str, value: float) -> None:
+    """An index of an older version opens with null, and is refused in one line with a value."""
+    with Gallery.open(index) as gallery:
+        saved = saved_pipeline(gallery).model_dump(mode="json")
+    with GalleryWriter(index) as writer:
+        vote = next(step for step in saved["steps"] if step["step"] == "vote")
+        vote |= {"temperature": None, "most": None}
+        writer.set("pipeline", saved)
+        writer.commit()
+    with Gallery.open(index) as gallery:
+        pipeline = saved_pipeline(gallery)
+    assert pipeline.steps[3] == VoteStep(k=10, prior=-0.5)
+    with GalleryWriter(index) as writer:
+        vote[name] = value
+        writer.set("pipeline", saved)
+        writer.commit()
+    with pytest.raises(UsageError) as refused:
+        Recognizer.open(index)
+    assert str(refused.value) == (
+        f"{index}: the parameter {name} of the step vote was removed from lmk; "
+        "rebuild it with `lmk build-index`"
+    )

@@ -18,7 +18,7 @@ from lmk.index.vectors.view import View
 from lmk.rerank.lists.k_reciprocal import KReciprocal
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.steps.augmentation import Neighbourhoods
-from lmk.rerank.steps.expansion import augmentation_weights, search_expanded
+from lmk.rerank.steps.expansion import augmentation_weights, expand
 
 Embed = Callable[..., Embeddings]
 
@@ -59,7 +59,8 @@ def test_each_step_is_the_function_it_stands_for(crowd: tuple[Collection, Embedd
     found = searcher.search(queries, 20)
     same(rerank_lists(made(), queries, collection), found)
     expanded = rerank_lists(made({"step": "expand", "n": 4, "alpha": 2}), queries, collection)
-    same(expanded, search_expanded(searcher, queries, stored, 20, n=4, alpha=2))
+    moved = expand(queries, searcher.search(queries, 4), stored, n=4, alpha=2)
+    same(expanded, searcher.search(moved, 20))
     near = Neighbourhoods.build(searcher, collection.view, augmentation_weights(4, 1))
     step = {"step": "dba", "n": 4, "spread": 1}
     same(rerank_lists(made(step), queries, collection), near.rerank(queries, found, stored))

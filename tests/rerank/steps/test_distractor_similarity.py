@@ -15,7 +15,6 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.steps.distractor_similarity import (
     bank_cosines,
-    deduct,
     demote_overpredicted,
     landmark_score,
     mean_of,
@@ -25,7 +24,6 @@ from lmk.rerank.steps.distractor_similarity import (
     thresholded_demotion,
 )
 from lmk.rerank.steps.hits import Hits
-from lmk.rerank.steps.penalty import PenaltySettings, penalty_of
 
 Embed = Callable[..., Embeddings]
 Scan = Callable[[Embeddings], Searcher]
@@ -51,36 +49,6 @@ def test_b_against_a_loop(
         expected = sum(largest) / len(largest) if largest else 0.0
         assert got[g] == pytest.approx(expected, abs=1e-6)
     assert got.dtype == np.float32 and got.shape == (gallery,)
-
-
-def test_neighbours_are_picked_anew(neighbours: Make) -> None:
-    """The worked example: by plain cosine g4; after the penalty g1 (or g2, by the ramp)."""
-    found = neighbours([(3, 0.95), (2, 0.80), (1, 0.62), (0, 0.55)])
-    picks = Hits(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
-    expected = {
-        "linear": ([0, 1, 2, 3], [0.55, 0.47, 0.3867, 0.25]),
-        "shifted": ([0, 1, 2, 3], [0.55, 0.435, 0.368, 0.25]),
-        "unfloored": ([1, 0, 2, 3], [0.585, 0.55, 0.548, 0.25]),
-    }
-    for ramp, (rows, scores) in expected.items():
-        taken = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
-        got = deduct(found, taken)
-        assert got.rows.tolist() == [rows]
-        np.testing.assert_allclose(got.scores[0], scores, atol=5e-5)
-        assert deduct(found, taken, 2).rows.tolist() == [rows[:2]]
-
-
-def test_deducting_below_nothing(neighbours: Make) -> None:
-    found = neighbours([(0, 0.5), (1, -0.4)], [(1, 0.2)])
-    penalty = np.array([0.7, 0.1], np.float32)
-    got = deduct(found, penalty)
-    assert got.rows.tolist() == [[0, 1], [1, -1]]
-    np.testing.assert_allclose(got.scores, [[-0.2, -0.5], [0.1, NONE]], atol=1e-6)
-    clipped = deduct(found, penalty, clip=True)
-    assert clipped.rows.tolist() == [[1, 0], [1, -1]]
-    np.testing.assert_allclose(clipped.scores[0], [-0.1, -0.2], atol=1e-6)
-    nothing = Neighbours(np.full((1, 2), -1), np.full((1, 2), NONE, np.float32), ("q",))
-    assert deduct(nothing, np.zeros(0, np.float32)).rows.tolist() == [[-1, -1]]
 
 
 def test_the_mean_of_what_there_is() -> None:

@@ -15,7 +15,7 @@ from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.steps import expansion
-from lmk.rerank.steps.expansion import augment, augmentation_weights, expand, search_expanded
+from lmk.rerank.steps.expansion import augment, augmentation_weights, expand
 
 Embed = Callable[..., Embeddings]
 Scan = Callable[[Embeddings], Searcher]
@@ -56,9 +56,8 @@ def test_expansion_reaches_the_other_side(embed: Embed, scan: Scan) -> None:
     asked = embed([[1, 0]], "q")
     searcher, vectors = scan(known), Vectors.of_array(known.vectors)
     assert searcher.search(asked, 4).rows.tolist() == [[0, 1, 3, 2]]
-    expanded = search_expanded(searcher, asked, vectors, 4, n=2)
-    assert expanded.rows.tolist() == [[0, 1, 2, 3]] and expanded.query_ids == ("q0",)
-    assert search_expanded(searcher, asked, vectors, 9).k == 9
+    moved = expand(asked, searcher.search(asked, 2), vectors, n=2)
+    assert searcher.search(moved, 4).rows.tolist() == [[0, 1, 2, 3]] and moved.ids == ("q0",)
 
 
 def test_blocks_change_nothing(embed: Embed, scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.exact.flat import FlatSearcher
+from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.steps import hits as picks_module
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.penalty import CONTEST_PICKS, Hits, PenaltySettings, penalty_of, pick
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.state import QueryBatch
+from lmk.rerank.steps.steps import PenaltyStep, VoteStep
 
 Embed = Callable[..., Embeddings]
 
@@ -35,6 +40,35 @@ def test_golden(ramp: str) -> None:
     got = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
     np.testing.assert_allclose(got, [by_ramp[ramp] for _, _, by_ramp in GOLDEN], atol=5e-5)
     assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("ramp", "rows", "scores"),
+    [
+        ("linear", [0, 1, 2, 3], [0.55, 0.47, 0.3867, 0.25]),
+        ("shifted", [0, 1, 2, 3], [0.55, 0.435, 0.368, 0.25]),
+        ("unfloored", [1, 0, 2, 3], [0.585, 0.55, 0.548, 0.25]),
+    ],
+)
+def test_the_penalty_changes_the_nearest_picture(
+    neighbours: Callable[..., Neighbours],
+    context: Callable[..., PipelineContext],
+    ramp: str,
+    rows: list[int],
+    scores: list[float],
+) -> None:
+    """By plain cosine picture 3 is nearest; after the penalty it is picture 0 (or 1)."""
+    found = neighbours([(3, 0.95), (2, 0.80), (1, 0.62), (0, 0.55)])
+    picks = Hits(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
+    taken = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
+    known = replace(context("g0", "g1", "g2", "g3"), penalty=taken)
+    queries = Embeddings(np.eye(1, 2, dtype=np.float32), found.query_ids, "test")
+    pipeline = Pipeline(steps=(PenaltyStep(), VoteStep(k=1)))
+    got = pipeline.predict(QueryBatch(queries), found, known)
+    assert got.labels == (f"g{rows[0]}",)
+    order = np.argsort(-got.scores[0])
+    assert found.rows[0, order].tolist() == rows
+    np.testing.assert_allclose(got.scores[0, order], scores, atol=5e-5)
 
 
 def slow(cosines: np.ndarray, settings: PenaltySettings) -> list[float]:

@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmk.rerank.steps import voting
 from lmk.rerank.steps.voting import (
     class_prior,
     label_sums,
     power_weights,
-    softmax_weights,
     vote,
     vote_best,
-    vote_single,
     whole_power,
 )
 
@@ -89,24 +86,21 @@ def slow_sums(
     rows: list[list[int]],
     weights: list[list[float]],
     labels: list[list[int]],
-    most: int | None,
     scale: list[float],
 ) -> list[dict[int, float]]:
     sums = []
     for query, given_ in zip(rows, weights, strict=True):
-        got: dict[int, list[float]] = {}
+        got: dict[int, float] = {}
         for row, weight in zip(query, given_, strict=True):
             for label in labels[row] if row >= 0 else []:
-                got.setdefault(label, []).append(weight * scale[label])
-        kept = {label: sorted(values, reverse=True)[:most] for label, values in got.items()}
-        sums.append({label: sum(values) for label, values in kept.items()})
+                got[label] = got.get(label, 0.0) + weight * scale[label]
+        sums.append(got)
     return sums
 
 
-@given(votes(), st.sampled_from([None, 1, 2, 3]), st.permutations([1.0, 0.5, 2.0, 0.25, 4.0]))
-def test_top_m_and_priors_against_a_slow_count(
+@given(votes(), st.permutations([1.0, 0.5, 2.0, 0.25, 4.0]))
+def test_priors_against_a_slow_count(
     case: tuple[list[list[int]], list[list[float]], list[list[int]]],
-    most: int | None,
     scale: list[float],
 ) -> None:
     rows, weights, labels = case
@@ -115,28 +109,24 @@ def test_top_m_and_priors_against_a_slow_count(
     codes = np.array([code for row in labels for code in row], np.int32)
     array = np.array(rows, np.int64).reshape(len(rows), k)
     given_ = np.array(weights, np.float64).reshape(len(rows), k)
-    got = vote(array, given_, offsets, codes, most=most, scale=np.array(scale))
-    expected = slow_sums(rows, weights, labels, most, scale)
+    got = vote(array, given_, offsets, codes, scale=np.array(scale))
+    expected = slow_sums(rows, weights, labels, scale)
     winners = [min(s, key=lambda c, s=s: (-s[c], c)) if s else -1 for s in expected]
     assert got.winner.tolist() == winners
     totals = [s.get(w, 0.0) for s, w in zip(expected, winners, strict=True)]
     assert got.total.tolist() == totals
     assert got.shares.sum(axis=1).tolist() == totals, "the shares are what the total is made of"
     sums = label_sums(array, given_, offsets, codes)
-    plain = slow_sums(rows, weights, labels, None, [1.0] * 5)
+    plain = slow_sums(rows, weights, labels, [1.0] * 5)
     listed = [(i, code, s[code]) for i, s in enumerate(plain) for code in sorted(s)]
     assert [*zip(sums.query, sums.code, sums.total, strict=True)] == listed
 
 
-def test_top_m_keeps_a_crowd_from_winning() -> None:
+def test_a_prior_keeps_a_crowd_from_winning() -> None:
     """Three pictures of label 0 at .5 against one of label 1 at .9."""
     rows, weights = np.array([[3, 0, 1, 2]]), np.array([[0.9, 0.5, 0.5, 0.5]])
     offsets, codes = np.arange(5), np.array([0, 0, 0, 1], np.int32)
     assert vote(rows, weights, offsets, codes).winner.tolist() == [0]
-    one = vote(rows, weights, offsets, codes, most=1)
-    assert one.winner.tolist() == [1] and one.total.tolist() == [0.9]
-    two = vote(rows, weights, offsets, codes, most=2)
-    assert two.winner.tolist() == [0] and two.shares.tolist() == [[0, 0.5, 0.5, 0]]
     mean = vote(rows, weights, offsets, codes, scale=class_prior(np.array([3, 1]), -1))
     assert mean.winner.tolist() == [1]
 
@@ -152,62 +142,17 @@ def test_weights() -> None:
     scores = np.array([[0.5, 0.2, -np.inf], [-0.5, -np.inf, -np.inf]], np.float32)
     assert power_weights(scores).tolist() == [[0.5, pytest.approx(0.2), 0], [0, 0, 0]]
     np.testing.assert_allclose(power_weights(scores, 3)[0], [0.125, 0.008, 0], rtol=1e-6)
-    soft = softmax_weights(scores, 0.1)
-    assert soft[0, 0] / soft[0, 1] == pytest.approx(math.exp(3), rel=1e-5)
-    assert soft[0].sum() == pytest.approx(1) and soft[0, 2] == 0
-    assert soft[1].tolist() == [1, 0, 0]
     nobody = np.full((1, 2), -np.inf, np.float32)
-    assert softmax_weights(nobody, 0.1).tolist() == power_weights(nobody).tolist() == [[0, 0]]
-    assert softmax_weights(np.zeros((0, 3)), 1).shape == (0, 3)
-    assert softmax_weights(np.zeros((2, 0)), 1).shape == (2, 0)
-    assert np.isfinite(softmax_weights(scores, 1e-6)).all(), "nothing overflows"
+    assert power_weights(nobody).tolist() == [[0, 0]]
 
 
 def test_numbers_that_cannot_be() -> None:
     one = np.zeros((1, 1))
     with pytest.raises(ValueError, match="power"):
         power_weights(one, 0)
-    with pytest.raises(ValueError, match="temperature"):
-        softmax_weights(one, 0)
-    with pytest.raises(ValueError, match="at least 1 vote"):
-        vote(np.zeros((1, 1), np.int64), one, np.array([0, 1]), np.zeros(1, np.int32), most=0)
 
 
-@given(
-    seed=st.integers(0, 10_000),
-    q=st.integers(0, 40),
-    k=st.integers(0, 24),
-    gallery=st.integers(0, 30),
-    labels=st.integers(1, 5),
-    several=st.booleans(),
-)
-def test_the_fast_way_is_the_same_to_the_last_bit(
-    seed: int, q: int, k: int, gallery: int, labels: int, several: bool
-) -> None:
-    """Random weights: a sum in another order would show in the last bits."""
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(-1, gallery, (q, k)) if gallery else np.full((q, k), -1)
-    weights = np.where(rng.random((q, k)) < 0.2, 0, rng.random((q, k)))
-    counts = rng.integers(0, 3 if several else 2, gallery)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    codes = np.concatenate(
-        [np.zeros(0, np.int64), *(rng.permutation(labels + 2)[:n] for n in counts)]
-    ).astype(np.int32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(voting, "_BLOCK", 16)
-        patch.setattr(voting, "_MANY", 16)
-        fast = vote(rows, weights, offsets, codes)
-        patch.setattr(voting, "_MANY", 10**9)
-        plain = vote(rows, weights, offsets, codes)
-    for name in ("winner", "total", "shares"):
-        got, expected = getattr(fast, name), getattr(plain, name)
-        assert got.dtype == expected.dtype and got.shape == expected.shape
-        assert np.array_equal(got, expected), name
-
-
-def test_a_query_alone_and_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And alone in the last block of many."""
-    monkeypatch.setattr(voting, "_BLOCK", 33)
+def test_a_query_alone_and_among_many() -> None:
     rng = np.random.default_rng(0)
     rows, weights = rng.integers(0, 300, (100, 33)), rng.random((100, 33))
     offsets, codes = np.arange(301), rng.integers(0, 3, 300).astype(np.int32)
@@ -215,17 +160,6 @@ def test_a_query_alone_and_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [vote(rows[i : i + 1], weights[i : i + 1], offsets, codes) for i in range(100)]
     assert together.winner.tolist() == [int(one.winner[0]) for one in alone]
     assert together.total.tolist() == [float(one.total[0]) for one in alone]
-
-
-def test_single_labels_in_single_precision() -> None:
-    codes = np.array([[2, 1, 2, -1], [-1, -1, -1, -1], [3, 1, -1, -1]], np.int32)
-    weights = np.array([[0.3, 0.5, 0.3, 9], [1, 1, 1, 1], [0, 0, 0, 0]], np.float32)
-    got = vote_single(codes, weights)
-    assert got.winner.tolist() == [2, -1, 1]
-    assert got.total.tolist() == [np.float32(0.3) + np.float32(0.3), 0, 0]
-    assert got.total.dtype == np.float64 and got.shares.dtype == np.float32
-    np.testing.assert_array_equal(got.shares[0], np.float32([0.3, 0, 0.3, 0]))
-    assert not got.shares[1:].any()
 
 
 def slow_best(
@@ -268,7 +202,7 @@ def slow_best(
     most_labels=st.integers(1, 3),
     scale=st.none() | st.permutations([1.0, 0.5, 0.0, 4.0]),
 )
-def test_the_best_vote_compiled_or_not_as_a_slow_count_says(
+def test_the_best_vote_against_a_slow_count(
     seed: int, q: int, n: int, k: int, power: int, most_labels: int, scale: list[float] | None
 ) -> None:
     """Scores are quarters, so that powers, sums and ties are exact; some do not vote."""
@@ -284,50 +218,20 @@ def test_the_best_vote_compiled_or_not_as_a_slow_count_says(
     scores[(rows < 0) | (rng.random((q, n)) < 0.1)] = -np.inf
     expected = slow_best(rows, scores, k, labels, power, scale or [1.0] * 4)
     by_label = None if scale is None else np.array(scale)
-    for compiled in (0, 10**9):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(voting, "_COMPILED", compiled)
-            got = vote_best(rows, scores, k, offsets, codes, power=power, scale=by_label)
-        assert got.winner.tolist() == [winner for winner, _, _ in expected]
-        assert got.total.tolist() == [total for _, total, _ in expected]
-        assert got.shares.shape == (q, n) and got.shares.dtype == np.float32
-        assert got.shares.tolist() == [shares for _, _, shares in expected]
+    got = vote_best(rows, scores, k, offsets, codes, power=power, scale=by_label)
+    assert got.winner.tolist() == [winner for winner, _, _ in expected]
+    assert got.total.tolist() == [total for _, total, _ in expected]
+    assert got.shares.shape == (q, n) and got.shares.dtype == np.float32
+    assert got.shares.tolist() == [shares for _, _, shares in expected]
 
 
-@pytest.mark.parametrize("k", [1, 5, 33])
-@pytest.mark.parametrize("power", [1, 3, 9, 64])
-@pytest.mark.parametrize("prior", [None, -0.5, 1.0])
-def test_the_compiled_vote_is_the_same_to_the_last_bit(
-    k: int, power: int, prior: float | None
-) -> None:
-    """Random scores: a sum or a product in another order would show in the last bits."""
-    rng = np.random.default_rng(k)
-    rows = np.array([rng.permutation(300)[:33] for _ in range(600)])
-    scores = (rng.random((600, 33)) - 0.2).astype(np.float32)
-    offsets = np.concatenate([[0], np.cumsum(rng.random(300) < 0.9)])
-    codes = rng.integers(0, 6, offsets[-1]).astype(np.int32)
-    scale = None if prior is None else class_prior(rng.integers(1, 50, 6), prior)
-    both = []
-    for compiled in (0, 10**9):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(voting, "_COMPILED", compiled)
-            both.append(vote_best(rows, scores, k, offsets, codes, power=power, scale=scale))
-    for name in ("winner", "total", "shares"):
-        assert np.array_equal(getattr(both[0], name), getattr(both[1], name)), name
-
-
-def test_the_best_vote_by_softmax_or_with_a_prior() -> None:
+def test_the_best_vote_with_a_prior() -> None:
     rows = np.array([[0, 1, 2, 3]])
     scores = np.array([[0.2, 0.9, 0.8, 0.7]], np.float32)
     offsets, codes = np.arange(5), np.array([0, 1, 2, 2], np.int32)
-    soft = vote_best(rows, scores, 3, offsets, codes, temperature=0.1)
-    weights = np.exp([0, -1, -2]) / np.exp([0, -1, -2]).sum()
-    assert soft.winner.tolist() == [1] and soft.total[0] == pytest.approx(weights[0])
     plain = vote_best(rows, scores, 3, offsets, codes, power=1.5)
     assert plain.winner.tolist() == [2]
     np.testing.assert_allclose(plain.shares, [[0, 0, 0.8**1.5, 0.7**1.5]], rtol=1e-6)
-    one = vote_best(rows, scores, 3, offsets, codes, most=1)
-    assert one.winner.tolist() == [1] and one.total[0] == np.float32(0.9)
     prior = vote_best(rows, scores, 4, offsets, codes, scale=np.array([9.0, 1, 1]))
     assert prior.winner.tolist() == [0]
     with pytest.raises(ValueError, match="at least 1 neighbour"):
