@@ -99,7 +99,7 @@ def gap(
         ]
         warnings = label_warnings(answers, truth)
         written = sources and write_report(sources, answers, truth, scores, warnings)
-        _echo_findings(submission, truth, gallery)
+        _echo_findings(answers, truth, gallery)
         echo_warnings(submission, warnings)
     if written:
         echo(f"lmk: wrote {written}", err=True)
@@ -111,8 +111,8 @@ def gap(
         echo_gap(scores)
 
 
-def _echo_findings(submission: Path, truth: Truth, gallery: Gallery | None) -> None:
-    """Says on stderr what is odd in a file that can be scored: missing rows, unknown labels."""
+def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None) -> None:
+    """Prints the faults of a submission on stderr: missing rows, unknown labels."""
     from lmk.eval.files.truth import IGNORED
     from lmk.eval.files.validate import validate
     from lmk.index.gallery.gallery import class_sizes
@@ -120,11 +120,11 @@ def _echo_findings(submission: Path, truth: Truth, gallery: Gallery | None) -> N
     ignored = {
         query for query, of in zip(truth.query_ids, truth.usage, strict=True) if of == IGNORED
     }
-    known = None
+    labels = None
     if gallery is not None:
-        known = {label for label, pictures in class_sizes(gallery).items() if pictures}
-    found = validate(submission, queries=truth.query_ids, gallery_labels=known).findings
-    echo_findings(submission, [each for each in found if each.query_id not in ignored])
+        labels = {label for label, pictures in class_sizes(gallery).items() if pictures}
+    findings = validate(submission, queries=truth.query_ids, gallery_labels=labels)
+    echo_findings(submission.source, [each for each in findings if each.query_id not in ignored])
 
 
 @click.command("compare", short_help="Which submission is better, and why; blends.")

@@ -86,7 +86,7 @@ def retrieval(
     _echo_missing(submission, [query for query in scored if query not in named], len(scored))
     echo_warnings(submission, warnings)
     scores["all"]["warnings"] = list(warnings)
-    odd = validate_retrieval(submission, gallery_ids=known).findings
+    odd = validate_retrieval(found, gallery_ids=known)
     echo_findings(
         submission, [each for each in odd if each.kind != "too many" or ranks == MAX_IMAGES]
     )

@@ -101,9 +101,9 @@ def echo_findings(file: object, findings: Sequence[SubmissionFinding]) -> None:
     for kind, found in by_kind.items():
         first = found[0]
         where = "" if first.line is None else f", line {first.line}"
-        named = "" if first.query_id is None else f" (query {first.query_id})"
         more = "" if len(found) == 1 else f"; {len(found) - 1:,} more like it"
-        echo(f"lmk: {file}{where}: {kind}: {first.reason}{named}{more}", err=True)
+        query = f"(query {first.query_id})"
+        echo(f"lmk: {file}{where}: {kind}: {first.reason} {query}{more}", err=True)
 
 
 def _bounds(estimate: Estimate) -> list[float] | None:
