@@ -1,8 +1,7 @@
-"""Scores of tagging: several labels a picture, a score for each tag.
+"""Scores of tagging, where a picture has several labels and each tag has a score.
 
 Per picture: precision, recall and F1 of the k best tags, averaged over pictures (as Tencent
-ML-Images, Wu et al. 2019). Per tag: average precision, precision-recall curves and thresholds at a
-stated precision and recall, through scikit-learn.
+ML-Images, Wu et al. 2019). Per tag: average precision and precision-recall curves by scikit-learn.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ class PictureScores:
     """Precision, recall and F1 of the k best tags of each picture.
 
     Attributes:
-        k: the number of tags taken.
-        rows: int64 [m], the pictures that have a true tag; the others have no recall.
-        precision, recall, f1: float64 [m]; F1 is 0 where both are.
+        k: the number of tags that count.
+        rows: int64 [m], the pictures that have a true tag; recall is not defined for the others.
+        precision, recall, f1: float64 [m]; F1 is 0 where precision and recall are 0.
         skipped: the number of pictures without a true tag.
     """
 
@@ -35,19 +34,19 @@ class PictureScores:
     skipped: int
 
     def means(self) -> tuple[float, float, float]:
-        """Mean precision, recall and F1 over pictures (the mean of F1, not the F1 of means)."""
+        """Returns mean precision, recall and F1 over pictures (the mean of F1, not F1 of means)."""
         return float(self.precision.mean()), float(self.recall.mean()), float(self.f1.mean())
 
 
 @dataclass(frozen=True, eq=False)
 class TagScores:
-    """Average precision of each tag (scikit-learn's, over all pictures).
+    """Average precision of each tag over all pictures, by scikit-learn.
 
     Attributes:
         names: the t tags.
-        support: int64 [t], pictures that truly have the tag.
+        support: int64 [t], the number of pictures that truly have the tag.
         average_precision: float64 [t], NaN where the support is 0.
-        micro: average precision of all picture-tag pairs pooled.
+        micro: average precision over all pairs of picture and tag together.
     """
 
     names: tuple[str, ...]
@@ -57,7 +56,7 @@ class TagScores:
 
     @property
     def macro(self) -> float:
-        """The mean over tags that any picture has."""
+        """The mean average precision over tags with support."""
         return float(np.nanmean(self.average_precision))
 
 
@@ -67,11 +66,11 @@ class DecisionScores:
 
     Attributes:
         names: the t tags.
-        support: int64 [t], pictures that truly have the tag.
-        precision, recall, f1: float64 [t]; precision is 0 where a tag is never given; all three
+        support: int64 [t], the number of pictures that truly have the tag.
+        precision, recall, f1: float64 [t]; precision is 0 where no picture gets the tag; all three
             are NaN where the support is 0.
-        macro: the three means over tags with support.
-        micro: the three over all picture-tag pairs pooled.
+        macro: means of the three over tags with support.
+        micro: the three over all pairs of picture and tag together.
     """
 
     names: tuple[str, ...]
@@ -85,13 +84,13 @@ class DecisionScores:
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecallCurve:
-    """Precision and recall of a tag at each distinct score, "score >= threshold" meaning yes.
+    """Precision and recall of a tag at each distinct score; "score >= threshold" means yes.
 
     Attributes:
         threshold: float64 [m], falling.
         precision: float64 [m].
         recall: float64 [m], rising.
-        given: int64 [m], the pictures that are given the tag.
+        given: int64 [m], the number of pictures that get the tag.
     """
 
     threshold: NDArray[np.float64]
@@ -99,28 +98,20 @@ class PrecisionRecallCurve:
     recall: NDArray[np.float64]
     given: NDArray[np.int64]
 
-    def sure_precision(self, confidence: float | None) -> NDArray[np.float64]:
-        """The precision that holds elsewhere too: float64 [m].
-
-        Args:
-            confidence: with which it does, by the lower bound of uncertainty.wilson_bounds; None
-                for the precision as it is.
-        """
-        return _sure(self.precision, self.given, confidence)
-
 
 def score_pictures(scores: NDArray[np.floating], truth: NDArray[np.bool_], k: int) -> PictureScores:
-    """Precision (hits / k), recall (hits / true tags) and F1 of the k best tags of each picture.
+    """Returns precision (hits / k), recall (hits / true tags) and F1 of each picture's k best tags.
 
     Args:
-        scores: float [n, t]; of equal scores the tag of the smaller column is taken first.
+        scores: float [n, t]; among equal scores the smaller column ranks first.
         truth: bool [n, t].
         k: at least 1, at most t.
 
     Raises:
-        ValueError: shapes or dtypes, NaN, k out of range, no picture with a true tag.
+        ValueError: shapes or dtypes are wrong, a score is NaN, k is out of range, or no picture
+            has a true tag.
     """
-    _check(scores, truth)
+    check_tag_table(scores, truth)
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k must be between 1 and {scores.shape[1]}, got {k}")
     rows = np.flatnonzero(truth.any(axis=1))
@@ -137,7 +128,7 @@ def score_pictures(scores: NDArray[np.floating], truth: NDArray[np.bool_], k: in
 def score_tags(
     scores: NDArray[np.floating], truth: NDArray[np.bool_], names: Sequence[str]
 ) -> TagScores:
-    """Average precision of each tag, macro and micro.
+    """Returns the average precision of each tag, with macro and micro means.
 
     Args:
         scores: float [n, t].
@@ -145,11 +136,11 @@ def score_tags(
         names: the t tags.
 
     Raises:
-        ValueError: shapes or dtypes, NaN, another number of names, no true tag at all.
+        ValueError: as `tag_support`.
     """
     from sklearn.metrics import average_precision_score
 
-    support = _support(scores, truth, names)
+    support = tag_support(scores, truth, names)
     each = [
         average_precision_score(truth[:, tag], scores[:, tag]) if support[tag] else np.nan
         for tag in range(len(names))
@@ -161,19 +152,19 @@ def score_tags(
 def score_decisions(
     given: NDArray[np.bool_], truth: NDArray[np.bool_], names: Sequence[str]
 ) -> DecisionScores:
-    """Precision, recall and F1 of tags given or not, by tag, macro and micro.
+    """Returns precision, recall and F1 of yes-or-no tags, by tag, macro and micro.
 
     Args:
-        given: bool [n, t], the tags that were given.
+        given: bool [n, t], the tags that each picture gets.
         truth: bool [n, t].
         names: the t tags.
 
     Raises:
-        ValueError: shapes or dtypes, another number of names, no true tag at all.
+        ValueError: as `tag_support`.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    support = _support(given, truth, names)
+    support = tag_support(given, truth, names)
     tags = np.flatnonzero(support)
     by_tag = np.full((3, len(names)), np.nan)
     for tag in tags:
@@ -198,22 +189,22 @@ def score_decisions(
 def precision_recall(
     scores: NDArray[np.floating], truth: NDArray[np.bool_]
 ) -> PrecisionRecallCurve:
-    """The curve of one tag.
+    """Returns the precision-recall curve of one tag.
 
-    scikit-learn closes its curve with a point (precision 1, recall 0) that no threshold gives; it
-    is left out here.
+    The last point of scikit-learn's curve (precision 1, recall 0) belongs to no threshold and is
+    removed.
 
     Args:
         scores: float [n].
         truth: bool [n].
 
     Raises:
-        ValueError: shapes or dtypes, NaN, no picture with the tag (precision and recall are then
-            not defined: keep the tag's default threshold).
+        ValueError: shapes or dtypes are wrong, a score is NaN, or no picture has the tag, so that
+            the curve is not defined.
     """
     from sklearn.metrics import precision_recall_curve
 
-    _check(scores[:, None], truth[:, None])
+    check_tag_table(scores[:, None], truth[:, None])
     if not truth.any():
         raise ValueError("no picture has the tag: its curve is not defined")
     precision, recall, threshold = precision_recall_curve(truth, scores)
@@ -226,9 +217,17 @@ def precision_recall(
     )
 
 
-def _sure(
+def lower_precision(
     precision: NDArray[np.float64], given: NDArray[np.int64], confidence: float | None
 ) -> NDArray[np.float64]:
+    """Returns float64 [m]: the precision that other pictures reach too, by Wilson's lower bound.
+
+    Args:
+        precision: float64 [m]; NaN counts as 0.
+        given: int64 [m], the pictures that each precision was measured on.
+        confidence: the probability that the precision reaches the bound, .5 to 1; None returns
+            `precision` unchanged.
+    """
     if confidence is None:
         return precision
     from scipy.stats import norm
@@ -238,10 +237,20 @@ def _sure(
     return low
 
 
-def _support(
+def tag_support(
     values: NDArray[np.generic], truth: NDArray[np.bool_], names: Sequence[str]
 ) -> NDArray[np.int64]:
-    _check(values, truth)
+    """Returns int64 [t]: the number of pictures that truly have each tag.
+
+    Args:
+        values: float or bool [n, t], scores or decisions.
+        truth: bool [n, t].
+        names: the t tags.
+
+    Raises:
+        ValueError: as `check_tag_table`, another number of names, or no true tag at all.
+    """
+    check_tag_table(values, truth)
     if len(names) != truth.shape[1]:
         raise ValueError(f"{truth.shape[1]} tags, {len(names)} names")
     support: NDArray[np.int64] = truth.sum(axis=0, dtype=np.int64)
@@ -250,7 +259,8 @@ def _support(
     return support
 
 
-def _check(values: NDArray[np.generic], truth: NDArray[np.bool_]) -> None:
+def check_tag_table(values: NDArray[np.generic], truth: NDArray[np.bool_]) -> None:
+    """Raises ValueError unless values are float or bool [n, t], not NaN, and truth bool [n, t]."""
     if values.ndim != 2 or values.shape != truth.shape or truth.dtype != np.bool_:
         raise ValueError(
             f"[n, t] and bool [n, t] are needed, got {values.shape} and {truth.dtype} {truth.shape}"

@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 from lmk.embed.tags.hierarchy import RelationGraph
 from lmk.eval.scores.tags import (
     PrecisionRecallCurve,
-    _check,
-    _support,
-    _sure,
+    check_tag_table,
+    lower_precision,
     precision_recall,
     score_decisions,
+    tag_support,
 )
 from lmk.rerank.tags.thresholds import TagThreshold, TagThresholds, close_given
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The threshold chosen for a tag.
+    """The threshold of one tag, with its precision and recall.
 
     Attributes:
         value: the threshold; None where no threshold reaches the wanted precision.
-        precision, recall: there; both 0 where there is none.
-        feasible: the wanted recall is reached too, and the precision with the wanted confidence.
+        precision, recall: of the tag at this threshold; both 0 where there is none.
+        feasible: whether the wanted recall is reached too, and the precision with the wanted
+            confidence.
     """
 
     value: float | None
@@ -42,30 +43,31 @@ def choose_threshold(
     min_recall: float,
     confidence: float | None = None,
 ) -> Threshold:
-    """Of the thresholds that reach a precision, the one of largest recall.
+    """Returns the threshold of largest recall among those that reach a precision.
 
-    Choose on pictures kept apart for it, not on those that are scored. Of equal recalls the higher
-    threshold is taken.
+    Choose on pictures that are not scored afterwards. The higher threshold wins where recalls are
+    equal.
 
     Args:
-        curve: of `precision_recall`.
-        min_precision: wanted precision, 0 to 1.
-        min_recall: wanted recall, 0 to 1; below it the choice is marked infeasible.
-        confidence: with which the precision is to hold on other pictures, .5 to 1 without either;
-            None takes the precision on these pictures for it, which of few pictures is luck. Where
-            no threshold is so sure and has the recall, the choice is the one without confidence,
-            marked infeasible.
+        curve: from `precision_recall`.
+        min_precision: the wanted precision, 0 to 1.
+        min_recall: the wanted recall, 0 to 1; the choice is marked infeasible below it.
+        confidence: the probability that other pictures reach the precision too, between .5 and 1.
+            None uses the measured precision, which depends on chance where pictures are few.
+            Where no threshold has both the confidence and the recall, the choice is the one
+            without confidence, marked infeasible.
 
     Raises:
-        ValueError: a target or the confidence out of range.
+        ValueError: a target or the confidence is out of range.
     """
     if confidence is not None and not 0.5 < confidence < 1:
         raise ValueError(f"the confidence must be between .5 and 1, got {confidence}")
     if not (0 <= min_precision <= 1 and 0 <= min_recall <= 1):
         raise ValueError(f"targets must be 0 to 1, got {min_precision} and {min_recall}")
-    sure = _largest_recall(curve, curve.sure_precision(confidence) >= min_precision, min_recall)
-    if sure.feasible or confidence is None:
-        return sure
+    low = lower_precision(curve.precision, curve.given, confidence)
+    certain = _largest_recall(curve, low >= min_precision, min_recall)
+    if certain.feasible or confidence is None:
+        return certain
     measured = _largest_recall(curve, curve.precision >= min_precision, min_recall)
     return replace(measured, feasible=False)
 
@@ -93,72 +95,72 @@ def fit_thresholds(
     tagger: str = "",
     tiles: bool = False,
 ) -> TagThresholds:
-    """A threshold for each tag by `choose_threshold`, and which tags do not reach what is wanted.
+    """Returns a threshold for each tag by `choose_threshold`, and whether it reaches the targets.
 
-    A tag that no picture has keeps the default; one that no threshold brings to the precision is
-    never given by its score. Precision and recall are those of what the thresholds give together:
-    a tag over its threshold brings along what follows from it.
+    A tag that no picture has keeps the default threshold. A tag that no threshold brings to the
+    precision is never assigned by its score. Precision and recall are measured on what the
+    thresholds assign together, since a tag above its threshold also assigns its ancestors.
 
     Args:
         scores: float [n, t].
         truth: bool [n, t].
         names: the t tags.
-        min_precision, min_recall: wanted of each tag.
+        min_precision, min_recall: the targets for each tag.
         confidence: see choose_threshold.
-        relations: by which scores and truth are closed first, or the recall of a parent that was
-            not written down would be measured wrong.
+        relations: the hierarchy of tags. Scores and truth are completed with the ancestors first;
+            otherwise a parent that the truth leaves out would get a wrong recall.
         tagger, tiles: see TagThresholds.
 
     Raises:
-        ValueError: shapes or dtypes, NaN, another number of names, no true tag at all, a target
-            outside 0 to 1.
+        ValueError: shapes or dtypes are wrong, a score is NaN, the number of names differs, no
+            picture has a true tag, or a target is outside 0 to 1.
     """
     relations = relations or RelationGraph({})
-    _check(scores, truth)
+    check_tag_table(scores, truth)
     scores = relations.close_scores(scores, names)
     truth = close_given(truth, names, relations)
-    found = {}
-    for tag, pictures in enumerate(_support(scores, truth, names).tolist()):
+    tags = {}
+    for tag, pictures in enumerate(tag_support(scores, truth, names).tolist()):
         if not pictures:
-            found[names[tag]] = TagThreshold(value=TagThresholds().default, pictures=0)
+            tags[names[tag]] = TagThreshold(value=TagThresholds().default, pictures=0)
             continue
         curve = precision_recall(scores[:, tag], truth[:, tag])
         best = choose_threshold(curve, min_precision, min_recall, confidence)
-        found[names[tag]] = TagThreshold(
+        tags[names[tag]] = TagThreshold(
             value=best.value,
             pictures=pictures,
             precision=best.precision,
             recall=best.recall,
             reached=best.feasible,
         )
-    learnt = TagThresholds(
+    thresholds = TagThresholds(
         min_precision=min_precision,
         min_recall=min_recall,
         confidence=confidence,
-        tags=found,
+        tags=tags,
         parents=relations.parents,
         tagger=tagger,
         tiles=tiles,
     )
-    return _together(learnt, scores, truth, names) if relations.parents else learnt
+    return _measured(thresholds, scores, truth, names) if relations.parents else thresholds
 
 
-def _together(
-    learnt: TagThresholds,
+def _measured(
+    thresholds: TagThresholds,
     scores: NDArray[np.floating],
     truth: NDArray[np.bool_],
     names: Sequence[str],
 ) -> TagThresholds:
-    """The same thresholds, with what they reach where tags bring others along."""
-    given = learnt.given(scores, names)
-    scored = score_decisions(given, truth, names)
-    sure = _sure(scored.precision, given.sum(axis=0), learnt.confidence)
-    tags = dict(learnt.tags)
+    """Returns the thresholds with the precision and recall that they reach with ancestors."""
+    given = thresholds.given(scores, names)
+    decisions = score_decisions(given, truth, names)
+    lowest = lower_precision(decisions.precision, given.sum(axis=0), thresholds.confidence)
+    tags = dict(thresholds.tags)
     for name, precision, recall, low in zip(
-        names, scored.precision.tolist(), scored.recall.tolist(), sure.tolist(), strict=True
+        names, decisions.precision.tolist(), decisions.recall.tolist(), lowest.tolist(), strict=True
     ):
         if tags[name].pictures:
-            reached = low >= learnt.min_precision and recall >= learnt.min_recall
-            found = {"precision": precision, "recall": recall, "reached": reached}
-            tags[name] = tags[name].model_copy(update=found)
-    return learnt.model_copy(update={"tags": tags})
+            reached = low >= thresholds.min_precision and recall >= thresholds.min_recall
+            measured = {"precision": precision, "recall": recall, "reached": reached}
+            tags[name] = tags[name].model_copy(update=measured)
+    return thresholds.model_copy(update={"tags": tags})

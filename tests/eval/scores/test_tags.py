@@ -14,7 +14,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
 from lmk.eval.scores.average_precision import average_precisions
-from lmk.eval.scores.tags import precision_recall, score_decisions, score_pictures, score_tags
+from lmk.eval.scores.tags import (
+    lower_precision,
+    precision_recall,
+    score_decisions,
+    score_pictures,
+    score_tags,
+)
 from lmk.eval.tune.tag_thresholds import choose_threshold
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tags.json").read_text())
@@ -71,12 +77,12 @@ def test_what_is_not_sure_gets_the_threshold_of_the_precision_measured() -> None
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0.55, 0.99))
-def test_sure_precision_against_scipy(seed: int, n: int, confidence: float) -> None:
+def test_lower_precision_against_scipy(seed: int, n: int, confidence: float) -> None:
     rng = np.random.default_rng(seed)
     scores, truth = rng.integers(0, 9, n) / 8, rng.random(n) < 0.7
     truth[0] = True
     curve = precision_recall(scores, truth)
-    found = curve.sure_precision(confidence)
+    found = lower_precision(curve.precision, curve.given, confidence)
     for threshold, given_, low in zip(curve.threshold, curve.given, found, strict=True):
         over = scores >= threshold
         assert given_ == over.sum()
