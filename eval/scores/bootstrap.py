@@ -1,13 +1,13 @@
-"""How sure a score is: bootstrap intervals over queries, and a paired test of two systems.
+"""Uncertainty of scores: bootstrap intervals over queries, and a paired test of two systems.
 
-Queries are drawn anew, as many as there are, with replacement; the score of each such draw is that
-of a contest in which a query drawn twice stands twice (Efron and Tibshirani, An Introduction to
-the Bootstrap, 1993, percentile intervals). Two systems are compared on the same draws.
+Each draw takes as many queries as there are, with replacement. Its score is that of a contest in
+which a query drawn twice stands twice (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, percentile intervals). Two systems are compared on the same draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,21 +19,26 @@ from lmk.eval.scores.judged import Judged, require_positives
 RESAMPLES = 1000
 LEVEL = 0.95
 
+# The score of a draw in which query i stands counts[i] times; NaN where it is not defined.
+DrawScore = Callable[[NDArray[np.int64]], float]
+
 
 def wilson_bounds(
     successes: NDArray[np.int64], trials: NDArray[np.int64], z: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper score bounds of shares: E. B. Wilson, 1927; sound for few trials too.
+    """Returns lower and upper score bounds of proportions (E. B. Wilson, 1927).
+
+    The bounds hold for few trials too.
 
     Args:
         successes, trials: int64 [n], 0 <= successes <= trials, at least one trial each.
-        z: of the normal distribution: 1.96 for 95 % between both bounds, .84 for 80 % above the
-            lower one.
+        z: quantile of the normal distribution: 1.96 for 95 % between both bounds, .84 for 80 %
+            above the lower one.
     """
     share, z2 = successes / trials, z**2
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = z * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    # All right is 1 and none right is 0 exactly, which the floats miss by a hair.
+    # The bounds of no success and of no failure are 0 and 1 exactly; floats miss them slightly.
     low = np.where(successes == 0, 0.0, middle - half)
     return low, np.where(successes == trials, 1.0, middle + half)
 
@@ -43,12 +48,12 @@ class Interval:
     """A score with a percentile interval.
 
     Attributes:
-        value: the score of the queries as they are.
-        low, high: the interval that holds `level` of the scores of the draws.
-        level: 0.95, unless asked otherwise.
-        resamples: the number of draws used; draws without any landmark have no GAP and are left
-            out, so it can be smaller than asked for.
-        seed: of the draws.
+        value: the score of the queries themselves.
+        low, high: the interval that holds the fraction `level` of the scores of the draws.
+        level: 0.95 by default.
+        resamples: the number of draws used. Draws without a defined score (for GAP, without a
+            landmark) are left out, so it can be smaller than the number requested.
+        seed: the random seed of the draws.
     """
 
     value: float
@@ -64,11 +69,11 @@ class PairedTest:
     """The difference of two systems on the same queries: the second minus the first.
 
     Attributes:
-        difference: of the scores of the queries as they are.
+        difference: of the scores of the queries themselves.
         low, high: the percentile interval of the difference over the draws.
-        p_value: two-sided, from the paired bootstrap: twice the smaller share of draws in which
-            the difference is not positive or not negative, counting one draw more for each, at
-            most 1.
+        p_value: two-sided, from the paired bootstrap: twice the smaller proportion of draws in
+            which the difference is not positive or not negative. One more draw is counted for
+            each. At most 1.
         level, resamples, seed: as in Interval.
     """
 
@@ -81,6 +86,39 @@ class PairedTest:
     seed: int
 
 
+def bootstrap(
+    value: float, score: DrawScore, queries: int, *, resamples: int, level: float, seed: int
+) -> tuple[Interval, NDArray[np.float64]]:
+    """Returns a score with its percentile interval, and the scores of the draws.
+
+    Args:
+        value: the score of the queries themselves.
+        score: returns the score of a draw, given how often each query stands in it.
+        queries: the number of queries.
+        resamples: the number of draws.
+        level: the fraction of the draws that the interval holds.
+        seed: the random seed; equal seeds give equal draws.
+
+    Raises:
+        ValueError: `resamples` is below 1, `level` is not between 0 and 1, or no draw has a
+            defined score.
+    """
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples must be 1 or more and level 0 to 1: {resamples}, {level}")
+    rng = np.random.default_rng(seed)
+    scores = np.array(
+        [
+            score(np.bincount(rng.integers(0, queries, queries), minlength=queries))
+            for _ in range(resamples)
+        ]
+    )
+    scores = scores[~np.isnan(scores)]
+    if not scores.size:
+        raise ValueError("no draw has a defined score: use more resamples")
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level, len(scores), seed), scores
+
+
 def gap_interval(
     judged: Judged,
     *,
@@ -89,17 +127,16 @@ def gap_interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """GAP with its bootstrap interval; the same seed gives the same interval.
+    """Returns GAP with its bootstrap interval.
 
     Raises:
         SubmissionError: no query shows a landmark.
-        ValueError: `resamples` below 1, `level` not between 0 and 1.
+        ValueError: as `bootstrap`.
     """
     require_positives(judged)
     value = gap_of_judged(judged, ignore_non_landmark=ignore_non_landmark).value
     ranked = _Ranked(judged, ignore_non_landmark)
-    draws = np.array([ranked.gap(counts) for counts in _draws(len(judged), resamples, seed)])
-    return _interval(value, draws[~np.isnan(draws)], level, seed)
+    return bootstrap(value, ranked.gap, len(judged), resamples=resamples, level=level, seed=seed)[0]
 
 
 def gap_test(
@@ -111,14 +148,14 @@ def gap_test(
     level: float = LEVEL,
     seed: int = 0,
 ) -> PairedTest:
-    """Is the GAP of the second system another than that of the first?
+    """Tests whether the GAP of the second system differs from that of the first.
 
-    Each draw ranks either system's answers by its own confidences, so the two scales need not be
+    Each draw ranks the answers of each system by its own confidences, so the two scales need not be
     comparable (a permutation test that swaps answers between the systems would need that).
 
     Raises:
         SubmissionError: no query shows a landmark.
-        ValueError: the two were judged on other queries; and as gap_interval.
+        ValueError: the two were judged on different queries; and as `bootstrap`.
     """
     if first.query_ids != second.query_ids or not np.array_equal(
         first.has_landmark, second.has_landmark
@@ -130,10 +167,16 @@ def gap_test(
         - gap_of_judged(first, ignore_non_landmark=ignore_non_landmark).value
     )
     a, b = _Ranked(first, ignore_non_landmark), _Ranked(second, ignore_non_landmark)
-    draws = np.array(
-        [b.gap(counts) - a.gap(counts) for counts in _draws(len(first), resamples, seed)]
+    return _paired(
+        *bootstrap(
+            difference,
+            lambda counts: b.gap(counts) - a.gap(counts),
+            len(first),
+            resamples=resamples,
+            level=level,
+            seed=seed,
+        )
     )
-    return _paired(difference, draws[~np.isnan(draws)], level, seed)
 
 
 def mean_interval(
@@ -143,19 +186,16 @@ def mean_interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """The mean of a value per query (AP, P@k, right or wrong, F1) with its bootstrap interval.
+    """Returns the mean of a value per query (AP, P@k, right or wrong, F1) with its interval.
 
     Args:
-        values: float [q]; a NaN is a query without a value, left out of the mean and of every
-            draw.
-        resamples, level, seed: as gap_interval.
+        values: float [q]; a query with NaN is left out of the mean and of every draw.
+        resamples, level, seed: as `bootstrap`.
 
     Raises:
-        ValueError: no value at all, and as gap_interval.
+        ValueError: no query has a value; and as `bootstrap`.
     """
-    kept = _values(values)
-    draws = np.array([counts @ kept for counts in _draws(len(kept), resamples, seed)]) / len(kept)
-    return _interval(float(kept.mean()), draws, level, seed)
+    return _bootstrap_mean(values, resamples, level, seed)[0]
 
 
 def mean_test(
@@ -166,24 +206,55 @@ def mean_test(
     level: float = LEVEL,
     seed: int = 0,
 ) -> PairedTest:
-    """Is the mean of the second system another than that of the first, on the same queries?
+    """Tests whether the mean of the second system differs from that of the first.
 
     Args:
-        first, second: float [q], rows of the same queries; NaN in either leaves the query out.
-        resamples, level, seed: as gap_interval.
+        first, second: float [q], values of the same queries; NaN in either leaves the query out.
+        resamples, level, seed: as `bootstrap`.
 
     Raises:
-        ValueError: shapes differ, no value at all, and as gap_interval.
+        ValueError: shapes differ or no query has a value; and as `bootstrap`.
     """
     if first.shape != second.shape:
         raise ValueError(f"the same queries are needed, got {first.shape} and {second.shape}")
-    kept = _values(second.astype(np.float64) - first)
-    draws = np.array([counts @ kept for counts in _draws(len(kept), resamples, seed)]) / len(kept)
-    return _paired(float(kept.mean()), draws, level, seed)
+    return _paired(*_bootstrap_mean(second.astype(np.float64) - first, resamples, level, seed))
+
+
+def _bootstrap_mean(
+    values: NDArray[np.floating], resamples: int, level: float, seed: int
+) -> tuple[Interval, NDArray[np.float64]]:
+    if values.ndim != 1:
+        raise ValueError(f"values must be [q], got {values.shape}")
+    defined = values[~np.isnan(values)].astype(np.float64)
+    n = len(defined)
+    if not n:
+        raise ValueError("no query has a value")
+    return bootstrap(
+        float(defined.mean()),
+        lambda counts: float(counts @ defined) / n,
+        n,
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
+
+
+def _paired(interval: Interval, draws: NDArray[np.float64]) -> PairedTest:
+    tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    p_value = min(1.0, 2 * (int(tail) + 1) / (len(draws) + 1))
+    return PairedTest(
+        interval.value,
+        interval.low,
+        interval.high,
+        p_value,
+        interval.level,
+        interval.resamples,
+        interval.seed,
+    )
 
 
 class _Ranked:
-    """Answers in order of rank, for GAPs of many draws.
+    """Answers in order of rank, for the GAPs of many draws.
 
     A query that stands w times in a draw takes w ranks in a row. With R ranks and C right answers
     before it, its w right answers give sum_{j=1..w} (C + j) / (R + j), which is
@@ -200,7 +271,7 @@ class _Ranked:
         self._harmonic = np.concatenate([[0.0], np.cumsum(steps)])
 
     def gap(self, counts: NDArray[np.int64]) -> float:
-        """GAP of a draw in which query i stands counts[i] times; NaN without a landmark."""
+        """Returns the GAP of a draw; NaN without a landmark."""
         positives = counts[self._landmark].sum()
         if not positives:
             return float("nan")
@@ -210,41 +281,3 @@ class _Ranked:
         wrong = ranks - np.cumsum(times)  # R - C
         lost = wrong * (self._harmonic[ranks] - self._harmonic[ranks - times])
         return float((times - lost).sum() / positives)
-
-
-def _draws(queries: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    if resamples < 1:
-        raise ValueError(f"resamples must be 1 or more, got {resamples}")
-    rng = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield np.bincount(rng.integers(0, queries, queries), minlength=queries)
-
-
-def _values(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    if values.ndim != 1:
-        raise ValueError(f"values must be [q], got {values.shape}")
-    kept: NDArray[np.float64] = values[~np.isnan(values)].astype(np.float64)
-    if not kept.size:
-        raise ValueError("no query has a value")
-    return kept
-
-
-def _bounds(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
-    if not draws.size:
-        raise ValueError("no draw held a landmark: ask for more resamples")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _interval(value: float, draws: NDArray[np.float64], level: float, seed: int) -> Interval:
-    low, high = _bounds(draws, level)
-    return Interval(value, low, high, level, len(draws), seed)
-
-
-def _paired(difference: float, draws: NDArray[np.float64], level: float, seed: int) -> PairedTest:
-    low, high = _bounds(draws, level)
-    tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
-    p_value = min(1.0, 2 * (int(tail) + 1) / (len(draws) + 1))
-    return PairedTest(difference, low, high, p_value, level, len(draws), seed)

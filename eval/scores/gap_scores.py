@@ -1,4 +1,4 @@
-"""The scores of one recognition submission side by side, each with its interval."""
+"""The scores of one recognition submission, each with its interval."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.eval.scores.bootstrap import LEVEL, RESAMPLES, Interval, gap_interval, mean_interval
+from lmk.eval.scores.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    bootstrap,
+    gap_interval,
+    mean_interval,
+)
 from lmk.eval.scores.gap import CONTEST_SHARE_WITHOUT, contest_gap, gap_of_judged, ranking
 from lmk.eval.scores.judged import Judged
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, and the bounds of its bootstrap interval where one was asked for."""
+    """A score with the bounds of its bootstrap interval; None where no interval was computed."""
 
     value: float
     low: float | None = None
@@ -24,21 +31,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class GapScores:
-    """What a submission scores on one part of the queries.
+    """Scores of a submission on one part of the queries.
 
     Attributes:
         name: "all", "Public" or "Private".
-        queries: how many are scored.
-        with_landmark: M, those that show a landmark.
-        answered: N.
-        right: answers that are right.
+        queries: the number of queries that are scored.
+        with_landmark: M, the number of queries that show a landmark.
+        answered: N, the number of answers.
+        right: the number of right answers.
         gap: GAP.
         landmark_only: GAP without the answers to queries that show no landmark.
-        contest: GAP with queries weighed so that 98 % of them show no landmark; None where every
-            query shows one.
-        accuracy: acc@1, the share of landmark queries answered rightly.
-        resamples: draws asked for; 0 where there are no intervals.
-        seed, level: of the intervals.
+        contest: GAP with queries weighted so that 98 % of the weight shows no landmark; None where
+            every query shows one.
+        accuracy: acc@1, the proportion of landmark queries with a right answer.
+        resamples: the number of draws requested; 0 where there are no intervals.
+        seed, level: random seed and level of the intervals.
     """
 
     name: str
@@ -63,7 +70,7 @@ def gap_scores(
     level: float = LEVEL,
     seed: int = 0,
 ) -> GapScores:
-    """Scores judged answers; `resamples` 0 leaves the intervals out.
+    """Returns the scores of judged answers; with `resamples` 0 there are no intervals.
 
     Raises:
         SubmissionError: no query shows a landmark.
@@ -73,8 +80,8 @@ def gap_scores(
     def estimate(value: float, interval: Callable[..., Interval]) -> Estimate:
         if not resamples:
             return Estimate(value)
-        found = interval(resamples=resamples, level=level, seed=seed)
-        return Estimate(value, found.low, found.high)
+        bounds = interval(resamples=resamples, level=level, seed=seed)
+        return Estimate(value, bounds.low, bounds.high)
 
     right = judged.correct[judged.has_landmark].astype(np.float64)
     contest = None
@@ -109,32 +116,26 @@ def contest_interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """`contest_gap` with its bootstrap interval.
+    """Returns `contest_gap` with its bootstrap interval.
 
-    As gap_interval; in each draw the weights are made anew from its own numbers of queries with
-    and without a landmark, and draws that lack either are left out.
+    Each draw computes the weights from its own numbers of queries with and without a landmark.
+    Draws that lack either are left out.
 
     Raises:
         SubmissionError: no query shows a landmark, or every one does.
-        ValueError: as gap_interval and contest_gap, or no draw holds both sorts of query.
+        ValueError: as `bootstrap` and `contest_gap`.
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"resamples must be 1 or more and level 0 to 1: {resamples}, {level}")
     value = contest_gap(judged, share_without).value
     rows = np.flatnonzero(judged.answered)
     order = rows[ranking(judged.confidence[rows])]
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(judged), len(judged))
-        counts = np.bincount(drawn, minlength=len(judged))
+
+    def score(counts: NDArray[np.int64]) -> float:
         with_landmark = int(counts[judged.has_landmark].sum())
-        if 0 < with_landmark < len(judged):
-            draws.append(_contest_gap_of_draw(judged, order, counts, with_landmark, share_without))
-    if not draws:
-        raise ValueError("no draw held queries with and without a landmark: ask for more resamples")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), level, len(draws), seed)
+        if not 0 < with_landmark < len(judged):
+            return float("nan")
+        return _contest_gap_of_draw(judged, order, counts, with_landmark, share_without)
+
+    return bootstrap(value, score, len(judged), resamples=resamples, level=level, seed=seed)[0]
 
 
 def _contest_gap_of_draw(
@@ -144,7 +145,7 @@ def _contest_gap_of_draw(
     with_landmark: int,
     share_without: float,
 ) -> float:
-    """`contest_gap` of the draw in which query i stands counts[i] times."""
+    """Returns `contest_gap` of the draw in which query i stands counts[i] times."""
     without = len(judged) - with_landmark
     weight = without * (1 - share_without) / (with_landmark * share_without)
     ranked = np.repeat(order, counts[order])
