@@ -122,7 +122,7 @@ class Bench:
         write_list(others, splits(self.data)[HALVES.index(training.half)].bank)
         command = [
             *(sys.executable, "-c", "from lmk.cli.main import main; main()"),
-            *("train", training.preset, "--out", out, "--features", self.runs / "features"),
+            *("train", training.preset, "-o", out, "--features", self.runs / "features"),
             *("--data", landmarks, "--data", others, "--root", "/", "--resume"),
             *(("--data", self.more) if self.more else ()),
         ]

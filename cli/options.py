@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo
 from lmk.cli.ranges import FloatRange
 from lmk.embed.shell_words import shell_word
@@ -77,6 +78,48 @@ retrieval_steps = click.option(
     help="How retrieval lists are ordered: a JSON file, as docs/retrieval.md has them; none: as "
     "they are searched.  [default: as the index keeps it]",
 )
+
+
+def hide(command: click.Command, *names: str) -> None:
+    """Leaves options out of a command's help; they go on working.
+
+    Args:
+        command: the command.
+        *names: the parameter names of the options.
+    """
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name in names:
+            parameter.hidden = True
+
+
+def index_command(
+    name: str | None = None, *, short_help: str
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Returns a decorator for a command that changes an index.
+
+    The command takes INDEX before its other arguments, and --wait and --json after its other
+    options.
+
+    Args:
+        name: of the command; the function's name unless given.
+        short_help: a line for the list of commands.
+    """
+
+    @click.command()
+    @click.argument("index", type=INDEX)
+    @wait
+    @as_json
+    def shared() -> None:
+        """Holds the parameters."""
+
+    first, *last = shared.params
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        command = click.command(name, short_help=short_help)(function)
+        command.params = [first, *command.params, *last]
+        return command
+
+    return decorate
 
 
 def check_backend(

@@ -73,7 +73,9 @@ def check_call(line: str) -> None:
         name = words.pop(0)
         command = group.get_command(context, name)
         assert command is not None, f"no command {name!r} in: {line}"
-        group, context = command, click.Context(command, parent=context, info_name=name)
+        settings = command.context_settings
+        context = click.Context(command, parent=context, info_name=name, **settings)
+        group = command
     group.make_parser(context).parse_args(list(words))
     group = copy.copy(group)  # the command itself is for the other tests too
     group.params = [copy.copy(parameter) for parameter in group.params]

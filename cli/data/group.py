@@ -10,6 +10,7 @@ import click
 from lmk.cli.data.check import check
 from lmk.cli.data.label_tables import add_tags, caption_tags
 from lmk.cli.data.relabel import relabel
+from lmk.cli.old_names import old_options
 from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ for command in (check, relabel, caption_tags, add_tags):
     data.add_command(command)
 
 
-@data.command("gldv2", short_help="Download Google Landmarks v2, shard by shard.")
+@data.command(
+    "gldv2",
+    short_help="Download Google Landmarks v2, shard by shard.",
+    context_settings=old_options(out="output"),
+)
 @click.option("--split", type=click.Choice(["train", "index", "test"]), required=True)
 @click.option("--shards", required=True, metavar="SPEC", help="0-3, or 0,5,7-9, or all.")
 @click.option(
-    "--out",
+    "-o",
+    "--output",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to fill; a second run goes on where the first stopped.",
@@ -51,7 +57,7 @@ def gldv2(
     ctx: click.Context,
     split: str,
     shards: str,
-    out: Path,
+    output: Path,
     mirror: str,
     jobs: int,
     keep_archives: bool,
@@ -61,7 +67,7 @@ def gldv2(
 
     train has 500 shards of about 1 GB, index 100 of about 850 MB, test 20 of about 500 MB.
 
-    Example: lmk data gldv2 --split index --shards 0-3 --out gldv2
+    Example: lmk data gldv2 --split index --shards 0-3 -o gldv2
     """
     from lmk.cli.data.download_progress import DownloadProgress
     from lmk.embed.gldv2.dataset import download, parse_shards
@@ -72,7 +78,7 @@ def gldv2(
             report = download(
                 split,
                 numbers,
-                out,
+                output,
                 mirror=mirror,
                 jobs=jobs,
                 keep_archives=keep_archives,
@@ -83,10 +89,10 @@ def gldv2(
         echo("stopped; the same command goes on where it stopped", err=True)
         ctx.exit(130)
     if as_json:
-        echo_json(_summary(report, split, out))
+        echo_json(_summary(report, split, output))
     else:
-        echo(_sentence(report, out))
-    echo(f"licences of the pictures: {out / 'LICENSES.txt'}", err=True)
+        echo(_sentence(report, output))
+    echo(f"licences of the pictures: {output / 'LICENSES.txt'}", err=True)
     _raise_missing(report)
 
 

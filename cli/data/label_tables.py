@@ -96,7 +96,7 @@ def caption_tags(
 
     Example: lmk data caption-tags crawled.csv -o keywords.csv
 
-    Then: lmk train keywords-lite1 --data keywords.csv --out pretrained
+    Then: lmk train keywords-lite1 --data keywords.csv -o pretrained
     """
     from lmk.embed.data.label_table import TAGS, LabelTable
     from lmk.embed.errors import ManifestError, UsageError

@@ -18,13 +18,16 @@ from lmk.cli.index.notes import (
     echo_unlabelled,
 )
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
+from lmk.cli.old_names import old_options
 from lmk.cli.options import (
     backend,
     check_backend,
     collection,
     duplicates,
+    hide,
     kind,
     recall,
+    root,
     uri,
     wait,
 )
@@ -71,7 +74,7 @@ def _scales(
     return scales
 
 
-@click.command("build-index")
+@click.command("build-index", context_settings=old_options(precision="dtype"))
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -86,11 +89,7 @@ def _scales(
     metavar="FOLDER|CSV",
     help="Pictures that show none of the landmarks: they teach the index what to refuse.",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of both CSVs start.  [default: the folder of each]",
-)
+@root
 @click.option(
     "--model",
     metavar="NAME|DIR",
@@ -129,11 +128,11 @@ def _scales(
     help="Build part I of N only, I from 1 to N; `lmk index merge` joins them.",
 )
 @click.option(
-    "--precision",
+    "--dtype",
     type=click.Choice(["f16", "f32"]),
     default="f16",
     show_default=True,
-    help="Of the stored vectors: half or single.",
+    help="Data type of the stored vectors: half or single precision floats.",
 )
 @duplicates
 @click.option(
@@ -161,7 +160,7 @@ def build_index(
     uri: str | None,
     collection: str | None,
     shard: tuple[int, int] | None,
-    precision: Precision,
+    dtype: Precision,
     duplicates: bool,
     allow_removals: bool,
     wait: float,
@@ -204,7 +203,7 @@ def build_index(
             uri=uri,
             collection=collection,
             shard=shard,
-            precision=precision,
+            precision=dtype,
             duplicates=duplicates,
             allow_removals=allow_removals,
             wait=wait,
@@ -231,6 +230,11 @@ def build_index(
     echo_landmarks(index)
     if shard is None:
         _advise(gallery, index, report, pictures, bank=bank is not None)
+
+
+# `lmk index set` takes how an index is searched, and the message that stops a build names
+# --allow-removals.
+hide(build_index, "kind", "recall", "backend", "uri", "collection", "allow_removals")
 
 
 def _advise(

@@ -19,7 +19,7 @@ from lmk.cli.index.notes import (
 )
 from lmk.cli.index_path import INDEX
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
-from lmk.cli.options import PATH, as_json, duplicates, root, wait
+from lmk.cli.options import PATH, as_json, duplicates, index_command, root, wait
 from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from lmk.index.gallery.gallery import Gallery
 
 
-@click.command(short_help="Add pictures.")
-@click.argument("index", type=INDEX)
+@index_command(short_help="Add pictures.")
 @click.argument("pictures", type=PATH)
 @click.option(
     "--distractors", is_flag=True, help="PICTURES show no landmark: they teach what to refuse."
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 )
 @root
 @duplicates
-@wait
-@as_json
 def add(
     index: Path,
     pictures: Path,
@@ -103,8 +100,7 @@ def add(
         echo_landmarks(index)
 
 
-@click.command(short_help="Remove pictures by id or landmark.")
-@click.argument("index", type=INDEX)
+@index_command(short_help="Remove pictures by id or landmark.")
 @click.argument("ids", nargs=-1)
 @click.option(
     "--label",
@@ -120,8 +116,6 @@ def add(
     metavar="FILE",
     help='A file with an id on each line; "-" reads them from stdin.',
 )
-@wait
-@as_json
 def remove(
     index: Path,
     ids: tuple[str, ...],
@@ -211,10 +205,7 @@ def merge(
     echo(f"{output}: {pictures} and {bank} of {sources}{several}")
 
 
-@click.command(short_help="Free the space of removed pictures.")
-@click.argument("index", type=INDEX)
-@wait
-@as_json
+@index_command(short_help="Free the space of removed pictures.")
 def compact(index: Path, wait: float, as_json: bool) -> None:
     """Rewrite INDEX without the rows of removed pictures, in few files.
 

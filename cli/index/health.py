@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import PATH, as_json, wait
+from lmk.cli.options import PATH, as_json, index_command
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
@@ -41,8 +41,7 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
     ctx.exit(1 if findings else 0)
 
 
-@click.command(short_help="Mend what is damaged.")
-@click.argument("index", type=INDEX)
+@index_command(short_help="Mend what is damaged.")
 @click.option(
     "--model",
     metavar="NAME|DIR",
@@ -63,8 +62,6 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
     help="Also drop pictures with damaged vectors whose files cannot be reached, as those of a "
     "drive that is not mounted.",
 )
-@wait
-@as_json
 @click.pass_context
 def repair(
     ctx: click.Context,

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.index_path import INDEX
-from lmk.cli.options import as_json, wait
+from lmk.cli.options import index_command
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 
-@click.command(short_help="Give pictures other landmarks.")
-@click.argument("index", type=INDEX)
+@index_command(short_help="Give pictures other landmarks.")
 @click.argument("ids", nargs=-1)
 @click.option(
     "--label",
@@ -37,8 +35,6 @@ from lmk.cli.render import counted
     metavar="CSV",
     help="A table with the columns id and landmark_id; an empty cell removes the landmark.",
 )
-@wait
-@as_json
 def relabel(
     index: Path,
     ids: tuple[str, ...],
@@ -90,12 +86,9 @@ def relabel(
     )
 
 
-@click.command("rename-label", short_help="Rename a landmark, or join two.")
-@click.argument("index", type=INDEX)
+@index_command("rename-label", short_help="Rename a landmark, or join two.")
 @click.argument("old")
 @click.argument("new")
-@wait
-@as_json
 def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) -> None:
     """Rename the landmark OLD of INDEX to NEW; where NEW exists already, join the two.
 

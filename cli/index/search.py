@@ -14,13 +14,13 @@ from lmk.cli.options import (
     backend,
     check_backend,
     collection,
+    index_command,
     kind,
     labels,
     recall,
     retrieval_steps,
     tell,
     uri,
-    wait,
 )
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
@@ -108,16 +108,13 @@ def _at_most(neighbours: int, held: int) -> int:
     return max(1, min(neighbours, held))
 
 
-@click.command("set", short_help="Change how it is searched and how lists are ordered.")
-@click.argument("index", type=INDEX)
+@index_command("set", short_help="Change how it is searched and how lists are ordered.")
 @kind
 @recall
 @backend
 @uri
 @collection
 @retrieval_steps
-@wait
-@as_json
 def set_(
     index: Path,
     kind: str | None,

@@ -15,9 +15,8 @@ from lmk.cli.index.notes import (
     echo_shared,
     echo_unlabelled,
 )
-from lmk.cli.index_path import INDEX
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
-from lmk.cli.options import PATH, as_json, root, wait
+from lmk.cli.options import PATH, index_command, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped, first_of
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 _SHOWN = 10  # places named on stderr
 
 
-@click.command(short_help="Make it hold what a folder holds.")
-@click.argument("index", type=INDEX)
+@index_command(short_help="Make it hold what a folder holds.")
 @click.argument("pictures", type=PATH)
 @click.option(
     "--distractors",
@@ -46,8 +44,6 @@ _SHOWN = 10  # places named on stderr
     is_flag=True,
     help="Allow the removal of whole landmarks, or of more than a fifth of the pictures.",
 )
-@wait
-@as_json
 def sync(
     index: Path,
     pictures: Path,

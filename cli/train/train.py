@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.old_names import old_options
 from lmk.cli.options import tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
@@ -28,7 +29,7 @@ _PATH = click.Path(path_type=Path)
 _SHORT = {"tags": "tags-lite1"}  # presets by what they learn
 
 
-@click.command()
+@click.command(context_settings=old_options(out="output"))
 @click.argument("config", metavar="PRESET|CONFIG")
 @click.option(
     "--data",
@@ -38,7 +39,15 @@ _SHORT = {"tags": "tags-lite1"}  # presets by what they learn
     metavar="FOLDER|CSV",
     help="The pictures to learn from; may be given again.",
 )
-@click.option("--out", type=_PATH, required=True, metavar="DIR", help="The embedder to write.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=_PATH,
+    required=True,
+    metavar="DIR",
+    help="Folder of the embedder to write.",
+)
 @click.option(
     "--val",
     "held_out",
@@ -112,7 +121,7 @@ def train(
     the same weights as if it had never been stopped. For several GPUs: torchrun --nproc-per-node 8
     -m lmk.cli train ...
 
-    Example: lmk train gcresnext26 --data gallery/ --val held-out/ --out my-embedder
+    Example: lmk train gcresnext26 --data gallery/ --val held-out/ -o my-embedder
     """
     from lmk.cli.progress import StageProgress
     from lmk.cli.render import require_folder

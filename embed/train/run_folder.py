@@ -66,7 +66,7 @@ class RunFolder:
             raise UsageError(
                 "is there already and holds no training",
                 where=self.out,
-                remedy="name another --out",
+                remedy="name another with -o",
             )
         if write:
             with storage_errors(self.out):
@@ -95,7 +95,7 @@ class RunFolder:
             raise UsageError(
                 "holds a training already",
                 where=self.out,
-                remedy="go on with it by --resume, or name another --out",
+                remedy="go on with it by --resume, or name another with -o",
             )
         tensors, state = self._last()
         if state.get("format") != FORMAT:
@@ -113,7 +113,7 @@ class RunFolder:
             raise UsageError(
                 f"was started with other settings: {', '.join(different)}",
                 where=self.out,
-                remedy="give the same ones (training/config.json), or name another --out",
+                remedy="give the same ones (training/config.json), or name another with -o",
             )
         return tensors, state
 

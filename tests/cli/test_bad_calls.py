@@ -63,7 +63,7 @@ def bad_files(here: Path) -> None:
         ("build-index gallery --shard half", ["'--shard'", "'half' is not I/N"]),
         ("build-index gallery --scales 1,2", ["'--scales'", "'1,2' is no list of numbers"]),
         ("build-index gallery --scales half", ["'--scales'", "'half' is no list of numbers"]),
-        ("build-index gallery --precision f8", ["'--precision'", "'f8' is not one of"]),
+        ("build-index gallery --dtype f8", ["'--dtype'", "'f8' is not one of"]),
         ("build-index gallery --backend cloud", ["'--backend'", "'cloud' is not one of"]),
         ("build-index gallery --backend milvus", ["needs the server's address: --uri"]),
         ("build-index gallery --uri http://localhost:1", ["--backend milvus"]),

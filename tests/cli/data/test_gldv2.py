@@ -55,7 +55,7 @@ def mirror(tmp_path, monkeypatch) -> Iterator[str]:
 
 
 def run(out: Path, mirror: str, *more: str, shards: str = "0-1") -> Result:
-    arguments = ["gldv2", "--split", "test", "--shards", shards, "--out", str(out)]
+    arguments = ["gldv2", "--split", "test", "--shards", shards, "-o", str(out)]
     return CliRunner().invoke(data_group.data, [*arguments, "--mirror", mirror, *more])
 
 

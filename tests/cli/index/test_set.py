@@ -101,7 +101,7 @@ def test_info_builds_nothing(
 
 def test_a_build_keeps_what_it_was_given(lmk: Run, here: Path, tiny: Path) -> None:
     build = ("build-index", "gallery", "--model", tiny)
-    assert lmk(*build, "--kind", "exact", "--recall", "1", "--precision", "f32").code == 0
+    assert lmk(*build, "--kind", "exact", "--recall", "1", "--dtype", "f32").code == 0
     assert setting("gallery.lmk") == {"kind": "exact", "recall": 1.0}
     facts = json.loads(lmk("info", "gallery.lmk", "--json").out)
     assert facts["precision"] == "f32"

@@ -375,5 +375,5 @@ def test_train_tags_is_short_for_the_preset(
 
     monkeypatch.setattr("lmk.embed.train.config.training_config", config)
     for name in ("tags", "landmarks-lite1"):
-        lmk("train", name, "--data", "gallery", "--out", "mine").refused(2, "enough")
+        lmk("train", name, "--data", "gallery", "-o", "mine").refused(2, "enough")
     assert asked == ["tags-lite1", "landmarks-lite1"]

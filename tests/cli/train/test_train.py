@@ -54,7 +54,7 @@ def test_from_pictures_to_an_answer(work: Path, sample: Path, lmk: Run) -> None:
     gallery, bank = sample / "gallery", sample / "bank"
     done = lmk(
         "train", "tiny.json", "--data", gallery, "--val", gallery, "--distractors", bank,
-        "--out", "mine",
+        "-o", "mine",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert re.fullmatch(
@@ -76,7 +76,7 @@ def test_from_pictures_to_an_answer(work: Path, sample: Path, lmk: Run) -> None:
 
 
 def test_as_json_and_going_on(work: Path, sample: Path, lmk: Run) -> None:
-    call = ("train", "tiny.json", "--data", sample / "gallery", "--out", "mine", "--json")
+    call = ("train", "tiny.json", "--data", sample / "gallery", "-o", "mine", "--json")
     done = lmk(*call, "--set", "seed=4")
     facts = json.loads(done.out)
     assert done.err == "" and facts["embedder"] == "mine" and facts["best_epoch"] == 2
@@ -91,9 +91,9 @@ def test_as_json_and_going_on(work: Path, sample: Path, lmk: Run) -> None:
 
 def test_beginning_with_another_embedder(work: Path, sample: Path, lmk: Run) -> None:
     call = ("train", "tiny.json", "--data", sample / "gallery")
-    assert lmk(*call, "--out", "first").code == 0
+    assert lmk(*call, "-o", "first").code == 0
     frozen = ("--set", 'freeze=["backbone"]')
-    assert lmk(*call, "--out", "second", "--weights", "first", *frozen).code == 0
+    assert lmk(*call, "-o", "second", "--weights", "first", *frozen).code == 0
     networks = [Embedder.load(work / name).network().state_dict() for name in ("first", "second")]
     same = {name for name in networks[0] if torch.equal(networks[0][name], networks[1][name])}
     assert all(name in same for name in networks[0] if name.startswith("backbone."))
@@ -117,7 +117,7 @@ class TestBadCalls:
     def test_one_line(
         self, words: list[str], message: str, work: Path, sample: Path, lmk: Run
     ) -> None:
-        done = lmk("train", *words, "--data", sample / "gallery", "--out", "mine")
+        done = lmk("train", *words, "--data", sample / "gallery", "-o", "mine")
         done.refused(2, message)
         assert not (work / "mine").exists()
 
@@ -125,7 +125,7 @@ class TestBadCalls:
         (work / "empty").mkdir()
         (work / "empty.csv").write_text("id,path,landmark_id\n")
         (work / "plain.csv").write_text("id,path\na,a.jpg\nb,b.jpg\n")
-        call = ("train", "tiny.json", "--out", "mine", "--data")
+        call = ("train", "tiny.json", "-o", "mine", "--data")
         lmk(*call, "empty").refused(2, "no pictures in this folder")
         lmk(*call, "empty.csv").refused(2, "holds no rows")
         lmk(*call, "plain.csv").refused(2, "the pictures have 0 landmarks", "landmark_id")
@@ -137,11 +137,11 @@ class TestBadCalls:
         self, work: Path, sample: Path, lmk: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        call = ("train", "tiny.json", "--data", sample / "gallery", "--out", "mine")
+        call = ("train", "tiny.json", "--data", sample / "gallery", "-o", "mine")
         lmk(*call, "--device", "cuda").refused(2, "no GPU that torch can use", "--device cpu")
 
     def test_no_folder_for_it(self, work: Path, sample: Path, lmk: Run) -> None:
-        call = ("train", "tiny.json", "--data", sample / "gallery", "--out", "no/such/mine")
+        call = ("train", "tiny.json", "--data", sample / "gallery", "-o", "no/such/mine")
         lmk(*call).refused(2, "no such folder")
 
 
@@ -235,7 +235,7 @@ class TestTags:
     def test_from_pictures_to_tags(self, table: Path, sample: Path, lmk: Run) -> None:
         done = lmk(
             "train", "tags.json", "--data", table, "--root", sample, "--val", table,
-            "--out", "mine", "--json",
+            "-o", "mine", "--json",
         )  # fmt: skip
         assert done.code == 0 and "18 of its 18 pictures are learnt from too" in done.err
         epochs = json.loads(done.out)["epochs"]
@@ -258,7 +258,7 @@ class TestTags:
         assert again["tag_map"] == pytest.approx(np.mean(precisions), abs=1e-6)
 
     def test_bad_calls(self, table: Path, sample: Path, lmk: Run) -> None:
-        common = ("train", "tags.json", "--data", table, "--root", sample, "--out", "mine")
+        common = ("train", "tags.json", "--data", table, "--root", sample, "-o", "mine")
         done = lmk(*common, "--val", table, "--distractors", sample / "bank")
         assert done.code == 2
         assert "--distractors: belongs to a validation of landmarks, not of tags" in done.err

@@ -491,7 +491,7 @@ def test_killed_in_the_middle_of_an_archive_the_rest_is_fetched(mirror, faults, 
 def test_ctrl_c_ends_the_command_at_once_though_the_server_hangs(mirror, faults, tmp_path):
     mirror.faults["/gl/test/images_000.tar"] = [faults.stall(5000)]
     script = "from lmk.cli.data.group import data; data()"
-    arguments = ["gldv2", "--split=test", "--shards=0,1", f"--out={tmp_path}", "--jobs=2"]
+    arguments = ["gldv2", "--split=test", "--shards=0,1", f"--output={tmp_path}", "--jobs=2"]
     command = [sys.executable, "-c", script, *arguments, f"--mirror={mirror.url}/gl"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

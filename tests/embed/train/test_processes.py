@@ -33,7 +33,7 @@ def command(folder: Path, config: TrainConfig, data: Path, *launcher: str) -> li
     """`lmk train` with these settings, into folder/run."""
     file = folder / "config.json"
     file.write_text(json.dumps(config.model_dump(mode="json")))
-    words = ["train", str(file), "--data", str(data), "--out", str(folder / "run")]
+    words = ["train", str(file), "--data", str(data), "-o", str(folder / "run")]
     return [sys.executable, "-P", *launcher, "-m", "lmk.cli", *words, "--device", "cpu"]
 
 

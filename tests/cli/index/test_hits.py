@@ -1,4 +1,4 @@
-"""`lmk index picks`: the table of what the distractors picked."""
+"""`lmk index hits`: the table of what the distractors picked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Run = Callable[..., object]
 
 
 def test_the_table_is_that_of_a_plain_count(lmk: Run, here: Path) -> None:
-    done = lmk("index", "picks", "sample.lmk", "-o", "p.csv", "--top", "4")
+    done = lmk("index", "hits", "sample.lmk", "-o", "p.csv", "--top", "4")
     assert (done.code, done.err) == (0, "")
     with Gallery.open("sample.lmk") as gallery:
         known, bank = (gallery.embeddings(role) for role in ("gallery", "distractor"))
@@ -44,13 +44,13 @@ def test_the_table_is_that_of_a_plain_count(lmk: Run, here: Path) -> None:
 
 
 def test_as_many_are_picked_as_by_the_penalty(lmk: Run, here: Path) -> None:
-    done = lmk("index", "picks", "sample.lmk", "-o", "p.csv", "--json")
+    done = lmk("index", "hits", "sample.lmk", "-o", "p.csv", "--json")
     facts = {"output": "p.csv", "pictures": 12, "picked": 12, "top": 20}
     assert json.loads(done.out) == facts
 
 
 def test_without_distractors_there_is_nothing_to_write(lmk: Run, here: Path, tiny: Path) -> None:
     assert lmk("build-index", "gallery", "-o", "bare.lmk", "--model", tiny).code == 0
-    lmk("index", "picks", "bare.lmk", "-o", "p.csv").refused(2, "no distractors", "bare.lmk")
+    lmk("index", "hits", "bare.lmk", "-o", "p.csv").refused(2, "no distractors", "bare.lmk")
     assert not (here / "p.csv").exists()
-    lmk("index", "picks", "sample.lmk", "-o", "nowhere/p.csv").refused(2, "no such folder")
+    lmk("index", "hits", "sample.lmk", "-o", "nowhere/p.csv").refused(2, "no such folder")

@@ -1,4 +1,4 @@
-"""`lmk index picks`: what the distractors of an index picked."""
+"""`lmk index hits`: what the distractors of an index picked."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from lmk.embed.shell_words import shell_word
     help="Pictures that each distractor picks.  [default: as the index's penalty, else 20]",
 )
 @as_json
-def picks(index: Path, output: Path, top: int | None, as_json: bool) -> None:
+def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     """Write which pictures of INDEX its distractors picked: id,mean_cosine,n_picked.
 
     Each distractor picks its nearest pictures. One that is picked far more often than others
     attracts what shows no landmark, and the penalty takes the mean cosine of its pickers, or a
     share of it, off its own. The most picked stand first.
 
-    Example: lmk index picks gallery.lmk -o picks.csv
+    Example: lmk index hits gallery.lmk -o hits.csv
     """
     import numpy as np
 
