@@ -11,7 +11,7 @@ Every name is imported when it is first used, so that `import lmk` takes millise
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        value: Any = metadata.version("lmk-landmarks")
+        value: Any = import_module("importlib.metadata").version("lmk-landmarks")
     elif name == "open":
         value = import_module("lmk.rerank.recognizer").Recognizer.open
     elif name in _MODULES:
