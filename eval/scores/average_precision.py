@@ -1,8 +1,8 @@
 """Retrieval scores: mAP@k, precision and recall at k, first hits (DELF, metrics.py).
 
-AP_q = (1 / min(m_q, k)) * sum over the ranks i <= k that hit of P_q(i), with m_q the number of
-true pictures and P_q(i) the share of hits among the first i. A picture that stands twice in a
-list is a hit once, but keeps its second place: later ranks do not move up.
+AP_q = (1 / min(m_q, k)) * sum of P_q(i) over the ranks i <= k that are hits, with m_q the number
+of true pictures and P_q(i) the proportion of hits among the first i. A picture that stands twice
+in a list is a hit once, and its second rank counts as a miss: later ranks do not move up.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 
 @dataclass(frozen=True, eq=False)
 class RetrievalResult:
-    """Which ranks of each query's list are hits; every retrieval score is read off it.
+    """The hits among the ranks of each query's list, from which every retrieval score follows.
 
     Attributes:
         query_ids: the q ids.
-        hits: bool [q, k], by query and rank; nothing where the list is shorter or repeats itself.
+        hits: bool [q, k], by query and rank; False past the end of a list and for a repeat.
         relevant: int64 [q], m_q, the number of true pictures.
 
     Raises:
-        ValueError: shapes differ, a query has no true picture, or more hits than true pictures.
+        ValueError: shapes differ, a query has no true picture, or it has more hits than true
+            pictures.
     """
 
     query_ids: tuple[str, ...]
@@ -48,72 +49,69 @@ class RetrievalResult:
 
     @property
     def k(self) -> int:
-        """The number of ranks that are scored."""
+        """The number of ranks that count."""
         return int(self.hits.shape[1])
 
     def average_precisions(self) -> NDArray[np.float64]:
-        """float64 [q]: AP of each query."""
+        """Returns float64 [q]: the AP of each query."""
         return average_precisions(self.hits, self.relevant)
 
     def mean_average_precision(self) -> float:
-        """mAP@k."""
+        """Returns mAP@k."""
         return float(self.average_precisions().mean())
 
-    def found(self, k: int) -> NDArray[np.float64]:
-        """float64 [q]: the number of hits among the first k ranks."""
+    def hit_counts(self, k: int) -> NDArray[np.float64]:
+        """Returns float64 [q]: the number of hits among the first k ranks."""
         counts: NDArray[np.float64] = self.hits[:, : check_k(k, self.k)].sum(axis=1, dtype=float)
         return counts
 
     def precisions(self, k: int) -> NDArray[np.float64]:
-        """float64 [q]: the share of hits among the first k ranks; missing ones are misses."""
-        return self.found(k) / k
+        """Returns float64 [q]: the proportion of hits among k ranks; missing ranks are misses."""
+        return self.hit_counts(k) / k
 
     def recalls(self, k: int) -> NDArray[np.float64]:
-        """float64 [q]: the share of the true pictures found among the first k ranks."""
-        return self.found(k) / self.relevant
+        """Returns float64 [q]: the proportion of true pictures that are among the first k ranks."""
+        return self.hit_counts(k) / self.relevant
 
     def mean_precisions(self) -> NDArray[np.float64]:
-        """float64 [k]: mean precision at the ranks 1 to k (DELF's MeanPrecisions)."""
+        """Returns float64 [k]: mean precision at the ranks 1 to k (DELF's MeanPrecisions)."""
         shares: NDArray[np.float64] = np.cumsum(self.hits.mean(axis=0)) / np.arange(1, self.k + 1)
         return shares
 
     def first_hits(self) -> NDArray[np.int64]:
-        """int64 [q]: the rank (from 1) of the first hit, k + 1 where there is none."""
+        """Returns int64 [q]: the rank (from 1) of the first hit; k + 1 without a hit."""
         return np.where(self.hits.any(axis=1), self.hits.argmax(axis=1) + 1, self.k + 1)
 
     def mean_median_position(self) -> tuple[float, float]:
-        """Mean and median of `first_hits` (DELF's MeanMedianPosition)."""
+        """Returns mean and median of `first_hits` (DELF's MeanMedianPosition)."""
         first = self.first_hits()
         return float(first.mean()), float(np.median(first))
 
     def accuracy(self) -> float:
-        """acc@1: the share of queries whose first picture is a hit."""
+        """Returns acc@1: the proportion of queries whose first picture is a hit."""
         return float(self.hits[:, 0].mean())
 
 
 def average_precisions(
     hits: NDArray[np.bool_], relevant: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """AP of each query, cut at the number of ranks given.
+    """Returns AP@k of each query: float64 [q], 0 to 1.
 
     Args:
         hits: bool [q, k].
         relevant: int [q], the number of true pictures.
 
-    Returns:
-        float64 [q], 0 to 1.
-
     Raises:
-        ValueError: a query without a true picture, or with more hits than true pictures.
+        ValueError: a query has no true picture, or more hits than true pictures.
     """
     check_relevant(hits, relevant)
     k = hits.shape[1]
-    found = np.zeros(len(hits))
+    count = np.zeros(len(hits))
     total = np.zeros(len(hits))
-    for rank in range(k):  # one pass over the ranks: memory stays that of the input
+    for rank in range(k):  # a loop over the ranks needs no copy of the input
         hit = hits[:, rank]
-        found += hit
-        total += np.where(hit, found / (rank + 1), 0.0)
+        count += hit
+        total += np.where(hit, count / (rank + 1), 0.0)
     average: NDArray[np.float64] = total / np.minimum(relevant, k)
     return average
 
@@ -125,27 +123,28 @@ def judge_retrieval(
     *,
     k: int = MAX_IMAGES,
 ) -> RetrievalResult:
-    """Marks the hits of a submission.
+    """Returns the hits of a submission.
 
     Args:
-        submission: a query that it does not name has no hits but counts in every mean.
-        truth: the solution; Ignored queries are left out of both sides.
-        usage: "Public", "Private", or None for all that is not Ignored.
-        k: ranks past it count for nothing (the contest: 100).
+        submission: the lists; a query without a list has no hits and counts in every mean.
+        truth: the solution; Ignored queries are not scored.
+        usage: "Public", "Private", or None for all rows that are not Ignored.
+        k: the number of ranks that count (in the contest: 100).
 
     Raises:
-        SubmissionError: the submission names a query that the truth does not know, or no query is
-            left to be scored.
-        UsageError: no row of that usage.
-        ValueError: k below 1, or a scored query without a true picture.
+        SubmissionError: the truth lacks a query of the submission, or every query is Ignored.
+        UsageError: the solution has no row of that usage.
+        ValueError: k is below 1, or a scored query has no true picture.
     """
     check_k(k, k)
     lists: dict[str, tuple[str, ...]] = {}
-    for row, (query, found) in enumerate(zip(submission.query_ids, submission.images, strict=True)):
+    for row, (query, images) in enumerate(
+        zip(submission.query_ids, submission.images, strict=True)
+    ):
         if query not in truth.row_of:
             where = submission.where(row)
             raise unknown_id(query, truth.row_of, where=where, source=truth.source)
-        lists[query] = found
+        lists[query] = images
     rows = truth.rows(usage)
     if not rows:
         raise SubmissionError("every query is Ignored", where=truth.source)
@@ -168,9 +167,9 @@ def judge_neighbours(
     gallery_labels: Sequence[tuple[str, ...]],
     query_labels: Sequence[tuple[str, ...]],
 ) -> RetrievalResult:
-    """Marks the hits of a search: gallery pictures that share a landmark with the query.
+    """Returns the hits of a search: gallery pictures that share a landmark with the query.
 
-    Queries that share none with any gallery picture have nothing to be found and are left out.
+    Queries whose landmarks the gallery does not have are left out.
 
     Args:
         neighbours: rows of the gallery, best first, for q queries.
@@ -178,8 +177,8 @@ def judge_neighbours(
         query_labels: the landmarks of each of the q queries.
 
     Raises:
-        SubmissionError: no query has anything to be found.
-        ValueError: the number of query labels is not that of the queries.
+        SubmissionError: no query shows a landmark of the gallery.
+        ValueError: the number of query labels differs from the number of queries.
     """
     if len(query_labels) != len(neighbours):
         raise ValueError(f"{len(neighbours)} queries, {len(query_labels)} labels")
@@ -188,13 +187,13 @@ def judge_neighbours(
         for label in labels:
             rows_of.setdefault(label, []).append(row)
     ids, hits, relevant = [], [], []
-    for query, found, labels in zip(
+    for query, nearest, labels in zip(
         neighbours.query_ids, neighbours.rows, query_labels, strict=True
     ):
         wanted = np.unique([row for label in labels for row in rows_of.get(label, ())])
         if wanted.size:
             ids.append(query)
-            hits.append(np.isin(found, wanted) & (found != NO_ROW))
+            hits.append(np.isin(nearest, wanted) & (nearest != NO_ROW))
             relevant.append(wanted.size)
     if not ids:
         raise SubmissionError("no query shows a landmark of the gallery", where="queries")
@@ -202,14 +201,14 @@ def judge_neighbours(
 
 
 def check_k(k: int, ranks: int) -> int:
-    """Returns k, or raises ValueError unless it is between 1 and the ranks at hand."""
+    """Returns k; raises ValueError unless it is between 1 and the number of ranks."""
     if not 1 <= k <= ranks:
         raise ValueError(f"k must be between 1 and {ranks}, got {k}")
     return k
 
 
 def check_relevant(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> None:
-    """Raises ValueError unless every query has an average precision."""
+    """Raises ValueError unless the average precision of every query is defined."""
     if hits.dtype != np.bool_ or hits.ndim != 2 or not hits.shape[1] or not hits.shape[0]:
         raise ValueError(f"hits must be bool [q, k], not empty, got {hits.dtype} {hits.shape}")
     if (relevant < 1).any():

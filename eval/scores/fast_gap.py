@@ -1,9 +1,9 @@
-"""GAP's value alone, for millions of answers: no index sort of everything, the tie rule kept.
+"""The value of GAP for millions of answers, without an index sort and with the same tie rule.
 
-Only the ranks of the right answers matter. `_by_buckets` counts the others into buckets of equal
-width and sorts only those that share a bucket with a right answer; `_by_packed_keys` sorts one
-64-bit integer per answer (confidence, row, right or wrong), which numpy does several times
-faster than an index sort.
+GAP depends on the ranks of the right answers only. `_by_buckets` counts the other answers in
+buckets of equal width and sorts only those that share a bucket with a right answer.
+`_by_packed_keys` sorts one 64-bit integer per answer (confidence, row, right or wrong), which numpy
+does several times faster than an index sort.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from lmk.eval.scores.gap import check_answers
 
 BUCKETS = 1 << 18
-# Above this share of right answers nearly every bucket holds one, and buckets save nothing.
+# Above this proportion of right answers nearly every bucket has one, and buckets save nothing.
 MANY_RIGHT = 0.1
 
 
 def gap_value(
     confidence: NDArray[np.floating], correct: NDArray[np.bool_], positives: float
 ) -> float:
-    """The value of `gap(confidence, correct, positives)`, the same to the last bit.
+    """Returns the value of `gap(confidence, correct, positives)`, equal to the last bit.
 
     Args:
-        confidence: float32 or float64 [n]; rows stand in the order that breaks ties (ascending
+        confidence: float32 or float64 [n]; rows are in the order that breaks ties (ascending
             query ids), as in Judged.
         correct: bool [n].
         positives: M, the number of queries that show a landmark.
@@ -39,7 +39,7 @@ def gap_value(
 
 
 def right_ranks(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """int64, ascending: the ranks (from 0) of the right answers, ties in row order."""
+    """Returns int64, rising: the ranks (from 0) of the right answers, ties by row."""
     if confidence.dtype not in (np.float32, np.float64):
         confidence = confidence.astype(np.float64)
     right = np.flatnonzero(correct)
@@ -54,8 +54,8 @@ def _by_buckets(
     confidence: NDArray[np.floating], correct: NDArray[np.bool_], right: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        # A float64 beyond float32 becomes infinite, in its place: rounding is monotone, so
-        # buckets never contradict the order, they only leave answers to be sorted.
+        # A float64 beyond the range of float32 becomes infinite. Rounding is monotone, so buckets
+        # never contradict the order; answers in one bucket remain to be sorted.
         coarse = confidence.astype(np.float32, copy=False)
         low, high = coarse[right].min(), coarse[right].max()
         scale = np.float32(BUCKETS - 3) / (high - low)
@@ -69,7 +69,7 @@ def _by_buckets(
     local = _by_packed_keys(confidence[near], correct[near])
     elsewhere = np.bincount(bucket, minlength=BUCKETS)
     elsewhere[contested] = 0
-    above = np.cumsum(elsewhere[::-1])[::-1]  # in higher buckets, the contested left out
+    above = np.cumsum(elsewhere[::-1])[::-1]  # in higher buckets, without the contested ones
     ranks: NDArray[np.int64] = local + above[np.sort(bucket[right])[::-1]]
     return ranks
 
@@ -80,8 +80,8 @@ def _by_packed_keys(
     n = len(confidence)
     values = confidence.astype(np.float64)
     row_bits = max(n - 1, 1).bit_length()
-    # The confidence gives its lowest bits to the row; those who then look equal are sorted below
-    # (none among float32 values: they have no such bits).
+    # The row replaces the lowest bits of the confidence. Confidences that are equal without these
+    # bits are sorted below (none among float32 values, which do not have these bits).
     packed = _falling(values) & np.uint64(2**64 - 2 ** (row_bits + 1))
     packed |= np.arange(n, dtype=np.uint64) << np.uint64(1)
     packed |= correct.astype(np.uint64)
@@ -93,7 +93,7 @@ def _by_packed_keys(
 
 
 def _falling(values: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Integers that rise as the values fall."""
+    """Returns integers that rise as the values fall."""
     bits = (values + 0.0).view(np.int64)  # -0.0 becomes 0.0
     all_but_sign = np.int64(2**63 - 1)
     flipped: NDArray[np.int64] = bits ^ (~(bits >> np.int64(63)) & all_but_sign)
@@ -107,7 +107,7 @@ def _sort_within_prefixes(
     values: NDArray[np.float64],
     correct: NDArray[np.bool_],
 ) -> None:
-    """Puts right, in `hits`, the order of answers whose shortened confidences are the same."""
+    """Corrects, in `hits`, the order of answers whose shortened confidences are equal."""
     prefix = packed >> np.uint64(row_bits + 1)
     same = prefix[1:] == prefix[:-1]
     if not same.any():
@@ -119,6 +119,6 @@ def _sort_within_prefixes(
     mask = np.uint64(2**row_bits - 1)
     rows = ((packed[places] >> np.uint64(1)) & mask).astype(np.int64)
     there = values[rows]
-    # Within a prefix, rows rise; only a value that rises behind a smaller one is out of place.
+    # Rows rise within a prefix; only a value that follows a smaller one is out of place.
     if (same[places[1:] - 1] & (there[1:] > there[:-1])).any():
         hits[places] = correct[rows[np.lexsort((rows, -there))]]

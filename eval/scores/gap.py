@@ -1,6 +1,6 @@
-"""GAP: global average precision, also micro-AP: the score of the landmark recognition contests.
+"""GAP: global average precision (micro-AP), the score of the landmark recognition contests.
 
-All answers of all queries are pooled and ranked by falling confidence; with P(i) the share of
+The answers of all queries are ranked together by falling confidence. With P(i) the proportion of
 right answers among the first i, GAP = (1/M) * sum of P(i) over the right answers, where M is the
 number of queries that show a landmark (Kaggle's definition; DELF, metrics.py).
 """
@@ -17,24 +17,24 @@ from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 from lmk.eval.scores.judged import Judged, judge, require_positives
 
-# Of the contest's 117,577 test pictures about 1.1 % show a landmark; 2 % is the round figure used
-# to compare galleries whose own queries hold far more landmarks than a contest does.
+# About 1.1 % of the contest's 117,577 test pictures show a landmark. 2 % is the round figure used
+# to compare galleries whose own queries show far more landmarks than those of a contest.
 CONTEST_SHARE_WITHOUT = 0.98
 
 
 @dataclass(frozen=True, eq=False)
 class GapResult:
-    """A GAP with all that it was made of.
+    """A GAP with the terms that it is the sum of.
 
     Attributes:
         value: the GAP, 0 to 1.
         positives: M, the number (with weights: the sum of weights) of queries with a landmark.
-        order: int64 [n], the row that stands at each rank, best first. Rows are the caller's.
-        precision: float64 [n], P(i): the share of right answers up to each rank.
+        order: int64 [n], the row at each rank, best first. Rows are the caller's.
+        precision: float64 [n], P(i): the proportion of right answers up to each rank.
         recall: float64 [n], right answers up to each rank, over M.
         correct: bool [q], by row.
-        gain: float64 [q], by row: what the row gives to `value`, 0 where wrong or blank. They sum
-            to `value`.
+        gain: float64 [q], the contribution of each row to `value`; 0 for a wrong answer or a
+            blank. They sum to `value`.
     """
 
     value: float
@@ -47,7 +47,7 @@ class GapResult:
 
     @property
     def predictions(self) -> int:
-        """N: the number of answers that were ranked."""
+        """N, the number of ranked answers."""
         return len(self.order)
 
 
@@ -59,24 +59,28 @@ def gap(
     tie_order: NDArray[np.integer] | None = None,
     weights: NDArray[np.floating] | None = None,
 ) -> GapResult:
-    """GAP of n answers.
+    """Returns the GAP of n answers.
 
     With weights w, by rank: P(i) = sum_{j<=i} w_j rel_j / sum_{j<=i} w_j, and
     GAP = (1/M) * sum_i w_i rel_i P(i), where M is the sum of the weights of the queries that show
     a landmark. With equal weights this is GAP.
 
     Args:
-        confidence: float [n], of any scale; only the order matters.
+        confidence: float [n], on any scale; only the order matters.
         correct: bool [n].
-        positives: M, the number of queries that show a landmark, answered or not; with weights
-            the sum of theirs.
-        tie_order: int [n], which of two answers of equal confidence ranks first (the smaller);
-            the contest takes the query id in ascending order. None: the rows' own order.
+        positives: M, the number of queries that show a landmark, with or without an answer; with
+            weights the sum of their weights.
+        tie_order: int [n]; among answers of equal confidence the smaller value ranks first. The
+            contest ranks them by query id. None uses the order of the rows.
         weights: float [n], above 0; None is 1 for all.
 
     Raises:
-        ValueError: M is 0 or smaller than the weight of the right answers, shapes differ, NaN, a
-            weight that is not above 0.
+        ValueError: M is 0 or smaller than the weight of the right answers, shapes differ, a
+            confidence is NaN, or a weight is not above 0.
+
+    >>> import numpy as np
+    >>> round(gap(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2).value, 4)
+    0.8333
     """
     weight = np.ones(len(confidence)) if weights is None else weights.astype(np.float64)
     if weight.shape != confidence.shape or not (np.isfinite(weight) & (weight > 0)).all():
@@ -99,17 +103,17 @@ def gap_of(
     *,
     ignore_non_landmark: bool = False,
 ) -> GapResult:
-    """GAP of a submission against a solution; rows of the result are those of `judge`.
+    """Returns the GAP of a submission against a solution; rows are those of `judge`.
 
     Args:
         submission: the answers.
         truth: the solution.
-        usage: "Public", "Private", or None for all that is not Ignored.
+        usage: "Public", "Private", or None for all rows that are not Ignored.
         ignore_non_landmark: as gap_of_judged.
 
     Raises:
-        SubmissionError: an unknown query id, or no query with a landmark.
-        UsageError: no row of that usage.
+        SubmissionError: a query id is unknown, or no query shows a landmark.
+        UsageError: the solution has no row of that usage.
     """
     return gap_of_judged(judge(submission, truth, usage), ignore_non_landmark=ignore_non_landmark)
 
@@ -120,13 +124,13 @@ def gap_of_judged(
     ignore_non_landmark: bool = False,
     weights: NDArray[np.floating] | None = None,
 ) -> GapResult:
-    """GAP of judged answers, by row of `judged`.
+    """Returns the GAP of judged answers; rows are those of `judged`.
 
     Args:
-        judged: the answers beside the truth.
-        ignore_non_landmark: landmark-only GAP: answers to queries without a landmark are left out
-            of the ranking, which tells how much is lost by confusing landmarks with each other
-            (the contest keeps them).
+        judged: the answers joined with the truth.
+        ignore_non_landmark: leave answers to queries without a landmark out of the ranking
+            (landmark-only GAP). The difference to 1 is then lost by confusing landmarks with each
+            other. The contest ranks all answers.
         weights: float [q], one for each query, above 0.
 
     Raises:
@@ -150,12 +154,13 @@ def gap_losses(
     ignore_non_landmark: bool = False,
     weights: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
-    """float64 [q]: what each query costs; the losses and the GAP sum to 1.
+    """Returns float64 [q]: the loss of each query; the losses and the GAP sum to 1.
 
     Since P(i) = 1 - (wrong answers above i) / i, GAP = 1 - (landmarks missed) / M -
-    (1/M) sum over right answers i, over wrong answers j ranked above i, of 1/i. So a landmark query
-    without a right answer costs 1/M, and a wrong answer costs (1/M) sum 1/i over the right answers
-    i below it; one that is both costs both. Weights enter as in `gap`.
+    (1/M) * (sum of 1/i over the right answers i and the wrong answers ranked above them). So a
+    landmark query without a right answer loses 1/M, and a wrong answer loses (1/M) * (sum of 1/i
+    over the right answers i below it). A wrong answer to a landmark query loses both. Weights
+    enter as in `gap`.
 
     Args and errors: as gap_of_judged.
     """
@@ -163,7 +168,7 @@ def gap_losses(
     weight = np.ones(len(judged)) if weights is None else weights
     hits, ranked = judged.correct[result.order], weight[result.order]
     each = np.where(hits, ranked, 0.0) / np.cumsum(ranked)
-    below = np.cumsum(each[::-1])[::-1]  # a wrong answer adds nothing itself
+    below = np.cumsum(each[::-1])[::-1]  # wrong answers add 0
     losses = np.where(judged.has_landmark & ~judged.correct, weight, 0.0)
     losses[result.order] += np.where(hits, 0.0, ranked * below)
     costs: NDArray[np.float64] = losses / result.positives
@@ -171,11 +176,11 @@ def gap_losses(
 
 
 def contest_gap(judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT) -> GapResult:
-    """GAP as a contest's mix of queries would give it.
+    """Returns the GAP at a contest's proportion of queries without a landmark.
 
-    Each query without a landmark weighs 1 and each query with one weighs
-    w = N0 (1 - s) / (L s), with N0 and L their numbers and s = `share_without`, so that the share s
-    of all weight shows no landmark. The weighted GAP is that of `gap`.
+    Each query without a landmark has weight 1 and each query with one has weight
+    w = N0 (1 - s) / (L s), with N0 and L their numbers and s = `share_without`. So queries without
+    a landmark have the fraction s of all weight. The weighted GAP is that of `gap`.
 
     Raises:
         SubmissionError: no query shows a landmark, or every one does.
@@ -187,7 +192,7 @@ def contest_gap(judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT) ->
 def contest_weights(
     judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT
 ) -> NDArray[np.float64]:
-    """float64 [q]: the weights of `contest_gap`; errors as there."""
+    """Returns float64 [q]: the weights of `contest_gap`; raises as it does."""
     if not 0 < share_without < 1:
         raise ValueError(f"share_without must be between 0 and 1, got {share_without}")
     with_landmark = require_positives(judged)
@@ -205,7 +210,7 @@ def contest_weights(
 def ranking(
     confidence: NDArray[np.floating], tie_order: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
-    """Row numbers by falling confidence, equal ones by rising `tie_order` (or row)."""
+    """Returns row numbers by falling confidence, ties by rising `tie_order` (or row)."""
     if tie_order is None:
         return np.argsort(-confidence, kind="stable")
     return np.lexsort((tie_order, -confidence))
@@ -217,7 +222,7 @@ def check_answers(
     positives: float,
     weight: NDArray[np.float64] | None = None,
 ) -> None:
-    """Raises ValueError unless a GAP of these answers is defined."""
+    """Raises ValueError unless the GAP of these answers is defined."""
     if confidence.ndim != 1 or correct.shape != confidence.shape or correct.dtype != np.bool_:
         raise ValueError(
             f"confidence float [n] and correct bool [n] are needed, got {confidence.shape} and "

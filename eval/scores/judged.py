@@ -1,4 +1,4 @@
-"""Judged: a submission laid beside the truth, one row per query; what every score starts from."""
+"""Judged answers: a submission joined with the truth, one row per query."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from lmk.eval.files.truth import Truth
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """For each scored query: does it show a landmark, was it answered, was the answer right.
+    """Truth and answer of each scored query; the input of every score.
 
     Rows are in the ascending order of the query ids, so that a stable sort by falling confidence
     is the contest's order: score, then id (DELF, metrics.py).
 
     Attributes:
         query_ids: the q ids, ascending.
-        has_landmark: bool [q], the truth names at least one landmark. Their number is GAP's M.
-        answered: bool [q], the submission is not blank and not silent. Their number is GAP's N.
+        has_landmark: bool [q], the truth has at least one landmark. Their number is GAP's M.
+        answered: bool [q], the submission has a row that is not blank. Their number is GAP's N.
         correct: bool [q], the answer is one of the true landmarks.
-        confidence: float64 [q], -inf where not answered.
+        confidence: float64 [q], -inf without an answer.
 
     Raises:
-        ValueError: shapes differ, ids do not rise, a right answer where there is none to be had.
+        ValueError: shapes differ, ids do not rise, a confidence is NaN, or an answer is marked
+            right where there is no landmark or no answer.
     """
 
     query_ids: tuple[str, ...]
@@ -58,23 +59,23 @@ class Judged:
         return int(self.has_landmark.sum())
 
     def accuracy(self) -> float:
-        """acc@1: the share of landmark queries answered rightly, whatever the confidence.
+        """Returns acc@1: the proportion of landmark queries with a right answer.
 
-        A blank is a wrong answer. Raises SubmissionError when no query shows a landmark.
+        A blank counts as wrong. Raises SubmissionError when no query shows a landmark.
         """
         return int(self.correct.sum()) / require_positives(self)
 
 
 def judge(submission: Submission, truth: Truth, usage: str | None = None) -> Judged:
-    """Lays a submission beside the truth.
+    """Returns a submission joined with the truth.
 
     Args:
-        submission: a query that it does not name counts as left blank.
-        truth: what the queries show; Ignored queries are left out of both sides.
-        usage: "Public" or "Private" for one part alone; None takes both, and rows without usage.
+        submission: the answers; a query without a row counts as blank.
+        truth: the solution; Ignored queries are not scored.
+        usage: "Public", "Private", or None for all rows that are not Ignored.
 
     Raises:
-        SubmissionError: the submission names a query that the truth does not know.
+        SubmissionError: the truth lacks a query of the submission.
         UsageError: the truth has no row of that usage.
     """
     for row, query in enumerate(submission.query_ids):
@@ -103,7 +104,7 @@ def judge(submission: Submission, truth: Truth, usage: str | None = None) -> Jud
 
 
 def require_positives(judged: Judged) -> int:
-    """M, or a SubmissionError where it is 0 and no score is defined."""
+    """Returns M; raises SubmissionError where M is 0, since no score is then defined."""
     if not judged.positives:
         raise SubmissionError(
             "no query shows a landmark, so the score is not defined",

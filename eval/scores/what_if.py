@@ -1,8 +1,7 @@
-"""What single answers cost: the GAP if one of them alone were left blank, or were right.
+"""Costs of single answers: the rise of GAP if one answer alone were left blank, or were right.
 
-`gap_losses` shares 1 - GAP out over the queries so that the shares add up; here each query is
-changed alone, which answers "what would mending this one bring?". The two differ, since mending
-one answer changes what the others cost.
+`gap_losses` divides 1 - GAP among the queries so that the parts add up. Here each query is changed
+alone. The two differ, since a correction of one answer changes the losses of the others.
 """
 
 from __future__ import annotations
@@ -15,42 +14,43 @@ from lmk.eval.scores.judged import Judged, require_positives
 
 
 def gain_if_blank(judged: Judged) -> NDArray[np.float64]:
-    """float64 [q]: how much GAP would rise if this wrong answer alone were left blank.
+    """Returns float64 [q]: the rise of GAP if this wrong answer alone were left blank.
 
-    With C(i) right answers among the first i and M landmark queries, taking the wrong answer at
-    rank r out lifts every right answer below it by one rank:
-    (1/M) sum over right answers i > r of C(i) (1/(i-1) - 1/i). 0 for right answers and blanks.
+    With C(i) right answers among the first i and M landmark queries, the removal of the wrong
+    answer at rank r moves every right answer below it up by one rank:
+    (1/M) * (sum of C(i) (1/(i-1) - 1/i) over the right answers i > r). 0 for right answers and
+    blanks.
 
     Raises:
         SubmissionError: no query shows a landmark.
     """
-    order, hits, found = _ranked(judged)
+    order, hits, right = _ranked(judged)
     ranks = np.arange(1, len(order) + 1)
     lifted = np.zeros(len(order))
-    below_first = np.flatnonzero(hits[1:]) + 1  # nothing can be taken out above rank 1
-    lifted[below_first] = found[below_first] / (ranks[below_first] * (ranks[below_first] - 1.0))
+    below_first = np.flatnonzero(hits[1:]) + 1  # no answer ranks above the first
+    lifted[below_first] = right[below_first] / (ranks[below_first] * (ranks[below_first] - 1.0))
     gains = np.zeros(len(judged))
     gains[order] = np.where(hits, 0.0, _sum_from(lifted)) / require_positives(judged)
     return gains
 
 
 def gain_if_right(judged: Judged) -> NDArray[np.float64]:
-    """float64 [q]: how much GAP would rise if this landmark query alone were answered rightly.
+    """Returns float64 [q]: the rise of GAP if this landmark query alone had a right answer.
 
     A wrong answer at rank r becomes right with its own confidence:
-    (1/M) ((C(r) + 1) / r + sum over right answers i > r of 1/i). A blank has no rank and becomes
-    the last right answer: (1/M) (C(N) + 1) / (N + 1). 0 for right answers and for queries without a
-    landmark.
+    (1/M) * ((C(r) + 1) / r + (sum of 1/i over the right answers i > r)). A blank has no rank and
+    becomes the last right answer: (1/M) (C(N) + 1) / (N + 1). 0 for right answers and for queries
+    without a landmark.
 
     Raises:
         SubmissionError: no query shows a landmark.
     """
-    order, hits, found = _ranked(judged)
+    order, hits, right = _ranked(judged)
     ranks = np.arange(1, len(order) + 1)
     positives = require_positives(judged)
     last = (int(hits.sum()) + 1) / (len(order) + 1)
     gains = np.where(judged.has_landmark, last, 0.0)
-    gains[order] = (found + 1) / ranks + _sum_from(np.where(hits, 1.0 / ranks, 0.0))
+    gains[order] = (right + 1) / ranks + _sum_from(np.where(hits, 1.0 / ranks, 0.0))
     wrong = judged.has_landmark & ~judged.correct
     return np.where(wrong, gains, 0.0) / positives
 
@@ -58,7 +58,7 @@ def gain_if_right(judged: Judged) -> NDArray[np.float64]:
 def _ranked(
     judged: Judged,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Answered rows best first, which of them are right, and C(i)."""
+    """Returns the rows with an answer best first, which of them are right, and C(i)."""
     rows = np.flatnonzero(judged.answered)
     order = rows[ranking(judged.confidence[rows])]
     hits = judged.correct[order]
@@ -66,6 +66,6 @@ def _ranked(
 
 
 def _sum_from(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each place the sum of the values there and behind."""
+    """Returns for each place the sum of the values from there to the end."""
     sums: NDArray[np.float64] = np.cumsum(values[::-1])[::-1]
     return sums

@@ -1,4 +1,4 @@
-"""The scores of `lmk tune`: pipelines judged on folds of photos with known answers."""
+"""Scores of pipelines on folds of labelled photos, for `lmk tune`."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """How pipelines did on folds of the photos.
+    """Scores of pipelines on folds of the photos, and the choice among them.
 
     Attributes:
-        pipelines: the saved one, the plain one (PLAIN), then the grid's others.
+        pipelines: the saved one, the plain one (PLAIN), then the others of the grid.
         scores: by name, float64 [pipelines, folds]; contest_gap is missing where there are fewer
-            photos of no landmark than folds.
-        best: number of the pipeline with the best mean GAP, the first one of equals; the saved one
-            unless the gain is more than one standard error.
-        nested: int64 [folds], of each fold the pipeline that is so chosen on the others.
+            photos without a landmark than folds.
+        best: the number of the pipeline with the best mean GAP, the first among equals; the saved
+            one unless the gain is more than one standard error.
+        nested: int64 [folds], for each fold the pipeline chosen in this way on the other folds.
     """
 
     pipelines: tuple[Pipeline, ...]
@@ -48,9 +48,10 @@ class Tuning:
     nested: NDArray[np.int64]
 
     def of(self, pipeline: int | None) -> Scores:
-        """Mean scores of a pipeline, and the standard deviation of GAP over folds.
+        """Returns mean scores of a pipeline, and the standard deviation of GAP over folds.
 
-        None is the honest one: each fold scored with what was chosen on the others.
+        With None each fold is scored with the pipeline chosen on the other folds, which is the
+        unbiased estimate.
         """
         folds = np.arange(len(self.nested))
         chosen = self.nested if pipeline is None else np.full(len(folds), pipeline)
@@ -59,7 +60,7 @@ class Tuning:
         return means | {"gap_sd": float(self.scores["gap"][chosen, folds].std(ddof=1))}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the scores and choices as JSON values."""
         return {
             "folds": len(self.nested),
             "plain": self.of(self.pipelines.index(PLAIN)),
@@ -77,9 +78,9 @@ class Tuning:
 
 
 def candidates(saved: Pipeline, grid: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
-    """What is compared: the saved steps, the plain ones and the grid, each once.
+    """Returns the pipelines to compare: the saved one, the plain one and the grid, each once.
 
-    Thresholds are left out: GAP ranks all answers.
+    Thresholds are removed, since GAP ranks all answers.
     """
     return tuple(dict.fromkeys(each.with_threshold(None) for each in (saved, PLAIN, *grid)))
 
@@ -92,32 +93,32 @@ def tuning_of(
     folds: int,
     seed: int,
 ) -> Tuning:
-    """Scores pipelines on folds stratified by landmark, and chooses.
+    """Returns the scores of pipelines on folds stratified by landmark, and the choice.
 
     Args:
-        pipelines: compared.
-        predictions: of each, for `photos`.
-        photos: with what they show.
-        folds, seed: of the cross-validation.
+        pipelines: the pipelines to compare.
+        predictions: the predictions of each pipeline for `photos`.
+        photos: the photos with their labels.
+        folds, seed: the number of folds, and the random seed for them.
 
     Raises:
-        UsageError: when fewer photos than folds (copies counted once) show a landmark.
+        UsageError: fewer photos than folds (copies counted once) show a landmark.
     """
     judged = [judged_of(each, photos) for each in predictions]
     number = photos.photo
-    shown = _shown(photos, number)
-    if sum(map(bool, shown.values())) < folds:
+    labels = _labels_by_photo(photos, number)
+    if sum(map(bool, labels.values())) < folds:
         # There are too few photos without near-copies, so only equal files count as copies.
         number = photos.content
-        shown = _shown(photos, number)
-    landmarks = sum(map(bool, shown.values()))
-    others = len(shown) - landmarks
+        labels = _labels_by_photo(photos, number)
+    landmarks = sum(map(bool, labels.values()))
+    others = len(labels) - landmarks
     if landmarks < folds:
         raise UsageError(
-            f"--folds {folds}, but only {landmarks} of {len(shown)} photos show a landmark",
+            f"--folds {folds}, but only {landmarks} of {len(labels)} photos show a landmark",
             remedy="give more photos, or fewer folds",
         )
-    kinds = [" ".join(sorted(shown[each])) for each in number.tolist()]
+    kinds = [" ".join(sorted(labels[each])) for each in number.tolist()]
     fold = stratified_folds(kinds, folds, seed, number)
 
     def on_folds(by: Callable[[Judged], float]) -> NDArray[np.float64]:
@@ -135,23 +136,23 @@ def tuning_of(
     return Tuning(tuple(pipelines), scores, choice.best, choice.nested)
 
 
-def _shown(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
-    """The labels of each photo, by its number; a copy may have another label."""
-    shown: dict[int, set[str]] = {}
-    for each, labels in zip(number.tolist(), photos.labels, strict=True):
-        shown.setdefault(each, set()).update(labels)
-    return shown
+def _labels_by_photo(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
+    """Returns the labels of each photo by its number, those of all its copies together."""
+    labels: dict[int, set[str]] = {}
+    for each, own in zip(number.tolist(), photos.labels, strict=True):
+        labels.setdefault(each, set()).update(own)
+    return labels
 
 
 def judged_of(predictions: Predictions, photos: KnownPhotos) -> Judged:
-    """Predictions beside what the photos show; rows are those of the photos, by rising id."""
+    """Returns predictions joined with the labels of the photos; rows by rising id."""
     ids = photos.embeddings.ids
     truth = Truth(ids, photos.labels, (None,) * len(ids))
     return judge(Submission.from_predictions(predictions), truth)
 
 
 def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
-    """Some rows, rising."""
+    """Returns some rows of judged answers; the row numbers must rise."""
     return Judged(
         tuple(judged.query_ids[row] for row in rows.tolist()),
         judged.has_landmark[rows],
@@ -162,7 +163,7 @@ def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
 
 
 def scores_of(judged: Judged) -> Scores:
-    """The scores of one pipeline on all photos; None where one is not defined."""
+    """Returns the scores of one pipeline on all photos; None where a score is not defined."""
     some = not judged.has_landmark.all()
     return {
         name: by(judged) if some or name != "contest_gap" else None for name, by in _SCORES.items()

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmk.embed.errors import SubmissionError
-from lmk.eval.files.submission import RetrievalSubmission, Submission
+from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
-from lmk.eval.scores.compare import blend, blend_retrieval, compare
+from lmk.eval.scores.compare import blend, compare
 from lmk.eval.scores.gap import gap_of
 
 
@@ -92,17 +92,6 @@ def test_a_blend_with_itself_keeps_the_gap(answers: dict[str, Any]) -> None:
         both = blend([submission, submission], [1, 2], rule)  # type: ignore[arg-type]
         assert both.labels == submission.labels
         assert gap_of(both, TRUTH).value == pytest.approx(gap_of(submission, TRUTH).value)
-
-
-def test_blend_of_rank_lists() -> None:
-    first = RetrievalSubmission(("q", "r"), (("x", "y", "x"), ()))
-    second = RetrievalSubmission(("q", "s"), (("y", "z"), ("w",)))
-    result = blend_retrieval([first, second])
-    assert result.query_ids == ("q", "r", "s")
-    assert result.images == (("y", "x", "z"), (), ("w",))  # 199, 100, 99
-    assert blend_retrieval([first, second], [5, 1]).images[0] == ("y", "x", "z")  # 595, 500, 99
-    many = RetrievalSubmission(("q",), (tuple(f"{rank:03}" for rank in range(150)),))
-    assert blend_retrieval([many]).images[0] == many.images[0][:100]
 
 
 def test_refusals() -> None:
