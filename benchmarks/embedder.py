@@ -36,7 +36,7 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.network.config import SHIPPED
 from lmk.eval.scores.average_precision import judge_neighbours
 from lmk.eval.scores.gap import gap_of_judged
-from lmk.eval.tune.labelled_photos import read_known_photos
+from lmk.eval.tune.labelled_photos import read_labelled_photos
 from lmk.eval.tune.scores import judged_of
 from lmk.eval.tune.trial import try_pipelines
 from lmk.rerank.indexing.build import build_index
@@ -160,7 +160,7 @@ def measure(
     whole = report.computed == len(gallery) + len(split.bank)
     rate = report.computed / (time.perf_counter() - started) if whole else None
     with Recognizer.open(index) as recognizer:
-        photos = read_known_photos(split.queries, recognizer)
+        photos = read_labelled_photos(split.queries, recognizer)
         found = recognizer.search(photos.embeddings, 100)
         held = recognizer.gallery
         rows = [held.labels(row) for row in range(held.rows)]

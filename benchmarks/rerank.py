@@ -34,7 +34,7 @@ from lmk.eval.scores.gap import contest_gap, gap_of_judged
 from lmk.eval.scores.judged import Judged
 from lmk.eval.tune.calibration_cv import answers_of_photos, calibrated
 from lmk.eval.tune.grid import choose, default_grid, fold_scores, name_of, stratified_folds
-from lmk.eval.tune.labelled_photos import KnownPhotos, read_known_photos
+from lmk.eval.tune.labelled_photos import LabelledPhotos, read_labelled_photos
 from lmk.eval.tune.scores import PLAIN, judged_of, part
 from lmk.eval.tune.trial import try_pipelines
 from lmk.rerank.fit.calibration import threshold_for
@@ -85,7 +85,7 @@ class Way:
     """
 
     index: Recognizer
-    photos: KnownPhotos
+    photos: LabelledPhotos
     sizes: Counter[str]
 
     def row(self, judged: Judged) -> list[float]:
@@ -220,7 +220,7 @@ def ways_of(data: Path, networks: list[Embedder], folder: Path) -> list[Way]:
         index = folder / f"{number}.lmk"
         build_index(gallery, index, embedder, distractors=split.bank)
         recognizer = Recognizer.open(index)
-        ways.append(Way(recognizer, read_known_photos(split.queries, recognizer), sizes))
+        ways.append(Way(recognizer, read_labelled_photos(split.queries, recognizer), sizes))
     return ways
 
 

@@ -12,13 +12,13 @@ from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
-    from lmk.eval.tune.labelled_photos import KnownPhotos
+    from lmk.eval.tune.labelled_photos import LabelledPhotos
     from lmk.rerank.recognizer import Recognizer
 
 
 def read_photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: Count
-) -> KnownPhotos:
+) -> LabelledPhotos:
     """Embeds photos with known answers, and says on stderr what is odd about them.
 
     Args:
@@ -28,12 +28,12 @@ def read_photos(
         on_progress: called with the number of photos done.
 
     Raises:
-        UsageError: no photo can be read, or the index knows one (read_known_photos).
+        UsageError: no photo can be read, or the index knows one (read_labelled_photos).
     """
     from lmk.embed.errors import UsageError
-    from lmk.eval.tune.labelled_photos import read_known_photos
+    from lmk.eval.tune.labelled_photos import read_labelled_photos
 
-    photos = read_known_photos(manifest, recognizer, on_progress=on_progress)
+    photos = read_labelled_photos(manifest, recognizer, on_progress=on_progress)
     echo_skipped(photos.skipped, f"left out of {source}")
     if not len(photos):
         raise UsageError("no photo can be read", where=source, remedy=manifest.unreadable_remedy)
@@ -53,7 +53,7 @@ def held_landmarks(recognizer: Recognizer) -> frozenset[str]:
 
 
 def say_unknown(
-    photos: KnownPhotos, source: Path, recognizer: Recognizer, consequence: str
+    photos: LabelledPhotos, source: Path, recognizer: Recognizer, consequence: str
 ) -> None:
     """Says on stderr how many photos are of landmarks that the index does not hold.
 

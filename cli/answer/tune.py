@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lmk.cli.progress import StageProgress
     from lmk.embed.data.manifest import Manifest
-    from lmk.eval.tune.labelled_photos import KnownPhotos
+    from lmk.eval.tune.labelled_photos import LabelledPhotos
     from lmk.eval.tune.scores import Scores
     from lmk.rerank.recognizer import Recognizer
     from lmk.rerank.steps.pipeline import Pipeline
@@ -116,7 +116,7 @@ def tune(
 
 def _photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: StageProgress
-) -> KnownPhotos:
+) -> LabelledPhotos:
     """Embeds photos with known answers, and says what is wrong or odd with them."""
     from lmk.cli.answer.labelled_photos import read_photos, say_unknown
     from lmk.embed.errors import UsageError
@@ -139,7 +139,7 @@ def _photos(
 
 
 def _test(
-    recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: KnownPhotos
+    recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: LabelledPhotos
 ) -> dict[str, int | Scores]:
     """The scores of the plain, the saved and the best steps on photos that chose none of them."""
     from lmk.eval.tune.scores import PLAIN, judged_of, scores_of

@@ -1,4 +1,4 @@
-"""`lmk eval gap` and `lmk eval compare`."""
+"""The commands `lmk eval gap` and `lmk eval compare`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lmk.cli.eval.options import FILE, as_json, bootstrap, parts
+from lmk.cli.eval.options import FILE, bootstrap, parts
 from lmk.cli.eval.tables import (
-    bounds_text,
+    bounds_of,
     echo_findings,
     echo_gap,
     echo_warnings,
     gap_dict,
     interval_note,
+    score_text,
 )
 from lmk.cli.index_path import INDEX
+from lmk.cli.options import as_json, root
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 from lmk.cli.tables import echo_table
@@ -38,20 +40,18 @@ if TYPE_CHECKING:
     "--report",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Write DIR/report.html: curves, confusions, the worst answers.",
+    help="Write DIR/report.html with curves, confusions and the worst answers.",
 )
 @click.option(
     "-i",
     "--index",
     type=INDEX,
-    help="The index: labels it lacks are named; a report shows its neighbours.",
+    help="The index. Labels that it lacks are reported; a report shows its neighbours.",
 )
-@click.option("--queries", type=FILE, help="For the report: the queries, a folder or CSV.")
 @click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of a CSV of queries start.  [default: the folder of the CSV]",
+    "--queries", type=FILE, help="The pictures of the queries for the report, a folder or CSV."
 )
+@root
 def gap(
     submission: Path,
     solution: Path,
@@ -63,11 +63,12 @@ def gap(
     queries: Path | None,
     root: Path | None,
 ) -> None:
-    """Global average precision (GAP) of SUBMISSION (id,landmarks) against SOLUTION.
+    """Score SUBMISSION (id,landmarks) against SOLUTION by global average precision (GAP).
 
-    Public and Private rows are scored apart where the solution has a column Usage; Ignored rows
-    are left out. Queries without a row count as blank. Beside GAP: GAP over landmark queries alone,
-    GAP as a contest's mix would give it (98 % of queries show no landmark), and acc@1.
+    Where the solution has a column Usage, Public and Private rows are also scored separately, and
+    Ignored rows are left out. Queries without a row count as blank. The other scores are GAP over
+    landmark queries only, GAP with queries weighted so that 98 % of the weight shows no landmark
+    (as in a contest), and acc@1.
 
     Example: lmk eval gap submission.csv solution.csv --report out -i gallery.lmk --queries photos/
     """
@@ -80,9 +81,9 @@ def gap(
     from lmk.index.gallery.gallery import Gallery
 
     if report is None and queries:
-        raise UsageError("--queries are for a report", remedy="add --report DIR")
+        raise UsageError("--queries needs --report", remedy="add --report DIR")
     if root is not None and queries is None:
-        raise UsageError("--root is for the paths of --queries", remedy="add --queries CSV")
+        raise UsageError("--root needs --queries", remedy="add --queries CSV")
     answers, truth = Submission.read(submission), Truth.read(solution)
     with ExitStack() as opened:
         sources = gallery = None
@@ -104,9 +105,9 @@ def gap(
     if written:
         echo(f"lmk: wrote {written}", err=True)
     if as_json:
-        found = {each.name: gap_dict(each) for each in scores}
-        found["all"]["warnings"] = list(warnings)
-        echo_json(found)
+        facts = {each.name: gap_dict(each) for each in scores}
+        facts["all"]["warnings"] = list(warnings)
+        echo_json(facts)
     else:
         echo_gap(scores)
 
@@ -127,32 +128,36 @@ def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None
     echo_findings(submission.source, [each for each in findings if each.query_id not in ignored])
 
 
-@click.command("compare", short_help="Which submission is better, and why; blends.")
+@click.command("compare", short_help="Compare submissions by GAP, and blend them.")
 @click.argument("submissions", nargs=-1, required=True, type=FILE)
 @click.argument("solution", type=FILE)
 @click.option(
-    "--usage", type=click.Choice(["Public", "Private"]), help="Only these queries.  [default: all]"
+    "--usage",
+    type=click.Choice(["Public", "Private"]),
+    help="Score only these queries.  [default: all]",
 )
 @click.option(
     "--top",
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="Queries to name whose answers change GAP most.",
+    help="Number of queries to list, those that change GAP most.",
 )
 @click.option(
     "--blend",
     "blended",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the blend of all SUBMISSIONS, and score it too.",
+    help="Write the blend of all SUBMISSIONS to this file, and score it too.",
 )
-@click.option("--weights", metavar="W,W...", help="Of the blend, one for each.  [default: equal]")
+@click.option(
+    "--weights", metavar="W,W...", help="Weights of the submissions in the blend.  [default: equal]"
+)
 @click.option(
     "--rule",
     type=click.Choice(["rank", "score"]),
     default="rank",
     show_default=True,
-    help="What the blend adds up: places, or the confidences themselves.",
+    help="Values that the blend adds up: ranks, or the confidences themselves.",
 )
 @as_json
 @bootstrap
@@ -168,10 +173,10 @@ def compare(
     resamples: int,
     seed: int,
 ) -> None:
-    """Compare two or more SUBMISSIONS (id,landmarks) against one SOLUTION.
+    """Compare two or more SUBMISSIONS (id,landmarks) by their GAP against one SOLUTION.
 
-    Each gets its GAP; each but the first is tested against the first on the same bootstrap draws,
-    and the queries that make up the difference are named. The parts of the difference add up.
+    Each other submission is tested against the first one on the same bootstrap draws. The queries
+    that contribute most to the difference are listed; all contributions add up to it.
 
     Example: lmk eval compare old.csv new.csv solution.csv --blend both.csv --weights 1,2
     """
@@ -186,7 +191,7 @@ def compare(
             "two submissions or more are needed", remedy="lmk eval compare OLD NEW SOLUTION"
         )
     if blended is None and weights is not None:
-        raise UsageError("--weights are those of a blend", remedy="add --blend OUT.csv")
+        raise UsageError("--weights needs --blend", remedy="add --blend OUT.csv")
     shares = _weights(weights, len(submissions))
     if blended is not None:
         check_output(blended, reads=(*submissions, solution))
@@ -197,18 +202,18 @@ def compare(
     names = [str(path) for path in (*submissions, *((blended,) if blended else ()))]
     warnings = [label_warnings(each, truth) for each in read]
     pairs = [compare_two(read[0], other, truth, usage) for other in read[1:]]
-    found = _compared(names, pairs, resamples, seed)
-    for name, entry, own in zip(names, found, warnings, strict=True):
+    entries = _compared(names, pairs, resamples, seed)
+    for name, entry, own in zip(names, entries, warnings, strict=True):
         echo_warnings(name, own)
         entry["warnings"] = list(own)
-    for entry, pair, other in zip(found[1:], pairs, read[1:], strict=True):
+    for entry, pair, other in zip(entries[1:], pairs, read[1:], strict=True):
         entry["changes"] = _changes(pair, truth, read[0], other, top)
     if blended is not None:
         read[-1].write(blended)
     if as_json:
-        echo_json({"usage": usage or "all", "submissions": found})
+        echo_json({"usage": usage or "all", "submissions": entries})
     else:
-        _echo_compared(found, resamples, seed)
+        _echo_compared(entries, resamples, seed)
 
 
 def _weights(text: str | None, count: int) -> list[float] | None:
@@ -222,7 +227,7 @@ def _weights(text: str | None, count: int) -> list[float] | None:
         weights = []
     if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
         raise UsageError(
-            f"{count} numbers above 0 with commas between them are needed, got {text!r}",
+            f"needs {count} numbers above 0, separated by commas; got {text!r}",
             where="--weights",
         )
     return weights
@@ -242,30 +247,29 @@ def _blend(submissions: list[Submission], weights: list[float] | None, rule: str
 def _compared(
     names: list[str], pairs: list[GapDifference], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """For each submission its GAP, and for all but the first the test against the first."""
+    """Returns the GAP of each submission, and the test of each other one against the first."""
     from lmk.eval.scores.bootstrap import gap_interval, gap_test
 
     judged = [pairs[0].first, *(pair.second for pair in pairs)]
     gaps = [pairs[0].first_gap, *(pair.second_gap for pair in pairs)]
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for place, (name, each, value) in enumerate(zip(names, judged, gaps, strict=True)):
         entry: dict[str, Any] = {"submission": name, "gap": value, "gap_interval": None}
         if resamples:
-            interval = gap_interval(each, resamples=resamples, seed=seed)
-            entry["gap_interval"] = [interval.low, interval.high]
+            entry["gap_interval"] = bounds_of(gap_interval(each, resamples=resamples, seed=seed))
         if place:
             entry |= {"difference": value - gaps[0], "difference_interval": None, "p_value": None}
             if resamples:
                 test = gap_test(judged[0], each, resamples=resamples, seed=seed)
                 entry |= {"difference_interval": [test.low, test.high], "p_value": test.p_value}
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _changes(
     pair: GapDifference, truth: Truth, first: Submission, second: Submission, top: int
 ) -> list[dict[str, Any]]:
-    """The queries that change GAP most, with what each submission says of them."""
+    """Returns the queries that change GAP most, with the answer of each submission."""
 
     def answer(submission: Submission, query: str) -> str | None:
         row = submission.row_of.get(query)
@@ -286,11 +290,10 @@ def _changes(
     return rows
 
 
-def _echo_compared(found: list[dict[str, Any]], resamples: int, seed: int) -> None:
+def _echo_compared(entries: list[dict[str, Any]], resamples: int, seed: int) -> None:
     header, rows = ["", "GAP", "difference", "p"], []
-    for entry in found:
-        bounds = bounds_text(*(entry["gap_interval"] or (None, None)))
-        row = [entry["submission"], f"{entry['gap']:.4f}" + (f" [{bounds}]" if bounds else "")]
+    for entry in entries:
+        row = [entry["submission"], score_text(entry["gap"], entry["gap_interval"])]
         if "difference" in entry:
             low, high = entry["difference_interval"] or (None, None)
             inner = "" if low is None else f" [{low:+.4f} to {high:+.4f}]"
@@ -302,11 +305,12 @@ def _echo_compared(found: list[dict[str, Any]], resamples: int, seed: int) -> No
         rows.append([*row, "", ""][:4])
     echo_table(header, rows)
     echo(interval_note(resamples, seed))
-    for entry in found[1:]:
+    for entry in entries[1:]:
         if not entry["changes"]:
             continue
         echo()
-        echo(f"{entry['submission']}: what changes GAP most against {found[0]['submission']}")
+        first, second = entries[0]["submission"], entry["submission"]
+        echo(f"queries that change GAP most from {first} to {second}")
         echo_table(
             ("query", "change", "truth", "before", "after"),
             [

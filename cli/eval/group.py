@@ -1,4 +1,4 @@
-"""`lmk eval`: the group, and what belongs to it."""
+"""The command group `lmk eval`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmk.cli.eval.tags import tags
 
 @click.group("eval")
 def evaluate() -> None:
-    """Score answers as the contests and benchmarks do."""
+    """Score submissions by the rules of the contests and benchmarks."""
 
 
 for command in (gap, retrieval, revisited, tags, compare):

@@ -1,4 +1,4 @@
-"""Options and arguments that the commands of `lmk eval` have in common."""
+"""Options that the commands of `lmk eval` share."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ if TYPE_CHECKING:
     from lmk.eval.files.truth import RetrievalTruth, Truth
 
 FILE = click.Path(path_type=Path)
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --resamples and --seed."""
+    """Adds the options --resamples and --seed to a command."""
     for option in (
         click.option(
             "--seed",
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="Of the draws.",
+            help="Random seed for the draws.",
         ),
         click.option(
             "--resamples",
             type=click.IntRange(min=0),
             default=1000,
             show_default=True,
-            help="Bootstrap draws of the queries for the intervals; 0 for none.",
+            help="Number of bootstrap draws for the intervals; 0 for no intervals.",
         ),
     ):
         command = option(command)
@@ -38,6 +37,6 @@ def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parts(truth: Truth | RetrievalTruth) -> list[tuple[str, str | None]]:
-    """What is scored apart: (name, usage) of everything, then of Public and Private if there."""
+    """Returns the parts to score as (name, usage): all, then Public and Private if present."""
     usages = [usage for usage in ("Public", "Private") if usage in truth.usage]
     return [("all", None), *((usage, usage) for usage in usages)]

@@ -1,4 +1,4 @@
-"""`lmk eval gap --report`: gathers pictures and neighbours, writes the page."""
+"""The page of `lmk eval gap --report`, with the pictures and neighbours of wrong answers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
 
 PAGE = "report.html"
-_NEIGHBOURS = 5  # shown of each query
-_SEARCHED = 100  # looked through for the true landmark
+_NEIGHBOURS = 5  # shown for each query
+_SEARCHED = 100  # searched for the true landmark
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Shown:
     """The pictures of one wrong answer.
 
     Attributes:
-        path: of the query; None where it is not among those given.
-        neighbours: gallery pictures, those that voted for the index's answer first.
+        path: the file of the query; None where --queries does not have it.
+        neighbours: gallery pictures; those that voted for the index's answer come first.
         true: the nearest picture of the true landmark, where `neighbours` has none.
-        true_rank: its place among the nearest, from 1; None where it is not among `searched`.
-        searched: how many neighbours were looked through.
+        true_rank: its rank among the nearest, from 1; None where it is not among `searched`.
+        searched: the number of neighbours that were searched.
     """
 
     path: str | None
@@ -48,14 +48,14 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What a report takes pictures from.
+    """The sources of the pictures in a report.
 
     Attributes:
-        folder: to write to.
-        index: the index's path, for class sizes, and with `manifest` for neighbours.
-        gallery: of the index.
-        recognizer: of the index; None where there are no queries to ask it about.
-        manifest: the queries' pictures; ids are those of the submission.
+        folder: the folder to write to.
+        index: the path of the index, for class sizes, and with `manifest` for neighbours.
+        gallery: the gallery of the index.
+        recognizer: the recognizer of the index; None without query pictures.
+        manifest: the query pictures; ids are those of the submission.
     """
 
     folder: Path
@@ -69,16 +69,16 @@ class Sources:
 def open_sources(
     folder: Path, index: Path | None, queries: Path | None, root: Path | None
 ) -> Iterator[Sources]:
-    """Checks and opens all that a report needs, before anything is computed.
+    """Checks and opens the sources of a report before any score is computed.
 
     Args:
-        folder: made later if it is not there; the folder above must be.
+        folder: the folder to write to; its parent must exist.
         index: an index, or None.
-        queries: the queries' pictures, a folder or CSV, or None.
-        root: where the paths of that CSV start.
+        queries: the query pictures, a folder or CSV, or None.
+        root: the folder where the paths of that CSV start.
 
     Raises:
-        UsageError: no such folder or file.
+        UsageError: a folder or file does not exist.
         GalleryError: the index cannot be used.
     """
     from lmk.embed.errors import UsageError
@@ -87,7 +87,7 @@ def open_sources(
 
     require_folder(folder)
     if folder.exists() and not folder.is_dir():
-        raise UsageError("is a file, a folder is wanted", where=folder, remedy="name another")
+        raise UsageError("is a file, not a folder", where=folder, remedy="name another folder")
     if folder.exists():
         check_output(folder / PAGE)
     manifest = None if queries is None else read_pictures(queries, root=root)
@@ -108,16 +108,16 @@ def write_report(
     scores: Sequence[GapScores],
     warnings: Sequence[str] = (),
 ) -> Path:
-    """Writes report.html, one page that needs no other file; gives its path.
+    """Writes report.html, one page that needs no other file, and returns its path.
 
     Args:
-        sources: where to write, and where pictures are.
-        submission, truth: what is reported.
-        scores: of all queries first, then of the parts.
-        warnings: about the labels, shown above the scores.
+        sources: the folder to write to, and the sources of pictures.
+        submission, truth: the answers and the solution.
+        scores: the scores of all queries first, then of the parts.
+        warnings: warnings about the labels, shown above the scores.
 
     Raises:
-        SubmissionError: an unknown query id, or no query with a landmark.
+        SubmissionError: a query id is unknown, or no query shows a landmark.
         StorageError: the folder cannot be written.
     """
     from lmk.embed.errors import storage_errors
@@ -151,7 +151,7 @@ def write_report(
 def _pictures(
     cases: Sequence[Case], manifest: Manifest | None, recognizer: Recognizer | None
 ) -> tuple[dict[str, Shown], int]:
-    """What to show of each case, and how many the index now answers in another way."""
+    """Returns the pictures of each case, and the number of cases with another answer now."""
     if manifest is None:
         return {}, 0
     wanted = {case.query for case in cases}
@@ -170,7 +170,7 @@ def _pictures(
     for case in cases:
         answer = answers.get(str(file_of.get(case.query)))
         if answer is None:
-            continue  # the picture is not there, or cannot be read
+            continue  # the picture does not exist or cannot be read
         others += answer.best != case.answer
         near = answer.neighbours
         first = near[:_NEIGHBOURS]

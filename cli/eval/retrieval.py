@@ -1,16 +1,24 @@
-"""`lmk eval retrieval` and `lmk eval revisited`."""
+"""The commands `lmk eval retrieval` and `lmk eval revisited`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.eval.options import FILE, as_json, bootstrap, parts
-from lmk.cli.eval.tables import bounds_text, echo_findings, echo_warnings, interval_note
+from lmk.cli.eval.options import FILE, bootstrap, parts
+from lmk.cli.eval.tables import (
+    bounds_of,
+    echo_findings,
+    echo_missing,
+    echo_warnings,
+    interval_note,
+    score_text,
+)
 from lmk.cli.index_path import INDEX
+from lmk.cli.options import as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.tables import echo_table
 
@@ -32,10 +40,10 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="Ranks that count.",
+    help="Number of ranks that count.",
 )
-@click.option("-i", "--index", type=INDEX, help="The index whose labels say what is right.")
-@click.option("--gallery", type=FILE, help="Or a CSV id,landmark_id that says it.")
+@click.option("-i", "--index", type=INDEX, help="The index, which has the labels of the pictures.")
+@click.option("--gallery", type=FILE, help="A CSV id,landmark_id, instead of an index.")
 @as_json
 @bootstrap
 def retrieval(
@@ -48,11 +56,12 @@ def retrieval(
     resamples: int,
     seed: int,
 ) -> None:
-    """Mean average precision (mAP@100) of SUBMISSION (id,images) against SOLUTION.
+    """Score SUBMISSION (id,images) against SOLUTION by mean average precision (mAP@100).
 
-    SOLUTION names the right pictures of each query (id,images[,Usage], as GLDv2's retrieval
-    solution). With --index or --gallery it names the queries' landmarks (id,landmarks[,Usage]):
-    pictures of the same landmark are right, and queries that have none are left out.
+    SOLUTION has the right pictures of each query (id,images[,Usage], as GLDv2's retrieval
+    solution). With --index or --gallery it has the landmarks of the queries
+    (id,landmarks[,Usage]): pictures of the same landmark are right, and queries without a picture
+    of their landmark are left out.
 
     Example: lmk eval retrieval retrieval.csv solution.csv -i gallery.lmk
     """
@@ -64,31 +73,32 @@ def retrieval(
     from lmk.eval.scores.average_precision import judge_retrieval
 
     if index and gallery:
-        raise UsageError("--index and --gallery both say what is right", remedy="give one of them")
-    found = RetrievalSubmission.read(submission)
-    known = None
+        raise UsageError("--index and --gallery exclude each other", remedy="give one of them")
+    lists = RetrievalSubmission.read(submission)
+    gallery_ids = None
     if index or gallery:
         labelled = _labelled(index, gallery)
         truth = _truth_by_label(solution, labelled, index or gallery)
         if index:
-            known = {id_ for id_, _ in labelled}
+            gallery_ids = {id_ for id_, _ in labelled}
     else:
         truth = RetrievalTruth.read(solution)
-    warnings = image_warnings(found, truth)
+    warnings = image_warnings(lists, truth)
     scores: dict[str, dict[str, Any]] = {
         name: _retrieval_scores(
-            judge_retrieval(found, truth, usage, k=ranks), resamples=resamples, seed=seed
+            judge_retrieval(lists, truth, usage, k=ranks), resamples=resamples, seed=seed
         )
         for name, usage in parts(truth)
     }
-    named = set(found.query_ids)
+    named = set(lists.query_ids)
     scored = [truth.query_ids[row] for row in truth.rows()]
-    _echo_missing(submission, [query for query in scored if query not in named], len(scored))
+    missing = [query for query in scored if query not in named]
+    echo_missing(submission, missing, len(scored), "queries", "they count as empty lists")
     echo_warnings(submission, warnings)
     scores["all"]["warnings"] = list(warnings)
-    odd = validate_retrieval(found, gallery_ids=known)
+    findings = validate_retrieval(lists, gallery_ids=gallery_ids)
     echo_findings(
-        submission, [each for each in odd if each.kind != "too many" or ranks == MAX_IMAGES]
+        submission, [each for each in findings if each.kind != "too many" or ranks == MAX_IMAGES]
     )
     if as_json:
         echo_json(scores)
@@ -99,7 +109,10 @@ def retrieval(
 def _truth_by_label(
     solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
 ) -> RetrievalTruth:
-    """The gallery pictures that share a landmark with each query; the others become Ignored."""
+    """Returns the gallery pictures that share a landmark with each query.
+
+    Queries without such a picture become Ignored.
+    """
     from lmk.embed.errors import SubmissionError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
     from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
@@ -113,7 +126,7 @@ def _truth_by_label(
         tuple(dict.fromkeys(id_ for label in labels for id_ in pictures.get(label, ())))
         for labels in truth.labels
     )
-    usage = tuple(of if found else IGNORED for of, found in zip(truth.usage, images, strict=True))
+    usage = tuple(old if own else IGNORED for old, own in zip(truth.usage, images, strict=True))
     wanted = {label for labels in truth.labels for label in labels}
     text = similar_text(similar_pairs(wanted, pictures), "label", others=f"those of {source}")
     if not any(images):
@@ -130,14 +143,14 @@ def _truth_by_label(
     if lost:
         echo(
             f"lmk: {solution}: {lost:,} of {len(truth):,} queries show no landmark of "
-            f"{source}: they are left out",
+            f"{source} and are left out",
             err=True,
         )
     return RetrievalTruth(truth.query_ids, images, usage, truth.source)
 
 
 def _labelled(index: Path | None, gallery: Path | None) -> list[tuple[str, tuple[str, ...]]]:
-    """Id and labels of each gallery picture."""
+    """Returns id and labels of each gallery picture."""
     from lmk.eval.files.truth import Truth
     from lmk.index.gallery.gallery import Gallery
 
@@ -185,7 +198,7 @@ def _echo_retrieval(
         [
             (
                 name,
-                _with_bounds(each["map"], each["map_interval"]),
+                score_text(each["map"], each["map_interval"]),
                 f"{each['queries']:,}",
                 *(f"{value:.4f}" for value in each["precision"].values()),
                 f"{each['recall'][str(ranks)]:.4f}",
@@ -194,7 +207,7 @@ def _echo_retrieval(
             for name, each in scores.items()
         ],
     )
-    echo(f"first hit: the median rank of the first right picture, {ranks + 1} where none is")
+    echo(f"first hit: the median rank of the first right picture, {ranks + 1} without one")
     echo(interval_note(resamples, seed))
 
 
@@ -216,12 +229,13 @@ def revisited(
     resamples: int,
     seed: int,
 ) -> None:
-    """Revisited Oxford or Paris: mAP and mP@1, 5, 10, easy, medium and hard.
+    """Score a ranking of revisited Oxford or Paris: mAP and mP@1, 5, 10, easy, medium and hard.
 
-    GROUND_TRUTH is gnd_roxford5k.pkl or gnd_rparis6k.pkl. The ranking comes as --ranks: whole
-    numbers [queries, k], database rows from 0, best first, -1 where a list is shorter (with
-    --columns [k, queries], as revisitop keeps them), or a CSV of names; or as --database and
-    --queries: float rows in the order of the ground truth, ranked by dot product.
+    GROUND_TRUTH is gnd_roxford5k.pkl or gnd_rparis6k.pkl. --ranks gives the ranking as whole
+    numbers [queries, k]: database rows from 0, best first, -1 where a list is shorter. With
+    --columns the array is [k, queries], as in revisitop. --ranks can also be a CSV of names.
+    --database and --queries give features instead: float rows in the order of the ground truth,
+    which are ranked by dot product.
 
     Example: lmk eval revisited gnd_roxford5k.pkl --database db.npy --queries queries.npy
     """
@@ -231,12 +245,12 @@ def revisited(
     if ranks is None and (database is None or queries is None):
         raise UsageError("give --ranks, or both --database and --queries")
     if ranks is not None and (database is not None or queries is not None):
-        raise UsageError("--ranks is the ranking already", remedy="leave the features out")
+        raise UsageError("--ranks needs no features", remedy="leave out --database and --queries")
     if columns and ranks is None:
         raise UsageError("--columns is for the .npy file of --ranks")
     truth = read_ground_truth(ground_truth)
     try:
-        found = _evaluate(truth, ranks, columns, database, queries)
+        results = _evaluate(truth, ranks, columns, database, queries)
     except ValueError as error:
         raise SubmissionError(str(error), where=ground_truth) from error
     scores = {
@@ -248,7 +262,7 @@ def revisited(
             "resamples": resamples,
             "seed": seed,
         }
-        for protocol, score in found.items()
+        for protocol, score in results.items()
     }
     if as_json:
         echo_json(scores)
@@ -269,7 +283,7 @@ def _evaluate(
 
     if ranks is not None:
         lists, missing = read_ranks(ranks, truth, columns=columns)
-        _echo_missing(ranks, missing, len(truth))
+        echo_missing(ranks, missing, len(truth), "queries", "they count as empty lists")
         return evaluate_ranks(lists, truth)
     assert database is not None
     assert queries is not None
@@ -279,7 +293,7 @@ def _evaluate(
         raise SubmissionError(
             f"{of_queries.shape[1]} numbers a picture, {database} has {of_database.shape[1]}",
             where=queries,
-            remedy="describe both with the same network",
+            remedy="compute both with the same network",
         )
     return evaluate_features(of_database, of_queries, truth)
 
@@ -291,7 +305,7 @@ def _echo_revisited(scores: dict[Protocol, dict[str, Any]], resamples: int, seed
         [
             (
                 protocol,
-                _with_bounds(each["map"], each["map_interval"]),
+                score_text(each["map"], each["map_interval"]),
                 *(f"{value:.4f}" for value in each["mean_precision"].values()),
                 f"{each['queries']:,}",
             )
@@ -306,19 +320,4 @@ def _interval(values: NDArray[np.float64], resamples: int, seed: int) -> list[fl
 
     if not resamples:
         return None
-    interval = mean_interval(values, resamples=resamples, seed=seed)
-    return [interval.low, interval.high]
-
-
-def _with_bounds(value: float, bounds: Sequence[float] | None) -> str:
-    return f"{value:.4f}" + (f" [{bounds_text(*bounds)}]" if bounds else "")
-
-
-def _echo_missing(file: Path, missing: Collection[str], queries: int) -> None:
-    if missing:
-        first = next(iter(missing))
-        echo(
-            f"lmk: {file}: {len(missing):,} of {queries:,} queries have no row (the first is "
-            f"{first}): nothing was found for them",
-            err=True,
-        )
+    return bounds_of(mean_interval(values, resamples=resamples, seed=seed))

@@ -1,8 +1,8 @@
-"""What `lmk eval` prints: columns of text, and the dictionaries behind --json."""
+"""Output of `lmk eval`: tables, JSON dictionaries and notes on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmk.cli.printing import echo
@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 
 
 def bounds_text(low: float | None, high: float | None) -> str:
-    """ "0.812 to 0.870", or nothing."""
-    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    """Returns " [0.812 to 0.870]"; nothing without bounds."""
+    return "" if low is None or high is None else f" [{low:.3f} to {high:.3f}]"
 
 
-def estimate_text(estimate: Estimate | Interval | None) -> str:
-    """ "0.8422 [0.812 to 0.870]"; "-" where the score is not defined."""
-    if estimate is None:
-        return "-"
-    bounds = bounds_text(estimate.low, estimate.high)
-    return f"{estimate.value:.4f} [{bounds}]" if bounds else f"{estimate.value:.4f}"
+def score_text(value: float, bounds: Sequence[float] | None) -> str:
+    """Returns "0.8422 [0.812 to 0.870]"; the value alone without bounds."""
+    return f"{value:.4f}{bounds_text(*(bounds or (None, None)))}"
+
+
+def bounds_of(estimate: Estimate | Interval | None) -> list[float] | None:
+    """Returns the bounds of an interval for JSON; None where there is none."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return [estimate.low, estimate.high]
 
 
 def interval_note(resamples: int, seed: int) -> str:
-    """What the brackets are."""
+    """Returns the line that explains the brackets of a table."""
     return (
         f"[ ]: 95 % interval of {resamples:,} bootstrap draws of the queries, seed {seed}"
         if resamples
@@ -37,20 +41,20 @@ def interval_note(resamples: int, seed: int) -> str:
 
 
 def gap_dict(scores: GapScores) -> dict[str, Any]:
-    """For JSON."""
+    """Returns the scores of one part of the queries for JSON."""
     return {
         "gap": scores.gap.value,
         "queries": scores.queries,
         "with_landmark": scores.with_landmark,
         "answered": scores.answered,
         "right": scores.right,
-        "gap_interval": _bounds(scores.gap),
+        "gap_interval": bounds_of(scores.gap),
         "landmark_only_gap": scores.landmark_only.value,
-        "landmark_only_interval": _bounds(scores.landmark_only),
+        "landmark_only_interval": bounds_of(scores.landmark_only),
         "contest_gap": None if scores.contest is None else scores.contest.value,
-        "contest_interval": None if scores.contest is None else _bounds(scores.contest),
+        "contest_interval": bounds_of(scores.contest),
         "accuracy": scores.accuracy.value,
-        "accuracy_interval": _bounds(scores.accuracy),
+        "accuracy_interval": bounds_of(scores.accuracy),
         "resamples": scores.resamples,
         "seed": scores.seed,
         "level": scores.level,
@@ -58,7 +62,7 @@ def gap_dict(scores: GapScores) -> dict[str, Any]:
 
 
 def echo_gap(parts: Sequence[GapScores]) -> None:
-    """The two tables of `lmk eval gap`."""
+    """Prints the two tables of `lmk eval gap`."""
     echo_table(
         ("", "GAP", "queries", "landmark", "answered", "right"),
         [
@@ -81,32 +85,50 @@ def echo_gap(parts: Sequence[GapScores]) -> None:
         ("98 % without landmark", [each.contest for each in parts]),
         ("acc@1", [each.accuracy for each in parts]),
     ):
-        columns.append((name, *map(estimate_text, estimates)))
+        cells = (
+            "-" if each is None else score_text(each.value, bounds_of(each)) for each in estimates
+        )
+        columns.append((name, *cells))
     echo_table(columns[0], columns[1:])
     first = parts[0]
     echo(interval_note(first.resamples, first.seed))
 
 
 def echo_warnings(file: object, warnings: Iterable[str]) -> None:
-    """One line on stderr for each warning about a file."""
+    """Prints one line on stderr for each warning about a file."""
     for warning in warnings:
         echo(f"lmk: {file}: {warning}", err=True)
 
 
 def echo_findings(file: object, findings: Sequence[SubmissionFinding]) -> None:
-    """One line on stderr for each kind of finding: how many, and the first."""
+    """Prints one line on stderr for each kind of finding: the first one, and how many follow."""
     by_kind: dict[str, list[SubmissionFinding]] = {}
     for finding in findings:
         by_kind.setdefault(finding.kind, []).append(finding)
-    for kind, found in by_kind.items():
-        first = found[0]
+    for kind, findings_of_kind in by_kind.items():
+        first, others = findings_of_kind[0], len(findings_of_kind) - 1
         where = "" if first.line is None else f", line {first.line}"
-        more = "" if len(found) == 1 else f"; {len(found) - 1:,} more like it"
+        more = f"; {others:,} more like it" if others else ""
         query = f"(query {first.query_id})"
         echo(f"lmk: {file}{where}: {kind}: {first.reason} {query}{more}", err=True)
 
 
-def _bounds(estimate: Estimate) -> list[float] | None:
-    if estimate.low is None or estimate.high is None:
-        return None
-    return [estimate.low, estimate.high]
+def echo_missing(
+    file: object, missing: Collection[str], count: int, noun: str, consequence: str
+) -> None:
+    """Prints on stderr how many rows a file lacks.
+
+    Args:
+        file: the file.
+        missing: the ids without a row.
+        count: the number of ids that the solution has.
+        noun: "queries" or "pictures".
+        consequence: the end of the line.
+    """
+    if missing:
+        first = next(iter(missing))
+        echo(
+            f"lmk: {file}: {len(missing):,} of {count:,} {noun} have no row (the first is "
+            f"{first}): {consequence}",
+            err=True,
+        )

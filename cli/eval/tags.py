@@ -1,4 +1,4 @@
-"""`lmk eval tags`."""
+"""The command `lmk eval tags`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.eval.options import FILE, as_json, bootstrap
-from lmk.cli.eval.tables import bounds_text, echo_warnings, interval_note
-from lmk.cli.options import named_relations, relations_by_option, relations_option
+from lmk.cli.eval.options import FILE, bootstrap
+from lmk.cli.eval.tables import bounds_of, echo_missing, echo_warnings, interval_note, score_text
+from lmk.cli.options import as_json, named_relations, relations_by_option, relations_option
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import Float
 from lmk.cli.tables import echo_table
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Tags of each picture that are taken for P, R and F1.",
+    help="Number of best tags of each picture that count for P, R and F1.",
 )
 @click.option(
     "--threshold",
     type=Float(),
-    help="Also score the tags given from this score on.  [default: those of a column given]",
+    help="Also score the tags with at least this score.  [default: those in a column given]",
 )
 @relations_option
 @relations_by_option
@@ -50,14 +50,13 @@ def tags(
     resamples: int,
     seed: int,
 ) -> None:
-    """Scores of PREDICTIONS (id,tags with "tag:score" pairs) against SOLUTION (id,tags).
+    """Score PREDICTIONS (id,tags with "tag:score" pairs) against SOLUTION (id,tags).
 
-    In both files blanks stand between the tags of a picture, as in `cat:0.98 sofa:0.4`; further
-    columns are skipped. A tag that a prediction does not name ranks below all that it names.
-    Precision, recall and F1 of the k best tags are means over pictures that have a true tag. Where
-    PREDICTIONS has a column `given` (`lmk tag -o` writes it), or with --threshold, precision,
-    recall and F1 of the tags given are scored too, tag by tag. --relations adds to the true tags
-    what follows from them.
+    In both files blanks separate the tags of a picture, as in `cat:0.98 sofa:0.4`. Other columns
+    are ignored. A tag without a score ranks below all tags with one. Precision, recall and F1 of
+    the k best tags are means over pictures that have a true tag. With --threshold, or where
+    PREDICTIONS has a column `given` (`lmk tag -o` writes it), precision, recall and F1 of the
+    assigned tags are computed for each tag too. --relations adds the ancestors of the true tags.
 
     Example: lmk eval tags predictions.csv tags.csv -k 5
     """
@@ -77,17 +76,14 @@ def tags(
     interval = mean_interval(pictures.f1, resamples=resamples, seed=seed) if resamples else None
     warnings = tag_warnings(table.predicted, table.true)
     echo_warnings(predictions, warnings)
-    if table.missing:
-        echo(
-            f"lmk: {predictions}: {len(table.missing):,} of {len(table.ids):,} pictures have no "
-            f"row (the first is {table.missing[0]}): they count as without tags",
-            err=True,
-        )
+    echo_missing(
+        predictions, table.missing, len(table.ids), "pictures", "they count as without tags"
+    )
     if as_json:
-        found = _as_dict(by_tag, pictures, interval, resamples, seed)
-        found |= {"warnings": list(warnings)}
-        found |= {"given": None if decided is None else _given_dict(decided)}
-        echo_json(found)
+        facts = _as_dict(by_tag, pictures, interval, resamples, seed)
+        facts |= {"warnings": list(warnings)}
+        facts |= {"given": None if decided is None else _given_dict(decided)}
+        echo_json(facts)
     else:
         _echo(by_tag, pictures, interval, len(table.ids), decided)
         echo(interval_note(resamples, seed))
@@ -108,7 +104,7 @@ def _as_dict(
         "precision": precision,
         "recall": recall,
         "f1": f1,
-        "f1_interval": [interval.low, interval.high] if interval else None,
+        "f1_interval": bounds_of(interval),
         "macro_map": by_tag.macro,
         "micro_map": by_tag.micro,
         "tags": {
@@ -147,21 +143,20 @@ def _echo(
     decided: DecisionScores | None,
 ) -> None:
     precision, recall, f1 = pictures.means()
-    bounds = f" [{bounds_text(interval.low, interval.high)}]" if interval else ""
     k = pictures.k
     echo(
-        f"P@{k} {precision:.4f}  R@{k} {recall:.4f}  F1@{k} {f1:.4f}{bounds}  "
+        f"P@{k} {precision:.4f}  R@{k} {recall:.4f}  F1@{k} {score_text(f1, bounds_of(interval))}  "
         f"(means over {len(pictures.rows):,} pictures; {pictures.skipped:,} have no true tag)"
     )
-    known = sum(support > 0 for support in by_tag.support)
+    with_support = sum(support > 0 for support in by_tag.support)
     echo(
-        f"mAP macro {by_tag.macro:.4f} (over {known:,} tags)  micro {by_tag.micro:.4f}  "
+        f"mAP macro {by_tag.macro:.4f} (over {with_support:,} tags)  micro {by_tag.micro:.4f}  "
         f"({count:,} pictures)"
     )
     if decided is not None:
         for kind, values in (("micro", decided.micro), ("macro", decided.macro)):
             precision, recall, f1 = values
-            echo(f"tags given, {kind}: P {precision:.4f}  R {recall:.4f}  F1 {f1:.4f}")
+            echo(f"assigned tags, {kind}: P {precision:.4f}  R {recall:.4f}  F1 {f1:.4f}")
     echo()
     scored = [tag for tag in range(len(by_tag.names)) if by_tag.support[tag]]
     scored.sort(key=lambda tag: (-by_tag.average_precision[tag], by_tag.names[tag]))

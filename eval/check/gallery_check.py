@@ -1,4 +1,4 @@
-"""What is wrong in a set of pictures: copies, label errors, hubs, and files that give nothing."""
+"""Faults in a set of pictures: copies, label errors, hubs, small and unreadable files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lmk.eval.check.same_photo import SAME_PHOTO, Grey, alikeness, one_thread_op
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.neighbours import NO_ROW
 
-# Gravest first; findings stand in this order.
+# Most serious first, which is the order of findings.
 KINDS = {
     "unreadable": "files that cannot be read as pictures",
     "duplicate_conflict": "equal files under different labels",
@@ -39,36 +39,36 @@ KINDS = {
 }
 
 NEIGHBOURS = 10  # k of the k-occurrence
-VOTERS = 5  # nearest pictures that a label error needs nearly all of
-VOTES = 4  # of them, how many must carry one other label
+VOTERS = 5  # nearest pictures that vote about a label error
+VOTES = 4  # votes for one other label that make a label error
 COPY_CANDIDATES = 5  # nearest pictures that are compared point by point
-# Two pictures are compared point by point from this cosine on, rescaled so that 0 is the mean of
-# the set and 1 the same picture; with any network copies cropped to 0.6 of each side reach it.
+# Two pictures of at least this cosine are compared point by point. It is rescaled so that 0 is the
+# mean of the set and 1 the same picture. Copies cropped to 0.6 of a side reach it (any network).
 LEAST_RESCALED = 0.22
-MOST_NEEDED = 0.6  # and in any case from this cosine on: of a few pictures the mean says little
-HUB_TIMES = 5  # a hub: among the neighbours of 5 k pictures, the mean being k
-BAD_HUB_TIMES = 2  # or of 2 k pictures of other labels
+MOST_NEEDED = 0.6  # pictures with this cosine are compared in any case: a mean of few is uncertain
+HUB_TIMES = 5  # a hub is among the neighbours of 5 k pictures, where the mean is k
+BAD_HUB_TIMES = 2  # or of 2 k pictures with other labels
 SMALL_SIDE = 100  # pixels
-_GREYS_KEPT = 4096  # of at most 37 kB each
-_PAIRS_AT_A_TIME = 64  # so that Ctrl-C is heard soon
+_CACHED_GREYS = 4096  # of at most 37 kB each
+_PAIRS_AT_A_TIME = 64  # few, so that Ctrl-C stops the check soon
 _VICTIMS = 5  # pictures of other labels shown with a hub
 
 
 @dataclass(frozen=True)
 class DataFinding:
-    """One thing found.
+    """One fault in the data.
 
     Attributes:
         kind: one of KINDS.
-        score: higher is worse, within a kind: correlation of copies (1 for equal files);
-            similarity times share of the votes for another label; k-occurrence over k of a hub;
-            1 - side / limit of a small picture; 1 where there are no degrees.
-        pictures: those it is about, the first one foremost.
+        score: higher is worse, within a kind. Copies: correlation (1 for equal files). Label
+            errors: similarity times the proportion of votes for the other label. Hubs:
+            k-occurrence over k. Small pictures: 1 - side / limit. Other kinds: 1.
+        pictures: the pictures concerned, the main one first.
         note: the evidence, in words.
         suggestion: the label that the neighbours of a label error have.
 
     Raises:
-        ValueError: on an unknown kind, or no picture.
+        ValueError: the kind is unknown, or there is no picture.
     """
 
     kind: str
@@ -86,14 +86,15 @@ class DataFinding:
 
 @dataclass(frozen=True)
 class GalleryCheck:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        pictures: those that could be read.
-        photos: different ones among them: equal files counted once.
-        findings: by kind (in the order of KINDS), then score falling, then id of the first picture.
-        k: neighbours looked at for hubs; 0 where there are fewer than two pictures.
-        skewness: of the k-occurrence; about 0 without hubs, above 1 with strong ones.
+        pictures: the number of readable pictures.
+        photos: the number of different ones: equal files count once.
+        findings: by kind (in the order of KINDS), then by falling score, then by id of the first
+            picture.
+        k: the number of neighbours of the k-occurrence; 0 for fewer than two pictures.
+        skewness: skewness of the k-occurrence; about 0 without hubs, above 1 with strong ones.
     """
 
     pictures: int
@@ -103,7 +104,7 @@ class GalleryCheck:
     skewness: float
 
     def of(self, kind: str) -> tuple[DataFinding, ...]:
-        """The findings of one kind, worst first."""
+        """Returns the findings of one kind, worst first."""
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
 
@@ -115,26 +116,27 @@ def check_gallery(
     small_side: int = SMALL_SIDE,
     on_progress: Progress = no_progress,
 ) -> GalleryCheck:
-    """Looks for what is wrong in the pictures of a manifest.
+    """Returns the faults in the pictures of a manifest.
 
-    Reads the pictures again where copies are suspected, and the head of every file for its size.
+    The check reads the pictures of possible copies again, and the header of every file for its
+    size.
 
     Args:
         manifest: the pictures.
-        extraction: of this manifest.
-        embeddings: of extraction.pictures, in their order.
-        small_side: pictures with a shorter side below it, in pixels, are very small.
+        extraction: the extraction of this manifest.
+        embeddings: the embeddings of extraction.pictures, in their order.
+        small_side: pictures with a shorter side below this number of pixels count as small.
         on_progress: called with (stage, done, total).
 
     Raises:
-        ValueError: when embeddings and extraction do not fit.
+        ValueError: embeddings and extraction have different pictures.
     """
     pictures = extraction.pictures
     if embeddings.ids != tuple(picture.row.id for picture in pictures):
         raise ValueError("the embeddings are not those of the extracted pictures")
     rows = [picture.row for picture in pictures]
     equal = _equal_files(pictures)
-    # One picture stands for all equal ones: they are one photo, and would be their own neighbours.
+    # One picture represents its equal files, which would otherwise be its neighbours.
     firsts = np.array([group[0] for group in equal], np.int64)
     near = _neighbours(embeddings, firsts)
     pairs = _copies(manifest, rows, near, least_cosine(embeddings.vectors[firsts]), on_progress)
@@ -171,14 +173,14 @@ def _equal_files(pictures: Sequence[Extracted]) -> list[list[int]]:
 
 
 def _neighbours(embeddings: Embeddings, chosen: NDArray[np.int64]) -> _Near:
-    """The nearest of the chosen pictures to each of them, itself left out."""
+    """Returns the nearest chosen pictures to each chosen picture, without itself."""
     if len(chosen) < 2:
         return {int(i): [] for i in chosen}
     ids = tuple(embeddings.ids[i] for i in chosen)
     photos = Embeddings(embeddings.vectors[chosen], ids, embeddings.fingerprint)
-    found = FlatSearcher.of_embeddings(photos).search(photos, NEIGHBOURS + 1)
+    nearest = FlatSearcher.of_embeddings(photos).search(photos, NEIGHBOURS + 1)
     near: _Near = {}
-    for i, (rows, scores) in enumerate(zip(found.rows, found.scores, strict=True)):
+    for i, (rows, scores) in enumerate(zip(nearest.rows, nearest.scores, strict=True)):
         others = [
             (int(chosen[row]), float(score))
             for row, score in zip(rows, scores, strict=True)
@@ -189,10 +191,9 @@ def _neighbours(embeddings: Embeddings, chosen: NDArray[np.int64]) -> _Near:
 
 
 def least_cosine(vectors: NDArray[np.float32]) -> float:
-    """The cosine from which on two pictures may be copies of one photo.
+    """Returns the smallest cosine of two pictures that may be copies of one photo.
 
-    Networks differ in the mean cosine of two pictures, which is the background that the cosine is
-    rescaled by.
+    The cosine is rescaled by the mean cosine of two pictures, in which networks differ.
 
     Args:
         vectors: float32 [n, dim] of different pictures, each of length 1.
@@ -208,7 +209,7 @@ def least_cosine(vectors: NDArray[np.float32]) -> float:
 def _copies(
     manifest: Manifest, rows: Sequence[Row], near: _Near, least: float, on_progress: Progress
 ) -> dict[tuple[int, int], float]:
-    """Pairs of pictures that are one photo, and how well they agree."""
+    """Returns the pairs of pictures that are one photo, with their correlations."""
     candidates = sorted(
         {
             (min(i, j), max(i, j))
@@ -218,7 +219,7 @@ def _copies(
         }
     )
 
-    @lru_cache(_GREYS_KEPT)
+    @lru_cache(_CACHED_GREYS)
     def grey(i: int) -> Grey | None:
         return read_grey(manifest.file(rows[i]))
 
@@ -237,7 +238,7 @@ def _copies(
 
 
 def _connected(pairs: Iterable[tuple[int, int]]) -> dict[int, frozenset[int]]:
-    """The group of each picture that is in a pair: all that pairs lead to."""
+    """Returns the connected component of each picture that is in a pair."""
     groups: dict[int, frozenset[int]] = {}
     for i, j in pairs:
         joined = groups.get(i, frozenset([i])) | groups.get(j, frozenset([j]))
@@ -246,7 +247,7 @@ def _connected(pairs: Iterable[tuple[int, int]]) -> dict[int, frozenset[int]]:
 
 
 def _disagree(rows: Iterable[Row]) -> bool:
-    """Whether two of the pictures have labels and none in common."""
+    """Returns whether two of the pictures have labels, but none in common."""
     labels = {frozenset(row.labels) for row in rows if row.labels}
     return any(not one & other for one, other in combinations(labels, 2))
 
@@ -257,10 +258,10 @@ def _labels(rows: Iterable[Row]) -> str:
 
 def _unreadable(manifest: Manifest, skipped: Iterable[Skipped]) -> list[DataFinding]:
     rows = {row.path: row for row in manifest.rows}
-    found = [DataFinding("unreadable", 1.0, (rows[skip.path],), skip.reason) for skip in skipped]
+    files = [DataFinding("unreadable", 1.0, (rows[skip.path],), skip.reason) for skip in skipped]
     places = [Row(place.path, place.path) for place in manifest.unseen if place.kind != "empty"]
     reasons = {place.path: place.reason for place in manifest.unseen}
-    return found + [DataFinding("unreadable", 1.0, (row,), reasons[row.path]) for row in places]
+    return files + [DataFinding("unreadable", 1.0, (row,), reasons[row.path]) for row in places]
 
 
 def _duplicates(rows: Sequence[Row], equal: Iterable[list[int]]) -> list[DataFinding]:
@@ -294,7 +295,7 @@ def _under(rows: Iterable[Row], kind: str) -> str:
 def _single_pictures(
     rows: Sequence[Row], equal: Iterable[list[int]], groups: dict[int, frozenset[int]]
 ) -> list[DataFinding]:
-    """Labels all of whose pictures are one photo."""
+    """Returns the labels whose pictures are all one photo."""
     photos: dict[str, set[int]] = defaultdict(set)
     members: dict[str, list[Row]] = defaultdict(list)
     for group in equal:
@@ -329,9 +330,10 @@ def _small(manifest: Manifest, rows: Iterable[Row], limit: int) -> list[DataFind
 def _label_errors(
     rows: Sequence[Row], near: _Near, groups: dict[int, frozenset[int]], disputed: set[str]
 ) -> list[DataFinding]:
-    """Pictures whose nearest others nearly all have one other label, and none their own.
+    """Returns pictures whose neighbours nearly all have one other label, and none their own.
 
-    A picture's own copies have no vote, and pictures found under several labels are told as that.
+    Copies of a picture do not vote. Pictures with a conflict of labels have a finding already and
+    are left out.
     """
     findings = []
     for i, others in near.items():
@@ -358,7 +360,7 @@ def _label_errors(
 
 
 def k_occurrence(near: _Near, k: int) -> Counter[int]:
-    """Of how many others' k nearest a picture is one.
+    """Returns how many other pictures have each picture among their k nearest.
 
     Radovanović, Nanopoulos and Ivanović, "Hubs in space: popular nearest neighbors in
     high-dimensional data", JMLR 11, 2010: N_k. Its mean is k.
@@ -367,7 +369,7 @@ def k_occurrence(near: _Near, k: int) -> Counter[int]:
 
 
 def skewness(counts: NDArray[np.int64]) -> float:
-    """The third standardised moment, S_{N_k} of the same paper; 0 where all are equal."""
+    """Returns the third standardised moment, S_{N_k} of the same paper; 0 for equal counts."""
     if not len(counts) or not counts.std():
         return 0.0
     return float((((counts - counts.mean()) / counts.std()) ** 3).mean())

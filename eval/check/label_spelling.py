@@ -11,9 +11,9 @@ from lmk.embed.tables.label_text import nfc, plain_name
 
 
 def similar_labels(rows: Iterable[Row]) -> list[tuple[tuple[Row, ...], str]]:
-    """Labels that differ only in form, and folders that become one label: pictures and a note.
+    """Returns groups of labels that differ only in form, and of folders that become one label.
 
-    The pictures are the first one of each label, or of each folder.
+    Each group has the first picture of each label or folder, and a note.
     """
     first_of: dict[str, Row] = {}
     folders: defaultdict[str, dict[str, Row]] = defaultdict(dict)
@@ -23,20 +23,20 @@ def similar_labels(rows: Iterable[Row]) -> list[tuple[tuple[Row, ...], str]]:
             first_of.setdefault(label, row)
             if slash and plain_name(folder) == label:
                 folders[label].setdefault(folder, row)
-    found = []
+    groups = []
     for group in similar_groups(first_of):
         form = difference(group[0], group[1])
         note = f"the labels {_listed(group)} differ only in form ({form}): they stay different"
-        found.append((tuple(first_of[label] for label in group), note))
+        groups.append((tuple(first_of[label] for label in group), note))
     for label, own in sorted(folders.items()):
         if len(own) > 1:
             note = f"the folders {_listed(own)} are one label, {label}"
-            found.append((tuple(own.values()), note))
-    return found
+            groups.append((tuple(own.values()), note))
+    return groups
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The names; where two would print the same, with escapes for what is not ASCII."""
+    """Returns the names in a list; with escapes where two names would look the same."""
     given = tuple(names)
     same = len(set(map(nfc, given))) < len(given)
     return ", ".join(map(ascii if same else repr, given))

@@ -1,7 +1,7 @@
-"""Tags that may be missing or wrong, for people to look at; and their verdicts put into the labels.
+"""Tags that may be missing or wrong, and the verdicts of people about them.
 
-Candidates are, as in album tagging with noisy labels, what a trained tagger is sure of and what the
-nearest other pictures have; a tag that neither sees is doubted.
+A tag may be missing where a trained tagger gives it a high probability, or where the nearest other
+pictures have it. A tag may be wrong where neither the tagger nor the neighbours support it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ _VERDICTS = {"yes": True, "y": True, "1": True, "no": False, "n": False, "0": Fa
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tag of a picture that somebody should look at.
+    """A tag of a picture that a person should decide.
 
     Attributes:
-        row: the picture, with its own tags.
-        tag: in question.
-        kind: "missing": it may have it; "wrong": it has it, and may not.
-        tagger: the tagger's probability; None where it does not know the tag, or there is none.
-        neighbours: share of the nearest pictures that have it; None where no other picture has.
+        row: the picture with its tags.
+        tag: the tag.
+        kind: "missing" for a tag that the picture may lack, "wrong" for one that it has.
+        tagger: the tagger's probability; None without a tagger or where the tagger lacks the tag.
+        neighbours: the proportion of the nearest pictures with the tag; None where no other
+            picture has it.
     """
 
     row: Row
@@ -56,42 +57,42 @@ class Candidate:
 
     @property
     def evidence(self) -> float:
-        """How much speaks for looking at it: the mean of what judges the tag, or 1 minus it.
+        """The mean of tagger and neighbours for a missing tag; 1 minus this mean for a wrong one.
 
-        Not the surer one: neighbours of a strange picture all have what it only looks like.
+        The maximum would be worse: all neighbours of an unusual picture may share one wrong tag.
         """
-        judged = [value for value in (self.tagger, self.neighbours) if value is not None]
-        seen = sum(judged) / max(len(judged), 1)
-        return seen if self.kind == "missing" else 1 - seen
+        values = [value for value in (self.tagger, self.neighbours) if value is not None]
+        support = sum(values) / max(len(values), 1)
+        return support if self.kind == "missing" else 1 - support
 
 
 def neighbour_tags(
     embeddings: Embeddings, labels: Sequence[tuple[str, ...]], content: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    """What the nearest other pictures of the same set have (tag_votes).
+    """Returns the tags of the nearest other pictures of the same set (tag_votes).
 
     Args:
-        embeddings: of n pictures.
-        labels: of each, its tags.
-        content: of each, a digest of its file: copies of a picture do not vote for it.
+        embeddings: the embeddings of n pictures.
+        labels: the tags of each picture.
+        content: a digest of each file; copies of a picture do not vote for it.
 
     Returns:
-        The t tags, ascending, and float32 [n, t]; NaN for a tag of which there is one picture,
-        or copies of one: no other can vote for it.
+        The t tags in rising order, and the votes as float32 [n, t]. A tag of a single picture (or
+        of copies of one) has NaN, since no other picture can vote for it.
     """
-    facts = PipelineContext.of_labels(labels)
+    context = PipelineContext.of_labels(labels)
     same = defaultdict(list)
     for row, digest in enumerate(content):
         same[digest].append(row)
     k = min(VOTERS + max(map(len, same.values())), len(embeddings))
-    found = FlatSearcher.of_embeddings(embeddings).search(embeddings, k)
-    others = leave_out(found, [np.array(same[digest], np.int64) for digest in content], VOTERS)
-    tags = len(facts.label_names)
-    votes = tag_votes(others.rows, others.scores, facts.label_offsets, facts.label_codes, tags)
+    nearest = FlatSearcher.of_embeddings(embeddings).search(embeddings, k)
+    others = leave_out(nearest, [np.array(same[digest], np.int64) for digest in content], VOTERS)
+    tags = len(context.label_names)
+    votes = tag_votes(others.rows, others.scores, context.label_offsets, context.label_codes, tags)
     pairs = {(name, digest) for own, digest in zip(labels, content, strict=True) for name in own}
     pictures = Counter(name for name, _ in pairs)
-    votes[:, [pictures[name] < 2 for name in facts.label_names]] = np.nan
-    return facts.label_names, votes
+    votes[:, [pictures[name] < 2 for name in context.label_names]] = np.nan
+    return context.label_names, votes
 
 
 def relabel_candidates(
@@ -105,22 +106,24 @@ def relabel_candidates(
     above: float = 0.5,
     doubt: float = 0.05,
 ) -> list[Candidate]:
-    """The tags to look at: a missing and a wrong one in turn, those with most evidence first.
+    """Returns the tags to decide, a missing and a wrong one in turn, by falling evidence.
 
-    Of equal evidence the smaller id comes first, then the smaller tag.
+    Ties are ordered by id, then by tag.
 
-    Missing may be what is among the tagger's `top` tags with a probability above `above`, and what
-    more than that share of the neighbours have. Wrong may be a tag of which the neighbours' share
-    and the tagger's probability are both below `doubt`; what nobody can judge is not doubted: a
-    tag of a single picture by neighbours, one that the tagger does not know by the tagger.
+    A tag may be missing if it is among the tagger's `top` tags with a probability above `above`, or
+    if more than the proportion `above` of the neighbours have it. A tag may be wrong if the
+    neighbours' proportion and the tagger's probability are both below `doubt`. A tag of a single
+    picture has no vote of neighbours, and a tag that the tagger lacks has no probability; a tag
+    with neither is no candidate.
 
     Args:
         rows: n pictures with their tags.
-        names, votes: of neighbour_tags, of the same pictures; NaN where nobody can judge.
-        tagger_names, probabilities: of a trained tagger, float32 [n, its tags].
+        names, votes: the result of neighbour_tags for the same pictures.
+        tagger_names, probabilities: tags and float32 [n, tags] of a trained tagger.
+        top, above, doubt: see above.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: the shapes do not match.
     """
     if votes.shape != (len(rows), len(names)):
         raise ValueError(f"{len(rows)} pictures, {len(names)} tags, votes {votes.shape}")
@@ -128,12 +131,12 @@ def relabel_candidates(
     own = np.array([[name in row.labels for name in every] for row in rows], np.bool_)
     by_votes = _columns(every, names, votes, len(rows))
     by_tagger = np.full(by_votes.shape, np.nan, np.float32)
-    sure = np.zeros_like(own)
+    likely = np.zeros_like(own)
     if probabilities is not None:
         by_tagger = _columns(every, tagger_names, probabilities, len(rows))
-        known = np.nan_to_num(by_tagger, nan=-1.0)
-        sure = pseudo_labels(known, np.zeros_like(own), top=top, above=above)
-    missing = ~own & (sure | (np.nan_to_num(by_votes) > above))
+        filled = np.nan_to_num(by_tagger, nan=-1.0)
+        likely = pseudo_labels(filled, np.zeros_like(own), top=top, above=above)
+    missing = ~own & (likely | (np.nan_to_num(by_votes) > above))
     judged = np.isfinite(by_votes) | np.isfinite(by_tagger)
     unseen = (np.nan_to_num(by_votes) < doubt) & (np.nan_to_num(by_tagger) < doubt)
     kinds: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (
@@ -141,18 +144,18 @@ def relabel_candidates(
     )  # fmt: skip
     by_kind = []
     for kind, which in kinds:
-        found = [
+        candidates = [
             Candidate(rows[i], every[t], kind, _number(by_tagger[i, t]), _number(by_votes[i, t]))
             for i, t in np.argwhere(which).tolist()
         ]
-        by_kind.append(sorted(found, key=lambda one: (-one.evidence, one.row.id, one.tag)))
+        by_kind.append(sorted(candidates, key=lambda one: (-one.evidence, one.row.id, one.tag)))
     return [one for both in zip_longest(*by_kind) for one in both if one is not None]
 
 
 def _columns(
     every: Sequence[str], names: Sequence[str], values: NDArray[np.float32], n: int
 ) -> NDArray[np.float32]:
-    """Columns in the order of `every`, NaN where there is none: float32 [n, len(every)]."""
+    """Returns float32 [n, len(every)]: columns in the order of `every`, NaN for missing ones."""
     result = np.full((n, len(every)), np.nan, np.float32)
     place = {name: i for i, name in enumerate(every)}
     result[:, [place[name] for name in names]] = values
@@ -164,7 +167,7 @@ def _number(value: np.float32) -> float | None:
 
 
 def candidates_csv(candidates: Sequence[Candidate]) -> str:
-    """A line a candidate with an empty verdict, for `read_verdicts`."""
+    """Returns a CSV with a row for each candidate and empty verdicts, for `read_verdicts`."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -175,15 +178,15 @@ def candidates_csv(candidates: Sequence[Candidate]) -> str:
 
 
 def read_verdicts(path: Path) -> dict[str, dict[str, bool]]:
-    """Verdicts by picture and tag, from a CSV with the columns id, tag and verdict.
+    """Returns verdicts by picture and tag, from a CSV with the columns id, tag and verdict.
 
-    A verdict is yes or no (y, n, 1, 0), in any case; where it is empty nothing was decided.
+    A verdict is yes or no (y, n, 1, 0), in any case. An empty verdict decides nothing.
 
     Raises:
-        UsageError: no such file, no such columns; with the line: another verdict, an empty tag or
-            one with a blank, two verdicts that differ.
+        UsageError: the file or a column does not exist, a verdict is another word, a tag is empty,
+            or two verdicts contradict each other. The message has the line.
     """
-    found: dict[str, dict[str, bool]] = {}
+    verdicts: dict[str, dict[str, bool]] = {}
     columns = ("id", "tag", "verdict")
     with CsvFile(path, columns, error=UsageError, pad=True) as rows:
         rows.require(*columns)
@@ -197,24 +200,24 @@ def read_verdicts(path: Path) -> dict[str, dict[str, bool]]:
             verdict = _VERDICTS.get(word.lower())
             if verdict is None:
                 remedy = "write yes or no, or leave it empty"
-                raise UsageError(f"the verdict {word[:40]!r}", where=where, remedy=remedy)
+                raise UsageError(f"unknown verdict {word[:40]!r}", where=where, remedy=remedy)
             if not tag:
-                remedy = "name the tag that the verdict is about"
+                remedy = "write the tag of the verdict"
                 raise UsageError("the tag is empty", where=where, remedy=remedy)
-            if found.setdefault(id_, {}).setdefault(tag, verdict) != verdict:
+            if verdicts.setdefault(id_, {}).setdefault(tag, verdict) != verdict:
                 raise UsageError(f"both yes and no to {tag} of {id_}", where=where,
-                                 remedy="keep one of the lines")  # fmt: skip
-    return found
+                                 remedy="remove one of the lines")  # fmt: skip
+    return verdicts
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Labels with verdicts in them.
+    """A table of labels after the verdicts were applied.
 
     Attributes:
-        table: as it was.
-        text: the table as CSV, all its columns kept.
-        added, removed: how often each tag was.
+        table: the table before.
+        text: the new table as CSV, with all its columns.
+        added, removed: the number of pictures that gained or lost each tag.
         new: tags that no picture had before.
     """
 
@@ -226,25 +229,25 @@ class Merged:
 
 
 def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> Merged:
-    """The labels of a CSV with the verdicts in them; tags that stay keep their order.
+    """Returns the labels of a CSV with the verdicts applied; the order of other tags stays.
 
     Raises:
         ManifestError: the table cannot be read, or has no column of ids or labels.
-        UsageError: a verdict on a picture that the table does not have.
+        UsageError: the table lacks a picture with a verdict.
     """
     rows = LabelTable(table)
     if rows.column is None:
         raise ManifestError(
-            "verdicts are put into a CSV with the columns id and tags",
+            "verdicts need a CSV with the columns id and tags",
             where=table,
-            remedy="name the table that the candidates came from",
+            remedy="give the table that the candidates came from",
         )
     unknown = sorted(set(verdicts) - set(rows.labels))
     if unknown:
         raise UsageError(
             f"{len(unknown)} pictures with verdicts are not in it (the first is {unknown[0]})",
             where=table,
-            remedy="name the table that the candidates came from",
+            remedy="give the table that the candidates came from",
         )
     before = {tag for own in rows.labels.values() for tag in own}
     added: Counter[str] = Counter()
@@ -252,11 +255,11 @@ def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> M
     changed: dict[str, tuple[str, ...]] = {}
     for id_, decided in verdicts.items():
         own = rows.labels[id_]
-        kept = [tag for tag in own if decided.get(tag, True)]
-        more = [tag for tag, yes in decided.items() if yes and tag not in own]
-        removed.update(set(own) - set(kept))
-        added.update(more)
-        changed[id_] = (*kept, *more)
+        confirmed = [tag for tag in own if decided.get(tag, True)]
+        missing = [tag for tag, yes in decided.items() if yes and tag not in own]
+        removed.update(set(own) - set(confirmed))
+        added.update(missing)
+        changed[id_] = (*confirmed, *missing)
     return Merged(
         rows, rows.with_labels(changed), added, removed, tuple(sorted(set(added) - before))
     )

@@ -1,8 +1,8 @@
-"""Whether two pictures are one photo: recompressed, resized, mirrored or cropped.
+"""Detection of copies of one photo: recompressed, resized, mirrored or cropped.
 
-An embedding says that two pictures are alike, which two photos of one landmark are too. Here the
-pictures are laid over each other and compared point by point: people, clouds and shadows differ
-between two photos of one place and agree between two copies of one photo.
+Embeddings of two photos of one landmark are similar too, so they cannot detect copies. Here the
+pictures are aligned and compared point by point: people, clouds and shadows differ between two
+photos of one place and agree between two copies of one photo.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from numpy.typing import NDArray
 
 from lmk.embed.data.images import thumbnail
 
-# Chosen by looking at real photos (docs/data-check.md): the six pairs of 1,099 photos above it are
-# copies or frames of one series; at 0.82 and less other photos of a place are among them.
+# Chosen by hand on real photos (docs/data-check.md): the six pairs of 1,099 photos above it are
+# copies or frames of one series; from 0.82 down there are pairs of different photos too.
 SAME_PHOTO = 0.85
 
 READ_SIDE = 192  # longer side of the pictures compared, in pixels
-_FRAME_SIDE = 96  # of the square in which two whole frames are compared
-_COARSE_SIDE, _FINE_SIDE = 64, 160  # longer sides at which one picture is looked for in another
-_MIDDLE = 0.7  # of each side: what is looked for, so that borders and captions do not count
-_ZOOMS = tuple(0.6 * 1.03**i for i in range(29))  # of one picture's scale to the other's: 0.6..1.37
+_FRAME_SIDE = 96  # side of the square in which two whole frames are compared
+_COARSE_SIDE, _FINE_SIDE = 64, 160  # longer sides for the search of one picture in another
+_MIDDLE = 0.7  # part of each side that is searched for, without borders and captions
+_ZOOMS = tuple(0.6 * 1.03**i for i in range(29))  # ratios of the two scales: 0.6..1.37
 _FINE_STEPS = tuple(1 + 0.005 * i for i in range(-6, 7))
-_COARSE_ENOUGH = 0.5  # below it the fine look is spared
-_COARSE_BLUR, _FINE_BLUR = 1 / 42, 1 / 64  # sigma of the blur, as a share of the longer side
-_NOISE = 6.0  # grey levels: flatter neighbourhoods count less, for compression makes noise there
+_COARSE_ENOUGH = 0.5  # a coarse correlation below it skips the fine search
+_COARSE_BLUR, _FINE_BLUR = 1 / 42, 1 / 64  # sigma of the blur over the longer side
+_NOISE = 6.0  # grey levels: flatter neighbourhoods count less, since compression adds noise there
 
 Grey = NDArray[np.uint8]
 _Floats = NDArray[np.float32]
 
 
 def read_grey(path: Path) -> Grey | None:
-    """A picture as uint8 [h, w], its longer side at most READ_SIDE; None where it is unreadable."""
+    """Returns a picture as uint8 [h, w], longer side at most READ_SIDE; None if unreadable."""
     data = thumbnail(path, READ_SIDE, quality=95)
     if data is None:
         return None
@@ -45,14 +45,16 @@ def read_grey(path: Path) -> Grey | None:
 
 
 def alikeness(a: Grey, b: Grey) -> float:
-    """How well two pictures agree where they overlap, at best; 1 for the same, about 0 for others.
+    """Returns the correlation of two pictures where they overlap best; 1 for the same picture.
 
-    The correlation of locally normalised detail (difference to a Gaussian blur, divided by its
-    local deviation), as is and mirrored: of the whole frames squashed to one square, and of one
-    picture laid where its middle is found in the other (normalised cross-correlation, scales
-    0.6 to 1.4). Tolerated: compression, size, stretch, mirroring, grey or brighter versions; most
-    crops that keep 0.6 of each side or more, and the scale of both sides alike; many borders and
-    captions. Not tolerated: turns, large watermarks.
+    Different pictures have about 0. The correlation is that of locally normalised detail
+    (difference to a Gaussian blur, divided by its local deviation). It is computed for the pictures
+    as they are and mirrored, for the whole frames resized to one square, and with the middle of one
+    picture aligned in the other (normalised cross-correlation, scales 0.6 to 1.4).
+
+    Detected copies: other compression, size, stretch, mirroring, grey or brighter versions, most
+    crops to at least 0.6 of each side at one scale, and many borders and captions. Rotations and
+    large watermarks are not detected.
 
     Args:
         a, b: uint8 [h, w] grey pictures.
@@ -62,20 +64,21 @@ def alikeness(a: Grey, b: Grey) -> float:
     if frames >= SAME_PHOTO:
         return frames
     orders = [(a, b), (b, a), (mirrored, b), (b, mirrored)]
-    found = [_find(one, other, _COARSE_SIDE, _COARSE_BLUR, _ZOOMS) for one, other in orders]
-    best = int(np.argmax([place.correlation for place in found]))
-    if found[best].correlation < _COARSE_ENOUGH:
+    coarse = [_find(one, other, _COARSE_SIDE, _COARSE_BLUR, _ZOOMS) for one, other in orders]
+    best = int(np.argmax([place.correlation for place in coarse]))
+    if coarse[best].correlation < _COARSE_ENOUGH:
         return frames
     one, other = orders[best]
-    zooms = [found[best].zoom * step for step in _FINE_STEPS]
+    zooms = [coarse[best].zoom * step for step in _FINE_STEPS]
     place = _find(one, other, _FINE_SIDE, _FINE_BLUR, zooms)
     return max(frames, _overlap_alike(one, other, place))
 
 
 @contextmanager
 def one_thread_opencv() -> Iterator[None]:
-    """Lets OpenCV work in the calling thread alone: on pictures this small its own threads cost
-    twice the time they save. The setting is one for the whole process, hence put back.
+    """Restricts OpenCV to the calling thread, and restores its process-wide setting afterwards.
+
+    The threads of OpenCV cost more time than they save on pictures of this size.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -86,7 +89,7 @@ def one_thread_opencv() -> Iterator[None]:
 
 
 class _Place(NamedTuple):
-    """Where the middle of a picture was found in another: zoom, and the corner of the whole."""
+    """The place of one picture in another: correlation, zoom, and upper left corner."""
 
     correlation: float
     zoom: float
@@ -105,7 +108,7 @@ def _frames_alike(a: Grey, b: Grey) -> float:
 
 
 def _find(one: Grey, other: Grey, side: int, blur: float, zooms: Sequence[float]) -> _Place:
-    """Looks for the middle of `one` in `other`, both scaled to `side`, `one` times each zoom."""
+    """Returns the best place of the middle of `one` in `other`; `one` is scaled by each zoom."""
     sigma = side * blur
     field = _detail(_scaled(other, side), sigma)
     best = _Place(-1.0, 1.0, 0, 0)
@@ -124,7 +127,7 @@ def _find(one: Grey, other: Grey, side: int, blur: float, zooms: Sequence[float]
 
 
 def _overlap_alike(one: Grey, other: Grey, place: _Place) -> float:
-    """The correlation of all that both pictures show, one laid over the other."""
+    """Returns the correlation of the area that both aligned pictures show."""
     sigma = _FINE_SIDE * _FINE_BLUR
     under, over = _scaled(other, _FINE_SIDE), _scaled(one, _FINE_SIDE * place.zoom)
     top, left = max(0, place.y), max(0, place.x)
@@ -136,7 +139,7 @@ def _overlap_alike(one: Grey, other: Grey, place: _Place) -> float:
 
 
 def _scaled(grey: Grey, side: float) -> Grey:
-    """Resizes so that the longer side is `side` pixels."""
+    """Returns the picture resized so that its longer side is `side` pixels."""
     height, width = grey.shape
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -156,7 +159,7 @@ def _normalised(grey: NDArray[Any], sigma: float) -> _Floats:
 
 
 def _correlation(a: _Floats, b: _Floats) -> float:
-    """Pearson's correlation of two arrays of one shape; 0 where one of them is flat."""
+    """Returns Pearson's correlation of two arrays of one shape; 0 where one is constant."""
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64)))
     return float((a * b).sum(dtype=np.float64)) / norm if norm > 1e-6 else 0.0

@@ -1,4 +1,4 @@
-"""Pictures and vectors for `lmk data check`, of a folder or table, an index, or both."""
+"""Pictures and vectors for `lmk data check`, from a folder or table, an index, or both."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lmk.index.vectors.labels import ROLES
 
 
 def pictures_of_index(gallery: Gallery) -> tuple[Manifest, Extraction, Embeddings]:
-    """The pictures of an index with their stored vectors; no file is read.
+    """Returns the pictures of an index with their stored vectors, without reading the files.
 
-    Distractors are left out. The paths start from the deepest folder above all pictures.
+    Distractors are left out. The paths are relative to the deepest folder above all pictures.
     """
     rows = gallery.role_rows("gallery")
     pictures = gallery.pictures(rows)
@@ -40,14 +40,14 @@ def pictures_of_index(gallery: Gallery) -> tuple[Manifest, Extraction, Embedding
 
 
 def changed_files(manifest: Manifest, extraction: Extraction) -> int:
-    """The number of files that are gone, or of another size or time of change than recorded."""
+    """Returns the number of files that are missing or have another size or modification time."""
 
     def same(picture: Extracted) -> bool:
         try:
-            found = manifest.file(picture.row).stat()
+            status = manifest.file(picture.row).stat()
         except OSError:
             return False
-        return (found.st_size, found.st_mtime_ns) == (picture.size, picture.mtime_ns)
+        return (status.st_size, status.st_mtime_ns) == (picture.size, picture.mtime_ns)
 
     return sum(not same(picture) for picture in extraction.pictures)
 
@@ -60,20 +60,22 @@ def pictures_of_manifest(
     gallery: Gallery | None = None,
     on_progress: Count = no_count,
 ) -> tuple[Extraction, Embeddings]:
-    """The pictures of a manifest and their vectors; those that an index holds are not computed.
+    """Returns the pictures of a manifest and their vectors.
+
+    Vectors of pictures in the index are read from it and not computed.
 
     Args:
         manifest: the pictures.
-        embedder: the index's own where there is one.
-        store: keeps the features of the others.
-        gallery: the index; a picture is known by its content.
+        embedder: the embedder of the index where there is one.
+        store: the store for the features of the other pictures.
+        gallery: the index; a picture is identified by its content.
         on_progress: called with the number of pictures done.
     """
-    held = _Held(gallery)
-    extraction = extract(manifest, embedder, store, known=held, on_progress=on_progress)
+    contents = _StoredContents(gallery)
+    extraction = extract(manifest, embedder, store, known=contents, on_progress=on_progress)
     pictures = extraction.pictures
     vectors = np.zeros((len(pictures), embedder.dim), np.float32)
-    rows = np.array([held.row(picture.sha256) for picture in pictures], np.int64)
+    rows = np.array([contents.row(picture.sha256) for picture in pictures], np.int64)
     computed = np.flatnonzero(rows < 0)
     if computed.size:
         raw = store.read([pictures[place].sha256 for place in computed.tolist()])
@@ -85,8 +87,8 @@ def pictures_of_manifest(
     return extraction, Embeddings(vectors, ids, embedder.fingerprint)
 
 
-class _Held:
-    """The contents that an index holds, by their SHA-256."""
+class _StoredContents:
+    """The contents of the pictures in an index, by SHA-256."""
 
     def __init__(self, gallery: Gallery | None) -> None:
         self._gallery = gallery
@@ -95,7 +97,7 @@ class _Held:
         return isinstance(sha256, str) and self.row(sha256) >= 0
 
     def row(self, sha256: str) -> int:
-        """A row with this content; -1 where there is none."""
+        """Returns a row with this content; -1 without one."""
         if self._gallery is not None:
             for role in ROLES:
                 rows = self._gallery.same_content(sha256, role)

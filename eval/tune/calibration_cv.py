@@ -1,8 +1,8 @@
-"""How good a calibration and a threshold are on answers that they were not learnt on.
+"""Calibrations and thresholds with their quality by cross-validation.
 
-A calibration that is looked at on its own answers is perfect, and so is the precision of a
-threshold that was chosen on them. Here each fold of the answers is judged by what the other folds
-taught; what is kept in the end is learnt of all of them.
+A calibration looks perfect on the answers that it was fitted on, and so does the precision of a
+threshold. So each fold of the answers is judged by a calibration and a threshold of the other
+folds. The calibration and the threshold that are returned are fitted on all answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
 from lmk.eval.tune.grid import stratified_folds
-from lmk.eval.tune.labelled_photos import KnownPhotos
+from lmk.eval.tune.labelled_photos import LabelledPhotos
 from lmk.index.gallery.gallery import Gallery
 from lmk.rerank.fit.calibration import (
     AskedPhotos,
@@ -34,22 +34,22 @@ from lmk.rerank.fit.threshold import fit_threshold
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 
-ENOUGH = 10  # photos without a landmark: with fewer the distractors of an index count as well
+ENOUGH = 10  # photos without a landmark; distractors of the index are added where there are fewer
 
 Chooser = Callable[[ScoredAnswers], OperatingPoint]
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A calibration and a threshold, with what they are worth.
+    """A calibration and a threshold with their measured quality.
 
     Attributes:
-        calibration: learnt of all answers.
-        point: the threshold chosen on all answers, and what it gives on them.
+        calibration: fitted on all answers.
+        point: the threshold chosen on all answers, with precision and recall on them.
         ece: expected calibration error, each fold by a calibration of the others; 0 is perfect.
-        held_out: precision and recall, each fold by a threshold of the others; `threshold` is
-            the mean of these, `feasible` is whether any answer was right.
-        folds: their number.
+        held_out: precision and recall, each fold by a threshold of the others. Its `threshold` is
+            the mean of these thresholds; `feasible` says whether any answer was right.
+        folds: the number of folds.
     """
 
     calibration: Calibration
@@ -67,18 +67,19 @@ def calibrated(
     folds: int = 5,
     seed: int = 0,
 ) -> Calibrated:
-    """Learns a calibration and a threshold, and judges both by cross-validation.
+    """Returns a calibration and a threshold, judged by cross-validation.
 
     Args:
-        answers: with their verdicts and weights; copies of one photo stay in one fold.
-        choose: a threshold for answers, as `threshold_for` with the precision wanted.
-        method: of the calibration.
-        folds: stratified by right, wrong and no landmark; fewer where there are fewer answers.
-        seed: of the folds.
+        answers: the answers with verdicts and weights; copies of one photo stay in one fold.
+        choose: returns a threshold for answers, as `threshold_for` with the wanted precision.
+        method: the method of the calibration.
+        folds: the number of folds, stratified by right, wrong and no landmark; fewer where there
+            are fewer answers.
+        seed: random seed for the folds.
 
     Raises:
-        UsageError: for fewer than two right or two wrong answers (copies counted once), as nothing
-            can be held out.
+        UsageError: there are fewer than two right or two wrong answers (copies counted once), so
+            that none can be held out.
     """
     given = np.isfinite(answers.confidence)
     right, wrong = (
@@ -86,19 +87,19 @@ def calibrated(
     )
     if min(right, wrong) < 2:
         raise UsageError(
-            f"{right} right and {wrong} wrong answers: at least 2 of each are needed to learn from",
-            remedy="give more photos with known answers (--data), of landmarks and of none",
+            f"{right} right and {wrong} wrong answers: calibration needs at least 2 of each",
+            remedy="give more labelled photos (--data), with and without a landmark",
         )
     folds = min(folds, right + wrong, len(np.unique(answers.photo)))
-    # Right ones stand together, and so do wrong ones: with two of them no fold has both.
+    # Kinds sort right answers together and wrong ones together: of two, no fold gets both.
     kinds = 4 * given + 2 * answers.right + answers.landmark
     fold = stratified_folds(kinds.astype(np.int64), folds, seed, answers.photo)
     probability = np.zeros(len(answers))
     threshold = np.zeros(len(answers))
     for number in range(folds):
-        held, learnt = fold == number, of_rows(answers, fold != number)
-        probability[held] = calibrate(learnt, method).probabilities(answers.confidence[held])
-        threshold[held] = choose(learnt).threshold
+        held, others = fold == number, of_rows(answers, fold != number)
+        probability[held] = calibrate(others, method).probabilities(answers.confidence[held])
+        threshold[held] = choose(others).threshold
     return Calibrated(
         calibrate(answers, method),
         choose(answers),
@@ -109,10 +110,12 @@ def calibrated(
 
 
 def _held_out(answers: ScoredAnswers, threshold: NDArray[np.float64]) -> OperatingPoint:
-    """What thresholds, one for each answer, give; see operating_point."""
-    kept = (answers.confidence >= threshold.astype(np.float32)) & np.isfinite(answers.confidence)
-    weight = answers.weight[kept].sum()
-    right = answers.weight[kept & answers.right].sum()
+    """Returns precision and recall with a threshold for each answer; see operating_point."""
+    accepted = (answers.confidence >= threshold.astype(np.float32)) & np.isfinite(
+        answers.confidence
+    )
+    weight = answers.weight[accepted].sum()
+    right = answers.weight[accepted & answers.right].sum()
     return OperatingPoint(
         threshold=float(threshold.mean()),
         precision=float(right / weight) if weight else 1.0,
@@ -122,48 +125,50 @@ def _held_out(answers: ScoredAnswers, threshold: NDArray[np.float64]) -> Operati
 
 
 def balanced(answers: ScoredAnswers) -> OperatingPoint:
-    """The threshold that an index learns by itself: most right answers kept, most others refused.
+    """Returns the threshold that an index fits by itself (fit_threshold).
 
     Raises:
-        UsageError: where no answer is to a query without a landmark; held out, one is not enough.
+        UsageError: no answer is to a query without a landmark; for a fold that is held out, one
+            such answer is not enough.
     """
     threshold = fit_threshold(answers)
     if not np.isfinite(threshold):
         raise UsageError(
-            "too few photos without a landmark to learn a threshold from: at least 2 are needed",
-            remedy="give such photos too, or a precision to reach",
+            "too few photos without a landmark: a threshold needs at least 2",
+            remedy="add photos without a landmark, or give a precision to reach",
         )
     return operating_point(answers, threshold)
 
 
 def answers_of_index(gallery: Gallery) -> ScoredAnswers:
-    """What an index answers to its own pictures and distractors, each as if it were not there."""
-    pipeline, tables = _taught(gallery)
+    """Returns leave-one-out answers of an index to its own pictures and distractors."""
+    pipeline, tables = _fitted(gallery)
     return own_answers(pipeline, tables.context(pipeline), tables)
 
 
 def answers_of_distractors(gallery: Gallery) -> AskedPhotos:
-    """Answers of an index to its distractors, each as if it were not there.
+    """Returns leave-one-out answers of an index to its distractors.
 
-    The geometric check is left out: it needs the files.
+    The geometric check is left out, since it needs the files.
     """
-    pipeline, tables = _taught(gallery)
+    pipeline, tables = _fitted(gallery)
     return distractor_answers(pipeline, tables.context(pipeline), tables)
 
 
-def _taught(gallery: Gallery) -> tuple[Pipeline, FitTables]:
-    pipeline, learnt = saved_pipeline(gallery), saved_state(gallery)
-    if learnt is not None:
-        return pipeline, learnt.tables
+def _fitted(gallery: Gallery) -> tuple[Pipeline, FitTables]:
+    pipeline, state = saved_pipeline(gallery), saved_state(gallery)
+    if state is not None:
+        return pipeline, state.tables
     view = gallery.view("gallery")
     return pipeline, FitTables.empty(view).updated(pipeline, view, saved_distractors(gallery))
 
 
 def with_distractors(answers: ScoredAnswers, asked: AskedPhotos) -> ScoredAnswers:
-    """Answers to photos together with answers to distractors, which show no landmark.
+    """Returns answers to photos together with answers to distractors, which show no landmark.
 
-    All that show no landmark weigh together as much as the photos that show one; the photos
-    themselves weigh as they did. Distractors are left out where photos alone weigh as much.
+    The weights of the photos do not change. The distractors are weighted so that all answers
+    without a landmark have the same total weight as those with one. Distractors are left out where
+    the photos alone reach it.
     """
     missing = answers.weight[answers.landmark].sum() - answers.weight[~answers.landmark].sum()
     if not len(asked.photo) or missing <= 0:
@@ -180,28 +185,28 @@ def with_distractors(answers: ScoredAnswers, asked: AskedPhotos) -> ScoredAnswer
 
 
 def answers_of_photos(
-    predictions: Predictions, photos: KnownPhotos, landmarks: Collection[str]
+    predictions: Predictions, photos: LabelledPhotos, landmarks: Collection[str]
 ) -> ScoredAnswers:
-    """Predictions with their verdicts.
+    """Returns predictions with their verdicts.
 
     Args:
-        predictions: for the photos.
-        photos: with what they show.
-        landmarks: that the index holds; a photo of another one shows none of them, and "none of
-            these" is the right answer to it.
+        predictions: the predictions for the photos.
+        photos: the photos with their labels.
+        landmarks: the landmarks of the index. "none of these" is the right answer to a photo of
+            any other landmark.
     """
     pairs = list(zip(predictions.labels, photos.labels, strict=True))
     return ScoredAnswers(
         predictions.confidence,
-        np.array([given in shown for given, shown in pairs], np.bool_),
-        np.array([not set(shown).isdisjoint(landmarks) for _, shown in pairs], np.bool_),
+        np.array([answer in labels for answer, labels in pairs], np.bool_),
+        np.array([not set(labels).isdisjoint(landmarks) for _, labels in pairs], np.bool_),
         np.ones(len(photos)),
         photos.photo,
     )
 
 
 def of_rows(answers: ScoredAnswers, rows: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredAnswers:
-    """Some of the answers, by number or mask."""
+    """Returns some of the answers, by row number or mask."""
     return replace(
         answers,
         confidence=answers.confidence[rows],

@@ -1,15 +1,15 @@
-"""Tuning: which steps answer best on photos with known answers, told honestly.
+"""Tuning: grids of pipelines, folds of photos, and the choice of a pipeline by nested scores.
 
-Several pipelines answer the same photos; each is scored on folds of them. The best one of many
-looks better than it is, because it was chosen on what it is scored on. So the score that counts is
+Several pipelines answer the same photos and are scored on folds of them. The score of the best of
+many is too high, because it was chosen on the photos that it is scored on. An unbiased score is
 nested: for each fold the choice is made on the other folds, and the scores of these choices are
-the ones that are averaged (Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent
-Selection Bias in Performance Evaluation", JMLR 2010). What is in use stays unless another gains
-more than one standard error (Breiman et al., "Classification and Regression Trees", 1984, section
-3.4): with few photos the best of many may be best by luck, and worse on others.
+averaged (Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent Selection Bias in
+Performance Evaluation", JMLR 2010). The current pipeline stays unless another one gains more than
+one standard error (Breiman et al., "Classification and Regression Trees", 1984, section 3.4): with
+few photos the best of many may be best by chance, and worse on other photos.
 
-A grid is data: a JSON list of places, each a list of alternatives, of which every combination is
-one pipeline. An alternative is a step, a list of steps, or null for nothing:
+A grid is a JSON list of places, each a list of alternatives. Every combination of alternatives is
+one pipeline. An alternative is a step, a list of steps, or null for no step:
 
     [[null, {"step": "dba"}], [{"step": "rescale"}], [{"step": "vote", "k": 5}]]
 """
@@ -31,7 +31,7 @@ from pydantic import ValidationError
 from lmk.embed.errors import UsageError
 from lmk.rerank.steps.pipeline import Pipeline
 
-MOST_PIPELINES = 1000  # of a grid: more are a slip, or overfit any photos there are
+MOST_PIPELINES = 1000  # in a grid; more are a mistake, or overfit the photos
 _FORM = "it must be a list of places, each a list of alternatives: a step, a list of steps or null"
 
 _ROUNDING = 1e-12  # means of the same numbers in another order differ by less
@@ -40,18 +40,19 @@ Score = Callable[[int, NDArray[np.int64]], float]
 
 
 def default_grid(*, geometry: bool = False) -> tuple[Pipeline, ...]:
-    """The grid that comes with lmk; with geometry also a few pipelines that match points."""
+    """Returns the grid of lmk; with `geometry` also a few pipelines that match points."""
     names = ("grid.json", "grid_geometry.json") if geometry else ("grid.json",)
     folder = files("lmk.eval.tune")
-    found = [pipelines_of(json.loads(folder.joinpath(name).read_text("utf-8"))) for name in names]
-    return tuple(pipeline for grid in found for pipeline in grid)
+    grids = [pipelines_of(json.loads(folder.joinpath(name).read_text("utf-8"))) for name in names]
+    return tuple(pipeline for grid in grids for pipeline in grid)
 
 
 def read_grid(path: Path) -> tuple[Pipeline, ...]:
-    """The pipelines of a grid's file.
+    """Returns the pipelines of a grid file.
 
     Raises:
-        UsageError: no such file, no JSON, no grid, a step or parameter that there is not.
+        UsageError: the file does not exist or is no JSON, or it is no grid, or a step or parameter
+            does not exist.
     """
     try:
         return pipelines_of(json.loads(path.read_text("utf-8")))
@@ -63,20 +64,20 @@ def read_grid(path: Path) -> tuple[Pipeline, ...]:
         place = "".join(f"{part}." for part in first["loc"])[:-1]
         what = first["msg"].removeprefix("Value error, ")
         what = f"{place}: {what}" if place else what
-        raise UsageError(what, where=path, remedy="mend the grid") from error
+        raise UsageError(what, where=path, remedy="correct the grid") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors too
         raise UsageError(f"is no grid: {error}", where=path, remedy=_FORM) from error
 
 
 def pipelines_of(grid: Any) -> tuple[Pipeline, ...]:
-    """Every combination of a grid's alternatives, the last place changing fastest.
+    """Returns every combination of a grid's alternatives; the last place changes fastest.
 
     Args:
-        grid: as json.loads gives it (see the module).
+        grid: the value that json.loads returns (see the module).
 
     Raises:
-        ValueError: for anything else, or too many; pydantic's ValidationError, which is one, for
-            steps that cannot be.
+        ValueError: the value is no grid or makes too many pipelines. For a wrong step it is
+            pydantic's ValidationError.
     """
     if not isinstance(grid, list) or not all(isinstance(place, list) for place in grid):
         raise ValueError("it is no list of lists")
@@ -85,11 +86,11 @@ def pipelines_of(grid: Any) -> tuple[Pipeline, ...]:
     count = int(np.prod([len(place) for place in grid], dtype=np.float64))
     if count > MOST_PIPELINES:
         raise ValueError(f"it makes {count:,} pipelines, more than {MOST_PIPELINES:,}")
-    made = [
+    pipelines = [
         Pipeline.model_validate({"steps": [step for part in choice for step in _steps(part)]})
         for choice in product(*grid)
     ]
-    return tuple(dict.fromkeys(made))
+    return tuple(dict.fromkeys(pipelines))
 
 
 def _steps(alternative: Any) -> list[Any]:
@@ -99,7 +100,7 @@ def _steps(alternative: Any) -> list[Any]:
 
 
 def name_of(pipeline: Pipeline) -> str:
-    """The steps in a line, with the parameters that are not the usual ones; no threshold.
+    """Returns the steps in one line, with parameters that differ from the default; no threshold.
 
     Example: "rescale, penalty, vote k=1 power=1.0".
     """
@@ -116,28 +117,30 @@ def stratified_folds(
     seed: int,
     photos: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """Deals n photos into folds so that each has its share of every kind: int64 [n].
+    """Returns the fold of each of n photos, stratified by kind: int64 [n].
 
-    The photos of a kind are shuffled and dealt round; the next kind, in rising order, begins
-    where the last one ended, so that sizes differ by one at most.
+    The photos of a kind are shuffled and assigned to the folds in turn. The next kind, in rising
+    order, continues with the next fold, so that sizes differ by one at most. scikit-learn's
+    StratifiedKFold does not serve here: it refuses kinds that all have fewer photos than folds,
+    as landmarks usually have.
 
     Args:
-        kinds: of each photo, as its landmark.
-        folds: their number.
-        seed: of the shuffling.
-        photos: of each the number of its photo, which copies share. Copies go where the first of
-            them goes, and are of its kind: in two folds one would be judged by what the other
-            taught. Sizes then differ by what copies add.
+        kinds: the kind of each photo, for example its landmark.
+        folds: the number of folds.
+        seed: random seed of the shuffling.
+        photos: the number of each photo, equal for copies. Copies get the fold and the kind of
+            the first of them; otherwise a copy in another fold would leak the answer. Sizes then
+            differ by the number of copies.
 
     Raises:
-        ValueError: for fewer than 2 folds, or fewer photos (copies counted once) than folds.
+        ValueError: there are fewer than 2 folds, or fewer photos (copies counted once) than folds.
     """
     if photos is not None:
         _, first, group = np.unique(photos, return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first))  # photos in the order in which they come
+        rank = np.argsort(np.argsort(first))  # photos by first occurrence
         return stratified_folds(np.asarray(kinds)[np.sort(first)], folds, seed)[rank[group]]
     if not 2 <= folds <= len(kinds):
-        raise ValueError(f"{len(kinds)} photos cannot be dealt into {folds} folds")
+        raise ValueError(f"{len(kinds)} photos cannot be split into {folds} folds")
     codes = np.unique(np.asarray(kinds), return_inverse=True)[1]
     shuffled = np.random.default_rng(seed).permutation(len(kinds))
     fold = np.empty(len(kinds), np.int64)
@@ -146,12 +149,12 @@ def stratified_folds(
 
 
 def fold_scores(candidates: int, fold: NDArray[np.int64], score: Score) -> NDArray[np.float64]:
-    """The score of each candidate on each fold: float64 [candidates, folds].
+    """Returns the score of each candidate on each fold: float64 [candidates, folds].
 
     Args:
-        candidates: their number.
+        candidates: the number of candidates.
         fold: int64 [n], the fold of each photo (stratified_folds).
-        score: of a candidate on some photos, by their numbers, rising; the higher the better.
+        score: returns the score of a candidate on photos, given by rising row; higher is better.
     """
     parts = [np.flatnonzero(fold == number) for number in range(int(fold.max()) + 1)]
     return np.array([[score(each, rows) for rows in parts] for each in range(candidates)])
@@ -159,45 +162,45 @@ def fold_scores(candidates: int, fold: NDArray[np.int64], score: Score) -> NDArr
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Which candidate is best, and how good such a choice is.
+    """The best candidate, and the choices that a nested score averages.
 
     Attributes:
-        best: the candidate chosen by all folds.
-        nested: int64 [folds], of each fold the candidate that is chosen by the others.
+        best: the candidate chosen on all folds.
+        nested: int64 [folds], for each fold the candidate chosen on the other folds.
     """
 
     best: int
     nested: NDArray[np.int64]
 
 
-def choose(scores: NDArray[np.float64], *, kept: int | None = None) -> Choice:
-    """Chooses the candidate with the best mean score over folds; the first one of equals.
+def choose(scores: NDArray[np.float64], *, current: int | None = None) -> Choice:
+    """Returns the candidate with the best mean score over folds; the first among equals.
 
     Args:
         scores: float64 [candidates, folds], at least 2 folds (fold_scores).
-        kept: a candidate that stays unless the best one gains more than one standard error of
-            the gain, both over the folds chosen by; over a single fold any gain will do.
+        current: a candidate that stays unless the best one gains more than one standard error of
+            the gain over the folds used; over a single fold any gain suffices.
 
     Raises:
-        ValueError: for other shapes, or a score that is not finite.
+        ValueError: the shape is wrong, or a score is not finite.
     """
     if scores.ndim != 2 or not len(scores) or scores.shape[1] < 2:
         raise ValueError(f"scores must be [candidates, at least 2 folds], got {scores.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
     others = [np.delete(scores, fold, axis=1) for fold in range(scores.shape[1])]
-    return Choice(_chosen(scores, kept), np.array([_chosen(some, kept) for some in others]))
+    return Choice(_chosen(scores, current), np.array([_chosen(some, current) for some in others]))
 
 
-def _chosen(scores: NDArray[np.float64], kept: int | None) -> int:
+def _chosen(scores: NDArray[np.float64], current: int | None) -> int:
     best = _first_best(scores.mean(axis=1))
-    if kept is None:
+    if current is None:
         return best
-    gain, folds = scores[best] - scores[kept], scores.shape[1]
+    gain, folds = scores[best] - scores[current], scores.shape[1]
     error = gain.std(ddof=1) / np.sqrt(folds) if folds > 1 else 0.0
-    return best if gain.mean() > error + _ROUNDING else kept
+    return best if gain.mean() > error + _ROUNDING else current
 
 
 def _first_best(scores: NDArray[np.float64]) -> int:
-    """The first of those that are best but for rounding, which sums in another order would turn."""
+    """Returns the first candidate that is best within rounding errors of the sum."""
     return int(np.flatnonzero(scores >= scores.max() - _ROUNDING)[0])

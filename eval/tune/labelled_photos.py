@@ -1,7 +1,7 @@
-"""Photos with known answers: what tuning and calibration learn from.
+"""Labelled photos, on which steps are tuned and calibrations are fitted.
 
-Each is embedded once; the features stay in the cache of the index, so that the next tuning or
-calibration on the same photos begins at once.
+Each photo is embedded once. The features stay in the cache of the index, so that the next tuning
+or calibration on the same photos starts at once.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from lmk.rerank.steps.distractor_similarity import refuse_queries_in_bank, share
 
 
 @dataclass(frozen=True, eq=False)
-class KnownPhotos:
-    """n photos that could be read, by rising id.
+class LabelledPhotos:
+    """n readable photos with their labels, by rising id.
 
     Attributes:
-        embeddings: of the photos.
-        labels: of each, what it shows; an empty tuple for no landmark.
-        files: of each.
-        sha256: of each file's content, in hex.
-        skipped: files that could not be read, and why.
-        rule: which of them are copies of one photo.
+        embeddings: the embeddings of the photos.
+        labels: the labels of each photo; an empty tuple for no landmark.
+        files: the file of each photo.
+        sha256: the hash of each file's content, in hex.
+        skipped: files that cannot be read, with the reason.
+        rule: the rule for copies of one photo.
     """
 
     embeddings: Embeddings
@@ -60,77 +60,77 @@ class KnownPhotos:
 
     @cached_property
     def content(self) -> NDArray[np.int64]:
-        """The number of each one's file content, int64 [n]; equal files have the same."""
+        """The number of each file's content, int64 [n]; equal files have equal numbers."""
         number = {sha256: place for place, sha256 in enumerate(dict.fromkeys(self.sha256))}
         return np.array([number[sha256] for sha256 in self.sha256], np.int64)
 
     @cached_property
     def photo(self) -> NDArray[np.int64]:
-        """The number of each one's photo, int64 [n]; its near-copies have the same."""
+        """The number of each photo, int64 [n]; copies of one photo have equal numbers."""
         return _numbers(self.embeddings, self.content, self.rule)
 
 
-def read_known_photos(
+def read_labelled_photos(
     manifest: Manifest,
     recognizer: Recognizer,
     *,
     on_progress: Count = no_count,
-) -> KnownPhotos:
-    """Embeds the photos of a manifest for an index, and refuses those that it knows already.
+) -> LabelledPhotos:
+    """Returns the photos of a manifest, embedded for an index that does not contain them.
 
     Args:
-        manifest: the photos and what they show.
+        manifest: the photos with their labels.
         recognizer: the opened index.
         on_progress: called with the number of photos done.
 
     Raises:
-        UsageError: when the index holds one of them, as gallery picture or distractor, by content:
-            it would find itself, or have been taught to be refused.
+        UsageError: the index contains a file of equal content. A gallery picture would be its own
+            neighbour, and the thresholds are fitted on the distractors.
     """
     rows = tuple(sorted(manifest.rows, key=lambda row: row.id))
     embedder = recognizer.embedder
     with _features(recognizer) as store:
-        found = extract(replace(manifest, rows=rows), embedder, store, on_progress=on_progress)
-        pictures = list(found.pictures)
+        extraction = extract(replace(manifest, rows=rows), embedder, store, on_progress=on_progress)
+        pictures = list(extraction.pictures)
         features = store.read([picture.sha256 for picture in pictures])
     ids = tuple(picture.row.id for picture in pictures)
     embeddings = Embeddings(embedder.vectors(features), ids, embedder.fingerprint)
-    photos = KnownPhotos(
+    photos = LabelledPhotos(
         embeddings,
         tuple(picture.row.labels for picture in pictures),
         tuple(manifest.file(picture.row) for picture in pictures),
         tuple(picture.sha256 for picture in pictures),
-        found.skipped,
+        extraction.skipped,
         saved_copy_rule(recognizer.gallery),
     )
-    _refuse_known(photos, recognizer.gallery)
+    _refuse_indexed(photos, recognizer.gallery)
     return photos
 
 
-def refuse_shared_photos(first: KnownPhotos, second: KnownPhotos) -> None:
-    """Refuses a test on photos that a choice was made on.
+def refuse_shared_photos(first: LabelledPhotos, second: LabelledPhotos) -> None:
+    """Checks that test photos differ from those that a choice was made on.
 
     Raises:
-        UsageError: names the first photo of `second` whose content `first` has too.
+        UsageError: `first` and `second` have files of equal content; names the first of them.
     """
     shared = shared_content(second.sha256, first.sha256)
     if shared:
         place, other = shared[0]
         raise UsageError(
-            f"{len(shared)} of {len(second)} photos to test on are also among those to choose by"
-            f" (as {first.files[other]}), so the score would flatter",
+            f"{len(shared)} of {len(second)} test photos are also among the photos of --data"
+            f" (as {first.files[other]}), so the score would be too high",
             where=second.files[place],
-            remedy="take them out of one of the two",
+            remedy="remove them from one of the two",
         )
 
 
 def _numbers(
     embeddings: Embeddings, content: NDArray[np.int64], rule: CopyRule
 ) -> NDArray[np.int64]:
-    """The number of each one's photo.
+    """Returns the number of each photo.
 
-    Where the rule would leave fewer than half of the different files it does not tell copies from
-    other photos, as with a network of random weights: then only equal files are copies.
+    A rule that joins more than half of the different files cannot distinguish copies from other
+    photos, for example with a network of random weights. Then only equal files count as copies.
     """
     if not content.size:
         return content
@@ -140,16 +140,16 @@ def _numbers(
     return photo if 2 * len(np.unique(photo)) >= len(np.unique(content)) else content
 
 
-def _refuse_known(photos: KnownPhotos, gallery: Gallery) -> None:
+def _refuse_indexed(photos: LabelledPhotos, gallery: Gallery) -> None:
     ids = photos.embeddings.ids
-    known = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("gallery"))]
-    shared = shared_content(photos.sha256, known)
+    indexed = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("gallery"))]
+    shared = shared_content(photos.sha256, indexed)
     if shared:
         raise UsageError(
-            f"{len(shared)} of {len(photos)} photos are pictures of the index itself and would"
-            " find themselves",
+            f"{len(shared)} of {len(photos)} photos are pictures of the index, so each would be its"
+            " own nearest neighbour",
             where=photos.files[shared[0][0]],
-            remedy="give photos that the index does not hold",
+            remedy="give photos that the index does not contain",
         )
     bank = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("distractor"))]
     refuse_queries_in_bank(ids, photos.sha256, bank)
@@ -157,9 +157,9 @@ def _refuse_known(photos: KnownPhotos, gallery: Gallery) -> None:
 
 @contextmanager
 def _features(recognizer: Recognizer) -> Iterator[FeatureStore]:
-    """The features of photos, kept with the index; kept nowhere where that cannot be written.
+    """Yields the store of photo features in the index, or a temporary one.
 
-    A read-only index, or another process that is at it, is no reason to stop.
+    The temporary store serves a read-only index and one that another process writes to.
     """
     with ExitStack() as held:
         below = recognizer.gallery.path

@@ -15,7 +15,7 @@ from lmk.eval.files.truth import Truth
 from lmk.eval.scores.gap import contest_gap, gap_of_judged
 from lmk.eval.scores.judged import Judged, judge
 from lmk.eval.tune.grid import choose, fold_scores, name_of, stratified_folds
-from lmk.eval.tune.labelled_photos import KnownPhotos
+from lmk.eval.tune.labelled_photos import LabelledPhotos
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.steps import VoteStep
@@ -88,7 +88,7 @@ def candidates(saved: Pipeline, grid: Sequence[Pipeline]) -> tuple[Pipeline, ...
 def tuning_of(
     pipelines: Sequence[Pipeline],
     predictions: Sequence[Predictions],
-    photos: KnownPhotos,
+    photos: LabelledPhotos,
     *,
     folds: int,
     seed: int,
@@ -132,11 +132,11 @@ def tuning_of(
         for name, by in _SCORES.items()
         if name != "contest_gap" or others >= folds
     }
-    choice = choose(scores["gap"], kept=0)
+    choice = choose(scores["gap"], current=0)
     return Tuning(tuple(pipelines), scores, choice.best, choice.nested)
 
 
-def _labels_by_photo(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
+def _labels_by_photo(photos: LabelledPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
     """Returns the labels of each photo by its number, those of all its copies together."""
     labels: dict[int, set[str]] = {}
     for each, own in zip(number.tolist(), photos.labels, strict=True):
@@ -144,7 +144,7 @@ def _labels_by_photo(photos: KnownPhotos, number: NDArray[np.int64]) -> dict[int
     return labels
 
 
-def judged_of(predictions: Predictions, photos: KnownPhotos) -> Judged:
+def judged_of(predictions: Predictions, photos: LabelledPhotos) -> Judged:
     """Returns predictions joined with the labels of the photos; rows by rising id."""
     ids = photos.embeddings.ids
     truth = Truth(ids, photos.labels, (None,) * len(ids))

@@ -1,4 +1,4 @@
-"""What `lmk train` measures after each epoch: landmarks by nearest neighbour, or tags."""
+"""Validation scores of `lmk train` after each epoch: landmarks by nearest neighbour, or tags."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ class _Labelled:
 class Validation:
     """GAP, mAP@100 and accuracy of an embedder on pictures held out of its training.
 
-    Each held-out picture asks for its nearest neighbours in the gallery, or, where there is none,
-    among the other held-out pictures (so landmarks that training has never seen can be measured).
-    The nearest one's landmark is the answer, its cosine the confidence; distractors ask too, and
-    every answer to them is wrong.
+    Each held-out picture is a query to the gallery. Without a gallery it is a query to the other
+    held-out pictures, which measures landmarks that are not in the training set. The landmark of
+    the nearest neighbour is the answer and its cosine the confidence. Distractors are queries too,
+    and every answer to them is wrong.
 
     Args:
         held_out: pictures with labels.
-        distractors: pictures of no landmark, or None.
+        distractors: pictures without a landmark, or None.
         gallery: pictures with labels to search, or None.
 
     Raises:
-        ManifestError: nothing can be found: no labels, or no landmark has a second picture.
+        ManifestError: no query has a true neighbour: there are no labels, or no landmark has a
+            second picture.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class Validation:
         least = 2 if gallery is None else 1
         if not any(counts.get(label, 0) >= least for own in labels for label in own):
             raise ManifestError(
-                "no picture has a landmark that could be found",
+                "no picture shares a landmark with another one",
                 where="--val",
                 remedy="give pictures with labels, two or more of a landmark, or --val-gallery",
             )
 
     def __call__(self, embedder: Embedder) -> dict[str, float]:
-        """The figures "gap", "map" and "accuracy", each 0 to 1."""
+        """Returns the scores "gap", "map" and "accuracy", each 0 to 1."""
         queries = self._embed(embedder, self._held_out, "validation")
         alone = self._gallery is None
         gallery = (
@@ -85,18 +86,18 @@ class Validation:
             else self._embed(embedder, self._gallery, "validation, gallery")
         )
         hits, relevant, confidence = _ranked(queries, gallery, leave_out=alone)
-        asked = np.array([bool(labels) for labels in queries.labels])
-        right = hits[:, 0] & asked
+        labelled = np.array([bool(labels) for labels in queries.labels])
+        right = hits[:, 0] & labelled
         if self._distractors is not None:
             others = self._embed(embedder, self._distractors, "validation, distractors")
-            _, _, more = _ranked(others, gallery, leave_out=False)
-            confidence = np.concatenate([confidence, more])
-            right = np.concatenate([right, np.zeros(len(more), dtype=bool)])
-        findable = relevant > 0
+            _, _, cosine = _ranked(others, gallery, leave_out=False)
+            confidence = np.concatenate([confidence, cosine])
+            right = np.concatenate([right, np.zeros(len(cosine), dtype=bool)])
+        scored = relevant > 0
         return {
-            "gap": gap(confidence, right, int(asked.sum())).value,
-            "map": float(average_precisions(hits[findable], relevant[findable]).mean()),
-            "accuracy": float(right[: len(asked)].sum() / asked.sum()),
+            "gap": gap(confidence, right, int(labelled.sum())).value,
+            "map": float(average_precisions(hits[scored], relevant[scored]).mean()),
+            "accuracy": float(right[: len(labelled)].sum() / labelled.sum()),
         }
 
     def _embed(self, embedder: Embedder, manifest: Manifest, stage: str) -> _Labelled:
@@ -116,15 +117,15 @@ class Validation:
 class TagValidation:
     """Mean over tags of their average precision on pictures held out of the training.
 
-    Tags that no held-out picture has, and those that the head does not know, are left out; a
-    picture without tags has none of them.
+    Tags that no held-out picture has, and tags that the head lacks, are left out. A picture without
+    tags is a negative example of each tag.
 
     Args:
         held_out: pictures with tags.
-        settings: of the task, which say how labels are read: with weights, or plain.
+        settings: the settings of the task, which say whether labels have weights.
 
     Raises:
-        ManifestError: no picture has a tag; labels that should have a weight have none.
+        ManifestError: no picture has a tag, or a label lacks the weight that it should have.
     """
 
     def __init__(
@@ -141,11 +142,11 @@ class TagValidation:
             raise ManifestError(
                 "no picture has a tag",
                 where="--val",
-                remedy="give a CSV with a column tags, several apart by blanks",
+                remedy="give a CSV with a column tags, which blanks separate",
             )
 
     def __call__(self, embedder: Embedder, head: TagHead | None) -> dict[str, float]:
-        """The figure "tag_map", 0 to 1; 0 where the head knows none of the tags."""
+        """Returns the score "tag_map", 0 to 1; 0 where the head has none of the tags."""
         if head is None:
             raise ValueError("the embedder has no tags")
         ids: list[str] = []
@@ -168,9 +169,10 @@ class TagValidation:
 def _ranked(
     queries: _Labelled, gallery: _Labelled, *, leave_out: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]:
-    """Hits bool [q, k], true pictures int64 [q] and the best cosine float32 [q] of each query.
+    """Returns hits bool [q, k], true pictures int64 [q] and the best cosine float32 [q].
 
-    Ties go to the smaller row. With `leave_out` the gallery is the queries, and none finds itself.
+    Ties are ordered by row. With `leave_out` the queries are the gallery, and each query is left
+    out of its own list.
     """
     names = sorted(set().union(*gallery.labels, *queries.labels))
     number = {name: i for i, name in enumerate(names)}

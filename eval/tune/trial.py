@@ -1,11 +1,11 @@
-"""Several pipelines answer the same photos: what tuning compares."""
+"""Predictions of several pipelines for the same photos, which tuning compares."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
 from lmk.embed.progress import Count, no_count
-from lmk.eval.tune.labelled_photos import KnownPhotos
+from lmk.eval.tune.labelled_photos import LabelledPhotos
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
@@ -17,36 +17,36 @@ from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep, GeometrySt
 def try_pipelines(
     recognizer: Recognizer,
     pipelines: Sequence[Pipeline],
-    photos: KnownPhotos,
+    photos: LabelledPhotos,
     *,
     on_progress: Count = no_count,
 ) -> list[Predictions]:
-    """The predictions of each pipeline; the photos are searched once.
+    """Returns the predictions of each pipeline; the photos are searched once.
 
     Args:
-        recognizer: the opened index; its own pipeline plays no part.
-        pipelines: to be tried. What they must know of the gallery and is not saved with it is
-            learnt, once for all pipelines that need the same.
-        photos: what is asked.
+        recognizer: the opened index; its own pipeline is not used.
+        pipelines: the pipelines to try. Tables that a pipeline needs and the index has not saved
+            are fitted, once for all pipelines with the same needs.
+        photos: the queries.
         on_progress: called with the number of pipelines done.
     """
     depth = max(pipeline.candidates for pipeline in pipelines)
-    found = recognizer.search(photos.embeddings, depth)
-    known: dict[Hashable, PipelineContext] = {}
+    neighbours = recognizer.search(photos.embeddings, depth)
+    contexts: dict[Hashable, PipelineContext] = {}
     predictions = []
     for done, pipeline in enumerate(pipelines, 1):
         other = recognizer.with_pipeline(pipeline)
         needs = _needs(pipeline)
-        if needs not in known:
-            known[needs] = other.context
+        if needs not in contexts:
+            contexts[needs] = other.context
         queries = QueryBatch(photos.embeddings, features=other.features_of(photos.files))
-        predictions.append(pipeline.predict(queries, found, known[needs]))
+        predictions.append(pipeline.predict(queries, neighbours, contexts[needs]))
         on_progress(done)
     return predictions
 
 
 def _needs(pipeline: Pipeline) -> Hashable:
-    """What a pipeline's facts depend on."""
+    """Returns the parts of a pipeline that its context depends on."""
     kinds = (DbaStep, PenaltyStep, DistractorSimilarityStep, GeometryStep)
     return (
         tuple(step for step in pipeline.steps if isinstance(step, kinds)),

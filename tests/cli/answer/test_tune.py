@@ -57,7 +57,7 @@ def test_the_saved_the_plain_and_the_grids_pipelines_are_compared(lmk: Run, phot
     assert facts["saved"]["gap"] == facts["pipelines"][0]["gap"]
     assert facts["plain"]["gap"] == facts["pipelines"][1]["gap"]
     scores = np.array([each["gap_of_folds"] for each in facts["pipelines"]])
-    best = facts["pipelines"][choose(scores, kept=0).best]
+    best = facts["pipelines"][choose(scores, current=0).best]
     assert {name: facts["best"][name] for name in ("name", "gap")} == {
         name: best[name] for name in ("name", "gap")
     }
@@ -133,7 +133,7 @@ def test_the_best_steps_are_saved_when_asked_for(lmk: Run, photos: Path) -> None
 def test_photos_that_the_index_knows_are_refused(lmk: Run, photos: Path) -> None:
     here = photos.parent
     shutil.copy(here / "gallery" / "tower" / "1.jpg", here / "photos" / "tower0.jpg")
-    lmk(*TUNE).refused(2, "1 of 15 photos", "pictures of the index itself", "tower0.jpg")
+    lmk(*TUNE).refused(2, "1 of 15 photos", "are pictures of the index", "tower0.jpg")
     shutil.copy(here / "bank" / "n3.jpg", here / "photos" / "tower0.jpg")
     lmk(*TUNE).refused(2, "bank", "tower0")
 

@@ -154,11 +154,11 @@ def test_compare_as_tables(lmk: Run, files: Path) -> None:
     assert lines[1].split()[:2] == ["old.csv", "0.5000"]
     assert lines[2].split()[:2] == ["new.csv", "1.0000"]
     assert "+0.5000 [" in lines[2]
-    assert "new.csv: what changes GAP most against old.csv" in done.out
+    assert "queries that change GAP most from old.csv to new.csv" in done.out
     assert lines[-1].split() == ["d", "+0.50000", "eiffel", "louvre", "eiffel"]
     plain = lmk("eval", "compare", "old.csv", "old.csv", "solution.csv", "--resamples", 0)
     assert "+0.0000" in plain.out
-    assert "what changes" not in plain.out
+    assert "queries that change" not in plain.out
 
 
 def test_compare_shows_blanks_and_queries_without_landmark(lmk: Run, files: Path) -> None:
@@ -199,7 +199,7 @@ def test_retrieval_as_json(lmk: Run, lists: Path) -> None:
     done = lmk("eval", "retrieval", "lists.csv", "wanted.csv", "--json")
     assert done.code == 0
     assert done.complaints == [
-        "lmk: lists.csv: 1 of 3 queries have no row (the first is d): nothing was found for them"
+        "lmk: lists.csv: 1 of 3 queries have no row (the first is d): they count as empty lists"
     ]
     found = json.loads(done.out)
     assert list(found) == ["all", "Public", "Private"]
@@ -228,7 +228,7 @@ def test_retrieval_as_a_table_with_another_k(lmk: Run, lists: Path) -> None:
     lines = [line.split() for line in done.out.splitlines()]
     assert lines[0] == ["mAP@1", "queries", "P@1", "recall@1", "first", "hit"]
     assert lines[1] == ["all", "0.3333", "3", "0.3333", "0.1667", "2"]
-    assert "2 where none is" in done.out
+    assert "2 without one" in done.out
 
 
 def test_retrieval_by_the_labels_of_a_gallery(lmk: Run, lists: Path) -> None:
@@ -238,7 +238,7 @@ def test_retrieval_by_the_labels_of_a_gallery(lmk: Run, lists: Path) -> None:
     )
     assert done.code == 0
     assert done.complaints[0] == (
-        "lmk: solution.csv: 2 of 7 queries show no landmark of gallery.csv: they are left out"
+        "lmk: solution.csv: 2 of 7 queries show no landmark of gallery.csv and are left out"
     )
     found = json.loads(done.out)
     assert found["all"]["queries"] == 4  # a, c, d, g; f is Ignored
@@ -343,7 +343,7 @@ def test_tags_given_and_what_follows(lmk: Run, files: Path) -> None:
     }  # fmt: skip
     assert found["tags"]["animal"]["support"] == 2
     table = lmk(*call[:-1], "--resamples", 0).out
-    assert "tags given, micro: P 0.5000  R 0.3333" in table
+    assert "assigned tags, micro: P 0.5000  R 0.3333" in table
     (files / "tagged.csv").write_text("id,tags,given\np1,cat:0.9,cat cat\n")
     lmk(*call).refused(1, "line 2", "twice")
 
@@ -402,7 +402,7 @@ def test_revisited_as_a_table(lmk: Run, benchmark: Path) -> None:
     (benchmark / "one.csv").write_text("id,images\nq0,d0\n")
     done = lmk("eval", "revisited", "gnd.pkl", "--ranks", "one.csv", "--resamples", 0)
     assert done.complaints == [
-        "lmk: one.csv: 1 of 2 queries have no row (the first is q1): nothing was found for them"
+        "lmk: one.csv: 1 of 2 queries have no row (the first is q1): they count as empty lists"
     ]
     lines = [line.split() for line in done.out.splitlines()]
     assert lines[0] == ["mAP", "mP@1", "mP@5", "mP@10", "queries"]
@@ -451,7 +451,7 @@ def test_revisited_as_a_table(lmk: Run, benchmark: Path) -> None:
         ("tags tags.csv tags.csv -k 0", 2, ["'-k'"]),
         ("revisited gnd.pkl", 2, ["give --ranks, or both"]),
         ("revisited gnd.pkl --database database.npy", 2, ["give --ranks, or both"]),
-        ("revisited gnd.pkl --ranks ranks.npy --queries queries.npy", 2, ["leave the features"]),
+        ("revisited gnd.pkl --ranks ranks.npy --queries queries.npy", 2, ["leave out --database"]),
         ("revisited gnd.pkl --ranks ranks.csv --columns", 2, ["--columns is for a .npy"]),
         (
             "revisited gnd.pkl --database database.npy --queries queries.npy --columns",

@@ -217,7 +217,7 @@ def test_sheets_show_the_query_and_its_neighbours(lmk: Run, here: Path) -> None:
     assert shown  # so no sixth picture is needed
     assert len(misses.images()) == 2 * (1 + 5)
     assert f"1: {scores[0]:.3f} {labels[0][0]}" in misses.text
-    assert f"answers {others} of the pictures shown in another way" in misses.text
+    assert f"For {others} of the pictures shown the index now gives another answer" in misses.text
     assert "--queries" not in page.text
 
 
@@ -239,8 +239,9 @@ def test_few_queries_are_said_to_be_few(lmk: Run, here: Path, count: int) -> Non
     (here / "solution.csv").write_text("\n".join(["id,landmarks", *rows]) + "\n")
     (here / "answers.csv").write_text("id,landmarks\n" + "".join(f"{row} 1\n" for row in rows))
     scores = make_page(lmk, here).section("scores").text
-    assert ("Few queries: only 29 of landmarks. Read the intervals" in scores) == (count < 30)
-    assert ("Few queries" in scores) == (count < 30)
+    note = "Only 29 queries show a landmark, so the scores are uncertain. Use the intervals"
+    assert (note in scores) == (count < 30)
+    assert ("are uncertain" in scores) == (count < 30)
 
 
 @pytest.mark.usefixtures("submission")
@@ -248,8 +249,8 @@ def test_an_index_alone_gives_class_sizes(lmk: Run, here: Path) -> None:
     page = make_page(lmk, here, "-i", "sample.lmk", "--resamples", 0)
     assert len(page.svgs()) == 4
     assert page.images() == []
-    assert "they were switched off" in page.text
-    assert "Few queries: only 3 of landmarks. The scores are uncertain" in page.text
+    assert "Intervals were switched off" in page.text
+    assert "Only 3 queries show a landmark, so the scores are uncertain. The" in page.text
 
 
 @pytest.mark.usefixtures("submission")
@@ -260,7 +261,7 @@ def test_queries_alone_give_their_pictures(lmk: Run, here: Path) -> None:
     report = expected()
     cases = len(report.misses) + len(report.false_positives)
     assert "cannot be read" in page.section("false-positives").text
-    assert "not among the queries given" in page.section("misses").text
+    assert "not in --queries" in page.section("misses").text
     assert len(page.images()) == cases - 2
     assert "--index INDEX" in page.section("misses").text
 
@@ -271,7 +272,7 @@ def test_a_query_that_cannot_be_read_has_no_neighbours(lmk: Run, here: Path) -> 
     (here / "queries.csv").write_text("id,path\nq_tower,queries/q_tower.jpg\n")
     page = make_page(lmk, here, "-i", "sample.lmk", "--queries", "queries.csv", "--root", ".")
     assert "cannot be read" in page.section("misses").text
-    assert "not among the queries given" in page.section("misses").text
+    assert "not in --queries" in page.section("misses").text
     assert page.images() == []
 
 
@@ -280,8 +281,8 @@ def test_a_perfect_submission_has_nothing_to_show(lmk: Run, here: Path) -> None:
     (here / "answers.csv").write_text("\n".join(rows) + "\n")
     page = make_page(lmk, here)
     assert "every answer is right" in page.section("confusions").text
-    assert "None costs anything" in page.section("false-positives").text
-    assert "every landmark is answered rightly" in page.section("misses").text
+    assert "There are no costs" in page.section("false-positives").text
+    assert "every landmark query has a right answer" in page.section("misses").text
 
 
 def test_a_submission_of_blanks_has_a_page(lmk: Run, here: Path) -> None:
@@ -301,7 +302,7 @@ def test_odd_names_do_no_harm(lmk: Run, here: Path) -> None:
     assert "<script" not in page.source
     assert "<script>alert(1)</script>" in page.text
     assert "<b>q&" in page.text
-    assert "Infinite, so in no bin: 1" in page.text
+    assert "Infinite confidences are in no bin: 1" in page.text
 
 
 def test_where_the_page_cannot_go(lmk: Run, here: Path) -> None:
@@ -333,5 +334,5 @@ def test_a_true_landmark_far_down_is_shown_behind_the_nearest(lmk: Run, here: Pa
     extra = int(place >= 5)
     assert f"{place + 1}: {predictions.neighbours.scores[0, place]:.3f} bridge" in misses.text
     assert len(misses.images()) == 2 * 6 + extra
-    assert "No picture of pyramid among the 12 nearest." in misses.text
+    assert "No picture of pyramid is among the 12 nearest." in misses.text
     assert "No picture of bridge" not in misses.text

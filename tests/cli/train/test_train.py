@@ -130,7 +130,7 @@ class TestBadCalls:
         lmk(*call, "empty.csv").refused(2, "holds no rows")
         lmk(*call, "plain.csv").refused(2, "the pictures have 0 landmarks", "landmark_id")
         lmk(*call, sample / "gallery", "--val", sample / "bank").refused(
-            2, "--val: no picture has a landmark that could be found"
+            2, "--val: no picture shares a landmark with another one"
         )
 
     def test_a_gpu_that_is_not_there(

@@ -33,7 +33,7 @@ def test_folds_share_every_kind_and_are_of_one_size(
     kinds: list[str], folds: int, seed: int
 ) -> None:
     if folds > len(kinds):
-        with pytest.raises(ValueError, match="dealt"):
+        with pytest.raises(ValueError, match="cannot be split"):
             stratified_folds(kinds, folds, seed)
         return
     fold = stratified_folds(kinds, folds, seed)
@@ -47,7 +47,7 @@ def test_folds_share_every_kind_and_are_of_one_size(
 def test_another_seed_deals_otherwise() -> None:
     kinds = ["a"] * 10 + [""] * 20
     assert (stratified_folds(kinds, 5, 0) != stratified_folds(kinds, 5, 1)).any()
-    with pytest.raises(ValueError, match="dealt"):
+    with pytest.raises(ValueError, match="cannot be split"):
         stratified_folds(kinds, 1, 0)
 
 
@@ -60,7 +60,7 @@ def test_copies_stay_in_one_fold(contents: list[str], folds: int, seed: int) -> 
     kinds = [content if content < "f" else "" for content in contents]
     once = list(dict.fromkeys(contents))
     if folds > len(once):
-        with pytest.raises(ValueError, match="dealt"):
+        with pytest.raises(ValueError, match="cannot be split"):
             stratified_folds(kinds, folds, seed, contents)
         return
     fold = stratified_folds(kinds, folds, seed, contents)
@@ -99,17 +99,17 @@ def test_the_choice_is_that_of_a_plain_loop(folds: int, table: list[list[int]]) 
 
 
 def test_what_is_kept_stays_unless_the_gain_is_more_than_its_standard_error() -> None:
-    kept = np.array([0.5, 0.5, 0.5, 0.5])
+    current = np.array([0.5, 0.5, 0.5, 0.5])
     gain = np.array([0.4, -0.1, 0.2, -0.1])  # mean .1, standard error .122
-    assert choose(np.array([kept, kept + gain])).best == 1
-    assert choose(np.array([kept, kept + gain]), kept=0).best == 0
-    assert choose(np.array([kept, kept + gain + 0.03]), kept=0).best == 1
-    assert choose(np.array([kept + gain, kept]), kept=1).best == 1
-    assert choose(np.array([kept, kept]), kept=1).best == 1
+    assert choose(np.array([current, current + gain])).best == 1
+    assert choose(np.array([current, current + gain]), current=0).best == 0
+    assert choose(np.array([current, current + gain + 0.03]), current=0).best == 1
+    assert choose(np.array([current + gain, current]), current=1).best == 1
+    assert choose(np.array([current, current]), current=1).best == 1
     # Of the others of fold 0 the gain is 0 on average, of those of fold 1 it is .17 with error .15
-    assert choose(np.array([kept, kept + gain]), kept=0).nested.tolist() == [0, 1, 0, 1]
+    assert choose(np.array([current, current + gain]), current=0).nested.tolist() == [0, 1, 0, 1]
     halves = np.array([[0.5, 0.5], [0.4, 0.7]])  # one fold has no standard error
-    assert choose(halves, kept=0).nested.tolist() == [1, 0]
+    assert choose(halves, current=0).nested.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((2, 1)), np.array([[0, np.nan]])])

@@ -16,7 +16,7 @@ from lmk.embed.data.manifest import Manifest, Row, read_manifest
 from lmk.embed.errors import UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.eval.tune.grid import default_grid
-from lmk.eval.tune.labelled_photos import read_known_photos, refuse_shared_photos
+from lmk.eval.tune.labelled_photos import read_labelled_photos, refuse_shared_photos
 from lmk.eval.tune.trial import try_pipelines
 from lmk.index.catalog.lock import take_lock
 from lmk.rerank.indexing.build import build_index
@@ -58,7 +58,7 @@ def test_photos_come_by_rising_id_with_what_they_show(
 ) -> None:
     bad = replace(asked, rows=(*asked.rows, Row("a", "none.jpg")))
     done: list[int] = []
-    known = read_known_photos(bad, recognizer, on_progress=done.append)
+    known = read_labelled_photos(bad, recognizer, on_progress=done.append)
     assert known.embeddings.ids == tuple(sorted(row.id for row in asked.rows))
     assert [skip.path for skip in known.skipped] == ["none.jpg"]
     assert done[-1] == len(bad)
@@ -73,9 +73,9 @@ def test_photos_come_by_rising_id_with_what_they_show(
 def test_photos_are_embedded_once(
     recognizer: Recognizer, asked: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = read_known_photos(asked, recognizer)
+    first = read_labelled_photos(asked, recognizer)
     monkeypatch.setattr(Embedder, "start", lambda *_: pytest.fail("a photo was computed again"))
-    again = read_known_photos(asked, recognizer)
+    again = read_labelled_photos(asked, recognizer)
     assert (again.embeddings.vectors == first.embeddings.vectors).all()
 
 
@@ -86,7 +86,7 @@ def test_an_index_that_another_one_tunes_is_no_hindrance(
     folder.mkdir(parents=True)
     lock = take_lock(folder)
     try:
-        known = read_known_photos(asked, recognizer)
+        known = read_labelled_photos(asked, recognizer)
     finally:
         os.close(lock)
     assert len(known) == 8
@@ -94,7 +94,7 @@ def test_an_index_that_another_one_tunes_is_no_hindrance(
 
 
 @pytest.mark.parametrize(
-    ("folder", "words"), [("gallery", "pictures of the index itself"), ("bank", "bank")]
+    ("folder", "words"), [("gallery", "pictures of the index"), ("bank", "bank")]
 )
 def test_what_the_index_holds_is_refused(
     recognizer: Recognizer, asked: Manifest, photos: Path, folder: str, words: str
@@ -102,20 +102,20 @@ def test_what_the_index_holds_is_refused(
     copied = sorted((photos / folder).rglob("*.jpg"))[2]
     shutil.copy(copied, asked.file(asked.rows[3]))
     with pytest.raises(UsageError, match=words) as refused:
-        read_known_photos(asked, recognizer)
+        read_labelled_photos(asked, recognizer)
     assert "1 of 8" in str(refused.value)
 
 
 def test_a_test_must_be_on_other_photos(recognizer: Recognizer, asked: Manifest) -> None:
     first, second = replace(asked, rows=asked.rows[:4]), replace(asked, rows=asked.rows[4:])
-    one, other = (read_known_photos(part, recognizer) for part in (first, second))
+    one, other = (read_labelled_photos(part, recognizer) for part in (first, second))
     refuse_shared_photos(one, other)
-    with pytest.raises(UsageError, match="4 of 8 photos to test on"):
-        refuse_shared_photos(one, read_known_photos(asked, recognizer))
+    with pytest.raises(UsageError, match="4 of 8 test photos"):
+        refuse_shared_photos(one, read_labelled_photos(asked, recognizer))
 
 
 def test_each_pipeline_answers_as_it_would_alone(recognizer: Recognizer, asked: Manifest) -> None:
-    known = read_known_photos(asked, recognizer)
+    known = read_labelled_photos(asked, recognizer)
     points = Pipeline(steps=(GeometryStep(extractor="rootsift", weight=0.5), VoteStep()))
     pipelines = [*default_grid()[::3], points, Pipeline(candidates=3)]
     done: list[int] = []

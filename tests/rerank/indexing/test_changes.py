@@ -13,7 +13,7 @@ from lmk.embed.data.manifest import Manifest, Row, read_manifest
 from lmk.embed.errors import GalleryError, GalleryLocked, NotAGallery
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.local.features import RootSift, cache_of, local_features
-from lmk.eval.tune.labelled_photos import read_known_photos
+from lmk.eval.tune.labelled_photos import read_labelled_photos
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.verify import verify
 from lmk.index.gallery.writer import GalleryWriter
@@ -250,7 +250,7 @@ class TestCompact:
         remove_pictures(index, [f"place_0/{files[1].name}", "distractor:1000"])
         known = Manifest(photos / "bank", (Row("q", "1000.jpg"),))
         with Recognizer.open(index) as recognizer:
-            read_known_photos(known, recognizer)
+            read_labelled_photos(known, recognizer)
         tuned = sorted((index / PHOTOS).glob("*/*.safetensors"))
         assert len(tuned) == 1 and len(list((index / "cache" / "local").iterdir())) == 3
         assert compact_index(index).features == 2 + 1  # and rows of one shard that stays
