@@ -87,7 +87,7 @@ def _search(gallery: Gallery) -> str:
 
 
 def _bytes_in(folder: Path) -> int:
-    from lmk.index.gallery.gallery import bytes_below
+    from lmk.index.gallery.info import bytes_below
 
     return bytes_below(folder)
 

@@ -1,8 +1,8 @@
 """The catalog of a gallery: one SQLite file that says what the gallery holds.
 
 Everything else of a gallery is a file that a row here names; what no row names does not exist.
-The queries are in this module, what changes it in changes.py, the tables in migrations.py and the
-connections in database.py. The write-ahead log lets readers keep the state they opened while a
+This module and pictures.py read it, changes.py changes it, migrations.py holds the tables and
+database.py the connections. The write-ahead log lets readers keep the state they opened while a
 writer commits, and neither waits for the other.
 
 SQLite does not notice a changed byte in a text or a number, so rows carry a CRC-32 that is
@@ -21,7 +21,7 @@ from functools import wraps
 from itertools import pairwise
 from operator import index
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from lmk.embed.errors import GalleryDamaged
 from lmk.embed.plain_files import parse_json
 from lmk.embed.process import check_process
-from lmk.embed.tables.label_text import name_forms, nfc
 from lmk.index.catalog.database import (
     catalog_format,
     check_structure,
@@ -44,34 +43,38 @@ from lmk.index.catalog.limits import bounded, limit_steps, size_of
 from lmk.index.catalog.migrations import FORMAT
 from lmk.index.catalog.records import (
     CHANGED,
-    Picture,
-    PictureRow,
     State,
     batch_digest,
     checked_array,
     checked_file,
-    checked_picture,
     checksum,
-    picture_of,
     text_bytes,
 )
-from lmk.index.vectors.files import REBUILD, FileRecord, runs
+from lmk.index.vectors.files import REBUILD, FileRecord
 from lmk.index.vectors.labels import ROLES, Membership, Packed, Role
 
 COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
 _INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
-_PICTURE = ", ".join((*PictureRow._fields, "crc"))
 
 
-def _reads(
-    read: Callable[Concatenate[Catalog, Parameters], Value],
-) -> Callable[Concatenate[Catalog, Parameters], Value]:
-    """Turns what a wrong number or name causes in a method of Catalog into GalleryDamaged."""
+class _HasDamage(Protocol):
+    @property
+    def damaged(self) -> Callable[[str], GalleryDamaged]:
+        """Makes the error for a damaged catalog."""
+
+
+Reader = TypeVar("Reader", bound=_HasDamage)
+
+
+def reads(
+    read: Callable[Concatenate[Reader, Parameters], Value],
+) -> Callable[Concatenate[Reader, Parameters], Value]:
+    """Turns the errors that a wrong number or name causes in a method into GalleryDamaged."""
 
     @wraps(read)
-    def reading(self: Catalog, /, *args: Parameters.args, **options: Parameters.kwargs) -> Value:
+    def reading(self: Reader, /, *args: Parameters.args, **options: Parameters.kwargs) -> Value:
         try:
             return read(self, *args, **options)
         except CHANGED as error:
@@ -156,31 +159,31 @@ class Catalog:
         self._entries = {} if state is None else state.entries
         return state
 
-    @_reads
+    @reads
     def state(self) -> State | None:
         """Returns the state, or None where no gallery was ever committed."""
         value = self.meta("state")
         return None if value is None else State(**value)
 
-    @_reads
+    @reads
     def meta(self, name: str) -> Any:
         """Returns the JSON value kept under `name`, None where there is none."""
         value = self._meta().get(name)
         return None if value is None else parse_json(value)
 
-    @_reads
+    @reads
     def metas(self, prefix: str) -> dict[str, Any]:
         """Returns the JSON values kept under names that begin so, by the rest of the name."""
         found = self._meta().items()
         return {n.removeprefix(prefix): parse_json(v) for n, v in found if n.startswith(prefix)}
 
-    @_reads
+    @reads
     def array(self, name: str) -> dict[str, Any] | None:
         """Returns what is said of an array (file, dtype, shape, ...), None where there is none."""
         header = self.meta(f"array:{name}")
         return None if header is None else checked_array(header)
 
-    @_reads
+    @reads
     def arrays(self) -> dict[str, dict[str, Any]]:
         """Returns what is said of each array, by name."""
         return {name: checked_array(header) for name, header in self.metas("array:").items()}
@@ -188,15 +191,15 @@ class Catalog:
     def _meta(self) -> dict[str, str]:
         found = self._table("meta", "name")
         for name, value, crc in found:  # all of them: a changed name would only be missed
-            self._compare(crc, name, value)
+            self.compare(crc, name, value)
         return {name: value for name, value, _ in found}
 
-    @_reads
+    @reads
     def files(self) -> list[FileRecord]:
         """Returns every file the catalog names, by path."""
         return [checked_file(*row) for row in self._table("file", "path")]
 
-    @_reads
+    @reads
     def segments(self) -> list[tuple[int, int, str]]:
         """Returns (first row, rows, file) of each segment, by first row."""
         found = self.all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
@@ -211,7 +214,7 @@ class Catalog:
             parts.append((first, rows, vectors))
         return parts
 
-    @_reads
+    @reads
     def inline_entries(self) -> list[tuple[int, int, bytes | None]]:
         """As `inline`, with None for vectors that have changed."""
         query = "SELECT first_row, rows, vectors, sha256 FROM inline ORDER BY first_row"
@@ -220,12 +223,12 @@ class Catalog:
             for first, rows, data, sha256 in self.all(query)
         ]
 
-    @_reads
+    @reads
     def inline_rows(self) -> int:
         """Returns how many rows have their vectors in the catalog."""
         return int(self.all("SELECT coalesce(sum(rows), 0) FROM inline")[0][0])
 
-    @_reads
+    @reads
     def membership(self, state: State) -> Membership:
         """Returns role and labels of each of the gallery's rows (GalleryDamaged)."""
         packed, names = self.packed(state.rows), self.codes("label")
@@ -233,14 +236,14 @@ class Catalog:
             raise self.damaged("a label is missing")
         return Membership.of(packed, self.alive(state), names)
 
-    @_reads
+    @reads
     def packed(self, rows: int) -> Packed:
         """Returns role and label codes of each of the gallery's `rows` rows (GalleryDamaged)."""
         batches = self.batches(0)
         self.check_tiling([batch[:2] for batch in batches], rows)
         return Packed.joined([packed for _, _, packed in batches])
 
-    @_reads
+    @reads
     def batches(self, first_row: int) -> list[tuple[int, int, Packed]]:
         """Returns (first row, rows, their roles and labels) of the batches from a row on."""
         query = (
@@ -254,7 +257,7 @@ class Catalog:
             found.append((first, rows, Packed.from_bytes(data, rows)))
         return found
 
-    @_reads
+    @reads
     def alive(self, state: State) -> NDArray[np.bool_]:
         """Returns which rows were not removed, bool [rows] (GalleryDamaged)."""
         alive = np.ones(state.rows, np.bool_)
@@ -264,7 +267,7 @@ class Catalog:
             raise self.damaged("not as many rows are removed as were")
         return alive
 
-    @_reads
+    @reads
     def removals(self) -> list[NDArray[np.int64]]:
         """Returns the rows of each removal, ascending (GalleryDamaged)."""
         found = []
@@ -276,7 +279,7 @@ class Catalog:
                 raise ValueError(f"the rows of removal {number} do not rise")
         return found
 
-    @_reads
+    @reads
     def removed_ids(self, ids: Iterable[str]) -> set[str]:
         """Returns those ids whose picture was removed since the last `compact`.
 
@@ -285,15 +288,15 @@ class Catalog:
         query = "SELECT id, crc FROM removed WHERE id = CAST(? AS TEXT)"
         found = [row for id_ in ids for row in self.all(query, (text_bytes(id_),))]
         for id_, crc in found:
-            self._compare(crc, id_)
+            self.compare(crc, id_)
         return {id_ for id_, _ in found}
 
-    @_reads
+    @reads
     def check_removed_ids(self) -> None:
         """Compares the ids of removed pictures with their checksums (GalleryDamaged)."""
         if self.format >= 3:
             for id_, crc in self._table("removed", "id"):
-                self._compare(crc, id_)
+                self.compare(crc, id_)
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
         """Checks that (first row, rows) pairs hold rows 0 to `rows`, each once (GalleryDamaged)."""
@@ -301,7 +304,7 @@ class Catalog:
             if first + size != after:
                 raise self.damaged(f"rows {first + size} to {after} are not accounted for")
 
-    @_reads
+    @reads
     def codes(self, table: Literal["label", "root"]) -> list[str]:
         """Returns the texts of a table, by code (GalleryDamaged where one has changed)."""
         texts = []
@@ -315,58 +318,7 @@ class Catalog:
             texts.append(text)
         return texts
 
-    @_reads
-    def rows(self, rows: NDArray[np.int64]) -> list[PictureRow]:
-        """Returns the entries of rows that were not removed, in the order asked for."""
-        order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
-        found: list[PictureRow | None] = [None] * len(rows)
-        query = f"SELECT {_PICTURE} FROM picture WHERE row BETWEEN ? AND ? ORDER BY row"
-        for start, stop in runs(wanted):
-            first, last = int(wanted[start]), int(wanted[stop - 1])
-            block = {values[0]: values for values in self.all(query, (first, last))}
-            for position, row in zip(order[start:stop], wanted[start:stop].tolist(), strict=True):
-                if row not in block:
-                    raise self.damaged(f"the picture of row {row} is missing")
-                *values, crc = block[row]
-                self._compare(crc, *values)
-                found[position] = checked_picture(values)
-        return found  # type: ignore[return-value]  # each is there by now
-
-    @_reads
-    def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
-        """Returns the pictures of rows that were not removed, in the order asked for."""
-        entries, roots, names = self.rows(rows), self.roots(), self.codes("label")
-        pictures = []
-        for entry in entries:
-            labels = tuple(nfc(names[int(code)]) for code in entry.labels.split(",")[:-1])
-            pictures.append(picture_of(entry, labels, roots[entry.root]))
-        return pictures
-
-    @_reads
-    def labels(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
-        """Returns the labels of rows that were not removed, in the order asked for.
-
-        Only the names that these rows have are read, so a few rows cost little in a large gallery.
-        """
-        names: dict[int, str] = {}
-        found = []
-        for entry in self.rows(np.array(rows, np.int64)):
-            codes = [int(code) for code in entry.labels.split(",")[:-1]]
-            for code in codes:
-                if code not in names:
-                    names[code] = self._label(code)
-            found.append(tuple(names[code] for code in codes))
-        return found
-
-    @_reads
-    def _label(self, code: int) -> str:
-        found = self.all("SELECT text, crc FROM label WHERE code = ?", (code,))
-        if not found or found[0][1] != checksum(code, found[0][0]):
-            raise self.damaged(f"label {code} has changed or is missing")
-        return nfc(str(found[0][0]))
-
-    @_reads
+    @reads
     def roots(self) -> list[str]:
         """Returns the folders of the manifests, absolute, by code."""
         base = os.path.realpath(self.folder)
@@ -374,44 +326,17 @@ class Catalog:
             raise ValueError("a folder of pictures that is not told from the gallery")
         return [os.path.normpath(os.path.join(base, r)) for r in self.codes("root")]  # noqa: PTH118
 
-    @_reads
+    @reads
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of every file left out, by path."""
         found = self._table("skipped", "path")
         for path, reason, crc in found:
-            self._compare(crc, path, reason)
+            self.compare(crc, path, reason)
             if not isinstance(path, str) or not isinstance(reason, str):
                 raise TypeError("a skipped file is no text")
         return [(path, reason) for path, reason, _ in found]
 
-    @_reads
-    def known(self, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-        """Returns (row, SHA-256) of those pictures among `ids` that are in the gallery.
-
-        An id that is not there is looked for in its other forms: as manifests write it, and
-        decomposed (NFD), as older galleries may have it.
-        """
-        query = "SELECT row, sha256 FROM picture WHERE id = CAST(? AS TEXT)"
-        known: dict[str, tuple[int, str]] = {}
-        for id_ in ids:
-            for form in name_forms(id_):
-                if rows := self.all(query, (text_bytes(form),)):
-                    known[id_] = rows[0]
-                    break
-        return known
-
-    @_reads
-    def same_content(self, sha256: str, role: Role) -> list[tuple[int, str]]:
-        """Returns (row, id) of the pictures of that role with that content, by row."""
-        # With "AND sha256 = ?" SQLite would put the constant into substr() too and use no index.
-        query = (
-            "SELECT row, id, sha256 FROM picture INDEXED BY picture_content"
-            " WHERE substr(sha256, 1, 16) = ?"
-        )
-        found = sorted(self.all(query, (sha256[:16],)))
-        return [(row, id_) for row, id_, own in found if own == sha256 and self.role(row) == role]
-
-    @_reads
+    @reads
     def role(self, row: int) -> Role:
         """Returns the role of a row."""
         query = (
@@ -423,13 +348,6 @@ class Catalog:
             raise self.damaged(f"row {row} has no role")
         role: Role = ROLES[found[0][0][0]]
         return role
-
-    def picture_count(self) -> int:
-        """Returns how many pictures there are.
-
-        SQLite takes count(*) as one step, which no limit could end.
-        """
-        return int(self.all("SELECT count(1) FROM picture NOT INDEXED")[0][0])
 
     def counts(self) -> dict[str, int]:
         """Returns how many entries each table has that State.entries counts."""
@@ -447,7 +365,8 @@ class Catalog:
             raise self.damaged(f"{len(found)} of {self._entries[table]} entries of {table}")
         return found
 
-    def _compare(self, crc: Any, *values: Any) -> None:
+    def compare(self, crc: Any, *values: Any) -> None:
+        """Compares the values of an entry with its checksum (GalleryDamaged)."""
         if crc != checksum(*values):
             raise self.damaged("an entry has changed")
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import Picture, PictureRow, State, batch_digest, checksum, text_bytes
 from lmk.index.vectors.files import FileRecord
 from lmk.index.vectors.labels import Packed, Role, join_codes
@@ -186,7 +187,7 @@ class Changes:
         moved = np.flatnonzero(old != np.arange(len(old)))  # the first ones may stay
         for start in range(0, len(moved), _BLOCK_ROWS):
             new = moved[start : start + _BLOCK_ROWS]
-            found = self._catalog.rows(old[new])
+            found = PictureTable(self._catalog).rows(old[new])
             bounds = (int(old[new[0]]), int(old[new[-1]]))
             self._all("DELETE FROM picture WHERE row BETWEEN ? AND ?", bounds)
             numbered = zip(new.tolist(), found, strict=True)

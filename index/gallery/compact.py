@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
 from lmk.index.gallery import transaction as sizes  # read when used: tests make them small
 from lmk.index.gallery.transaction import Transaction
@@ -89,6 +90,22 @@ def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np
         changed = _changed(blocks, rows[low:high] - first, new[low:high])
         t.changes.add_inline(first, size, b"".join(changed))
     t.change_state(generation=t.state.generation + 1)
+
+
+def check_replacement(
+    t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns rows and vectors for `replace_vectors`, by row (ValueError if they do not fit)."""
+    order = np.argsort(rows)
+    rows = rows[order]
+    # Embeddings refuses vectors that are not of length 1.
+    given = Embeddings(vectors[order], tuple(map(str, rows.tolist())), t.state.fingerprint)
+    alive = t.catalog.alive(t.state)
+    if rows.size and (rows[0] < 0 or rows[-1] >= t.state.rows or not alive[rows].all()):
+        raise ValueError("vectors for rows that the gallery does not have")
+    if given.dim != t.state.dim:
+        raise ValueError(f"vectors of {given.dim} components in a gallery of {t.state.dim}")
+    return rows, given.vectors
 
 
 def _changed(

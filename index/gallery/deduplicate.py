@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lmk.embed.errors import EmbedderMismatch, GalleryError
 from lmk.index.catalog.catalog import Catalog
 from lmk.index.catalog.layout import stays_inside
+from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import Picture, State
 from lmk.index.vectors.files import runs
 from lmk.index.vectors.labels import ROLES, Membership, Role
@@ -87,7 +88,7 @@ def admit(
     Raises:
         GalleryError: for an id that the gallery has with another content.
     """
-    known = catalog.known(picture.id for picture in pictures)
+    known = PictureTable(catalog).lookup(picture.id for picture in pictures)
     for picture in pictures:
         if known.get(picture.id, (0, picture.sha256))[1] != picture.sha256:
             raise GalleryError(
@@ -96,7 +97,7 @@ def admit(
                 remedy="give it another id, or let `lmk index sync` replace the old one",
             )
     held = [] if role == "distractor" else [row for row, _ in known.values()]
-    labels = dict(zip(held, catalog.labels(held), strict=True))
+    labels = dict(zip(held, PictureTable(catalog).labels(held), strict=True))
     found = Admission([], 0, [], [], [])
     unchanged, given = 0, _Given(catalog, role, duplicates)
     for i, picture in enumerate(pictures):
@@ -129,7 +130,7 @@ class _Given:
     """
 
     def __init__(self, catalog: Catalog, role: Role, duplicates: bool) -> None:
-        self._catalog, self._role, self._duplicates = catalog, role, duplicates
+        self._pictures, self._role, self._duplicates = PictureTable(catalog), role, duplicates
         self._first: dict[str, list[_Twin]] = {}
         self.replaced: dict[str, str] = {}
         self.dropped: set[int] = set()
@@ -175,8 +176,8 @@ class _Given:
                 found.duplicates.append((twin.id, picture.id))
 
     def _twins(self, content: str) -> list[_Twin]:
-        held = self._catalog.same_content(content, self._role)
-        labels = self._catalog.labels([row for row, _ in held]) if held else []
+        held = self._pictures.same_content(content, self._role)
+        labels = self._pictures.labels([row for row, _ in held]) if held else []
         stored = [
             _Twin(id_, own)
             for (_, id_), own in zip(held, labels, strict=True)

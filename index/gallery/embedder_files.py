@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lmk.embed.errors import GalleryError, storage_errors
 from lmk.embed.files import stamp, sync_folder
-from lmk.index.gallery.gallery import embedder_files, embedder_folder
+from lmk.index.gallery.embedder_paths import embedder_files, embedder_folder
 from lmk.index.gallery.transaction import Transaction
 from lmk.index.vectors.files import FileRecord, StoredFile, record_tree
 

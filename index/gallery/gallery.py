@@ -16,14 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -33,57 +30,19 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
 from lmk.index.catalog.catalog import Catalog
 from lmk.index.catalog.database import unfinished
+from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import CHANGED, Picture, State, picture_of
 from lmk.index.gallery.checksums import check_files
+from lmk.index.gallery.embedder_paths import EMBEDDER, embedder_folder
+from lmk.index.gallery.info import GalleryInfo, bytes_below
 from lmk.index.gallery.parts import vector_parts
 from lmk.index.vectors.derived_files import DerivedFiles
-from lmk.index.vectors.files import FileRecord, StoredFile, closing_on_error
+from lmk.index.vectors.files import StoredFile, closing_on_error
 from lmk.index.vectors.labels import Role
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 
-_EMBEDDER = "embedder"
 _BLOCK_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class GalleryInfo:
-    """A gallery in numbers.
-
-    Attributes:
-        path: its folder.
-        format: of its catalog.
-        fingerprint: of its embedder.
-        dim: components of a vector.
-        precision: of the stored vectors: "f16" or "f32".
-        pictures: with role "gallery".
-        landmarks: different labels of these pictures.
-        distractors: pictures with role "distractor".
-        unlabelled: pictures with role "gallery" that have no label.
-        removed: rows that were removed; `compact` gives their space back.
-        skipped: files left out.
-        segments: files of vectors.
-        bytes_on_disk: of everything in the folder, cache/ too.
-        created, updated: UTC, ISO 8601.
-        generation: counts the changes of the rows.
-    """
-
-    path: Path
-    format: int
-    fingerprint: str
-    dim: int
-    precision: str
-    pictures: int
-    landmarks: int
-    distractors: int
-    unlabelled: int
-    removed: int
-    skipped: int
-    segments: int
-    bytes_on_disk: int
-    created: str
-    updated: str
-    generation: int
 
 
 class Gallery:
@@ -122,6 +81,7 @@ class Gallery:
         self.created = state.created
         self._state = state
         self._catalog = catalog
+        self._pictures = PictureTable(catalog)
         self._files: dict[str, StoredFile] = {}
         opened: list[StoredFile] = []
         with closing_on_error(opened), _damage(catalog):
@@ -173,12 +133,7 @@ class Gallery:
     def __enter__(self) -> Gallery:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def role_rows(self, role: Role) -> NDArray[np.int64]:
@@ -210,7 +165,7 @@ class Gallery:
         """Returns the picture ids of rows (IndexError, also for removed ones; GalleryDamaged)."""
         wanted = self._living(rows)
         with self._reading():
-            return [entry.id for entry in self._catalog.rows(wanted)]
+            return [entry.id for entry in self._pictures.rows(wanted)]
 
     def pictures(self, rows: ArrayLike) -> list[Picture]:
         """Returns the pictures of rows (IndexError, also for removed ones; GalleryDamaged)."""
@@ -218,18 +173,18 @@ class Gallery:
         with self._reading():
             return [
                 picture_of(entry, self.labels(entry.row), self._roots[entry.root])
-                for entry in self._catalog.rows(wanted)
+                for entry in self._pictures.rows(wanted)
             ]
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
         """Returns the rows of those ids that the gallery has."""
         with self._reading():
-            return {id_: row for id_, (row, _) in self._catalog.known(ids).items()}
+            return {id_: row for id_, (row, _) in self._pictures.lookup(ids).items()}
 
     def same_content(self, sha256: str, role: Role) -> list[int]:
         """Returns the rows of that role whose picture has that SHA-256, ascending."""
         with self._reading():
-            return [row for row, _ in self._catalog.same_content(sha256, role)]
+            return [row for row, _ in self._pictures.same_content(sha256, role)]
 
     def entries(self) -> Iterator[tuple[int, Picture, Role]]:
         """Yields (row, picture, role) in row order, without removed rows; reads as it goes."""
@@ -371,33 +326,13 @@ class Gallery:
         for record in self._catalog.files():
             file = StoredFile(self.path, record)
             opened.append(file)
-            if record.path.startswith(f"{_EMBEDDER}/"):
+            if record.path.startswith(f"{EMBEDDER}/"):
                 embedder.append(file)
             else:
                 self._files[record.path] = file
         check_files(self.path, opened, verify)
         for file in embedder:
             file.close()
-
-
-def embedder_folder(folder: Path, fingerprint: str, files: Iterable[FileRecord]) -> Path:
-    """Returns the folder of the embedder of that fingerprint, as the files of the catalog say.
-
-    A gallery that keeps no such embedder has no such folder.
-
-    Raises:
-        ValueError: the files are in several folders.
-    """
-    kept = {Path(record.path).parts[1] for record in embedder_files(fingerprint, files)}
-    if len(kept) > 1:
-        raise ValueError(f"one embedder in several folders: {', '.join(sorted(kept))}")
-    return folder / _EMBEDDER / (kept.pop() if kept else fingerprint[:16])
-
-
-def embedder_files(fingerprint: str, files: Iterable[FileRecord]) -> list[FileRecord]:
-    """Returns those of the files that belong to the embedder of a fingerprint."""
-    below = re.compile(rf"{_EMBEDDER}/{re.escape(fingerprint[:16])}(-[0-9]+)?/.+", re.DOTALL)
-    return [record for record in files if below.fullmatch(record.path)]
 
 
 @contextmanager
@@ -420,16 +355,6 @@ def moved_on(folder: Path, state: State | None) -> bool:
         return catalog.state() != state
     finally:
         catalog.close()
-
-
-def bytes_below(folder: Path) -> int:
-    """Returns the bytes of all files below a folder; a link counts itself."""
-    total = 0
-    for below, _, files in os.walk(folder):
-        for name in files:
-            with suppress(FileNotFoundError):  # a writer may have removed it meanwhile
-                total += os.lstat(os.path.join(below, name)).st_size  # noqa: PTH118
-    return total
 
 
 def _close(catalog: Catalog, files: list[StoredFile]) -> None:

@@ -97,7 +97,7 @@ def merge(
             writer.set(name, value)
         _append_all(writer, galleries, embedder, duplicates=duplicates, on_progress=on_progress)
         finish(writer)
-        distractor = writer.membership().distractor
+        distractor = writer.uncommitted.membership().distractor
         writer.commit()
         bank = int(np.count_nonzero(distractor))
         return MergeReport(
@@ -125,7 +125,7 @@ def _append_all(
 ) -> None:
     total, done, starts = sum(int(g.alive.sum()) for g in galleries), 0, []
     for gallery in galleries:
-        starts.append(writer.rows)
+        starts.append(writer.uncommitted.rows)
         for path, reason in gallery.skipped():
             writer.skip(path, reason)
         for rows, pictures, role in _blocks(gallery):
@@ -179,10 +179,10 @@ def _require_same_pictures(
     pictures: Sequence[Picture],
 ) -> None:
     """Refuses an id that an earlier gallery gave to another content."""
-    known = writer.find(picture.id for picture in pictures)
+    known = writer.uncommitted.find(picture.id for picture in pictures)
     if not known:
         return
-    contents = {p.id: p.sha256 for p in writer.pictures(list(known.values()))}
+    contents = {p.id: p.sha256 for p in writer.uncommitted.pictures(list(known.values()))}
     for picture in pictures:
         if contents.get(picture.id, picture.sha256) != picture.sha256:
             earlier = galleries[bisect_right(starts, known[picture.id]) - 1]

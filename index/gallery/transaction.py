@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.errors import GalleryDamaged
 from lmk.embed.files import stamp
 from lmk.index.catalog.catalog import Catalog
 from lmk.index.catalog.changes import Changes
-from lmk.index.catalog.records import State
+from lmk.index.catalog.records import DTYPES, SAFE_NAME, Precision, State
+from lmk.index.gallery.folder import SetAside, next_number
 from lmk.index.gallery.parts import vector_parts
 from lmk.index.vectors.files import FileRecord, StoredFile, write_file
 from lmk.index.vectors.vectors import VectorPart, Vectors
@@ -67,10 +70,40 @@ class Transaction:
         """Replaces fields of the state."""
         self._state = replace(self.state, **values)
 
+    def new_state(self, fingerprint: str, dim: int, precision: Precision) -> State:
+        """Returns the state of an emptied gallery (ValueError, see GalleryWriter.reset)."""
+        if not SAFE_NAME.fullmatch(fingerprint) or dim < 1 or precision not in DTYPES:
+            raise ValueError(f"a gallery of fingerprint {fingerprint!r} and dim {dim}, {precision}")
+        old, now = self._state, _now()
+        return State(
+            fingerprint=fingerprint,
+            dim=dim,
+            rows=0,
+            generation=old.generation + 1 if old else 0,
+            next_file=old.next_file if old else next_number(self.folder),
+            created=old.created if old else now,
+            updated=now,
+            precision=precision,
+        )
+
     def reset(self, state: State) -> None:
         """Empties the gallery."""
         self.changes.clear()
         self._pending, self._state = [], state
+
+    def finish(self) -> list[tuple[FileRecord, str]]:
+        """Puts everything that was changed into the catalog, as the last step before a commit.
+
+        Returns:
+            The new files, with the stamp of each. From here on the commit may or may not reach the
+            disk, so `undo` leaves them to the next writer, which knows whether the catalog names
+            them.
+        """
+        self.store_pending()
+        self.change_state(updated=_now())
+        self.changes.set_state(self.state)
+        self.written = []
+        return self.records
 
     @property
     def old_state(self) -> State | None:
@@ -149,8 +182,15 @@ class Transaction:
             segments.append((rows, record))
         return segments
 
+    def check_array(self, array: NDArray[Any], *, by_row: bool) -> None:
+        """Checks that an array can be saved (ValueError, see GalleryWriter.put_array)."""
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"an array of {array.dtype} holds no plain numbers")
+        if by_row and array.shape[:1] != (self.state.rows,):
+            raise ValueError(f"an array of {array.shape} for {self.state.rows} rows")
+
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool) -> None:
-        """Saves numbers in place of what was saved under that name."""
+        """Saves an array in place of the one of that name."""
         data = np.ascontiguousarray(array)
         record = self.write("arrays", "bin", [data.tobytes()])
         self.drop_array(name)
@@ -230,3 +270,45 @@ class Transaction:
         large = [i for i, (_, rows, _) in enumerate(segments) if rows >= SMALL_SEGMENT_ROWS]
         small = segments[large[-1] + 1 :] if large else segments
         return small if len(small) >= SMALL_SEGMENTS else []
+
+
+def open_transaction(folder: Path, *, create: bool) -> tuple[Transaction, SetAside | None]:
+    """Begins the transaction of a writer that holds the lock of the gallery.
+
+    Args:
+        folder: the gallery.
+        create: set a catalog aside that cannot be read, and begin a new one.
+
+    Returns:
+        The transaction, and the catalog that was set aside, if any.
+
+    Raises:
+        GalleryDamaged: without `create`, for a catalog that cannot be read.
+    """
+    try:
+        return _started(folder, whole=create), None
+    except GalleryDamaged:
+        if not create:
+            raise
+    aside = SetAside(folder)
+    try:
+        return _started(folder, whole=False), aside
+    except BaseException:
+        aside.undo()
+        raise
+
+
+def _started(folder: Path, *, whole: bool) -> Transaction:
+    transaction = Transaction(folder)
+    try:
+        if whole:
+            transaction.catalog.check_structure()
+        transaction.start()
+    except BaseException:
+        transaction.undo()
+        raise
+    return transaction
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

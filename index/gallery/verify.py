@@ -22,10 +22,12 @@ from lmk.embed.tables.label_text import nfc
 from lmk.index.catalog.catalog import Catalog
 from lmk.index.catalog.database import unfinished
 from lmk.index.catalog.layout import CACHE, CATALOG
+from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import CHANGED, State
 from lmk.index.gallery.checksums import damaged_files
 from lmk.index.gallery.embedder_check import embedder_damage
-from lmk.index.gallery.gallery import embedder_files, embedder_folder, moved_on
+from lmk.index.gallery.embedder_paths import embedder_files, embedder_folder
+from lmk.index.gallery.gallery import moved_on
 from lmk.index.gallery.verify_cache import bytes_behind, damaged_cache, drop_cached
 from lmk.index.vectors.files import REBUILD, REPAIR, StoredFile
 
@@ -130,11 +132,11 @@ def _check_entries(catalog: Catalog) -> None:
     if unnamed:
         raise catalog.damaged(f"nothing is said of {min(unnamed)}")
     alive = np.flatnonzero(membership.alive)
-    pictures = catalog.picture_count()
+    pictures = PictureTable(catalog).picture_count()
     if pictures != len(alive):
         raise catalog.damaged(f"{pictures} pictures, {len(alive)} expected")
     for start in range(0, len(alive), _BLOCK_ROWS):
-        for entry in catalog.rows(alive[start : start + _BLOCK_ROWS]):
+        for entry in PictureTable(catalog).rows(alive[start : start + _BLOCK_ROWS]):
             low, high = membership.offsets[entry.row : entry.row + 2]
             expected = [membership.names[code] for code in membership.codes[low:high]]
             given = [nfc(labels[int(code)]) for code in entry.labels.split(",")[:-1]]

@@ -1,9 +1,8 @@
 """GalleryWriter: the one process that changes a gallery.
 
-A commit is one transaction of the catalog. Files are written, fsynced and named by the transaction
-before it commits; until then no reader sees them, and what a failed or killed writer left behind
-is swept by the next one. Files that a commit replaced stay until the next writer, for readers that
-are about to open them.
+A commit is one transaction of the catalog. Files are fsynced and named by the transaction before it
+commits, and no reader sees them until then. The next writer removes the files that a failed writer
+left and those that a commit replaced, so readers can still open the latter.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,51 +19,41 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed import interrupts
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError, NotAGallery, StorageError
+from lmk.embed.errors import GalleryError, LmkError, NotAGallery, StorageError
 from lmk.embed.process import check_process
-from lmk.embed.shell_words import shell_word
 from lmk.index.catalog.catalog import Catalog
 from lmk.index.catalog.layout import LOCK, refuse_links
 from lmk.index.catalog.lock import take_lock
-from lmk.index.catalog.records import DTYPES, SAFE_NAME, Picture, Precision, State
+from lmk.index.catalog.records import Picture, Precision
 from lmk.index.gallery import transaction as sizes  # read when used: tests make them small
 from lmk.index.gallery.checksums import note_written
-from lmk.index.gallery.compact import compact, replace_vectors
-from lmk.index.gallery.deduplicate import (
-    LabelDifference,
-    admit,
-    check_pictures,
-    check_vectors,
-    shared_content,
-)
+from lmk.index.gallery.compact import check_replacement, compact, replace_vectors
+from lmk.index.gallery.deduplicate import LabelDifference, admit, check_pictures, check_vectors
 from lmk.index.gallery.embedder_files import install_embedder
-from lmk.index.gallery.folder import SetAside, make_folder, next_number, sweep
-from lmk.index.gallery.gallery import Gallery, embedder_files, embedder_folder
-from lmk.index.gallery.transaction import Transaction
+from lmk.index.gallery.folder import SetAside, make_folder, sweep
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.transaction import Transaction, open_transaction
+from lmk.index.gallery.uncommitted import Uncommitted
 from lmk.index.vectors.derived_files import DerivedFiles
-from lmk.index.vectors.labels import Membership, Role
-from lmk.index.vectors.view import View
+from lmk.index.vectors.labels import Role
 
 
 class GalleryWriter:
-    """Changes a gallery; everything since the last `commit` happens or nothing does.
+    """Context manager that changes a gallery; leaving it without `commit` undoes the changes.
 
-    Use it with `with`: leaving without `commit` undoes what was done since the last one. Another
-    process can read meanwhile, none can write.
+    Other processes can read the gallery meanwhile, and none can write to it.
 
     Attributes:
         path: the gallery folder.
         unchanged: pictures given to `append` that the gallery had already.
         duplicates: (id given, id that has this content) of the pictures `append` left out.
-        relabelled: pictures that `append` put in the place of one with the same content, because
-            they bring a label.
+        relabelled: labelled pictures that `append` put in place of one with the same content.
         conflicts: pictures whose content the gallery also holds under another label.
 
     Args:
         path: the gallery folder.
         create: make the folder where there is none; `reset` must follow. A catalog that cannot be
-            read is put aside (catalog.db.damaged), and the gallery is a new one. Without a commit
-            it is put back; files that it may name stay until the commit.
+            read is renamed to catalog.db.damaged until the commit, or for good after it.
         wait: seconds to wait for another writer.
 
     Raises:
@@ -99,7 +86,8 @@ class GalleryWriter:
         try:
             if not create:
                 self._require_gallery()
-            t = self._transaction = self._open(create)
+            t, self._aside = open_transaction(self.path, create=create)
+            self._transaction = t
             # Files without a catalog may belong to one that was lost, or that is set aside.
             self._sweeps_later = t.old_state is None
             if not self._sweeps_later:
@@ -111,12 +99,7 @@ class GalleryWriter:
     def __enter__(self) -> GalleryWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -143,62 +126,13 @@ class GalleryWriter:
             return None
 
     @property
-    def rows(self) -> int:
-        """Row numbers given so far, with what is not committed yet."""
-        return self._t.state.rows
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the embedder of the gallery."""
-        return self._t.state.fingerprint
-
-    @property
-    def embedder_dir(self) -> Path:
-        """Folder of the embedder, with what is not committed yet."""
-        return embedder_folder(self.path, self.fingerprint, self._t.catalog.files())
-
-    def embedder_checksums(self) -> dict[Path, str]:
-        """Returns the SHA-256 that each file of the embedder must have."""
-        files = embedder_files(self.fingerprint, self._t.catalog.files())
-        return {self.path / record.path: record.sha256 for record in files}
+    def uncommitted(self) -> Uncommitted:
+        """The gallery with the changes that are not committed yet."""
+        return Uncommitted(self._t, self._derived)
 
     def setting(self, name: str) -> Any:
-        """Returns the JSON value saved under `name`, or None, with what is not committed yet."""
+        """Returns the JSON value that `set` saved under `name`, or None."""
         return self._t.catalog.meta(f"setting:{name}")
-
-    def arrays(self) -> dict[str, Path]:
-        """Returns the file of each array, by name."""
-        found = self._t.catalog.arrays()
-        return {name: self.path / header["file"] for name, header in found.items()}
-
-    def membership(self) -> Membership:
-        """Returns role and labels of each row, with what is not committed yet (GalleryDamaged)."""
-        return self._t.catalog.membership(self._t.state)
-
-    def view(self, role: Role = "gallery") -> View:
-        """Returns what a search looks at, with what is not committed yet (GalleryDamaged)."""
-        t, membership = self._t, self.membership()
-        mask = membership.role(role)
-        return View(t.stored(), mask, t.state.fingerprint, membership, self._derived)
-
-    def find(self, ids: Iterable[str]) -> dict[str, int]:
-        """Returns the rows of those ids that the gallery has, with what is not committed yet."""
-        return {id_: row for id_, (row, _) in self._t.catalog.known(ids).items()}
-
-    def removed_ids(self, ids: Iterable[str]) -> set[str]:
-        """Returns those ids whose picture was removed since the last `compact`."""
-        return self._t.catalog.removed_ids(ids)
-
-    def shared(self) -> NDArray[np.int64]:
-        """Returns the rows of distractors whose content a gallery picture has too, ascending."""
-        return shared_content(self._t.catalog, self.membership())
-
-    def pictures(self, rows: ArrayLike) -> list[Picture]:
-        """Returns the pictures of rows that were not removed (GalleryDamaged).
-
-        It works where vectors are missing or damaged and the gallery cannot be opened.
-        """
-        return self._t.catalog.pictures(np.asarray(rows, np.int64))
 
     # Changing
 
@@ -216,20 +150,8 @@ class GalleryWriter:
         Raises:
             ValueError: for an empty fingerprint, one that cannot name a folder, or a dim below 1.
         """
-        if not SAFE_NAME.fullmatch(fingerprint) or dim < 1 or precision not in DTYPES:
-            raise ValueError(f"a gallery of fingerprint {fingerprint!r} and dim {dim}, {precision}")
+        fresh = self._open_transaction().new_state(fingerprint, dim, precision)
         with self._changing() as t:
-            old = t.old_state
-            fresh = State(
-                fingerprint=fingerprint,
-                dim=dim,
-                rows=0,
-                generation=old.generation + 1 if old else 0,
-                next_file=old.next_file if old else next_number(self.path),
-                created=old.created if old else _now(),
-                updated=_now(),
-                precision=precision,
-            )
             t.reset(fresh)
 
     def install_embedder(self, save: Callable[[Path], None], *, replace: bool = False) -> None:
@@ -323,17 +245,9 @@ class GalleryWriter:
         Raises:
             GalleryError: for an id that the gallery does not have; then nothing is removed.
         """
-        t, wanted = self._t, list(dict.fromkeys(ids))
-        known = self.find(wanted)
-        for id_ in wanted:
-            if id_ not in known:
-                remedy = (
-                    f"`lmk index list {shell_word(self.path)} --pictures` shows the ids there are"
-                )
-                raise GalleryError(
-                    "no picture of the gallery has this id", where=id_, remedy=remedy
-                )
-        if not wanted:
+        t = self._t
+        known = self.uncommitted.require(ids)
+        if not known:
             return 0
         count = len(set(known.values()))  # two ids may be forms of one name
         with self._changing():
@@ -373,18 +287,10 @@ class GalleryWriter:
             GalleryDamaged: where damaged vectors have a row that is neither given nor removed.
             ValueError: for rows that are not there, or vectors that do not fit.
         """
-        wanted, t = np.asarray(rows, np.int64), self._t
-        order = np.argsort(wanted)
-        wanted = wanted[order]
-        # Embeddings refuses vectors that are not of length 1.
-        given = Embeddings(vectors[order], tuple(map(str, wanted.tolist())), t.state.fingerprint)
-        alive = t.catalog.alive(t.state)
-        if wanted.size and (wanted[0] < 0 or wanted[-1] >= t.state.rows or not alive[wanted].all()):
-            raise ValueError("vectors for rows that the gallery does not have")
-        if given.dim != t.state.dim:
-            raise ValueError(f"vectors of {given.dim} components in a gallery of {t.state.dim}")
+        t = self._t
+        wanted, unit_vectors = check_replacement(t, np.asarray(rows, np.int64), vectors)
         with self._changing():
-            replace_vectors(t, wanted, given.vectors)
+            replace_vectors(t, wanted, unit_vectors)
 
     def skip(self, path: str, reason: str) -> None:
         """Records a file that was left out, and why."""
@@ -415,12 +321,9 @@ class GalleryWriter:
         Raises:
             ValueError: for an array that does not hold plain numbers, or not one for each row.
         """
-        if array.dtype.kind not in "biufc":
-            raise ValueError(f"an array of {array.dtype} holds no plain numbers")
-        rows = self._t.state.rows
-        if by_row and array.shape[:1] != (rows,):
-            raise ValueError(f"an array of {array.shape} for {rows} rows")
-        with self._changing() as t:
+        t = self._t
+        t.check_array(array, by_row=by_row)
+        with self._changing():
             t.put_array(name, array, by_row=by_row)
 
     def drop_array(self, name: str) -> None:
@@ -434,12 +337,7 @@ class GalleryWriter:
         t = self._t
         with self._changing():
             interrupts.check()
-            t.store_pending()
-            t.change_state(updated=_now())
-            t.changes.set_state(t.state)
-            written, t.written = t.records, []
-            # From here on a failure may or may not have reached the disk: files stay for the next
-            # writer, who knows whether the catalog names them.
+            written = t.finish()
             t.changes.commit()
             if self._compacted:
                 with suppress(LmkError):  # it needs twice the room for a while
@@ -487,24 +385,6 @@ class GalleryWriter:
             Catalog.read(self.path).close()
             raise
 
-    def _open(self, create: bool) -> Transaction:
-        transaction = None
-        try:
-            transaction = Transaction(self.path)
-            if create:
-                transaction.catalog.check_structure()
-            transaction.start()
-            return transaction
-        except BaseException as error:
-            if transaction is not None:
-                transaction.undo()
-            if not create or not isinstance(error, GalleryDamaged):
-                raise
-        self._aside = SetAside(self.path)
-        transaction = Transaction(self.path)
-        transaction.start()
-        return transaction
-
     @contextmanager
     def _changing(self) -> Iterator[Transaction]:
         """After an error in the block nothing can be committed: half of a change may be there."""
@@ -518,20 +398,3 @@ class GalleryWriter:
         except BaseException:
             self._failed = True
             raise
-
-
-def add(
-    path: str | os.PathLike[str],
-    embeddings: Embeddings,
-    pictures: Sequence[Picture],
-    role: Role = "gallery",
-) -> int:
-    """Adds pictures to an existing gallery in one commit; see GalleryWriter.append."""
-    with GalleryWriter(path) as writer:
-        added = writer.append(embeddings, pictures, role)
-        writer.commit()
-    return added
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -180,11 +180,11 @@ def save_calibration(
 
 def _views(writer: GalleryWriter) -> tuple[View, View]:
     """The gallery's pictures, and the distractors but those whose content one of them has."""
-    gallery = writer.view("gallery")
+    gallery = writer.uncommitted.view("gallery")
     labels = gallery.labels
     assert labels is not None  # a writer's view has them
     used = labels.role("distractor")
-    used[writer.shared()] = False
+    used[writer.uncommitted.shared()] = False
     return gallery, replace(gallery, mask=used)
 
 

@@ -352,7 +352,7 @@ def remove_pictures(
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         wanted = list(dict.fromkeys(ids))
-        earlier = writer.removed_ids(wanted)
+        earlier = writer.uncommitted.removed_ids(wanted)
         removed = writer.remove(id_ for id_ in wanted if id_ not in earlier)
         threshold = fit_change(writer, old, changed=bool(removed), on_progress=on_progress)
         if removed:

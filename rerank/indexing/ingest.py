@@ -123,7 +123,7 @@ def shared_ids(writer: GalleryWriter) -> tuple[str, ...]:
 
     They would push down the very landmark that they show.
     """
-    return tuple(picture.id for picture in writer.pictures(writer.shared()))
+    return tuple(picture.id for picture in writer.uncommitted.pictures(writer.uncommitted.shared()))
 
 
 def landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
 
 def label_counts(writer: GalleryWriter) -> dict[str, int]:
     """The labels of the gallery's pictures and how many have each, with uncommitted changes."""
-    membership = writer.membership()
+    membership = writer.uncommitted.membership()
     each = np.repeat(membership.role("gallery"), np.diff(membership.offsets))
     counts = np.bincount(membership.codes[each], minlength=len(membership.names))
     return {n: count for n, count in zip(membership.names, counts.tolist(), strict=True) if count}

@@ -96,13 +96,13 @@ def repair_index(
             if broken:
                 whole = restored(writer, broken, scratch, embedder, drop_lost=drop_lost)
             else:
-                whole = Embedder.load(writer.embedder_dir, checked=True)
+                whole = Embedder.load(writer.uncommitted.embedder_dir, checked=True)
             rows = [f.rows for f in named if f.mend == "re-embed"]
             lost, reembedded = _reembed(writer, whole, rows, drop_lost, on_progress)
             if broken:  # after all that may refuse
                 save = partial(save_restored, whole, scratch)
                 writer.install_embedder(save, replace=True)
-        for name, file in writer.arrays().items():
+        for name, file in writer.uncommitted.arrays().items():
             if file in damaged:
                 writer.drop_array(name)
         if named and writer.setting(SHARD) is None:
@@ -125,12 +125,12 @@ def _reembed(
 ) -> tuple[list[str], int]:
     """Replaces the vectors of damaged rows; returns the ids it had to remove, and how many not."""
     store = open_store(writer.path, embedder)
-    alive = writer.membership().alive
+    alive = writer.uncommitted.membership().alive
     parts = [np.array([row for row in rows if alive[row]], np.int64) for rows in damaged]
     lost: list[Picture] = []
     for rows in parts:
         for start in range(0, len(rows), BLOCK):
-            pictures = writer.pictures(rows[start : start + BLOCK])
+            pictures = writer.uncommitted.pictures(rows[start : start + BLOCK])
             _compute(pictures, embedder, store, on_progress)
             lost += [picture for picture in pictures if picture.sha256 not in store]
     if not drop_lost:
@@ -145,10 +145,10 @@ def _replace(
     writer: GalleryWriter, embedder: Embedder, store: FeatureStore, rows: NDArray[np.int64]
 ) -> None:
     """Stores vectors anew for those of some rows that were not lost."""
-    rows = rows[writer.membership().alive[rows]]
+    rows = rows[writer.uncommitted.membership().alive[rows]]
     vectors = [np.empty((0, embedder.dim), np.float32)]
     for start in range(0, len(rows), BLOCK):
-        pictures = writer.pictures(rows[start : start + BLOCK])
+        pictures = writer.uncommitted.pictures(rows[start : start + BLOCK])
         vectors.append(embedder.vectors(store.read([picture.sha256 for picture in pictures])))
     writer.replace_vectors(rows, np.concatenate(vectors))
 
@@ -195,9 +195,9 @@ def _file(picture: Picture) -> Path:
 
 
 def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
-    rows = np.flatnonzero(writer.membership().alive)
+    rows = np.flatnonzero(writer.uncommitted.membership().alive)
     for start in range(0, len(rows), BLOCK):
-        yield from writer.pictures(rows[start : start + BLOCK])
+        yield from writer.uncommitted.pictures(rows[start : start + BLOCK])
 
 
 def _compute(

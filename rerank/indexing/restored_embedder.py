@@ -46,7 +46,7 @@ def restored(
     Raises:
         GalleryDamaged: no embedder proves to be the same, or other files of it would be lost.
     """
-    folder = writer.embedder_dir
+    folder = writer.uncommitted.embedder_dir
     for file in folder.rglob("*") if folder.is_dir() else ():
         if file.is_file() and file not in broken:
             copy = scratch / file.relative_to(folder)
@@ -91,7 +91,7 @@ def _same(
 ) -> Embedder:
     """Returns the first candidate whose fingerprint is that of the gallery (GalleryDamaged)."""
     for candidate in _candidates(intact, given):
-        if candidate.fingerprint == writer.fingerprint:
+        if candidate.fingerprint == writer.uncommitted.fingerprint:
             return candidate
     remedy = "build the index again with lmk build-index"
     if given is None and not any(file.name == _WHITENING for file in broken):
@@ -122,7 +122,7 @@ def _take_over(
     writer: GalleryWriter, files: Iterable[Path], scratch: Path, folders: Iterable[Path | None]
 ) -> None:
     """Copies files from other embedders' folders, where they have the checksum of the catalog."""
-    sha256 = writer.embedder_checksums()
+    sha256 = writer.uncommitted.embedder_checksums()
     for file in files:
         for other in folders:
             copy = None if other is None else other / file.name

@@ -107,21 +107,22 @@ def changed(number: int) -> tuple[Embeddings, list[Picture]]:
 def sync(path: Path) -> None:
     """Removes pictures, replaces one and adds some, in one commit."""
     with GalleryWriter(path) as writer:
-        writer.remove(writer.find(["00000.jpg", "01000.jpg"]))
-        row = writer.find(["00001.jpg"])["00001.jpg"]
+        writer.remove(writer.uncommitted.find(["00000.jpg", "01000.jpg"]))
+        row = writer.uncommitted.find(["00001.jpg"])["00001.jpg"]
         new = changed(1)
-        if writer.pictures([row]) != new[1]:
+        if writer.uncommitted.pictures([row]) != new[1]:
             writer.remove(["00001.jpg"])
             writer.append(*new)
         writer.append(*batch(range(300, 305)))
-        writer.put_array("penalty", np.arange(writer.rows, dtype=np.float32), by_row=True)
+        rows = writer.uncommitted.rows
+        writer.put_array("penalty", np.arange(rows, dtype=np.float32), by_row=True)
         writer.commit()
 
 
 def compact(path: Path) -> None:
     """Removes pictures and compacts, in one commit."""
     with GalleryWriter(path) as writer:
-        writer.remove(writer.find(["00002.jpg", "01001.jpg"]))
+        writer.remove(writer.uncommitted.find(["00002.jpg", "01001.jpg"]))
         writer.compact()
         writer.commit()
 

@@ -165,9 +165,9 @@ class TestCalibration:
         add_pictures(index, Manifest(rows.root, rows.rows[:1]))
         sync_index(index, Manifest(rows.root, rows.rows[1:]))
         with GalleryWriter(index) as writer:
-            writer.put_array("penalty", np.zeros(writer.rows, np.float32), by_row=True)
+            writer.put_array("penalty", np.zeros(writer.uncommitted.rows, np.float32), by_row=True)
             writer.commit()
-            damaged = writer.arrays()["penalty"]
+            damaged = writer.uncommitted.arrays()["penalty"]
         damaged.write_bytes(b"\1" * damaged.stat().st_size)
         assert repair_index(index).remade
         with Recognizer.open(index) as recognizer:

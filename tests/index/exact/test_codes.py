@@ -211,7 +211,7 @@ def test_a_commit_removes_the_codes_of_parts_that_are_no_more(path, scenario, mo
         searched()
         with GalleryWriter(path) as writer:
             writer.append(*scenario.batch([number]))
-            ExactSearcher(writer.view(), int8=True).search(scenario.batch([0])[0], 1)
+            ExactSearcher(writer.uncommitted.view(), int8=True).search(scenario.batch([0])[0], 1)
             writer.commit()
     before = searched()
     with GalleryWriter(path) as writer:

@@ -383,11 +383,11 @@ def test_the_sample_of_format_2_opens(tmp_path: Path, scenario: ModuleType) -> N
     assert verify(path) == ()
     assert (path / "catalog.db").read_bytes() == content
     with GalleryWriter(path) as writer:
-        assert writer.removed_ids(["00008.jpg"]) == set()  # format 2 did not keep them
+        assert writer.uncommitted.removed_ids(["00008.jpg"]) == set()  # format 2 did not keep them
         writer.remove(["00007.jpg"])
         writer.commit()
     with GalleryWriter(path) as writer:
-        assert writer.removed_ids(["00007.jpg", "00000.jpg"]) == {"00007.jpg"}
+        assert writer.uncommitted.removed_ids(["00007.jpg", "00000.jpg"]) == {"00007.jpg"}
     assert verify(path) == ()
     with Gallery.open(path) as gallery:
         assert gallery.info().format == 3

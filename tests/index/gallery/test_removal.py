@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lmk.embed.errors import GalleryDamaged, GalleryError
+from lmk.index.catalog.pictures import PictureTable
 from lmk.index.gallery import compact, transaction
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.verify import verify
@@ -93,7 +94,7 @@ def test_a_changed_picture_is_removed_and_added_in_one_commit(
     with GalleryWriter(path) as writer:
         writer.remove([picture.id])
         writer.append(embeddings, [changed])
-        assert writer.find([picture.id]) == {picture.id: 15}
+        assert writer.uncommitted.find([picture.id]) == {picture.id: 15}
         writer.remove([picture.id])
         writer.append(embeddings, [changed])
         writer.commit()
@@ -330,7 +331,7 @@ def test_damaged_vectors_are_replaced_where_all_are_given(
     (finding,) = verify(path)
     assert (finding.where, finding.mend, finding.rows) == (segment, "re-embed", range(8))
     with GalleryWriter(path) as writer:
-        pictures = writer.pictures([0, 2])
+        pictures = writer.uncommitted.pictures([0, 2])
         assert pictures == [scenario.picture(0), scenario.picture(2)]
         with pytest.raises(GalleryDamaged, match="nothing is given for row 3"):
             writer.replace_vectors([0, 2], np.array([scenario.vector_of(n) for n in (0, 2)]))
@@ -421,7 +422,7 @@ def test_equal_contents_are_looked_up_in_an_index(path: Path) -> None:
     with GalleryWriter(path) as writer:
         seen: list[str] = []
         writer._t.catalog._connection.set_trace_callback(seen.append)
-        writer._t.catalog.same_content("ab" * 32, "gallery")
+        PictureTable(writer._t.catalog).same_content("ab" * 32, "gallery")
         writer._t.catalog._connection.set_trace_callback(None)
         (query,) = seen
         ((*_, plan),) = writer._t.catalog.all(f"EXPLAIN QUERY PLAN {query}")
@@ -464,21 +465,22 @@ def test_the_writer_sees_what_it_has_not_committed(path: Path, scenario: ModuleT
         writer.append(*scenario.batch([300, 301]), role="distractor")
         writer.append(*scenario.batch(range(400, 430)))
         writer.append(*scenario.batch([500]))
-        assert writer.rows == 48
-        view = writer.view("gallery")
+        assert writer.uncommitted.rows == 48
+        view = writer.uncommitted.view("gallery")
         assert np.flatnonzero(view.mask).tolist() == [*range(1, 6), *range(8, 15), *range(17, 48)]
-        assert np.flatnonzero(writer.view("distractor").mask).tolist() == [6, 7, 15, 16]
+        assert np.flatnonzero(writer.uncommitted.view("distractor").mask).tolist() == [6, 7, 15, 16]
         expected = [scenario.vector_of(n) for n in (300, 429, 500, 5)]
         found = view.stored.read(np.array([15, 46, 47, 5]))
         np.testing.assert_allclose(found, expected, atol=1e-3)
-        assert writer.membership().names == tuple(sorted(writer.membership().names))
-        assert writer.pictures([47, 1]) == [scenario.picture(500), scenario.picture(1)]
+        names = writer.uncommitted.membership().names
+        assert names == tuple(sorted(names))
+        assert writer.uncommitted.pictures([47, 1]) == [scenario.picture(500), scenario.picture(1)]
     with Gallery.open(path) as gallery:
         assert gallery.rows == 15
     assert view.stored.rows == 48
     writer.close()
     with pytest.raises(ValueError, match="closed"):
-        writer.view()
+        writer.uncommitted.view()
 
 
 def test_a_by_row_array_has_a_number_for_each_row(path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_change_that_keeps_size_and_time_is_noticed(path: Path) -> None:
 def test_a_change_between_writing_and_committing_is_noticed(path: Path) -> None:
     with GalleryWriter(path) as writer:
         writer.put_array("x", np.zeros(300))
-        file = writer.arrays()["x"]
+        file = writer.uncommitted.arrays()["x"]
         other = file.with_name("other")  # another inode: times are the same within a tick
         other.write_bytes(file.read_bytes())
         flip(other)

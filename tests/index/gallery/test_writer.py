@@ -25,9 +25,11 @@ from lmk.embed.errors import (
     UsageError,
 )
 from lmk.index.catalog import database
+from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.verify import verify
-from lmk.index.gallery.writer import GalleryWriter, add
+from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.vectors.labels import Role
 
 
 def segments_of(path: Path) -> list[str]:
@@ -156,16 +158,23 @@ def test_a_known_picture_is_left_as_it_is_and_a_changed_one_refused(
     assert after["pictures"] == [*before["pictures"], scenario.picture(50)]
 
 
-def test_add_is_one_commit_and_needs_a_gallery(path: Path, scenario: ModuleType) -> None:
+def add(path: Path, embeddings: Embeddings, pictures: list[Picture], role: Role) -> int:
+    with GalleryWriter(path) as writer:
+        added = writer.append(embeddings, pictures, role)
+        writer.commit()
+    return added
+
+
+def test_an_append_is_one_commit_and_needs_a_gallery(path: Path, scenario: ModuleType) -> None:
     assert add(path, *scenario.batch([300, 301]), role="distractor") == 2
     with Gallery.open(path) as gallery:
         assert gallery.ids(gallery.role_rows("distractor"))[-2:] == ["00300.jpg", "00301.jpg"]
         generation = gallery.generation
-    assert add(path, *scenario.batch([300])) == 0
+    assert add(path, *scenario.batch([300]), role="gallery") == 0
     with Gallery.open(path) as gallery:
         assert gallery.generation == generation
     with pytest.raises(NotAGallery):
-        add(path.parent / "none", *scenario.batch([1]))
+        add(path.parent / "none", *scenario.batch([1]), role="gallery")
     assert not (path.parent / "none").exists()
 
 
