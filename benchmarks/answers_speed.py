@@ -144,8 +144,7 @@ def vote() -> None:
     ids = tuple(map(str, range(QUERIES)))
     asked = QueryBatch(Embeddings(one, ids, "b"))
     begin = RankingState.of(asked, Neighbours(rows, cosines, ids), NEIGHBOURS)
-    default = Pipeline().step(VoteStep)
-    assert default is not None
+    default = next(step for step in Pipeline().steps if isinstance(step, VoteStep))
     for step in (VoteStep(k=NEIGHBOURS, power=POWER), default):
         compare(begin, facts, step)
 

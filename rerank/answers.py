@@ -241,19 +241,14 @@ def _evidence(
     predictions: Predictions, i: int, shown: list[int], gallery: Gallery, pipeline: Pipeline
 ) -> tuple[Evidence, ...]:
     """The neighbours of query i that stand at the places `shown`."""
-    import numpy as np
-
-    from lmk.rerank.steps.geometry import fused
-    from lmk.rerank.steps.steps import GeometryStep
-
     rows = predictions.neighbours.rows[i]
     given = float(predictions.votes[i].sum())
-    step = pipeline.step(GeometryStep)
+    gains = pipeline.gain(predictions.inliers[i])
     evidence = []
     for j, picture in zip(shown, gallery.pictures(rows[shown]), strict=True):
         penalty, after = float(predictions.penalty[i, j]), float(predictions.scores[i, j])
         vote, inliers = float(predictions.votes[i, j]), int(predictions.inliers[i, j])
-        gain = 0.0 if step is None else float(fused(np.zeros(1), np.array([inliers]), step)[0])
+        gain = float(gains[j])
         evidence.append(
             Evidence(
                 id=picture.id,

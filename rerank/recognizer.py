@@ -40,7 +40,6 @@ from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import GeometryStep, OverpredictedStep
 
 
 class Recognizer:
@@ -241,7 +240,7 @@ class Recognizer:
     def calibration(self) -> Calibration | None:
         """What makes probabilities of confidences; None where it was not learnt of these steps."""
         saved, own = (
-            pipeline.without(OverpredictedStep).with_threshold(None)
+            pipeline.per_query().with_threshold(None)
             for pipeline in (saved_pipeline(self.gallery), self.pipeline)
         )
         same = saved == own  # a threshold and a step over all queries change no confidence
@@ -250,8 +249,7 @@ class Recognizer:
     @cached_property
     def _points(self) -> Extractor | None:
         """What finds local features, where a step asks for them."""
-        step = self.pipeline.step(GeometryStep)
-        return None if step is None else step.local_extractor()
+        return self.pipeline.local_extractor()
 
     @cached_property
     def _kept_points(self) -> FeatureCache:

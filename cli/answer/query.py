@@ -103,7 +103,6 @@ def query(
     from lmk.cli.find_index import find_index
     from lmk.embed.files import write_whole
     from lmk.rerank.recognizer import Recognizer
-    from lmk.rerank.steps.steps import OverpredictedStep
 
     for path in (html, output):
         if path is not None:
@@ -126,9 +125,7 @@ def query(
                 )
             if several or len(files) > _AT_ONCE:
                 # Pictures come a block at a time; the step counts answers over all of them.
-                recognizer = recognizer.with_pipeline(
-                    recognizer.pipeline.without(OverpredictedStep)
-                )
+                recognizer = recognizer.with_pipeline(recognizer.pipeline.per_query())
             k = _at_most(recognizer, neighbours)
             progress = _progress(held, len(files), shown=output is not None)
             results = answered(recognizer, list(files.items()), k, missing, tagged, progress)

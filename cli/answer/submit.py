@@ -141,7 +141,7 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retr
 
     A picture that was replaced is another query.
     """
-    from lmk.rerank.steps.steps import digest_text
+    from lmk.rerank.steps.step import digest_text
 
     gallery = recognizer.gallery
     facts = gallery.info()
@@ -177,10 +177,8 @@ def _answer(
 
     A step that needs all answers is applied to all in the end, to those of earlier runs too.
     """
-    from lmk.rerank.steps.steps import OverpredictedStep
-
-    of_all = recognizer.pipeline.step(OverpredictedStep)
-    recognizer = recognizer.with_pipeline(recognizer.pipeline.without(OverpredictedStep))
+    whole = recognizer.pipeline
+    recognizer = recognizer.with_pipeline(whole.per_query())
     left, file_of = iter(todo.rows), {row.id: todo.file(row) for row in todo.rows}
     skipped: list[Skipped] = []
     for embeddings, failed in batches:
@@ -193,8 +191,8 @@ def _answer(
             _leave_blank_before(query, left, writer)
             writer.write(query, label, float(confidence))
     _leave_blank_before(None, left, writer)
-    if of_all is not None:
-        writer.revise(lambda answers: of_all.of_all(answers.labels, answers.confidence))
+    if "all_queries" in whole.needs:
+        writer.revise(lambda answers: whole.revise(answers.labels, answers.confidence))
     return skipped
 
 

@@ -56,13 +56,14 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
                 where=index,
                 remedy=f"add some: lmk index add {shell_word(index)} pictures/ --distractors",
             )
-        settings = saved_pipeline(gallery).penalty() or PenaltySettings()
+        step = saved_pipeline(gallery).step_that_needs("hits")
+        top = top or (PenaltySettings().top if step is None else step.table_size())
         found = pick(
             exact_searcher(gallery.view()),
             bank,
             rows=gallery.rows,
             gallery=len(rows),
-            top=top or settings.top,
+            top=top,
         )
         table = picks_table(found, gallery.ids(rows), rows)
     table = table.sort_values(["n_picked", "mean_cosine", "id"], ascending=[False, False, True])
@@ -70,7 +71,7 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     picked = int(np.count_nonzero(table["n_picked"]))
     if as_json:
         facts = {"output": str(output), "pictures": len(table), "picked": picked,
-                 "top": top or settings.top}  # fmt: skip
+                 "top": top}  # fmt: skip
         echo_json(facts)
     else:
         echo(f"{output}: {counted(len(table), 'picture')}, {picked:,} of them picked")

@@ -11,7 +11,6 @@ from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep, GeometryStep, PenaltyStep
 
 
 def try_pipelines(
@@ -36,20 +35,10 @@ def try_pipelines(
     predictions = []
     for done, pipeline in enumerate(pipelines, 1):
         other = recognizer.with_pipeline(pipeline)
-        needs = _needs(pipeline)
-        if needs not in contexts:
-            contexts[needs] = other.context
+        key = pipeline.context_key()
+        if key not in contexts:
+            contexts[key] = other.context
         queries = QueryBatch(photos.embeddings, features=other.features_of(photos.files))
-        predictions.append(pipeline.predict(queries, neighbours, contexts[needs]))
+        predictions.append(pipeline.predict(queries, neighbours, contexts[key]))
         on_progress(done)
     return predictions
-
-
-def _needs(pipeline: Pipeline) -> Hashable:
-    """Returns the parts of a pipeline that its context depends on."""
-    kinds = (DbaStep, PenaltyStep, DistractorSimilarityStep, GeometryStep)
-    return (
-        tuple(step for step in pipeline.steps if isinstance(step, kinds)),
-        pipeline.rescales(),
-        pipeline.asks_bank(),
-    )

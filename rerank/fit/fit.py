@@ -33,17 +33,15 @@ from lmk.rerank.fit.tables import (
     FitTables,
     copy_rule,
     exact_searcher,
+    needed_tables,
 )
 from lmk.rerank.fit.threshold import fit_threshold
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import DbaStep, DistractorSimilarityStep
 
 STAGE = "penalty and threshold"
 CHEAP = 1e11  # products of components: a second or two on two cores
 KEPT_THRESHOLD = 0.1  # of the pictures may have changed
-
-_AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
 
 
 def fit(
@@ -72,7 +70,7 @@ def fit(
     context = tables.context(pipeline)
     changed = before.changed + sum(
         _changed(old, new)
-        for old, new in ((before.tables.gallery, gallery), (before.tables.bank, bank))
+        for old, new in ((before.tables.gallery, gallery), (before.tables.distractors, bank))
     )
     kept = changed <= KEPT_THRESHOLD * before.weighed and _same_rule(before.pipeline, pipeline)
     if kept or writer.setting(CALIBRATED) == "photos":
@@ -83,7 +81,7 @@ def fit(
         writer.set(CALIBRATED, "gallery")
         weighed, changed = int(gallery.mask.sum()), 0
     learnt = FittedState(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
-    save(writer, learnt, context.penalty, tables=not cheap)
+    save(writer, learnt, context, tables=not cheap)
     writer.set(COPY_COSINE, copy_rule(tables).cosine)
     on_progress(STAGE, 1, 1)
     return learnt
@@ -196,7 +194,7 @@ def own_answers(pipeline: Pipeline, context: PipelineContext, tables: FitTables)
         facts: of these tables.
         tables: learnt for the pipeline.
     """
-    gallery, bank = tables.gallery, tables.bank
+    gallery, bank = tables.gallery, tables.distractors
     return answers_of_gallery(
         pipeline,
         exact_searcher(gallery),
@@ -219,7 +217,7 @@ def distractor_answers(
         pipeline,
         exact_searcher(tables.gallery),
         context,
-        tables.bank,
+        tables.distractors,
         _taught_without(pipeline, tables),
         copy_rule(tables),
     )
@@ -229,7 +227,7 @@ def _taught_without(
     pipeline: Pipeline, tables: FitTables
 ) -> Callable[[NDArray[np.int64]], PipelineContext]:
     """Makes the facts that the gallery would have without some rows of its bank."""
-    bank = tables.bank
+    bank = tables.distractors
 
     def taught(rows: NDArray[np.int64]) -> PipelineContext:
         left = bank.mask.copy()
@@ -252,14 +250,14 @@ def _weigh(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
 def _is_cheap(gallery: View, bank: View, pipeline: Pipeline) -> bool:
     """Whether learning everything anew takes no longer than a user would wait for it."""
     pictures, distractors = int(gallery.mask.sum()), int(bank.mask.sum())
-    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
-    asked += pictures if pipeline.step(DbaStep) else 0
-    asked += 2 * distractors if pipeline.step(DistractorSimilarityStep) else 0
-    products = asked * pictures
-    if (step := pipeline.step(DbaStep)) is not None:
-        compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
-        products += _AUGMENTED * compared * min(pipeline.candidates, pictures) * step.n
-    return products * gallery.dim <= CHEAP
+    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
+    compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
+    compared *= min(pipeline.candidates, pictures)
+    costs = (
+        kind.cost(size, pictures, distractors, compared)
+        for _, kind, size in needed_tables(pipeline)
+    )
+    return (asked * pictures + sum(costs)) * gallery.dim <= CHEAP
 
 
 def _same_rule(one: Pipeline, other: Pipeline) -> bool:

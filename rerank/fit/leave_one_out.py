@@ -67,7 +67,7 @@ def answers_of_gallery(
     Returns:
         The answers and their verdicts; none where the gallery has no labelled picture.
     """
-    pipeline = pipeline.for_one()
+    pipeline = pipeline.per_query().with_threshold(None)
     rule = rule or CopyRule.for_background(context.background)
     others = exact_searcher(bank) if bank.mask.any() else None
     known, right, unknown_landmark = _of_pictures(
@@ -93,10 +93,10 @@ def answers_of_distractors(
     """
     if not bank.mask.any():
         return _NOBODY
-    pipeline, others = pipeline.for_one(), exact_searcher(bank)
+    pipeline, others = pipeline.per_query().with_threshold(None), exact_searcher(bank)
     confidences, photos = [], []
     for part in _parts(bank, others, rule):
-        without = taught_without(part.left_out) if pipeline.uses_bank() else context
+        without = taught_without(part.left_out) if pipeline.uses_distractors() else context
         asked = _embeddings(bank, part.rows)
         found = searcher.search(asked, pipeline.candidates)
         answers = pipeline.predict(QueryBatch(asked), found, without)

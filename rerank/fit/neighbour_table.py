@@ -21,8 +21,6 @@ from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
-from lmk.rerank.steps.augmentation import Neighbourhoods
-from lmk.rerank.steps.distractor_similarity import mean_of
 from lmk.rerank.steps.hits import Mask, Rows, blocks, nearer
 
 
@@ -132,16 +130,11 @@ class NearestTable:
             done += len(chosen)
             on_progress(done, len(asked))
 
-    def neighbourhoods(self, asking: Mask, weights: NDArray[np.float64]) -> Neighbourhoods:
-        """The lists with each picture that asks in front of its own.
+    def itself_first(self, asking: Mask) -> NDArray[np.int32]:
+        """Returns int32 [rows, n + 1], each picture that asks in front of its own list.
 
         Args:
             asking: bool [rows], as of Parties.
-            weights: float64 [n].
         """
         own = np.where(asking, np.arange(len(self.rows), dtype=np.int32), np.int32(NO_ROW))
-        return Neighbourhoods(np.column_stack([own, self.rows]), weights)
-
-    def means(self) -> NDArray[np.float32]:
-        """float32 [rows], the mean cosine of each list; 0 for an empty one."""
-        return mean_of(self.scores, self.n)
+        return np.column_stack([own, self.rows])

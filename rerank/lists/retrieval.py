@@ -45,7 +45,7 @@ from lmk.rerank.lists.label_order import (
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.expansion import augmentation_weights, expand
 from lmk.rerank.steps.ranking import MOST, ranked
-from lmk.rerank.steps.steps import with_new_names
+from lmk.rerank.steps.step import with_new_names
 
 RETRIEVAL = "retrieval"  # the setting of a gallery
 _SEARCHING = "each picture of the index is searched among the others"

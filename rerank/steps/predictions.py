@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
-from lmk.rerank.steps.geometry import Match
+from lmk.index.vectors.neighbours import NO_ROW
+from lmk.rerank.steps.state import Ranking, RankingState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,54 +47,40 @@ class Prediction:
     scores: NDArray[np.float32] = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Predictions:
-    """The answers to q queries and why they were given.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Predictions(Ranking):
+    """The answers to q queries, with their evidence (see Ranking).
 
     They are a sequence: `len`, iteration and `predictions[i]` give a Prediction for each query.
 
     Attributes:
         labels: for each query the best landmark, or None where no neighbour has a label. It is
-            named even below the threshold: a contest ranks every answer and a blank gains
-            nothing; a person is told "none of these" (`answers`).
-        confidence: float32 [q], the higher the surer; only its order matters to GAP. -inf where
-            the label is None.
-        threshold: an answer below it is "none of these".
-        neighbours: the gallery rows that were looked at, with their plain cosines, best first.
-        scores: float32 [q, k], what each cosine became by the steps; this is what votes. -inf
-            where no row.
-        penalty: float32 [q, k], what was taken off the rescaled cosine (0 where no row).
-        votes: float32 [q, k], what each neighbour gave to the winning label (0 for the others,
-            most of which did not vote).
-        query_penalty: float32 [q], subtracted from the confidence, as the query resembles
-            distractors.
-        inliers: int64 [q, k], points that a neighbour shares with the query; -1 where the
-            geometric check did not look.
-        geometry_seconds: float64 [q], time that check took.
-        probability: float64 [q], calibrated, that the label is right; None where nothing was
-            calibrated.
+            named even below the threshold: a contest ranks every answer, and a blank gains
+            nothing. `answers` names "none of these".
+        probability: float64 [q], calibrated, that the label is right; None without a calibration.
         landmark_score: float32 [q], mean cosine to the nearest gallery pictures minus that to the
-            nearest of the bank, above 0 for what is more like a landmark than like none; None
-            where the bank was not asked.
-        matches: the points that were compared, by query number and gallery row.
+            nearest distractors. It is above 0 for a query that is more like a landmark. None
+            where distractors were not compared.
 
     Raises:
         ValueError: when lengths or shapes differ, or a confidence is NaN.
     """
 
     labels: tuple[str | None, ...]
-    confidence: NDArray[np.float32]
-    threshold: float
-    neighbours: Neighbours
-    scores: NDArray[np.float32]
-    penalty: NDArray[np.float32]
-    votes: NDArray[np.float32]
-    query_penalty: NDArray[np.float32]
-    inliers: NDArray[np.int64]
-    geometry_seconds: NDArray[np.float64]
-    probability: NDArray[np.float64] | None
-    landmark_score: NDArray[np.float32] | None
-    matches: Mapping[tuple[int, int], Match]
+    probability: NDArray[np.float64] | None = None
+    landmark_score: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of_state(
+        cls,
+        state: RankingState,
+        *,
+        labels: tuple[str | None, ...],
+        landmark_score: NDArray[np.float32] | None,
+    ) -> Predictions:
+        """Returns the predictions of a pipeline whose steps have been applied."""
+        ranking = {each.name: getattr(state, each.name) for each in fields(Ranking)}
+        return cls(labels=labels, landmark_score=landmark_score, **ranking)
 
     def __post_init__(self) -> None:
         q = len(self.neighbours)

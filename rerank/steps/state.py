@@ -45,44 +45,59 @@ class QueryBatch:
         return len(self.embeddings)
 
 
-@dataclass(frozen=True, eq=False)
-class RankingState:
-    """Queries on their way from neighbours to predictions.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ranking:
+    """Candidates of q queries with their scores, and the evidence for them.
 
     Attributes:
-        queries: what is asked.
-        neighbours: as they were searched, by plain cosine.
-        candidates: only the first that many may vote; the others are evidence to be shown.
-        scores: float32 [q, k], what is left of the cosines; -inf where there is no neighbour.
-        penalty: float32 [q, k], taken off so far.
-        winner: int64 [q], label code, -1 for none.
-        confidence: float32 [q].
-        votes: float32 [q, k].
+        neighbours: the gallery rows that were searched, with their plain cosines, best first.
+        confidence: float32 [q], the larger, the more certain; only its order matters to GAP. -inf
+            where no neighbour has a label.
         threshold: an answer below it is "none of these".
-        background: what the scores were rescaled by; penalties are, too.
-        distractor_cosines: float32 [q, n], the largest cosines of each query to distractors,
-            falling; None without distractors.
-        query_penalty: float32 [q], taken off the confidence.
-        inliers: int64 [q, k] of the geometric check, NOT_LOOKED_AT where none was made.
-        matches: of that check, by query number and gallery row.
-        geometry_seconds: float64 [q] it took.
+        scores: float32 [q, k], the cosines after the steps; these vote. -inf where there is no
+            neighbour.
+        penalty: float32 [q, k], subtracted from the rescaled cosines; 0 where there is no
+            neighbour.
+        votes: float32 [q, k], the vote of each neighbour for the best label; 0 for the others,
+            most of which did not vote.
+        query_penalty: float32 [q], subtracted from the confidence, as the query resembles
+            distractors.
+        inliers: int64 [q, k], points that a neighbour shares with the query; NOT_LOOKED_AT (-1)
+            where the geometric check was not made.
+        matches: the points that were compared, by query number and gallery row.
+        geometry_seconds: float64 [q], the time of that check.
     """
 
-    queries: QueryBatch
     neighbours: Neighbours
-    candidates: int
+    confidence: NDArray[np.float32]
+    threshold: float
     scores: NDArray[np.float32]
     penalty: NDArray[np.float32]
-    winner: NDArray[np.int64]
-    confidence: NDArray[np.float32]
     votes: NDArray[np.float32]
-    threshold: float
-    background: float
-    distractor_cosines: NDArray[np.float32] | None
     query_penalty: NDArray[np.float32]
     inliers: NDArray[np.int64]
     matches: Mapping[tuple[int, int], Match]
     geometry_seconds: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RankingState(Ranking):
+    """Queries on their way from neighbours to predictions.
+
+    Attributes:
+        queries: the pictures to be recognised.
+        candidates: number of neighbours of a query that may vote; the others are only shown.
+        winner: int64 [q], label code, -1 for none.
+        background: the mean cosine by which scores and penalties are rescaled.
+        distractor_cosines: float32 [q, n], the largest cosines of each query to distractors,
+            falling; None without distractors.
+    """
+
+    queries: QueryBatch
+    candidates: int
+    winner: NDArray[np.int64]
+    background: float
+    distractor_cosines: NDArray[np.float32] | None
 
     @classmethod
     def of(

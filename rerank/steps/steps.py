@@ -6,18 +6,17 @@ step mean the same with and without rescaling.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, model_validator
 
 from lmk.embed.local.features import Extractor, RootSift, XFeat
 from lmk.index.vectors.neighbours import NO_ROW
+from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.distractor_similarity import (
     demote_overpredicted,
@@ -26,16 +25,14 @@ from lmk.rerank.steps.distractor_similarity import (
 )
 from lmk.rerank.steps.expansion import augmentation_weights
 from lmk.rerank.steps.geometry import GeometrySettings, check, fused, in_doubt
-from lmk.rerank.steps.penalty import PenaltySettings, rescaled
+from lmk.rerank.steps.penalty import PenaltySettings, penalty_of, rescaled
 from lmk.rerank.steps.ranking import MOST, order_of, ranked
 from lmk.rerank.steps.state import RankingState
+from lmk.rerank.steps.step import Place, Step, without_removed
 from lmk.rerank.steps.voting import class_prior, labelled, vote_best
 
-REMOVED_FROM_VOTE = ("temperature", "most")  # parameters that older versions of lmk saved
-REMOVED_PARAMETER = "removed_parameter"  # the type of the validation error
 
-
-class DbaStep(BaseModel):
+class DbaStep(Step):
     """Each candidate is compared together with its own nearest gallery pictures.
 
     Scores become the cosines of the augmented pictures (neighbourhoods.py); the neighbours stay
@@ -46,15 +43,23 @@ class DbaStep(BaseModel):
         spread: the last weighs 10 ** -spread of the first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"neighbours"})
+    place: ClassVar[Place] = Place.NEIGHBOURS
 
     step: Literal["dba"] = "dba"
     n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
 
-    def weights(self) -> NDArray[np.float64]:
-        """float64 [n], of the picture itself and its nearest."""
-        return augmentation_weights(self.n, self.spread)
+    def table_size(self) -> int:
+        """Returns the number of pictures that are added up."""
+        return self.n
+
+    def context_values(self, table: Any, background: float) -> dict[str, Any]:
+        """Returns the neighbourhoods of rows int32 [rows, n + 1]."""
+        weights = augmentation_weights(self.n, self.spread)
+        return {"neighbourhoods": Neighbourhoods(table, weights)}
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Replaces `scores`."""
@@ -67,7 +72,7 @@ class DbaStep(BaseModel):
         return replace(state, scores=scores)
 
 
-class RescaleStep(BaseModel):
+class RescaleStep(Step):
     """Scores become (cosine - background) / (1 - background).
 
     Raw features of photos are alike to start with (two unrelated ones have a cosine near .5), and
@@ -75,7 +80,8 @@ class RescaleStep(BaseModel):
     Rescaled, 0 is what strangers have, whatever the embedder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    needs: ClassVar[frozenset[str]] = frozenset({"background"})
+    place: ClassVar[Place] = Place.RESCALE
 
     step: Literal["rescale"] = "rescale"
 
@@ -85,28 +91,50 @@ class RescaleStep(BaseModel):
         return replace(state, scores=scores, background=context.background)
 
 
-class PenaltyStep(PenaltySettings):
+class PenaltyStep(PenaltySettings, Step):
     """Takes the penalty of each gallery row off its score (see penalty.py)."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+    place: ClassVar[Place] = Place.SCORES
+
     step: Literal["penalty"] = "penalty"
+
+    def table_size(self) -> int:
+        """Returns the number of gallery pictures that each distractor hits."""
+        return self.top
+
+    def context_values(self, table: Any, background: float) -> dict[str, Any]:
+        """Returns the penalty of each row for Hits."""
+        return {"penalty": penalty_of(table, self, background=background)}
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Adds to `penalty`; does nothing where the gallery has no bank."""
         return state if context.penalty is None else _taken_off(state, context.penalty)
 
 
-class DistractorSimilarityStep(BaseModel):
+class DistractorSimilarityStep(Step):
     """Takes off each gallery picture's own likeness to the bank.
 
     That is B(g), the mean of the m largest cosines of the picture to distractors. From the first
     place of the Google Landmark Recognition contest of 2020, with m 5 and factor 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"distractor_similarity"})
+    place: ClassVar[Place] = Place.SCORES
 
     step: Literal["distractor_similarity"] = "distractor_similarity"
     m: int = Field(default=5, ge=1, le=MOST)
     factor: float = Field(default=1.0, ge=0)
+
+    def table_size(self) -> int:
+        """Returns the number of distractors of each mean."""
+        return self.m
+
+    def context_values(self, table: Any, background: float) -> dict[str, Any]:
+        """Returns the mean of each row of cosines float32 [rows, m]."""
+        return {"bank_means": mean_of(table, self.m)}
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Adds to `penalty`; does nothing where the gallery has no bank."""
@@ -116,7 +144,7 @@ class DistractorSimilarityStep(BaseModel):
         return _taken_off(state, taken)
 
 
-class GeometryStep(GeometrySettings):
+class GeometryStep(GeometrySettings, Step):
     """Scores rise by the points that a neighbour shares with the query (see geometry.py).
 
     The pipeline answers twice: first without the check; then the queries in doubt are looked at,
@@ -131,6 +159,9 @@ class GeometryStep(GeometrySettings):
             (480 and 640) unless given.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"local_features"})
+    place: ClassVar[Place] = Place.SCORES
+
     step: Literal["geometry"] = "geometry"
     margin: float = Field(default=0.15, ge=0)
     extractor: Literal["rootsift", "xfeat"] = "rootsift"
@@ -144,38 +175,46 @@ class GeometryStep(GeometrySettings):
         return self
 
     def local_extractor(self) -> Extractor:
-        """What finds the points."""
+        """Returns the extractor of the points."""
         sizes = {} if self.longest is None else {"longest": self.longest}
         if self.extractor == "xfeat":
             return XFeat(most=self.points, **sizes)
         return RootSift(most=self.points, **sizes)
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
-        """Raises `scores` by the inliers there are: none before `look`."""
+        """Raises `scores` by the inliers there are: none before the second pass."""
         return replace(state, scores=fused(state.scores, state.inliers, self))
 
-    def look(
+    def gain(self, inliers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns how much the scores of neighbours with so many inliers rise."""
+        return fused(np.zeros(inliers.shape), inliers, self)
+
+    def runs_twice(self, state: RankingState, context: PipelineContext) -> bool:
+        """Returns whether there are local features of the queries and the gallery."""
+        return state.queries.features is not None and context.row_features is not None
+
+    def second_pass(
         self, state: RankingState, answered: RankingState, context: PipelineContext
     ) -> RankingState:
-        """Fills `inliers`, `matches` and `geometry_seconds` for the queries in doubt.
+        """Returns the state with `inliers`, `matches` and `geometry_seconds` of queries in doubt.
 
         Args:
-            answering: where this step begins.
-            answered: what came of it without the check: whom it doubts, and in which order it
-                put the candidates.
-            facts: with the local features of gallery rows.
+            state: before this step.
+            answered: the outcome without the check. It says which queries are in doubt, and
+                orders their candidates.
+            context: with the local features of gallery rows.
         """
         features = state.queries.features
         if features is None or context.row_features is None:
             return state
-        sure = np.isfinite(answered.confidence)
+        doubt = np.isfinite(answered.confidence)
         if np.isfinite(answered.threshold):
-            sure = in_doubt(answered.confidence, answered.threshold, self.margin)
+            doubt = in_doubt(answered.confidence, answered.threshold, self.margin)
         rows = state.neighbours.rows[:, : state.candidates]
         scores = np.where(rows == NO_ROW, -np.inf, answered.scores[:, : state.candidates])
         places = order_of(rows, scores.astype(np.float32))[:, : self.top]
         short = ranked(rows, scores, state.neighbours.query_ids, self.top)
-        checked = check(short, sure, features, context.row_features, self)
+        checked = check(short, doubt, features, context.row_features, self)
         inliers = state.inliers.copy()
         np.put_along_axis(inliers, places, checked.inliers, axis=1)
         return replace(
@@ -183,7 +222,7 @@ class GeometryStep(GeometrySettings):
         )
 
 
-class VoteStep(BaseModel):
+class VoteStep(Step):
     """The k best candidates vote for their labels.
 
     A candidate votes with max(score, 0) ** power. The confidence is (sum of the winner's votes / k)
@@ -197,7 +236,9 @@ class VoteStep(BaseModel):
         prior: votes for a label of n gallery pictures are multiplied by n ** prior.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    place: ClassVar[Place] = Place.VOTE
 
     step: Literal["vote"] = "vote"
     k: int = Field(default=5, ge=1)
@@ -207,17 +248,7 @@ class VoteStep(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_removed(cls, settings: Any) -> Any:
-        """Drops parameters of older versions that are null, and refuses them with a value."""
-        if not isinstance(settings, dict):
-            return settings
-        for name in REMOVED_FROM_VOTE:
-            if settings.get(name) is not None:
-                raise PydanticCustomError(
-                    REMOVED_PARAMETER,
-                    "the parameter {name} of the step vote was removed from lmk",
-                    {"name": name},
-                )
-        return {name: value for name, value in settings.items() if name not in REMOVED_FROM_VOTE}
+        return without_removed(settings, ("temperature", "most"))
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Fills `winner`, `confidence` and `votes`."""
@@ -249,21 +280,24 @@ class VoteStep(BaseModel):
         )
 
 
-class QueryPenaltyStep(BaseModel):
+class QueryPenaltyStep(Step):
     """Takes the query's own likeness to the bank off the confidence.
 
     That is factor * C(q), the mean of the m largest cosines of the query to distractors; the
     first place of the Google Landmark Recognition contest of 2020 had m 10.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"distractors"})
+    place: ClassVar[Place] = Place.CONFIDENCE
 
     step: Literal["query_penalty"] = "query_penalty"
     m: int = Field(default=10, ge=1, le=MOST)
     factor: float = Field(default=0.5, ge=0)
 
-    def depth(self) -> int:
-        """Cosines to the bank that it needs."""
+    def distractor_depth(self) -> int:
+        """Returns how many cosines of a query to distractors the step needs."""
         return self.m
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
@@ -274,20 +308,23 @@ class QueryPenaltyStep(BaseModel):
         return _less_sure(state, np.float32(self.factor) * likeness)
 
 
-class DemoteStep(BaseModel):
+class DemoteStep(Step):
     """Takes factor * t off the confidence where t, a query's nth largest cosine to the bank, is
     at least `at`; from the second place of the Google Landmark Recognition contest of 2020.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"distractors"})
+    place: ClassVar[Place] = Place.CONFIDENCE
 
     step: Literal["demote"] = "demote"
     nth: int = Field(default=3, ge=1, le=MOST)
     at: float = Field(default=0.3, ge=0)
     factor: float = Field(default=1.5, ge=0)
 
-    def depth(self) -> int:
-        """Cosines to the bank that it needs."""
+    def distractor_depth(self) -> int:
+        """Returns how many cosines of a query to distractors the step needs."""
         return self.nth
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
@@ -299,15 +336,16 @@ class DemoteStep(BaseModel):
         return _less_sure(state, taken)
 
 
-class OverpredictedStep(BaseModel):
+class OverpredictedStep(Step):
     """Answers whose label more than `limit` queries got have -count as their confidence.
 
     For contests only: it needs all queries at once, so that an answer depends on what else is
     asked. From the third place of the Google Landmark Recognition contest of 2019. Who asks in
-    batches leaves the step out of them (Pipeline.without) and applies `of_all` in the end.
+    batches leaves the step out of them (Pipeline.per_query) and applies `revise` in the end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    needs: ClassVar[frozenset[str]] = frozenset({"all_queries"})
+    place: ClassVar[Place] = Place.ALL_ANSWERS
 
     step: Literal["overpredicted"] = "overpredicted"
     limit: int = Field(default=30, ge=1)
@@ -317,7 +355,7 @@ class OverpredictedStep(BaseModel):
         confidence = demote_overpredicted(state.winner, state.confidence, limit=self.limit)
         return replace(state, confidence=confidence)
 
-    def of_all(
+    def revise(
         self, labels: Sequence[str | None], confidence: NDArray[np.floating]
     ) -> NDArray[np.float32]:
         """The confidences float32 [q] of answers to all queries, None for those without one."""
@@ -327,72 +365,21 @@ class OverpredictedStep(BaseModel):
         return demote_overpredicted(winner, given, limit=self.limit)
 
 
-class ThresholdStep(BaseModel):
+class ThresholdStep(Step):
     """Answers with a confidence below `value` are "none of these"; it changes no ranking."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    place: ClassVar[Place] = Place.THRESHOLD
 
     step: Literal["threshold"] = "threshold"
     value: float
 
+    def answer_threshold(self) -> float:
+        """Returns the threshold."""
+        return self.value
+
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Sets `threshold`."""
         return replace(state, threshold=self.value)
-
-
-Step = Annotated[
-    DbaStep
-    | RescaleStep
-    | PenaltyStep
-    | DistractorSimilarityStep
-    | GeometryStep
-    | VoteStep
-    | QueryPenaltyStep
-    | DemoteStep
-    | OverpredictedStep
-    | ThresholdStep,
-    Field(discriminator="step"),
-]
-
-# Names of steps in pipelines that an older lmk saved, and the names now.
-OLD_NAMES = {"neighbourhood": "dba", "bank_penalty": "distractor_similarity"}
-
-
-def with_new_names(settings: Any) -> Any:
-    """Returns the JSON of a list of steps with the names that steps have now."""
-    if not isinstance(settings, dict) or not isinstance(settings.get("steps"), list | tuple):
-        return settings
-    steps = [
-        step | {"step": OLD_NAMES.get(step["step"], step["step"])}
-        if isinstance(step, dict) and isinstance(step.get("step"), str)
-        else step
-        for step in settings["steps"]
-    ]
-    return settings | {"steps": steps}
-
-
-def digest_text(settings: BaseModel) -> str:
-    """Returns the JSON of steps in its first form, so that digests stay valid."""
-    text = settings.model_dump_json()
-    for old, new in OLD_NAMES.items():
-        text = text.replace(f'{{"step":"{new}"', f'{{"step":"{old}"')
-    vote = r'("step":"vote","k":[^,]+,"power":[^,]+),("prior":[^,}]+)'
-    return re.sub(vote, r'\1,"temperature":null,\2,"most":null', text)
-
-
-# Where in a pipeline each step makes sense; those of one number may change places.
-ORDER: dict[type[BaseModel], int] = {
-    DbaStep: 0,
-    RescaleStep: 1,
-    PenaltyStep: 2,
-    DistractorSimilarityStep: 2,
-    GeometryStep: 2,
-    VoteStep: 3,
-    QueryPenaltyStep: 4,
-    DemoteStep: 4,
-    OverpredictedStep: 5,
-    ThresholdStep: 6,
-}
 
 
 def _taken_off(state: RankingState, of_rows: NDArray[np.float32]) -> RankingState:

@@ -35,15 +35,7 @@ from lmk.index.catalog.layout import CATALOG
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import (
-    DemoteStep,
-    GeometryStep,
-    OverpredictedStep,
-    QueryPenaltyStep,
-    ThresholdStep,
-    VoteStep,
-    digest_text,
-)
+from lmk.rerank.steps.step import digest_text
 from lmk.rerank.tags.thresholds import (
     HEAD_SETTING,
     THRESHOLDS_FILE,
@@ -212,9 +204,7 @@ class VoteTagger:
         self.names = recognizer.gallery.label_names
         self._recognizer = recognizer
         self._voters, self._power = voters, power
-        self._steps = recognizer.pipeline.without(
-            GeometryStep, VoteStep, QueryPenaltyStep, DemoteStep, OverpredictedStep, ThresholdStep
-        )
+        self._steps = recognizer.pipeline.scoring()
         path = recognizer.gallery.path
         if not self.names:
             remedy = "build it of pictures with tags: a CSV with the columns id, path, tags"

@@ -354,7 +354,7 @@ def test_another_rule_is_learnt_anew(tmp_path: Path) -> None:
         writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.array(PENALTY) is None and saved_state(gallery) is not None
-        assert saved_pipeline(gallery).penalty() is None
+        assert saved_pipeline(gallery).step_that_needs("hits") is None
     with GalleryWriter(path) as writer:
         writer.remove(["gallery3"])
         writer.commit()

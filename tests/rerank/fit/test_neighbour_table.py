@@ -16,6 +16,7 @@ from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import Allow, View
 from lmk.rerank.fit.neighbour_table import NearestTable, Parties
 from lmk.rerank.steps import hits as picks_module
+from lmk.rerank.steps.distractor_similarity import mean_of
 
 
 class Counting:
@@ -149,8 +150,8 @@ def test_means_and_neighbourhoods() -> None:
     asking = np.array([True, True, False, False])
     table = anew(vectors, Parties(asking, ~asking), 3)
     assert table.rows.tolist() == [[3, 2, -1], [3, 2, -1], [-1] * 3, [-1] * 3]
-    np.testing.assert_allclose(table.means(), [0.4, 0.88, 0, 0], atol=1e-6)
-    lists = table.neighbourhoods(asking, np.array([0.5, 0.3, 0.2])).rows
+    np.testing.assert_allclose(mean_of(table.scores, 3), [0.4, 0.88, 0, 0], atol=1e-6)
+    lists = table.itself_first(asking)
     assert lists.tolist() == [[0, 3, 2, -1], [1, 3, 2, -1], [-1] * 4, [-1] * 4]
     alone = replace(table, rows=np.full((4, 3), -1, np.int32))
-    assert alone.neighbourhoods(asking, np.ones(3)).rows[0].tolist() == [0, -1, -1, -1]
+    assert alone.itself_first(asking)[0].tolist() == [0, -1, -1, -1]

@@ -63,8 +63,8 @@ class TestAsData:
     def test_with_threshold_replaces_the_old_one(self) -> None:
         pipeline = Pipeline().with_threshold(0.1).with_threshold(0.2)
         assert pipeline.steps == (*Pipeline().steps, ThresholdStep(value=0.2))
-        assert Pipeline(steps=(TOP1,)).penalty() is None
-        assert pipeline.penalty() == PenaltyStep()
+        assert Pipeline(steps=(TOP1,)).step_that_needs("hits") is None
+        assert pipeline.step_that_needs("hits") == PenaltyStep()
         assert pipeline.threshold() == 0.2
         assert pipeline.with_threshold(None) == Pipeline()
         assert Pipeline().threshold() is None
@@ -222,8 +222,9 @@ class TestPredictions:
         zeros = np.zeros((1, 2), np.float32)
         none, one = np.full((1, 2), -1), np.zeros(1, np.float32)
         right = Predictions(
-            ("a",), np.ones(1, np.float32), 0.0, found, found.scores, zeros, zeros,
-            one, none, np.zeros(1), None, None, {},
+            labels=("a",), confidence=np.ones(1, np.float32), threshold=0.0, neighbours=found,
+            scores=found.scores, penalty=zeros, votes=zeros, query_penalty=one, inliers=none,
+            geometry_seconds=np.zeros(1), matches={},
         )  # fmt: skip
         assert right.query_ids == ("q",)
         with pytest.raises(ValueError, match=says):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.expansion import augmentation_weights
 from lmk.rerank.steps.geometry import Match
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import QueryBatch
+from lmk.rerank.steps.state import QueryBatch, RankingState
+from lmk.rerank.steps.step import Place, Step
 from lmk.rerank.steps.steps import (
     DbaStep,
     DemoteStep,
@@ -65,10 +68,10 @@ class TestOrder:
                  OverpredictedStep(), ThresholdStep(value=1))  # fmt: skip
         whole = Pipeline(steps=steps)
         assert Pipeline.model_validate_json(whole.model_dump_json()) == whole
-        assert whole.for_one().steps == steps[:-2]
-        assert whole.asks_bank() and whole.uses_bank()
-        assert not Pipeline(steps=(TOP1,)).uses_bank()
-        assert Pipeline(steps=(DistractorSimilarityStep(), TOP1)).uses_bank()
+        assert whole.per_query().with_threshold(None).steps == steps[:-2]
+        assert "distractors" in whole.needs and whole.uses_distractors()
+        assert not Pipeline(steps=(TOP1,)).uses_distractors()
+        assert Pipeline(steps=(DistractorSimilarityStep(), TOP1)).uses_distractors()
 
     @pytest.mark.parametrize(
         "steps",
@@ -116,7 +119,9 @@ class TestNeighbourhood:
         self, embed: Embed, scan: Scan, labels: PipelineContext, rows: object
     ) -> PipelineContext:
         gallery, step = embed(rows), DbaStep(n=2, spread=0)
-        near = Neighbourhoods.build(scan(gallery), View.of_embeddings(gallery), step.weights())
+        near = Neighbourhoods.build(
+            scan(gallery), View.of_embeddings(gallery), augmentation_weights(step.n, step.spread)
+        )
         stored = Vectors.of_array(gallery.vectors)
         return replace(labels, vectors=stored, neighbourhoods=near)
 
@@ -282,9 +287,9 @@ class TestOverpredicted:
         step = OverpredictedStep(limit=2)
         at_once = ask(found, context("a", "b", ""), TOP1, step)
         alone = ask(found, context("a", "b", ""), TOP1)
-        later = step.of_all(alone.labels, alone.confidence.astype(np.float64))
+        later = step.revise(alone.labels, alone.confidence.astype(np.float64))
         assert later.dtype == np.float32 and later.tolist() == at_once.confidence.tolist()
-        assert later[0] == -3 and step.of_all((), np.zeros(0)).shape == (0,)
+        assert later[0] == -3 and step.revise((), np.zeros(0)).shape == (0,)
 
 
 def _points(seed: int) -> LocalFeatures:
@@ -371,3 +376,49 @@ class TestGeometry:
         assert GeometryStep().local_extractor() == RootSift(1000, 480)
         assert GeometryStep(points=7, longest=99).local_extractor() == RootSift(7, 99)
         assert GeometryStep(extractor="xfeat").local_extractor() == XFeat(1000, 640)
+
+
+class TestRegistry:
+    def test_a_new_step_is_a_class_and_nothing_else(
+        self, context: Facts, neighbours: Near, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Step, "registry", dict(Step.registry))
+
+        class HalveStep(Step):
+            """Halves all scores."""
+
+            place: ClassVar[Place] = Place.SCORES
+
+            step: Literal["halve"] = "halve"
+            factor: float = 0.5
+
+            def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+                return replace(state, scores=state.scores * np.float32(self.factor))
+
+        pipeline = Pipeline.model_validate({"steps": [{"step": "halve"}, {"step": "vote", "k": 1}]})
+        assert pipeline.steps[0] == HalveStep()
+        assert Pipeline.model_validate_json(pipeline.model_dump_json()) == pipeline
+        got = ask(neighbours([(0, 0.8)]), context("a"), *pipeline.steps)
+        assert got.labels == ("a",) and got.confidence[0] == pytest.approx(0.4)
+        with pytest.raises(ValidationError, match="order"):
+            Pipeline(steps=(VoteStep(), HalveStep()))
+
+    def test_a_step_that_there_is_not(self) -> None:
+        with pytest.raises(ValidationError, match="there is no step 'votes'; use dba, rescale,"):
+            Pipeline.model_validate({"steps": [{"step": "votes"}]})
+        with pytest.raises(ValidationError, match='a step must be like {"step": "vote"}'):
+            Pipeline.model_validate({"steps": ["vote"]})
+
+    def test_names_and_needs_are_checked(self) -> None:
+        with pytest.raises(TypeError, match="two steps have the name vote"):
+
+            class OtherVote(Step):
+                place: ClassVar[Place] = Place.VOTE
+                step: Literal["vote"] = "vote"
+
+        with pytest.raises(TypeError, match="needs \\['hitz'\\], which is unknown"):
+
+            class Misspelt(Step):
+                needs: ClassVar[frozenset[str]] = frozenset({"hitz"})
+                place: ClassVar[Place] = Place.VOTE
+                step: Literal["misspelt"] = "misspelt"
