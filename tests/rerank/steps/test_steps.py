@@ -406,7 +406,7 @@ class TestRegistry:
     def test_a_step_that_there_is_not(self) -> None:
         with pytest.raises(ValidationError, match="there is no step 'votes'; use dba, rescale,"):
             Pipeline.model_validate({"steps": [{"step": "votes"}]})
-        with pytest.raises(ValidationError, match='a step must be like {"step": "vote"}'):
+        with pytest.raises(ValidationError, match=r'a step must be like \{"step": "vote"\}'):
             Pipeline.model_validate({"steps": ["vote"]})
 
     def test_names_and_needs_are_checked(self) -> None:
