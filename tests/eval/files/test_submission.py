@@ -120,8 +120,9 @@ def test_predictions_keep_answers_below_the_threshold() -> None:
     flat = np.zeros((4, 1), dtype=np.float32)
     confidence = np.array([0.9, 0.1, -np.inf, -np.inf], dtype=np.float32)
     predictions = Predictions(
-        ("x", "y", "z", None), confidence, 0.5, neighbours, flat, flat, flat,
-        flat[:, 0], np.full((4, 1), -1), np.zeros(4), None, None, {},
+        labels=("x", "y", "z", None), confidence=confidence, threshold=0.5, neighbours=neighbours,
+        scores=flat, penalty=flat, votes=flat, query_penalty=flat[:, 0],
+        inliers=np.full((4, 1), -1), geometry_seconds=np.zeros(4), matches={},
     )  # fmt: skip
     submission = Submission.from_predictions(predictions)
     assert submission.labels == ("x", "y", None, None)
