@@ -6,7 +6,6 @@ embedder_folder.py has the files of a folder.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.checksums import write_checksums
 from lmk.embed.data.images import Picture, Skipped, decode
 from lmk.embed.data.sources import PictureSource, Source, picture_sources
 from lmk.embed.defaults import DEFAULT
@@ -26,16 +24,16 @@ from lmk.embed.extract.embedder_folder import (
     GRAPH,
     GRAPH_WEIGHTS,
     WEIGHTS,
-    WHITENING,
     EmbedderFolder,
     SavedEmbedder,
+    write_folder,
 )
 from lmk.embed.network.config import (
-    EMBEDDER_FILE,
     FILE,
     HUB,
     EmbedderConfig,
     embedder_folder,
+    ensemble_config,
     preset,
     preset_names,
     timm_config,
@@ -48,10 +46,9 @@ from lmk.embed.network.runtime import (
     export_graph,
     openvino_usable,
 )
-from lmk.embed.network.whitening import Whitening, save_whitening
+from lmk.embed.network.whitening import Whitening
 from lmk.embed.process import start_threads
 from lmk.embed.scratch import ScratchFolder
-from lmk.embed.tags.head import TAGS_FILE
 
 if TYPE_CHECKING:
     from lmk.embed.network.heads import EmbeddingNetwork
@@ -185,17 +182,7 @@ class Embedder:
                 where=name,
                 remedy="leave the whitening to the ensemble",
             )
-        config = EmbedderConfig(
-            name=name,
-            backbone="",
-            weights=FILE,
-            size=max(member.config.size for member in members),
-            mean=(0, 0, 0),
-            std=(1 / 255, 1 / 255, 1 / 255),
-            gem_p=1,
-            pooling="avg",
-            members=tuple(m.config.model_copy(update={"weights": FILE}) for m in members),
-        )
+        config = ensemble_config([member.config for member in members])
         from lmk.embed.network.build import build_network
 
         network = build_network(config, None)
@@ -246,27 +233,14 @@ class Embedder:
             feature_dim=self.feature_dim,
             config=self.config,
         )
-        (folder / EMBEDDER_FILE).write_text(
-            saved.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        write_folder(
+            folder,
+            saved,
+            self.whitening,
+            source=self._files,
+            state=lambda: self.network().state_dict(),
+            graph=self.graph,
         )
-        if self.whitening is not None:
-            save_whitening(self.whitening, folder / WHITENING)
-        copies: dict[str, tuple[str, ...]] = {}
-        if self._files is not None:
-            copies |= self._files.copy((TAGS_FILE, WEIGHTS), folder)
-        if self.config.weights in (HUB, FILE) and not (folder / WEIGHTS).exists():
-            from safetensors.torch import save
-
-            # Not save_file, whose error on a full disk is no OSError.
-            (folder / WEIGHTS).write_bytes(save(dict(self.network().state_dict())))
-        if openvino_usable():
-            graph = self.graph()
-            if self._files is not None and graph.parent == self.folder:
-                copies |= self._files.copy((GRAPH, GRAPH_WEIGHTS), folder)
-            else:
-                for name in (GRAPH, GRAPH_WEIGHTS):
-                    shutil.copyfile(graph.parent / name, folder / name)
-        write_checksums(folder, copies)
 
     def with_whitening(self, whitening: Whitening | None) -> Embedder:
         """The same network followed by another whitening."""

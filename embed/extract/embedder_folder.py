@@ -9,17 +9,29 @@ an lmk that wrote none, is exported again from the weights, which the fingerprin
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lmk.embed.checksums import Checksums, is_shipped, read_checksums, require_unchanged
+from lmk.embed.checksums import (
+    Checksums,
+    is_shipped,
+    read_checksums,
+    require_unchanged,
+    write_checksums,
+)
 from lmk.embed.errors import ModelError
 from lmk.embed.memory_errors import raise_system_cause
-from lmk.embed.network.config import EMBEDDER_FILE, EmbedderConfig, require_local
-from lmk.embed.network.whitening import Whitening, load_whitening
+from lmk.embed.network.config import EMBEDDER_FILE, FILE, HUB, EmbedderConfig, require_local
+from lmk.embed.network.runtime import openvino_usable
+from lmk.embed.network.whitening import Whitening, load_whitening, save_whitening
 from lmk.embed.plain_files import parse_json, read_plain
+from lmk.embed.tags.head import TAGS_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 GRAPH, GRAPH_WEIGHTS = "graph.xml", "graph.bin"
@@ -115,3 +127,47 @@ class EmbedderFolder:
         for name in there:
             shutil.copyfile(self.path / name, to / name)
         return {name: known[name] for name in there if name in known}
+
+
+def write_folder(
+    folder: Path,
+    saved: SavedEmbedder,
+    whitening: Whitening | None,
+    *,
+    source: EmbedderFolder | None,
+    state: Callable[[], Mapping[str, Tensor]],
+    graph: Callable[[], Path],
+) -> None:
+    """Writes an embedder and its checksums into an existing, empty folder.
+
+    Args:
+        folder: the folder to write.
+        saved: the content of config.json.
+        whitening: the whitening, or None.
+        source: the folder the embedder was loaded from. Its tags, weights and graph are copied.
+        state: returns the weights of the network; called where they must be written.
+        graph: returns the OpenVINO graph; called where OpenVINO is installed.
+
+    Raises:
+        OSError: when the folder cannot be written.
+        ModelDamaged: when a file of `source` has changed since it was written.
+    """
+    (folder / EMBEDDER_FILE).write_text(saved.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if whitening is not None:
+        save_whitening(whitening, folder / WHITENING)
+    copies: dict[str, tuple[str, ...]] = {}
+    if source is not None:
+        copies |= source.copy((TAGS_FILE, WEIGHTS), folder)
+    if saved.config.weights in (HUB, FILE) and not (folder / WEIGHTS).exists():
+        from safetensors.torch import save
+
+        # save_file is not used: its error on a full disk is no OSError.
+        (folder / WEIGHTS).write_bytes(save(dict(state())))
+    if openvino_usable():
+        exported = graph()
+        if source is not None and exported.parent == source.path:
+            copies |= source.copy((GRAPH, GRAPH_WEIGHTS), folder)
+        else:
+            for name in (GRAPH, GRAPH_WEIGHTS):
+                shutil.copyfile(exported.parent / name, folder / name)
+    write_checksums(folder, copies)

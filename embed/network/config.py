@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -146,6 +147,21 @@ def _unchanged(name: str) -> Path:
 
 def _presets() -> Path:
     return Path(str(resources.files("lmk.embed"))) / "presets"
+
+
+def ensemble_config(members: Sequence[EmbedderConfig]) -> EmbedderConfig:
+    """The config of an ensemble, whose pictures have the size of its largest member."""
+    return EmbedderConfig(
+        name="+".join(member.name for member in members),
+        backbone="",
+        weights=FILE,
+        size=max(member.size for member in members),
+        mean=(0, 0, 0),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        gem_p=1,
+        pooling="avg",
+        members=tuple(member.model_copy(update={"weights": FILE}) for member in members),
+    )
 
 
 def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:
