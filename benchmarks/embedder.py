@@ -53,7 +53,7 @@ FIGURES = "acc@1 | mAP@100 | GAP | GAP with the penalty"
 # One budget for the ablations, small enough for three seeds of each: 4 epochs of 60 batches.
 _BUDGET = (
     'stages=[{"epochs": 4, "size": 160}]',
-    'groups={"classes": 12, "pictures": 2, "unlabelled": 4, "views": 2, "passes": 60}',
+    'groups={"classes": 12, "pictures": 2, "unlabelled": 4, "views": 2, "micro_batches": 60}',
     "size=224",
     "keep_start=0",
 )

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from lmk.embed.errors import UsageError
 from lmk.embed.network.config import TRAINING_SUFFIX
 from lmk.embed.train.task_config import (
+    RENAMED,
     Classes,
     Contrast,
     Distillation,
@@ -148,14 +149,14 @@ class Groups(Settings):
         pictures: of each, different ones where it has so many.
         unlabelled: pictures without a label in a batch, none twice.
         views: how often each of them is in the batch, changed at random each time.
-        passes: batches of an epoch.
+        micro_batches: the number of batches of an epoch.
     """
 
     classes: int = Field(ge=1)
     pictures: int = Field(default=2, ge=1)
     unlabelled: int = Field(default=0, ge=0)
     views: int = Field(default=2, ge=1)
-    passes: int = Field(ge=1)
+    micro_batches: int = Field(ge=1)
 
     @property
     def batch(self) -> int:
@@ -168,7 +169,7 @@ class TrainConfig(Settings):
 
     Attributes:
         name: of the embedder that comes out.
-        tasks: what is learnt; the losses are summed by their shares.
+        tasks: what is learnt; the losses are summed by their loss_weight.
         sampling: every picture once an epoch, or classes drawn by the root of their size, or
             equally often.
         stages: in order; their epochs add up.
@@ -176,7 +177,8 @@ class TrainConfig(Settings):
         groups: what each batch is made of; the batch has that size then.
         memory_keep: of a picture's embedding in the memory, when it was seen again; the rest is
             the new one's. There is a memory where a task needs one.
-        batch: pictures a pass, over all processes; `accumulate` passes make a step.
+        batch: pictures of a micro-batch, over all processes; `accumulate` micro-batches make a
+            step.
         precision: "auto" is bf16 on GPUs that have it and on CPUs with AMX, else fp16 on GPUs,
             else fp32.
         clip: the longest gradient, or None.
@@ -264,8 +266,8 @@ class TrainConfig(Settings):
             )
         if self.groups is not None and self.batch != self.groups.batch:
             raise ValueError(f"the groups make a batch of {self.groups.batch}, not {self.batch}")
-        if self.groups is not None and self.groups.passes % self.accumulate:
-            raise ValueError("groups.passes must be a multiple of accumulate")
+        if self.groups is not None and self.groups.micro_batches % self.accumulate:
+            raise ValueError("groups.micro_batches must be a multiple of accumulate")
         return self
 
     def _check_tags(self, tags: Sequence[Tags]) -> None:
@@ -347,6 +349,12 @@ def _text(source: str) -> str:
         ) from None
 
 
+def _other_names(key: str) -> set[str]:
+    """The other spellings of a key whose name has changed."""
+    pair = next((pair for pair in RENAMED.items() if key in pair), ())
+    return {name for name in pair if name != key}
+
+
 def _apply(values: dict[str, Any], change: str) -> None:
     """Sets one value in place, by its dotted path."""
     path, equals, text = change.partition("=")
@@ -358,6 +366,9 @@ def _apply(values: dict[str, Any], change: str) -> None:
         key: Any = int(last) if isinstance(target, list) else last
         if not equals or not last or not isinstance(target, dict | list):
             raise KeyError
+        if isinstance(target, dict):
+            for other in _other_names(key):
+                target.pop(other, None)
         try:
             target[key] = json.loads(text)
         except ValueError:

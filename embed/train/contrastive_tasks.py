@@ -32,7 +32,7 @@ class ContrastTask(Task):
 
     def __init__(self, settings: Contrast, codes: NDArray[np.int64], memory: Memory) -> None:
         super().__init__()
-        self.share = settings.share
+        self.loss_weight = settings.loss_weight
         self._temperature = settings.temperature
         self._codes = codes
         self._memory = memory
@@ -92,7 +92,7 @@ class NeighboursTask(Task):
         memory: Memory,
     ) -> None:
         super().__init__()
-        self.share = settings.share
+        self.loss_weight = settings.loss_weight
         self._temperature = settings.temperature
         self._memory = memory
         device = memory.vectors.device
@@ -148,7 +148,7 @@ class RepulsionTask(Task):
         self, settings: Repulsion, codes: NDArray[np.int64], centres: Callable[[], Tensor]
     ) -> None:
         super().__init__()
-        self.share = settings.share
+        self.loss_weight = settings.loss_weight
         self._settings = settings
         self._codes = codes
         self._centres = centres

@@ -106,7 +106,7 @@ class DistillationTask(Task):
 
     def __init__(self, settings: Distillation, teacher: TeacherVectors) -> None:
         super().__init__()
-        self.share = settings.share
+        self.loss_weight = settings.loss_weight
         self._settings = settings
         self._teacher = teacher
 

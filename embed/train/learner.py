@@ -48,11 +48,12 @@ class _Forward(nn.Module):
 
 
 class Learner:
-    """Learns from steps, each of one or more passes.
+    """Learns from steps, each of one or more micro-batches.
 
-    A step's loss is, for each task, sum(weight * loss) / sum(weight) over all its passes in all
-    processes, so accumulated passes and several processes give the gradients of one large batch
-    (but for BatchNorm, whose statistics are those of a pass; on GPUs, of all processes').
+    A step's loss is, for each task, sum(weight * loss) / sum(weight) over all its micro-batches
+    in all processes, so accumulated micro-batches and several processes give the gradients of one
+    large batch. BatchNorm is the exception: its statistics are those of one micro-batch, on GPUs
+    over all processes.
 
     Args:
         config: of the run.
@@ -110,13 +111,13 @@ class Learner:
         head = self.tag_task.head if self._ema_head is None else self._ema_head.module
         return {**network.state_dict(), **prefixed("tags", head.state_dict())}
 
-    def step(self, number: int, batches: Sequence[Batch], rate: float) -> Tensor:
+    def step(self, number: int, batches: Sequence[Batch], lr_factor: float) -> Tensor:
         """Takes one step.
 
         Args:
             number: of the step, from 0; with the seed it determines all chance in it.
-            batches: this process's part of each pass.
-            rate: the learning rate as a part of its peak.
+            batches: this process's slice of each micro-batch.
+            lr_factor: the learning rate as a part of its peak.
 
         Returns:
             The mean loss of each task over the whole step, float32 [tasks], on the device.
@@ -129,7 +130,9 @@ class Learner:
         prepared = [self._prepare(*both) for both in zip(batches, targets, strict=True)]
         weights = torch.stack([torch.stack([w.sum() for w in each[2]]) for each in prepared])
         whole = self._world.sum(weights.sum(dim=0)).clamp(min=1e-12)
-        shares = torch.tensor([task.share for task in self.tasks], device=self._device) / whole
+        loss_weights = (
+            torch.tensor([task.loss_weight for task in self.tasks], device=self._device) / whole
+        )
         totals = torch.zeros_like(whole)
         seen: list[Tensor] = []
         for i, inputs in enumerate(prepared):
@@ -138,10 +141,10 @@ class Learner:
             # DistributedDataParallel averages gradients over processes; the loss is their sum.
             with nullcontext() if last or not ddp else self._forward.no_sync():  # type: ignore[operator]
                 sums, embeddings = self._forward(*inputs)
-                self._scaler.scale((sums * shares).sum() * self._world.size).backward()
+                self._scaler.scale((sums * loss_weights).sum() * self._world.size).backward()
             totals += sums.detach()
             seen.append(embeddings)
-        self._update(number, rate)
+        self._update(number, lr_factor)
         self._remember(batches, seen)
         return self._world.sum(totals) / whole
 
@@ -165,9 +168,9 @@ class Learner:
         weights = [task.weights(own) for task, own in zip(self.tasks, moved, strict=True)]
         return pictures, moved, weights
 
-    def _update(self, number: int, rate: float) -> None:
+    def _update(self, number: int, lr_factor: float) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._config.optimizer.lr * group["scale"] * rate
+            group["lr"] = self._config.optimizer.lr * group["scale"] * lr_factor
         if self._config.clip is not None:
             self._scaler.unscale_(self._optimizer)
             moved = [p for group in self._optimizer.param_groups for p in group["params"]]

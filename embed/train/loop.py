@@ -33,10 +33,15 @@ from lmk.embed.train.devices import World, chosen_device, chosen_precision, join
 from lmk.embed.train.initialise import prepare_start
 from lmk.embed.train.learner import Learner
 from lmk.embed.train.log import EPOCHS, STEPS, Log
-from lmk.embed.train.network import embedder_config, rate, start_network
-from lmk.embed.train.reading import Batch, Shape, read_passes, usable_workers
+from lmk.embed.train.network import embedder_config, lr_factor, start_network
+from lmk.embed.train.reading import Batch, Shape, read_micro_batches, usable_workers
 from lmk.embed.train.run_folder import RunFolder
-from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, share_of
+from lmk.embed.train.sampling import (
+    epoch_order,
+    grouped_micro_batches,
+    micro_batches_of,
+    rank_slice,
+)
 from lmk.embed.train.tasks import class_codes
 
 Validate = Callable[[Embedder, TagHead | None], Mapping[str, float]]
@@ -205,7 +210,7 @@ class _Run:
         self._figures = FIGURES if learner.tag_task is None else TAG_FIGURES
         self._names = _different([task.name for task in learner.tasks])
         self._at = _Position(sums=[0.0] * len(learner.tasks))
-        self._steps = len(self._passes(0)) // config.accumulate  # the same in every epoch
+        self._steps = len(self._micro_batches(0)) // config.accumulate  # the same in every epoch
         self._waiting: list[tuple[int, float, Tensor]] = []
         self._saved = time.monotonic()
 
@@ -243,26 +248,28 @@ class _Run:
         columns = ("epoch", "size", *self._names, "seconds", *self._figures)
         self._epochs_log = Log(training / EPOCHS, columns, at.epoch + 1, board)
 
-    def _passes(self, epoch: int) -> NDArray[np.int64]:
+    def _micro_batches(self, epoch: int) -> NDArray[np.int64]:
         config = self._config
         if config.groups is not None:
-            return grouped_passes(self._codes, config.groups, config.sampling, config.seed, epoch)
+            return grouped_micro_batches(
+                self._codes, config.groups, config.sampling, config.seed, epoch
+            )
         order = epoch_order(self._repeats, config.seed, epoch)
-        return passes_of(order, config.batch * config.accumulate).reshape(-1, config.batch)
+        return micro_batches_of(order, config.batch * config.accumulate).reshape(-1, config.batch)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        """This process's part of the passes of an epoch that are not done yet."""
+        """This process's slice of the micro-batches that are left in an epoch."""
         config, world = self._config, self._world
-        passes = self._passes(epoch)
+        micro_batches = self._micro_batches(epoch)
         rng = np.random.default_rng([config.seed, epoch, _CHANGES])
-        seeds = rng.integers(0, 2**62, passes.shape)
+        seeds = rng.integers(0, 2**62, micro_batches.shape)
         left = slice(self._at.step * config.accumulate, None)
-        return read_passes(
+        return read_micro_batches(
             self._pictures,
-            share_of(passes, world.rank, world.size)[left],
+            rank_slice(micro_batches, world.rank, world.size)[left],
             size=config.size_of(epoch),
             augment=config.augment,
-            seeds=share_of(seeds, world.rank, world.size)[left],
+            seeds=rank_slice(seeds, world.rank, world.size)[left],
             workers=self._workers(config.size_of(epoch)),
         )
 
@@ -283,12 +290,12 @@ class _Run:
         while at.step < self._steps:
             began = time.monotonic()
             done = epoch * self._steps + at.step
-            passes = [next(batches) for _ in range(config.accumulate)]
-            for each in passes:
+            micro_batches = [next(batches) for _ in range(config.accumulate)]
+            for each in micro_batches:
                 at.skipped.update({skip.path: skip.reason for skip in each.skipped})
-            share = rate(config.schedule, (done + 0.5) / self._steps, config.epochs)
-            losses = self._learner.step(done, passes, share)
-            self._waiting.append((done, share, losses))
+            factor = lr_factor(config.schedule, (done + 0.5) / self._steps, config.epochs)
+            losses = self._learner.step(done, micro_batches, factor)
+            self._waiting.append((done, factor, losses))
             at.step += 1
             at.seconds += time.monotonic() - began
             if len(self._waiting) >= _FLUSHED:
@@ -301,7 +308,7 @@ class _Run:
         """Looks at the losses of the last steps, and logs them."""
         if not self._waiting:
             return
-        steps, shares, losses = zip(*self._waiting, strict=True)
+        steps, factors, losses = zip(*self._waiting, strict=True)
         self._waiting.clear()
         values = torch.stack(losses).double().cpu().numpy()
         if not np.isfinite(values).all():
@@ -315,9 +322,9 @@ class _Run:
             self._at.sums = [a + b for a, b in zip(self._at.sums, row, strict=True)]
         if self._world.first:
             rows = [
-                {"step": step, "rate": f"{share:.9g}"}
+                {"step": step, "rate": f"{factor:.9g}"}
                 | {name: f"{value:.9g}" for name, value in zip(self._names, row, strict=True)}
-                for step, share, row in zip(steps, shares, values.tolist(), strict=True)
+                for step, factor, row in zip(steps, factors, values.tolist(), strict=True)
             ]
             self._steps_log.add(rows)
 
@@ -382,11 +389,11 @@ class _Run:
         return embedder, task.published(**head, feature_fingerprint=embedder.feature_fingerprint)
 
 
-def _blend(network: torch.nn.Module, start: Mapping[str, Tensor], share: float) -> None:
-    """Moves a network's weights, means and variances towards others by a share of the way."""
+def _blend(network: torch.nn.Module, start: Mapping[str, Tensor], part_of_start: float) -> None:
+    """Mixes the starting weights, means and variances into those of a network."""
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
-            tensor.lerp_(start[name], share)
+            tensor.lerp_(start[name], part_of_start)
 
 
 def _different(names: list[str]) -> list[str]:

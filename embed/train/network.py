@@ -163,7 +163,7 @@ def build_optimizer(
     return torch.optim.SGD(listed, settings.lr, momentum=settings.momentum, nesterov=nesterov)
 
 
-def rate(settings: Schedule, epoch: float, epochs: int) -> float:
+def lr_factor(settings: Schedule, epoch: float, epochs: int) -> float:
     """The learning rate as a part of its peak.
 
     Args:

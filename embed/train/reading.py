@@ -36,7 +36,7 @@ _NOT_PASSED_ON = 74  # exit code of a worker whose batch cannot be passed on
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The part of a pass that one process gets.
+    """The part of a micro-batch that one process gets.
 
     Attributes:
         pictures: uint8 [n, size, size, 3].
@@ -158,23 +158,23 @@ def _started(loader: DataLoader[Any]) -> Any:
     return batches
 
 
-def read_passes(
+def read_micro_batches(
     pictures: TrainingPictures,
-    passes: NDArray[np.int64],
+    micro_batches: NDArray[np.int64],
     *,
     size: int,
     augment: Augment,
     seeds: NDArray[np.int64],
     workers: int,
 ) -> Iterator[Batch]:
-    """Reads passes in order; the same picture, size and seed give the same pixels.
+    """Reads micro-batches in order; the same picture, size and seed give the same pixels.
 
     Args:
         pictures: the training set.
-        passes: int64 [passes, n], which pictures.
+        micro_batches: int64 [micro_batches, n], which pictures.
         size: of the result, in pixels.
         augment: how they are changed.
-        seeds: int64 [passes, n], of each picture's changes.
+        seeds: int64 [micro_batches, n], of each picture's changes.
         workers: processes that read; 0 for none.
 
     Raises:
@@ -182,7 +182,7 @@ def read_passes(
     """
     keys: Iterable[list[tuple[int, int]]] = [
         [(int(number), int(seed)) for number, seed in zip(row, own, strict=True)]
-        for row, own in zip(passes, seeds, strict=True)
+        for row, own in zip(micro_batches, seeds, strict=True)
     ]
     loader: DataLoader[Any] = DataLoader(
         Reader(pictures.files, size, augment),

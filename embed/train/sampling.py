@@ -47,21 +47,22 @@ def class_draws(sizes: NDArray[np.float64], sampling: str) -> NDArray[np.float64
     return np.where(sizes > 0, np.maximum(sizes, 1) ** power, 0.0)
 
 
-def grouped_passes(
+def grouped_micro_batches(
     codes: NDArray[np.int64], groups: Groups, sampling: str, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """The passes of an epoch, each of some pictures of some classes: int64 [passes, batch].
+    """Micro-batches of an epoch, each of some pictures of some classes.
 
-    First come the classes' pictures, class by class, then those without a label, view by view.
+    The result is int64 [micro_batches, batch]. First come the classes' pictures, class by class,
+    then those without a label, view by view.
 
     Args:
         codes: int64 [n], the class of each picture; -1 for none.
-        groups: what a pass is made of.
+        groups: what a micro-batch is made of.
         sampling: see class_draws.
         seed, epoch: whole numbers, 0 or more.
 
     Raises:
-        ManifestError: there are fewer classes, or pictures without one, than a pass takes.
+        ManifestError: there are fewer classes, or pictures without one, than a micro-batch takes.
     """
     order = np.argsort(codes, kind="stable")
     names, starts = np.unique(codes[order], return_index=True)
@@ -80,8 +81,8 @@ def grouped_passes(
             )
     draws = class_draws(np.array([len(part) for part in members], np.float64), sampling)
     rng = np.random.default_rng([seed, epoch])
-    passes = np.empty((groups.passes, groups.batch), np.int64)
-    for row in passes:
+    micro_batches = np.empty((groups.micro_batches, groups.batch), np.int64)
+    for row in micro_batches:
         classes = rng.choice(len(members), groups.classes, replace=False, p=draws / draws.sum())
         drawn = [
             rng.choice(members[c], groups.pictures, replace=len(members[c]) < groups.pictures)
@@ -89,20 +90,20 @@ def grouped_passes(
         ]
         others = rng.choice(without, groups.unlabelled, replace=False)
         row[:] = np.concatenate([*drawn, np.repeat(others, groups.views)])
-    return passes
+    return micro_batches
 
 
-def passes_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """An epoch cut into passes: int64 [passes, batch].
+def micro_batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
+    """Cuts an epoch into micro-batches: int64 [micro_batches, batch].
 
-    The last pass is filled up from the epoch's beginning, so that all have the same size and no
+    The last one is filled up from the epoch's beginning, so that all have the same size and no
     picture is left out.
     """
-    passes = -(-len(order) // batch)
-    return np.resize(order, (passes, batch))
+    count = -(-len(order) // batch)
+    return np.resize(order, (count, batch))
 
 
-def share_of(passes: NDArray[np.int64], rank: int, world: int) -> NDArray[np.int64]:
-    """The part of each pass that one of `world` processes computes: [passes, batch / world]."""
-    each = passes.shape[1] // world
-    return passes[:, rank * each : (rank + 1) * each]
+def rank_slice(micro_batches: NDArray[np.int64], rank: int, world: int) -> NDArray[np.int64]:
+    """The slice of each micro-batch for one of `world` ranks: [micro_batches, batch / world]."""
+    each = micro_batches.shape[1] // world
+    return micro_batches[:, rank * each : (rank + 1) * each]

@@ -40,7 +40,7 @@ class TagTask(Task):
         self, settings: Tags, labels: Sequence[tuple[str, ...]], dim: int, seed: int
     ) -> None:
         super().__init__()
-        self.share = settings.share
+        self.loss_weight = settings.loss_weight
         self._settings = settings
         self._seed = seed
         self._softmax = isinstance(settings.loss, TagSoftmax)
@@ -60,9 +60,9 @@ class TagTask(Task):
             pictures = len(self._known)
             if settings.unlabelled == "skip":
                 pictures = self._known.labelled
-            share = (self._known.mass + 0.5) / (pictures + 1)
+            frequency = (self._known.mass + 0.5) / (pictures + 1)
             with torch.no_grad():
-                self.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
+                self.head.bias.copy_(torch.from_numpy(np.log(frequency / (1 - frequency))))
         self._tencent = (
             TencentLoss(settings.loss, tags) if isinstance(settings.loss, Tencent) else None
         )
@@ -99,15 +99,15 @@ class TagTask(Task):
         return torch.from_numpy(self._known.dense(pictures))
 
     def step_targets(
-        self, number: int, passes: Sequence[NDArray[np.int64]], world: World
+        self, number: int, micro_batches: Sequence[NDArray[np.int64]], world: World
     ) -> list[Tensor]:
         """Targets [n, t]; of the Tencent loss [n, 2, t], with the weight of each term.
 
         Those weights depend on all pictures of the step, in whichever process they are.
         """
         if self._tencent is None:
-            return super().step_targets(number, passes, world)
-        whole = np.stack(world.gather(np.stack(passes)), axis=1)  # [passes, processes, n]
+            return super().step_targets(number, micro_batches, world)
+        whole = np.stack(world.gather(np.stack(micro_batches)), axis=1)  # [micro-batches, ranks, n]
         device = self._tencent.run.device
         values = self.targets(whole.ravel()).to(device)
         generator = torch.Generator(device)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+RENAMED = {"share": "loss_weight", "passes": "micro_batches"}  # old keys, still read
+
 
 class Settings(BaseModel):
-    """Some settings: never changed, unknown keys refused."""
+    """Immutable settings; unknown keys are refused, old names of keys are read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key if RENAMED.get(key, key) in values else RENAMED.get(key, key): value
+            for key, value in values.items()
+        }
 
 
 class MarginByRank(Settings):
@@ -50,7 +62,7 @@ class Classes(Settings):
             embeddings by the starting network (of arcface and cosface).
         unlabelled: pictures without a label count for nothing here ("skip"), or are one more
             class ("background").
-        share: of this loss in the sum.
+        loss_weight: the weight of this loss in the sum of all tasks.
     """
 
     task: Literal["classes"]
@@ -64,7 +76,7 @@ class Classes(Settings):
     class_weights: bool = False
     start: Literal["random", "means"] = "random"
     unlabelled: Literal["skip", "background"] = "skip"
-    share: float = Field(default=1.0, gt=0)
+    loss_weight: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -90,12 +102,12 @@ class Taught(Settings):
     Attributes:
         teachers: presets with their sizes in pixels.
         power: of the whitening, learnt on the training pictures.
-        share: of this loss in the sum.
+        loss_weight: the weight of this loss in the sum of all tasks.
     """
 
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     power: float = Field(default=0.5, ge=0, le=1)
-    share: float = Field(default=1.0, gt=0)
+    loss_weight: float = Field(default=1.0, gt=0)
 
 
 class Distillation(Taught):
@@ -141,13 +153,13 @@ class Repulsion(Settings):
     Attributes:
         scale: s.
         margin: the cosine from which on it counts.
-        share: of this loss in the sum.
+        loss_weight: the weight of this loss in the sum of all tasks.
     """
 
     task: Literal["repulsion"]
     scale: float = Field(default=30.0, gt=0)
     margin: float = Field(default=0.2, ge=-1, le=1)
-    share: float = Field(default=1.0, gt=0)
+    loss_weight: float = Field(default=1.0, gt=0)
 
 
 class Contrast(Settings):
@@ -159,12 +171,12 @@ class Contrast(Settings):
 
     Attributes:
         temperature: divides the cosines.
-        share: of this loss in the sum.
+        loss_weight: the weight of this loss in the sum of all tasks.
     """
 
     task: Literal["contrast"]
     temperature: float = Field(default=0.1, gt=0)
-    share: float = Field(default=1.0, gt=0)
+    loss_weight: float = Field(default=1.0, gt=0)
 
 
 class CrossEntropy(Settings):
@@ -251,7 +263,7 @@ class Tags(Settings):
         unit: the tags are read off features of length 1 (times the root of their number), so
             that those an index keeps will do.
         repeat: how often pictures of rare tags are shown, instead of `sampling`.
-        share: of this loss in the sum.
+        loss_weight: the weight of this loss in the sum of all tasks.
     """
 
     task: Literal["tags"]
@@ -264,7 +276,7 @@ class Tags(Settings):
     unlabelled: Literal["negative", "skip"] = "negative"
     unit: bool = False
     repeat: Repeat | None = None
-    share: float = Field(default=1.0, gt=0)
+    loss_weight: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Tags:

@@ -26,34 +26,35 @@ class Task(nn.Module, ABC):
     """Something to learn from the pictures' embeddings.
 
     The loop asks for the targets of a batch and their weights, then for the losses, and
-    takes sum(weight * loss) / sum(weight) over the whole step (all passes, all processes), so a
-    step is the same however it is cut up. Parameters of a task are trained with the network's.
+    takes sum(weight * loss) / sum(weight) over the whole step (all micro-batches, all
+    processes), so a step is the same however it is cut up. Parameters of a task are trained with
+    the network's.
 
     Attributes:
         name: of the loss in logs.
-        share: of this loss in the sum of the tasks.
+        loss_weight: the weight of this loss in the sum of all tasks.
     """
 
     name: str
-    share: float
+    loss_weight: float
 
     @abstractmethod
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
         """The targets [n, ...] of pictures, given by their numbers in the training set."""
 
     def step_targets(
-        self, number: int, passes: Sequence[NDArray[np.int64]], world: World
+        self, number: int, micro_batches: Sequence[NDArray[np.int64]], world: World
     ) -> list[Tensor]:
-        """The targets of all passes of a step, in the order of the passes.
+        """The targets of each micro-batch of a step, in their order.
 
-        A task whose targets depend on the whole step (all passes, all processes) says so here.
+        A task whose targets depend on the whole step overrides this method.
 
         Args:
             number: of the step, from 0.
-            passes: this process's pictures of each pass, int64 [n] each, of one length.
+            micro_batches: this process's pictures of each micro-batch, int64 [n], equally long.
             world: the processes.
         """
-        return [self.targets(pictures) for pictures in passes]
+        return [self.targets(pictures) for pictures in micro_batches]
 
     @abstractmethod
     def weights(self, targets: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ class ClassTask(Task):
 
     def __init__(self, settings: Classes, labels: Sequence[tuple[str, ...]], dim: int) -> None:
         super().__init__()
-        self.share = settings.share
+        self.loss_weight = settings.loss_weight
         self.classes, self._codes = class_codes(labels, settings.unlabelled == "background")
         if len(self.classes) < 2:
             raise ManifestError(
@@ -162,6 +163,6 @@ def class_repeats(codes: NDArray[np.int64], sampling: str) -> NDArray[np.float64
         return repeats
     sizes = np.bincount(codes[of_class]).astype(np.float64)
     draws = class_draws(sizes, sampling)
-    share = draws / draws.sum() * of_class.sum() / np.maximum(sizes, 1)
-    repeats[of_class] = share[codes[of_class]]
+    factor = draws / draws.sum() * of_class.sum() / np.maximum(sizes, 1)
+    repeats[of_class] = factor[codes[of_class]]
     return repeats

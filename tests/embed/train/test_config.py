@@ -11,7 +11,7 @@ from timm.models import is_model
 from lmk.embed.errors import UsageError
 from lmk.embed.network.config import preset, preset_names
 from lmk.embed.train.config import TrainConfig, training_config, training_presets
-from lmk.embed.train.network import embedder_config, rate
+from lmk.embed.train.network import embedder_config, lr_factor
 from lmk.embed.train.task_config import Classes, Tags, TagSoftmax, Tencent
 
 
@@ -52,16 +52,18 @@ def test_the_recipe_of_tencent_ml_images() -> None:
     (task,) = config.tasks
     assert isinstance(task, Tags) and task.least == 101
     assert task.loss == Tencent(kind="tencent", eta=12, decay=0.9, negatives=5, absent=0.1)
-    rates = [config.optimizer.lr * rate(config.schedule, epoch, 60) for epoch in range(60)]
+    rates = [config.optimizer.lr * lr_factor(config.schedule, epoch, 60) for epoch in range(60)]
     assert rates[0] == pytest.approx(0.01, rel=1e-3)
     assert rates[7] == pytest.approx(0.01 * 1.297**7, rel=1e-3)
     assert rates[8] == rates[24] == 0.08
     assert rates[25] == pytest.approx(0.008) and rates[50] == pytest.approx(0.0008)
-    assert rate(config.schedule, 0.99, 60) == rate(config.schedule, 0, 60)  # a step an epoch
+    assert lr_factor(config.schedule, 0.99, 60) == lr_factor(
+        config.schedule, 0, 60
+    )  # a step an epoch
 
 
 def test_the_recipe_of_webvision() -> None:
-    """Yan et al. 2020: classes in turn, steps of 8 passes of 256, .01 and .1 of it after 90."""
+    """Yan et al. 2020: classes in turn, steps of 8 times 256 pictures, .01 and .1 of it later."""
     for network, backbone in (("resnext101", "resnext101_32x4d"), ("resnest101", "resnest101e")):
         last, tagged, weighted = (
             training_config(f"webvision-{network}{end}") for end in ("", "-wt", "-lw")
@@ -124,10 +126,10 @@ def test_a_file_and_single_values(tmp_path: Path) -> None:
         (["tasks.0.loss=softmax"], "dynamic_margin is for arcface and subcenter, not softmax"),
         (["tasks.0.start=means"], "start 'means' is for arcface and cosface, not subcenter"),
         (["model.neck_form=centred"], "a centred neck needs its width"),
-        (['groups={"classes": 2, "passes": 3}'], "the groups make a batch of 4, not 64"),
+        (['groups={"classes": 2, "micro_batches": 3}'], "the groups make a batch of 4, not 64"),
         (
-            ['groups={"classes": 2, "passes": 3}', "batch=4", "accumulate=2"],
-            "groups.passes must be a multiple of accumulate",
+            ['groups={"classes": 2, "micro_batches": 3}', "batch=4", "accumulate=2"],
+            "groups.micro_batches must be a multiple of accumulate",
         ),
         (['tasks.0={"task": "repulsion"}', "sampling=natural"], "repulsion needs one task of cla"),
         (['tasks.0={"task": "contrast", "x": 1}'], "gcresnext26: tasks.0.x: unknown key"),
@@ -184,3 +186,39 @@ def test_the_preset_with_global_context_differs_in_nothing_else() -> None:
     assert other.model.global_context == 0.125
     model = other.model.model_copy(update={"global_context": None})
     assert other.model_copy(update={"model": model, "name": plain.name}) == plain
+
+
+def test_old_names_of_settings() -> None:
+    """Settings of earlier releases are read; a change by an old name replaces the new one."""
+    old = {
+        "name": "mine",
+        "model": {"backbone": "test_resnet"},
+        "tasks": [{"task": "classes", "share": 0.5}],
+        "stages": [{"epochs": 2, "size": 64}],
+        "groups": {"classes": 2, "pictures": 2, "passes": 6},
+        "batch": 4,
+    }
+    config = TrainConfig.model_validate(old)
+    assert config.tasks[0].loss_weight == 0.5 and config.groups is not None
+    assert config.groups.micro_batches == 6
+    written = config.model_dump(mode="json")
+    assert written["tasks"][0]["loss_weight"] == 0.5 and "share" not in written["tasks"][0]
+    assert TrainConfig.model_validate(written) == config
+    changed = training_config("landmarks-lite1", ["tasks.1.share=0.25", "groups.passes=7"])
+    assert changed.tasks[1].loss_weight == 0.25 and changed.groups is not None
+    assert changed.groups.micro_batches == 7
+    with pytest.raises(ValueError, match="share"):
+        TrainConfig.model_validate({**old, "tasks": [{**written["tasks"][0], "share": 1}]})
+
+
+@pytest.mark.parametrize("change", ["tasks.0.loss_weight=2", "tasks.0.share=2"])
+def test_a_change_of_a_file_with_old_names(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    values = {
+        "name": "mine",
+        "model": {"backbone": "test_resnet"},
+        "tasks": [{"task": "classes", "share": 0.5}],
+        "stages": [{"epochs": 2, "size": 64}],
+    }
+    path.write_text(json.dumps(values))
+    assert training_config(str(path), [change]).tasks[0].loss_weight == 2

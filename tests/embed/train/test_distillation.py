@@ -178,8 +178,8 @@ def test_a_run(
 def test_with_classes_at_once(
     small: Small, gallery: Manifest, bank: Manifest, store: Path, tmp_path: Path
 ) -> None:
-    """Labelled pictures count for both, unlabelled ones for one; the shares weigh them."""
-    plan = config(small, {"task": "classes", "share": 0.1}, sampling="balanced")
+    """Labelled pictures count for both, unlabelled ones for one; loss_weight weighs them."""
+    plan = config(small, {"task": "classes", "loss_weight": 0.1}, sampling="balanced")
     run = tmp_path / "run"
     train(plan, [gallery, bank], run, device="cpu", features=store)
     rows = read_log(run / "training" / "steps.csv")

@@ -84,7 +84,7 @@ class TestWhatItLeaves:
     def test_logs(self, done: tuple[TrainingResult, Any]) -> None:
         result, rows = done
         values = losses(result.folder)
-        assert len(values) == 3 * 4  # 20 pictures in passes of 6
+        assert len(values) == 3 * 4  # 20 pictures in micro-batches of 6
         assert np.mean(values[-4:]) < np.mean(values[:4])
         assert [row["epoch"] for row in rows] == [1, 2, 3]
         assert [float(row["classes"]) for row in rows] == pytest.approx(
@@ -152,10 +152,10 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_never_was(
     assert [row["classes"] for row in rows[0]] == [row["classes"] for row in rows[1]]
 
 
-def test_passes_that_are_accumulated_are_one_large_batch(
+def test_micro_batches_that_are_accumulated_are_one_large_batch(
     small: Small, gallery: Manifest, tmp_path: Path
 ) -> None:
-    """With class weights, whose sum differs from pass to pass; BatchNorm apart."""
+    """With class weights, whose sum differs from one micro-batch to the next; BatchNorm apart."""
     rows = (*gallery.rows[:9], *gallery.rows[12:])  # classes of 4, 4, 1, 4 and 4
     manifest = Manifest(gallery.root, rows)
     common = {**FROZEN, "tasks": [{"task": "classes", "class_weights": True}]}
@@ -292,6 +292,8 @@ class TestRefusals:
         last = tmp_path / "run" / "training" / "last.safetensors"
         tensors, state = load_checkpoint(last)
         del state["config"]["augment"]["rotate_often"], state["config"]["keep_start"]
+        for task in state["config"]["tasks"]:
+            task["share"] = task.pop("loss_weight")
         save_checkpoint(last, tensors, state)
         train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
         with pytest.raises(UsageError, match="with other settings: augment, keep_start;"):

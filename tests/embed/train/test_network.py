@@ -23,7 +23,7 @@ from lmk.embed.train.config import (
 from lmk.embed.train.network import (
     build_optimizer,
     embedder_config,
-    rate,
+    lr_factor,
     set_training,
     start_network,
 )
@@ -140,16 +140,16 @@ class TestOptimizer:
 class TestRate:
     def test_cosine(self) -> None:
         schedule = Schedule(warmup=2, floor=0.1)
-        got = [rate(schedule, epoch, 10) for epoch in (0, 0.5, 1, 2, 6, 10)]
+        got = [lr_factor(schedule, epoch, 10) for epoch in (0, 0.5, 1, 2, 6, 10)]
         assert got == pytest.approx([0, 0.25, 0.5, 1, 0.55, 0.1])
 
     def test_multistep(self) -> None:
         schedule = Schedule(kind="multistep", warmup=1, milestones=(3, 5), gamma=0.1)
-        got = [rate(schedule, epoch, 8) for epoch in (0.5, 1, 2.9, 3, 5, 7.9)]
+        got = [lr_factor(schedule, epoch, 8) for epoch in (0.5, 1, 2.9, 3, 5, 7.9)]
         assert got == pytest.approx([0.5, 1, 1, 0.1, 0.01, 0.01])
 
     def test_without_warm_up(self) -> None:
-        assert rate(Schedule(warmup=0), 0, 4) == 1
+        assert lr_factor(Schedule(warmup=0), 0, 4) == 1
 
 
 def test_weights_that_fit_nothing(small: Small, tmp_path: Path) -> None:

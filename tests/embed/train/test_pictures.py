@@ -12,7 +12,7 @@ from lmk.embed.data.images import decode
 from lmk.embed.data.manifest import Manifest
 from lmk.embed.train.config import Augment
 from lmk.embed.train.dataset import TrainingPictures, augmentation
-from lmk.embed.train.reading import Batch, read_passes
+from lmk.embed.train.reading import Batch, read_micro_batches
 
 NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)
 ALL = Augment(
@@ -31,7 +31,7 @@ ALL = Augment(
 def read(manifest: Manifest, augment: Augment, workers: int = 0, size: int = 40) -> list[Batch]:
     numbers = np.arange(12).reshape(3, 4)
     return list(
-        read_passes(
+        read_micro_batches(
             TrainingPictures.of([manifest]),
             numbers,
             size=size,

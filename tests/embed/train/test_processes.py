@@ -48,7 +48,7 @@ def with_memory(weights: Path) -> dict[str, Any]:
             {"task": "repulsion"},
             {"task": "neighbours", "teachers": [{"model": "lite0", "sizes": [32]}]},
         ],
-        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "passes": 4},
+        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "micro_batches": 4},
         "batch": 8,
         "size": 48,
         "stages": [{"epochs": 2, "size": 48}],

@@ -21,7 +21,7 @@ from lmk.embed.train import reading
 from lmk.embed.train.config import Augment, TrainConfig
 from lmk.embed.train.dataset import Reader, TrainingPictures
 from lmk.embed.train.loop import train
-from lmk.embed.train.reading import Batch, Shape, read_passes, usable_workers
+from lmk.embed.train.reading import Batch, Shape, read_micro_batches, usable_workers
 
 NOTHING = Augment(crop=1, flip=0, rotate=0, light=0)
 MB = 1_000_000
@@ -47,7 +47,7 @@ def shared_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 
 def batches(manifest: Manifest, workers: int = 2) -> Iterator[Batch]:
     numbers = np.arange(40).reshape(10, 4) % len(manifest)
-    return read_passes(
+    return read_micro_batches(
         TrainingPictures.of([manifest]),
         numbers,
         size=40,

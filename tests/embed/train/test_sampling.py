@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 
 from lmk.embed.errors import ManifestError
 from lmk.embed.train.config import Groups
-from lmk.embed.train.sampling import epoch_order, grouped_passes, passes_of, share_of
+from lmk.embed.train.sampling import (
+    epoch_order,
+    grouped_micro_batches,
+    micro_batches_of,
+    rank_slice,
+)
 from lmk.embed.train.tasks import class_codes, class_repeats
 
 GOLDEN = [[2, 3, 4, 1, 1], [2, 3, 1, 1, 4]]
-GOLDEN_PASSES = [[9, 3, 18, 4, 0, 7, 10, 10, 1, 1], [0, 4, 7, 15, 21, 22, 6, 6, 10, 10]]
+GOLDEN_MICRO_BATCHES = [[9, 3, 18, 4, 0, 7, 10, 10, 1, 1], [0, 4, 7, 15, 21, 22, 6, 6, 10, 10]]
 CODES = np.array([0] * 1 + [1] * 4 + [2] * 16 + [-1])
 
 
@@ -78,17 +83,17 @@ class TestOrder:
 
 class TestPasses:
     def test_the_last_one_is_filled_from_the_beginning(self) -> None:
-        passes = passes_of(np.arange(5), 3)
-        assert passes.tolist() == [[0, 1, 2], [3, 4, 0]]
-        assert passes_of(np.arange(2), 5).tolist() == [[0, 1, 0, 1, 0]]
-        assert passes_of(np.arange(4), 2).shape == (2, 2)
+        micro_batches = micro_batches_of(np.arange(5), 3)
+        assert micro_batches.tolist() == [[0, 1, 2], [3, 4, 0]]
+        assert micro_batches_of(np.arange(2), 5).tolist() == [[0, 1, 0, 1, 0]]
+        assert micro_batches_of(np.arange(4), 2).shape == (2, 2)
 
     @pytest.mark.parametrize("world", [1, 2, 4])
     def test_processes_share_each_pass(self, world: int) -> None:
-        passes = passes_of(np.arange(30), 8)
-        parts = [share_of(passes, rank, world) for rank in range(world)]
+        micro_batches = micro_batches_of(np.arange(30), 8)
+        parts = [rank_slice(micro_batches, rank, world) for rank in range(world)]
         assert all(part.shape == (4, 8 // world) for part in parts)
-        assert np.concatenate(parts, axis=1).tolist() == passes.tolist()
+        assert np.concatenate(parts, axis=1).tolist() == micro_batches.tolist()
 
 
 def test_class_codes() -> None:
@@ -101,14 +106,14 @@ def test_class_codes() -> None:
 
 
 class TestGroups:
-    GROUPS = Groups(classes=2, pictures=3, unlabelled=2, views=2, passes=400)
+    GROUPS = Groups(classes=2, pictures=3, unlabelled=2, views=2, micro_batches=400)
     CODES = np.array([1, -1, 0, 2, 1, 2, -1, 1, 2, 2, -1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
 
     def test_what_a_pass_is_made_of(self) -> None:
         """Two classes of three pictures, different ones where there are three; then two by two."""
-        passes = grouped_passes(self.CODES, self.GROUPS, "sqrt", 0, 0)
-        assert passes.shape == (400, self.GROUPS.batch) == (400, 10)
-        for row in passes:
+        micro_batches = grouped_micro_batches(self.CODES, self.GROUPS, "sqrt", 0, 0)
+        assert micro_batches.shape == (400, self.GROUPS.batch) == (400, 10)
+        for row in micro_batches:
             first, second, others = row[:3], row[3:6], row[6:]
             classes = [set(self.CODES[part]) for part in (first, second)]
             assert all(len(each) == 1 for each in classes) and classes[0] != classes[1]
@@ -121,23 +126,25 @@ class TestGroups:
         ("sampling", "power"), [("natural", 1), ("sqrt", 0.5), ("balanced", 0)]
     )
     def test_classes_are_drawn_by_their_sizes(self, sampling: str, power: float) -> None:
-        groups = Groups(classes=1, pictures=1, passes=6000)
-        passes = grouped_passes(self.CODES, groups, sampling, 3, 1)
+        groups = Groups(classes=1, pictures=1, micro_batches=6000)
+        micro_batches = grouped_micro_batches(self.CODES, groups, sampling, 3, 1)
         sizes = np.array([1.0, 4.0, 15.0]) ** power
-        shares = np.bincount(self.CODES[passes[:, 0]]) / 6000
+        shares = np.bincount(self.CODES[micro_batches[:, 0]]) / 6000
         np.testing.assert_allclose(shares, sizes / sizes.sum(), atol=0.02)
 
     def test_seed_and_epoch_determine_it(self) -> None:
         first, again, other, third = (
-            grouped_passes(self.CODES, self.GROUPS, "sqrt", seed, epoch).tolist()
+            grouped_micro_batches(self.CODES, self.GROUPS, "sqrt", seed, epoch).tolist()
             for seed, epoch in ((0, 0), (0, 0), (1, 0), (0, 1))
         )
         assert first == again and first != other and first != third
 
     def test_golden(self) -> None:
-        """A run that goes on must see the same passes."""
-        groups = self.GROUPS.model_copy(update={"passes": 2})
-        assert grouped_passes(self.CODES, groups, "sqrt", 7, 0).tolist() == GOLDEN_PASSES
+        """A run that goes on must see the same micro-batches."""
+        groups = self.GROUPS.model_copy(update={"micro_batches": 2})
+        assert (
+            grouped_micro_batches(self.CODES, groups, "sqrt", 7, 0).tolist() == GOLDEN_MICRO_BATCHES
+        )
 
     def test_too_few(self) -> None:
         for change, message in (
@@ -146,4 +153,4 @@ class TestGroups:
         ):
             groups = self.GROUPS.model_copy(update=change)
             with pytest.raises(ManifestError, match=message):
-                grouped_passes(self.CODES, groups, "sqrt", 0, 0)
+                grouped_micro_batches(self.CODES, groups, "sqrt", 0, 0)

@@ -62,15 +62,24 @@ def recipe(
     }
     tasks = [
         {"task": "contrast"},
-        {"task": "classes", "start": "means", "dynamic_margin": {"form": "rank"}, "share": 0.5},
-        {"task": "repulsion", "share": 0.5},
-        {"task": "neighbours", "teachers": [{"model": str(teacher), "sizes": [48]}], "share": 3},
+        {
+            "task": "classes",
+            "start": "means",
+            "dynamic_margin": {"form": "rank"},
+            "loss_weight": 0.5,
+        },
+        {"task": "repulsion", "loss_weight": 0.5},
+        {
+            "task": "neighbours",
+            "teachers": [{"model": str(teacher), "sizes": [48]}],
+            "loss_weight": 3,
+        },
     ]
     settings: dict[str, Any] = {
         "model": model,
         "tasks": tasks,
         "sampling": "sqrt",
-        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "passes": 5},
+        "groups": {"classes": 2, "pictures": 2, "unlabelled": 2, "views": 2, "micro_batches": 5},
         "batch": 8,
         "stages": [{"epochs": 2, "size": 48}],
         "size": 64,
@@ -226,11 +235,11 @@ def test_the_recipe_learns(
 def test_the_memory_takes_in_a_step_when_it_is_done(
     recipe: Small, gallery: Manifest, bank: Manifest, tmp_path: Path, store: Path
 ) -> None:
-    """Both passes of a step see it as it was; the rate is so small that no weight moves."""
+    """Both micro-batches of a step see it as it was; the rate is so small that no weight moves."""
     groups = recipe().groups
     assert groups is not None
     still = {
-        "groups": groups.model_dump() | {"passes": 2},
+        "groups": groups.model_dump() | {"micro_batches": 2},
         "stages": [{"epochs": 1, "size": 48}],
         "optimizer": {"kind": "adamw", "lr": 1e-30},
     }

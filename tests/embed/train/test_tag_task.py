@@ -157,10 +157,10 @@ class TestWhatItLeaves:
 
 
 @pytest.mark.parametrize("loss", ["bce", "tencent", "softmax"])
-def test_passes_that_are_accumulated_are_one_large_batch(
+def test_micro_batches_that_are_accumulated_are_one_large_batch(
     loss: str, small: Small, tagged: Manifest, tmp_path: Path
 ) -> None:
-    """8 passes of 1 and 1 of 8: the state of Tencent's loss and its chance are the step's."""
+    """8 micro-batches of 1 are 1 of 8: the state and chance of Tencent's loss are the step's."""
     common = {**of_tags(loss), "freeze_norms": True, "stages": [{"epochs": 2, "size": 48}]}
     train(small(**common, batch=8), [tagged], tmp_path / "one", device="cpu")
     train(small(**common, batch=1, accumulate=8), [tagged], tmp_path / "eight", device="cpu")
@@ -204,12 +204,14 @@ class _Others(World):
 
 @pytest.mark.parametrize("form", ["paper", "code"])
 def test_processes_see_the_state_of_the_whole_step(form: str, tagged: Manifest) -> None:
-    """Two processes of two passes of 3 pictures are one of two passes of 6."""
+    """Two processes of two micro-batches of 3 pictures are one of two of 6."""
     labels = [row.labels for row in tagged.rows]
     settings = Tags.model_validate(
         {"task": "tags", "loss": {"kind": "tencent", "form": form, "absent": 0.5}}
     )
-    order = np.random.default_rng(0).permutation(20)[:12].reshape(2, 2, 3)  # pass, process, picture
+    order = (
+        np.random.default_rng(0).permutation(20)[:12].reshape(2, 2, 3)
+    )  # micro-batch, rank, picture
     alone = TagTask(settings, labels, 4, 5)
     pair = [TagTask(settings, labels, 4, 5) for _ in range(2)]
     for number in range(4):
@@ -315,7 +317,10 @@ class TestMistakes:
             (["best_by=gap"], "best_by 'tag_map' is for a task of tags, which takes no other"),
             (["keep_start=0.5"], "keep_start would take the network away"),
             (["sampling=balanced"], "give one of sampling and repeat"),
-            (['groups={"classes": 32, "passes": 2}'], "groups are of landmarks, not of tags"),
+            (
+                ['groups={"classes": 32, "micro_batches": 2}'],
+                "groups are of landmarks, not of tags",
+            ),
             (['tasks.1={"task": "classes"}'], "changes no setting"),
             (["tasks.0.loss.kind=hinge"], "tasks.0.loss: "),
             (["tasks.0.loss.kind=tencent", "tasks.0.loss.gamma=1"], "tasks.0.loss.gamma: unknown"),
