@@ -23,7 +23,7 @@ from lmk.cli.render import counted, echo_skipped, first_of
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
-    from lmk.rerank.indexing.removals import Kept
+    from lmk.rerank.indexing.removals import UnseenPictures
     from lmk.rerank.indexing.sync import SyncReport
 
 _SHOWN = 10  # places named on stderr
@@ -109,7 +109,7 @@ def sync(
         echo_landmarks(index)
 
 
-def _echo_kept(kept: Sequence[Kept]) -> None:
+def _echo_kept(kept: Sequence[UnseenPictures]) -> None:
     """Prints on stderr which pictures stay although their files could not be looked at."""
     for one in kept[:_SHOWN]:
         echo(f"lmk: kept {counted(one.pictures, 'picture')} of {one.path}: {one.reason}", err=True)

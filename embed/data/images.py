@@ -1,8 +1,8 @@
-"""Safe decoding: a picture file becomes an array, or a Skipped with the reason.
+"""Safe decoding of picture files: each becomes an array, or a text with the reason why not.
 
-A bad file never raises in the middle of a run. The picture is turned as its EXIF says, flattened
-onto white where it is transparent, and squashed to a square: the whole picture counts, the shape
-is lost (for retrieval of landmarks that did no harm and needs no crop).
+A bad file never raises an exception in the middle of a run. `decode` rotates the picture by its
+EXIF orientation, puts transparent pictures on white, and resizes the whole picture to a square.
+The aspect ratio is lost; this does not harm the retrieval of landmarks and needs no crop.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from lmk.embed.memory_budget import MemoryBudget, release_memory
 from lmk.embed.memory_errors import memory_error
 from lmk.embed.plain_files import NotPlainError, open_plain
 
-IMAGES_VERSION = 1  # part of every embedder's fingerprint: raise it when pixels change
+IMAGES_VERSION = 1  # part of every embedder's fingerprint; increase it when pixels change
 
-MAX_FILE_BYTES = 200_000_000  # of one file, and of all files that threads hold at once
-MAX_DECODING_BYTES = 900_000_000  # of one picture, and of all that threads decode at once
+MAX_FILE_BYTES = 200_000_000  # limit for one file, and for all files that threads hold
+MAX_DECODING_BYTES = 900_000_000  # limit for one picture, and for all that threads decode
 
 NO_MEMORY = "needs more memory than there is"
-_MUCH = 64_000_000
+_LARGE_PICTURE_BYTES = 64_000_000  # above it, freed memory goes back to the system
 
 _files = MemoryBudget(MAX_FILE_BYTES)
 _decoding = MemoryBudget(MAX_DECODING_BYTES)
@@ -43,7 +43,7 @@ Picture = NDArray[np.uint8]
 
 
 def _new_budgets() -> None:
-    """Frees both budgets in a forked process, which has none of the threads that held bytes."""
+    """Resets both budgets in a forked process, where the threads that used them do not exist."""
     global _files, _decoding
     _files, _decoding = MemoryBudget(_files.total), MemoryBudget(_decoding.total)
 
@@ -53,14 +53,14 @@ os.register_at_fork(after_in_child=_new_budgets)
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that gave no vector, and why."""
+    """A file without a vector, and the reason."""
 
     path: str
     reason: str
 
 
 def read_bytes(path: Path) -> bytes | str:
-    """The content of a file, or the reason why it cannot be read."""
+    """Returns the content of a file, or the reason why it cannot be read."""
     try:
         with os.fdopen(open_plain(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -83,9 +83,9 @@ def read_bytes(path: Path) -> bytes | str:
 
 @contextmanager
 def picture_bytes(path: Path) -> Iterator[bytes | str]:
-    """The result of `read_bytes`, for threads: together they hold MAX_FILE_BYTES at most.
+    """Yields the result of `read_bytes`; all threads together hold at most MAX_FILE_BYTES.
 
-    The block must let go of the bytes, and must not read a second file.
+    The block must release the bytes, and must not read a second file.
     """
     try:
         size = path.stat().st_size
@@ -96,34 +96,34 @@ def picture_bytes(path: Path) -> Iterator[bytes | str]:
 
 
 def decode(data: bytes, size: int) -> Picture | str:
-    """Decodes a picture and squashes it to a square.
+    """Returns a picture, resized to a square without regard to its aspect ratio.
 
     Args:
         data: the content of a JPEG, PNG, WebP, GIF (first frame), TIFF, BMP, AVIF or HEIF file.
         size: side of the square, in pixels.
 
     Returns:
-        uint8 [size, size, 3], RGB; or the reason why there is no picture.
+        uint8 [size, size, 3] in RGB order, or the reason why the file cannot be decoded.
     """
     return _decoded(data, size, lambda pixels: _squashed(pixels, size))
 
 
 def decode_grey(data: bytes, longest: int) -> Picture | str:
-    """Decodes a picture to grey and shrinks it, its shape kept.
+    """Returns a picture in grey, reduced in size with its aspect ratio.
 
     Args:
         data: as for `decode`.
-        longest: pixels its longer side has at most; a smaller picture stays as it is.
+        longest: largest length of the longer side, in pixels. Smaller pictures keep their size.
 
     Returns:
-        uint8 [height, width]; or the reason why there is no picture.
+        uint8 [height, width], or the reason why the file cannot be decoded.
     """
 
     def shrunk(pixels: Picture) -> Picture:
         height, width = pixels.shape[:2]
-        share = longest / max(height, width)
-        if share < 1:
-            smaller = (max(round(width * share), 1), max(round(height * share), 1))
+        scale = longest / max(height, width)
+        if scale < 1:
+            smaller = (max(round(width * scale), 1), max(round(height * scale), 1))
             pixels = np.asarray(cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA), np.uint8)
         return pixels
 
@@ -134,7 +134,7 @@ def decode_grey(data: bytes, longest: int) -> Picture | str:
 
 
 def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Picture | str:
-    """The picture at not less than twice `size` where it has that many pixels, resized, turned."""
+    """Returns the picture, decoded at twice `size` or more if it is that large, then resized."""
     try:
         kind = picture_format(data)
         if kind == "JPEG":
@@ -149,8 +149,8 @@ def _decoded(data: bytes, size: int, resize: Callable[[Picture], Picture]) -> Pi
     except Exception as error:
         if memory_error(error) is not None:
             return NO_MEMORY
-        # Pillow's plugins raise nearly anything on damaged files (struct.error, AttributeError...);
-        # one bad file must not end a run over a million.
+        # Pillow's plugins raise many exceptions on damaged files (struct.error, AttributeError...).
+        # One bad file must not end a run over a million files.
         return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
 
 
@@ -168,7 +168,7 @@ def _decoded_jpeg(data: bytes, size: int, resize: Callable[[Picture], Picture]) 
 def _jpeg_by_pillow(
     data: bytes, header: JpegHeader, size: int, use: Callable[[Picture], Picture]
 ) -> Picture:
-    """A JPEG that `decode_jpeg` does not read, such as one of unusual sampling."""
+    """Decodes a JPEG that `decode_jpeg` cannot read, such as one with unusual subsampling."""
     image = open_picture(without_extras(data, header), "JPEG").image
     image.draft("RGB", (2 * size, 2 * size))  # decodes at a fraction of the size
     with _room_for(len(data) + 12 * image.width * image.height + header.memory(8)):
@@ -186,21 +186,21 @@ def _decoded_by_pillow(
     factor = next(fitting, factors[-1])
     with _room_for(len(data) + opened.memory(factor)):
         picture = turned(resize(rgb_pixels(opened.image, factor)), opened.orientation)
-        del opened  # before others get its room
+        del opened  # before its memory is given to other threads
         return picture
 
 
 def _factors(shape: tuple[int, int], size: int) -> list[int]:
-    """The fractions (1 / factor) of a picture that are not smaller than twice `size`, or whole."""
+    """Returns the factors by which a picture may shrink and keep twice `size`; 1 is always one."""
     return [each for each in FACTORS if each == 1 or min(shape) >= 2 * size * each]
 
 
 @contextmanager
 def _room_for(memory: int) -> Iterator[None]:
-    """Waits until so many bytes may be used for decoding.
+    """Waits until `memory` bytes are free in the decoding budget, and reserves them.
 
     Raises:
-        Unreadable: they never may.
+        Unreadable: the picture needs more than the whole budget.
     """
     if memory > MAX_DECODING_BYTES:
         raise Unreadable(
@@ -208,20 +208,20 @@ def _room_for(memory: int) -> Iterator[None]:
             f"{MAX_DECODING_BYTES // 1_000_000:,} MB"
         )
     with _decoding.hold(memory):
-        if memory > _MUCH:
+        if memory > _LARGE_PICTURE_BYTES:
             release_memory()
         yield
-        if memory > _MUCH:
+        if memory > _LARGE_PICTURE_BYTES:
             release_memory()
 
 
 def thumbnail(
     path: Path, side: int, *, quality: int = 80, sha256: str | None = None
 ) -> bytes | None:
-    """A JPEG of a picture, turned as EXIF says, its longer side at most `side` pixels.
+    """Returns a JPEG of a picture whose longer side has at most `side` pixels.
 
-    None where the file cannot be read as a picture (it may have been removed since), or where its
-    content has not the SHA-256 that is given.
+    The result is None if the file cannot be decoded (it may have been removed), or if `sha256` is
+    given and is not the SHA-256 of the content. EXIF orientation is applied.
     """
 
     def shrunk(pixels: Picture) -> Picture:
@@ -241,7 +241,7 @@ def thumbnail(
 
 
 def stored_size(path: Path) -> tuple[int, int] | None:
-    """The width and height of a picture file; None where it cannot be read as a picture."""
+    """Returns the width and height of a picture file, or None if it cannot be decoded."""
     with picture_bytes(path) as data:
         if isinstance(data, str):
             return None
@@ -256,7 +256,7 @@ def stored_size(path: Path) -> tuple[int, int] | None:
 
 
 def _squashed(pixels: Picture, size: int) -> Picture:
-    """Resizes to [size, size, 3]: area averaging on a side that shrinks, linear where it grows."""
+    """Resizes to [size, size, 3]: by area averaging to shrink a side, linearly to enlarge it."""
     height, width = pixels.shape[:2]
     if height > size or width > size:
         smaller = (min(width, size), min(height, size))

@@ -1,9 +1,9 @@
-"""Manifest: which pictures there are, under which ids and labels.
+"""Manifest: a list of pictures with their ids and labels.
 
-Read from a folder (one sub-folder a landmark, a flat folder, or GLDv2's a/b/c/<id>.jpg) or from a
-CSV or Parquet file. Labels and ids never hold blanks, because the contest's files separate
-them by blanks: a blank in a folder's or file's name becomes "_". Pictures that would share an id
-get longer ones (picture_ids.py).
+`read_manifest` reads a folder (one sub-folder per landmark, a flat folder, or GLDv2's
+a/b/c/<id>.jpg) or a CSV or Parquet file. Labels and ids never contain blanks, because the contest
+files separate them by blanks: a blank in the name of a folder or file becomes "_". Pictures that
+would share an id get longer ids (picture_ids.py).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _OTHER_FILES |= dict.fromkeys((".json", ".jsonl"), "write the list as CSV")
 
 @dataclass(frozen=True)
 class Row:
-    """One picture of a manifest: its id, its path under the root, its labels (maybe none).
+    """One picture of a manifest: its id, its path below the root, and its labels, if any.
 
-    Id and labels are kept in Unicode's composed form (NFC), the path as it is on disk.
+    The id and the labels are stored in Unicode's composed form (NFC), the path as it is on disk.
     """
 
     id: str
@@ -56,16 +56,16 @@ class Manifest:
     """An ordered list of pictures below one folder.
 
     Attributes:
-        root: the folder all paths start from.
-        rows: the pictures, ids unique.
-        skipped: files of the folder that are no pictures, and why.
-        unseen: places of the folder that could not be looked at: pictures may be there or not.
-        system: paths in the folder that belong to a system or a device, and were left out.
-        source: the table that names the pictures; None of a folder.
+        root: the folder that all paths start from.
+        rows: the pictures. Their ids are unique.
+        skipped: the files of the folder that are not pictures, each with a reason.
+        unseen: the places of the folder that could not be read. They may hold pictures.
+        system: paths that belong to an operating system or a device. They are left out.
+        source: the table that lists the pictures, or None for a folder.
 
     Raises:
-        ManifestError: on a repeated or empty id, a blank in an id or label, a path outside the
-            root.
+        ManifestError: for a repeated or empty id, a blank in an id or label, or a path outside
+            the root.
     """
 
     root: Path
@@ -91,7 +91,7 @@ class Manifest:
             self._check(row)
 
     def _check(self, row: Row) -> None:
-        # Without blanks, and not empty: each splits into itself alone.
+        # An id or label without blanks that is not empty splits into exactly itself.
         if len(row.id.split()) != 1 or " ".join(row.labels).split() != list(row.labels):
             raise ManifestError(
                 f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})",
@@ -130,21 +130,21 @@ class Manifest:
         return len(self.rows)
 
     def file(self, row: Row) -> Path:
-        """Where a row's picture is."""
+        """Returns the path of a row's picture."""
         return self.root / row.path
 
     def unseen_places(self) -> UnseenPlaces:
-        """Tells which paths that the manifest lacks may exist all the same."""
+        """Returns the places where pictures may exist that the manifest does not list."""
         return UnseenPlaces(self.unseen, (skip.path for skip in self.skipped))
 
     @property
     def origin(self) -> Path:
-        """The table or folder that the pictures come from, for error messages."""
+        """The table or folder that the pictures come from; error messages name it."""
         return self.root if self.source is None else self.source
 
     @property
     def unreadable_remedy(self) -> str:
-        """The remedy where none of the pictures can be read."""
+        """The remedy for an error that none of the pictures can be read."""
         exists = any_below([row.path for row in self.rows])
         if self.source is not None and not exists(self.root):
             return root_remedy(exists, self.root)
@@ -155,25 +155,28 @@ class Manifest:
 
     @property
     def labelled(self) -> bool:
-        """Whether any picture has a label."""
+        """True if any picture has a label."""
         return any(row.labels for row in self.rows)
 
 
 def read_manifest(source: str | os.PathLike[str], *, root: Path | None = None) -> Manifest:
-    """Reads a folder, CSV or Parquet file of pictures.
+    """Returns the manifest of a folder or of a CSV or Parquet file.
+
+    In a folder, each sub-folder is a landmark and the ids are paths ("eiffel/1.jpg"). In a flat
+    folder and in GLDv2's layout (a/b/c/<id>.jpg), pictures have no label and the ids are the file
+    names without their suffix.
+
+    A table has a column `id` and, optionally, labels: one label in `landmark_id` or `label`, or
+    several, separated by blanks, in `labels`, `landmarks` or `tags`. A column `path` names the
+    files; without it the files are a/b/c/<id>.jpg, <id>.jpg or <id>. GLDv2's train_clean.csv
+    (`landmark_id`, `images`) is read too. docs/tables.md has the details.
 
     Args:
-        source: a folder: each sub-folder is a landmark and ids are paths ("eiffel/1.jpg"); in a
-            flat folder and in GLDv2's layout (a/b/c/<id>.jpg) pictures have no label and ids are
-            file names without their ending. Or a CSV or Parquet file with a column `id`, labels
-            in `landmark_id` or `label` (one each), or in `labels`, `landmarks` or `tags` (several
-            separated by blanks), or none, and `path` (may be missing: then a/b/c/<id>.jpg,
-            <id>.jpg or <id> is looked for), or GLDv2's train_clean.csv (`landmark_id`, `images`).
-            docs/tables.md has the details.
-        root: the folder that a table's paths start from; its own folder unless given.
+        source: the folder or the table.
+        root: the folder that a table's paths start from. Default: the folder of the table.
 
     Raises:
-        ManifestError: when there is no such file or folder, no picture in it, no such column.
+        ManifestError: the file or folder does not exist, has no pictures, or lacks a column.
     """
     path = Path(source)
     manifest = _read(path, root)
@@ -203,7 +206,7 @@ def _read(path: Path, root: Path | None) -> Manifest:
         return _from_table(path, root or path.parent)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise ManifestError(
-            "is one picture, a folder or CSV of pictures is wanted",
+            "is one picture, but a folder or CSV of pictures is needed",
             where=path,
             remedy="to ask about one picture use: lmk query IMAGE",
         )
@@ -215,14 +218,14 @@ def _read(path: Path, root: Path | None) -> Manifest:
 
 
 def _from_folder(root: Path) -> Manifest:
-    found = read_folder(root)
-    flat = found.gldv2 or all("/" not in name for name in found.files)
-    ids = _file_ids(found.files) if flat else _path_ids(found.files)
+    folder = read_folder(root)
+    flat = folder.gldv2 or all("/" not in name for name in folder.files)
+    ids = _file_ids(folder.files) if flat else _path_ids(folder.files)
     rows = tuple(
         Row(id_, name, () if flat else _folder_label(name))
-        for id_, name in zip(ids, found.files, strict=True)
+        for id_, name in zip(ids, folder.files, strict=True)
     )
-    return Manifest(root, rows, found.skipped, found.unseen, found.system)
+    return Manifest(root, rows, folder.skipped, folder.unseen, folder.system)
 
 
 def _folder_label(name: str) -> tuple[str, ...]:
@@ -235,7 +238,7 @@ def _path_ids(files: Sequence[str]) -> list[str]:
 
 
 def _file_ids(files: Sequence[str]) -> list[str]:
-    """Ids without the folders above: names without their ending, or with it (picture_ids)."""
+    """Returns ids from file names: without the suffix where that is unique (picture_ids)."""
     names = [PurePosixPath(name).name for name in files]
     stems = [plain_name(PurePosixPath(name).stem) for name in names]
     return unique_ids(names, stems, plain_name, exact_id)
@@ -246,7 +249,7 @@ def _from_table(path: Path, root: Path) -> Manifest:
         rows = tuple(Row(*cells) for cells in picture_rows(path, root))
         return Manifest(root, rows, source=path)
     except ManifestError as error:
-        # Errors about all rows together, or about a path, do not name the table.
+        # An error about all rows together, or about a path, does not name the table.
         named = error.where is not None and error.where.startswith(str(path))
         where = error.where if named else path
         raise ManifestError(error.what, where=where, remedy=error.remedy) from None

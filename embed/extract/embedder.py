@@ -1,6 +1,6 @@
-"""Embedder: pictures to unit vectors, with its folder format and its fingerprint.
+"""Embedder: turns pictures into unit vectors.
 
-embedder_folder.py has the files of a folder.
+embedder_folder.py reads and writes the files of an embedder's folder.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ if TYPE_CHECKING:
 class Embedder:
     """Turns pictures into unit vectors whose dot product is their similarity.
 
-    Made by `Embedder.named` (a preset or timm model), `Embedder.load` (a folder) and
-    `with_whitening`; never changed afterwards.
+    `Embedder.named` (a preset or timm model), `Embedder.load` (a folder) and `with_whitening`
+    make one. An embedder never changes.
 
     Attributes:
-        config: what it is made of.
-        whitening: learnt on a gallery, or None.
-        feature_fingerprint: of the network and the preprocessing, without the whitening.
-        fingerprint: of everything that moves a vector.
-        dim: components of a vector.
-        folder: that it was loaded from; None for one of a preset or model.
+        config: the settings of the network.
+        whitening: the whitening fitted on a gallery, or None.
+        feature_fingerprint: fingerprint of the network and the preprocessing, without whitening.
+        fingerprint: fingerprint of everything that affects a vector.
+        dim: number of components of a vector.
+        folder: the folder it was loaded from, or None for a preset or model.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Embedder:
         self._network = network
         self.folder = None if files is None else files.path
         self._files = files
-        self._exported: ScratchFolder | None = None  # removed with the last that has it
+        self._exported: ScratchFolder | None = None  # removed with the last embedder that holds it
         self._runtime: Runtime | None = None
         self.feature_fingerprint = feature_fingerprint_of(config, weights_sha256)
         self.fingerprint = fingerprint_of(self.feature_fingerprint, whitening)
@@ -101,18 +101,18 @@ class Embedder:
         pretrained: bool = False,
         size: int | None = None,
     ) -> Embedder:
-        """An embedder by name.
+        """Returns the embedder with a name.
 
         Args:
             name: a preset ("lite1", "lite0"), the tagger "tags-lite1", an embedder's folder, or
-                any timm model; or several presets and folders joined by "+", for an ensemble.
-            weights: a .safetensors or .pth file for a timm model.
-            pretrained: take the timm model's weights from its hub (needs a network).
-            size: side of the pictures in pixels, instead of the preset's or model's own.
+                any timm model. Several presets and folders joined by "+" are an ensemble.
+            weights: a .safetensors or .pth file with the weights of a timm model.
+            pretrained: download the timm model's weights from its hub.
+            size: side of the pictures in pixels. Default: the size of the preset or model.
 
         Raises:
-            ModelError: on an unknown name, a timm model with neither weights nor pretrained (or
-                with both), or a size that the model cannot take.
+            ModelError: the name is unknown, a timm model has neither weights nor pretrained (or
+                has both), or the model does not support the size.
         """
         if weights and pretrained:
             raise ModelError(
@@ -152,11 +152,11 @@ class Embedder:
 
     @classmethod
     def of(cls, config: EmbedderConfig, network: EmbeddingNetwork) -> Embedder:
-        """An embedder of a network in memory, which nobody changes afterwards.
+        """Returns an embedder with a network in memory; the network must not change afterwards.
 
         Args:
-            config: of that network; its weights come from the hub, a file or a package.
-            network: as `lmk.embed.network.build.build_network` makes it.
+            config: settings of the network. Its weights come from the hub, a file or a package.
+            network: a result of `lmk.embed.network.build.build_network`.
         """
         return cls(
             config,
@@ -167,13 +167,13 @@ class Embedder:
 
     @classmethod
     def ensemble(cls, members: Sequence[Embedder]) -> Embedder:
-        """Embedders side by side: their unit features, concatenated.
+        """Returns an ensemble: its features are the members' unit features, concatenated.
 
-        A whitening learnt on a gallery (`with_whitening`) brings them back to fewer components.
-        Pictures are decoded at the largest member's size, and made smaller for the others.
+        A whitening fitted on a gallery (`with_whitening`) reduces the number of components.
+        Pictures are decoded at the size of the largest member, and reduced for the others.
 
         Raises:
-            ModelError: fewer than two members, or one that is whitened.
+            ModelError: there are fewer than two members, or a member has a whitening.
         """
         name = "+".join(member.config.name for member in members)
         if len(members) < 2 or any(member.whitening for member in members):
@@ -192,15 +192,15 @@ class Embedder:
 
     @classmethod
     def load(cls, folder: Path, *, checked: bool = False) -> Embedder:
-        """Opens an embedder's folder; reads no weights before they are needed.
+        """Returns the embedder of a folder. The weights are read when they are needed.
 
         Args:
-            folder: as `save` writes it.
-            checked: the files have been compared with checksums already, as those of an open
-                gallery; otherwise each is compared before it is used.
+            folder: a folder that `save` has written.
+            checked: True if the files have been compared with their checksums already, as those
+                of an open gallery. Otherwise each file is compared before it is used.
 
         Raises:
-            ModelError: when the folder is no embedder, or one of a newer format.
+            ModelError: the folder is not an embedder, or has a newer format.
             ModelDamaged: a file has changed since it was written.
         """
         files = EmbedderFolder(folder, checked=checked)
@@ -224,7 +224,7 @@ class Embedder:
         """Writes the embedder, and its tags if it has any, into an existing, empty folder.
 
         Raises:
-            OSError: when the folder cannot be written.
+            OSError: the folder cannot be written.
         """
         saved = SavedEmbedder(
             format=FORMAT,
@@ -243,7 +243,7 @@ class Embedder:
         )
 
     def with_whitening(self, whitening: Whitening | None) -> Embedder:
-        """The same network followed by another whitening."""
+        """Returns an embedder with the same network and another whitening."""
         other = copy.copy(self)
         other.whitening = whitening
         other.dim = whitening.dim if whitening else self.feature_dim
@@ -251,23 +251,24 @@ class Embedder:
         return other
 
     def with_views(self, *, flip: bool = False, scales: Sequence[float] = (1.0,)) -> Embedder:
-        """The same network looking at a picture several times; vectors are of another fingerprint.
+        """Returns an embedder that computes several views of each picture and sums their features.
 
-        Each view's features are scaled to length 1 and summed; the cost is that of the views.
+        The features of each view are scaled to length 1 before the sum. The cost grows with the
+        number of views. The new embedder has another fingerprint.
 
         Args:
-            flip: also look at the mirror image.
-            scales: parts of the config's size at which to look, each above 0 and at most 1.
+            flip: also use the mirror image.
+            scales: sizes of the views relative to the config's size, above 0 and at most 1.
 
         Raises:
-            ModelError: there is a whitening, which was learnt on other features.
-            ValueError: a scale out of range.
+            ModelError: the embedder has a whitening, which was fitted on other features.
+            ValueError: a scale is out of range.
         """
         if self.whitening is not None:
             raise ModelError(
-                "its whitening was learnt on single views",
+                "its whitening was fitted on single views",
                 where=self.config.name,
-                remedy="choose the views before the whitening is learnt",
+                remedy="choose the views before the whitening is fitted",
             )
         from lmk.embed.network.build import try_network
         from lmk.embed.network.heads import EmbeddingNetwork
@@ -281,20 +282,20 @@ class Embedder:
         return Embedder.of(config, network)
 
     def with_runtime(self, runtime: Runtime) -> Embedder:
-        """The same embedder with its network run by another runtime, as of an exported graph."""
+        """Returns the same embedder, whose network another runtime computes (an exported graph)."""
         other = copy.copy(self)
         other._runtime = runtime
         return other
 
     def network(self) -> EmbeddingNetwork:
-        """The torch network, built on first use."""
+        """Returns the torch network, which is built on first use."""
         if self._network is None:
             from lmk.embed.network.build import build_network
 
             if self._files is not None:
                 self._files.require(WEIGHTS)
-            kept = self.folder / WEIGHTS if self.folder else None
-            self._network = build_network(self.config, kept, whole=True)
+            weights = self.folder / WEIGHTS if self.folder else None
+            self._network = build_network(self.config, weights, whole=True)
             if state_sha256(self._network) != self._weights_sha256:
                 raise EmbedderMismatch(
                     "the weights are not the ones this index was built with",
@@ -304,7 +305,7 @@ class Embedder:
         return self._network
 
     def start(self) -> Runtime:
-        """The runtime, started on first use: CUDA if there is one, else OpenVINO, else torch.
+        """Returns the runtime, started on first use: CUDA if present, else OpenVINO, else torch.
 
         Raises:
             ForkedProcess: this process is a fork of one in which a network or a search has run.
@@ -318,16 +319,16 @@ class Embedder:
         return self._runtime
 
     def lacks_graph(self) -> bool:
-        """Whether the folder has no graph, or half of one, though OpenVINO is installed here."""
+        """True if OpenVINO is installed and the folder lacks one of the two graph files."""
         if self.folder is None or not openvino_usable():
             return False
         return not all((self.folder / name).exists() for name in (GRAPH, GRAPH_WEIGHTS))
 
     def graph(self) -> Path:
-        """The network as an OpenVINO graph: the folder's own, else exported once a process.
+        """Returns the path of the OpenVINO graph: the folder's, or one exported once per process.
 
         Raises:
-            ModelDamaged: the folder's own has changed since it was written.
+            ModelDamaged: the graph in the folder has changed since it was written.
         """
         own = None if self._files is None else self._files.graph()
         if own is not None:
@@ -339,32 +340,35 @@ class Embedder:
         return self._exported.path / GRAPH
 
     def features(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
-        """Raw features float32 [feature_dim] of decoded pictures uint8 [size, size, 3]."""
+        """Yields raw features float32 [feature_dim] of decoded pictures uint8 [size, size, 3]."""
         coming = iter(pictures)
         first = next(coming, None)
-        if first is not None:  # starting the network takes seconds
+        if first is not None:  # the network takes seconds to start
             yield from self.start().stream(chain([first], coming))
 
     def vectors(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit vectors float32 [n, dim] of raw features [n, feature_dim]."""
+        """Returns unit vectors float32 [n, dim] of raw features [n, feature_dim]."""
         return self.whitening.apply(features) if self.whitening else unit_rows(features)
 
     def embed(
         self, pictures: Source | PictureSource | Iterable[Source | PictureSource]
     ) -> tuple[Embeddings, tuple[Skipped, ...]]:
-        """Embeds one picture or several; for thousands of files use `lmk.embed.extract.extract`.
+        """Returns the embeddings of one or more pictures.
+
+        For thousands of files, use `lmk.embed.extract.extract`.
 
         Args:
             pictures: paths, bytes of picture files, PIL images, or uint8 arrays
-                [height, width, 3] in RGB order; one, or an iterable of them.
+                [height, width, 3] in RGB order. One picture, or an iterable of pictures.
 
         Returns:
-            The embeddings of those that can be read, and the others. The ids are the paths, and
-            "picture N" for what has none, N counted from 0; a path given twice counts once.
+            The embeddings of the pictures that can be read, and the skipped ones. The id of a
+            picture is its path, or "picture N" if it has none, with N counted from 0. A path
+            given twice counts once.
 
         Raises:
-            TypeError: for anything else; it says what is accepted.
-            UsageError: for a folder in the place of one picture.
+            TypeError: `pictures` has another type; the message lists the accepted ones.
+            UsageError: a folder is given as a picture.
         """
         sources = picture_sources(pictures)
         skipped: list[Skipped] = []
@@ -386,7 +390,7 @@ class Embedder:
 
 
 def _cuda() -> bool:
-    """Whether there is a CUDA device, asked without importing torch where there is no driver."""
+    """True if there is a CUDA device; torch is imported only if there is a driver."""
     if not Path("/dev/nvidiactl").exists():
         return False
     import torch

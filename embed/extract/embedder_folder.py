@@ -1,9 +1,10 @@
 """The folder of an embedder: its files, their format and their checksums.
 
-config.json, weights.safetensors (unless an installed package has them), whitening.safetensors (when
-there is one), graph.xml + graph.bin, the network as OpenVINO runs it, and SHA256SUMS with the
-checksum of each. With the graph at hand torch is never imported. A graph without checksums, from
-an lmk that wrote none, is exported again from the weights, which the fingerprint proves.
+A folder holds config.json, weights.safetensors (unless an installed package has the weights),
+whitening.safetensors (if there is a whitening), the OpenVINO graph in graph.xml and graph.bin, and
+SHA256SUMS with a checksum of each file. If the graph is present, torch is never imported. Early
+releases wrote no checksums; a graph without one is exported again from the weights, which the
+fingerprint verifies.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ WEIGHTS, WHITENING = "weights.safetensors", "whitening.safetensors"
 
 
 class SavedEmbedder(BaseModel):
-    """config.json of an embedder's folder."""
+    """Content of config.json in an embedder's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,11 +52,11 @@ class SavedEmbedder(BaseModel):
 
 
 class EmbedderFolder:
-    """A folder of an embedder that is read; each file is compared once with its checksum.
+    """Reader of an embedder's folder; compares each file with its checksum once.
 
     Args:
         path: the folder.
-        checked: the files have been compared already, as those of an open gallery.
+        checked: True if the files have been compared already, as those of an open gallery.
     """
 
     def __init__(self, path: Path, *, checked: bool = False) -> None:
@@ -64,10 +65,10 @@ class EmbedderFolder:
         self._compared: set[str] = set()
 
     def read(self) -> tuple[SavedEmbedder, Whitening | None]:
-        """The config, read from config.json, and the whitening.
+        """Returns the content of config.json and the whitening.
 
         Raises:
-            ModelError: the folder is no embedder, or one of a newer format.
+            ModelError: the folder is not an embedder, or has a newer format.
             ModelDamaged: a file has changed since it was written.
         """
         self.require(EMBEDDER_FILE, WHITENING)
@@ -89,7 +90,7 @@ class EmbedderFolder:
             ) from error
 
     def require(self, *names: str, remedy: str | None = None) -> bool:
-        """Compares files with their checksums; returns whether these are known.
+        """Compares files with their checksums; returns False if the folder has no checksums.
 
         Raises:
             ModelDamaged: a file has changed since it was written, or is missing.
@@ -104,10 +105,10 @@ class EmbedderFolder:
         return True
 
     def graph(self) -> Path | None:
-        """The graph; None where there is none that is proved to belong to the weights.
+        """Returns the path of the graph, or None if there is none with a checksum.
 
         Raises:
-            ModelDamaged: it has changed since it was written.
+            ModelDamaged: the graph has changed since it was written.
         """
         if not all((self.path / name).exists() for name in (GRAPH, GRAPH_WEIGHTS)):
             return None
@@ -117,10 +118,10 @@ class EmbedderFolder:
     def _graph_remedy(self) -> str | None:
         if is_shipped(self.path):
             return None
-        return f"remove {GRAPH} and {GRAPH_WEIGHTS}: the network is then made of the weights"
+        return f"remove {GRAPH} and {GRAPH_WEIGHTS}: lmk then uses the weights"
 
     def copy(self, names: Iterable[str], to: Path) -> Checksums:
-        """Copies those of some files that are there; returns the checksums the copies must have."""
+        """Copies the named files that exist; returns the checksums that the copies must have."""
         known = read_checksums(self.path) or {}
         there = [name for name in names if (self.path / name).exists()]
         self.require(*there)

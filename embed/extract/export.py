@@ -1,7 +1,7 @@
-"""Exports of an embedder's network for other programs: OpenVINO, ONNX, OpenVINO in int8.
+"""Exports an embedder's network for other programs: OpenVINO, ONNX, OpenVINO in int8.
 
-The graph takes pictures uint8 [n, size, size, 3] (RGB, squashed to a square) and gives features
-float32 [n, feature_dim]: not of length 1, and before the whitening, if there is one.
+The exported graph maps pictures uint8 [n, size, size, 3] (RGB, resized to a square) to raw features
+float32 [n, feature_dim]. Neither the scaling to length 1 nor the whitening is part of it.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _OPSET = 17
 
 
 def export(embedder: Embedder, kind: str, path: Path, calibration: Sequence[Picture] = ()) -> None:
-    """Writes the network to a file (OpenVINO: and its weights beside it, in .bin).
+    """Writes the network to a file; OpenVINO writes its weights beside it, in a .bin file.
 
     Args:
-        embedder: whose network.
+        embedder: the embedder to export.
         kind: "openvino", "onnx" or "int8".
-        path: ends as SUFFIXES says.
-        calibration: pictures as the network will see them, for int8: their activations set the
-            scales.
+        path: the file to write, with the suffix of its kind in SUFFIXES.
+        calibration: pictures for int8, typical of those to be embedded. Their activations
+            determine the scales.
 
     Raises:
-        ModelError: a package is missing, or int8 without pictures.
+        ModelError: a package is missing, or `kind` is int8 and there are no pictures.
         StorageError: the file cannot be written.
     """
     needed = _NEEDED.get(kind)
@@ -76,12 +76,12 @@ def export(embedder: Embedder, kind: str, path: Path, calibration: Sequence[Pict
 
 
 def exported(embedder: Embedder, path: Path) -> Embedder:
-    """The embedder with an exported graph in place of its own, to be compared with it."""
+    """Returns the embedder with an exported graph as its runtime, for a comparison."""
     return embedder.with_runtime(OpenVinoRuntime(path))
 
 
 def agreement(embedder: Embedder, path: Path, pictures: Sequence[Picture]) -> NDArray[np.float32]:
-    """The cosines float32 [n] between an export's features and those of the torch network."""
+    """Returns the cosines float32 [n] between features of the export and of the torch network."""
     plain = list(TorchRuntime(embedder.network(), "cpu").stream(pictures))
     other = list(OpenVinoRuntime(path).stream(pictures))
     cosines: NDArray[np.float32] = (unit_rows(np.stack(plain)) * unit_rows(np.stack(other))).sum(1)
@@ -101,7 +101,7 @@ def require_agreement(cosines: NDArray[np.float32], path: Path) -> None:
 
 
 def made_up_pictures(size: int) -> list[Picture]:
-    """Coloured blotches uint8 [size, size, 3], the same every time, where there are no photos."""
+    """Returns synthetic pictures uint8 [size, size, 3] of coloured areas, always the same ones."""
     rng = np.random.default_rng(0)
     blotches = rng.integers(0, 256, (_MADE_UP, 8, 8, 3), dtype=np.uint8)
     return [
@@ -147,7 +147,7 @@ def _write_int8(embedder: Embedder, path: Path, calibration: Sequence[Picture]) 
 
 
 def _import_nncf() -> Any:
-    """Imports nncf without its telemetry, which it leaves out where its package is not there."""
+    """Imports nncf without telemetry: nncf sends none if openvino_telemetry is not importable."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # wants a compiler
     import_openvino()
     before = sys.modules.get("openvino_telemetry")

@@ -1,8 +1,9 @@
-"""Streams a manifest's pictures through an embedder: decoding and inference overlap.
+"""Computes the features of a manifest's pictures; decoding and inference overlap.
 
-Threads read and decode (OpenCV and Pillow let go of the GIL) while the runtime computes earlier
-pictures; a bounded window keeps memory flat at any number of pictures. Features go to a
-FeatureStore as they come, so a killed run loses seconds, not hours.
+Threads read and decode files (OpenCV and Pillow release the GIL) while the runtime computes
+earlier pictures. The number of decoded pictures that wait is bounded, so memory does not grow with
+the number of pictures. Each feature goes to a FeatureStore at once, so a killed run loses seconds
+of work, not hours.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _WINDOW_PER_CORE = 8  # decoded pictures that may wait for the network
 
 @dataclass(frozen=True)
 class Extracted:
-    """A picture whose feature is in the store."""
+    """A picture with a feature in the store."""
 
     row: Row
     sha256: str
@@ -43,7 +44,7 @@ class Extracted:
 
 
 class ExtractedPictures(Sequence[Extracted]):
-    """Pictures of a manifest, kept in 56 bytes each beside the manifest."""
+    """Sequence of pictures of a manifest; each takes 56 bytes besides its manifest row."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._rows = manifest.rows
@@ -51,7 +52,7 @@ class ExtractedPictures(Sequence[Extracted]):
         self._places, self._sizes, self._mtimes = array("q"), array("q"), array("q")
 
     def add(self, place: int, sha256: str, size: int, mtime_ns: int) -> None:
-        """Adds the picture of the manifest's row number `place`."""
+        """Adds the picture of row number `place` of the manifest."""
         self._keys += bytes.fromhex(sha256)
         self._places.append(place)
         self._sizes.append(size)
@@ -83,18 +84,18 @@ class ExtractedPictures(Sequence[Extracted]):
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a run gave: the pictures in manifest order, and the files that gave nothing."""
+    """Result of a run: the pictures in manifest order, and the files that were skipped."""
 
     pictures: Sequence[Extracted]
     skipped: tuple[Skipped, ...]
-    computed: int  # of the pictures, how many were not in the store before
+    computed: int  # number of pictures that were not in the store before
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A file as a worker thread leaves it: `picture` is None where its feature is stored."""
+    """Result of a worker thread for one file; `picture` is None if its feature is stored."""
 
-    place: int  # of the row in the manifest
+    place: int  # row number in the manifest
     sha256: str
     size: int
     mtime_ns: int
@@ -109,14 +110,17 @@ def extract(
     known: Container[str] = (),
     on_progress: Count = no_count,
 ) -> Extraction:
-    """Puts the features of all pictures of a manifest into a store.
+    """Computes the features of all pictures of a manifest into a store.
 
-    Pictures whose content is in the store already are not computed again. Stopped at any moment
-    (Ctrl-C, kill), the next run with the same store goes on.
+    Pictures whose content is in the store already are not computed again. If the run is stopped at
+    any moment (Ctrl-C, kill), the next run with the same store continues it.
 
     Args:
-        known: the sha256 of pictures that need no feature: they are listed, and not computed.
-        on_progress: called with the number of pictures done, after each.
+        manifest: the pictures.
+        embedder: the embedder that computes the features.
+        store: the store that receives the features.
+        known: SHA-256 of pictures that need no feature. They are listed and not computed.
+        on_progress: called with the number of pictures done, after each picture.
     """
     pictures = ExtractedPictures(manifest)
     skipped = list(manifest.skipped)
@@ -124,7 +128,7 @@ def extract(
     done = 0
 
     def to_compute(results: Iterator[_Read | Skipped]) -> Iterator[Picture]:
-        """Hands new pictures to the runtime and files the others away."""
+        """Yields the pictures to compute, and records the others."""
         nonlocal done
         for result in results:
             if isinstance(result, Skipped):
@@ -159,12 +163,13 @@ def identify(
     *,
     on_progress: Count = no_count,
 ) -> Extraction:
-    """Reads, hashes and decodes the files of a manifest, and computes no features.
+    """Reads, hashes and decodes the files of a manifest, without computing features.
 
     Args:
-        size: side of the pictures in pixels, as the network wants them.
-        known: sha256 of files that are pictures; they are not decoded.
-        on_progress: called with the number of files done, after each.
+        manifest: the pictures.
+        size: side of the decoded pictures in pixels.
+        known: SHA-256 of files that are known to be pictures. They are not decoded.
+        on_progress: called with the number of files done, after each file.
     """
     pictures, skipped = ExtractedPictures(manifest), list(manifest.skipped)
     for done, result in enumerate(_read_all(manifest, size, (known,)), 1):
@@ -183,10 +188,10 @@ def extract_stream(
     batch: int = 256,
     on_progress: Count = no_count,
 ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
-    """Embeds the pictures of a manifest a batch at a time, in order; nothing is kept on disk.
+    """Embeds the pictures of a manifest in batches, in order; nothing is written to disk.
 
     Yields:
-        The embeddings of up to `batch` pictures, and the files met meanwhile that gave none.
+        The embeddings of up to `batch` pictures, and the files skipped since the last batch.
     """
     for ids, rows, skipped in feature_stream(
         manifest, embedder, batch=batch, on_progress=on_progress
@@ -201,11 +206,11 @@ def feature_stream(
     batch: int = 256,
     on_progress: Count = no_count,
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
-    """Raw features of the pictures of a manifest, a batch at a time, in order.
+    """Computes raw features of the pictures of a manifest in batches, in order.
 
     Yields:
         The ids of up to `batch` pictures, their features float32 [n, feature_dim] of any length,
-        and the files met meanwhile that gave none.
+        and the files skipped since the last batch.
     """
     ids: list[str] = []
     features: list[NDArray[np.float32]] = []
@@ -223,8 +228,8 @@ def feature_stream(
     def collected() -> tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]:
         rows = np.stack(features) if features else np.zeros((0, embedder.feature_dim), np.float32)
         result = tuple(ids), rows, tuple(skipped)
-        for kept in (ids, features, skipped):
-            kept.clear()
+        for each in (ids, features, skipped):
+            each.clear()
         return result
 
     done = 0
@@ -245,9 +250,10 @@ def feature_stream(
 def _read_all(
     manifest: Manifest, size: int, stored: Sequence[Container[str]]
 ) -> Iterator[_Read | Skipped]:
-    """Reads, hashes and decodes files in threads, in order, a bounded number ahead.
+    """Reads, hashes and decodes files in threads; yields the results in order.
 
-    Pictures whose sha256 is in one of `stored` are not decoded.
+    A bounded number of files is read ahead. Pictures whose SHA-256 is in one of the containers in
+    `stored` are not decoded.
     """
     workers = available_cores()
     waiting: deque[Future[_Read | Skipped]] = deque()
@@ -283,7 +289,7 @@ def _read(
 
 @contextmanager
 def _one_thread_opencv() -> Iterator[None]:
-    """Keeps OpenCV's own threads from fighting with ours; puts its setting back."""
+    """Limits OpenCV to one thread, as the caller has its own; restores the setting at the end."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

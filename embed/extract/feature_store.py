@@ -1,11 +1,11 @@
-"""FeatureStore: raw features on disk, so that an interrupted run goes on where it stopped.
+"""FeatureStore: raw features on disk, so that an interrupted run can continue.
 
-A folder of immutable shards, one folder for each network (feature fingerprint). A picture is
-known by the sha256 of its file, never by its name: a changed file is computed again, a moved one is
-not. A shard's name carries its own checksum; a damaged one is dropped and computed again.
+The store has one folder of immutable shards for each network (feature fingerprint). The key of a
+picture is the SHA-256 of its file, never its name: a changed file is computed again, a moved file
+is not. The name of a shard is its checksum; a damaged shard is dropped and computed again.
 
-An index beside the folder says what each shard holds and how it was stamped when it was last
-compared with its checksum, so that a large store opens without reading all of it.
+An index file beside the folder lists the content of each shard, and its file stamp when it was
+last compared with its checksum. A large store therefore opens without reading all shards.
 """
 
 from __future__ import annotations
@@ -30,30 +30,29 @@ from lmk.embed.plain_files import NotPlainError, open_folder, parse_json, read_p
 
 _KEY_BYTES = 32  # of a sha256
 _KEY = np.dtype(f"S{_KEY_BYTES}")
-_DIGEST_BYTES = 64  # of the sha256, in hex, that an index begins with
-INDEX_SUFFIX = ".index"  # of what lists the shards of a network; it lies beside their folder
+_DIGEST_BYTES = 64  # length of the hexadecimal sha256 at the start of an index
+INDEX_SUFFIX = ".index"  # of the file that lists the shards; it lies beside their folder
 _SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
 _NETWORK = re.compile(r"[0-9a-f]{16}")
-_UNLISTED_SHARDS = 16  # so many shards that the index lacks are hashed at each opening, no more
-_MOST_FRESH = 65_536  # keys in a dict, which costs ten times what a sorted array does
-_LEAST_USED = 0.5  # a shard of which less is used is written anew when the store is pruned
+_UNLISTED_SHARDS = 16  # above this number of unlisted shards the index is written anew
+_MOST_FRESH = 65_536  # keys in a dict, which takes ten times the memory of a sorted array
+_LEAST_USED = 0.5  # `prune` rewrites a shard if a smaller part of it is used
 
 Place = tuple[int, int]  # number of the shard, row in it
 Places = tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.int32]]  # keys sorted, places
 
 
 class FeatureStore:
-    """Features float16 [n, dim] by content hash, of length 1: only their direction is kept.
+    """Features float16 [n, dim] by content hash; they are scaled to length 1.
 
-    In memory it takes 40 bytes a picture. One process may write to it at a time.
+    The store takes 40 bytes of memory per picture. Only one process may write to it at a time.
 
     Args:
-        folder: made when it is missing.
-        feature_fingerprint: of the network (Embedder.feature_fingerprint).
-        dim: components of a feature.
-        shard_rows: rows kept in memory before they are written.
-        below: a folder that holds `folder`, below which no link is followed; `folder` itself
-            unless given.
+        folder: the folder of the store. It is created if it is missing.
+        feature_fingerprint: fingerprint of the network (Embedder.feature_fingerprint).
+        dim: number of components of a feature.
+        shard_rows: number of rows in memory before they are written.
+        below: a parent of `folder`. No link below it is followed. Default: `folder`.
     """
 
     def __init__(
@@ -86,15 +85,15 @@ class FeatureStore:
         return key in self._waiting or self._place(key) is not None
 
     def add(self, sha256: str, feature: NDArray[np.float32]) -> None:
-        """Keeps a feature [dim]; it is on disk after `flush`, or when a shard is full."""
-        # Of length 1 it fits float16 whatever the network's range; cosines hold to 1e-4.
+        """Adds a feature [dim]; it is written by `flush`, or when a shard is full."""
+        # A feature of length 1 fits float16 for any network; cosines are exact to 1e-4.
         norm = float(np.linalg.norm(feature.astype(np.float64)))
         self._waiting[bytes.fromhex(sha256)] = (feature / (norm or 1.0)).astype(np.float16)
         if len(self._waiting) >= self._shard_rows:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits as a shard: whole or not at all."""
+        """Writes the features in memory as one shard, atomically."""
         if not self._waiting:
             return
         keys = list(self._waiting)
@@ -111,11 +110,11 @@ class FeatureStore:
             self._fold()
 
     def read(self, sha256s: Sequence[str]) -> NDArray[np.float32]:
-        """Features float32 [n, dim] of n stored pictures, each of length 1 (or 0).
+        """Returns features float32 [n, dim] of n stored pictures, each of length 1 (or 0).
 
         Raises:
-            KeyError: when one is not stored.
-            GalleryDamaged: when a shard was changed since the store was opened; it is removed.
+            KeyError: a picture is not stored.
+            GalleryDamaged: a shard has changed since the store was opened. The shard is removed.
         """
         rows = np.empty((len(sha256s), self.dim), np.float32)
         wanted: dict[int, list[tuple[int, int]]] = {}  # each shard is opened once, in any order
@@ -136,36 +135,36 @@ class FeatureStore:
     def batches(
         self, sha256s: Sequence[str], rows: int = 8192
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """`read` in pieces: (which of the pictures, their features)."""
+        """Yields (slice of the pictures, their features) for pieces of at most `rows` pictures."""
         for start in range(0, len(sha256s), rows):
             piece = slice(start, start + rows)
             yield piece, self.read(sha256s[piece])
 
     def prune(self, used: Iterable[str]) -> int:
-        """Forgets the features of other pictures and of other networks; frees most of their space.
+        """Removes the features of other pictures and of other networks.
 
         Args:
-            used: the sha256 of every picture whose feature is still of use.
+            used: the SHA-256 of every picture whose feature must stay.
 
         Returns:
-            The number of features of this network that are no longer kept.
+            The number of features of this network that were removed.
         """
         self.flush()
         self._fold()
         keys, shards, rows = self._known
         keep = np.isin(keys, _sorted_keys(used))
         sizes = np.bincount(shards, minlength=len(self._shards))
-        kept = np.bincount(shards[keep], minlength=len(self._shards))
-        gone = np.flatnonzero((kept == 0) | (kept < _LEAST_USED * sizes)).tolist()
+        used_rows = np.bincount(shards[keep], minlength=len(self._shards))
+        gone = np.flatnonzero((used_rows == 0) | (used_rows < _LEAST_USED * sizes)).tolist()
         with storage_errors(self._folder):
             for shard in gone:
                 places = np.flatnonzero(keep & (shards == shard))
-                kept_rows = self._features(shard)[rows[places]] if places.size else ()
-                for place, feature in zip(places, kept_rows, strict=True):
+                features = self._features(shard)[rows[places]] if places.size else ()
+                for place, feature in zip(places, features, strict=True):
                     self._waiting[keys[place : place + 1].tobytes()] = feature
                 if len(self._waiting) >= self._shard_rows:
                     self.flush()
-            self.flush()  # what is kept is on disk before its old shard goes
+            self.flush()  # write the used rows before their old shard is removed
             for shard in gone:
                 (self._folder / self._shards[shard]).unlink(missing_ok=True)
             self._remove_other_networks()
@@ -173,7 +172,7 @@ class FeatureStore:
         return len(keys) - len(self._known[0])
 
     def _place(self, key: bytes) -> Place | None:
-        # In this order: `_fold` lets threads find a key in both, never in neither.
+        # In this order, a thread finds a key in one of both places while `_fold` runs.
         if (fresh := self._fresh.get(key)) is not None:
             return fresh
         keys, shards, rows = self._known
@@ -182,7 +181,7 @@ class FeatureStore:
         return (int(shards[at]), int(rows[at])) if at < len(keys) and keys[at] == wanted else None
 
     def _fold(self) -> None:
-        """Moves the keys in the dict into the sorted arrays."""
+        """Moves the keys from the dict into the sorted arrays."""
         places = np.array(list(self._fresh.values()), np.int32).reshape(-1, 2)
         keys, shards, rows = self._known
         self._known = _sorted_places(
@@ -199,12 +198,12 @@ class FeatureStore:
             with storage_errors(path):
                 path.unlink(missing_ok=True)
             remedy = "run the same command again: it computes them anew"
-            raise GalleryDamaged("kept features have changed", where=path, remedy=remedy)
+            raise GalleryDamaged("cached features have changed", where=path, remedy=remedy)
         features: NDArray[np.float16] = tensors["features"]
         return features
 
     def _tensors(self, path: Path) -> dict[str, NDArray[Any]] | None:
-        """The keys and features of a shard; None for one that was cut, changed or is no shard."""
+        """Returns the keys and features of a shard, or None if it is damaged or not a shard."""
         try:
             content = read_plain(path, below=self._below)
             if hashlib.sha256(content).hexdigest() != path.stem:
@@ -218,38 +217,38 @@ class FeatureStore:
         return tensors if whole and np.isfinite(features).all() else None
 
     def _open(self) -> None:
-        """Learns what the shards hold, from the index where it knows them, and tidies up."""
+        """Reads the keys of all shards, from the index where possible, and removes leftovers."""
         self._fresh = {}
-        found: dict[str, str] = {}
+        stamps: dict[str, str] = {}
         for item in sorted(self._folder.iterdir()):
             if LEFTOVER.fullmatch(item.name):
                 item.unlink()
             elif _SHARD.fullmatch(item.name):
-                found[item.name] = stamp(item)
+                stamps[item.name] = stamp(item)
         listed, (keys, shards, rows) = self._read_index()
-        current = [found.get(name) == kept for name, kept in listed.items()]
+        current = [stamps.get(name) == recorded for name, recorded in listed.items()]
         known = np.array(current, np.bool_)[shards]
         self._shards = list(listed)
         parts = [(keys[known], shards[known], rows[known])]
-        new = [name for name in found if found[name] != listed.get(name)]
+        new = [name for name in stamps if stamps[name] != listed.get(name)]
         for name in new:
             key_rows = self._checked_keys(self._folder / name)
             if key_rows is None:
-                del found[name]
+                del stamps[name]
                 continue
             self._shards.append(name)
             places = np.arange(len(key_rows), dtype=np.int32)
             parts.append((key_rows, np.full_like(places, len(self._shards) - 1), places))
         self._known = _sorted_places(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         if len(new) > _UNLISTED_SHARDS or not all(current):
-            with suppress(StorageError):  # it only saves time
-                self._write_index(found)
+            with suppress(StorageError):  # the index only saves time
+                self._write_index(stamps)
 
     def _checked_keys(self, path: Path) -> NDArray[np.bytes_] | None:
-        """The keys of a shard; a cut or changed one is removed. None: it has none for us."""
+        """Returns the keys of a shard, or None if it has none of use; removes a damaged shard."""
         tensors = self._tensors(path)
         if tensors is None:
-            with suppress(IsADirectoryError):  # nothing of ours
+            with suppress(IsADirectoryError):  # a folder is not a shard of this store
                 path.unlink()
             return None
         if tensors["features"].shape[1] != self.dim:
@@ -261,7 +260,7 @@ class FeatureStore:
         return self._folder.with_name(f"{self._folder.name}{INDEX_SUFFIX}")
 
     def _read_index(self) -> tuple[dict[str, str], Places]:
-        """Returns the stamps of the listed shards, and each key with its place among them."""
+        """Returns the file stamps of the listed shards, and the place of each key in them."""
         try:
             content = read_plain(self._index, below=self._below)
             digest = hashlib.sha256(content[_DIGEST_BYTES:]).hexdigest().encode()
@@ -279,13 +278,13 @@ class FeatureStore:
                 raise ValueError("not a place for each key")
             if len(keys) and not (shards.min() >= 0 and shards.max() < len(stamps)):
                 raise ValueError("shards that there are not")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # made again
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # written again
             none = np.empty(0, np.int32)
             return {}, (np.empty(0, _KEY), none, none)
         return stamps, (keys, shards, rows)
 
     def _write_index(self, stamps: dict[str, str]) -> None:
-        """Lists the shards that are there, of which all have been compared with their checksum."""
+        """Writes the index of all shards, each of which has been compared with its checksum."""
         keys, shards, rows = self._known
         number = {name: i for i, name in enumerate(stamps)}
         renumbered = np.array([number.get(name, -1) for name in self._shards], np.int32)
@@ -317,7 +316,7 @@ class FeatureStore:
 
 
 def is_shard(name: str) -> bool:
-    """Whether the name of a file is that of a shard: the SHA-256 of its content."""
+    """True if a file name is that of a shard: the SHA-256 of its content."""
     return _SHARD.fullmatch(name) is not None
 
 
@@ -328,6 +327,6 @@ def _sorted_keys(sha256s: Iterable[str]) -> NDArray[np.bytes_]:
 def _sorted_places(
     keys: NDArray[np.bytes_], shards: NDArray[np.int32], rows: NDArray[np.int32]
 ) -> Places:
-    """Sorts by key, each key once."""
+    """Returns the keys in order, each of them once, with their places."""
     keys, first = np.unique(keys, return_index=True)
     return keys, shards[first], rows[first]

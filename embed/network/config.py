@@ -1,4 +1,4 @@
-"""What an embedder is made of: presets by name, or any timm model."""
+"""Settings of an embedder's network: presets by name, or any timm model."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ SHIPPED = "shipped"  # with lmk, beside the preset: backbone, pooling and neck
 
 
 class EmbedderConfig(BaseModel):
-    """What an embedder is made of, weights and whitening apart.
+    """Settings of an embedder's network, without its weights and whitening.
 
     Attributes:
-        name: the preset's or model's name, for people.
-        backbone: the timm model.
-        weights: "package:NAME", "hub", "shipped", or "file" for weights kept in the folder.
-        size: side of the square pictures are squashed to, in pixels.
-        mean, std: of the pixels in 0..1, as the backbone was trained.
-        gem_p: the power of GeM pooling (the start value where it is trained).
-        neck: dimension of the neck, or None for none.
+        name: name of the preset or model, for display.
+        backbone: name of the timm model.
+        weights: "package:NAME", "hub", "shipped", or "file" for weights in the embedder's folder.
+        size: side of the square that pictures are resized to, in pixels.
+        mean, std: normalisation of the pixels (0 to 1) that the backbone was trained with.
+        gem_p: the power of GeM pooling; the initial value if it is trained.
+        neck: dimension of the neck, or None for no neck.
         pooling: "gem", or "avg" for the plain mean.
         neck_form: "norm" is Linear, then BatchNorm; "centred" is (unit(x) - mean) @ matrix, the
-            form of a whitening, with nothing after it.
-        neck_activation: what follows the neck's BatchNorm.
-        global_context: reduction ratio of the Global Context blocks put into the backbone's
-            residual blocks, or None for none (a backbone that has its own needs none).
+            form of a whitening, without activation.
+        neck_activation: the activation after the neck's BatchNorm.
+        global_context: reduction ratio of the Global Context blocks added to the backbone's
+            residual blocks, or None for no blocks.
         flip: sum the unit features of the picture and of its mirror image.
-        members: of an ensemble, whose features are the members' unit features side by side; its
-            other settings say how big pictures are, and the backbone's name is empty.
-        scales: sum the unit features of the picture at these parts of `size`, at most 1 each.
+        members: the configs of an ensemble's members, whose unit features are concatenated. An
+            ensemble has a size and an empty backbone.
+        scales: sum the unit features of the picture at these multiples of `size`, at most 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,8 +73,10 @@ class EmbedderConfig(BaseModel):
     members: tuple[EmbedderConfig, ...] = ()
 
     def moving(self) -> dict[str, Any]:
-        """What moves a vector, weights apart; a setting younger than the first release counts
-        only where it is used, so that embedders made before it keep their fingerprint.
+        """Returns the settings that affect a vector.
+
+        A setting younger than the first release is left out if it has its default, so that older
+        embedders keep their fingerprint.
         """
         parts = self.model_dump(exclude={"name", "weights"})
         for name in _LATER:
@@ -86,13 +88,14 @@ class EmbedderConfig(BaseModel):
 
 
 def require_local(config: EmbedderConfig) -> None:
-    """Checks that what an embedder's folder names is on this machine, and of a sensible size.
+    """Checks that a config from an embedder's folder needs nothing outside this machine.
 
-    The folder may be somebody else's: its network must be one of timm's own, not one that timm
-    would fetch or look for by an address, and its weights a preset's, a package's or its own.
+    The folder may come from somebody else. Its network must be one of timm's own, not one that
+    timm would load from an address. Its weights must be those of a preset, a package or the
+    folder. The size of its pictures must be from 1 to LARGEST.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: the config names another network, other weights or another size.
     """
     for one in (config, *config.members):
         own = (FILE,) if one is not config else (FILE, HUB)
@@ -105,41 +108,41 @@ def require_local(config: EmbedderConfig) -> None:
 
 
 def preset_names() -> tuple[str, ...]:
-    """The names of the presets that lmk comes with."""
+    """Returns the names of the presets that lmk ships."""
     files = (file.name for file in _presets().iterdir() if file.name.endswith(".json"))
     return tuple(sorted(name[:-5] for name in files if not name.endswith(TRAINING_SUFFIX)))
 
 
 def preset(name: str) -> EmbedderConfig:
-    """The config of a preset."""
+    """Returns the config of a preset."""
     return EmbedderConfig.model_validate_json(_unchanged(f"{name}.json").read_text("utf-8"))
 
 
 def shipped_tagger() -> Path:
-    """The folder of the tagger that lmk comes with: an embedder, its tags and its graph."""
+    """Returns the folder of the shipped tagger: an embedder, its tags and its graph."""
     return _presets() / DEFAULT_TAGGER
 
 
 def embedder_folder(name: str) -> Path | None:
-    """The folder of an embedder by its path, or of the shipped tagger by its name.
+    """Returns the folder of an embedder by its path, or of the shipped tagger by its name.
 
-    One's own folder goes first. None for what is no embedder's folder.
+    A folder of the user takes precedence. The result is None if there is no embedder's folder.
     """
     folders = [Path(name)] + [shipped_tagger()] * (name == DEFAULT_TAGGER)
     return next((folder for folder in folders if (folder / EMBEDDER_FILE).is_file()), None)
 
 
 def shipped_weights(name: str) -> Path:
-    """The file with the whole network of a preset that lmk comes with (fp16).
+    """Returns the weights file of a shipped preset: the whole network in fp16.
 
     Raises:
-        ModelDamaged: it has changed since it was installed.
+        ModelDamaged: the file has changed since it was installed.
     """
     return _unchanged(f"{name}.safetensors")
 
 
 def _unchanged(name: str) -> Path:
-    """A file of a preset, compared with its checksum."""
+    """Returns the path of a preset's file, after a comparison with its checksum."""
     folder = _presets()
     require_unchanged(folder, (name,), read_checksums(folder) or {})
     return folder / name
@@ -150,7 +153,7 @@ def _presets() -> Path:
 
 
 def ensemble_config(members: Sequence[EmbedderConfig]) -> EmbedderConfig:
-    """The config of an ensemble, whose pictures have the size of its largest member."""
+    """Returns the config of an ensemble; its size is that of its largest member."""
     return EmbedderConfig(
         name="+".join(member.name for member in members),
         backbone="",
@@ -165,10 +168,10 @@ def ensemble_config(members: Sequence[EmbedderConfig]) -> EmbedderConfig:
 
 
 def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderConfig:
-    """The config of a timm model, with the size and colours it was trained with.
+    """Returns the config of a timm model, with the picture size and normalisation of its training.
 
     Raises:
-        ModelError: on an unknown name, or with neither weights nor pretrained.
+        ModelError: the name is unknown, or neither weights nor pretrained are given.
     """
     from timm.data.config import resolve_data_config
     from timm.models import get_pretrained_cfg, is_model

@@ -1,4 +1,4 @@
-"""Fingerprints: what tells two embedders apart. Equal ones give equal vectors."""
+"""Fingerprints of embedders: equal fingerprints mean equal vectors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lmk.embed.network.whitening import WHITENING_VERSION, Whitening
 if TYPE_CHECKING:
     from lmk.embed.network.heads import EmbeddingNetwork
 
-NETWORK_VERSION = 1  # raise it when backbone.py or heads.py compute other features
+NETWORK_VERSION = 1  # increase it when backbone.py or heads.py compute other features
 
 
 def state_sha256(network: EmbeddingNetwork) -> str:
-    """A sha256 of all weights that move a vector, by name, type and shape."""
+    """Returns a SHA-256 of all weights that affect a vector, with their names and shapes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
@@ -30,14 +30,14 @@ def state_sha256(network: EmbeddingNetwork) -> str:
 
 
 def feature_fingerprint_of(config: EmbedderConfig, weights_sha256: str) -> str:
-    """The fingerprint of a network and its preprocessing."""
+    """Returns the fingerprint of a network and its preprocessing."""
     parts: dict[str, object] = {"config": config.moving(), "weights": weights_sha256}
     parts["versions"] = {"images": IMAGES_VERSION, "network": NETWORK_VERSION}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint_of(features: str, whitening: Whitening | None) -> str:
-    """The fingerprint of an embedder: of its features' and of its whitening."""
+    """Returns the fingerprint of an embedder, from its feature fingerprint and its whitening."""
     digest = hashlib.sha256(features.encode())
     if whitening is not None:
         digest.update(f"whitening {WHITENING_VERSION}".encode())

@@ -1,7 +1,7 @@
-"""Where the network runs: OpenVINO on a CPU, torch on a GPU or where OpenVINO is not to be had.
+"""Runtimes of a network: OpenVINO on a CPU, torch on a GPU or where OpenVINO is not available.
 
-Both run the same graph on the same uint8 pictures in fp32; they differ in the last digits only
-(cosine >= .999). Nothing here imports torch unless torch is what runs.
+Both compute the same graph on the same uint8 pictures in fp32, and differ only in the last digits
+(cosine >= .999). This module imports torch only where torch is the runtime.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from lmk.embed.network.heads import EmbeddingNetwork
 
 _TORCH_BATCH = 32
-# One picture a request and one request a core beat larger batches on CPUs (docs/results.md).
+# On CPUs, one picture per request is faster than larger batches (docs/results.md).
 _REQUESTS_PER_STREAM = 2
 
 
 class Runtime(Protocol):
-    """Runs a network over a stream of pictures."""
+    """Computes a network on a stream of pictures."""
 
     name: str
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
-        """Features float32 [d] of each picture (uint8 [size, size, 3]), in order.
+        """Yields features float32 [d] of each picture (uint8 [size, size, 3]), in order.
 
-        Takes pictures from the iterable while earlier ones are being computed.
+        The next pictures are taken from the iterable while earlier ones are computed.
         """
         ...
 
 
 class OpenVinoRuntime:
-    """OpenVINO on the CPU, in fp32 (left alone it may choose bf16, which moves the vectors).
+    """Runtime of OpenVINO on the CPU in fp32; its default may be bf16, which changes vectors.
 
     Args:
-        graph: the exported graph, a file (.xml beside its .bin).
-        streams: pictures computed at the same time; one for each core unless given.
+        graph: the file of the exported graph (.xml, with its .bin beside it).
+        streams: number of pictures computed at the same time. Default: the number of cores.
     """
 
     name = "openvino"
@@ -59,7 +59,7 @@ class OpenVinoRuntime:
         self._openvino = openvino
         streams = streams or available_cores()
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
-        # No CACHE_DIR: it saves 0.1 s, and a damaged cached graph gives other vectors unnoticed.
+        # No CACHE_DIR: it saves only 0.1 s, and a damaged cache would change vectors silently.
         try:
             self._compiled = openvino.Core().compile_model(graph, "CPU", options)
         except RuntimeError as error:
@@ -95,7 +95,7 @@ class OpenVinoRuntime:
 
 
 class TorchRuntime:
-    """Torch: on a CUDA device, or on the CPU where OpenVINO is not installed."""
+    """Runtime of torch on a CUDA device, or on the CPU if OpenVINO is not installed."""
 
     name = "torch"
 
@@ -127,15 +127,15 @@ class TorchRuntime:
 
 
 def openvino_usable() -> bool:
-    """Whether OpenVINO is installed (it is not on every platform).
+    """True if OpenVINO is installed; it is not available on every platform.
 
-    No import is tried: an import that fails, or that Ctrl-C ends, proves nothing.
+    The package is not imported, as a failed or interrupted import proves nothing.
     """
     return find_spec("openvino") is not None
 
 
 def available_cores() -> int:
-    """The number of cores this process may use."""
+    """Returns the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -143,10 +143,10 @@ def available_cores() -> int:
 def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
     """Writes the network as an OpenVINO graph (path .xml, weights beside it in .bin, fp16).
 
-    Takes pictures uint8 [n, size, size, 3] of any n, so preprocessing is part of the graph.
+    The graph takes pictures uint8 [n, size, size, 3] of any n; preprocessing is part of it.
 
     Raises:
-        StorageError: when it cannot be written.
+        StorageError: the graph cannot be written.
     """
     import copy
     import warnings
@@ -154,14 +154,14 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
     import torch
 
     openvino = import_openvino()
-    network = copy.deepcopy(network).cpu()  # it may run on a GPU meanwhile
+    network = copy.deepcopy(network).cpu()  # the original may be in use on a GPU
     example = torch.zeros((1, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, OpenVINO still uses it
+        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, but OpenVINO uses it
         graph = openvino.convert_model(network, example_input=example, input=[-1, size, size, 3])
     try:
         openvino.save_model(graph, path)
-    except RuntimeError as error:  # it does not say why
+    except RuntimeError as error:  # OpenVINO gives no reason
         raise_system_cause(error)
         raise StorageError(
             "cannot write the network's graph",
@@ -171,10 +171,10 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
 
 
 def import_openvino() -> Any:
-    """Imports openvino with its telemetry off.
+    """Imports and returns openvino, without its telemetry.
 
-    Importing it reports to its maker unless openvino_telemetry cannot be imported (there is no
-    setting for it); then it uses a stub that it carries itself.
+    openvino sends a report when it is imported, and has no setting against it. If
+    openvino_telemetry cannot be imported, openvino uses its own stub and sends nothing.
     """
     if sys.modules.get("openvino") is not None:
         return sys.modules["openvino"]
@@ -187,7 +187,7 @@ def import_openvino() -> Any:
         raise ModelError(
             f"OpenVINO is installed, but cannot be imported ({error})",
             where="openvino",
-            remedy="install it again, or uninstall it: torch runs the network then",
+            remedy="install it again, or uninstall it: lmk then uses torch",
         ) from error
     finally:
         del sys.modules["openvino_telemetry"]

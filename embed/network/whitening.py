@@ -1,8 +1,8 @@
 """Whitening: PCA of a gallery's own features, with the strong components scaled down.
 
 Jégou and Chum, "Negative evidences and co-occurences in image retrieval: the benefit of PCA and
-whitening", ECCV 2012; a power below 1 whitens by part. FittedState without labels, from gallery and
-distractors, so it can be done for any gallery in seconds.
+whitening", ECCV 2012. A power below 1 whitens partly. The fit needs no labels: it uses the
+features of gallery and distractors, and takes seconds.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import unit_rows
 
-WHITENING_VERSION = 1  # part of every embedder's fingerprint: raise it when vectors change
+WHITENING_VERSION = 1  # part of every embedder's fingerprint; increase it when vectors change
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """A centring and a linear map: unit(x) -> unit((unit(x) - mean) @ matrix).
+    """Centring and linear map: unit(x) -> unit((unit(x) - mean) @ matrix).
 
     Attributes:
         mean: float32 [d_in].
@@ -38,36 +38,36 @@ class Whitening:
 
     @property
     def dim(self) -> int:
-        """The number of components that come out."""
+        """The number of output components."""
         return int(self.matrix.shape[1])
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit vectors [n, d_out] of raw features [n, d_in] (of any length)."""
+        """Returns unit vectors [n, d_out] of raw features [n, d_in] of any length."""
         return unit_rows((unit_rows(features) - self.mean) @ self.matrix)
 
 
 WHITENED_DIM = 512
 POWER = 0.5
-LEAST_PICTURES = 1000  # below it whitening loses more by rejection than it gains (docs/results.md)
-MOST_PICTURES = 100_000  # more teach it nothing new
+LEAST_PICTURES = 1000  # with fewer, whitening makes the rejection worse (docs/results.md)
+MOST_PICTURES = 100_000  # more pictures do not improve the fit
 
 
 def fit_whitening(
     features: NDArray[np.float32], dim: int = WHITENED_DIM, power: float = POWER
 ) -> Whitening:
-    """PCA of unit(features), each component divided by its eigenvalue ** (power / 2).
+    """Returns a PCA of unit(features), each component divided by its eigenvalue ** (power / 2).
 
     Args:
         features: float32 [n, d], of any length.
-        dim: components kept; at most the rank that n features can have.
-        power: 1 whitens wholly, 0 is PCA alone.
+        dim: number of components; at most the rank that n features can have.
+        power: 1 is full whitening, 0 is PCA alone.
     """
     rows = unit_rows(features)
     mean = rows.mean(axis=0)
     centred = rows - mean
     values, vectors = np.linalg.eigh((centred.T @ centred / len(rows)).astype(np.float64))
     keep = np.argsort(-values, kind="stable")[: max(1, min(dim, len(rows) - 1, rows.shape[1]))]
-    # The sign of an eigenvector is the solver's whim: fix it, so that runs agree.
+    # The sign of an eigenvector is arbitrary; it is fixed here, so that runs agree.
     signs = np.sign(vectors[np.abs(vectors[:, keep]).argmax(axis=0), keep])
     scale = np.maximum(values[keep], 1e-9) ** (-power / 2)
     return Whitening(mean.astype(np.float32), (vectors[:, keep] * signs * scale).astype(np.float32))
@@ -82,10 +82,10 @@ def save_whitening(whitening: Whitening, path: Path) -> None:
 
 
 def load_whitening(path: Path, feature_dim: int) -> Whitening | None:
-    """The whitening of a file, None where there is none.
+    """Returns the whitening of a file, or None if the file does not exist.
 
     Raises:
-        ValueError: it is damaged, or not for features of `feature_dim` components.
+        ValueError: the file is damaged, or is for features of another dimension.
     """
     if not path.exists():
         return None

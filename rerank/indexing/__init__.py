@@ -1,1 +1,1 @@
-"""The life of an index: build, sync, merge, repair."""
+"""Building, changing, merging and repairing an index."""

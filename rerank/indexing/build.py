@@ -1,7 +1,7 @@
-"""Builds and extends an index: pictures in, a gallery with its learnt parts out.
+"""Builds an index, adds pictures, removes pictures, and compacts an index.
 
-Everything happens in one transaction: a build or a change that is killed leaves the gallery as it
-was, and the next one takes up the features that are in the cache.
+Each function runs in one transaction. A build or change that is killed leaves the gallery as it
+was; the next run uses the features that are in the cache already.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class BuildReport:
     """Result of a build.
 
     Attributes:
-        pictures, distractors: in the index.
-        computed: pictures whose features were not in the cache.
-        skipped: files that gave nothing, and why.
-        duplicates: (id left out, id that has its content).
+        pictures, distractors: number of pictures and distractors in the index.
+        computed: number of pictures whose features were not in the cache.
+        skipped: files without a picture, each with a reason.
+        duplicates: pairs (omitted id, id with the same content).
         relabelled, conflicts, without_own: as in AddReport.
-        shared: ids of distractors that are not used, as a gallery picture is the same file: they
-            would push down the very landmark that they show.
-        whitened: whether a whitening was learnt.
-        threshold: below it an answer is "none of these"; None where there was nothing to learn it
-            from, so that everything is answered.
+        shared: ids of distractors that are not used, as a gallery picture is the same file. They
+            would lower the score of the landmark that they show.
+        whitened: True if a whitening was fitted.
+        threshold: the score below which an answer is "none of these". None if there were no data
+            to fit it; then every query gets an answer.
     """
 
     pictures: int
@@ -83,17 +83,17 @@ class AddReport:
     """Result of adding pictures.
 
     Attributes:
-        added: pictures that are new in the index.
-        unchanged: pictures that it had already.
-        computed: pictures whose features were not in the cache.
-        skipped: files that gave nothing, and why.
-        duplicates: (id left out, id that has its content).
-        shared: as in BuildReport, of the whole index.
+        added: number of new pictures in the index.
+        unchanged: number of pictures that the index had already.
+        computed: number of pictures whose features were not in the cache.
+        skipped: files without a picture, each with a reason.
+        duplicates: pairs (omitted id, id with the same content).
+        shared: as in BuildReport, for the whole index.
         threshold: as in BuildReport.
-        relabelled: pictures that the index had, and of which only the labels are new.
-        conflicts: pictures that are the same file as one under another landmark; the index has
-            both, unless they have one id (only a merge meets that).
-        without_own: landmarks of which every picture is also under another landmark.
+        relabelled: pictures that the index had with other labels.
+        conflicts: pictures with the same file under another landmark. The index has both, unless
+            they share an id (this happens only in a merge).
+        without_own: landmarks whose pictures are all under another landmark too.
     """
 
     added: int
@@ -113,9 +113,9 @@ class RemoveReport:
     """Result of a removal.
 
     Attributes:
-        removed: pictures removed.
+        removed: number of removed pictures.
         threshold: as in BuildReport.
-        earlier: ids that an earlier removal had removed already.
+        earlier: ids that an earlier call has removed already.
     """
 
     removed: int
@@ -125,12 +125,12 @@ class RemoveReport:
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a compaction did.
+    """Result of a compaction.
 
     Attributes:
-        removed: rows of removed pictures that are no more.
-        rows: that are left.
-        features: cached features of files that are no pictures of the index, now dropped.
+        removed: number of deleted rows of removed pictures.
+        rows: number of rows that are left.
+        features: number of deleted cached features whose files are not in the index.
     """
 
     removed: int
@@ -158,41 +158,41 @@ def build_index(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> BuildReport:
-    """Builds a gallery at `path`, or builds it anew; readers of the old one are not disturbed.
+    """Builds a gallery at `path` and replaces an existing one; its open readers are not disturbed.
 
     Args:
-        gallery: the known pictures: a manifest, or a folder or table as for read_manifest.
+        gallery: the labelled pictures: a manifest, or a folder or table for read_manifest.
         path: the gallery folder (NAME.lmk).
-        embedder: without a whitening; one is learnt here where it helps. lmk's own unless given.
+        embedder: an embedder without a whitening. Default: lmk's own.
         distractors: pictures that show no landmark of the gallery.
-        pipeline: the steps saved with the gallery; the default ones unless given.
-        whiten: whether to learn a whitening; by default where there are distractors and at least
-            1,000 pictures in all, because below that it costs more rejection than it gains, and
-            the network has no neck, which was trained to give vectors as they are.
-        kind, recall, backend, uri, collection: how it will be searched (index.search.choose).
-        shard: (i, n) builds only part i of n, i from 1 to n; which part a picture belongs to
-            depends on its id alone. Nothing is learnt then: merge_indexes does, of the whole.
-        precision: of the stored vectors.
-        duplicates: also take pictures whose content another one has.
-        allow_removals: build an index anew although whole landmarks, or more than a fifth of the
-            pictures, that it has from these folders could not be looked at now.
+        pipeline: the steps to save with the gallery. Default: the standard pipeline.
+        whiten: whether to fit a whitening. Default: True if there are distractors, at least 1,000
+            pictures in all, and a network without a neck. With fewer pictures a whitening makes
+            the rejection worse; a neck is trained to give vectors that need none.
+        kind, recall, backend, uri, collection: settings of the search (index.search.choose).
+        shard: (i, n) builds only part i of n, with i from 1 to n. The id of a picture determines
+            its part. A part has no fitted tables; merge_indexes fits them for the whole.
+        precision: data type of the stored vectors.
+        duplicates: also add pictures with the content of another picture.
+        allow_removals: replace an index although whole landmarks, or more than a fifth of its
+            pictures from these folders, cannot be read now.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
-        ManifestError: when not one picture of the gallery can be read.
-        UsageError: for a shard that there is not, or a kind that cannot search these pictures.
-        GalleryError: when much could not be looked at (`allow_removals`); the index stays.
-        GalleryLocked, StorageError: as the folder is.
+        ManifestError: no picture of the gallery can be read.
+        UsageError: the shard does not exist, or `kind` cannot search these pictures.
+        GalleryError: many pictures cannot be read (`allow_removals`); the index is not changed.
+        GalleryLocked, StorageError: the folder is locked or cannot be written.
     """
     path, gallery = Path(path), _manifest(gallery)
     distractors = None if distractors is None else _manifest(distractors)
     embedder = embedder or Embedder.named()
     if shard is not None and whiten:
-        raise UsageError("a shard learns no whitening", remedy="whiten when the shards are merged")
+        raise UsageError("a shard has no whitening", remedy="whiten when the shards are merged")
     part = part_of(gallery, shard)
-    part_of_bank = None if distractors is None else part_of(distractors, shard)
-    check_kind(  # before hours of embedding; how many pictures a merge will have is not known
+    distractor_part = None if distractors is None else part_of(distractors, shard)
+    check_kind(  # before hours of embedding; the size of a merge is not known
         kind or "auto",
         embedder.dim,
         recall=RECALL if recall is None else recall,
@@ -200,40 +200,40 @@ def build_index(
     )
     with GalleryWriter(path, create=True, wait=wait) as writer:
         store = open_store(path, embedder)
-        known = extract_all(part, embedder, store, "gallery", on_progress)
-        bank = NOTHING
-        if part_of_bank is not None:
-            bank = extract_all(part_of_bank, embedder, store, "distractors", on_progress)
+        pictures = extract_all(part, embedder, store, "gallery", on_progress)
+        others = NOTHING
+        if distractor_part is not None:
+            others = extract_all(distractor_part, embedder, store, "distractors", on_progress)
         if len(part) or shard is None:
-            require_pictures(part, known)
+            require_pictures(part, pictures)
         if not allow_removals:
-            _require_seen(writer, "gallery", gallery, part, known)
-            if distractors is not None and part_of_bank is not None:
-                _require_seen(writer, "distractor", distractors, part_of_bank, bank)
+            _require_seen(writer, "gallery", gallery, part, pictures)
+            if distractors is not None and distractor_part is not None:
+                _require_seen(writer, "distractor", distractors, distractor_part, others)
         if whiten is None:
-            counts = len(known.pictures), len(bank.pictures)
+            counts = len(pictures.pictures), len(others.pictures)
             whiten = shard is None and whitening_helps(embedder, *counts)
         if whiten:
-            embedder = whitened(embedder, store, known.pictures, bank.pictures)
+            embedder = whitened(embedder, store, pictures.pictures, others.pictures)
         writer.reset(embedder.fingerprint, embedder.dim, precision)
         writer.install_embedder(embedder.save)
         added = append_all(
-            writer, store, embedder, known.pictures, part.root, duplicates=duplicates
+            writer, store, embedder, pictures.pictures, part.root, duplicates=duplicates
         )
         against = 0
-        if part_of_bank is not None:
+        if distractor_part is not None:
             against = append_all(
-                writer, store, embedder, bank.pictures, part_of_bank.root, role="distractor",
+                writer, store, embedder, others.pictures, distractor_part.root, role="distractor",
                 duplicates=duplicates,
             )  # fmt: skip
-        record_skipped(writer, known.skipped, "gallery")
-        record_skipped(writer, bank.skipped, "distractor")
+        record_skipped(writer, pictures.skipped, "gallery")
+        record_skipped(writer, others.skipped, "distractor")
         search = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
         search["collection"] = collection
         writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
-        if embedder.folder is not None:  # of the tags that it brings along
+        if embedder.folder is not None:  # an embedder may come with thresholds of its tags
             tags = load_thresholds(embedder.folder / THRESHOLDS_FILE)
             writer.set(HEAD_SETTING, None if tags is None else tags.model_dump(mode="json"))
         pipeline, threshold = pipeline or Pipeline(), None
@@ -246,8 +246,8 @@ def build_index(
         return BuildReport(
             pictures=added,
             distractors=against,
-            computed=known.computed + bank.computed,
-            skipped=(*known.skipped, *bank.skipped),
+            computed=pictures.computed + others.computed,
+            skipped=(*pictures.skipped, *others.skipped),
             duplicates=tuple(writer.duplicates),
             shared=shared,
             whitened=whiten,
@@ -263,16 +263,16 @@ def _manifest(pictures: Pictures) -> Manifest:
 
 
 def _require_seen(
-    writer: GalleryWriter, role: Role, whole: Manifest, part: Manifest, found: Extraction
+    writer: GalleryWriter, role: Role, whole: Manifest, part: Manifest, extraction: Extraction
 ) -> None:
-    """As removals.require_seen, where there is an index already and it can be read."""
-    if len(found.skipped) == len(part.skipped) and not whole.unseen_places():
+    """Calls removals.require_seen if there is an index already and it can be read."""
+    if len(extraction.skipped) == len(part.skipped) and not whole.unseen_places():
         return
     with suppress(GalleryDamaged, FormatTooNew):
         old = writer.gallery()
         if old is not None:
             with old:
-                require_seen(old, role, whole, part, found)
+                require_seen(old, role, whole, part, extraction)
 
 
 def add_pictures(
@@ -284,38 +284,38 @@ def add_pictures(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> AddReport:
-    """Adds pictures to a gallery with its own embedder; penalty and threshold are kept right.
+    """Adds pictures to a gallery with its own embedder, and updates its penalty and threshold.
 
-    A picture whose id and content the gallery has is left as it is, unless it brings other labels,
-    which then replace the old ones.
+    A picture whose id and content are in the gallery is not added again. If its labels differ,
+    they replace the old ones.
 
     Args:
         path: the gallery.
         manifest: the pictures.
-        role: "distractor" for pictures of no landmark.
-        duplicates: also add pictures whose content another one has; later syncs do so too then.
+        role: "distractor" for pictures that show no landmark.
+        duplicates: also add pictures with the content of another picture. Later syncs do so too.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        GalleryError: when another picture has an id.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        GalleryError: the gallery has another picture with the same id.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         embedder = Embedder.load(old.embedder_dir, checked=True)
         store = open_store(path, embedder)
-        found = extract_all(manifest, embedder, store, "pictures", on_progress)
+        extraction = extract_all(manifest, embedder, store, "pictures", on_progress)
         added = append_all(
-            writer, store, embedder, found.pictures, manifest.root, role=role,
+            writer, store, embedder, extraction.pictures, manifest.root, role=role,
             duplicates=duplicates,
         )  # fmt: skip
         if duplicates:
             writer.set(DUPLICATES, True)
         skipped = {path for path, _ in old.skipped()}
-        for picture in found.pictures:
+        for picture in extraction.pictures:
             if (name := prefix_of(role) + picture.row.path) in skipped:
                 writer.unskip(name)
-        record_skipped(writer, found.skipped, role)
+        record_skipped(writer, extraction.skipped, role)
         changed = bool(added or writer.relabelled)
         threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
         without_own = landmarks_without_own_picture(writer)
@@ -323,8 +323,8 @@ def add_pictures(
         return AddReport(
             added=added,
             unchanged=writer.unchanged,
-            computed=found.computed,
-            skipped=found.skipped,
+            computed=extraction.computed,
+            skipped=extraction.skipped,
             duplicates=tuple(writer.duplicates),
             shared=shared_ids(writer),
             threshold=threshold,
@@ -341,14 +341,14 @@ def remove_pictures(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> RemoveReport:
-    """Removes pictures and distractors by id; penalty and threshold are kept right.
+    """Removes pictures and distractors by id, and updates the penalty and threshold.
 
-    The same removal may be run again, as after a kill: an id that was removed since the last
-    `compact` is no error.
+    The same call may run again, as after a kill: an id that was removed since the last compaction
+    is not an error.
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        GalleryError: for an id that the gallery never had; then nothing is removed.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        GalleryError: the gallery never had one of the ids; nothing is removed.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         wanted = list(dict.fromkeys(ids))
@@ -366,10 +366,10 @@ def compact_index(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> CompactReport:
-    """Gives back the space of removed pictures, joins small files, and learns what it must anew.
+    """Deletes the rows of removed pictures, joins small files, and updates the fitted tables.
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
     """
     with GalleryWriter(path, wait=wait) as writer:
         with Gallery.open(path) as old:

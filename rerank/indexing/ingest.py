@@ -1,6 +1,6 @@
-"""From the pictures of a manifest to rows of a gallery, a bounded number in memory at a time.
+"""Turns the pictures of a manifest into rows of a gallery, with bounded memory.
 
-Raw features go to the gallery's cache first, as they come; a run that is killed goes on there.
+Raw features go to the gallery's cache first, so that a run that was killed can continue.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
 
-DISTRACTOR_PREFIX = "distractor:"  # so that a bank's ids never meet the gallery's
-DUPLICATES = "duplicates"  # setting: whether a build took pictures whose content another one has
-PHOTOS = Path("cache", "photos")  # features of photos that the gallery was tuned or calibrated on
-BLOCK = 8192  # pictures whose vectors are in memory
+DISTRACTOR_PREFIX = "distractor:"  # keeps the ids of distractors apart from the gallery's
+DUPLICATES = "duplicates"  # setting: whether pictures with equal content are added
+PHOTOS = Path("cache", "photos")  # features of photos used to tune or calibrate the gallery
+BLOCK = 8192  # number of pictures whose vectors are in memory
 
 NOTHING = Extraction((), (), 0)
 
 
 def prefix_of(role: Role) -> str:
-    """What the ids and skipped files of a role begin with."""
+    """Returns the prefix of the ids and skipped files of a role."""
     return DISTRACTOR_PREFIX if role == "distractor" else ""
 
 
 def open_store(path: Path, embedder: Embedder) -> FeatureStore:
-    """The raw features that a gallery keeps of its pictures."""
+    """Returns the store with the raw features of a gallery's pictures."""
     folder = path / "cache" / "features"
     key, dim = embedder.feature_fingerprint, embedder.feature_dim
     return FeatureStore(folder, key, dim, below=path)
@@ -58,7 +58,7 @@ def extract_all(
     on_progress: Progress,
     known: Container[str] = (),
 ) -> Extraction:
-    """Puts the features of a manifest's pictures into the store; see embed.extract."""
+    """Computes the features of a manifest's pictures into the store; see embed.extract."""
     on_progress(stage, 0, len(manifest))
     return extract(
         manifest,
@@ -79,10 +79,10 @@ def append_all(
     role: Role = "gallery",
     duplicates: bool = False,
 ) -> int:
-    """Adds pictures whose features are in the store to the gallery; returns how many are new.
+    """Adds pictures with features in the store to the gallery; returns the number of new ones.
 
     Raises:
-        GalleryError: when another picture has an id.
+        GalleryError: the gallery has another picture with the same id.
     """
     added = 0
     for start in range(0, len(pictures), BLOCK):
@@ -96,7 +96,7 @@ def append_all(
 
 
 def entries_of(pictures: Sequence[Extracted], root: Path, role: Role) -> list[Picture]:
-    """What the catalog keeps of pictures of a role, found below a root."""
+    """Returns the catalog records of pictures of a role below a root folder."""
     folder, prefix = str(root.resolve()), prefix_of(role)
     return [
         Picture(
@@ -113,23 +113,23 @@ def entries_of(pictures: Sequence[Extracted], root: Path, role: Role) -> list[Pi
 
 
 def record_skipped(writer: GalleryWriter, skipped: Iterable[Skipped], role: Role) -> None:
-    """Records the files of a role that gave nothing."""
+    """Records the skipped files of a role in the catalog."""
     for skip in skipped:
         writer.skip(prefix_of(role) + skip.path, skip.reason)
 
 
 def shared_ids(writer: GalleryWriter) -> tuple[str, ...]:
-    """The ids of distractors that are not used, as a gallery picture is the same file.
+    """Returns the ids of distractors that are not used, as a gallery picture is the same file.
 
-    They would push down the very landmark that they show.
+    They would lower the score of the landmark that they show.
     """
     return tuple(picture.id for picture in writer.uncommitted.pictures(writer.uncommitted.shared()))
 
 
 def landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
-    """The landmarks of which every picture is also under another landmark, by name.
+    """Returns the landmarks, sorted, whose pictures are all under another landmark too.
 
-    Only landmarks of the pictures that were appended are looked at.
+    Only landmarks of the appended pictures are examined.
     """
     disputed: dict[str, set[str]] = defaultdict(set)
     for one in writer.conflicts:
@@ -143,19 +143,19 @@ def landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
 
 
 def label_counts(writer: GalleryWriter) -> dict[str, int]:
-    """The labels of the gallery's pictures and how many have each, with uncommitted changes."""
+    """Returns the number of pictures of each label, including uncommitted changes."""
     membership = writer.uncommitted.membership()
     each = np.repeat(membership.role("gallery"), np.diff(membership.offsets))
     counts = np.bincount(membership.codes[each], minlength=len(membership.names))
     return {n: count for n, count in zip(membership.names, counts.tolist(), strict=True) if count}
 
 
-def require_pictures(manifest: Manifest, found: Extraction, *, others: int = 0) -> None:
-    """Checks that at least one picture of a manifest could be read, or is known (ManifestError)."""
-    if found.pictures or others:
+def require_pictures(manifest: Manifest, extraction: Extraction, *, others: int = 0) -> None:
+    """Raises ManifestError if no picture of a manifest was read and there are no others."""
+    if extraction.pictures or others:
         return
     paths = {row.path for row in manifest.rows}
-    failed = [skip for skip in found.skipped if skip.path in paths]
+    failed = [skip for skip in extraction.skipped if skip.path in paths]
     first = f"; the first is {failed[0].path}: {failed[0].reason}" if failed else ""
     raise ManifestError(
         f"none of its {len(manifest)} pictures can be read{first}",
@@ -165,14 +165,14 @@ def require_pictures(manifest: Manifest, found: Extraction, *, others: int = 0) 
 
 
 def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
-    """Part i of n of a manifest: the pictures whose id falls into it, whatever others there are.
+    """Returns part i of n of a manifest; the id of a picture alone determines its part.
 
     Args:
-        manifest: the whole.
-        shard: (i, n), i from 1 to n; None for the whole.
+        manifest: the whole manifest.
+        shard: (i, n) with i from 1 to n, or None for the whole.
 
     Raises:
-        UsageError: for a part that there is not.
+        UsageError: i is not from 1 to n.
     """
     if shard is None:
         return manifest
@@ -189,15 +189,15 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
 
 
 def prune_features(path: Path, gallery: Gallery) -> int:
-    """Drops cached features of pictures that the gallery does not hold; returns how many."""
+    """Deletes cached features of pictures that are not in the gallery; returns their number."""
     store = open_store(path, Embedder.load(gallery.embedder_dir, checked=True))
     return store.prune(_contents(gallery))
 
 
 def prune_cache(path: Path, gallery: Gallery) -> int:
-    """Drops all cached features of files that are not pictures of the gallery; returns how many.
+    """Deletes all cached features of files that are not in the gallery; returns their number.
 
-    Those of photos it was tuned on are among them, unless another process is at them just now.
+    The features of photos used for tuning are deleted too, unless another process uses them.
     """
     dropped = prune_features(path, gallery) + cache_of(path).prune(_contents(gallery))
     if not (path / PHOTOS).is_dir():
@@ -212,5 +212,5 @@ def prune_cache(path: Path, gallery: Gallery) -> int:
 
 
 def _contents(gallery: Gallery) -> Iterator[str]:
-    """The SHA-256 of each picture's file."""
+    """Yields the SHA-256 of each picture's file."""
     return (picture.sha256 for _, picture, _ in gallery.entries())

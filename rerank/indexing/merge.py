@@ -1,4 +1,4 @@
-"""Joins galleries, such as the parts that several machines built, and learns from the whole."""
+"""Merges galleries, such as parts built on several machines, and fits tables for the whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lmk.rerank.indexing.whiten import whitening_helps
 from lmk.rerank.steps.pipeline import Pipeline
 
 _STAGE = "merging"
-_OF_ANY = ("kind", "recall")  # of the setting SEARCH, what is right for another gallery too
+_OF_ANY = ("kind", "recall")  # parts of the setting SEARCH that apply to a merged gallery
 
 
 def merge_indexes(
@@ -36,24 +36,25 @@ def merge_indexes(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> MergeReport:
-    """Makes the gallery `out` of several, and learns its penalty and threshold, in one transaction.
+    """Merges galleries into `out` and fits its penalty and threshold, in one transaction.
 
     Args:
-        out: the new gallery; one that is there is replaced.
-        paths: galleries of one embedder; the steps of the first one are the new one's, and so is
-            how it is searched, but not on which server.
-        whiten: whether to learn a whitening and map the vectors by it; by default where the
-            galleries are parts of one (build_index with a shard), by the rule of build_index.
-        duplicates: keep pictures whose content another one of the same role has too, and let
-            later syncs do so.
-        wait: seconds to wait for who writes to `out`.
+        out: the new gallery. An existing gallery is replaced.
+        paths: galleries with the same embedder. The new gallery takes the pipeline and the search
+            settings of the first one, but not its server.
+        whiten: whether to fit a whitening and apply it to the vectors. Default: the rule of
+            build_index if the galleries are parts of one (build_index with a shard), else False.
+        duplicates: add pictures with the content of another picture of the same role. Later syncs
+            do so too.
+        wait: seconds to wait for another writer of `out`.
         on_progress: called with (stage, done, total).
 
     Raises:
-        UsageError: for no galleries, `out` among them, or galleries to be whitened that are.
-        EmbedderMismatch: for galleries of different embedders.
-        GalleryError: when two galleries give one id to different pictures.
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folders are.
+        UsageError: there are no galleries, `out` is one of them, or galleries to be whitened have
+            a whitening already.
+        EmbedderMismatch: the galleries have different embedders.
+        GalleryError: two galleries use the same id for different pictures.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: a folder cannot be used.
     """
     with ExitStack() as stack:
         galleries = [stack.enter_context(Gallery.open(path)) for path in paths]
@@ -64,7 +65,7 @@ def merge_indexes(
         forget_fit(writer)
         writer.set(SHARD, None)
         writer.set(DUPLICATES, duplicates)
-        # A server that holds the first gallery does not hold this one.
+        # The server of the first gallery does not hold this one.
         search = saved_search(writer)
         writer.set(SEARCH, {name: value for name, value in search.items() if name in _OF_ANY})
         fit(writer, pipeline, on_progress=on_progress)
@@ -81,7 +82,7 @@ def merge_indexes(
 
 
 def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | None:
-    """The embedder of the galleries with a whitening learnt from all of them, if there is to be."""
+    """Returns the embedder with a whitening fitted on all galleries, or None without one."""
     embedder = Embedder.load(galleries[0].embedder_dir, checked=True)
     if whiten is None:
         parts = all(gallery.setting(SHARD) is not None for gallery in galleries)
@@ -102,7 +103,7 @@ def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | N
     rows = sum(int(gallery.alive.sum()) for gallery in same)
     if not rows:
         raise UsageError(
-            "there are no pictures to learn a whitening from",
+            "there are no pictures to fit a whitening on",
             where=galleries[0].path,
             remedy="leave out --whiten",
         )

@@ -1,8 +1,8 @@
-"""Other landmarks for pictures that a gallery holds, without their files.
+"""Changes the labels of pictures in a gallery, without reading their files.
 
-A picture with another landmark is appended again with its stored vector, in the place of the old
-row. So everything that follows additions and removals (fitted tables, threshold, calibration, the
-copy on a server) follows a change of labels too.
+A picture with a new label is appended again with its stored vector, and its old row is removed. So
+everything that is updated after additions and removals (fitted tables, threshold, calibration, the
+copy on a server) is updated after a change of labels too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.indexing.ingest import BLOCK, label_counts
 from lmk.rerank.tags.thresholds import VOTES_SETTING, saved_thresholds
 
-_LAST = "last relabelling"  # setting: the last command that ends a label; it may be run again
+_LAST = "last relabelling"  # setting: the last rename or removal of a label; it may run again
 _ROLES: tuple[Role, ...] = ("gallery", "distractor")
 
 
@@ -35,10 +35,10 @@ class RelabelReport:
     """Result of relabelling.
 
     Attributes:
-        relabelled: pictures that have other labels now.
-        unchanged: pictures that had these labels already.
-        emptied: labels that no picture has any more, by name.
-        threshold: below it an answer is "none of these"; None where everything is answered.
+        relabelled: number of pictures with new labels.
+        unchanged: number of pictures that had these labels already.
+        emptied: labels, sorted, that no picture has any more.
+        threshold: the score below which an answer is "none of these"; None for no threshold.
     """
 
     relabelled: int
@@ -52,9 +52,9 @@ class RenameReport:
     """Result of renaming a label.
 
     Attributes:
-        renamed: pictures that had the old label.
-        merged_into: pictures that had the new label before.
-        again: the label was renamed by an earlier run of the same command.
+        renamed: number of pictures that had the old label.
+        merged_into: number of pictures that had the new label before.
+        again: True if an earlier run of the same command renamed the label.
         threshold: as in RelabelReport.
     """
 
@@ -71,20 +71,19 @@ def relabel_pictures(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> RelabelReport:
-    """Gives pictures other labels, in one transaction; no picture is read.
+    """Sets the labels of pictures, in one transaction; no picture file is read.
 
     Args:
         path: the gallery.
-        labels: the labels of each picture by id, none for a picture of no landmark. Other pictures
-            keep theirs.
+        labels: the new labels of each picture by id; an empty sequence for no landmark. The labels
+            of other pictures do not change.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        GalleryError: for an id that the gallery does not have, or has as a distractor; then
-            nothing is changed.
-        UsageError: for an empty label or one with a blank.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        GalleryError: an id is not in the gallery, or is a distractor; nothing is changed.
+        UsageError: a label is empty or has a blank.
     """
     _check_labels(label for own in labels.values() for label in own)
     return _relabel(path, lambda old: labels, None, wait, on_progress)
@@ -97,11 +96,11 @@ def remove_label(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> RelabelReport:
-    """Takes a label off all pictures that have it; the pictures stay, with their other labels.
+    """Removes a label from all pictures that have it; the pictures and other labels stay.
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        UsageError: for a label that no picture has, but for the same command once more.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        UsageError: no picture has the label. The last command may run again without this error.
     """
 
     def without(old: Gallery) -> Mapping[str, Sequence[str]]:
@@ -126,7 +125,7 @@ def rename_label(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> RenameReport:
-    """Renames a label in one transaction; joins it with `new` where pictures have that already.
+    """Renames a label, in one transaction; merges it with `new` if that label exists.
 
     Args:
         path: the gallery.
@@ -136,9 +135,9 @@ def rename_label(
         on_progress: called with (stage, done, total).
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        UsageError: for a label that no picture has (but for the same rename once more), for an
-            empty name or one with a blank, or where both names are the same.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        UsageError: no picture has the label (unless the same rename runs again), the new name is
+            empty or has a blank, or both names are the same.
     """
     _check_labels([new])
     if label == new:
@@ -169,7 +168,7 @@ def _relabel(
     wait: float,
     on_progress: Progress,
 ) -> RelabelReport:
-    """Gives pictures the labels that `choose` says by id, and notes the command where it is one."""
+    """Sets the labels that `choose` returns by id, and saves the command if there is one."""
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         labels = choose(old)
         rows, before = _rows_of(old, labels), label_counts(writer)
@@ -185,15 +184,15 @@ def _relabel(
 
 
 def _stored_name(gallery: Gallery, label: str) -> str | None:
-    """The label in the gallery's form, as given or as manifests write it; None for an unknown."""
+    """Returns a label as it is stored, or None; blanks may be written as manifests write them."""
     names = (label, plain_name(label))
     return next((name for name in names if name in gallery.label_names), None)
 
 
 def _require_done(gallery: Gallery, command: list[str], label: str) -> None:
-    """Refuses an unknown label, unless the same command was the last one (UsageError)."""
+    """Raises UsageError for an unknown label, unless the same command was the last one."""
     if gallery.setting(_LAST) != command:
-        remedy = f"`lmk index list {shell_word(gallery.path)}` shows the landmarks there are"
+        remedy = f"`lmk index list {shell_word(gallery.path)}` lists the landmarks"
         raise UsageError(f"no picture has the label {label!r}", where=gallery.path, remedy=remedy)
 
 
@@ -210,14 +209,12 @@ def _check_labels(labels: Iterable[str]) -> None:
 
 
 def _rows_of(gallery: Gallery, ids: Iterable[str]) -> dict[str, int]:
-    """The row of each id, all of them pictures with a landmark to give."""
+    """Returns the row of each id; raises GalleryError for an unknown id or a distractor."""
     wanted = list(ids)
     rows = gallery.find(wanted)
     for id_ in wanted:
         if id_ not in rows:
-            remedy = (
-                f"`lmk index list {shell_word(gallery.path)} --pictures` shows the ids there are"
-            )
+            remedy = f"`lmk index list {shell_word(gallery.path)} --pictures` lists the ids"
             raise GalleryError("no picture of the gallery has this id", where=id_, remedy=remedy)
         if gallery.membership.distractor[rows[id_]]:
             remedy = "remove the picture, and add it again as one of its landmark"
@@ -231,7 +228,7 @@ def _append_again(
     rows: NDArray[np.int64],
     labels: Mapping[int, tuple[str, ...]],
 ) -> None:
-    """Puts rows of one role, ascending, in the place of themselves with other labels."""
+    """Replaces rows of one role, in ascending order, by the same rows with other labels."""
     for start in range(0, len(rows), BLOCK):
         some = rows[start : start + BLOCK]
         role: Role = "distractor" if old.membership.distractor[some[0]] else "gallery"

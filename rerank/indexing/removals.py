@@ -1,4 +1,4 @@
-"""Pictures that a sync removes or keeps, and the question before it removes many."""
+"""Losses of an index: counts of removed pictures, and the refusal to remove many."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lmk.embed.extract.extract import Extraction
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import Role
 
-MOST_REMOVED = 0.2  # share of the pictures of a role that may vanish without a question
-_NAMED = 3  # landmarks named in a message
+MOST_REMOVED = 0.2  # part of the pictures of a role that may be removed without confirmation
+_NAMED = 3  # number of landmarks that a message names
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Pictures that stay in an index although their files could not be looked at.
+class UnseenPictures:
+    """Pictures that stay in an index because their files could not be read.
 
     Attributes:
-        path: the folder or file that could not be looked at, below the folder that was read.
-        reason: why.
-        pictures: how many pictures of the index lie at or below it.
+        path: the unreadable folder or file, below the folder that was read.
+        reason: why it is unreadable.
+        pictures: number of pictures of the index at or below it.
     """
 
     path: str
@@ -41,12 +41,12 @@ class Removals:
     """Pictures of one role that an index would lose.
 
     Attributes:
-        role: of the pictures.
-        pictures: how many of them would be removed.
-        held: how many the index has.
-        landmarks: those whose pictures would all be removed, sorted.
-        replaced: all landmarks of the index, sorted, where not one of them would be left and
-            fewer others, or none, would take their place.
+        role: the role of the pictures.
+        pictures: number of pictures that would be removed.
+        held: number of pictures in the index.
+        landmarks: landmarks, sorted, whose pictures would all be removed.
+        replaced: all landmarks of the index, sorted, if none of them would be left and fewer
+            others would replace them.
     """
 
     role: Role
@@ -57,16 +57,16 @@ class Removals:
 
     @property
     def many(self) -> bool:
-        """Whether a user should be asked: whole landmarks go, or more than a fifth of all."""
+        """True if the user must confirm: whole landmarks or more than a fifth would be removed."""
         return bool(self.vanishing) or self.pictures > MOST_REMOVED * self.held
 
     @property
     def vanishing(self) -> tuple[str, ...]:
-        """The landmarks that no picture would have any more."""
+        """The landmarks that would have no picture any more."""
         return self.replaced or self.landmarks
 
     def describe(self) -> str:
-        """The loss in words: "8 of its 20 pictures, among them all of the landmark castle"."""
+        """Returns a text: "8 of its 20 pictures, among them all of the landmark castle"."""
         noun = "picture" if self.role == "gallery" else "distractor"
         text = f"{self.pictures:,} of its {self.held:,} {noun}s"
         if not self.vanishing:
@@ -82,13 +82,13 @@ class Removals:
 def removals(
     old: Gallery, role: Role, removed: NDArray[np.int64], *, present: Iterable[str] = ()
 ) -> Removals:
-    """Counts what an index would lose.
+    """Counts the pictures and landmarks that an index would lose.
 
     Args:
         old: the index.
-        role: of the pictures.
-        removed: rows of that role that would be removed for good.
-        present: landmarks that will have pictures all the same.
+        role: the role of the pictures.
+        removed: rows of that role that would be removed.
+        present: landmarks that will have pictures in any case.
     """
     members = old.membership
     alive = members.role(role)
@@ -103,40 +103,40 @@ def removals(
 
 
 def require_few(path: Path, losses: Sequence[Removals]) -> None:
-    """Refuses to remove whole landmarks, or more than a fifth of the pictures.
+    """Raises an error if whole landmarks, or more than a fifth of the pictures, would be removed.
 
     Raises:
-        GalleryError: names the pictures that would be removed, and the option that allows it.
+        GalleryError: the message names the losses and the option that allows them.
     """
     many = [loss for loss in losses if loss.many]
     if many:
         raise GalleryError(
             f"would lose {' and '.join(loss.describe() for loss in many)}; nothing was changed",
             where=path,
-            remedy="check that no drive is away and that the folder is the right one; --dry-run"
+            remedy="check that all drives are mounted and the folder is right; --dry-run"
             " lists the changes, --allow-removals allows them",
         )
 
 
 def require_seen(
-    old: Gallery, role: Role, whole: Manifest, part: Manifest, found: Extraction
+    old: Gallery, role: Role, whole: Manifest, part: Manifest, extraction: Extraction
 ) -> None:
-    """Refuses to build an index anew when it would lose much that could not be looked at.
+    """Raises an error if a new build would lose many pictures that could not be read.
 
-    Pictures count that the index has from the same folder and that may be there still.
+    Only pictures from the same folder that may still exist are counted.
 
     Args:
-        old: the index as it is.
-        role: of the pictures.
-        whole: all pictures that the index should hold.
-        part: those of them that belong to this part of several; the whole otherwise.
-        found: of `part`.
+        old: the existing index.
+        role: the role of the pictures.
+        whole: all pictures of the new index.
+        part: the pictures of this shard, or the whole.
+        extraction: the result of reading `part`.
 
     Raises:
         GalleryError: whole landmarks would be lost, or more than a fifth of the pictures.
     """
     places, root = whole.unseen_places(), str(whole.root.resolve())
-    have = {picture.row.path for picture in found.pictures}
+    have = {picture.row.path for picture in extraction.pictures}
     listed = {row.path for row in part.rows}
     lost, hidden = list[int](), list[tuple[str, str]]()
     for row, picture, of_role in old.entries():
@@ -152,23 +152,23 @@ def require_seen(
         if place is not None:
             lost.append(row)
             hidden.append(place)
-    present = {label for picture in found.pictures for label in picture.row.labels}
+    present = {label for picture in extraction.pictures for label in picture.row.labels}
     if part is not whole:
         others = (row.labels for row in whole.rows if row.path not in listed)
         present.update(label for labels in others for label in labels)
     loss = removals(old, role, np.array(lost, np.int64), present=present)
     if loss.many:
-        first, *more = kept_below(hidden)
+        first, *more = unseen_pictures(hidden)
         rest = f" and {len(more):,} more places" if more else ""
         raise GalleryError(
-            f"would lose {loss.describe()}, which could not be looked at ({first.path}: "
+            f"would lose {loss.describe()}, which could not be read ({first.path}: "
             f"{first.reason}{rest}); nothing was changed",
             where=old.path,
             remedy="make the pictures readable, or build the index without them: --allow-removals",
         )
 
 
-def kept_below(places: Iterable[tuple[str, str]]) -> tuple[Kept, ...]:
-    """Counts kept pictures by (path, reason) of what hides each, in order of first appearance."""
+def unseen_pictures(places: Iterable[tuple[str, str]]) -> tuple[UnseenPictures, ...]:
+    """Counts pictures by their unreadable place (path, reason), in order of first appearance."""
     counts = Counter(places)
-    return tuple(Kept(path, reason, number) for (path, reason), number in counts.items())
+    return tuple(UnseenPictures(path, reason, number) for (path, reason), number in counts.items())

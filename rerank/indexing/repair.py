@@ -1,10 +1,10 @@
-"""Mends a damaged gallery: makes again what can be, and never gives up a picture that is whole.
+"""Repairs a damaged gallery.
 
-What was learnt is learnt again, derived files are dropped (who needs them makes them), damaged
-vectors are taken from the kept features or embedded from the pictures, as long as these are the
-same files, and the embedder is taken from the installed package where its fingerprint proves that
-it is the same one. A picture is given up only where its file is seen to be gone or another: not
-where a drive is not mounted or a file cannot be read now.
+Fitted tables are fitted again. Derived files are deleted, and made again when they are needed.
+Damaged vectors are computed from cached features, or from the pictures if their files are
+unchanged. A damaged embedder is replaced by an installed one with the same fingerprint. A picture
+is removed only if its file is missing or has changed, not if a drive is not mounted or a file
+cannot be read now.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _STAGE = "damaged vectors"
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What a repair did.
+    """Result of a repair.
 
     Attributes:
-        remade: files that were made again, or dropped to be made when they are needed.
-        reembedded: pictures whose vectors were made again.
-        lost: ids of pictures whose vectors were damaged and whose files are gone or changed: they
-            are removed.
+        remade: files that were written again, or deleted because they are made when needed.
+        reembedded: number of pictures whose vectors were computed again.
+        lost: ids of removed pictures: their vectors were damaged, and their files are missing or
+            have changed.
     """
 
     remade: tuple[str, ...]
@@ -65,22 +65,22 @@ def repair_index(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> RepairReport:
-    """Mends all that `lmk.index.gallery.verify` finds, in one transaction.
+    """Repairs all damage that `lmk.index.gallery.verify` reports, in one transaction.
 
     Args:
         path: the gallery.
-        embedder: the gallery's embedder (without its whitening), where its files are damaged and it
-            is not one of the installed ones at its usual size.
-        drop_lost: also give up pictures whose vectors are damaged and whose files cannot be
-            reached: their folder is missing, holds none of its pictures, or cannot be read; and
-            damaged tags of the embedder that no other one has.
+        embedder: the gallery's embedder without its whitening. It is needed if the embedder's
+            files are damaged and no installed embedder is the same.
+        drop_lost: also remove pictures with damaged vectors whose files are out of reach: their
+            folder is missing, holds none of its pictures, or cannot be read. Also drop damaged
+            tags of the embedder that no other copy has.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
-        GalleryDamaged: where the catalog is damaged, or the embedder and nothing proves to be it.
-        GalleryError: without `drop_lost`, where files cannot be reached; nothing is changed then.
-        NotAGallery, GalleryLocked, StorageError: as the folder is.
+        GalleryDamaged: the catalog is damaged, or no copy of a damaged embedder is available.
+        GalleryError: files are out of reach and `drop_lost` is False; nothing is changed.
+        NotAGallery, GalleryLocked, StorageError: the folder cannot be used.
     """
     with GalleryWriter(path, wait=wait) as writer:
         findings = verify(path)
@@ -99,7 +99,7 @@ def repair_index(
                 whole = Embedder.load(writer.uncommitted.embedder_dir, checked=True)
             rows = [f.rows for f in named if f.mend == "re-embed"]
             lost, reembedded = _reembed(writer, whole, rows, drop_lost, on_progress)
-            if broken:  # after all that may refuse
+            if broken:  # after everything that may raise an error
                 save = partial(save_restored, whole, scratch)
                 writer.install_embedder(save, replace=True)
         for name, file in writer.uncommitted.arrays().items():
@@ -123,7 +123,7 @@ def _reembed(
     drop_lost: bool,
     on_progress: Progress,
 ) -> tuple[list[str], int]:
-    """Replaces the vectors of damaged rows; returns the ids it had to remove, and how many not."""
+    """Replaces damaged vectors; returns the removed ids and the number of replaced vectors."""
     store = open_store(writer.path, embedder)
     alive = writer.uncommitted.membership().alive
     parts = [np.array([row for row in rows if alive[row]], np.int64) for rows in damaged]
@@ -144,7 +144,7 @@ def _reembed(
 def _replace(
     writer: GalleryWriter, embedder: Embedder, store: FeatureStore, rows: NDArray[np.int64]
 ) -> None:
-    """Stores vectors anew for those of some rows that were not lost."""
+    """Writes new vectors for those rows that were not removed."""
     rows = rows[writer.uncommitted.membership().alive[rows]]
     vectors = [np.empty((0, embedder.dim), np.float32)]
     for start in range(0, len(rows), BLOCK):
@@ -154,14 +154,13 @@ def _replace(
 
 
 def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
-    """Checks that pictures are lost for good (GalleryError).
+    """Raises GalleryError unless pictures are certainly lost.
 
-    They may be on a drive that is not mounted: then nothing in the folder of their manifest is
-    there.
+    If no file of a manifest's folder exists, its drive may not be mounted.
     """
     noun = "picture" if len(lost) == 1 else "pictures"
     what = f"{len(lost):,} {noun} with damaged vectors would be lost: "
-    remedy = "make the files readable again, or give up what is lost with --drop-lost"
+    remedy = "make the files readable again, or remove the lost pictures with --drop-lost"
     for picture in lost:
         reason = _out_of_reach(picture)
         if reason is not None:
@@ -173,13 +172,13 @@ def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
         if picture.root in gone and _file(picture).exists():
             gone.remove(picture.root)
     for root in sorted(gone):
-        reason = "none of its pictures is there" if Path(root).is_dir() else "it is not there"
-        remedy = "mount its drive, or give up what is lost with --drop-lost"
+        reason = "none of its pictures exists" if Path(root).is_dir() else "it does not exist"
+        remedy = "mount its drive, or remove the lost pictures with --drop-lost"
         raise GalleryError(what + reason, where=root, remedy=remedy)
 
 
 def _out_of_reach(picture: Picture) -> str | None:
-    """Why a file that may be the picture's cannot be used now; None where it is gone or another."""
+    """Returns why a picture's file cannot be used now; None if it is missing or has changed."""
     try:
         with os.fdopen(open_plain(_file(picture)), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -203,7 +202,7 @@ def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
 def _compute(
     pictures: Sequence[Picture], embedder: Embedder, store: FeatureStore, on_progress: Progress
 ) -> None:
-    """Puts the features of pictures into the store, as far as their files are what they were."""
+    """Computes the features of those pictures whose files are unchanged."""
     missing = sorted((p for p in pictures if p.sha256 not in store), key=lambda p: p.root)
     for root, some in groupby(missing, key=lambda picture: picture.root):
         rows = tuple(Row(picture.id, picture.path) for picture in some)

@@ -1,7 +1,7 @@
-"""The embedder of a gallery of which some files are damaged, made again from what is whole.
+"""Restores the embedder of a gallery, some of whose files are damaged.
 
-Its fingerprint proves that it is the same one. It may come from the intact files of its folder,
-from the embedder that the user names, or from an installed package.
+The embedder comes from the intact files of its folder, from the embedder that the user names, or
+from an installed package. Its fingerprint verifies that it is the same.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def restored(
     *,
     drop_lost: bool,
 ) -> Embedder:
-    """Returns the embedder of a gallery; nothing of the gallery is changed.
+    """Returns the embedder of a gallery, without a change of the gallery.
 
     Args:
-        writer: of the gallery.
+        writer: the writer of the gallery.
         broken: the damaged or missing files of its embedder.
-        scratch: an empty folder; it must be there until the embedder is saved.
+        scratch: an empty folder, which must exist until the embedder is saved.
         given: another embedder to try.
-        drop_lost: give up damaged files that do not belong to the network (tags).
+        drop_lost: drop damaged files that do not belong to the network (tags).
 
     Raises:
-        GalleryDamaged: no embedder proves to be the same, or other files of it would be lost.
+        GalleryDamaged: no embedder has the same fingerprint, or other files would be lost.
     """
     folder = writer.uncommitted.embedder_dir
     for file in folder.rglob("*") if folder.is_dir() else ():
@@ -52,30 +52,30 @@ def restored(
             copy = scratch / file.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-    if any(file.stem == _GRAPH for file in broken):  # one half is of no use
+    if any(file.stem == _GRAPH for file in broken):  # one of the two graph files is useless
         for half in scratch.glob(f"{_GRAPH}.*"):
             half.unlink()
-    found = _same(writer, broken, scratch, given)
+    embedder = _same(writer, broken, scratch, given)
     lost = [file for file in sorted(broken) if file.name not in _REMADE]
-    _take_over(writer, lost, scratch, [found.folder, None if given is None else given.folder])
+    _take_over(writer, lost, scratch, [embedder.folder, None if given is None else given.folder])
     lost = [file for file in lost if not (scratch / file.relative_to(folder)).exists()]
     if lost and not drop_lost:
         raise GalleryDamaged(
             "the tags of the embedder are damaged, and no other copy is known",
             where=lost[0],
-            remedy="name the embedder that the index was built with by --model, or give the tags up"
+            remedy="name the embedder that the index was built with by --model, or drop the tags"
             " with --drop-lost",
         )
-    return found
+    return embedder
 
 
 def save_restored(embedder: Embedder, scratch: Path, folder: Path) -> None:
-    """Writes a restored embedder into a folder, with what else its old folder held.
+    """Writes a restored embedder into a folder, with the other files of its old folder.
 
     Args:
-        embedder: as `restored` returned it.
-        scratch: as it was given to `restored`.
-        folder: the new folder, empty.
+        embedder: the result of `restored`.
+        scratch: the folder that was passed to `restored`.
+        folder: the new, empty folder.
     """
     embedder.save(folder)
     for file in scratch.rglob("*"):
@@ -89,13 +89,13 @@ def save_restored(embedder: Embedder, scratch: Path, folder: Path) -> None:
 def _same(
     writer: GalleryWriter, broken: set[Path], intact: Path, given: Embedder | None
 ) -> Embedder:
-    """Returns the first candidate whose fingerprint is that of the gallery (GalleryDamaged)."""
+    """Returns the first candidate with the gallery's fingerprint, or raises GalleryDamaged."""
     for candidate in _candidates(intact, given):
         if candidate.fingerprint == writer.uncommitted.fingerprint:
             return candidate
     remedy = "build the index again with lmk build-index"
     if given is None and not any(file.name == _WHITENING for file in broken):
-        remedy = f"name what it was built with by --model, or {remedy}"
+        remedy = f"name the embedder it was built with by --model, or {remedy}"
     raise GalleryDamaged(
         "the embedder is damaged, and no installed one is the same",
         where=sorted(broken)[0],
@@ -104,16 +104,16 @@ def _same(
 
 
 def _candidates(intact: Path, given: Embedder | None) -> Iterator[Embedder]:
-    """Candidates for the embedder: the intact files of its folder, the one given, the installed."""
+    """Yields candidates: the intact files of its folder, the one given, the installed ones."""
     with suppress(LmkError):
-        kept = Embedder.load(intact)
-        kept.network()  # whose weights may be the damaged file
-        yield kept
+        embedder = Embedder.load(intact)
+        embedder.network()  # fails if the weights are the damaged file
+        yield embedder
     if given is not None:
-        with suppress(ValueError):  # the whitening of another one
+        with suppress(ValueError):  # the whitening is for another embedder
             yield given.with_whitening(load_whitening(intact / _WHITENING, given.feature_dim))
     for name in preset_names():
-        with suppress(LmkError, ValueError):  # its weights may not be here
+        with suppress(LmkError, ValueError):  # its weights may not be installed
             other = Embedder.named(name)
             yield other.with_whitening(load_whitening(intact / _WHITENING, other.feature_dim))
 
@@ -121,7 +121,7 @@ def _candidates(intact: Path, given: Embedder | None) -> Iterator[Embedder]:
 def _take_over(
     writer: GalleryWriter, files: Iterable[Path], scratch: Path, folders: Iterable[Path | None]
 ) -> None:
-    """Copies files from other embedders' folders, where they have the checksum of the catalog."""
+    """Copies files from other embedders' folders if their checksums are those of the catalog."""
     sha256 = writer.uncommitted.embedder_checksums()
     for file in files:
         for other in folders:

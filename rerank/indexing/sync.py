@@ -1,7 +1,7 @@
-"""Makes a gallery hold what a folder holds, with as little work as that takes.
+"""Synchronises a gallery with a folder, with as little work as possible.
 
-Size and time of change say which files are read; their content says which are embedded. A picture
-that was moved, touched or given another landmark keeps its vector.
+Only files with another size or modification time are read. Only files with new content are
+embedded: a picture that was moved, touched or relabelled keeps its vector.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from lmk.rerank.indexing.ingest import (
     require_pictures,
     shared_ids,
 )
-from lmk.rerank.indexing.removals import Kept, Removals, require_few
+from lmk.rerank.indexing.removals import Removals, UnseenPictures, require_few
 from lmk.rerank.indexing.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
 
 _STAGES: dict[Role, str] = {"gallery": "pictures", "distractor": "distractors"}
-_UNREADABLE = "unreadable"  # setting: size and time of files that are no pictures
-_MOST_UNUSED = 2.0  # times the pictures of the gallery: so many features may be in the cache
-_SOME_UNUSED = 10_000  # and so many in any case
+_UNREADABLE = "unreadable"  # setting: sizes and times of files that are not pictures
+_MOST_UNUSED = 2.0  # the cache is pruned above this multiple of the gallery's pictures ...
+_SOME_UNUSED = 10_000  # ... plus this number of features
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,25 @@ class SyncReport:
     """Result of a sync, or of a dry run.
 
     Attributes:
-        added: pictures that are new.
-        changed: that have another content than before.
-        moved: whose content was there under another id or path.
-        relabelled: that are where they were, with other labels.
-        removed: that are gone.
-        unchanged: all others.
-        kept: of the unchanged, those whose files could not be looked at: they would have been
-            taken for removed.
-        computed: whose features were not in the cache.
-        skipped: files that gave nothing, and why.
-        duplicates: (id left out, id that has its content).
-        shared: ids of distractors that are not used, as a gallery picture is the same file; none
-            are looked for in a dry run.
-        threshold: below it an answer is "none of these"; None where everything is answered.
+        added: number of new pictures.
+        changed: number of pictures whose content has changed.
+        moved: number of pictures that had another id or path before.
+        relabelled: number of pictures with other labels than before.
+        removed: number of pictures whose files no longer exist.
+        unchanged: number of all other pictures.
+        kept: unchanged pictures whose files could not be read, counted by the unreadable place.
+        computed: number of pictures whose features were not in the cache.
+        skipped: files without a picture, each with a reason.
+        duplicates: pairs (omitted id, id with the same content).
+        shared: ids of distractors that are not used, as a gallery picture is the same file. Empty
+            in a dry run.
+        threshold: the score below which an answer is "none of these"; None for no threshold.
         conflicts, without_own: as in AddReport.
-        vanishing: landmarks that lose all their pictures; all of them where fewer others take
-            their place.
-        asks: whether the sync stops unless removals are allowed, as whole landmarks would vanish,
-            or more than a fifth of the pictures or distractors.
-        would: ("add", id), ("change", id), ... of a dry run, in the order of the manifest.
+        vanishing: landmarks that lose all their pictures; all landmarks if fewer others replace
+            them.
+        asks: True if the sync needs `allow_removals`, as whole landmarks, or more than a fifth of
+            the pictures or distractors, would be removed.
+        would: planned changes of a dry run as (verb, id) pairs, in the order of the manifest.
     """
 
     added: int = 0
@@ -85,7 +84,7 @@ class SyncReport:
     relabelled: int = 0
     removed: int = 0
     unchanged: int = 0
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[UnseenPictures, ...] = ()
     computed: int = 0
     skipped: tuple[Skipped, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
@@ -108,37 +107,37 @@ def sync_index(
     allow_removals: bool = False,
     on_progress: Progress = no_progress,
 ) -> SyncReport:
-    """Makes a gallery hold the pictures of a manifest: adds, replaces, and removes what is gone.
+    """Adds, replaces and removes pictures so that a gallery has the pictures of a manifest.
 
-    A picture of the gallery goes when its file is gone. It stays as it is when its file may be
-    there: below a folder that could not be looked at (Manifest.unseen), behind a link that leads
-    nowhere, or as a file from which no picture can be read now. Such a file is not tried again
-    before its size or time of change is another. In a gallery that is one part of several
-    (build_index), only the pictures that belong to the part are looked at.
+    A picture is removed if its file no longer exists. It stays if its file may exist: below a
+    folder that could not be read (Manifest.unseen), behind a broken link, or as a file that cannot
+    be decoded now. Such a file is read again only after its size or modification time has changed.
+    In a gallery that is one shard of several (build_index), only pictures of the shard count.
 
     Args:
         path: the gallery.
-        manifest: all of its pictures.
-        distractors: all of its distractors; those there are stay unless this is given.
+        manifest: all pictures of the gallery.
+        distractors: all distractors of the gallery. Default: the distractors do not change.
         wait: seconds to wait for another writer.
-        dry_run: only say what would be done; files are read, nothing is written.
-        allow_removals: remove whole landmarks, and more than a fifth of the pictures.
+        dry_run: only report the changes. Files are read, nothing is written.
+        allow_removals: allow the removal of whole landmarks, or of more than a fifth of the
+            pictures.
         on_progress: called with (stage, done, total).
 
     Raises:
-        ManifestError: when not one picture can be read, as of a drive that is not there.
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        GalleryError: when a distractor has an id of the gallery, or the other way round; when whole
+        ManifestError: no picture can be read, for example from a drive that is not mounted.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        GalleryError: a distractor has the id of a gallery picture or the reverse; or whole
             landmarks, or more than a fifth of the pictures or of the distractors, would be removed
-            and `allow_removals` is not given: then nothing is changed.
+            without `allow_removals`. Nothing is changed.
     """
     if dry_run:
         with Gallery.open(path) as old:
             size = Embedder.load(old.embedder_dir, checked=True).config.size
             plans = _compared(old, manifest, distractors, on_progress)
             for plan in plans:
-                files, said = plan.candidates, _files_of(plan, on_progress)
-                plan.sort(identify(files, size, plan.held, on_progress=said))
+                on_file = _count_of(plan, on_progress)
+                plan.sort(identify(plan.candidates, size, plan.held, on_progress=on_file))
                 _require_some(plan)
                 if not old.setting(DUPLICATES):
                     plan.leave_out_duplicates()
@@ -159,18 +158,18 @@ def sync_index(
                 writer.remove(old.ids(plan.going[start : start + BLOCK]))
         added = sum(_append(plan, writer, old, store, embedder) for plan in plans)
         _record_skipped(writer, old, plans)
-        taken = len(writer.relabelled)  # pictures that stayed, and gave way to one with a label
+        taken = len(writer.relabelled)  # unlabelled copies that a labelled picture replaces
         changed = bool(added or taken) or any(len(plan.going) for plan in plans)
         threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
         without_own = landmarks_without_own_picture(writer)
         writer.commit()
-        found = _report(plans, losses)
+        report = _report(plans, losses)
         report = replace(
-            found,
+            report,
             added=added,
-            relabelled=found.relabelled + taken,
-            unchanged=found.unchanged - taken,
-            computed=sum(plan.found.computed for plan in plans),
+            relabelled=report.relabelled + taken,
+            unchanged=report.unchanged - taken,
+            computed=sum(plan.extraction.computed for plan in plans),
             duplicates=tuple(writer.duplicates),
             shared=shared_ids(writer),
             threshold=threshold,
@@ -179,7 +178,7 @@ def sync_index(
             asks=False,
             would=(),
         )
-        with Gallery.open(path) as new:  # before another writer keeps features for its pictures
+        with Gallery.open(path) as new:  # while this writer holds the lock
             if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:
                 prune_features(path, new)
     return report
@@ -203,13 +202,14 @@ def _compared(
 
 
 def _require_some(plan: Plan) -> None:
-    """Checks that a plan has a picture (ManifestError), as far as its part of the whole has one."""
+    """Raises ManifestError if a manifest lists pictures and none of them is readable or known."""
     if len(plan.manifest):
         known = plan.unchanged + len(plan.relabelled) - len(plan.hidden)
-        require_pictures(plan.manifest, plan.found, others=known)
+        require_pictures(plan.manifest, plan.extraction, others=known)
 
 
-def _files_of(plan: Plan, on_progress: Progress) -> Count:
+def _count_of(plan: Plan, on_progress: Progress) -> Count:
+    """Returns a callable that reports a number of files as the progress of a plan's stage."""
     total = len(plan.candidates)
     return lambda done: on_progress(_STAGES[plan.role], done, total)
 
@@ -217,24 +217,24 @@ def _files_of(plan: Plan, on_progress: Progress) -> Count:
 def _append(
     plan: Plan, writer: GalleryWriter, old: Gallery, store: FeatureStore, embedder: Embedder
 ) -> int:
-    """Appends what a plan has to append; returns how many pictures are new."""
+    """Appends the pictures of a plan; returns the number of new pictures."""
     root, role = plan.manifest.root, plan.role
     duplicates = bool(old.setting(DUPLICATES))
 
     def held(rows: NDArray[np.int64], entries: list[Picture], *, twins: bool) -> int:
-        vectors = old.stored.gather(rows)  # to the bit, as they were stored
+        vectors = old.stored.gather(rows)  # without rounding
         return writer.append_stored(vectors, old.fingerprint, entries, role, duplicates=twins)
 
     for rows, entries in plan.relabelled_batches():
         held(rows, entries, twins=True)
-    for verb in VERBS:  # the new ones last: what moved is no duplicate of them
+    for verb in VERBS:  # new pictures last, so that a moved picture is not their duplicate
         appended = 0
         for rows, pictures in plan.batches(verb):
             computed = rows == COMPUTED
-            kept = [picture for picture, new in zip(pictures, computed, strict=True) if not new]
+            stored = [picture for picture, new in zip(pictures, computed, strict=True) if not new]
             new = [picture for picture, new in zip(pictures, computed, strict=True) if new]
             same = verb in ("touch", "relabel", "move")
-            entries = entries_of(kept, root, role)
+            entries = entries_of(stored, root, role)
             appended += held(rows[~computed], entries, twins=same or duplicates)
             appended += append_all(
                 writer, store, embedder, new, root, role=role, duplicates=duplicates
@@ -243,7 +243,7 @@ def _append(
 
 
 def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) -> None:
-    """Records what was skipped and is skipped now, and forgets the rest of these roles."""
+    """Updates the skipped files of the synchronised roles in the catalog."""
     before, synced = old.skipped(), {plan.role for plan in plans}
     now = {(plan.role, skip.path) for plan in plans for skip in plan.skipped}
     stamps: dict[str, Stamp] = {}
@@ -256,7 +256,7 @@ def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) 
         if role not in synced:
             stamps[path] = stamp
     for plan in plans:
-        record_skipped(writer, plan.found.skipped, plan.role)
+        record_skipped(writer, plan.extraction.skipped, plan.role)
         stamps |= plan.stamps
     writer.set(_UNREADABLE, stamps)
 
@@ -276,5 +276,5 @@ def _report(plans: Sequence[Plan], losses: Sequence[Removals]) -> SyncReport:
         skipped=tuple(skip for plan in plans for skip in plan.skipped),
         vanishing=tuple(name for loss in losses for name in loss.vanishing),
         asks=any(loss.many for loss in losses),
-        would=tuple(one for plan in plans for one in plan.would()),
+        would=tuple(one for plan in plans for one in plan.changes()),
     )

@@ -1,6 +1,6 @@
-"""What a gallery lacks of a folder, and what it has too much: compared by ids, stamps and content.
+"""Plan of a sync: the difference between a gallery and a folder, by ids, stamps and content.
 
-Only ids and numbers of what differs are kept, so a large gallery is compared in little memory.
+A plan stores only the row numbers of differences, so a large gallery needs little memory.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import Role
 from lmk.rerank.indexing.ingest import BLOCK, NOTHING, part_of, prefix_of
-from lmk.rerank.indexing.removals import Kept, Removals, kept_below, removals
+from lmk.rerank.indexing.removals import Removals, UnseenPictures, removals, unseen_pictures
 
-# "touch": only its time of change is new.
+# "touch": only the modification time is new.
 Verb = Literal["add", "change", "move", "relabel", "touch"]
 VERBS: tuple[Verb, ...] = ("touch", "relabel", "move", "change", "add")
-COMPUTED = -1  # instead of a row whose vector is taken
+COMPUTED = -1  # in place of a row, for a picture whose vector must be computed
 
-Stamp = list[int]  # size and time of change, as JSON has them
+Stamp = list[int]  # size and modification time, a list for JSON
 
 
 @dataclass
 class Items:
-    """Pictures with the same verb: the row whose vector each takes, and its number."""
+    """Pictures with the same verb: for each, the row whose vector it takes, and its number."""
 
     rows: array[int] = field(default_factory=lambda: array("q"))
     numbers: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, row: int, number: int) -> None:
-        """Adds one."""
+        """Adds a picture."""
         self.rows.append(row)
         self.numbers.append(number)
 
@@ -54,21 +54,20 @@ class Items:
 class Plan:
     """The difference between the pictures of one role in a gallery and a manifest.
 
-    `compare` looks at ids and stamps, and finds the `candidates` that must be read; `sort` then
-    tells by their content what each is.
+    `compare` compares ids and stamps, and collects the `candidates` that must be read. `sort` then
+    classifies the candidates by their content.
 
     Attributes:
-        role: of the pictures.
-        manifest: what the gallery should hold: the part of the whole that belongs to it.
-        stays: bool [rows], the rows that are left as they are.
-        items: what will be appended, by verb; numbers are positions in `found.pictures`.
-        relabelled: the same for pictures that need not be read; numbers are of manifest rows.
-        found: the pictures that were read.
-        unread: files that were found to be no pictures by an earlier sync, and have not changed.
-        hidden: (path, reason) of what could not be looked at, for each row that stays because of
-            it.
-        stamps: of all files that are no pictures, by path.
-        taken: in a dry run, new pictures that take the place of a copy without a label.
+        role: the role of the pictures.
+        manifest: the pictures of the gallery's shard, or all pictures.
+        stays: bool [rows], the rows that do not change.
+        items: the pictures to append, by verb; numbers are positions in `extraction.pictures`.
+        relabelled: the same for pictures that need not be read; numbers are manifest rows.
+        extraction: the pictures that were read.
+        unread: unchanged files that an earlier sync could not decode.
+        hidden: (path, reason) of the unreadable place, for each row that stays because of one.
+        stamps: stamps of all files that are not pictures, by path.
+        taken: in a dry run, the number of new pictures that replace an unlabelled copy.
     """
 
     def __init__(
@@ -82,11 +81,11 @@ class Plan:
         self._root = str(manifest.root.resolve())
         self.alive = old.view(role).mask
         self.stays = np.zeros(old.rows, np.bool_)
-        self._listed = np.zeros(old.rows, np.bool_)  # the manifest has their id
-        self._again = np.zeros(old.rows, np.bool_)  # their picture is appended anew
+        self._listed = np.zeros(old.rows, np.bool_)  # their id is in the manifest
+        self._again = np.zeros(old.rows, np.bool_)  # their picture is appended again
         self.items: dict[Verb, Items] = {verb: Items() for verb in VERBS}
         self.relabelled = Items()
-        self.found: Extraction = NOTHING
+        self.extraction: Extraction = NOTHING
         self.unread: list[Skipped] = []
         self.stamps: dict[str, Stamp] = {}
         self.hidden: list[tuple[str, str]] = []
@@ -100,7 +99,7 @@ class Plan:
         """Compares ids and stamps.
 
         Args:
-            unreadable: stamps of files that are no pictures, by path, from the sync before.
+            unreadable: stamps of files that are not pictures, by path, from the last sync.
             on_progress: called with (stage, done, total).
         """
         reasons = dict(self._old.skipped())
@@ -122,29 +121,29 @@ class Plan:
 
     @property
     def held(self) -> dict[str, list[int]]:
-        """The content of rows that do not stay: no picture with it needs to be computed."""
+        """Rows that do not stay, by the SHA-256 of their content; their vectors are reused."""
         return self._held
 
     # After they were read
 
-    def sort(self, found: Extraction) -> None:
-        """Tells by content what is new, changed, moved or as it was.
+    def sort(self, extraction: Extraction) -> None:
+        """Classifies pictures by their content as new, changed, moved or unchanged.
 
         Args:
-            found: of the `candidates`.
+            extraction: the result of reading the `candidates`.
         """
-        self.found = found
+        self.extraction = extraction
         gone = self.alive & ~self._listed
         free = {key: [row for row in rows if gone[row]] for key, rows in self._held.items()}
-        for start in range(0, len(found.pictures), BLOCK):
-            block = found.pictures[start : start + BLOCK]
+        for start in range(0, len(extraction.pictures), BLOCK):
+            block = extraction.pictures[start : start + BLOCK]
             known = self._known(picture.row for picture in block)
             for number, picture in enumerate(block, start):
                 self._sort_one(number, picture, known.get(picture.row.id), free)
         self._sort_skipped()
 
     def leave_out_duplicates(self) -> None:
-        """Drops new pictures whose content and labels another one will have, as an append does."""
+        """Drops new pictures with the content and labels of another one, as an append does."""
         held: dict[str, list[set[str]]] = {}
         for verb in VERBS[:-1]:
             for _, pictures in self.batches(verb):
@@ -155,8 +154,8 @@ class Plan:
                 held.setdefault(entry.sha256, []).append(set(entry.labels))
         items, self.items["add"] = self.items["add"], Items()
         for row, number in zip(items.rows, items.numbers, strict=True):
-            content = self.found.pictures[number].sha256
-            labels = set(self.found.pictures[number].row.labels)
+            content = self.extraction.pictures[number].sha256
+            labels = set(self.extraction.pictures[number].row.labels)
             twins = [at for at in self._old.same_content(content, self.role) if self.stays[at]]
             known = [*held.get(content, ()), *(set(self._old.labels(at)) for at in twins)]
             if self.role == "distractor":
@@ -167,7 +166,7 @@ class Plan:
                 and set() in known
                 and not any(labels <= other for other in known)
             ):
-                self.taken += 1  # it takes the place of a copy without a label
+                self.taken += 1  # it replaces a copy without a label
                 self.items["relabel"].add(row, number)
                 held.setdefault(content, []).append(labels)
             elif not any(labels <= other for other in known):
@@ -176,14 +175,15 @@ class Plan:
 
     @property
     def losses(self) -> Removals:
-        """The pictures that are gone for good, and the landmarks that vanish with them.
+        """The removed pictures, and the landmarks that lose all their pictures.
 
-        A landmark does not vanish when it gets other pictures, or when other parts of the whole
-        have some.
+        A landmark is not lost if it gets other pictures, or if other shards have some.
         """
         removed, present = self.removed, set[str]()
         if len(removed):
-            present = {label for picture in self.found.pictures for label in picture.row.labels}
+            present = {
+                label for picture in self.extraction.pictures for label in picture.row.labels
+            }
             if self._whole is not self.manifest:
                 ours = {row.id for row in self.manifest.rows}
                 others = (row.labels for row in self._whole.rows if row.id not in ours)
@@ -192,7 +192,7 @@ class Plan:
         return replace(losses, replaced=self._replaced())
 
     def _replaced(self) -> tuple[str, ...]:
-        """The landmarks of the gallery, if all of them give way to fewer others.
+        """Returns all landmarks of the gallery if fewer others replace them, else an empty tuple.
 
         A folder one level above or below the right one has this effect.
         """
@@ -205,50 +205,50 @@ class Plan:
         return tuple(sorted(before)) if len(after) < len(before) and not before & after else ()
 
     @property
-    def kept(self) -> tuple[Kept, ...]:
-        """The pictures that stay although their files could not be looked at."""
-        return kept_below(self.hidden)
+    def kept(self) -> tuple[UnseenPictures, ...]:
+        """The pictures that stay because their files could not be read, by unreadable place."""
+        return unseen_pictures(self.hidden)
 
     @property
     def going(self) -> NDArray[np.int64]:
-        """The rows to be removed; some of their vectors are appended again."""
+        """The rows to remove; the vectors of some of them are appended again."""
         return np.flatnonzero(self.alive & ~self.stays)
 
     @property
     def removed(self) -> NDArray[np.int64]:
-        """The rows whose pictures are gone for good."""
+        """The rows of pictures that are removed and not appended again."""
         going = self.going
         return going[~self._again[going]]
 
     @property
     def unchanged(self) -> int:
-        """How many pictures are as they were, or have only another time of change."""
+        """The number of pictures that do not change, except for the modification time."""
         stays = int(np.count_nonzero(self.stays)) - self.taken
         return stays + len(self.items["touch"])
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """The files that give nothing."""
-        return (*self.found.skipped, *self.unread)
+        """The files that are not pictures."""
+        return (*self.extraction.skipped, *self.unread)
 
     def batches(self, verb: Verb) -> Iterator[tuple[NDArray[np.int64], list[Extracted]]]:
-        """The pictures of a verb, with the row whose vector each takes; -1 where none has it."""
+        """Yields pictures of a verb, after the rows whose vectors they take (-1: none)."""
         items = self.items[verb]
         for start in range(0, len(items), BLOCK):
             numbers = items.numbers[start : start + BLOCK]
             rows = np.array(items.rows[start : start + BLOCK], np.int64)
-            yield rows, [self.found.pictures[number] for number in numbers]
+            yield rows, [self.extraction.pictures[number] for number in numbers]
 
     def relabelled_batches(self) -> Iterator[tuple[NDArray[np.int64], list[Picture]]]:
-        """Pictures that keep their vector and get other labels without being read."""
+        """Yields rows and pictures that get other labels and keep their vectors, without a read."""
         for start in range(0, len(self.relabelled), BLOCK):
             rows = np.array(self.relabelled.rows[start : start + BLOCK], np.int64)
             given = [self.manifest.rows[n] for n in self.relabelled.numbers[start : start + BLOCK]]
             old = zip(self._old.pictures(rows), given, strict=True)
             yield rows, [replace(picture, labels=row.labels) for picture, row in old]
 
-    def would(self) -> Iterator[tuple[str, str]]:
-        """What would be done to which id."""
+    def changes(self) -> Iterator[tuple[str, str]]:
+        """Yields the planned changes as (verb, id) pairs."""
         for verb in VERBS[1:]:
             for _, pictures in self.batches(verb):
                 yield from ((verb, self._prefix + picture.row.id) for picture in pictures)
@@ -264,7 +264,7 @@ class Plan:
             yield from zip(part.tolist(), self._old.pictures(part), strict=True)
 
     def _keep_unseen(self) -> None:
-        """Keeps the rows that the manifest lacks because it could not look where they lie."""
+        """Keeps rows that the manifest does not list because their place could not be read."""
         places = self._whole.unseen_places()
         if not places:
             return
@@ -278,9 +278,9 @@ class Plan:
         self.hidden.append((path, reason))
 
     def _known(self, rows: Iterable[Row]) -> dict[str, tuple[int, Picture]]:
-        """The gallery's rows and pictures of this role with the ids of manifest rows."""
-        found = self._old.find(self._prefix + row.id for row in rows)
-        ours = [row for row in found.values() if self.alive[row]]
+        """Returns the gallery's row and picture of this role for the ids of manifest rows."""
+        stored = self._old.find(self._prefix + row.id for row in rows)
+        ours = [row for row in stored.values() if self.alive[row]]
         pictures = self._old.pictures(ours) if ours else []
         start = len(self._prefix)
         return {old.id[start:]: (row, old) for row, old in zip(ours, pictures, strict=True)}
@@ -332,8 +332,8 @@ class Plan:
             self.items["touch"].add(at, number)
 
     def _sort_skipped(self) -> None:
-        """Keeps pictures whose file may be there; remembers the files that are no pictures."""
-        reasons = {skip.path: skip.reason for skip in self.found.skipped}
+        """Keeps pictures whose file may exist; records stamps of files that are no pictures."""
+        reasons = {skip.path: skip.reason for skip in self.extraction.skipped}
         rows = [row for row in self._candidates if row.path in reasons]
         known = self._known(rows)
         for row in rows:
@@ -347,14 +347,14 @@ class Plan:
 
 def _stamp(file: Path) -> Stamp | None:
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _is_closed(file: Path) -> bool:
-    """Whether there is a file that cannot be opened now."""
+    """True if a file exists and cannot be opened now."""
     try:
         os.close(open_plain(file))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotPlainError):

@@ -1,4 +1,4 @@
-"""Whether a gallery gets a whitening, and the sample of features it is learnt from."""
+"""The rule for the default of `whiten`, and the fit of a whitening on stored features."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lmk.embed.network.whitening import LEAST_PICTURES, MOST_PICTURES, fit_white
 
 
 def whitening_helps(embedder: Embedder, pictures: int, distractors: int) -> bool:
-    """Whether so many pictures and distractors gain by a whitening more than they lose.
+    """True if a whitening improves the answers, by the numbers of pictures and distractors.
 
-    A network with a neck was trained to give vectors as they are to be compared.
+    A network with a neck needs none: its training includes the neck.
     """
     enough = distractors > 0 and pictures + distractors >= LEAST_PICTURES
     return enough and embedder.whitening is None and embedder.config.neck is None
 
 
 def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted]) -> Embedder:
-    """The embedder with a whitening learnt from pictures whose features are in the store."""
+    """Returns the embedder with a whitening fitted on pictures whose features are stored."""
     step = -(-sum(map(len, parts)) // MOST_PICTURES)
     sample = islice(chain.from_iterable(parts), 0, None, step)
     features = store.read([picture.sha256 for picture in sample])

@@ -63,5 +63,5 @@ def test_views_of_an_embedder_with_a_whitening_are_refused(
     Embedder.load(tiny).with_whitening(whitening).save(Path("white"))
     done = lmk("build-index", "gallery", "-o", "w.lmk", "--model", "white", "--flip")
     assert done.code != 0 and len(done.complaints) == 1
-    assert "its whitening was learnt on single views" in done.err
+    assert "its whitening was fitted on single views" in done.err
     assert json.loads(Path("white/config.json").read_text())["config"]["flip"] is False

@@ -189,7 +189,7 @@ class TestDecodingMemory:
         small = encoded(Image.new("RGB", (400, 300)), "PNG")
         decode(small, 16)
         assert calls == []
-        monkeypatch.setattr(images, "_MUCH", 1_000_000)
+        monkeypatch.setattr(images, "_LARGE_PICTURE_BYTES", 1_000_000)
         decode(small, 16)
         assert calls == [1, 1]  # before and after
 

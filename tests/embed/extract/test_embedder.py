@@ -437,7 +437,7 @@ class TestNamed:
         assert Embedder.named("lite0", pretrained=True).config.weights == "hub"
         fails = True
         text = error_of(lambda: Embedder.named("test_resnet", pretrained=True))
-        assert "could not be had from the hub (OSError)" in text
+        assert "could not be downloaded from the hub (OSError)" in text
         with pytest.raises(OSError, match="no network"):
             build_backbone("test_resnet", None)
 
@@ -447,7 +447,7 @@ class TestNamed:
 
         monkeypatch.setattr(timm, "create_model", create)
         text = error_of(lambda: build_backbone("test_resnet", "hub"))
-        assert "could not be had from the hub (RuntimeError)" in text
+        assert "could not be downloaded from the hub (RuntimeError)" in text
 
 
 class Malicious:

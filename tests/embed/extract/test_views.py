@@ -69,7 +69,7 @@ def test_refusals(tiny: Embedder) -> None:
             tiny.with_views(scales=scales)
     dim = tiny.feature_dim
     white = tiny.with_whitening(Whitening(np.zeros(dim, np.float32), np.eye(dim, dtype=np.float32)))
-    with pytest.raises(ModelError, match="its whitening was learnt on single views"):
+    with pytest.raises(ModelError, match="its whitening was fitted on single views"):
         white.with_views(flip=True)
 
 

@@ -176,7 +176,7 @@ def test_what_is_refused(
         merge_indexes(parts[0], parts)
     with pytest.raises(NotAGallery):
         merge_indexes(out, [parts[0], tmp_path / "none.lmk"])
-    with pytest.raises(UsageError, match="a shard learns no whitening; whiten when"):
+    with pytest.raises(UsageError, match="a shard has no whitening; whiten when"):
         build_index(read_manifest(photos / "gallery"), out, tiny, whiten=True, shard=(1, 2))
     other = Embedder.named("test_resnet", weights=tiny_weights, size=40)
     build_index(read_manifest(photos / "bank"), tmp_path / "o.lmk", other)
@@ -196,7 +196,7 @@ def test_nothing_to_learn_a_whitening_from(tmp_path: Path, parts: list[Path]) ->
         with Gallery.open(path) as gallery:
             ids = gallery.ids(np.flatnonzero(gallery.alive))
         remove_pictures(path, ids)
-    with pytest.raises(UsageError, match="no pictures to learn a whitening from"):
+    with pytest.raises(UsageError, match="no pictures to fit a whitening on"):
         merge_indexes(tmp_path / "g.lmk", parts, whiten=True)
     assert merge_indexes(tmp_path / "g.lmk", parts).pictures == 0
 

@@ -15,7 +15,7 @@ from lmk.embed.errors import GalleryError
 from lmk.embed.extract.embedder import Embedder
 from lmk.index.gallery.gallery import Gallery
 from lmk.rerank.indexing.build import build_index
-from lmk.rerank.indexing.removals import Kept
+from lmk.rerank.indexing.removals import UnseenPictures
 from lmk.rerank.indexing.sync import SyncReport, sync_index
 
 Change = Callable[[Path], None]
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_listed(
     monkeypatch.setattr(os, "scandir", fail)
     report = sync(folder, dry_run=dry_run)
     reason = f"cannot be read: {os.strerror(number).lower()}"
-    assert report.kept == (Kept("place_2", reason, 4),)
+    assert report.kept == (UnseenPictures("place_2", reason, 4),)
     assert (report.removed, report.unchanged, report.asks) == (0, 20, False)
     assert held(folder) == before
 
@@ -148,12 +148,12 @@ def test_a_picture_that_cannot_be_read_is_tried_again_when_it_changes(
     whole = file.read_bytes()
     file.write_bytes(b"")
     reason = "empty file (0 bytes)"
-    assert sync(folder).kept == (Kept("place_2/1.jpg", reason, 1),)
+    assert sync(folder).kept == (UnseenPictures("place_2/1.jpg", reason, 1),)
     read: list[Path] = []
     opened = extract.picture_bytes
     monkeypatch.setattr(extract, "picture_bytes", lambda path: (read.append(path), opened(path))[1])
     report = sync(folder)
-    assert read == [] and report.kept == (Kept("place_2/1.jpg", reason, 1),)
+    assert read == [] and report.kept == (UnseenPictures("place_2/1.jpg", reason, 1),)
     assert [(skip.path, skip.reason) for skip in report.skipped] == [("place_2/1.jpg", reason)]
     file.write_bytes(whole)
     report = sync(folder)
