@@ -1,4 +1,4 @@
-"""The tags that a picture is given: by its tagger, by a detector, and what follows from them."""
+"""Assigns tags to pictures: by a tagger, by a detector, and by the relations of tags."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmk.embed.tags.hierarchy import RelationGraph
 from lmk.rerank.answers import GivenTag
 from lmk.rerank.tags.thresholds import TagThresholds
 
-LEAST_BOX = 0.5  # score of a box that sets a tag
+LEAST_BOX = 0.5  # lowest score of a box that assigns a tag
 
 
 def assign_tags(
@@ -25,18 +25,18 @@ def assign_tags(
     *,
     least_box: float = LEAST_BOX,
 ) -> list[tuple[GivenTag, ...]]:
-    """The tags of each picture, by falling score, then name.
+    """Returns the tags of each picture, by descending score, then by name.
 
     Args:
-        scores: float [n, t] of a tagger.
-        names: of the t tags.
-        thresholds: and relations; of an ancestor that has no column the tag is given too.
-        boxes: of each picture, by a detector.
-        tag_of: the tag that a box of a class sets (detector.tag_of_class); other classes set none.
-        least_box: score from which on a box counts.
+        scores: float [n, t], the scores of a tagger.
+        names: the names of the t tags.
+        thresholds: the thresholds and relations. An ancestor without a column is assigned too.
+        boxes: the boxes of a detector for each picture.
+        tag_of: the tag of each class of boxes (detector.tag_of_class). Other classes have no tag.
+        least_box: the lowest score of a box that counts.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     if scores.ndim != 2 or (boxes is not None and len(boxes) != len(scores)):
         raise ValueError(f"scores [n, t] and n lists of boxes are needed, got {scores.shape}")
@@ -63,7 +63,7 @@ def assign_tags(
 def _add_ancestors(
     found: dict[str, GivenTag], relations: RelationGraph, best: Mapping[str, float]
 ) -> None:
-    """Adds what follows from the tags there are; no score stays below what it follows from."""
+    """Adds the ancestors of the tags; raises scores so that no tag is below a descendant."""
     for one in list(found.values()):
         for parent in relations.ancestors(one.tag):
             before = found.get(parent)
@@ -77,7 +77,7 @@ def _add_ancestors(
 def detected_tags(
     boxes: Sequence[Box], tag_of: Mapping[str, str], least: float = LEAST_BOX
 ) -> dict[str, float]:
-    """The tags that boxes of score `least` or more set, and the best box of each."""
+    """Returns the best score of each tag among boxes with a score of `least` or more."""
     found: dict[str, float] = {}
     for box in boxes:
         tag = tag_of.get(box.label)

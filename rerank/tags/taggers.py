@@ -1,4 +1,4 @@
-"""Taggers: what is in a photo, by a trained head or by the votes of labelled neighbours.
+"""Taggers: assign tags to photos by a trained head or by the votes of labelled neighbours.
 
 >>> from lmk.rerank.tags.taggers import HeadTagger, tag_files
 >>> tagger = HeadTagger.open(Path("my-tags"))  # doctest: +SKIP
@@ -48,17 +48,17 @@ from lmk.rerank.tags.thresholds import (
 )
 from lmk.rerank.tags.votes import POWER, VOTERS, tag_votes
 
-_BATCH = 256  # pictures in memory, tiles among them
-_SURE = 1e-6  # nearest to 0 and 1 that a score is, for its odds
+_BATCH = 256  # number of pictures in memory, including tiles
+_SURE = 1e-6  # scores are clipped to this distance from 0 and 1 before their log odds
 
 
 class Tagger(Protocol):
-    """Gives each tag a score, 0 to 1.
+    """Computes a score from 0 to 1 for each tag.
 
     Attributes:
-        embedder: whose features it reads.
+        embedder: the embedder whose features it uses.
         names: the t tags.
-        thresholds: from which scores on they are given, by default .5 of each.
+        thresholds: the score of each tag from which it is assigned. Default: .5 for each.
     """
 
     embedder: Embedder
@@ -67,30 +67,30 @@ class Tagger(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What tells its scores from another tagger's."""
+        """A text that identifies the scores of this tagger."""
         ...
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
+        """Returns scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
         ...
 
     def save(self, thresholds: TagThresholds) -> None:
-        """Keeps thresholds with the tagger."""
+        """Saves thresholds with the tagger."""
         ...
 
 
 class HeadTagger:
-    """A tagger that was trained: an embedder and the tags that were learnt with it.
+    """A trained tagger: an embedder with a head of tags.
 
     Args:
-        embedder: of the head's features.
-        head: the tags.
-        where: what it is read from, for errors.
-        keep: keeps thresholds there.
-        thresholds: those that were kept.
+        embedder: the embedder that computes the head's features.
+        head: the head of tags.
+        where: the folder or index that it was read from, for error messages.
+        keep: saves thresholds there.
+        thresholds: the saved thresholds, if any.
 
     Raises:
-        GalleryError: the thresholds are of another head.
+        GalleryError: the thresholds are for another head.
     """
 
     def __init__(
@@ -110,20 +110,20 @@ class HeadTagger:
 
     @classmethod
     def open(cls, named: Path | None = None) -> HeadTagger:
-        """Opens a folder that `lmk train` wrote with a task of tags, or what lmk comes with.
+        """Returns the tagger of a folder that `lmk train` wrote, or the shipped tagger.
 
         Args:
-            named: the folder, or "tags-lite1"; the tagger that lmk comes with unless given.
+            named: the folder, or "tags-lite1". Default: the shipped tagger.
 
         Raises:
-            ModelError: there is no embedder, or it knows no tags; a damaged file.
-            EmbedderMismatch: tags of another embedder.
-            GalleryError: thresholds of other tags.
+            ModelError: there is no embedder, it has no tags, or a file is damaged.
+            EmbedderMismatch: the tags belong to another embedder.
+            GalleryError: the thresholds belong to other tags.
         """
         shipped = shipped_tagger()
         folder = shipped if named is None else embedder_folder(str(named)) or named
         if not folder.is_dir():
-            remedy = f"train one: lmk train tags, or take what lmk comes with: {DEFAULT_TAGGER}"
+            remedy = f"train one: lmk train tags, or use the shipped tagger: {DEFAULT_TAGGER}"
             raise ModelError("no such tagger", where=folder, remedy=remedy)
         embedder = Embedder.load(folder)
         head = load_tag_head(folder, embedder.feature_fingerprint)
@@ -139,10 +139,10 @@ class HeadTagger:
 
     @classmethod
     def of_index(cls, recognizer: Recognizer) -> HeadTagger | None:
-        """The tagger that an index was built with; None where its embedder knows no tags.
+        """Returns the tagger that an index was built with; None if its embedder has no tags.
 
         Raises:
-            ModelError, EmbedderMismatch, GalleryError: as `open`.
+            ModelError, EmbedderMismatch, GalleryError: see `open`.
         """
         gallery, embedder = recognizer.gallery, recognizer.embedder
         if not (gallery.embedder_dir / TAGS_FILE).is_file():
@@ -165,14 +165,14 @@ class HeadTagger:
         return self._head.probabilities(features)
 
     def save(self, thresholds: TagThresholds) -> None:
-        """See Tagger.save (GalleryLocked, StorageError); UsageError of what lmk comes with."""
+        """See Tagger.save (GalleryLocked, StorageError); UsageError for the shipped tagger."""
         self._keep(thresholds)
 
     def copy(self, folder: Path, thresholds: TagThresholds) -> None:
-        """Writes this tagger with other thresholds into a folder that is empty or not there.
+        """Writes this tagger with other thresholds into an empty or new folder.
 
         Raises:
-            StorageError: the disk is full, the folder cannot be written.
+            StorageError: the disk is full or the folder cannot be written.
         """
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,19 +182,20 @@ class HeadTagger:
 
 
 class VoteTagger:
-    """A tagger without training: an index whose pictures have tags; the nearest of them vote.
+    """A tagger without training: the nearest tagged pictures of an index vote.
 
-    Neighbours come as for any answer of the index: rescaled, less their penalty. Its other steps,
-    its threshold of "none of these" and its calibration speak of one best label and are not used.
+    The neighbours and their scores are those of any query to the index, after rescaling and the
+    penalty. The other steps, the threshold of "none of these" and the calibration are for one best
+    label and are not used.
 
     Args:
-        recognizer: over the index; it must stay open.
-        voters: the k nearest that vote, of the pipeline's candidates.
-        power: of their scores, see tag_votes.
+        recognizer: the recognizer of the index. It must stay open.
+        voters: the number k of nearest candidates that vote.
+        power: the exponent of the scores, see tag_votes.
 
     Raises:
         UsageError: no picture of the index has a label.
-        GalleryError: the thresholds kept are for other votes.
+        GalleryError: the saved thresholds are for other votes.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class VoteTagger:
 
     @property
     def fingerprint(self) -> str:
-        """See Tagger.fingerprint; pictures may come and go, the steps that make scores may not."""
+        """See Tagger.fingerprint; it depends on the steps of the scores, not on the pictures."""
         steps = hashlib.sha256(digest_text(self._steps).encode()).hexdigest()
         return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
 
@@ -241,7 +242,7 @@ class VoteTagger:
         _keeper(self._recognizer.gallery.path, VOTES_SETTING)(thresholds)
 
     def knows(self, picture: Source | PictureSource) -> bool:
-        """Whether the index holds this very picture, which would then find itself."""
+        """True if the index contains this picture, which would be its own neighbour."""
         data = picture_source(picture).read()
         if isinstance(data, str):
             return False
@@ -250,7 +251,7 @@ class VoteTagger:
 
 
 def _keeper(index: Path, setting: str) -> Callable[[TagThresholds], None]:
-    """Keeps thresholds with an index, under a setting."""
+    """Returns a function that saves thresholds in an index under a setting."""
 
     def keep(thresholds: TagThresholds) -> None:
         with GalleryWriter(index) as writer:
@@ -262,21 +263,22 @@ def _keeper(index: Path, setting: str) -> Callable[[TagThresholds], None]:
 
 @contextmanager
 def open_tagger(path: Path | None, *, votes: bool = False) -> Iterator[Tagger]:
-    """Opens a tagger.
+    """Yields an open tagger.
 
     Args:
-        path: a folder that `lmk train` wrote with a task of tags, or an index; None for the tagger
-            that lmk comes with. An index whose embedder knows tags gives those, of any other its
-            labelled pictures vote.
-        votes: the pictures of an index vote whatever its embedder knows.
+        path: a folder that `lmk train` wrote with a task of tags, or an index. None: the shipped
+            tagger. An index uses the tags of its embedder, or else the votes of its pictures.
+        votes: use the votes of an index even if its embedder has tags.
 
     Raises:
         ModelError, EmbedderMismatch, GalleryError: see HeadTagger.open and Recognizer.open.
-        UsageError: see VoteTagger; or `votes` of a folder that is no index.
+        UsageError: see VoteTagger; or `votes` is set for a folder that is not an index.
     """
     if path is None or (not (path / CATALOG).is_file() and path.suffix != ".lmk"):
         if votes:
-            raise UsageError("is no index whose pictures could vote", where=path, remedy="name one")
+            raise UsageError(
+                "is not an index whose pictures could vote", where=path, remedy="name one"
+            )
         yield HeadTagger.open(path)
         return
     with Recognizer.open(path) as recognizer:
@@ -286,13 +288,13 @@ def open_tagger(path: Path | None, *, votes: bool = False) -> Iterator[Tagger]:
 
 @dataclass(frozen=True, eq=False)
 class TagBatch:
-    """Some pictures and what a tagger says of them.
+    """A batch of pictures with the scores of a tagger.
 
     Attributes:
-        ids: of the n pictures that could be read.
-        scores: float32 [n, t] of the tagger's tags, tiles merged.
-        boxes: what the detector found in each; nothing without one.
-        skipped: files that could not be read.
+        ids: the ids of the n pictures that could be read.
+        scores: float32 [n, t], the scores of the tagger's tags with tiles merged.
+        boxes: the detector's boxes in each picture; empty without a detector.
+        skipped: the files that could not be read.
     """
 
     ids: tuple[str, ...]
@@ -309,13 +311,14 @@ def tag_files(
     detector: Detector | None = None,
     on_progress: Count = no_count,
 ) -> Iterator[TagBatch]:
-    """Scores pictures, a batch at a time, in order.
+    """Yields the scores of pictures in batches, in order.
 
     Args:
-        tagger: gives the scores.
-        files: id and picture of each: a path, or anything else of `lmk.embed.data.sources`.
-        tiles: also look at overlapping tiles (embed.tiles), for small things; nine more looks.
-        detector: also look for boxes.
+        tagger: the tagger.
+        files: the id and the picture of each: a path, or another type of `lmk.embed.data.sources`.
+        tiles: also score nine overlapping tiles (embed.data.tiles) of each picture, for small
+            objects.
+        detector: a detector that also searches for boxes.
         on_progress: called with the number of files done.
     """
     size, looks = tagger.embedder.config.size, 1 + tiles * (2 * TILES - 1) ** 2
@@ -353,7 +356,7 @@ def tag_files(
 
 
 def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[np.float32]:
-    """Scores float32 [n, t] of n times `looks` pictures, each a photo and then its tiles."""
+    """Returns scores float32 [n, t] of n groups of `looks` pictures: a photo, then its tiles."""
     if not pictures:
         return np.zeros((0, len(tagger.names)), np.float32)
     features = np.stack(list(tagger.embedder.features(pictures)))
@@ -362,10 +365,10 @@ def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[
 
 
 def _merged(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores float32 [n, t] of photos and their tiles [n, looks, t].
+    """Merges the scores [n, looks, t] of photos and their tiles into float32 [n, t].
 
-    The mean of the log odds of the photo and of those of its tiles' largest score. The maximum
-    alone believes any tile that sees a thing out of place.
+    The result has the mean of the log odds of the photo and of the largest score of its tiles. The
+    maximum alone would trust a single tile with a false object.
     """
     from scipy.special import expit, logit
 

@@ -1,4 +1,4 @@
-"""TagThresholds: from which score on a tag is given, and what follows from it; kept as JSON."""
+"""TagThresholds: the scores from which tags are assigned, and their relations, as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lmk.index.gallery.gallery import Gallery
 
 DEFAULT = 0.5
 THRESHOLDS_FILE = "tag_thresholds.json"  # in an embedder's folder, beside its tags
-# Settings of a gallery: of its pictures' votes, and of the tags that its embedder brought along.
+# Settings of a gallery: thresholds of its pictures' votes, and of its embedder's tags.
 VOTES_SETTING, HEAD_SETTING = "tag thresholds", "tag thresholds of the embedder"
 
 
@@ -28,12 +28,13 @@ class TagThreshold(BaseModel):
     """The threshold of one tag.
 
     Attributes:
-        value: a score of it or more gives the tag; None where no threshold kept the wanted
-            precision: the tag is given only where it follows from another.
-        pictures: that had the tag, of those it was chosen on; with 0 the value is the default.
-        precision, recall: on those pictures, what follows from other tags among what is given;
-            None where none had the tag.
-        reached: both were as wanted, and the precision with the confidence asked for.
+        value: the tag is assigned from this score on. None if no threshold reached the required
+            precision; the tag is then assigned only if it follows from another tag.
+        pictures: number of pictures with the tag that the threshold was chosen on. With 0, the
+            value is the default.
+        precision, recall: measured on those pictures, including tags that follow from others; None
+            if no picture had the tag.
+        reached: True if precision and recall were as required, the precision with the confidence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -56,13 +57,13 @@ class TagThresholds(BaseModel):
     """Thresholds of a tagger's tags.
 
     Attributes:
-        min_precision, min_recall: that were wanted of each tag; 0 where nothing was chosen.
-        confidence: with which the precision was to hold on other pictures; None for as measured.
-        tags: by name; others have the default.
-        parents: of each tag what follows from it (RelationGraph.parents).
-        tagger: which tagger's scores they are for (Tagger.fingerprint); empty for any.
-        default: of tags that nothing was chosen for.
-        tiles: they are for scores by tiles (tagging.tag_files).
+        min_precision, min_recall: the values required for each tag; 0 for no requirement.
+        confidence: the confidence that the precision holds on other pictures; None for as measured.
+        tags: the thresholds by tag. Other tags have the default.
+        parents: the direct parents of each tag (RelationGraph.parents).
+        tagger: the fingerprint of the tagger (Tagger.fingerprint), or "" for any.
+        default: the threshold of tags without one of their own.
+        tiles: True if the thresholds are for scores with tiles (taggers.tag_files).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -79,7 +80,7 @@ class TagThresholds(BaseModel):
     @field_validator("tags", mode="before")
     @classmethod
     def _composed(cls, tags: Any) -> Any:
-        """Names in NFC, as labels are; files of the past may have them decomposed."""
+        """Converts names to NFC, the form of labels; older files may have decomposed names."""
         return {nfc(name): one for name, one in tags.items()} if isinstance(tags, Mapping) else tags
 
     @model_validator(mode="after")
@@ -89,11 +90,11 @@ class TagThresholds(BaseModel):
 
     @cached_property
     def relations(self) -> RelationGraph:
-        """What follows from what."""
+        """The relations between tags."""
         return RelationGraph(self.parents)
 
     def values(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """float64 [t], the thresholds of these tags; inf for one that is never given."""
+        """Returns the thresholds float64 [t] of tags; inf for a tag without a threshold."""
         found = []
         for name in names:
             own = self.tags.get(name)
@@ -104,31 +105,33 @@ class TagThresholds(BaseModel):
     def with_ancestors(
         self, scores: NDArray[np.floating], names: Sequence[str]
     ) -> NDArray[np.floating]:
-        """Scores [n, t] by which no tag is below what it follows from."""
+        """Returns scores [n, t] in which no tag is below one of its descendants."""
         return self.relations.close_scores(scores, names)
 
     def given(self, scores: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.bool_]:
-        """The tags that pictures are given: bool [n, t].
+        """Returns the assigned tags of pictures: bool [n, t].
 
-        Scores are closed, compared with the thresholds, and what is given is closed again: a
-        parent's own threshold may be the higher one. Nothing is taken away by that.
+        Ancestors are added to the scores, and again to the assigned tags, as the threshold of a
+        parent may be higher than that of a child.
 
         Args:
-            scores: float [n, t]; compared as float64.
-            names: of the t tags.
+            scores: float [n, t], compared as float64.
+            names: the names of the t tags.
         """
         over = self.with_ancestors(scores, names).astype(np.float64) >= self.values(names)
         return close_given(over, names, self.relations)
 
     def with_relations(self, relations: RelationGraph) -> TagThresholds:
-        """The same thresholds, with other relations."""
+        """Returns the same thresholds with other relations."""
         return type(self).model_validate(self.model_dump() | {"parents": relations.parents})
 
     def with_tag_renamed(self, tag: str, new: str) -> TagThresholds:
-        """The same thresholds with another name for a tag; what `new` has already is kept.
+        """Returns the same thresholds with another name for a tag.
+
+        An existing threshold of `new` does not change.
 
         Raises:
-            UsageError: the two tags become one that would follow from itself.
+            UsageError: the merged tag would follow from itself.
         """
 
         def name(old: str) -> str:
@@ -146,17 +149,17 @@ class TagThresholds(BaseModel):
         except ValidationError as error:
             raise UsageError(
                 f"{new} would follow from itself by the relations of the tags",
-                remedy="learn the thresholds without them first: lmk tag-thresholds",
+                remedy="choose the thresholds without relations first: lmk tag-thresholds",
             ) from error
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The tags that had pictures and did not reach what was wanted, or not with confidence."""
+        """Tags with pictures that did not reach the requirement, or not with the confidence."""
         return tuple(name for name, one in self.tags.items() if one.pictures and not one.reached)
 
     @property
     def unsure(self) -> tuple[str, ...]:
-        """Those of `failed` that reached it on their pictures, which were too few to be sure."""
+        """Tags of `failed` that reached it as measured, on too few pictures for the confidence."""
         return tuple(
             name
             for name in self.failed
@@ -166,31 +169,31 @@ class TagThresholds(BaseModel):
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """The tags that no picture had."""
+        """Tags without pictures."""
         return tuple(name for name, one in self.tags.items() if not one.pictures)
 
 
 def close_given(
     given: NDArray[np.bool_], names: Sequence[str], relations: RelationGraph
 ) -> NDArray[np.bool_]:
-    """Tags bool [n, t] with all that follows from them; tags without a column are left out."""
+    """Returns tags bool [n, t] with their ancestors; ancestors without a column are left out."""
     return relations.close_scores(given.astype(np.float32), names) > 0
 
 
 def save_thresholds(thresholds: TagThresholds, path: Path) -> None:
-    """Writes them whole or not at all.
+    """Writes thresholds to a file, atomically.
 
     Raises:
-        StorageError: the disk is full, the folder read-only.
+        StorageError: the disk is full or the folder is read-only.
     """
     write_with_checksum(path, (thresholds.model_dump_json(indent=2) + "\n").encode())
 
 
 def load_thresholds(path: Path) -> TagThresholds | None:
-    """Reads them; None where there is no file.
+    """Returns the thresholds of a file, or None if the file does not exist.
 
     Raises:
-        ModelError: the file is no thresholds.
+        ModelError: the file does not contain thresholds.
         ModelDamaged: the file has changed since it was written.
     """
     checksums = read_checksums(path.parent)
@@ -205,24 +208,24 @@ def load_thresholds(path: Path) -> TagThresholds | None:
         raise ModelError(
             f"is no file of thresholds ({type(error).__name__})",
             where=path,
-            remedy="learn them again: lmk tag-thresholds",
+            remedy="choose them again: lmk tag-thresholds",
         ) from error
 
 
 def saved_thresholds(gallery: Gallery, setting: str) -> TagThresholds | None:
-    """Those kept with a gallery under a setting."""
+    """Returns the thresholds saved in a gallery under a setting, or None."""
     return read_setting(gallery, setting, TagThresholds)
 
 
 def check_tagger(thresholds: TagThresholds, tagger: str, where: Path) -> None:
-    """Checks that thresholds are for the scores of a tagger.
+    """Checks that thresholds belong to the scores of a tagger.
 
     Raises:
-        GalleryError: they were learnt of another one.
+        GalleryError: the thresholds were chosen for another tagger.
     """
     if thresholds.tagger not in ("", tagger):
         raise GalleryError(
-            "its thresholds were learnt for other tags, another network or other steps",
+            "its thresholds were chosen for other tags, another network or other steps",
             where=where,
-            remedy="learn them again: lmk tag-thresholds",
+            remedy="choose them again: lmk tag-thresholds",
         )

@@ -1,4 +1,4 @@
-"""Tags by neighbours' votes: what the nearest labelled pictures have, without any training."""
+"""Tags by the votes of the nearest labelled pictures, without training."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def tag_votes(
     k: int = VOTERS,
     power: float = POWER,
 ) -> NDArray[np.float32]:
-    """For each tag the share of the k best neighbours that have it, weighed by similarity.
+    """Returns, for each tag, the weighted fraction of the k best neighbours that have it.
 
-    A neighbour weighs max(score, 0) ** power and votes for all its tags; one without tags votes
-    against all. Where no score is above 0 all shares are 0: nothing is known of such a picture.
+    A neighbour has the weight max(score, 0) ** power and votes for all its tags. A neighbour
+    without tags votes against all. If no score is above 0, all fractions are 0.
 
     Args:
         rows: int64 [q, n], gallery rows in any order; -1 for no neighbour.
-        scores: float32 [q, n]; of equal ones the lower row votes first.
+        scores: float32 [q, n]. Of equal scores, the lower row votes first.
         label_offsets, label_codes: the tags of each row (see voting.vote).
-        labels: how many tags there are.
-        k: neighbours that vote.
+        labels: number of tags.
+        k: number of neighbours that vote.
         power: see power_weights.
 
     Returns:
-        float32 [q, labels], each 0 to 1.
+        float32 [q, labels], from 0 to 1.
 
     Raises:
-        ValueError: for k below 1, a power not above 0.
+        ValueError: k is below 1, or the power is not above 0.
     """
     if k < 1:
         raise ValueError(f"at least 1 neighbour must vote, got {k}")
@@ -47,8 +47,8 @@ def tag_votes(
     of_voters = np.take_along_axis(scores, order, axis=1)
     weights = power_weights(np.where(voters < 0, 0, of_voters), power)
     sums = label_sums(voters, weights, label_offsets, label_codes)
-    shares = np.zeros((len(rows), labels))
-    shares[sums.query, sums.code] = sums.total
+    fractions = np.zeros((len(rows), labels))
+    fractions[sums.query, sums.code] = sums.total
     whole = weights.sum(axis=1, keepdims=True)
-    shares /= np.where(whole > 0, whole, 1)
-    return np.clip(shares, 0, 1).astype(np.float32)
+    fractions /= np.where(whole > 0, whole, 1)
+    return np.clip(fractions, 0, 1).astype(np.float32)
