@@ -1,1 +1,1 @@
-"""Pictures to vectors: manifests, decoding, embedders, streamed extraction."""
+"""Embedders: manifests, decoding of pictures, networks, extraction of vectors, training."""

@@ -1,7 +1,7 @@
-"""SHA256SUMS: the checksums of an embedder folder's files, as `sha256sum -c` reads them.
+"""SHA256SUMS: the checksums of an embedder folder's files, in the format of `sha256sum -c`.
 
-A file is compared with its checksum before its content is used. Folders that an lmk without
-checksums wrote have no such file and stay readable.
+A file is compared with its checksum before its content is used. Folders of early releases have no
+SHA256SUMS and stay readable.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ CHECKSUMS_FILE = "SHA256SUMS"
 _SHIPPED = Path(__file__).parent / "presets"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")
 
-# The sha256 of each file by name: one, or two while a file is being replaced.
+# The SHA-256 of each file by name: one, or two while a file is being replaced.
 Checksums = Mapping[str, tuple[str, ...]]
 
 
 def read_checksums(folder: Path) -> Checksums | None:
-    """The checksums of a folder; None where it has none.
+    """Returns the checksums of a folder, or None if it has none.
 
     Raises:
-        ModelDamaged: the file with the checksums cannot be read as such.
+        ModelDamaged: the file of checksums cannot be read.
     """
     file = folder / CHECKSUMS_FILE
     try:
@@ -40,10 +40,10 @@ def read_checksums(folder: Path) -> Checksums | None:
 
 
 def parse_checksums(content: bytes, file: Path) -> Checksums:
-    """The checksums that a file holds.
+    """Returns the checksums in a file.
 
     Raises:
-        ModelDamaged: it holds something else.
+        ModelDamaged: a line is not a checksum.
     """
     found: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
@@ -56,11 +56,11 @@ def parse_checksums(content: bytes, file: Path) -> Checksums:
 
 
 def write_checksums(folder: Path, known: Checksums | None = None) -> None:
-    """Writes the checksums of all files of a folder; sub-folders have none.
+    """Writes the checksums of all files of a folder, without its sub-folders.
 
     Args:
         folder: an embedder's folder.
-        known: checksums that files must have, as they are copies; the others are computed.
+        known: required checksums of files that are copies. The others are computed.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -72,12 +72,12 @@ def write_checksums(folder: Path, known: Checksums | None = None) -> None:
 
 
 def write_with_checksum(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, and its checksum where its folder has checksums.
+    """Writes a file atomically, and its checksum if its folder has checksums.
 
-    A process that is killed anywhere in between leaves a file that its checksums allow.
+    A process that is killed at any moment leaves a file that fits its checksums.
 
     Raises:
-        ModelDamaged: the checksums there cannot be read.
+        ModelDamaged: the checksums of the folder cannot be read.
         StorageError: the disk is full or the folder cannot be written.
     """
     known = read_checksums(path.parent)
@@ -96,10 +96,10 @@ def require_unchanged(
     """Compares files with their checksums.
 
     Args:
-        folder: of the files.
-        names: those to compare; what is neither there nor listed is fine.
-        checksums: of the folder.
-        remedy: for the error, instead of `way_out`.
+        folder: the folder of the files.
+        names: the files to compare. A file that neither exists nor has a checksum is ignored.
+        checksums: the checksums of the folder.
+        remedy: the remedy of the error. Default: `way_out`.
 
     Raises:
         ModelDamaged: a file has changed, is missing, or has no checksum.
@@ -119,19 +119,19 @@ def require_unchanged(
 
 
 def way_out(folder: Path) -> str:
-    """The remedy for a damaged file: where to get it again."""
+    """Returns the remedy for a damaged file of a folder."""
     if is_shipped(folder):
         return "install lmk again"
     return "copy the folder again from where it came from, or train it again"
 
 
 def is_shipped(folder: Path) -> bool:
-    """Whether a folder comes with lmk."""
+    """True if a folder is shipped with lmk."""
     return folder.is_relative_to(_SHIPPED)
 
 
 def file_sha256(file: Path) -> str:
-    """The sha256 of a file's content, in hex."""
+    """Returns the SHA-256 of a file's content in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""The models that are taken where none is named; light, so that --help can name them."""
+"""Names of the default models; this module imports nothing, so that --help can use them."""
 
 DEFAULT = "landmarks-lite1"  # the embedder
 DEFAULT_TAGGER = "tags-lite1"

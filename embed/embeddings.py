@@ -1,4 +1,4 @@
-"""Embeddings: the vectors of pictures, with their ids and the embedder they came from."""
+"""Embeddings: the vectors of pictures with their ids and the fingerprint of their embedder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Embeddings:
     Attributes:
         vectors: float32 [n, d], each row of length 1 (within 1e-3).
         ids: the n picture ids, unique, in row order.
-        fingerprint: of the embedder that made them (Embedder.fingerprint).
+        fingerprint: fingerprint of their embedder (Embedder.fingerprint).
 
     Raises:
-        ValueError: on a wrong shape or dtype, NaN or infinity, a row not of length 1, repeated ids.
+        ValueError: a shape or dtype is wrong, a number is not finite, a row has another length
+            than 1, or an id is repeated.
     """
 
     vectors: NDArray[np.float32]
@@ -52,10 +53,10 @@ class Embeddings:
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scales each row of [n, d] to length 1; a row of zeros (or nearly) becomes (1, 0, 0, ...).
+    """Returns the rows of [n, d] scaled to length 1; a row of zeros becomes (1, 0, 0, ...).
 
-    A black picture can have no feature at all; an arbitrary unit vector keeps it in the run
-    without a NaN, and it is near to nothing.
+    A black picture can have a feature of zeros. An arbitrary unit vector avoids a NaN and is not
+    similar to other pictures.
     """
     rows = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

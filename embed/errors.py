@@ -1,9 +1,9 @@
-"""The error tree: every error says what, where, and the way out; an exit code per branch.
+"""Error classes with their exit codes; each error has what, where and a remedy.
 
 LmkError                      1  the work failed
   UsageError                  2  the call was wrong (no such folder, a bad option, -k of 0)
-    ManifestError             2  a list of pictures that cannot be read as one
-    ModelError                2  an embedder that cannot be had: unknown name, missing weights
+    ManifestError             2  a list of pictures cannot be read
+    ModelError                2  an embedder cannot be loaded: unknown name, missing weights
       ModelDamaged          1  a file of an embedder is missing or has changed
   CheckpointDamaged         1  a file of a training is cut or has changed
   GalleryError                1  a gallery folder that cannot be used
@@ -32,12 +32,12 @@ from lmk.embed.printable import printable
 
 
 class LmkError(Exception):
-    """An error meant to be read by a user, as one line: what, where, the way out.
+    """An error for the user, as one line: what, where, and a remedy.
 
     Args:
-        what: what went wrong, in words, without a full stop.
-        where: the file, line, option or id it went wrong at.
-        remedy: what the user can do about it.
+        what: a description of the error, without a full stop.
+        where: the file, line, option or id of the error.
+        remedy: what the user can do.
     """
 
     exit_code = 1
@@ -62,11 +62,11 @@ class UsageError(LmkError):
 
 
 class ManifestError(UsageError):
-    """A list of pictures that cannot be read as one."""
+    """A list of pictures cannot be read."""
 
 
 class ModelError(UsageError):
-    """An embedder that cannot be had."""
+    """An embedder cannot be loaded."""
 
 
 class ModelDamaged(ModelError):
@@ -156,7 +156,7 @@ _SYSTEM_REMEDIES = _STORAGE_REMEDIES | {
 
 
 def system_error_text(error: OSError) -> str | None:
-    """One line for what the system refused: file, reason and way out; None for other errors."""
+    """Returns one line for a system error: file, reason and remedy; None for other errors."""
     where = error.filename2 or error.filename
     if not isinstance(where, str | bytes) or error.errno not in _SYSTEM_REMEDIES:
         return None
@@ -166,7 +166,7 @@ def system_error_text(error: OSError) -> str | None:
 
 @contextmanager
 def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an OSError of writing below `where` into a StorageError with its remedy."""
+    """Converts an OSError while writing below `where` into a StorageError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -179,14 +179,14 @@ def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
             remedy = "remove some files and run the same command again: it goes on where it stopped"
         raise StorageError(
             f"cannot write: {reason}",
-            # of a copy or rename that failed, filename is the source
+            # filename is the source of a copy or rename that failed
             where=error.filename2 or error.filename or os.fspath(where),
             remedy=remedy,
         ) from error
 
 
 def _no_inodes(where: str | os.PathLike[str]) -> bool:
-    """Whether the file system of a path can hold no more files."""
+    """True if the file system of a path has no free inodes."""
     path = os.path.abspath(os.fspath(where))  # noqa: PTH100
     while not os.path.exists(path) and path != os.path.dirname(path):  # noqa: PTH110, PTH120
         path = os.path.dirname(path)  # noqa: PTH120

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a crash or a power cut."""
+"""Atomic, durable writing of files, also through a crash or a power cut."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path
 from lmk.embed.errors import storage_errors
 from lmk.embed.plain_files import open_folder
 
-# What a killed `write_whole` leaves behind is called so: .NAME.0123456789abcdef.part
+# Name of a file that a killed `write_whole` leaves: .NAME.0123456789abcdef.part
 LEFTOVER = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def write_whole(
     path: Path, content: bytes | Iterable[bytes | memoryview], *, below: Path | None = None
 ) -> None:
-    """Writes a file durably; a reader sees what was there before or all of the new, never a piece.
+    """Writes a file durably; a reader sees the old content or all of the new content.
 
     Args:
-        path: the file; what was there is replaced, a link itself and not what it leads to. Its
-            folder must exist.
-        content: all of it, or its pieces in order.
-        below: a folder that holds the file; no component below it may be a link. None: the folder
+        path: the file. An existing file is replaced; a link is replaced itself, not its target.
+            The folder must exist.
+        content: the whole content, or its pieces in order.
+        below: a parent folder of the file. No component below it may be a link. None: the folder
             of the file may be reached by links.
 
     Raises:
-        StorageError: the disk is full or the folder cannot be written. After this or any other
-            exception `path` is as it was and nothing else is left; a killed process may leave
-            one file more (`remove_leftovers`, LEFTOVER).
+        StorageError: the disk is full or the folder cannot be written. After any exception, `path`
+            is unchanged and no other file is left. A killed process may leave one more file
+            (`remove_leftovers`, LEFTOVER).
     """
-    # A name of its own: two processes that write the same file do not write into each other's.
+    # A unique name, so that two processes may write the same file.
     part, target = f"{_prefix(path)}{secrets.token_hex(8)}.part", path.name
     with ExitStack() as held, storage_errors(path):
         if below is None:
@@ -65,20 +65,20 @@ def _opener(folder: int | None) -> Callable[[str, int], int]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of writing `path`; only for who alone writes it."""
+    """Removes leftovers of killed processes for `path`; only the single writer may call it."""
     for item in path.parent.iterdir():
         if item.name.startswith(_prefix(path)) and LEFTOVER.fullmatch(item.name):
             item.unlink(missing_ok=True)
 
 
 def stamp(path: Path) -> str:
-    """Returns what changes when a file is written or replaced, also with its old modification time.
+    """Returns a text that changes when a file is written or replaced, even with its old time.
 
     Raises:
-        OSError: as os.lstat.
+        OSError: see os.lstat.
     """
-    found = path.lstat()
-    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+    status = path.lstat()
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,10 +1,10 @@
-"""Ctrl-C: the first one raises KeyboardInterrupt and is remembered, the second ends the process.
+"""Ctrl-C: the first raises KeyboardInterrupt and is recorded, the second ends the process.
 
-Native libraries and callbacks lose a KeyboardInterrupt: an import of an extension module that is
-interrupted ends in ImportError, an exception in a callback or a finalizer is dropped. Code that is
-about to make a lasting change therefore calls `check`.
+Native libraries and callbacks can lose a KeyboardInterrupt: an interrupted import of an extension
+module ends in ImportError, and an exception in a callback or a finalizer is dropped. Code therefore
+calls `check` before a lasting change.
 
-A second Ctrl-C ends the process at once, as clean-up may hang in native code. Nothing is lost:
+A second Ctrl-C ends the process at once, as clean-up may hang in native code. Nothing is lost, as
 all writing to disk survives a kill at any moment.
 """
 
@@ -28,21 +28,21 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
-        self.process = 0  # in which `install` was called
+        self.process = 0  # the process that called `install`
         self.ending = False
 
     def handle(self, _signal: int, _frame: FrameType | None) -> None:
-        """Answers SIGINT."""
+        """Handles SIGINT."""
         self.count += 1
         if self.count > 1 or self.ending:
             self.leave()
         raise KeyboardInterrupt
 
     def at_exit(self) -> None:
-        """Ends an interrupted process with its exit code, as the last thing that is called.
+        """Ends an interrupted process with its exit code; it is the last function that runs.
 
-        Python would end it by the signal, though the interrupt was caught, where it came up through
-        exec() of a string, as at a definition of a dataclass (run_eval_code_obj in pythonrun.c).
+        Without it, Python ends the process by the signal if the interrupt came through exec() of a
+        string, as in the definition of a dataclass (run_eval_code_obj in pythonrun.c).
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what follows takes Ctrl-C for a kill
         if self.count and os.getpid() == self.process:
@@ -63,9 +63,9 @@ _interrupts = _Interrupts()
 
 
 def install() -> None:
-    """Sets this handling of Ctrl-C for the process; for the start of a program, not for a library.
+    """Installs this handling of Ctrl-C; for the start of a program, not for a library.
 
-    A process that ignores it (`nohup`, a shell's background job) goes on ignoring it.
+    A process that ignores SIGINT (`nohup`, a background job of a shell) continues to ignore it.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -81,17 +81,17 @@ def leave() -> NoReturn:
 
 
 def ending() -> None:
-    """Makes Ctrl-C end the process silently from now on: the program has printed its last line."""
+    """Makes Ctrl-C end the process silently, after the program has printed its last line."""
     _interrupts.ending = True
 
 
 def received() -> bool:
-    """Returns whether Ctrl-C was pressed since `install`."""
+    """True if Ctrl-C was pressed since `install`."""
     return _interrupts.count > 0
 
 
 def check() -> None:
-    """Raises KeyboardInterrupt if one was received and got lost."""
+    """Raises KeyboardInterrupt if one was received before and lost."""
     if received():
         raise KeyboardInterrupt
 

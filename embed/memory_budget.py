@@ -1,4 +1,4 @@
-"""A number of bytes that threads share: a thread that needs more waits until others are done."""
+"""Memory budget shared by threads: a thread waits until its bytes are free."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from threading import Condition
 
 
 def release_memory() -> None:
-    """Gives freed memory back to the system, where the C library can (glibc).
+    """Returns freed memory to the system, if the C library supports it (glibc).
 
-    It keeps blocks of up to 32 MB for the thread that freed them, and Pillow's have 16 MB: each
+    glibc keeps freed blocks of up to 32 MB for their thread, and Pillow's blocks have 16 MB. Each
     decoding thread would hold the memory of its largest picture.
     """
     with suppress(AttributeError, OSError, TypeError):  # TypeError: Windows has no library None
@@ -19,13 +19,13 @@ def release_memory() -> None:
 
 
 class MemoryBudget:
-    """Bytes that may be in use at once.
+    """Limit on the number of bytes in use at once.
 
-    A thread that holds some of a budget must not ask for more of it, or two threads could wait for
-    each other.
+    A thread that holds bytes of a budget must not request more of it, or two threads could wait
+    for each other.
 
     Args:
-        total: bytes; a larger claim counts as this many, and so has the budget to itself.
+        total: number of bytes. A larger request counts as `total` and uses the whole budget.
     """
 
     def __init__(self, total: int) -> None:
@@ -35,7 +35,7 @@ class MemoryBudget:
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Holds `count` bytes while the block runs; waits until they are free."""
+        """Waits until `count` bytes are free, and holds them while the block runs."""
         count = min(count, self.total)
         with self._changed:
             self._changed.wait_for(lambda: self._used + count <= self.total)

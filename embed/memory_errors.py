@@ -1,4 +1,4 @@
-"""Errors that mean that memory ran out, whatever library raises them and in whatever words."""
+"""Recognises errors of any library that mean a lack of memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from lmk.embed.errors import LmkError, NotEnoughMemory
 from lmk.embed.interrupts import raise_interrupt
 
-# The words of torch, OpenVINO, FAISS, OpenCV, CUDA and the dynamic linker. The linker also says
-# "cannot allocate memory in static TLS block", which no memory cures, and "failed to map segment"
-# of a library on a drive from which nothing may be run.
+# Messages of torch, OpenVINO, FAISS, OpenCV, CUDA and the dynamic linker. Two of the linker are
+# excluded, as they have other causes: "cannot allocate memory in static TLS block", and "failed to
+# map segment" for a library on a drive that is mounted noexec.
 _NO_MEMORY = re.compile(
     r"bad_alloc|out of memory|insufficient memory|alloc_failed"
     r"|failed to map segment(?! from shared object: (operation not permitted|permission denied))"
@@ -20,21 +20,21 @@ _NO_MEMORY = re.compile(
 )
 # A thread needs memory for its stack.
 _NO_THREAD = re.compile(r"can't start new thread|resource temporarily unavailable", re.IGNORECASE)
-# Their texts are about values, and may hold anything.
+# The texts of these errors contain values, which may be any text.
 _ABOUT_VALUES = (LmkError, LookupError, ValueError, TypeError, AttributeError)
 _REMEDY = "close other programs or raise the limit (ulimit -v)"
 
 
 def not_enough_memory() -> NotEnoughMemory:
-    """Returns the error of a process that ran out of memory."""
+    """Returns the error for a process without enough memory."""
     return NotEnoughMemory("not enough memory", remedy=_REMEDY)
 
 
 def memory_error(error: BaseException) -> NotEnoughMemory | None:
-    """Returns the error to report if memory or threads ran out; None for other errors.
+    """Returns the error to report for a lack of memory or threads, or None for other errors.
 
     Args:
-        error: any; the errors that caused it are looked at too.
+        error: any error. Its causes are examined too.
     """
     for one in _chain(error):
         if isinstance(one, NotEnoughMemory):
@@ -56,20 +56,20 @@ def memory_error(error: BaseException) -> NotEnoughMemory | None:
 
 
 def raise_system_cause(error: BaseException) -> None:
-    """Raises what no library is to blame for, before an error is taken for one of a file.
+    """Raises the cause of an error if it is the system, so that no file is blamed for it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C has caused the error.
-        NotEnoughMemory: a lack of memory has caused it.
+        NotEnoughMemory: a lack of memory has caused the error.
     """
     raise_interrupt(error)
-    found = memory_error(error)
-    if found is not None:
-        raise found from error
+    shortage = memory_error(error)
+    if shortage is not None:
+        raise shortage from error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it, what caused that, and so on."""
+    """Yields an error and the chain of its causes."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

@@ -1,6 +1,6 @@
-"""Notices about input that was read but is odd: warnings of the logger `lmk`.
+"""Notices about unusual input: warnings of the logger `lmk`.
 
-The command prints each as one line on stderr; a program decides with the `logging` module.
+The command prints each notice as one line on stderr. A program can configure them with `logging`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ LOGGER = logging.getLogger("lmk")
 
 
 def notice(where: object, *texts: str) -> None:
-    """Logs each text as a warning of its own, with the file or option it is about."""
+    """Logs each text as a separate warning, with the file or option it is about."""
     for text in texts:
         LOGGER.warning("%s", " ".join(f"{where}: {text}".split()))

