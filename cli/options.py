@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -17,7 +16,7 @@ from lmk.embed.shell_words import shell_word
 if TYPE_CHECKING:
     from lmk.embed.data.label_table import LabelTable
     from lmk.embed.tags.hierarchy import RelationGraph
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+    from lmk.index.search.settings import SearchSettings
 PATH = click.Path(path_type=Path)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -122,29 +121,27 @@ def index_command(
     return decorate
 
 
-def check_backend(
-    backend: str | None,
-    uri: str | None,
-    kind: str | None,
-    recall: float | None,
-    kept: Mapping[str, Any] = _NOTHING,
-) -> None:
-    """Checks that options of a backend go together, and with what an index keeps already.
+def check_backend(given: SearchSettings, saved: SearchSettings | None = None) -> None:
+    """Checks that the options of a backend fit each other and the settings of an index.
+
+    Args:
+        given: the options.
+        saved: the settings of the index, where there is one.
 
     Raises:
-        click.UsageError: they do not.
+        click.UsageError: they do not fit.
     """
-    used = backend or kept.get("backend")
-    if used != "milvus":
-        if uri is not None:
+    used = given if saved is None else given.over(saved)
+    if used.backend != "milvus":
+        if given.uri is not None:
             raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
         return
-    if uri is None and kept.get("uri") is None:
+    if used.uri is None:
         raise click.UsageError("--backend milvus needs the server's address: --uri URI")
-    if kind is not None or recall is not None:
-        option = "--kind" if kind is not None else "--recall"
+    if given.kind is not None or given.recall is not None:
+        option = "--kind" if given.kind is not None else "--recall"
         own = f"{option} is for --backend local: Milvus has an index of its own"
-        if backend is None:
+        if given.backend is None:
             own = f"it is searched on a Milvus server: give --backend local with {option}"
         raise click.UsageError(own)
 

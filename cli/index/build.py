@@ -177,9 +177,11 @@ def build_index(
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.extract.embedder import Embedder
+    from lmk.index.search.settings import SearchSettings
     from lmk.rerank.indexing.build import build_index as build
 
-    check_backend(backend, uri, kind, recall)
+    search = SearchSettings(kind, recall, backend, uri, collection)
+    check_backend(search)
     if collection is not None and backend != "milvus":
         raise click.UsageError("--collection is of a Milvus server: give --backend milvus with it")
     started = time.monotonic()
@@ -197,11 +199,7 @@ def build_index(
             embedder,
             distractors=bank,
             whiten=whiten,
-            kind=kind,
-            recall=recall,
-            backend=backend,
-            uri=uri,
-            collection=collection,
+            search=search,
             shard=shard,
             precision=dtype,
             duplicates=duplicates,

@@ -70,19 +70,18 @@ def push_to_server(
     from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.milvus.push import push as push_gallery
-    from lmk.index.search.choose import saved_search
+    from lmk.index.search.settings import SearchSettings
 
     with Gallery.open(index) as gallery:
-        setting = saved_search(gallery)
-        uri = uri or setting.get("uri")
-        if uri is None:
+        search = SearchSettings(uri=uri, collection=collection).over(SearchSettings.saved(gallery))
+        if search.uri is None:
             raise UsageError(
                 "was not built for a Milvus server", where=index, remedy="name one with --uri"
             )
         return push_gallery(
             gallery,
-            uri,
-            collection=collection or setting.get("collection"),
+            search.uri,
+            collection=search.collection,
             replace=replace,
             on_progress=lambda done, total: on_progress("rows", done, total),
         )

@@ -70,10 +70,13 @@ def search(
     from lmk.index.search.batch import block_of, search_batches
     from lmk.index.search.choose import choose
     from lmk.index.search.query_files import open_queries, state_of
+    from lmk.index.search.settings import SearchSettings
 
     with Gallery.open(index) as gallery, open_queries(queries) as asked:
         neighbours = _at_most(neighbours, len(gallery.role_rows("gallery")))
-        searcher = choose(gallery, kind=kind, batch=block_of(neighbours), on_message=tell)
+        settings = SearchSettings(kind)
+        batch = block_of(neighbours)
+        searcher = choose(gallery, settings=settings, batch=batch, on_message=tell)
         how = {"setting": gallery.setting("search"), "kind": kind}
         with StageProgress() as progress:
             report = search_batches(
@@ -137,29 +140,20 @@ def set_(
     from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.gallery.writer import GalleryWriter
-    from lmk.index.search.choose import SEARCH, choose, saved_search
+    from lmk.index.search.choose import choose
+    from lmk.index.search.settings import SEARCH, SearchSettings
     from lmk.rerank.lists.retrieval import RETRIEVAL, read_retrieval, saved_retrieval
 
-    values = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
-    values |= {"collection": collection}
-    given = {name: value for name, value in values.items() if value is not None}
+    given = SearchSettings(kind, recall, backend, uri, collection)
     lists = None if retrieval_steps is None else read_retrieval(retrieval_steps)
-    if not given and lists is None:
+    if not given.to_json() and lists is None:
         remedy = "use --kind, --recall, --backend, --collection or --retrieval-steps"
         raise UsageError("nothing to change is named", where=index, remedy=remedy)
     with Gallery.open(index) as gallery:
-        kept = saved_search(gallery)
-        check_backend(backend, uri, kind, recall, kept)
-        searcher = choose(  # what is wrong is refused here
-            gallery,
-            kind=kind,
-            recall=recall,
-            backend=backend,
-            uri=uri,
-            collection=collection,
-            on_message=tell,
-        )
-        setting = kept | given
+        saved = SearchSettings.saved(gallery)
+        check_backend(given, saved)
+        searcher = choose(gallery, settings=given, on_message=tell)  # refuses wrong settings
+        setting = given.over(saved).to_json()
         retrieval = lists or saved_retrieval(gallery)
     with GalleryWriter(index, wait=wait) as writer:
         writer.set(SEARCH, setting)

@@ -12,7 +12,6 @@ from lmk.embed.errors import GalleryDamaged
 from lmk.index.exact import scan
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, float_slacks, release
 from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
-from lmk.index.exact.rates import rates
 from lmk.index.exact.tiles import HALVES, INT8_LANES, PANEL
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.scores import padded
@@ -32,14 +31,14 @@ class CompiledScan:
 
     Args:
         view: what to search.
-        int8: compare bytes (where the processor can), or never; the faster way unless given.
+        int8: compare bytes where the processor has a multiply-add of bytes; else float32.
         threads: workers at most.
 
     Attributes:
         reason: the way taken and why, in words for a user.
     """
 
-    def __init__(self, view: View, *, int8: bool | None, threads: int) -> None:
+    def __init__(self, view: View, *, int8: bool, threads: int) -> None:
         self._view = view
         self._threads = threads
         self._derived = view.derived
@@ -47,13 +46,8 @@ class CompiledScan:
         self._codes: list[PartCodes] = []
         self._loading = threading.Lock()
         self._asked = 0  # queries since the mapped vectors were let go
-        measured = rates(view.derived)
-        faster = measured.codes > measured.floats if int8 is None else int8
-        self._int8 = bool(INT8_LANES) and faster
-        numbers = f"{measured.codes:.0f} products of bytes a nanosecond and core, "
-        numbers = f"{numbers if INT8_LANES else ''}{measured.floats:.0f} of float32"
-        way = "in bytes, a bound proves the answer" if self._int8 else "in float32"
-        self.reason = f"{way} (measured here: {numbers})"
+        self._int8 = int8 and bool(INT8_LANES)
+        self.reason = "in bytes, a bound proves the answer" if self._int8 else "in float32"
 
     @staticmethod
     def possible(stored: Vectors) -> bool:

@@ -8,7 +8,7 @@ Three ways lead to the same answer, bit for bit:
 - floats: the same with the stored vectors themselves, in float32, on other processors;
 - blocks: numpy alone, until the work done so would have paid for loading the compiled ways.
 
-Codes or floats is chosen by a measurement at first use, which is kept with the gallery.
+Codes are used where the processor has a multiply-add of bytes (AVX-512 VNNI or AVX-VNNI).
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ class ExactSearcher:
 
     Args:
         view: what to search.
-        int8: False never to compare bytes, True to do so whenever the processor can; unless given
-            the faster way is measured.
+        int8: compare bytes where the processor has a multiply-add of bytes; else float32.
         threads: workers; as many as there are processors for this process unless given. Their
             number changes no answer.
     """
 
-    def __init__(self, view: View, *, int8: bool | None = None, threads: int | None = None) -> None:
+    def __init__(self, view: View, *, int8: bool = True, threads: int | None = None) -> None:
         self._view = view
         self._int8 = int8
         self._threads = threads or _processors()

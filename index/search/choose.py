@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
 from lmk.embed.process import start_threads
 from lmk.embed.progress import Message, no_message
 from lmk.embed.shell_words import shell_word
-from lmk.index.catalog.settings import HasSettings, strange_setting
 from lmk.index.gallery.gallery import Gallery
+from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors.labels import Role
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import Allow, View
 
-SEARCH = "search"  # the setting that says how a gallery is searched (see `choose`)
-
 RECALL = 0.99
 LEAST_INDEXED = 1000  # rows; comparing with fewer takes no time worth saving
-FLAT_ROWS = 20_000  # up to here the time of loading the compiled search would not come back
+FLAT_ROWS = 20_000  # up to here FAISS answers a first large batch before the codes are made
 _SECONDS_A_QUERY = 0.1  # that exact search may take, before an index is worth its recall
 _BYTES_A_SECOND = 8e9  # that one query reads of the codes of exact search, on two cores
 _BATCH = 64  # queries at a time, from which on exact search multiplies matrices
 _PRODUCTS_A_SECOND = 4e11  # it then computes
 _MEMORY_SHARE = 0.7  # of the free memory that the codes of exact search may take
 
+DEFAULT = SearchSettings()
 KINDS = ("auto", "exact", "flat", "ivf", "ivfpq", "hnsw")
 
 
@@ -34,96 +31,66 @@ def choose(
     gallery: Gallery,
     role: Role = "gallery",
     *,
-    kind: str | None = None,
-    recall: float | None = None,
+    settings: SearchSettings = DEFAULT,
     batch: int | None = None,
-    backend: str | None = None,
-    uri: str | None = None,
-    collection: str | None = None,
     on_message: Message = no_message,
 ) -> Searcher:
     """Returns a searcher over the rows of one role; it stays usable when the gallery closes.
 
-    What is not given is what was chosen when the gallery was built, its setting "search": a dict of
-    "kind", "recall", "backend", "uri" and "collection", each of which may be missing.
-
     Args:
-        gallery: searched.
-        role: of the rows to search.
-        kind: see searcher_of; a search on this machine, unless another backend is given too, whose
-            own index decides.
-        recall: see searcher_of.
+        gallery: the gallery to search.
+        role: role of the rows to search.
+        settings: override those saved with the gallery. A kind without a backend searches on this
+            machine; a Milvus server uses an index of its own.
         batch: see searcher_of.
-        backend: "local" or "milvus".
-        uri: of the Milvus server.
-        collection: on that server, see MilvusSearcher.
         on_message: see searcher_of.
 
     Raises:
-        UsageError: for a kind, backend or recall that there is not, or a server without a URI.
+        UsageError: for an unknown kind, backend or recall, or a server without a URI.
         LmkError: see MilvusSearcher.
     """
-    saved = saved_search(gallery)
-    check_kind(kind or "auto", gallery.dim, recall=RECALL if recall is None else recall)
-    backend = backend or ("local" if kind else saved.get("backend")) or "local"
+    saved = SearchSettings.saved(gallery)
+    check_kind(settings, gallery.dim)
+    used = settings.over(saved)
+    backend = settings.backend or ("local" if settings.kind else saved.backend) or "local"
     if backend == "milvus":
-        uri = uri or saved.get("uri")
-        if not uri:
+        if not used.uri:
             remedy = "name it with --uri http://HOST:19530"
             raise UsageError("no Milvus server is named", remedy=remedy)
         from lmk.index.milvus.searcher import MilvusSearcher
 
-        return MilvusSearcher(gallery, uri, collection or saved.get("collection"), role=role)
+        return MilvusSearcher(gallery, used.uri, used.collection, role=role)
     if backend != "local":
         raise UsageError(f"no backend {backend!r}", remedy="choose local or milvus")
-    goal = saved.get("recall", RECALL) if recall is None else recall
+    goal = RECALL if used.recall is None else used.recall
     try:
         return searcher_of(
-            gallery.view(role),
-            kind or saved.get("kind") or "auto",
-            recall=goal,
-            batch=batch,
-            on_message=on_message,
+            gallery.view(role), used.kind or "auto", recall=goal, batch=batch, on_message=on_message
         )
     except UsageError as error:
         if not 0 <= goal <= 1:
             default = f"--recall {RECALL}"
-        elif saved.get("kind") and not kind:
+        elif saved.kind and not settings.kind:
             default = "--kind auto"
         else:
             raise
-        remedy = f"`lmk index set {shell_word(gallery.path)} {default}` sets back what it keeps"
+        remedy = f"`lmk index set {shell_word(gallery.path)} {default}` restores the default"
         raise UsageError(error.what, where=gallery.path, remedy=remedy) from error
 
 
-def saved_search(gallery: HasSettings) -> dict[str, Any]:
-    """Returns how a gallery is searched: its setting "search", see `choose` (GalleryDamaged)."""
-    saved = gallery.setting(SEARCH)
-    if saved is None:
-        return {}
-    if not isinstance(saved, dict) or not all(map(_is_kept, saved.items())):
-        raise strange_setting(gallery.path, SEARCH)
-    return saved
-
-
-def _is_kept(item: tuple[str, Any]) -> bool:
-    name, value = item
-    kind = float | int if name == "recall" else str
-    return value is None or (isinstance(value, kind) and not isinstance(value, bool))
-
-
-def check_kind(kind: str, dim: int, *, recall: float = RECALL, rows: int | None = None) -> None:
-    """Checks that a gallery can be searched by a kind, before there is anything to search.
+def check_kind(settings: SearchSettings, dim: int, *, rows: int | None = None) -> None:
+    """Checks kind and recall before there is anything to search.
 
     Args:
-        kind: see searcher_of.
+        settings: the kind and the recall to check.
         dim: components of a vector.
-        recall: see searcher_of.
-        rows: how many there will be at most; not looked at unless given.
+        rows: the largest number of rows there will be; not checked unless given.
 
     Raises:
-        UsageError: as searcher_of, but for what only shows when an index is built.
+        UsageError: as searcher_of, except for errors of building an index.
     """
+    kind = "auto" if settings.kind is None else settings.kind
+    recall = RECALL if settings.recall is None else settings.recall
     if not 0 <= recall <= 1:  # NaN neither
         raise UsageError(f"a recall of {recall:g}", remedy="choose one from 0 to 1")
     if kind in KINDS and kind not in ("ivfpq", "hnsw"):
@@ -162,7 +129,7 @@ def searcher_of(
         ForkedProcess: this process is a fork of one in which a search has run.
     """
     start_threads()
-    check_kind(kind, view.dim, recall=recall)
+    check_kind(SearchSettings(kind, recall), view.dim)
     rows = int(view.mask.sum())
     if kind == "auto":
         return _automatic(view, rows, recall, batch, on_message)
@@ -204,12 +171,13 @@ def _automatic(
     view: View, rows: int, recall: float, batch: int | None, on_message: Message
 ) -> Searcher:
     """Chooses by the number of rows, the free memory, the queries at a time and the recall."""
+    many = (batch or 1) >= _BATCH
     if rows <= FLAT_ROWS:
-        return _flat(view)
+        return _flat(view) if many else _exact(view)
     from lmk.index.vectors.memory import free_memory
 
     codes = rows * view.dim  # bytes
-    seconds = codes / (_PRODUCTS_A_SECOND if (batch or 1) >= _BATCH else _BYTES_A_SECOND)
+    seconds = codes / (_PRODUCTS_A_SECOND if many else _BYTES_A_SECOND)
     slow, large = seconds > _SECONDS_A_QUERY, codes > _MEMORY_SHARE * free_memory()
     if recall == 1 or not (slow or large):
         return _exact(view)

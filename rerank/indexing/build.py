@@ -22,7 +22,8 @@ from lmk.index.catalog.records import Precision
 from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
-from lmk.index.search.choose import RECALL, SEARCH, check_kind
+from lmk.index.search.choose import DEFAULT, check_kind
+from lmk.index.search.settings import SEARCH, SearchSettings
 from lmk.index.vectors.labels import Role
 from lmk.rerank.fit.fit import fit, fit_change
 from lmk.rerank.fit.tables import PIPELINE, SHARD
@@ -146,11 +147,7 @@ def build_index(
     distractors: Pictures | None = None,
     pipeline: Pipeline | None = None,
     whiten: bool | None = None,
-    kind: str | None = None,
-    recall: float | None = None,
-    backend: str | None = None,
-    uri: str | None = None,
-    collection: str | None = None,
+    search: SearchSettings = DEFAULT,
     shard: tuple[int, int] | None = None,
     precision: Precision = "f16",
     duplicates: bool = False,
@@ -169,7 +166,7 @@ def build_index(
         whiten: whether to fit a whitening. Default: True if there are distractors, at least 1,000
             pictures in all, and a network without a neck. With fewer pictures a whitening makes
             the rejection worse; a neck is trained to give vectors that need none.
-        kind, recall, backend, uri, collection: settings of the search (index.search.choose).
+        search: settings of the search (lmk.index.search.settings).
         shard: (i, n) builds only part i of n, with i from 1 to n. The id of a picture determines
             its part. A part has no fitted tables; merge_indexes fits them for the whole.
         precision: data type of the stored vectors.
@@ -192,12 +189,8 @@ def build_index(
         raise UsageError("a shard has no whitening", remedy="whiten when the shards are merged")
     part = part_of(gallery, shard)
     distractor_part = None if distractors is None else part_of(distractors, shard)
-    check_kind(  # before hours of embedding; the size of a merge is not known
-        kind or "auto",
-        embedder.dim,
-        recall=RECALL if recall is None else recall,
-        rows=None if shard else len(part),
-    )
+    # Before hours of embedding. The size of a merge is not known.
+    check_kind(search, embedder.dim, rows=None if shard else len(part))
     with GalleryWriter(path, create=True, wait=wait) as writer:
         store = open_store(path, embedder)
         pictures = extract_all(part, embedder, store, "gallery", on_progress)
@@ -228,9 +221,7 @@ def build_index(
             )  # fmt: skip
         record_skipped(writer, pictures.skipped, "gallery")
         record_skipped(writer, others.skipped, "distractor")
-        search = {"kind": kind, "recall": recall, "backend": backend, "uri": uri}
-        search["collection"] = collection
-        writer.set(SEARCH, {name: value for name, value in search.items() if value is not None})
+        writer.set(SEARCH, search.to_json())
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
         if embedder.folder is not None:  # an embedder may come with thresholds of its tags

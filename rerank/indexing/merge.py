@@ -15,7 +15,7 @@ from lmk.embed.progress import Progress, no_progress
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.merge import MergeReport, merge
 from lmk.index.gallery.writer import GalleryWriter
-from lmk.index.search.choose import SEARCH, saved_search
+from lmk.index.search.settings import SEARCH, SearchSettings
 from lmk.rerank.fit.fit import fit
 from lmk.rerank.fit.saved import forget_fit, saved_pipeline
 from lmk.rerank.fit.tables import SHARD
@@ -24,7 +24,6 @@ from lmk.rerank.indexing.whiten import whitening_helps
 from lmk.rerank.steps.pipeline import Pipeline
 
 _STAGE = "merging"
-_OF_ANY = ("kind", "recall")  # parts of the setting SEARCH that apply to a merged gallery
 
 
 def merge_indexes(
@@ -66,8 +65,7 @@ def merge_indexes(
         writer.set(SHARD, None)
         writer.set(DUPLICATES, duplicates)
         # The server of the first gallery does not hold this one.
-        search = saved_search(writer)
-        writer.set(SEARCH, {name: value for name, value in search.items() if name in _OF_ANY})
+        writer.set(SEARCH, SearchSettings.saved(writer).without_server().to_json())
         fit(writer, pipeline, on_progress=on_progress)
 
     return merge(

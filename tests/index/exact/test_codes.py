@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import GalleryDamaged
 from lmk.index.exact import codes as exact_codes
-from lmk.index.exact import rates
 from lmk.index.exact import searcher as exact_searcher
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, float_slacks
 from lmk.index.exact.compiled import CompiledScan
@@ -173,13 +172,12 @@ def test_codes_are_kept_by_the_key_of_their_part(tmp_path, vectors, monkeypatch)
     expected = answer(ExactSearcher(view_in(None, vectors), int8=True), vectors)
     assert answer(ExactSearcher(view_in(folder, vectors), int8=True), vectors) == expected
     kept = files(folder)
-    assert {"int8-1-first", "int8-1-second"} < set(kept)
+    assert {"int8-1-first", "int8-1-second"} == set(kept)
 
     def not_again(*args: object) -> None:
-        raise AssertionError("coded or measured again")
+        raise AssertionError("coded again")
 
     monkeypatch.setattr("lmk.index.exact.codes._code", not_again)
-    monkeypatch.setattr(rates, "_floats_rate", not_again)
     assert answer(ExactSearcher(view_in(folder, vectors), int8=True), vectors) == expected
     assert files(folder) == kept
 
@@ -189,7 +187,7 @@ def test_codes_are_kept_by_the_key_of_their_part(tmp_path, vectors, monkeypatch)
 def test_codes_of_a_small_part_are_not_kept(tmp_path, vectors, monkeypatch):
     monkeypatch.setattr(exact_codes, "_KEPT_ROWS", 100)
     answer(ExactSearcher(view_in(tmp_path, vectors), int8=True), vectors)
-    assert [name for name in files(tmp_path) if "rates" not in name] == ["int8-1-second"]
+    assert list(files(tmp_path)) == ["int8-1-second"]
 
 
 @needs_bytes
@@ -203,7 +201,7 @@ def test_a_commit_removes_the_codes_of_parts_that_are_no_more(path, scenario, mo
             query = gallery.embeddings("gallery")
             ExactSearcher(gallery.view(), int8=True).search(query, 1)
             keys = {part.key for part in gallery.stored.parts}
-        found = {name for name in files(folder) if "rates" not in name}
+        found = set(files(folder))
         assert found == {f"int8-1-{key}" for key in keys}
         return found
 
@@ -220,7 +218,6 @@ def test_a_commit_removes_the_codes_of_parts_that_are_no_more(path, scenario, mo
         writer.commit()
     assert not before & set(files(folder))
     searched()
-    assert "rates" in "".join(files(folder))
 
 
 @needs_bytes
@@ -285,12 +282,3 @@ def test_codes_of_other_vectors_are_refused(tmp_path, vectors):
     scan._stored = scan._stored._replace(parts=table)
     with pytest.raises(GalleryDamaged, match="not of these vectors"):
         scan.nearest(mask, vectors[:2], 3)
-
-
-def test_rates_are_measured_once(tmp_path, monkeypatch):
-    first = rates.rates(DerivedFiles(tmp_path))
-    assert first.floats > 0 and (first.codes > 0) == bool(INT8_LANES)
-    monkeypatch.setattr(rates, "_rate", lambda work: 1 / 0)
-    assert rates.rates(DerivedFiles(tmp_path)) == first
-    with pytest.raises(ZeroDivisionError):
-        rates.rates(DerivedFiles(tmp_path / "elsewhere"))

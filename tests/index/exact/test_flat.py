@@ -17,6 +17,7 @@ from lmk.index.exact.flat import FlatSearcher
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import choose
+from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors import rescoring
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.vectors import Vectors
@@ -173,10 +174,11 @@ def test_choose_searches_one_role_by_gallery_rows(
 ) -> None:
     monkeypatch.setattr(flat, "_BLOCK_ROWS", 7)
     queries, _ = scenario.batch([3, 1004])
-    found = choose(gallery).search(queries, 25)
+    settings = SearchSettings("flat")
+    found = choose(gallery, settings=settings).search(queries, 25)
     assert found.rows[0, 0] == 13
     assert set(found.rows[1]) == {NO_ROW, *range(10, 30)}
-    distractors = choose(gallery, "distractor")
+    distractors = choose(gallery, "distractor", settings=settings)
     assert distractors.search(queries, 1).rows[1].tolist() == [4]
     assert distractors.reason == "exact search: 10 vectors are compared with each query"
 

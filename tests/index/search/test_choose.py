@@ -22,6 +22,7 @@ from lmk.index.exact.searcher import ExactSearcher
 from lmk.index.exact.tiles import INT8_LANES
 from lmk.index.search import choose as search_choose
 from lmk.index.search.choose import Explained, check_kind, choose, searcher_of
+from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors import memory
 from lmk.index.vectors.view import View
 
@@ -51,8 +52,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return made
 
 
-def test_small_galleries_are_searched_flat() -> None:
-    assert isinstance(searcher_of(view_of(500)), FlatSearcher)
+def test_small_galleries_are_searched_with_faiss_for_large_batches_only() -> None:
+    assert isinstance(searcher_of(view_of(500)), ExactSearcher)
+    assert isinstance(searcher_of(view_of(500), batch=63), ExactSearcher)
+    assert isinstance(searcher_of(view_of(500), batch=64), FlatSearcher)
 
 
 def test_larger_ones_exactly_while_that_is_fast_enough(
@@ -157,17 +160,17 @@ def test_a_kind_is_checked_before_there_are_vectors(
     kind: str, rows: int | None, complaint: str | None
 ) -> None:
     if complaint is None:
-        check_kind(kind, 8, rows=rows)
+        check_kind(SearchSettings(kind), 8, rows=rows)
     else:
         with pytest.raises(UsageError, match=complaint):
-            check_kind(kind, 8, rows=rows)
+            check_kind(SearchSettings(kind), 8, rows=rows)
 
 
 @pytest.mark.parametrize("recall", [-0.1, 1.5, float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["auto", "exact", "hnsw"])
 def test_a_recall_is_from_0_to_1(kind: str, recall: float) -> None:
     with pytest.raises(UsageError, match=r"a recall of .*; choose one from 0 to 1"):
-        check_kind(kind, 8, recall=recall)
+        check_kind(SearchSettings(kind, recall), 8)
     with pytest.raises(UsageError, match="a recall of"):
         searcher_of(view_of(5), kind, recall=recall)
 
@@ -207,7 +210,8 @@ class Chosen:
         return f"view of {role}"
 
     def choose(self, **given: Any) -> tuple[str, str, float]:
-        choose(self, **given)  # type: ignore[arg-type]
+        role = given.pop("role", "gallery")
+        choose(self, role, settings=SearchSettings(**given))  # type: ignore[arg-type]
         (view, kind), named = self.calls.pop()
         return view, kind, named["recall"]
 
@@ -237,8 +241,8 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         milvus_searcher, "MilvusSearcher", lambda *a, **named: made.append((a, named))
     )
-    choose(saved, "distractor", uri="http://h:1")  # type: ignore[arg-type]
-    choose(saved, uri="http://h:1", collection="c")  # type: ignore[arg-type]
+    choose(saved, "distractor", settings=SearchSettings(uri="http://h:1"))  # type: ignore[arg-type]
+    choose(saved, settings=SearchSettings(uri="http://h:1", collection="c"))  # type: ignore[arg-type]
     assert made == [
         ((saved, "http://h:1", None), {"role": "distractor"}),
         ((saved, "http://h:1", "c"), {"role": "gallery"}),
@@ -316,7 +320,7 @@ def test_the_setting_of_a_gallery_is_followed(tmp_path: Path, scenario: ModuleTy
         writer.commit()
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         assert isinstance(choose(gallery), ExactSearcher)
-        assert isinstance(choose(gallery, kind="flat"), FlatSearcher)
+        assert isinstance(choose(gallery, settings=SearchSettings("flat")), FlatSearcher)
 
 
 @pytest.mark.parametrize(
@@ -346,9 +350,9 @@ def test_what_is_kept_and_does_not_serve_is_said_with_the_gallery_and_the_way_ou
             choose(gallery)
         assert str(caught.value).startswith(f"{path}: ")
         assert f"`lmk index set {path} {way_out}`" in str(caught.value)
-        assert isinstance(choose(gallery, kind="flat", recall=0.9), FlatSearcher)
+        assert isinstance(choose(gallery, settings=SearchSettings("flat", 0.9)), FlatSearcher)
         with pytest.raises(UsageError, match="'slow'"):  # of what is given, not of what is kept
-            choose(gallery, kind="slow")
+            choose(gallery, settings=SearchSettings("slow"))
 
 
 def test_a_view_without_rows_is_searched() -> None:

@@ -28,6 +28,7 @@ from lmk.embed.errors import (
 from lmk.embed.extract.embedder import Embedder
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors.view import LEAST_WIDTH
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
@@ -520,7 +521,11 @@ def test_a_search_that_there_is_not_is_refused_before_anything_is_embedded(
     stages: list[str] = []
     with pytest.raises(UsageError, match=complaint):
         build_index(
-            pictures, tmp_path / "g.lmk", tiny, on_progress=lambda s, *_: stages.append(s), **search
+            pictures,
+            tmp_path / "g.lmk",
+            tiny,
+            search=SearchSettings(**search),
+            on_progress=lambda s, *_: stages.append(s),
         )
     assert not stages and not (tmp_path / "g.lmk").exists()
 
@@ -531,7 +536,9 @@ def test_more_cells_than_the_pictures_can_train_are_refused_at_once(
     rows = tuple(Row(f"{n}.jpg", f"{n}.jpg", ("a",)) for n in range(1000))
     pictures = Manifest(tmp_path, rows)
     with pytest.raises(UsageError, match="64 cells, and 1000 vectors can train 25"):
-        build_index(pictures, tmp_path / "g.lmk", tiny, kind="IVF64,SQ8")
+        build_index(pictures, tmp_path / "g.lmk", tiny, search=SearchSettings("IVF64,SQ8"))
     assert not (tmp_path / "g.lmk").exists()
     with pytest.raises(ManifestError):  # it is not known how many a merge will have
-        build_index(pictures, tmp_path / "g.lmk", tiny, kind="IVF64,SQ8", shard=(1, 2))
+        build_index(
+            pictures, tmp_path / "g.lmk", tiny, search=SearchSettings("IVF64,SQ8"), shard=(1, 2)
+        )

@@ -17,6 +17,7 @@ from lmk.eval.tune.labelled_photos import read_labelled_photos
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.verify import verify
 from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors.labels import ROLES
 from lmk.rerank.fit import fit as learning_module
 from lmk.rerank.fit.saved import saved_pipeline
@@ -279,7 +280,7 @@ class TestCompact:
 
 def test_how_it_is_searched_is_kept(tmp_path: Path, photos: Path, tiny: Embedder) -> None:
     manifest = read_manifest(photos / "gallery")
-    build_index(manifest, tmp_path / "g.lmk", tiny, kind="flat", recall=0.9)
+    build_index(manifest, tmp_path / "g.lmk", tiny, search=SearchSettings("flat", 0.9))
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         assert gallery.setting("search") == {"kind": "flat", "recall": 0.9}
     build_index(manifest, tmp_path / "g.lmk", tiny, precision="f32")
