@@ -1,4 +1,4 @@
-"""`python -m lmk.cli`, for where the `lmk` script is not on the path."""
+"""`python -m lmk.cli`, for systems without the `lmk` script on the path."""
 
 from lmk.cli.entry import run
 

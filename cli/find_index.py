@@ -1,4 +1,4 @@
-"""Which index a command means when `-i` is left out."""
+"""The index that a command uses if -i is not given."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lmk.embed.errors import UsageError
 
 
 def find_index(named: Path | None) -> Path:
-    """The named index, or the only *.lmk folder in the working directory.
+    """Returns the named index, or else the only *.lmk folder in the working directory.
 
     Raises:
-        UsageError: when none is named and there is none, or more than one.
+        UsageError: no index is named, and there is no such folder or several.
     """
     if named is not None:
         return named

@@ -1,4 +1,4 @@
-"""The type of arguments and options that name an index."""
+"""The click type of arguments and options that name an index."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lmk.embed.defaults import DEFAULT_TAGGER
 
 
 class IndexPath(click.Path):
-    """The path of an index; for a path that is none the error offers NAME.lmk where that is one.
+    """The path of an index. The error for another path offers NAME.lmk if that is an index.
 
-    `lmk build-index album/` writes album.lmk, so `album` is often the pictures beside the index.
+    `lmk build-index album/` writes album.lmk, so users often type `album` for the index.
 
     Args:
         others: whether the argument may also name something else, such as a folder of pictures;
-            then only a path that does not exist is taken for the name of an index.
-        names: words that are taken as they are, and are no paths.
+            only a path that does not exist is then refused.
+        names: words that are accepted and are not paths.
     """
 
     def __init__(self, *, others: bool = False, names: Collection[str] = ()) -> None:
@@ -29,10 +29,10 @@ class IndexPath(click.Path):
         self._names = names
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path.
+        """Returns the path.
 
         Raises:
-            NotAGallery: it is no index, and NAME.lmk is one.
+            NotAGallery: the path is not an index, and NAME.lmk is one.
         """
         path = cast(Path, super().convert(value, param, ctx))
         if str(path) in self._names or not path.name:
@@ -48,7 +48,7 @@ class IndexPath(click.Path):
 
 
 def is_index(path: Path) -> bool:
-    """Whether a folder holds the catalog of an index."""
+    """Returns whether a folder holds the catalog of an index."""
     from lmk.index.catalog.layout import CATALOG
 
     return (path / CATALOG).is_file()

@@ -1,4 +1,4 @@
-"""The landmarks of an index in one line, and hints where a folder's shape looks wrong."""
+"""Lines about the landmarks of an index, and hints for folders with an unexpected layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 def echo_landmarks(index: Path) -> None:
-    """Prints how many pictures and landmarks an index has, and its largest landmarks."""
+    """Prints the numbers of pictures and landmarks of an index, and its largest landmarks."""
     import numpy as np
 
     from lmk.index.gallery.gallery import Gallery
@@ -44,12 +44,12 @@ def echo_landmarks(index: Path) -> None:
 
 
 def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Sequence[str]]) -> None:
-    """Prints a hint on stderr when the landmarks of a folder seem to lie elsewhere.
+    """Prints a hint on stderr if the landmarks of a folder seem to be at another level.
 
     Args:
-        manifest: of the folder.
+        manifest: the pictures of the folder.
         source: the folder; nothing is printed for a table.
-        command: the words of the command for another folder.
+        command: returns the words of the same command for another folder.
     """
     from lmk.embed.data.folder_shape import folder_shape
 
@@ -61,7 +61,7 @@ def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Seque
         one = len(shape.landmarks) == 1
         hold = f"landmark {names} holds" if one else f"landmarks {names} hold"
         echo(
-            f"lmk: {source}: its {hold} folders only; if each folder in "
+            f"lmk: {source}: its {hold} only folders; if each folder in "
             f"{source / shape.wrapper} is a landmark: {_words(command, source / shape.wrapper)}",
             err=True,
         )
@@ -70,8 +70,8 @@ def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Seque
         lie = "lies" if len(shape.loose) == 1 else "lie"
         echo(
             f"lmk: {source}: {counted(len(shape.loose), 'picture')} ({first}"
-            f"{', ...' if len(shape.loose) > 1 else ''}) {lie} beside the landmarks' folders and "
-            "can name nothing; move each into the folder of its landmark, then: "
+            f"{', ...' if len(shape.loose) > 1 else ''}) {lie} beside the folders of landmarks and "
+            "without a landmark; move each into the folder of its landmark, then: "
             f"{_words(command, source)}",
             err=True,
         )

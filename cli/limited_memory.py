@@ -1,11 +1,11 @@
-"""Crashes of native libraries under a memory limit: one line, as for errors that Python sees.
+"""One-line errors for crashes of native libraries under a memory limit.
 
-OpenBLAS (in FAISS and OpenCV) and others do not check every allocation: under `ulimit -v` they may
-end the process by SIGSEGV, already while they are imported. Where such a limit is set, the work is
-done in a child process, and its parent says how it ended.
+OpenBLAS (in FAISS and OpenCV) and other libraries do not check every allocation. Under `ulimit -v`
+they may end the process with SIGSEGV, even while they are imported. If such a limit is set, a child
+process does the work, and its parent reports how the child ended.
 
-OpenBLAS also asks for the memory of its threads again and again, without end. With one thread it
-asks for none while it is imported. OPENBLAS_NUM_THREADS sets another number.
+OpenBLAS also retries the allocation for its threads without end. With one thread it allocates
+nothing at import, so the child uses one thread unless OPENBLAS_NUM_THREADS is set.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in linux/prctl.h
 
 
 def supervise() -> None:
-    """Forks where a memory limit is set; returns in the process that does the work.
+    """Forks if a memory limit is set, and returns in the process that does the work.
 
-    The parent passes signals on, and ends with the child's exit code or by its signal; after a
-    crash with one line and exit code 1. On systems other than Linux nothing is done.
+    The parent forwards signals and ends with the exit code or the signal of the child. After a
+    crash it prints one line and exits with 1. On systems other than Linux this does nothing.
     """
     if sys.platform != "linux" or not _limited():
         return
     passed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no exit code is kept
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, the exit code is lost
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on | {signal.SIGCHLD})
     parent = os.getpid()
     child = os.fork()
@@ -42,7 +42,7 @@ def supervise() -> None:
     while True:
         received = signal.sigwaitinfo(passed_on | {signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code <= 0:  # sent by a process; a terminal sends it to the child too
+            if received.si_code <= 0:  # sent by a process; a terminal also sends it to the child
                 os.kill(child, received.si_signo)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -51,7 +51,7 @@ def supervise() -> None:
 
 
 def _limited() -> bool:
-    """Whether the memory of this process has a limit of its own."""
+    """Returns whether the memory of this process is limited."""
     import resource
 
     limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
@@ -59,7 +59,7 @@ def _limited() -> bool:
 
 
 def _end_with(parent: int) -> None:
-    """Lets the system kill this process when its parent is killed."""
+    """Makes the system kill this process when its parent is killed."""
     with suppress(ImportError, OSError, AttributeError):
         import ctypes
 
@@ -69,7 +69,7 @@ def _end_with(parent: int) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the parent as the child has ended."""
+    """Ends the parent in the same way as the child."""
     if code >= 0:
         os._exit(code)
     number = signal.Signals(-code)

@@ -1,6 +1,6 @@
-"""The `lmk` command: finds the sub-command, turns errors into one line and an exit code.
+"""The `lmk` command: runs a sub-command and reports errors in one line with an exit code.
 
-Nothing heavy is imported before a command needs it, so that `lmk --help` is quick.
+Each command imports heavy modules only when it runs, so that `lmk --help` is fast.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from lmk.embed.errors import LmkError, system_error_text
 from lmk.embed.memory_errors import memory_error
 
 DISTRIBUTION = "lmk-landmarks"
-# By section of `lmk --help`: name -> (module, attribute, short help).
+# Sections of `lmk --help`: name -> (module, attribute, short help).
 _SECTIONS = {
     "Start": {
-        "demo": ("answer.demo", "demo", "Run the whole job on the sample gallery."),
-        "build-index": ("index.build", "build_index", "Build an index from a folder of places."),
-        "query": ("answer.query", "query", "Say which landmark a picture shows, if any."),
-        "tag": ("tags.tag", "tag", "Say what is in pictures: everyday tags."),
+        "demo": ("answer.demo", "demo", "Build, query and score the sample gallery."),
+        "build-index": ("index.build", "build_index", "Build an index from labelled pictures."),
+        "query": ("answer.query", "query", "Name the landmark in a picture, if any."),
+        "tag": ("tags.tag", "tag", "Name the things in pictures by tags."),
     },
     "Keep": {
-        "index": ("index.group", "index", "Change, check, list and search an index."),
+        "index": ("index.group", "index", "Change, check, list or search an index."),
     },
     "Improve": {
-        "calibrate": ("answer.calibrate", "calibrate", "Fit threshold and probabilities."),
-        "tune": ("answer.tune", "tune", "Find the steps that answer labelled photos best."),
+        "calibrate": ("answer.calibrate", "calibrate", "Fit the threshold and the probabilities."),
+        "tune": ("answer.tune", "tune", "Choose the best steps on labelled photos."),
         "tag-thresholds": ("tags.thresholds", "tag_thresholds", "Fit the thresholds of tags."),
         "train": ("train.train", "train", "Train an embedder."),
-        "export": ("train.export", "export", "Write an embedder's network for other programs."),
+        "export": ("train.export", "export", "Export an embedder's network."),
     },
     "Contests": {
-        "submit": ("answer.submit", "submit", "Answer many pictures into a contest's CSV file."),
-        "eval": ("eval.group", "evaluate", "Score a submission as the contests do."),
+        "submit": ("answer.submit", "submit", "Write a contest's CSV file of answers."),
+        "eval": ("eval.group", "evaluate", "Score a submission by the contest's rules."),
     },
     "Data": {
-        "data": ("data.group", "data", "Get and check sets of pictures."),
+        "data": ("data.group", "data", "Download, check and label pictures."),
     },
 }
-_ALIASES = {"info": ("index.info", "info", "Say what an index holds.")}  # of `lmk index info`
+_ALIASES = {"info": ("index.info", "info", "Show what an index contains.")}  # `lmk index info`
 _COMMANDS = {name: command for section in _SECTIONS.values() for name, command in section.items()}
 
 
 class _LazyGroup(click.Group):
-    """Imports a command's module when the command is asked for."""
+    """A group that imports the module of a command when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -96,37 +96,37 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     help="Show the version.",
 )
 def cli(debug: bool) -> None:
-    """Landmark recognition by retrieval: a photo in, the landmark out, or "none of these"."""
+    """Recognise landmarks in photos by retrieval; answer "none of these" for other photos."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
     Exit codes: 0 done; 1 the work failed or a check found something; 2 the call was wrong;
-    130 interrupted. click handles a reader that leaves, as in `lmk query ... | head`.
+    130 interrupted. click handles a closed pipe, as in `lmk query ... | head`.
 
     Args:
-        arguments: of the command. Unless given, those of this process, and Ctrl-C is handled by
-            lmk.embed.interrupts.
+        arguments: the arguments of the command. None means those of this process; Ctrl-C is then
+            handled by lmk.embed.interrupts.
     """
     if arguments is None:
         interrupts.install()
         arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    # "lmk query --debug" is as good as "lmk --debug query".
+    # "lmk query --debug" means the same as "lmk --debug query".
     arguments = [word for word in arguments if word != "--debug"]
-    if "" in arguments:  # as a path it would be the working directory
+    if "" in arguments:  # as a path it would mean the working directory
         text = "an argument is empty; look for a shell variable that is not set"
         sys.exit(_failed(f"{text}; see: lmk --help", 2))
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    # What Pillow warns of names no file: broken tags, pictures of more than 89 million pixels.
+    # Pillow's warnings name no file: broken tags, pictures of more than 89 million pixels.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with printed_notices():
             code = _flush(_run(arguments, debug=debug))
         if code != interrupts.EXIT_CODE:
-            interrupts.check()  # one that got lost in a library
+            interrupts.check()  # an interrupt that a library swallowed
     except KeyboardInterrupt:
         echo("lmk: stopped", err=True)
         code = interrupts.EXIT_CODE
@@ -135,12 +135,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _flush(code: int) -> int:
-    """Writes what stdout still holds, and returns the exit code.
+    """Flushes stdout, and returns the exit code.
 
-    Where that fails, as on a full disk, stdout leads nowhere from then on: Python would try again
-    when it exits, print a traceback and exit with 120.
+    If the flush fails, as on a full disk, stdout is redirected to /dev/null. Otherwise Python would
+    flush again when it exits, print a traceback and exit with 120.
     """
-    if sys.stdout is None:  # closed by the shell: >&-
+    if sys.stdout is None:  # the shell closed it: >&-
         return code
     try:
         sys.stdout.flush()
@@ -148,14 +148,14 @@ def _flush(code: int) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        if error.errno == errno.EPIPE:  # the reader left
+        if error.errno == errno.EPIPE:  # the reader closed the pipe
             return code or 1
         return code or _failed(_unexpected(error), 1)
     return code
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
-    """Runs a command, says what went wrong, and returns the exit code."""
+    """Runs a command, prints its error if any, and returns the exit code."""
     try:
         code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -163,7 +163,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return error.exit_code
     except click.ClickException as error:
         return _failed(_wrong_call(error), error.exit_code)
-    except click.Abort as error:  # what click makes of a KeyboardInterrupt
+    except click.Abort as error:  # click turns KeyboardInterrupt into Abort
         raise KeyboardInterrupt from error
     except Exception as error:
         interrupts.raise_interrupt(error)
@@ -192,7 +192,7 @@ def _print_traceback(
 
 
 def _wrong_call(error: click.ClickException) -> str:
-    """One line for what click found wrong with the call."""
+    """Returns one line for an error that click found in the call."""
     text = " ".join(error.format_message().split()).rstrip(".")
     text += _nearest_command(error)
     context = error.ctx if isinstance(error, click.UsageError) else None
@@ -200,7 +200,7 @@ def _wrong_call(error: click.ClickException) -> str:
 
 
 def _nearest_command(error: click.ClickException) -> str:
-    """A question that names the command nearest to an unknown one; "" where none is near."""
+    """Returns a question with the command most similar to an unknown one, or ""."""
     unknown = re.match(r"No such command '(.*)'", error.format_message(), re.DOTALL)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if unknown is None or context is None or not isinstance(context.command, click.Group):
@@ -214,7 +214,7 @@ def _nearest_command(error: click.ClickException) -> str:
 
 
 def _unexpected(error: Exception) -> str:
-    """One line for an error nobody foresaw; a full disk may come from anywhere."""
+    """Returns one line for an unexpected error; any code may meet a full disk."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the output'}: no space left; free some and run it again"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):

@@ -26,56 +26,56 @@ wait = click.option(
     default=0.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for another process that is writing to the index.",
+    help="Seconds to wait for another process that is changing the index.",
 )
 duplicates = click.option(
     "--duplicates",
     is_flag=True,
-    help="Also take pictures whose very content the index has under another id.",
+    help="Also add pictures whose file the index already holds under another id.",
 )
 root = click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of a CSV start.  [default: the folder of the CSV]",
+    help="Folder at which relative paths in a CSV start.  [default: the folder of the CSV]",
 )
 labels = click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="NAME",
-    help="Only pictures of this landmark; may be given again.",
+    help="Only pictures of this landmark. Repeat the option for several landmarks.",
 )
 kind = click.option(
     "--kind",
     metavar="KIND",
-    help="How it is searched: auto, exact, flat, ivf, ivfpq, hnsw or a FAISS factory string.  "
+    help="Kind of search: auto, exact, flat, ivf, ivfpq, hnsw or a FAISS factory string.  "
     "[default: auto]",
 )
 recall = click.option(
     "--recall",
     type=FloatRange(0, 1),
-    help="Share of the 10 nearest that a search must find; with 1, auto takes exact search only.  "
-    "[default: 0.99]",
+    help="Share of the 10 nearest pictures that an approximate search must return; 1 makes auto "
+    "choose exact search.  [default: 0.99]",
 )
 backend = click.option(
     "--backend",
     type=click.Choice(["local", "milvus"]),
-    help="What searches it: this machine, or a Milvus server.  [default: local]",
+    help="Where the search runs: on this machine, or on a Milvus server.  [default: local]",
 )
 uri = click.option(
-    "--uri", metavar="URI", help="Of the Milvus server, as in http://localhost:19530."
+    "--uri", metavar="URI", help="Address of the Milvus server, such as http://localhost:19530."
 )
 collection = click.option(
     "--collection",
     metavar="NAME",
-    help='Of the server\'s collection.  [default: "lmk_" and the name of INDEX]',
+    help='Name of the collection on the server.  [default: "lmk_" and the name of INDEX]',
 )
 
 retrieval_steps = click.option(
     "--retrieval-steps",
     metavar="FILE|none|default",
-    help="How retrieval lists are ordered: a JSON file, as docs/retrieval.md has them; none: as "
-    "they are searched.  [default: as the index keeps it]",
+    help="Steps that order retrieval lists: a JSON file (docs/retrieval.md), none for the order of "
+    "the search, or default for lmk's own.  [default: those saved with the index]",
 )
 
 
@@ -134,20 +134,20 @@ def check_backend(given: SearchSettings, saved: SearchSettings | None = None) ->
     used = given if saved is None else given.over(saved)
     if used.backend != "milvus":
         if given.uri is not None:
-            raise click.UsageError("--uri is of a Milvus server: give --backend milvus with it")
+            raise click.UsageError("--uri is the address of a Milvus server: add --backend milvus")
         return
     if used.uri is None:
-        raise click.UsageError("--backend milvus needs the server's address: --uri URI")
+        raise click.UsageError("--backend milvus needs the address of the server: add --uri URI")
     if given.kind is not None or given.recall is not None:
         option = "--kind" if given.kind is not None else "--recall"
-        own = f"{option} is for --backend local: Milvus has an index of its own"
+        own = f"{option} applies to --backend local only: Milvus has an index of its own"
         if given.backend is None:
-            own = f"it is searched on a Milvus server: give --backend local with {option}"
+            own = f"the index is searched on a Milvus server: add --backend local to {option}"
         raise click.UsageError(own)
 
 
 def tell(text: str) -> None:
-    """Says on stderr what is going on."""
+    """Prints a message of the library on stderr."""
     echo(f"lmk: {text}", err=True)
 
 
@@ -155,54 +155,53 @@ relations_option = click.option(
     "--relations",
     type=PATH,
     metavar="FILE",
-    help="What follows from a tag, as in forest,tree: a CSV with the columns child and parent, or "
-    "another form of docs/tags.md.",
+    help="Which tags imply others, such as forest,tree: a CSV with columns child and parent, or "
+    "another format of docs/tags.md.",
 )
 relations_by_option = click.option(
     "--relations-by",
     type=click.Choice(["name", "id", "index"]),
-    help="What the tags are called in a hierarchy file (.txt, .tsv) of --relations.  [default: "
-    "name]",
+    help="How a hierarchy file (.txt, .tsv) of --relations refers to tags.  [default: name]",
 )
 
 
 def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
-    """What --relations and --relations-by name; None for none.
+    """Returns the tag relations that --relations names, or None.
 
     Raises:
-        UsageError: --relations-by without a file that it could be for; see read_relations.
+        UsageError: --relations-by is given without a hierarchy file; see read_relations.
     """
     from lmk.embed.errors import UsageError
     from lmk.embed.tags.hierarchy import HIERARCHY_SUFFIXES, read_relations
 
     if by is not None and (path is None or path.suffix.lower() not in HIERARCHY_SUFFIXES):
-        remedy = "leave it out, or give such a file (.txt, .tsv) with --relations"
-        raise UsageError("is for a hierarchy file", where="--relations-by", remedy=remedy)
+        remedy = "leave it out, or name a hierarchy file (.txt, .tsv) with --relations"
+        raise UsageError("applies to a hierarchy file only", where="--relations-by", remedy=remedy)
     return None if path is None else read_relations(path, by=cast("Any", by or "name"))
 
 
 def note_root(table: LabelTable, output: Path) -> None:
-    """Says where the paths of a table start that was written into another folder."""
+    """Prints where the paths of a table start that was written into another folder."""
     folder = table.path.parent
     if table.has_paths and folder.resolve() != output.parent.resolve():
         echo(
-            f"lmk: {output}: its paths still start at {folder}: --root {shell_word(folder)}",
+            f"lmk: {output}: its paths start at {folder}; read it with --root {shell_word(folder)}",
             err=True,
         )
 
 
 def refuse_idle(options: Mapping[str, object], why: str) -> None:
-    """Refuses options that are given and would do nothing.
+    """Refuses options that would have no effect.
 
     Args:
-        options: value by name, None where it is not given.
-        why: "without --html".
+        options: their values by name; None means not given.
+        why: the reason, such as "without --html".
 
     Raises:
-        UsageError: names the first.
+        UsageError: for the first such option.
     """
     from lmk.embed.errors import UsageError
 
     for name, given in options.items():
         if given is not None:
-            raise UsageError(f"does nothing {why}", where=name, remedy="leave it out")
+            raise UsageError(f"has no effect {why}", where=name, remedy="leave it out")

@@ -1,4 +1,4 @@
-"""Reading of the folders and tables of pictures that commands are given."""
+"""Reads the folders and tables of pictures that are arguments of commands."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
 
 STDIN = "-"
-_NAMES_SHOWN = 6  # different names of a system's folders and files
+_NAMES_SHOWN = 6  # different names of system folders and files
 
 
 def read_pictures(source: Path, *, root: Path | None = None, on_message: bool = True) -> Manifest:
-    """Reads a folder, CSV or Parquet file of pictures; prints on stderr what was left out.
+    """Returns the pictures of a folder, CSV or Parquet file; prints on stderr what was skipped.
 
     Args:
         source: the folder or file.
-        root: the folder that a table's paths start from; its own folder unless given.
-        on_message: whether to print; one of several processes does.
+        root: the folder at which the paths of a table start; by default the table's folder.
+        on_message: whether to print; only one of several processes should.
 
     Raises:
-        ManifestError: as embed.manifest.read_manifest.
+        ManifestError: see read_manifest.
     """
     from lmk.embed.data.manifest import read_manifest
 
@@ -45,9 +45,9 @@ class NamedPictures:
     """The pictures that the arguments of a command name.
 
     Attributes:
-        files: the file of each picture by its name; also the places of `unseen`.
+        files: the file of each picture by its name, with those of `unseen`.
         several: whether a folder, a table or a list was among the arguments.
-        unseen: places of a folder that could not be looked at, and why.
+        unseen: the reasons why places of a folder could not be read, by place.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -56,17 +56,17 @@ class NamedPictures:
 
 
 def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
-    """The pictures of a command's arguments; prints on stderr which files of a folder are none.
+    """Returns the pictures that arguments name; prints on stderr which files are not pictures.
 
     Args:
-        images: pictures, folders, tables, or "-" for a list of paths on stdin, one a line (or
-            with NUL between them, as `find -print0` writes it). The pictures of a folder or
+        images: pictures, folders, tables, or "-" for a list of paths on stdin, one per line (or
+            separated by NUL, as `find -print0` writes them). The pictures of a folder or
             table are named by their ids, all others by their paths.
-        root: the folder that a table's paths start from; its own folder unless given.
+        root: the folder at which the paths of a table start; by default the table's folder.
 
     Raises:
         ManifestError: a folder or table that cannot be read as pictures.
-        UsageError: a URL, one name for two pictures, nothing on stdin.
+        UsageError: for a URL, one name for two pictures, or an empty stdin.
     """
     from lmk.embed.data.manifest_table import is_table
     from lmk.embed.data.sources import url_reason, url_text
@@ -88,15 +88,13 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
             own = [(str(image), image)]
         for name, path in own:
             if named.files.setdefault(name, path) != path:
-                remedy = "ask about the folders one after the other"
-                raise UsageError(
-                    f"the id {name} stands for two pictures", where=image, remedy=remedy
-                )
+                remedy = "run the command once for each folder"
+                raise UsageError(f"two pictures have the id {name}", where=image, remedy=remedy)
     return named
 
 
 def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tuple[str, Path]]:
-    """Notes places of a folder that could not be looked at; prints which files are no pictures."""
+    """Returns the unreadable places of a folder; prints which files are not pictures."""
     reasons = {place.path: place.reason for place in manifest.unseen if place.kind != "empty"}
     others = [skip for skip in manifest.skipped if skip.path not in reasons]
     echo_skipped(others, f"of {folder}")
@@ -106,24 +104,24 @@ def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tupl
 
 
 def _stdin_lines() -> list[str]:
-    """The paths on stdin, each once."""
+    """Returns the paths on stdin, each once."""
     from lmk.embed.errors import UsageError
 
     data = sys.stdin.buffer.read()
     lines = data.split(b"\0") if b"\0" in data else data.splitlines()
     names = [os.fsdecode(line) for line in lines if line.strip()]
     if not names:
-        remedy = "pipe the paths of pictures into it, one a line"
-        raise UsageError("nothing on stdin", where=STDIN, remedy=remedy)
+        remedy = "pipe the paths of pictures into it, one per line"
+        raise UsageError("stdin is empty", where=STDIN, remedy=remedy)
     return list(dict.fromkeys(names))
 
 
 def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
-    """Prints on stderr which labels differ only in form from those that an index holds.
+    """Prints on stderr which labels differ only in spelling from labels of an index.
 
     Args:
         manifest: the pictures to be added.
-        source: where it was read from.
+        source: the folder or table that they come from.
         index: the path of the index.
 
     Raises:
@@ -141,14 +139,14 @@ def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
 
 
 def echo_without_landmarks(recognizer: Recognizer) -> None:
-    """Says on stderr that an index can name nothing, where none of its pictures has a landmark."""
+    """Prints a note on stderr if no picture of an index has a landmark."""
     if not recognizer.gallery.label_names:
-        what = "no picture in the index has a landmark, so all answers are none of these"
+        what = "no picture of the index has a landmark, so every answer is none of these"
         echo(f"lmk: {recognizer.gallery.path}: {what}", err=True)
 
 
 def _system_text(paths: tuple[str, ...]) -> str:
-    """The paths left out: "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
+    """Returns "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
     counts: Counter[str] = Counter()
     spelling: dict[str, str] = {}
     for path in paths:

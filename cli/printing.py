@@ -1,7 +1,7 @@
-"""Everything a command prints goes through here; ruff refuses click.echo and print elsewhere.
+"""All output of commands; ruff refuses click.echo and print elsewhere.
 
-Names, labels, tags, paths and messages may come from strangers' files. Whatever could act on the
-terminal (escape sequences, line breaks, bidirectional overrides) is printed as an escape such as
+Names, labels, tags, paths and messages may come from untrusted files. Characters that could control
+the terminal (escape sequences, line breaks, bidirectional overrides) are printed as escapes such as
 `\\x1b`. JSON output keeps every character, as JSON escapes.
 """
 
@@ -20,11 +20,11 @@ from lmk.embed.printable import json_escaped, printable
 
 
 def echo(text: str = "", *, err: bool = False) -> None:
-    """Prints one line; a line break inside `text` is printed as an escape.
+    """Prints one line. A line break inside `text` is printed as an escape.
 
     Args:
         text: the line.
-        err: print on stderr.
+        err: whether to print on stderr.
     """
     click.echo(printable(text), err=err)
 
@@ -36,7 +36,7 @@ def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
 
 
 def echo_fields(*fields: str) -> None:
-    """Prints fields with tabs between them; a tab inside a field is printed as an escape."""
+    """Prints fields separated by tabs. A tab inside a field is printed as an escape."""
     click.echo("\t".join(map(printable, fields)))
 
 
@@ -47,7 +47,7 @@ def echo_json(value: Any) -> None:
 
 @contextmanager
 def printed_notices() -> Iterator[None]:
-    """Within it, each notice of the library is printed on stderr, and no notice twice."""
+    """Returns a context in which notices of the library are printed on stderr, each once."""
     handler = _Printer()
     LOGGER.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal only, on stderr."""
+"""Progress bars on stderr, shown on a terminal only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmk.embed.printable import printable
 
 
 class StageProgress:
-    """A bar for each stage of a piece of work: call it with (stage, done, total)."""
+    """Progress bars, one for each stage of the work; called with (stage, done, total)."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -38,7 +38,7 @@ class StageProgress:
         self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Shows how far a stage is."""
+        """Updates the bar of a stage."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(printable(stage), total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)

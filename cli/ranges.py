@@ -1,4 +1,4 @@
-"""Numbers that options take: as click's, but `nan`, which no bound keeps out, is refused too."""
+"""Number types of options: as click's, but they also refuse `nan`, which passes any bound."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 
 
 class Float(click.types.FloatParamType):
-    """Any number."""
+    """The click type of any number."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number.
+        """Returns the number.
 
         Raises:
-            click.BadParameter: it is none.
+            click.BadParameter: the value is not a number.
         """
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
@@ -26,14 +26,14 @@ class Float(click.types.FloatParamType):
 
 
 class FloatRange(click.FloatRange):
-    """A number within bounds."""
+    """The click type of a number within bounds."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number.
+        """Returns the number.
 
         Raises:
-            click.BadParameter: it is none, or outside the bounds.
+            click.BadParameter: the value is not a number, or outside the bounds.
         """
         return super().convert(Float().convert(value, param, ctx), param, ctx)

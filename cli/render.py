@@ -1,4 +1,4 @@
-"""What commands print and show: lines, thumbnails, HTML pages, files written whole."""
+"""Text, thumbnails, HTML pages and output files of commands."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _THUMBNAIL_PIXELS = 240
 
 
 def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
-    """Lists on stderr the files that gave nothing: the first ones, and how many more.
+    """Prints the skipped files on stderr: the first ones, and the number of the others.
 
     Args:
         skipped: the files.
-        rest: where the others can be seen.
+        rest: where the others are listed.
     """
     for skip in skipped[:_SKIPPED_SHOWN]:
         echo(f"lmk: skipped {skip.path}: {skip.reason}", err=True)
@@ -37,18 +37,18 @@ def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """1 and "picture" -> "1 picture"; 1200 and "query", "queries" -> "1,200 queries"."""
+    """Returns "1 picture" for 1 and "picture"; "1,200 queries" for 1200, "query" and "queries"."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def first_of(names: Sequence[str], most: int) -> str:
-    """["a", "b", "c"] and 2 -> "a, b and 1 more"."""
+    """Returns "a, b and 1 more" for ["a", "b", "c"] and 2."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def human_bytes(count: int) -> str:
-    """1234567 -> "1.2 MB"."""
+    """Returns "1.2 MB" for 1234567."""
     size = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
@@ -58,16 +58,16 @@ def human_bytes(count: int) -> str:
 
 
 def page(template: str, **values: Any) -> str:
-    """Renders a template of this folder into one self-contained HTML page."""
+    """Returns a self-contained HTML page made from a template below this folder."""
     return _environment().get_template(template).render(**values)
 
 
 def data_uri(path: str, sha256: str | None = None) -> str | None:
-    """A picture's thumbnail for an HTML page; None where it cannot be read.
+    """Returns a thumbnail as a data URI; None if the picture cannot be read.
 
     Args:
-        path: of the picture.
-        sha256: of its content, where an index names it; another content is not shown.
+        path: the picture.
+        sha256: the checksum that the content must have; None accepts any content.
     """
     from lmk.embed.data.images import thumbnail
 
@@ -76,7 +76,7 @@ def data_uri(path: str, sha256: str | None = None) -> str | None:
 
 
 def breakable(name: str) -> Markup:
-    """A label or path as HTML that may be broken behind "_" and "/" rather than inside words."""
+    """Returns a label or path as HTML with line break opportunities after "_" and "/"."""
     from markupsafe import Markup, escape
 
     return Markup("<wbr>").join(map(escape, re.split(r"(?<=[_/])(?=.)", name, flags=re.DOTALL)))
@@ -90,35 +90,35 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["thumbnail"] = cache(data_uri)  # a page shows some pictures many times
+    environment.globals["thumbnail"] = cache(data_uri)  # some pictures are on a page many times
     environment.globals["none_of_these"] = NONE_OF_THESE
     environment.filters["breakable"] = breakable
     return environment
 
 
 def require_folder(path: Path) -> None:
-    """Checks that the folder of something to write is there, before the work is done.
+    """Checks that the folder of an output exists, before the work starts.
 
     Raises:
-        UsageError: when it is not.
+        UsageError: the folder does not exist.
     """
     from lmk.embed.errors import UsageError
 
     if not path.parent.is_dir():
-        raise UsageError("no such folder", where=path.parent, remedy="make it first")
+        raise UsageError("no such folder", where=path.parent, remedy="create it first")
 
 
 def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
-    """Checks, before the work is done, that a file can be put there.
+    """Checks that an output file can be written, before the work starts.
 
     Args:
-        path: of the file to write.
-        reads: what the work reads; none of it may be written over.
+        path: the file to write.
+        reads: inputs of the work, which must not be overwritten.
 
     Raises:
-        UsageError: when its folder is missing; when what is there is one of `reads`, or a picture
-            (as in `lmk query --html a.jpg b.jpg`, where the page's name was forgotten), or no
-            plain file: putting a file in its place would replace a device such as /dev/null.
+        UsageError: the folder does not exist, or the path is one of `reads`, a picture (as in
+            `lmk query --html a.jpg b.jpg`, which lacks the name of the page), or not a plain file
+            (writing would replace a device such as /dev/null).
     """
     from lmk.embed.decode.formats import PICTURE_SUFFIXES
     from lmk.embed.errors import UsageError
@@ -127,20 +127,20 @@ def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise UsageError("is no plain file", where=path, remedy="name a file to write")
+        raise UsageError("is not a plain file", where=path, remedy="name a file to write")
     if any(source.exists() and path.samefile(source) for source in reads):
-        raise UsageError("would be read and written over", where=path, remedy="name another file")
+        raise UsageError("would be read and overwritten", where=path, remedy="name another file")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise UsageError(
-            "is a picture, and would be written over", where=path, remedy="name another file"
+            "is a picture and would be overwritten", where=path, remedy="name another file"
         )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
+    """Writes a complete file or none.
 
     Raises:
-        StorageError: the disk is full, the folder read-only.
+        StorageError: the disk is full or the folder is read-only.
     """
     from lmk.embed.files import write_whole
 

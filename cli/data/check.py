@@ -19,43 +19,43 @@ if TYPE_CHECKING:
     from lmk.eval.check.gallery_check import GalleryCheck
 
 
-@click.command("check", short_help="Find what is wrong in a set of pictures.")
+@click.command("check", short_help="Find faults in a set of pictures.")
 @click.argument("manifest", required=False, type=INDEX_OR_OTHER, metavar="[FOLDER|CSV|INDEX]")
 @click.option(
     "-i",
     "--index",
     type=INDEX,
-    help="Use the network and the vectors of this index; without FOLDER or CSV check its own "
-    "pictures.  [default: without FOLDER or CSV the only *.lmk folder here]",
+    help="Index whose network and vectors are used. Without FOLDER or CSV, its own pictures are "
+    "checked.  [default, without FOLDER or CSV: the only *.lmk folder here]",
 )
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder that a table's paths start from; the table's own unless given.",
+    help="Folder at which relative paths in a CSV start.  [default: the folder of the CSV]",
 )
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    help=f"A preset or an embedder's folder; not with an index.  [default: {DEFAULT}]",
+    help=f"Network, if no index is given: a preset or an embedder's folder.  [default: {DEFAULT}]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all findings.")
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a sheet with the pictures of each finding side by side.",
+    help="Write a page with the pictures of each finding side by side.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1),
     default=20,
     show_default=True,
-    help="Findings of a kind shown, in the table and on the sheet.",
+    help="Number of findings of each kind in the text and on the page.",
 )
 @click.option(
     "--save-features",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Keep features here; the next run goes on from them.",
+    help="Folder for computed features, which later runs reuse.",
 )
 @click.pass_context
 def check(
@@ -69,14 +69,14 @@ def check(
     limit: int,
     save_features: Path | None,
 ) -> None:
-    """Find what is wrong in a folder, CSV or Parquet file of pictures, or in an index.
+    """Find faults in a folder, CSV or Parquet file of pictures, or in an index.
 
-    It names unreadable files, copies (also under different labels), pictures that look like another
-    label, landmarks with one photo, hubs and very small pictures. Exits with 1 when something was
-    found.
+    The command lists unreadable files, copies (also under different labels), pictures that resemble
+    another label, landmarks with one photo, hubs (pictures near unusually many others) and very
+    small pictures. The exit code is 1 if there are findings.
 
-    With an index only pictures that it does not hold are embedded. Its own pictures are checked in
-    seconds.
+    With an index, only pictures that it does not hold are embedded, so a check of its own pictures
+    takes seconds.
 
     Example: lmk data check gallery/ --html check.html
     """
@@ -114,11 +114,11 @@ def _refuse(
     manifest: Path | None,
     index: Path | None,
 ) -> None:
-    """Refuses options that have nothing to do (UsageError)."""
+    """Refuses options without an effect (UsageError)."""
     from lmk.cli.options import refuse_idle
 
     if index is not None:
-        refuse_idle({"--model": model}, "with an index, which has a network of its own")
+        refuse_idle({"--model": model}, "with an index, which has its own network")
     if manifest is None:
         refuse_idle(
             {"--root": root, "--save-features": features}, "for an index, which holds its vectors"
@@ -126,7 +126,7 @@ def _refuse(
 
 
 def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
-    """Pictures of an index, and the check of them by the vectors that the index holds."""
+    """Returns the pictures of an index, and their check by the vectors of the index."""
     from lmk.cli.progress import StageProgress
     from lmk.eval.check.gallery_check import check_gallery
     from lmk.eval.check.sources import changed_files, pictures_of_index

@@ -1,4 +1,4 @@
-"""What `lmk data check` prints and shows: lines, JSON, one HTML sheet."""
+"""Output of `lmk data check` as text, JSON and an HTML page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PICTURES_IN_A_ROW = 12
 
 
 def check_lines(check: GalleryCheck, limit: int) -> list[str]:
-    """The findings as text: a line a kind with its count, then the worst `limit` of it."""
+    """Returns the findings as text: for each kind its count, then its worst `limit` findings."""
     from lmk.eval.check.gallery_check import KINDS
 
     lines = [_head(check)]
@@ -41,7 +41,7 @@ def _head(check: GalleryCheck) -> str:
 
 
 def _line(finding: DataFinding) -> str:
-    # The first picture of a label error or hub is the one in question; the others are evidence.
+    # The first picture of a label error or hub is the finding; the others are evidence.
     alone = finding.kind in ("label_error", "hub")
     shown = finding.pictures[: 1 if alone else _PATHS_IN_A_LINE]
     more = 0 if alone else len(finding.pictures) - len(shown)
@@ -50,7 +50,7 @@ def _line(finding: DataFinding) -> str:
 
 
 def check_json(check: GalleryCheck, skipped_others: int) -> dict[str, Any]:
-    """The whole check as one object; findings are never cut off."""
+    """Returns the check with all findings as one object for JSON."""
     from lmk.eval.check.gallery_check import KINDS
 
     return {
@@ -77,7 +77,7 @@ def check_json(check: GalleryCheck, skipped_others: int) -> dict[str, Any]:
 
 
 def check_page(check: GalleryCheck, manifest: Manifest, limit: int) -> str:
-    """One self-contained HTML sheet with the pictures of each finding side by side."""
+    """Returns a self-contained HTML page with the pictures of each finding side by side."""
     from lmk.eval.check.gallery_check import KINDS
 
     return page(

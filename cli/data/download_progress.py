@@ -1,4 +1,4 @@
-"""What a download shows on stderr: bars on a terminal, a line for each finished file elsewhere."""
+"""Progress of a download on stderr: bars on a terminal, else a line for each finished file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DownloadProgress:
-    """Bars for the files under way; a line when one ends. Methods may be called from threads."""
+    """Bars for the active files, and a line for each finished file; safe to call from threads."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
@@ -52,13 +52,13 @@ class DownloadProgress:
         self._bars.stop()
 
     def bytes_came(self, name: str, done: int, total: int | None) -> None:
-        """Moves the bar of a file; only one thread works on a file at a time."""
+        """Updates the bar of a file; only one thread may work on a file at a time."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(printable(name), total=total)
         self._bars.update(self._tasks[name], completed=done, total=total)
 
     def item_ended(self, item: Item) -> None:
-        """Takes the bar away and says in a line what became of the file."""
+        """Removes the bar of a file and prints its result."""
         task = self._tasks.pop(item.name, None)
         if task is not None:
             self._bars.remove_task(task)

@@ -1,4 +1,4 @@
-"""`lmk data`: bring data sets here, find what is wrong in one."""
+"""`lmk data`: commands that download, check and label sets of pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASE_URL = "https://s3.amazonaws.com/google-landmark"
 
 @click.group()
 def data() -> None:
-    """Get and check sets of pictures."""
+    """Download, check and label sets of pictures."""
 
 
 for command in (check, relabel, caption_tags, add_tags):
@@ -33,22 +33,35 @@ for command in (check, relabel, caption_tags, add_tags):
     short_help="Download Google Landmarks v2, shard by shard.",
     context_settings=old_options(out="output"),
 )
-@click.option("--split", type=click.Choice(["train", "index", "test"]), required=True)
-@click.option("--shards", required=True, metavar="SPEC", help="0-3, or 0,5,7-9, or all.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "index", "test"]),
+    required=True,
+    help="Part of the data set.",
+)
+@click.option(
+    "--shards", required=True, metavar="SPEC", help="Shards to download: 0-3, or 0,5,7-9, or all."
+)
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to fill; a second run goes on where the first stopped.",
+    help="Folder to write. A second run continues where the first stopped.",
 )
-@click.option("--mirror", default=BASE_URL, show_default=True, metavar="URL", help="Base address.")
+@click.option(
+    "--mirror",
+    default=BASE_URL,
+    show_default=True,
+    metavar="URL",
+    help="Base address of the server.",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1, 32),
     default=4,
     show_default=True,
-    help="Connections at a time.",
+    help="Number of simultaneous connections.",
 )
 @click.option("--keep-archives", is_flag=True, help="Keep the tar files after unpacking.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -63,7 +76,7 @@ def gldv2(
     keep_archives: bool,
     as_json: bool,
 ) -> None:
-    """Download shards of Google Landmarks v2: verified, unpacked, with metadata and attribution.
+    """Download, verify and unpack shards of Google Landmarks v2, with metadata and attribution.
 
     train has 500 shards of about 1 GB, index 100 of about 850 MB, test 20 of about 500 MB.
 
@@ -86,7 +99,7 @@ def gldv2(
                 on_item=progress.item_ended,
             )
     except KeyboardInterrupt:
-        echo("stopped; the same command goes on where it stopped", err=True)
+        echo("stopped; run the same command again to continue", err=True)
         ctx.exit(130)
     if as_json:
         echo_json(_summary(report, split, output))
@@ -125,7 +138,7 @@ def _sentence(report: Report, out: Path) -> str:
     from lmk.cli.render import counted
 
     return (
-        f"{out}: {counted(count('downloaded'), 'file')} downloaded, {count('present')} were here, "
+        f"{out}: {counted(count('downloaded'), 'file')} downloaded, {count('present')} present, "
         f"{count('missing')} missing; {counted(images, 'picture')}"
     )
 
@@ -141,5 +154,5 @@ def _raise_missing(report: Report) -> None:
         raise DownloadError(
             f"{len(missing)} of {len(report.items)} files are missing: "
             + ", ".join(item.name for item in missing),
-            remedy="run the same command again: what is here is not fetched twice",
+            remedy="run the same command again; it downloads only the missing files",
         )

@@ -1,4 +1,4 @@
-"""`lmk data caption-tags`, `lmk data add-tags`: labels made of texts, and of labels."""
+"""`lmk data caption-tags` and `lmk data add-tags`: tags from texts, and from other tags."""
 
 from __future__ import annotations
 
@@ -36,45 +36,47 @@ _output = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     metavar="CSV",
-    help="Write TABLE with these tags; all its other columns stay.",
+    help="CSV file to write: TABLE with the new tags and all its other columns.",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.command("caption-tags", short_help="Make tags of captions and titles.")
+@click.command("caption-tags", short_help="Make tags from captions and titles.")
 @click.argument("table", type=_PATH)
 @_output
 @click.option(
     "--columns",
     metavar="NAME,NAME",
-    help="Columns whose texts count.  [default: those of title, description, caption, tags that "
-    "there are]",
+    help="Columns with the texts.  [default: title, description, caption and tags, those that "
+    "exist]",
 )
 @click.option(
     "--least",
     type=click.IntRange(1),
-    help=f"Leave out words of fewer texts.  [default: {LEAST}]",
+    help=f"Ignore words in fewer texts than this.  [default: {LEAST}]",
 )
 @click.option(
     "--most",
     type=FloatRange(0, 1),
-    help=f"Leave out words of more than this part of the texts.  [default: {MOST}]",
+    help=f"Ignore words in more than this share of the texts.  [default: {MOST}]",
 )
-@click.option("--count", type=click.IntRange(1), help="Keep only so many words.")
+@click.option(
+    "--count", type=click.IntRange(1), help="Use only this many words, the most frequent ones."
+)
 @click.option(
     "--glosses",
     type=_PATH,
     metavar="CSV",
-    help="Write the labels nearest to each text instead, and how near: a CSV with the columns "
+    help="Write the labels most similar to each text instead of words: a CSV with the columns "
     "label and text (synonyms, a definition).",
 )
 @click.option(
     "--sentences",
     is_flag=True,
-    help="With --glosses: near in meaning, by a network of English sentences (the extra "
-    "sentences), instead of in words.",
+    help="With --glosses: compare meanings by a network for English sentences (the extra "
+    "sentences) instead of words.",
 )
-@click.option("--top", type=click.IntRange(1), help=f"Labels of a text at most.  [default: {TOP}]")
+@click.option("--top", type=click.IntRange(1), help=f"Labels of a text.  [default: {TOP}]")
 @_as_json
 def caption_tags(
     table: Path,
@@ -88,11 +90,11 @@ def caption_tags(
     top: int | None,
     as_json: bool,
 ) -> None:
-    """Make tags of the texts in TABLE, a CSV with the column id: weak labels to pretrain on.
+    """Make tags from the texts in TABLE, a CSV with the column id: weak labels for pretraining.
 
-    The tags are the words of a text without the most and the least common ones, in any script. With
-    --glosses they are the labels whose gloss is nearest to the text, written NAME:WEIGHT, where the
-    weight is the cosine of the TF-IDF vectors, or of those of a network with --sentences.
+    The tags are the words of a text, in any script, without very common and very rare words. With
+    --glosses they are the labels whose gloss is most similar to the text, written NAME:WEIGHT. The
+    weight is the cosine of TF-IDF vectors, or with --sentences of sentence embeddings.
 
     Example: lmk data caption-tags crawled.csv -o keywords.csv
 
@@ -112,7 +114,7 @@ def caption_tags(
     texts = read_contexts(table, named)
     pictures = LabelTable(table)
     if pictures.column not in (None, TAGS):
-        remedy = "rename the column, or leave it out: lmk reads it before tags"
+        remedy = "rename or remove the column, which lmk reads before tags"
         raise ManifestError(f"has labels already: {pictures.column}", where=table, remedy=remedy)
     found: Sequence[Sequence[str]]
     if glosses is None:
@@ -150,7 +152,7 @@ def caption_tags(
     )
 
 
-@click.command("add-tags", short_help="Add what follows from tags, and what comes with them.")
+@click.command("add-tags", short_help="Add tags that other tags imply.")
 @click.argument("table", type=_PATH)
 @_output
 @relations_option
@@ -159,18 +161,18 @@ def caption_tags(
     "--predictions",
     type=_PATH,
     metavar="CSV",
-    help="What `lmk tag -o` says of the same pictures, best with a tagger that learnt from others: "
-    "what it sees in most pictures of a tag is added to all of them.",
+    help="Output of `lmk tag -o` for the same pictures, preferably by a tagger trained on others. "
+    "A tag predicted in most pictures of another tag is added to all of those.",
 )
 @click.option(
     "--sure",
     type=FloatRange(0, 1),
-    help=f"Score above which a prediction sees a tag.  [default: {SURE}]",
+    help=f"A score above this counts as a predicted tag.  [default: {SURE}]",
 )
 @click.option(
     "--above",
     type=FloatRange(0, 1),
-    help=f"Part of a tag's pictures in more than which another is seen.  [default: {ABOVE}]",
+    help=f"Share of a tag's pictures above which another tag is added.  [default: {ABOVE}]",
 )
 @_as_json
 def add_tags(
@@ -183,10 +185,10 @@ def add_tags(
     above: float | None,
     as_json: bool,
 ) -> None:
-    """Add to the tags in TABLE what follows from them, and what comes with them.
+    """Add tags to TABLE that its tags imply, or that usually occur with them.
 
-    Give --relations ("forest" means "tree"), --predictions ("beach" comes with "sea"), or both:
-    then a tag that follows from another is not taken for one that merely comes with it.
+    --relations names implied tags ("forest" implies "tree"). --predictions shows tags that occur
+    together ("beach" with "sea"). With both, an implied tag does not also count as co-occurring.
 
     Example: lmk data add-tags photos.csv --relations relations.csv -o more.csv
     """
@@ -200,14 +202,14 @@ def add_tags(
         refuse_idle({"--sure": sure, "--above": above}, "without --predictions")
     if relations is None and predictions is None:
         remedy = "give --relations or --predictions"
-        raise UsageError("nothing says what to add", remedy=remedy)
+        raise UsageError("no source of tags is given", remedy=remedy)
     graph = named_relations(relations, relations_by) or RelationGraph({})
     pictures = LabelTable(table)
     if not any(pictures.labels.values()):
         remedy = "give a CSV with a column tags, several apart by blanks"
         raise ManifestError("no picture has a tag", where=table, remedy=remedy)
     if all(_WEIGHTED.fullmatch(tag) for own in pictures.labels.values() for tag in own):
-        remedy = "add tags first, and weigh them then"
+        remedy = "add tags before weights"
         raise ManifestError("its tags have weights", where=table, remedy=remedy)
     together: dict[str, tuple[str, ...]] = {}
     if predictions is not None:
@@ -232,7 +234,7 @@ def add_tags(
         f"{counted(len(added), 'picture')} (column {pictures.column})"
     )
     for tag in sorted(together)[:_SHOWN]:
-        echo(f"  {tag} comes with {', '.join(together[tag])}")
+        echo(f"  {tag} occurs with {', '.join(together[tag])}")
     if len(together) > _SHOWN:
         echo(f"  and {len(together) - _SHOWN:,} more tags: see --json")
 
@@ -240,7 +242,7 @@ def add_tags(
 def _together(
     pictures: LabelTable, predictions: Path, graph: RelationGraph, sure: float, above: float
 ) -> dict[str, tuple[str, ...]]:
-    """The tags that come with each tag, by the pictures that have labels and predictions."""
+    """Returns the tags that occur with each tag in pictures with labels and predictions."""
     import numpy as np
 
     from lmk.embed.errors import UsageError
@@ -250,7 +252,7 @@ def _together(
     scores = read_predictions(predictions)
     ids = [id_ for id_ in pictures.labels if id_ in scores]
     if not ids:
-        remedy = f"tag the pictures of {pictures.path}: lmk tag -o"
+        remedy = f"tag the pictures of {pictures.path} with lmk tag -o"
         raise UsageError("names none of the pictures", where=predictions, remedy=remedy)
     if len(ids) < len(pictures.labels):
         lacking = len(pictures.labels) - len(ids)
@@ -267,11 +269,10 @@ def _together(
 
 
 def _read_glosses(path: Path) -> dict[str, str]:
-    """The text of each label.
+    """Returns the text of each label.
 
     Raises:
-        ManifestError: the table cannot be read, or has no such columns; a label that is empty or
-            comes twice.
+        ManifestError: the table cannot be read or lacks a column; a label is empty or repeated.
     """
     from lmk.embed.data.manifest_table import read_table
     from lmk.embed.errors import ManifestError
@@ -279,7 +280,7 @@ def _read_glosses(path: Path) -> dict[str, str]:
 
     rows = read_table(path, {"label", "text"})
     if not {"label", "text"} <= set(rows):
-        remedy = "name a CSV with those"
+        remedy = "name a CSV with these columns"
         raise ManifestError("has no columns label and text", where=path, remedy=remedy)
     labels = rows["label"].map(plain_name)
     if not labels.all():

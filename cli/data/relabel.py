@@ -25,55 +25,58 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
 
 
-@click.command("relabel", short_help="Find missing and wrong tags, and put verdicts in.")
+@click.command("relabel", short_help="Find missing and wrong tags; merge verdicts.")
 @click.argument("manifest", type=_PATH)
 @click.option(
-    "-o", "--output", type=_FILE, help="Write the candidates, or the merged labels, as CSV."
+    "-o",
+    "--output",
+    type=_FILE,
+    help="CSV file to write: the candidates, or with --merge the corrected labels.",
 )
 @click.option(
     "--html",
     type=_FILE,
-    help="Write a sheet with the pictures and boxes to tick; it saves verdicts for --merge.",
+    help="Write a page with the pictures and checkboxes, which saves verdicts for --merge.",
 )
 @click.option(
     "--merge",
     type=_PATH,
     metavar="CSV",
-    help="Put these verdicts (id, tag, verdict: yes or no) into MANIFEST and write it to -o.",
+    help="Apply these verdicts (columns id, tag, verdict: yes or no) to MANIFEST; writes to -o.",
 )
 @click.option(
     "--tagger",
     type=_PATH,
     metavar="DIR",
-    help="Also ask a tagger that `lmk train` wrote, best of all of other pictures.  [default: the "
-    "nearest pictures alone]",
+    help="Also use a tagger that `lmk train` wrote, preferably trained on other pictures.  "
+    "[default: only the nearest pictures]",
 )
 @click.option(
     "--model",
     metavar="NAME",
-    help=f"Network that finds the neighbours.  [default: the tagger's, or {DEFAULT}]",
+    help=f"Network for the nearest pictures.  [default: the tagger's, or {DEFAULT}]",
 )
 @click.option(
     "--top",
     type=click.IntRange(1),
-    help=f"Tags of a picture that the tagger may add.  [default: {TOP}]",
+    help=f"Number of the tagger's best tags of a picture to consider.  [default: {TOP}]",
 )
 @click.option(
     "--above",
     type=FloatRange(0, 1),
-    help=f"Probability, or share of the neighbours, above which a tag may be missing.  [default: "
+    help=f"A tag may be missing above this probability or share of the neighbours.  [default: "
     f"{ABOVE}]",
 )
 @click.option(
     "--doubt",
     type=FloatRange(0, 1),
-    help=f"Probability and share of the neighbours below which a tag may be wrong.  [default: "
+    help=f"A tag may be wrong below this probability and share of the neighbours.  [default: "
     f"{DOUBT}]",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1),
-    help=f"Pictures on the sheet, those with most evidence first.  [default: {SHEET}]",
+    help=f"Number of pictures on the page, most evidence first.  [default: {SHEET}]",
 )
 @root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -93,9 +96,9 @@ def relabel(
 ) -> None:
     """Find tags that pictures of MANIFEST may lack, and tags that may be wrong.
 
-    A tag may be missing where the tagger is sure of it or most of the nearest other pictures have
-    it; it may be wrong where neither sees it. Fill in the column verdict of -o, or tick the sheet
-    of --html and save its verdicts; then --merge puts them into the labels.
+    A tag may be missing if the tagger gives it a high probability, or most of the nearest other
+    pictures have it. A tag may be wrong if neither is so. Fill in the column verdict of -o, or tick
+    the boxes on the page of --html and save its verdicts; then --merge applies them to the labels.
 
     Example: lmk data relabel photos.csv --tagger my-tags --html sheet.html
 
@@ -111,10 +114,10 @@ def relabel(
         finding |= {"--top": top, "--above": above, "--doubt": doubt, "--limit": limit}
         for name, given in (finding | {"--root": root}).items():
             if given is not None:
-                remedy = "leave it out, or --merge"
-                raise UsageError("is for finding candidates", where=name, remedy=remedy)
+                remedy = "leave one of the two out"
+                raise UsageError("does not go with --merge", where=name, remedy=remedy)
         if output is None:
-            raise UsageError("writes labels", where="--merge", remedy="name their CSV with -o")
+            raise UsageError("needs an output file", where="--merge", remedy="name a CSV with -o")
         _merge(manifest, merge, output, as_json)
         return
     if tagger is None:
@@ -145,7 +148,7 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
     note_root(merged.table, output)
     if merged.new:
         new = ", ".join(merged.new)
-        echo(f"lmk: {verdicts}: no picture had the tag before: {new}", err=True)
+        echo(f"lmk: {verdicts}: tags that no picture had before: {new}", err=True)
     added, removed = sum(merged.added.values()), sum(merged.removed.values())
     if as_json:
         facts = {"output": str(output), "pictures": len(decided), "new": merged.new}
@@ -153,7 +156,7 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
         echo_json(facts)
         return
     judged = counted(len(decided), "picture")
-    echo(f"{output}: verdicts on {judged}: {added:,} tags added, {removed:,} taken away")
+    echo(f"{output}: verdicts on {judged}: {added:,} tags added, {removed:,} removed")
 
 
 def _candidates(
@@ -164,7 +167,7 @@ def _candidates(
     above: float,
     doubt: float,
 ) -> list[Candidate]:
-    """Looks at all pictures, with a tagger twice."""
+    """Returns the candidates of all pictures."""
     import numpy as np
 
     from lmk.cli.progress import StageProgress
@@ -178,7 +181,7 @@ def _candidates(
     from lmk.rerank.tags.taggers import HeadTagger, tag_files
 
     if not manifest.labelled:
-        remedy = "give a CSV with a column tags, several apart by blanks"
+        remedy = "give a CSV with a column tags, separated by blanks"
         raise ManifestError("no picture has a tag", where=manifest.root, remedy=remedy)
     head = None if tagger is None else HeadTagger.open(tagger)
     if head is not None and model is None:
@@ -202,7 +205,7 @@ def _candidates(
         near = Embeddings(vectors, tuple(row.id for row in rows), embedder.fingerprint)
         names, votes = neighbour_tags(near, [row.labels for row in rows], content)
         probabilities = None
-        if head is not None:  # of raw features, which the store does not keep
+        if head is not None:  # a tagger scores raw features, which the store does not hold
             files = [(row.id, manifest.file(row)) for row in rows]
             batches = tag_files(head, files, on_progress=lambda n: progress("tagger", n, total))
             probabilities = np.concatenate([batch.scores for batch in batches])
@@ -232,7 +235,7 @@ def _as_dict(found: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def _lines(found: Sequence[Candidate], pictures: int, most: int = 10) -> list[str]:
-    """What was found, and the first few of each kind."""
+    """Returns the number of candidates, and the first few of each kind, as lines."""
     lines = [f"{counted(pictures, 'picture')}: {counted(len(found), 'candidate')}"]
     for kind in ("missing", "wrong"):
         own = [one for one in found if one.kind == kind]
@@ -245,13 +248,13 @@ def _lines(found: Sequence[Candidate], pictures: int, most: int = 10) -> list[st
 
 
 def evidence_text(one: Candidate) -> str:
-    """ "tagger 0.91, neighbours 0.62"."""
+    """Returns text such as "tagger 0.91, neighbours 0.62"."""
     both = (("tagger", one.tagger), ("neighbours", one.neighbours))
     return ", ".join(f"{name} {value:.2f}" for name, value in both if value is not None)
 
 
 def _sheet(found: Sequence[Candidate], manifest: Manifest, limit: int) -> str:
-    """A page of the pictures with candidates, each with its tags and candidates to tick."""
+    """Returns a page of pictures, each with checkboxes for its tags and candidates."""
     by_picture: dict[str, list[Candidate]] = {}
     for one in found:
         by_picture.setdefault(one.row.id, []).append(one)

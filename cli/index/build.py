@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from lmk.rerank.indexing.build import BuildReport
 
 SUFFIX = ".lmk"
-FEW_PICTURES = 30  # a threshold learnt from fewer, without distractors, is a guess
+FEW_PICTURES = 30  # without distractors, a threshold fitted on fewer is unreliable
 
 
 def _shard(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """Reads "2/8" as (2, 8)."""
+    """Returns (2, 8) for "2/8"."""
     if value is None:
         return None
     found = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
@@ -62,7 +62,7 @@ def _shard(
 def _scales(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[float, ...] | None:
-    """Reads "1,0.7" as (1.0, 0.7)."""
+    """Returns (1.0, 0.7) for "1,0.7"."""
     if value is None:
         return None
     try:
@@ -70,7 +70,7 @@ def _scales(
     except ValueError:
         scales = ()
     if not scales or not all(0 < scale <= 1 for scale in scales):
-        raise click.BadParameter(f"{value!r} is no list of numbers above 0, 1 at most: 1,0.7")
+        raise click.BadParameter(f"{value!r} is not a list of factors up to 1 such as 1,0.7")
     return scales
 
 
@@ -87,7 +87,7 @@ def _scales(
     "--distractors",
     type=click.Path(path_type=Path),
     metavar="FOLDER|CSV",
-    help="Pictures that show none of the landmarks: they teach the index what to refuse.",
+    help="Pictures that show none of the landmarks. The index uses them to refuse such photos.",
 )
 @root
 @click.option(
@@ -95,26 +95,32 @@ def _scales(
     metavar="NAME|DIR",
     default=DEFAULT,
     show_default=True,
-    help=f"{DEFAULT}, lite1, lite0 (faster), an embedder's folder, or any timm model.",
+    help=f"Network: {DEFAULT}, lite1, lite0 (faster), an embedder's folder, or any timm model.",
 )
 @click.option(
-    "--weights", type=click.Path(path_type=Path), help="Weights of a timm model, a local file."
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Local weights file of a timm model.",
 )
-@click.option("--pretrained", is_flag=True, help="Fetch the timm model's weights from its hub.")
-@click.option("--size", type=click.IntRange(32, 2048), help="Side of the pictures in pixels.")
+@click.option("--pretrained", is_flag=True, help="Download the weights of the timm model.")
 @click.option(
-    "--flip", is_flag=True, help="Look at each picture's mirror image too; takes twice as long."
+    "--size",
+    type=click.IntRange(32, 2048),
+    help="Size of pictures in pixels.",
+)
+@click.option(
+    "--flip", is_flag=True, help="Also embed the mirror image of each picture; takes twice as long."
 )
 @click.option(
     "--scales",
     metavar="S,S",
     callback=_scales,
-    help="Look at each picture at several parts of the size, as in 1,0.7; each costs its area.",
+    help="Embed each picture at several sizes, such as 1,0.7 of the full size.",
 )
 @click.option(
     "--whiten/--no-whiten",
     default=None,
-    help="Learn a whitening.  [default: with distractors and 1,000 pictures or more]",
+    help="Fit a whitening of the vectors.  [default: only with distractors and 1,000 pictures]",
 )
 @kind
 @recall
@@ -125,7 +131,7 @@ def _scales(
     "--shard",
     metavar="I/N",
     callback=_shard,
-    help="Build part I of N only, I from 1 to N; `lmk index merge` joins them.",
+    help="Build only part I of N (I from 1 to N); `lmk index merge` joins the parts.",
 )
 @click.option(
     "--dtype",
@@ -138,7 +144,7 @@ def _scales(
 @click.option(
     "--allow-removals",
     is_flag=True,
-    help="Build an existing index anew although many of its pictures could not be looked at.",
+    help="Rebuild an existing index even if many of its pictures cannot be accessed now.",
 )
 @wait
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -168,10 +174,10 @@ def build_index(
 ) -> None:
     """Build an index from GALLERY: a folder with one sub-folder for each landmark, or a CSV.
 
-    A CSV needs the columns id and landmark_id, and path where pictures do not lie as a/b/c/ID.jpg
-    or ID.jpg (docs/tables.md).
-    Stopped or killed, the same command goes on where it was; an index that is there already
-    answers until the new one is whole.
+    A CSV needs the columns id and landmark_id, and a column path unless the pictures are at
+    a/b/c/ID.jpg or ID.jpg (docs/tables.md). If the command is stopped, run it again: it continues
+    where it stopped. An index that exists already stays in use until the new one is complete.
+    `lmk index set` changes how the index is searched.
 
     Example: lmk build-index gallery/ --distractors not-landmarks/
     """
@@ -183,7 +189,7 @@ def build_index(
     search = SearchSettings(kind, recall, backend, uri, collection)
     check_backend(search)
     if collection is not None and backend != "milvus":
-        raise click.UsageError("--collection is of a Milvus server: give --backend milvus with it")
+        raise click.UsageError("--collection belongs to a Milvus server: add --backend milvus")
     started = time.monotonic()
     pictures = read_pictures(gallery, root=root)
     bank = read_pictures(distractors, root=root) if distractors else None
@@ -238,7 +244,7 @@ hide(build_index, "kind", "recall", "backend", "uri", "collection", "allow_remov
 def _advise(
     gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, bank: bool
 ) -> None:
-    """Prints on stderr how to make the index refuse better, or that it has one landmark only."""
+    """Prints on stderr how to make the index refuse photos of no landmark more reliably."""
     if not pictures.labelled:
         echo_unlabelled(gallery)
         return
@@ -250,13 +256,13 @@ def _advise(
         )
     elif report.threshold is None:
         advice = (
-            f"{index}: {one}nothing shows what to refuse, so every picture will get a landmark; "
+            f"{index}: {one}no distractors were given, so every picture will get a landmark; "
             "build it again with pictures of no landmark: --distractors FOLDER"
         )
     elif not bank and report.pictures < FEW_PICTURES:
         advice = (
-            f"{index}: {NONE_OF_THESE!r} was learnt from {report.pictures} pictures only; "
-            "pictures of no landmark make it surer: --distractors FOLDER"
+            f"{index}: {NONE_OF_THESE!r} was fitted on {report.pictures} pictures only; "
+            "pictures of no landmark make it more reliable: --distractors FOLDER"
         )
     else:
         return
@@ -264,9 +270,9 @@ def _advise(
 
 
 def default_index(gallery: Path, shard: tuple[int, int] | None = None) -> Path:
-    """GALLERY.lmk, beside the gallery: gallery/ and gallery.csv both give gallery.lmk.
+    """Returns the default path of an index: gallery.lmk for gallery/ and for gallery.csv.
 
-    Shard (2, 4) of it gives gallery.2of4.lmk.
+    Shard (2, 4) gives gallery.2of4.lmk.
     """
     from lmk.embed.data.manifest_table import table_stem
 

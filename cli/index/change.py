@@ -1,4 +1,4 @@
-"""`lmk index add|remove|merge|compact`: what changes an index."""
+"""`lmk index add|remove|merge|compact`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 
 @index_command(short_help="Add pictures.")
 @click.argument("pictures", type=PATH)
-@click.option(
-    "--distractors", is_flag=True, help="PICTURES show no landmark: they teach what to refuse."
-)
+@click.option("--distractors", is_flag=True, help="PICTURES show none of the landmarks.")
 @click.option(
     "--label",
     metavar="NAME",
-    help="The landmark that all PICTURES show; needed for the folder of one landmark.",
+    help="The landmark that all PICTURES show, for a folder without sub-folders.",
 )
 @root
 @duplicates
@@ -53,8 +51,8 @@ def add(
 ) -> None:
     """Add PICTURES to INDEX: a folder with one sub-folder for each landmark, or a CSV.
 
-    A picture that INDEX has is left as it is; where only its landmark is new, INDEX takes the new
-    landmark. A changed picture is refused: `lmk index sync` replaces it.
+    A picture that INDEX already holds is not added again; if its landmark differs, INDEX takes
+    the new landmark. A picture whose file has changed is an error: use `lmk index sync`.
 
     Example: lmk index add gallery.lmk new-pictures/
     """
@@ -63,7 +61,7 @@ def add(
     from lmk.rerank.indexing.build import add_pictures
 
     if label is not None and distractors:
-        raise click.UsageError("--label names a landmark, and --distractors show none")
+        raise click.UsageError("--label and --distractors exclude each other")
     manifest = read_pictures(pictures, root=root)
     if label is not None:
         manifest = with_landmark(manifest, label, source=pictures)
@@ -107,7 +105,7 @@ def add(
     "labels",
     multiple=True,
     metavar="NAME",
-    help="Remove all pictures of this landmark; may be given again.",
+    help="Remove all pictures of this landmark. Repeat the option for several landmarks.",
 )
 @click.option(
     "--from",
@@ -126,9 +124,9 @@ def remove(
 ) -> None:
     """Remove pictures from INDEX by their IDS, as `lmk index list --pictures` shows them.
 
-    The picture files are left alone. An id that was removed before is no error, so the same command
-    may be run again. An id or a landmark that INDEX never had is an error, and nothing is removed.
-    The numbers of the other rows stay as they are; `lmk index compact` frees the space.
+    The picture files are not deleted. It is no error to remove an id twice, so the command may be
+    run again. An id or landmark that INDEX never had is an error, and then nothing is removed. The
+    row numbers of other pictures do not change; `lmk index compact` frees the space.
 
     Example: lmk index remove gallery.lmk eiffel_tower/1.jpg --label big_ben
     """
@@ -167,7 +165,8 @@ def remove(
 @click.option(
     "--whiten/--no-whiten",
     default=None,
-    help="Learn a whitening.  [default: of shards with distractors and 1,000 pictures or more]",
+    help="Fit a whitening of the vectors.  [default: only for shards with distractors and 1,000 "
+    "pictures in all]",
 )
 @duplicates
 @wait
@@ -182,7 +181,7 @@ def merge(
 ) -> None:
     """Join several INDEXes, such as the shards of one gallery, into a new one.
 
-    They must have been built with the same model. A picture that several hold is taken once.
+    All must have been built with the same model. A picture in several of them is taken once.
 
     Example: lmk index merge shard1.lmk shard2.lmk -o gallery.lmk
     """
@@ -209,7 +208,7 @@ def merge(
 def compact(index: Path, wait: float, as_json: bool) -> None:
     """Rewrite INDEX without the rows of removed pictures, in few files.
 
-    Row numbers change. Whoever has the index open goes on with what they opened.
+    Row numbers change. A process that has the index open continues to use the old rows.
 
     Example: lmk index compact gallery.lmk
     """
@@ -225,7 +224,7 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file, "-" for stdin, without empty ones."""
+    """Returns the non-empty lines of a file, or of stdin for "-"."""
     from lmk.embed.errors import UsageError
 
     try:
@@ -235,17 +234,17 @@ def _lines(file: Path) -> list[str]:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"cannot be read: {reason}", where=file) from error
     except UnicodeDecodeError as error:
-        raise UsageError("is no text in UTF-8", where=file) from error
+        raise UsageError("is not text in UTF-8", where=file) from error
     return [line.strip() for line in lines if line.strip()]
 
 
 def _is_emptied(gallery: Gallery, label: str) -> bool:
-    """Whether all pictures of a landmark were removed."""
+    """Returns whether all pictures of a landmark were removed."""
     return label not in gallery.label_names and gallery.had_label(label)
 
 
 def _ids_of(gallery: Gallery, labels: Sequence[str]) -> list[str]:
-    """The ids of all pictures that carry one of the labels, in row order."""
+    """Returns the ids of all pictures with one of the labels, in row order."""
     import numpy as np
 
     return gallery.ids(np.flatnonzero(gallery.view().allowed(labels)))

@@ -1,4 +1,4 @@
-"""`lmk index`: the group, and what belongs to it."""
+"""`lmk index`: the group of commands on an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lmk.cli.old_names import GroupWithOldNames
 
 @click.group(cls=GroupWithOldNames, old_names={"picks": "hits"})
 def index() -> None:
-    """Change, check, list and search an index."""
+    """Change, check, list or search an index."""
 
 
 for command in (

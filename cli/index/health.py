@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from lmk.index.gallery.verify import DamageFinding
 
 
-@click.command(short_help="Find what is damaged.")
+@click.command(short_help="Check every file for damage.")
 @click.argument("index", type=INDEX)
 @as_json
 @click.pass_context
 def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
-    """Compare every byte of INDEX with its checksum, and say what is wrong and what mends it.
+    """Compare every file of INDEX with its checksum, and name each damage and its repair.
 
-    Exits with 1 when something was found.
+    The exit code is 1 if something is damaged.
 
     Example: lmk index verify gallery.lmk
     """
@@ -41,26 +41,26 @@ def verify(ctx: click.Context, index: Path, as_json: bool) -> None:
     ctx.exit(1 if findings else 0)
 
 
-@index_command(short_help="Mend what is damaged.")
+@index_command(short_help="Repair what is damaged.")
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    help="What INDEX was built with, where its own copy is damaged and the model is none of "
-    "those that come with lmk.",
+    help="The model that INDEX was built with. Needed if its own copy is damaged and the model is "
+    "not part of lmk.",
 )
 @click.option(
-    "--weights", type=PATH, help="Weights of --model, where it is a timm model: a local file."
+    "--weights", type=PATH, help="Local file with the weights of --model, for a timm model."
 )
 @click.option(
     "--size",
     type=click.IntRange(32, 2048),
-    help="Side of the pictures that --model was used with, in pixels.",
+    help="Height and width of pictures that --model was used with, in pixels.",
 )
 @click.option(
     "--drop-lost",
     is_flag=True,
-    help="Also drop pictures with damaged vectors whose files cannot be reached, as those of a "
-    "drive that is not mounted.",
+    help="Also remove pictures with damaged vectors whose files cannot be accessed now, such as "
+    "on a drive that is not mounted.",
 )
 @click.pass_context
 def repair(
@@ -73,10 +73,10 @@ def repair(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Mend INDEX: make again what can be, embed again the pictures whose vectors are damaged.
+    """Repair INDEX: recompute damaged parts, and embed again pictures with damaged vectors.
 
-    Pictures whose vectors are lost and whose files are gone or changed are dropped and named;
-    then it exits with 1. It stops before that where their folder is missing or cannot be read.
+    A picture with damaged vectors whose file is gone or changed is removed and named, and the exit
+    code is 1. If the folder of such files is missing or cannot be read, nothing is removed.
 
     Example: lmk index repair gallery.lmk
     """
@@ -85,7 +85,7 @@ def repair(
     from lmk.rerank.indexing.repair import repair_index
 
     if model is None and (weights is not None or size is not None):
-        raise click.UsageError("--weights and --size are of a model: give --model with them")
+        raise click.UsageError("--weights and --size describe a model: add --model")
     embedder = None if model is None else Embedder.named(model, weights=weights, size=size)
     with StageProgress() as progress:
         report = repair_index(
@@ -104,6 +104,6 @@ def repair(
 
 
 def _facts(finding: DamageFinding) -> dict[str, Any]:
-    """For JSON; `rows` are the first one and the one behind the last."""
+    """Returns a finding for JSON; `rows` is the half-open range of damaged rows."""
     rows = [finding.rows.start, finding.rows.stop]
     return asdict(finding) | {"where": str(finding.where), "rows": rows}

@@ -1,4 +1,4 @@
-"""`lmk index hits`: what the distractors of an index picked."""
+"""`lmk index hits`: how often gallery pictures are among the nearest of the distractors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmk.cli.render import check_output, counted, write_text
 from lmk.embed.shell_words import shell_word
 
 
-@click.command(short_help="Write what the distractors picked.")
+@click.command(short_help="Write how often distractors are near a picture.")
 @click.argument("index", type=INDEX)
 @click.option(
     "-o",
@@ -25,15 +25,15 @@ from lmk.embed.shell_words import shell_word
 @click.option(
     "--top",
     type=click.IntRange(min=1),
-    help="Pictures that each distractor picks.  [default: as the index's penalty, else 20]",
+    help="Nearest pictures to count of each distractor.  [default: as in the penalty, or 20]",
 )
 @as_json
 def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
-    """Write which pictures of INDEX its distractors picked: id,mean_cosine,n_picked.
+    """Write how often each picture of INDEX is among the nearest of its distractors.
 
-    Each distractor picks its nearest pictures. One that is picked far more often than others
-    attracts what shows no landmark, and the penalty takes the mean cosine of its pickers, or a
-    share of it, off its own. The most picked stand first.
+    The CSV has the columns id, mean_cosine and n_picked: n_picked distractors have the picture
+    among their nearest, with that mean cosine. A picture with far more of them than others attracts
+    photos of no landmark, and the penalty lowers its score. The largest numbers come first.
 
     Example: lmk index hits gallery.lmk -o hits.csv
     """
@@ -52,7 +52,7 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
         bank = saved_distractors(gallery)
         if not bank.mask.any():
             raise UsageError(
-                "holds no distractors, so nothing was picked",
+                "holds no distractors",
                 where=index,
                 remedy=f"add some: lmk index add {shell_word(index)} pictures/ --distractors",
             )
@@ -74,4 +74,4 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
                  "top": top}  # fmt: skip
         echo_json(facts)
     else:
-        echo(f"{output}: {counted(len(table), 'picture')}, {picked:,} of them picked")
+        echo(f"{output}: {counted(len(table), 'picture')}, {picked:,} of them near a distractor")

@@ -25,11 +25,13 @@ _ROWS_AT_A_TIME = 10_000
 _NO_LANDMARK = "(no landmark)"
 
 
-@click.command(short_help="Say what it holds and how it is searched.")
+@click.command(short_help="Show the content, the search and the steps.")
 @click.argument("index", type=INDEX)
 @as_json
 def info(index: Path, as_json: bool) -> None:
-    """Say what INDEX holds, after checking every file of it.
+    """Show what INDEX contains and how it is searched.
+
+    Every file of the index is compared with its checksum first.
 
     Example: lmk index info gallery.lmk
     """
@@ -67,11 +69,11 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
 
 
 class _NotReadyError(Exception):
-    """The search needs something built first; says what."""
+    """The search needs an index file that does not exist yet; the message names it."""
 
 
 def _search(gallery: Gallery) -> str:
-    """How the gallery is searched and why; builds nothing, and forgives a server that is down."""
+    """Returns how the gallery is searched and why, without building anything."""
     from lmk.embed.errors import LmkError
     from lmk.index.search.choose import choose
 
@@ -81,9 +83,9 @@ def _search(gallery: Gallery) -> str:
     try:
         return choose(gallery, on_message=stop).reason
     except _NotReadyError as error:
-        return f"will be made ready at the next search, which begins with {error}"
+        return f"the next search first needs: {error}"
     except LmkError as error:
-        return f"cannot be searched now: {error}"
+        return f"not possible now: {error}"
 
 
 def _bytes_in(folder: Path) -> int:
@@ -111,7 +113,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "search": facts["search"],
         "steps": ", ".join(_step_text(step) for step in facts["steps"]),
         "lists": ", ".join(_step_text(step) for step in facts["retrieval"]["steps"])
-        or "as they are searched",
+        or "in the order of the search",
         "size": f"{human_bytes(facts['bytes_on_disk'])}, of it cache {cache}; "
         f"format {facts['format']}",
         "created": _to_the_second(facts["created"]),
@@ -130,13 +132,13 @@ def _step_text(step: dict[str, object]) -> str:
 
 @click.command("list", short_help="List landmarks or pictures.")
 @click.argument("index", type=INDEX)
-@click.option("--pictures", is_flag=True, help="List pictures, distractors too, not landmarks.")
+@click.option("--pictures", is_flag=True, help="List pictures and distractors, not landmarks.")
 @labels
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -> None:
-    """List the landmarks of INDEX with their numbers of pictures, or with --pictures each picture.
+    """List the landmarks of INDEX with their numbers of pictures.
 
-    A picture's line: id, landmarks, file, with a tab between two.
+    With --pictures, list each picture: id, landmarks and file, separated by tabs.
 
     Example: lmk index list gallery.lmk --pictures --label eiffel_tower
     """
@@ -163,7 +165,7 @@ def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -
 
 
 def _counts(gallery: Gallery, rows: NDArray[np.int64]) -> list[tuple[str | None, int]]:
-    """The pictures of each landmark among the rows, by name; last those without one, if any."""
+    """Returns (landmark, pictures among the rows) by name; None comes last."""
     import numpy as np
 
     chosen = np.zeros(gallery.rows, np.bool_)

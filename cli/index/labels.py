@@ -1,4 +1,4 @@
-"""`lmk index relabel|rename-label`: other landmarks for pictures that an index holds."""
+"""`lmk index relabel|rename-label`: new landmarks for the pictures of an index."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lmk.cli.render import counted
     "labels",
     multiple=True,
     metavar="NAME",
-    help="The new landmark of the pictures IDS; may be given again for several landmarks.",
+    help="The new landmark of the pictures IDS. Repeat the option for several landmarks.",
 )
 @click.option("--no-label", is_flag=True, help="Remove the landmark of the pictures IDS.")
 @click.option(
     "--remove-label",
     metavar="NAME",
-    help="Take this landmark off every picture that has it; the pictures stay.",
+    help="Remove this landmark from every picture that has it. The pictures stay.",
 )
 @click.option(
     "--from",
@@ -47,9 +47,9 @@ def relabel(
 ) -> None:
     """Give pictures of INDEX other landmarks, by their IDS or by a table.
 
-    No picture is read and nothing is embedded. A picture gets a new row number, and keeps its id
-    and file. `lmk index sync` and `lmk index add` take the landmarks from the folder or CSV, so
-    change these as well.
+    No picture is read or embedded. A picture gets a new row number and keeps its id and file.
+    `lmk index sync` and `lmk index add` read landmarks from the folder or CSV, so change them there
+    as well.
 
     Example: lmk index relabel gallery.lmk eiffel_tower/7.jpg --label blackpool_tower
     """
@@ -90,10 +90,10 @@ def relabel(
 @click.argument("old")
 @click.argument("new")
 def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) -> None:
-    """Rename the landmark OLD of INDEX to NEW; where NEW exists already, join the two.
+    """Rename the landmark OLD of INDEX to NEW. If NEW exists already, the two are joined.
 
-    No picture is read and nothing is embedded. `lmk index sync` takes the landmarks from the
-    folder or CSV, so rename the landmark there as well.
+    No picture is read or embedded. `lmk index sync` reads landmarks from the folder or CSV, so
+    rename the landmark there as well.
 
     Example: lmk index rename-label gallery.lmk eifel_tower eiffel_tower
     """
@@ -118,7 +118,7 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
 
 
 def _read_labels(table: Path) -> dict[str, Sequence[str]]:
-    """The labels of each picture that a table names, by id.
+    """Returns the labels of each picture of a table, by id.
 
     Raises:
         ManifestError: the table cannot be read, or has no column of labels.

@@ -1,4 +1,4 @@
-"""`lmk index push`, and what `lmk build-index --backend milvus` does at its end."""
+"""`lmk index push`: a copy of an index on a Milvus server."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 @click.option(
     "--uri",
     metavar="URI",
-    help="Of the server, as in http://localhost:19530.  [default: the one it was built for]",
+    help="Address of the server, such as http://localhost:19530.  [default: the saved one]",
 )
 @collection
 @click.option(
-    "--replace", is_flag=True, help="Drop a collection of that name first, whatever it holds."
+    "--replace", is_flag=True, help="First delete a collection of that name, whatever it contains."
 )
 @as_json
 def push(
     index: Path, uri: str | None, collection: str | None, replace: bool, as_json: bool
 ) -> None:
-    """Copy the vectors of INDEX to a Milvus server, which then can search them.
+    """Copy the vectors of INDEX to a Milvus server, which can then search them.
 
-    INDEX stays what counts: it can be pushed again at any time, and only what is new is sent.
-    `lmk index set INDEX --backend milvus --uri URI` makes it be searched there.
+    Push again after every change of INDEX; only the difference is sent. Then
+    `lmk index set INDEX --backend milvus --uri URI` makes queries search on the server.
 
     Example: lmk index push gallery.lmk --uri http://localhost:19530
     """
@@ -62,10 +62,10 @@ def push_to_server(
     *,
     replace: bool = False,
 ) -> PushReport:
-    """Pushes an index to a server, to the one it was built for unless another is given.
+    """Pushes an index to a server, by default to the server saved with the index.
 
     Raises:
-        UsageError: no address is given and the index has none.
+        UsageError: no address is given, and none is saved with the index.
     """
     from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
@@ -76,7 +76,7 @@ def push_to_server(
         search = SearchSettings(uri=uri, collection=collection).over(SearchSettings.saved(gallery))
         if search.uri is None:
             raise UsageError(
-                "was not built for a Milvus server", where=index, remedy="name one with --uri"
+                "no Milvus server is saved with it", where=index, remedy="name one with --uri"
             )
         return push_gallery(
             gallery,
@@ -88,7 +88,7 @@ def push_to_server(
 
 
 def pushed_text(report: PushReport) -> str:
-    """What a push did, as one line."""
+    """Returns the result of a push as one line."""
     return (
         f"{report.uri}: collection {report.collection} holds {counted(report.rows, 'row')} "
         f"({report.sent:,} sent, {report.deleted:,} deleted)"

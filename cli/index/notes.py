@@ -1,4 +1,4 @@
-"""Notes on stderr about pictures that a change of an index left out, or that look wrong."""
+"""Notes on stderr about pictures that a change of an index skipped or that look wrong."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SHOWN_LANDMARKS = 5
 
 
 def echo_duplicates(found: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:
-    """Prints which pictures were left out because others have their content.
+    """Prints which pictures were skipped because others have the same content.
 
     Args:
-        found: (id left out, id that has its content).
-        takes: the option, or the command with its option, that takes such pictures.
+        found: pairs (skipped id, id with the same content).
+        takes: the option, or the command with its option, that adds such pictures.
     """
     for given, held in found[:_SHOWN]:
         echo(f"lmk: left out {given}: the same file as {held}", err=True)
@@ -31,7 +31,7 @@ def echo_duplicates(found: Sequence[tuple[str, str]], *, takes: str = "--duplica
 
 
 def echo_shared(shared: Sequence[str]) -> None:
-    """Prints which distractors are not used because a picture of the index is the same file.
+    """Prints which distractors are not used because a gallery picture is the same file.
 
     Args:
         shared: their ids.
@@ -51,9 +51,9 @@ def echo_conflicts(
     """Prints which pictures are the same file under different landmarks.
 
     Args:
-        index: the index, which has both of each pair.
+        index: the index, which holds both pictures of each pair.
         found: the pairs.
-        without_own: landmarks whose pictures are all in such pairs.
+        without_own: landmarks of which all pictures are in such pairs.
     """
     for one in found[:_SHOWN]:
         own, other = " ".join(one.labels), " ".join(one.other_labels)
@@ -89,10 +89,10 @@ def echo_conflicts(
 
 
 def echo_relabelled(found: Sequence[LabelDifference]) -> None:
-    """Prints which pictures of the index have taken over the landmark of a picture given.
+    """Prints which pictures of the index took the landmark of an added picture.
 
     Args:
-        found: the pictures given, and those that they replace.
+        found: the added pictures, and the pictures that they replace.
     """
     for one in found[:_SHOWN]:
         old = " ".join(one.other_labels) or "no landmark"
@@ -103,12 +103,12 @@ def echo_relabelled(found: Sequence[LabelDifference]) -> None:
 
 
 def echo_unlabelled(pictures: Path, index: Path | None = None, *, addable: bool = False) -> None:
-    """Prints that no picture of a folder or table has a landmark, and the way out.
+    """Prints that no picture of a folder or table has a landmark, and the remedy.
 
     Args:
         pictures: the folder or table.
-        index: the index that has them, where it may have others with a landmark.
-        addable: whether `lmk index add --label` can name the landmark of all of them.
+        index: the index that holds them, if it may hold other pictures with a landmark.
+        addable: whether `lmk index add --label` can give all of them a landmark.
     """
     effect = (
         "so the index can find similar pictures but name nothing"

@@ -1,4 +1,4 @@
-"""`lmk index search`, and `lmk index set`: how an index is searched."""
+"""`lmk index search` and `lmk index set`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
 
-@click.command(short_help="Find neighbours of many queries.")
+@click.command(short_help="Write the neighbours of many queries.")
 @click.argument("index", type=INDEX)
 @click.argument("queries", type=INDEX_OR_OTHER)
 @click.option(
@@ -34,7 +34,7 @@ from lmk.cli.render import counted
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder to fill with Parquet files; a second run goes on where the first stopped.",
+    help="Folder of Parquet files to write. A second run continues where the first stopped.",
 )
 @click.option(
     "-k",
@@ -42,10 +42,12 @@ from lmk.cli.render import counted
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="Neighbours of each query, at most as many as INDEX holds.",
+    help="Number of neighbours of each query.",
 )
 @click.option(
-    "--kind", metavar="KIND", help="Another kind of search than the index's own; see build-index."
+    "--kind",
+    metavar="KIND",
+    help="Another kind of search than the saved one (see `lmk index set`).",
 )
 @labels
 @as_json
@@ -58,10 +60,10 @@ def search(
     labels: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Find the nearest pictures of INDEX for many QUERIES: an index, or a safetensors file.
+    """Write the nearest pictures of INDEX for many QUERIES: an index, or a safetensors file.
 
-    Queries are read and neighbours written a block at a time, so their number does not matter.
-    OUTPUT holds the columns query, rows, scores and ids; pandas.read_parquet reads the folder.
+    Queries are read and neighbours are written in blocks, so memory does not limit their number.
+    OUTPUT has the columns query, rows, scores and ids; pandas.read_parquet reads the folder.
 
     Example: lmk index search gallery.lmk queries.lmk -o neighbours/ -k 20
     """
@@ -103,15 +105,15 @@ def search(
 
 
 def _at_most(neighbours: int, held: int) -> int:
-    """The neighbours there can be, said on stderr where that is fewer than were asked for."""
+    """Returns the possible number of neighbours; prints a note if it is below the one given."""
     source = click.get_current_context().get_parameter_source("neighbours")
     if neighbours > held and source is not ParameterSource.DEFAULT:
-        holds = f"the index holds {counted(held, 'picture')}, no more can be found"
+        holds = f"the index holds only {counted(held, 'picture')}"
         echo(f"lmk: -k {neighbours}: {holds}", err=True)
     return max(1, min(neighbours, held))
 
 
-@index_command("set", short_help="Change how it is searched and how lists are ordered.")
+@index_command("set", short_help="Change how the index is searched.")
 @kind
 @recall
 @backend
@@ -131,9 +133,9 @@ def set_(
 ) -> None:
     """Change how INDEX is searched, without building it again.
 
-    What is not given stays as it is. What the search needs is made now, not at the first question.
-
-    With --retrieval-steps: how the lists of `lmk submit --task retrieval` are ordered.
+    Settings that are not given stay as they are. Files that the search needs are built now, not at
+    the first query. --retrieval-steps sets how `lmk submit --task retrieval` orders its lists.
+    Before --backend milvus, run `lmk index push`, which copies the vectors to the server.
 
     Example: lmk index set gallery.lmk --kind exact
     """
@@ -148,7 +150,7 @@ def set_(
     lists = None if retrieval_steps is None else read_retrieval(retrieval_steps)
     if not given.to_json() and lists is None:
         remedy = "use --kind, --recall, --backend, --collection or --retrieval-steps"
-        raise UsageError("nothing to change is named", where=index, remedy=remedy)
+        raise UsageError("no setting is given", where=index, remedy=remedy)
     with Gallery.open(index) as gallery:
         saved = SearchSettings.saved(gallery)
         check_backend(given, saved)
@@ -157,7 +159,7 @@ def set_(
         retrieval = lists or saved_retrieval(gallery)
     with GalleryWriter(index, wait=wait) as writer:
         writer.set(SEARCH, setting)
-        if lists is not None:  # the default is not kept: a later one takes its place
+        if lists is not None:  # the default is not saved, so that a later default applies
             kept_as = None if retrieval_steps == "default" else lists.model_dump(mode="json")
             writer.set(RETRIEVAL, kept_as)
         writer.commit()

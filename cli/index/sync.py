@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 _SHOWN = 10  # places named on stderr
 
 
-@index_command(short_help="Make it hold what a folder holds.")
+@index_command(short_help="Bring an index up to date with a folder.")
 @click.argument("pictures", type=PATH)
 @click.option(
     "--distractors",
     type=PATH,
     metavar="FOLDER|CSV",
-    help="The distractors too; those of the index stay as they are unless this is given.",
+    help="Also bring the distractors up to date with this folder or CSV.",
 )
 @root
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option(
     "--allow-removals",
     is_flag=True,
-    help="Allow the removal of whole landmarks, or of more than a fifth of the pictures.",
+    help="Allow removing whole landmarks, or more than a fifth of the pictures.",
 )
 def sync(
     index: Path,
@@ -54,13 +54,13 @@ def sync(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Make INDEX hold what PICTURES holds: add the new, replace the changed, drop what is gone.
+    """Bring INDEX up to date with PICTURES: add new, replace changed, remove missing pictures.
 
-    Only new and changed pictures are embedded. A picture stays when its file could not be looked
-    at: the file lies below a folder that cannot be read or is empty, lies behind a link that leads
-    nowhere, or is damaged. Nothing is changed when whole landmarks, or more than a fifth of the
-    pictures, would be removed, unless --allow-removals is given. Stopped or killed, the same
-    command goes on.
+    Only new and changed pictures are embedded. A picture stays in INDEX if its file cannot be
+    accessed now: it is in a folder that is empty or cannot be read, behind a broken link, or
+    damaged. The command stops without a change if it would remove whole landmarks or more than a
+    fifth of the pictures, unless --allow-removals is given. If it is stopped, run it again: it
+    continues.
 
     Example: lmk index sync gallery.lmk gallery/
     """
@@ -110,7 +110,7 @@ def sync(
 
 
 def _echo_kept(kept: Sequence[UnseenPictures]) -> None:
-    """Prints on stderr which pictures stay although their files could not be looked at."""
+    """Prints on stderr which pictures stay although their files cannot be accessed."""
     for one in kept[:_SHOWN]:
         echo(f"lmk: kept {counted(one.pictures, 'picture')} of {one.path}: {one.reason}", err=True)
     if len(kept) > _SHOWN:
@@ -121,7 +121,7 @@ def _echo_kept(kept: Sequence[UnseenPictures]) -> None:
 
 
 def _question(report: SyncReport) -> str:
-    """The warning of a dry run that the sync will stop."""
+    """Returns the warning of a dry run that the sync would stop."""
     names = report.vanishing
     whole = f", all of {first_of(names, _SHOWN)} among them" if names else ""
     pictures = counted(report.removed, "picture")

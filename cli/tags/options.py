@@ -1,4 +1,4 @@
-"""Options that the commands about tags have in common, and what they stand for."""
+"""Options shared by the commands about tags."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ index_option = click.option(
     "-i",
     "--index",
     type=INDEX,
-    help="Let the pictures of this index vote.",
+    help="Take the tags from the pictures of this index, by a vote of the nearest ones.",
 )
 tagger_option = click.option(
     "--tagger",
     type=TAGGER,
     metavar="DIR",
-    help="Ask a tagger that `lmk train` wrote, an index that was built with one, or tags-lite1, "
-    "which lmk comes with: 18 everyday things.",
+    help="Folder of a tagger that `lmk train` wrote, or an index that was built with one, or "
+    "tags-lite1, lmk's own tagger for 18 everyday things.",
 )
 tiles_option = click.option(
     "--tiles",
     is_flag=True,
-    help="Also look at nine overlapping tiles of each photo, for small things; ten times the work.",
+    help="Also score nine overlapping tiles of each photo, for small things; ten times slower.",
 )
 
 
 @contextmanager
 def named_tagger(index: Path | None, tagger: Path | None) -> Iterator[Tagger]:
-    """The tagger that --index and --tagger name; without either the one that lmk comes with.
+    """Returns a context with the tagger that --index or --tagger names, by default lmk's own.
 
     Raises:
         UsageError: both are given.
@@ -48,6 +48,6 @@ def named_tagger(index: Path | None, tagger: Path | None) -> Iterator[Tagger]:
 
     if index is not None and tagger is not None:
         remedy = "give one of --index and --tagger"
-        raise UsageError("an index and a tagger", where="--tagger", remedy=remedy)
+        raise UsageError("both an index and a tagger are given", where="--tagger", remedy=remedy)
     with open_tagger(index or tagger, votes=index is not None) as opened:
         yield opened

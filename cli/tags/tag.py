@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-BEST = 5  # tags named though they are not given
+BEST = 5  # best tags of a picture to report, given or not
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Tagged:
     """A picture and its tags.
 
     Attributes:
-        picture: its path, or its id in the folder or CSV it came from.
-        path: its file.
-        tags: given, by falling score.
-        best: the tags of the largest scores, given or not: name, score, threshold (None for a tag
-            that is never given).
-        scores: of each tag of the tagger, and of those given.
+        picture: the path of the picture, or its id in a folder or CSV.
+        path: the file.
+        tags: the tags given, by descending score.
+        best: the tags with the largest scores as (name, score, threshold); the threshold is None
+            for a tag that is never given.
+        scores: the score of each tag of the tagger, and of each tag given.
     """
 
     picture: str
@@ -52,7 +52,7 @@ class Tagged:
     scores: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the tags for JSON."""
         best = [dict(zip(("tag", "score", "threshold"), one, strict=True)) for one in self.best]
         return {"picture": self.picture, "tags": [asdict(tag) for tag in self.tags], "best": best}
 
@@ -73,19 +73,19 @@ class Tagged:
 @click.option(
     "--detector",
     metavar="FILE|hub",
-    help="Also set tags by things found in boxes: weights of torchvision's SSDLite, or `hub` to "
-    "fetch them (14 MB).",
+    help="Also set tags by an object detector: a file with the weights of torchvision's SSDLite, "
+    "or `hub` to download them (14 MB).",
 )
 @click.option(
     "--classes",
     type=_PATH,
     metavar="CSV",
-    help="Which tag a class of the detector sets: the columns class and tag.  [default: the tag "
-    "of the same name]",
+    help="Tags for the classes of the detector: the columns class and tag.  [default: the tag of "
+    "the same name]",
 )
 @root
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
+    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
 )
 @click.option("--html", type=_FILE, help="Write a page with the pictures and their tags.")
 @click.option(
@@ -93,7 +93,7 @@ class Tagged:
     "--output",
     type=_FILE,
     metavar="CSV",
-    help="Write all scores, and the tags given, for lmk eval tags, instead of a line a picture.",
+    help="CSV file to write instead of printing: all scores and the tags, for `lmk eval tags`.",
 )
 def tag(
     images: tuple[Path, ...],
@@ -109,14 +109,13 @@ def tag(
     html: Path | None,
     output: Path | None,
 ) -> None:
-    """Say what is in each of the pictures: the tags whose score reaches their threshold.
+    """Print the tags of each picture: those whose score reaches their threshold.
 
     The pictures may be files, the pictures of a folder or CSV, or paths on stdin (-).
 
-    Unless a tagger or an index is named, tags-lite1 is asked, which lmk comes with: 18 things.
-    Scores are 0 to 1: of a trained tagger its probabilities, of an index the share of the nearest
-    pictures that have the tag, weighed by similarity. A tag needs 0.5 unless `lmk tag-thresholds`
-    has learnt what it needs.
+    By default lmk's own tagger tags-lite1 is used, which knows 18 things. Scores are 0 to 1. A
+    trained tagger gives probabilities; an index gives the share of the nearest pictures with the
+    tag, weighted by similarity. The threshold is 0.5 unless `lmk tag-thresholds` has fitted it.
 
     Example: lmk tag photo.jpg --tagger my-tags
     """
@@ -126,7 +125,7 @@ def tag(
         if path is not None:
             check_output(path, reads=images)
     if classes is not None and detector is None:
-        raise UsageError("belongs to a detector", where="--classes", remedy="add --detector")
+        raise UsageError("needs --detector", where="--classes", remedy="add --detector")
     graph = named_relations(relations, relations_by)
     named = named_pictures(images, root)
     files = [(name, path) for name, path in named.files.items() if name not in named.unseen]
@@ -137,8 +136,8 @@ def tag(
         if graph is not None:
             rules = rules.with_relations(graph)
         if tiles and rules.tags and not rules.tiles:
-            note = "thresholds were learnt without --tiles, which raises scores"
-            echo(f"lmk: {note}: learn them with --tiles", err=True)
+            note = "the thresholds were fitted without --tiles, which raises scores"
+            echo(f"lmk: {note}; run lmk tag-thresholds with --tiles", err=True)
         found, tag_of = _detector(detector, classes, opened.names)
         for one in _tagged(opened, rules, files, tiles or rules.tiles, found, tag_of, failed):
             if html is not None or output is not None:
@@ -157,7 +156,7 @@ def tag(
         root_of_paths = _root(tagged, output)
         write_text(output, _table(tagged, root_of_paths))
         if root_of_paths != output.parent.resolve():
-            echo(f"lmk: {output}: its paths start at --root {shell_word(root_of_paths)}", err=True)
+            echo(f"lmk: {output}: read it with --root {shell_word(root_of_paths)}", err=True)
         some = sum(bool(one.tags) for one in tagged)
         if not as_json:
             echo(f"{output}: {counted(len(tagged), 'picture')}, {some:,} of them with tags")
@@ -168,7 +167,7 @@ def tag(
 def _detector(
     named: str | None, classes: Path | None, tags: Sequence[str]
 ) -> tuple[Detector | None, Mapping[str, str]]:
-    """The detector, and which tag each of its classes sets."""
+    """Returns the detector, and the tag that each of its classes sets."""
     from lmk.embed.errors import UsageError
     from lmk.embed.tags.detector import SsdLite, read_classes, tag_of_class
 
@@ -178,8 +177,8 @@ def _detector(
     detector = SsdLite(named)
     tag_of = tag_of_class(detector.labels, tags, chosen)
     if not tag_of:
-        remedy = "say with --classes which tag a class sets"
-        raise UsageError("no tag is called as a class of the detector", remedy=remedy)
+        remedy = "name the tags of its classes with --classes"
+        raise UsageError("no tag has the name of a class of the detector", remedy=remedy)
     return detector, tag_of
 
 
@@ -192,7 +191,7 @@ def _tagged(
     tag_of: Mapping[str, str],
     failed: dict[str, str],
 ) -> Iterator[Tagged]:
-    """Each picture with its tags; those that cannot be read go to `failed`."""
+    """Yields each picture with its tags; adds unreadable pictures to `failed`."""
     from lmk.cli.progress import StageProgress
     from lmk.rerank.tags.assign import assign_tags
     from lmk.rerank.tags.taggers import tag_files
@@ -240,7 +239,7 @@ def _line(one: Tagged) -> str:
 
 
 def _root(tagged: Sequence[Tagged], output: Path) -> Path:
-    """Where the paths of the table start: its own folder, or one above all pictures."""
+    """Returns the folder at which paths start: that of the table, or one above all pictures."""
     folders = [Path(one.path).resolve().parent for one in tagged]
     own = output.parent.resolve()
     if not folders or all(folder.is_relative_to(own) for folder in folders):
@@ -249,7 +248,7 @@ def _root(tagged: Sequence[Tagged], output: Path) -> Path:
 
 
 def _table(tagged: Sequence[Tagged], root: Path) -> str:
-    """id,path,tags,given: all scores as tag:score, and the tags given; paths start at `root`."""
+    """Returns a CSV id,path,tags,given: all scores as tag:score, and the tags given."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "path", "tags", "given"])

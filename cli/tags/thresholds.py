@@ -33,7 +33,7 @@ _SHOWN = 5  # unknown tags
     type=click.Path(path_type=Path),
     required=True,
     metavar="FOLDER|CSV",
-    help="Pictures with tags that nothing was learnt from.",
+    help="Pictures with tags that the tagger was not trained on.",
 )
 @index_option
 @tagger_option
@@ -42,22 +42,22 @@ _SHOWN = 5  # unknown tags
     type=FloatRange(0, 1),
     default=0.9,
     show_default=True,
-    help="Share of right ones among the pictures given a tag, of each tag.",
+    help="Wanted precision of each tag: the share of right ones among pictures given the tag.",
 )
 @click.option(
     "--recall",
     type=FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of a tag's pictures that should be given it; tags that miss it are listed.",
+    help="Wanted recall: the share of a tag's pictures given the tag. Tags below it are listed.",
 )
 @click.option(
     "--confidence",
     type=FloatRange(0.5, 1, max_open=True),
     default=0.8,
     show_default=True,
-    help="How sure it has to be that a tag keeps the precision on other pictures, or it is listed; "
-    "with 0.5 the precision measured is believed, which of few pictures is luck.",
+    help="Confidence that a tag reaches the precision on other pictures too; tags below it are "
+    "listed. 0.5 accepts the measured precision, which is unreliable for few pictures.",
 )
 @relations_option
 @relations_by_option
@@ -67,7 +67,7 @@ _SHOWN = 5  # unknown tags
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Leave the tagger as it is and write one with these thresholds into this new folder.",
+    help="New folder for a copy of the tagger with these thresholds; the tagger stays unchanged.",
 )
 @root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -85,12 +85,12 @@ def tag_thresholds(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Learn from which score on each tag is given, and keep that with the tagger or index.
+    """Fit the threshold of each tag, and save it with the tagger or index.
 
-    Of the thresholds that probably keep the precision each tag gets the one with the largest
-    recall. A tag that cannot promise precision and recall is listed, and gets the threshold that
-    has the precision on these pictures; if none has it, it is never given. One that no picture of
-    --data has keeps 0.5. Relations and --tiles are kept too: `lmk tag` does the same then.
+    Among the thresholds that reach the precision with the wanted confidence, each tag gets the one
+    with the largest recall. A tag that misses precision or recall is listed, and gets a threshold
+    with the measured precision; if there is none, the tag is never given. A tag without a picture
+    in --data keeps 0.5. `lmk tag` also uses the relations and --tiles given here.
 
     Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
     """
@@ -100,18 +100,20 @@ def tag_thresholds(
     from lmk.rerank.tags.taggers import HeadTagger
 
     if index is None and tagger is None:
-        raise UsageError("whose thresholds?", remedy="name a tagger or an index: --tagger or -i")
+        raise UsageError("no tagger is given", remedy="name a tagger or an index: --tagger or -i")
     if precision == 1 and confidence > 0.5:
-        remedy = "ask for less, or for what is measured: --confidence 0.5"
-        raise UsageError("no number of pictures makes that sure", where="--precision 1",
-                         remedy=remedy)  # fmt: skip
+        remedy = "lower it, or accept the measured precision: --confidence 0.5"
+        what = "no number of pictures is enough for this confidence"
+        raise UsageError(what, where="--precision 1", remedy=remedy)
     _check_output(output, index, tagger)
     graph = named_relations(relations, relations_by) or RelationGraph({})
     manifest = read_pictures(data, root=root)
     with named_tagger(index, tagger) as opened:
         if output is not None and not isinstance(opened, HeadTagger):
-            remedy = "leave it out: the index keeps its thresholds"
-            raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
+            remedy = "leave it out: the thresholds are saved in the index"
+            raise UsageError(
+                "applies to a tagger, not to an index", where="--output", remedy=remedy
+            )
         _refuse_known(opened, manifest)
         scores, truth = _validation(opened, manifest, graph, tiles, data)
         everywhere = [name for name, own in zip(opened.names, truth.T, strict=True) if own.all()]
@@ -141,10 +143,10 @@ def tag_thresholds(
 
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
-    """Checks, before the work is done, that thresholds can be kept where they are to be.
+    """Checks that the thresholds can be saved, before the work starts.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: they cannot be saved.
     """
     from lmk.cli.render import require_folder
     from lmk.embed.errors import UsageError
@@ -152,19 +154,19 @@ def _check_output(output: Path | None, index: Path | None, tagger: Path | None) 
 
     if output is None:
         if tagger is not None and embedder_folder(str(tagger)) == shipped_tagger():
-            remedy = "name with -o a folder for a tagger with these thresholds"
-            raise UsageError("comes with lmk and stays as it is", where=tagger, remedy=remedy)
+            remedy = "name a folder for a copy with -o"
+            raise UsageError("is part of lmk and cannot be changed", where=tagger, remedy=remedy)
         return
     if index is not None:
-        remedy = "leave it out: the index keeps its thresholds"
-        raise UsageError("is for a copy of a tagger", where="--output", remedy=remedy)
+        remedy = "leave it out: the thresholds are saved in the index"
+        raise UsageError("applies to a tagger, not to an index", where="--output", remedy=remedy)
     require_folder(output)
     if output.exists() and any(output.iterdir()):
         raise UsageError("is not empty", where=output, remedy="name a new folder")
 
 
 def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
-    """Pictures of an index would find themselves and vote for their own tags."""
+    """Refuses pictures of the index, which would vote for their own tags (UsageError)."""
     from lmk.embed.errors import UsageError
     from lmk.rerank.tags.taggers import VoteTagger
 
@@ -173,7 +175,7 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
     for row in manifest.rows:
         if tagger.knows(manifest.file(row)):
             raise UsageError(
-                "is a picture of the index itself and would find itself",
+                "is a picture of the index and would vote for its own tags",
                 where=manifest.file(row),
                 remedy="give pictures that the index does not hold",
             )
@@ -182,12 +184,12 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
 def _validation(
     tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Scores and truth [n, t] of the pictures that can be read.
+    """Returns scores and truth, both [n, t], of the readable pictures.
 
-    What follows from a tag is true too, also where the tagger does not know that tag itself.
+    Tags that a tag implies are true as well, even if the tagger does not know the implying tag.
 
     Raises:
-        UsageError: none of them has a tag of the tagger.
+        UsageError: no picture has a tag of the tagger.
     """
     import numpy as np
 
@@ -203,7 +205,7 @@ def _validation(
         echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
     labels = {id_: set(relations.close(own)) for id_, own in labels.items()}
     if not any(own & set(tagger.names) for own in labels.values()):
-        remedy = "give a CSV with a column tags, several apart by blanks"
+        remedy = "give a CSV with a column tags, separated by blanks"
         raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)
     files = [(row.id, manifest.file(row)) for row in manifest.rows]
     with StageProgress() as progress:
@@ -229,12 +231,12 @@ def _validation(
 
 
 def _say_everywhere(names: list[str], data: Path) -> None:
-    """Prints on stderr which tags all pictures have, so that no precision can be measured."""
+    """Prints on stderr which tags all pictures have, so that their precision is unknown."""
     if names:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         what = f"every picture has {counted(len(names), 'tag')}: {shown}"
-        remedy = "nothing measures how well others are refused; give pictures without the tag too"
-        echo(f"lmk: {data}: {what}: {remedy}", err=True)
+        remedy = "their precision cannot be measured; add pictures without them"
+        echo(f"lmk: {data}: {what}; {remedy}", err=True)
 
 
 def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
@@ -261,15 +263,15 @@ def _echo(learnt: TagThresholds, pictures: int) -> None:
     known = len(learnt.tags) - len(learnt.unseen)
     echo(
         f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}, "
-        "those that the thresholds were chosen on"
+        "the ones that the thresholds were fitted on"
     )
     missed = [name for name in learnt.failed if name not in learnt.unsure]
     if missed:
         echo(f"not reached: {', '.join(missed)}")
     if learnt.unsure:
-        echo(f"reached, but on too few pictures to be sure: {', '.join(learnt.unsure)}")
+        echo(f"reached, but on too few pictures for the confidence: {', '.join(learnt.unsure)}")
     if learnt.unseen:
-        echo(f"no picture, {learnt.default:g} kept: {', '.join(learnt.unseen)}")
+        echo(f"no picture, so the threshold stays {learnt.default:g}: {', '.join(learnt.unseen)}")
     echo()
     rows = [(name, *_cells(one)) for name, one in learnt.tags.items()]
     echo_table(("tag", "pictures", "threshold", "precision", "recall"), rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.options import root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 
@@ -27,29 +28,23 @@ _COMPARED = 64
     "kind",
     type=click.Choice(_KINDS),
     required=True,
-    help="openvino (.xml and .bin), onnx, or int8 (OpenVINO, quantised).",
+    help="Format to write: openvino (.xml and .bin), onnx, or int8 (quantised OpenVINO).",
 )
-@click.option(
-    "-o", "--output", type=_PATH, required=True, metavar="FILE", help="The file to write."
-)
+@click.option("-o", "--output", type=_PATH, required=True, metavar="FILE", help="File to write.")
 @click.option(
     "--data",
     type=_PATH,
     metavar="FOLDER|CSV",
-    help="Pictures to compare on, and for int8 to set its scales by; with labels, GAP, mAP@100 "
-    "and acc@1 of both are printed.",
+    help="Pictures to compare both networks on, and to calibrate int8. If they have labels, GAP, "
+    "mAP@100 and acc@1 of both networks are printed.",
 )
 @click.option(
     "--distractors",
     type=_PATH,
     metavar="FOLDER|CSV",
-    help="Pictures of no landmark that also ask, for the GAP.",
+    help="Pictures of no landmark, added to the queries for the GAP.",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of the CSVs start.  [default: the folder of each]",
-)
+@root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(
     model: str,
@@ -60,11 +55,11 @@ def export(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Write an embedder's network for other programs, and check that it agrees.
+    """Export an embedder's network for other programs, and compare both.
 
-    The graph takes RGB pictures uint8 [n, size, size, 3] and gives features [n, d], before the
-    scaling to length 1 and any whitening. Exit code 1 when a cosine between the export and the
-    network is under .999 (of int8 it is printed alone).
+    The exported graph takes RGB pictures uint8 [n, size, size, 3] and returns features [n, d],
+    before the scaling to length 1 and any whitening. The exit code is 1 if a cosine between the
+    features of export and network is below 0.999 (for int8 the cosine is only printed).
 
     Example: lmk export my-embedder --format openvino -o my-embedder.xml
     """
@@ -78,9 +73,9 @@ def export(
     check_output(output)
     wanted = exports.SUFFIXES[kind]
     if output.suffix != wanted:
-        raise UsageError(f"must end in {wanted}", where=output, remedy="give it that ending")
+        raise UsageError(f"must end in {wanted}", where=output, remedy="rename it")
     if distractors is not None and data is None:
-        raise UsageError("belong to --data", where="--distractors", remedy="add --data")
+        raise UsageError("needs --data", where="--distractors", remedy="add --data")
     embedder = Embedder.named(model)
     manifest = None if data is None else read_pictures(data, root=root)
     bank = None if distractors is None else read_pictures(distractors, root=root)
@@ -118,7 +113,7 @@ def export(
 
 
 def _some(manifest: Manifest, size: int) -> list[Picture]:
-    """At most _CALIBRATED_BY pictures, evenly from the whole; those that can be read."""
+    """Returns at most _CALIBRATED_BY readable pictures, evenly spaced in the manifest."""
     from lmk.embed.data.images import decode, read_bytes
     from lmk.embed.errors import ManifestError
 

@@ -1,4 +1,4 @@
-"""The report of a training run: its curves and settings on one page, drawn from its logs."""
+"""The report of a training run: one page with curves and settings, made from the logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmk.embed.train.log import EPOCHS, STEPS, read_log
 from lmk.eval.report.axes import Axis, axis_of
 
 PAGE = "report.html"
-_POINTS = 300  # of a curve; more steps are averaged
+_POINTS = 300  # points of a curve; more steps are averaged
 _FIGURES = {"gap": "GAP", "map": "mAP@100", "accuracy": "acc@1", "tag_map": "mAP of tags"}
 
 
@@ -38,7 +38,7 @@ class Plot:
 
 
 def write_page(folder: Path) -> Path:
-    """Writes training/report.html of a run's folder, from the logs so far; gives its path.
+    """Writes training/report.html in a run's folder from the logs so far; returns its path.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -68,7 +68,7 @@ def _plots(steps: Sequence[dict[str, str]], epochs: Sequence[dict[str, str]]) ->
         for name in losses
     ]
     rate = _thinned("rate", places, _column(steps, "rate"))
-    plots.append(_plot("rate", "Learning rate", "step", "part of its peak", [rate]))
+    plots.append(_plot("rate", "Learning rate", "step", "share of its peak", [rate]))
     measured = [
         Line(text, tuple(_column(done, "epoch")), tuple(_column(done, name)))
         for name, text in _FIGURES.items()
@@ -91,7 +91,7 @@ def _plot(key: str, title: str, x_name: str, y_name: str, lines: Sequence[Line])
 
 
 def _thinned(name: str, xs: Sequence[float], ys: Sequence[float]) -> Line:
-    """At most _POINTS points, each the mean of the steps it stands for."""
+    """Returns a curve of at most _POINTS points, each the mean of some steps."""
     size = -(-len(xs) // _POINTS)
     pieces = [slice(start, start + size) for start in range(0, len(xs), size)]
     means = [tuple(sum(v[p]) / len(v[p]) for p in pieces) for v in (xs, ys)]

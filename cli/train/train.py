@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.old_names import old_options
-from lmk.cli.options import tell
+from lmk.cli.options import root, tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lmk.embed.train.task_config import Tags
 
 _PATH = click.Path(path_type=Path)
-_SHORT = {"tags": "tags-lite1"}  # presets by what they learn
+_SHORT = {"tags": "tags-lite1"}  # short names of presets
 
 
 @click.command(context_settings=old_options(out="output"))
@@ -37,7 +37,7 @@ _SHORT = {"tags": "tags-lite1"}  # presets by what they learn
     multiple=True,
     required=True,
     metavar="FOLDER|CSV",
-    help="The pictures to learn from; may be given again.",
+    help="Pictures to train on. Repeat the option to train on several sets.",
 )
 @click.option(
     "-o",
@@ -53,49 +53,50 @@ _SHORT = {"tags": "tags-lite1"}  # presets by what they learn
     "held_out",
     type=_PATH,
     metavar="FOLDER|CSV",
-    help="Pictures with labels that are not learnt: after each epoch GAP, mAP@100 and acc@1 are "
-    "measured on them, or the mAP of tags, and the best epoch is kept.",
+    help="Other pictures with labels for validation. After each epoch GAP, mAP@100 and acc@1 (or "
+    "the mAP of tags) are measured on them; the best epoch becomes the result.",
 )
 @click.option(
     "--val-gallery",
     type=_PATH,
     metavar="FOLDER|CSV",
-    help="Search these for the landmarks of --val.  [default: the other pictures of --val]",
+    help="Gallery for the validation.  [default: the other pictures of --val]",
 )
 @click.option(
     "--distractors",
     type=_PATH,
     metavar="FOLDER|CSV",
-    help="Pictures of no landmark that also ask, for the GAP of --val.",
+    help="Pictures of no landmark, added to the queries for the GAP of --val.",
 )
+@root
 @click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the paths of all CSVs start.  [default: the folder of each]",
+    "--resume", is_flag=True, help="Continue from the last checkpoint in DIR, if there is one."
 )
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR, if any.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute; auto is a GPU if there is one.",
+    help="Device to train on; auto uses a GPU if there is one.",
 )
 @click.option(
     "--weights",
     metavar="FILE|DIR",
-    help="Start from a backbone's weights, or from the network of an embedder's folder.",
+    help="Initial weights: a file for the backbone, or an embedder's folder.",
 )
-@click.option("--pretrained", is_flag=True, help="Start from timm's weights, fetched from its hub.")
+@click.option("--pretrained", is_flag=True, help="Download timm's weights as initial weights.")
 @click.option(
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one setting, as in optimizer.lr=0.01; may be given again.",
+    help="Change a setting, such as optimizer.lr=0.01. Repeat the option for several settings.",
 )
 @click.option(
-    "--features", type=_PATH, metavar="DIR", help="Keep teachers' features there, for other runs."
+    "--features",
+    type=_PATH,
+    metavar="DIR",
+    help="Folder for features of teachers, which other runs reuse.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train(
@@ -114,12 +115,12 @@ def train(
     features: Path | None,
     as_json: bool,
 ) -> None:
-    """Train an embedder, which `lmk build-index --model DIR` then takes.
+    """Train an embedder for `lmk build-index --model DIR`.
 
-    PRESET names settings that lmk comes with, CONFIG is a JSON file of one's own; docs/training.md
-    has both, and `tags` is short for tags-lite1. Killed, the same command with --resume ends with
-    the same weights as if it had never been stopped. For several GPUs: torchrun --nproc-per-node 8
-    -m lmk.cli train ...
+    PRESET names settings that are part of lmk; CONFIG is a JSON file with your own settings
+    (docs/training.md). `tags` is short for tags-lite1. If the command is stopped, run it again with
+    --resume: the result is the same as without the stop. For several GPUs, run: torchrun
+    --nproc-per-node 8 -m lmk.cli train ...
 
     Example: lmk train gcresnext26 --data gallery/ --val held-out/ -o my-embedder
     """
@@ -133,7 +134,7 @@ def train(
 
     if weights and pretrained:
         raise UsageError(
-            "weights from a file and from the hub",
+            "weights are given twice, as a file and from the hub",
             where="--weights",
             remedy="give one of --weights and --pretrained",
         )
@@ -141,7 +142,7 @@ def train(
     start = "hub" if pretrained else weights
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
     settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
-    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun only one process prints
     manifests = [read_pictures(each, root=root, on_message=first) for each in data]
     if held_out is not None and first:
         _warn_of_learnt(read_pictures(held_out, root=root), manifests)
@@ -182,9 +183,9 @@ def train(
     echo_skipped(result.skipped, f"{out / 'training' / 'skipped.csv'} lists them")
     learnt = counted(sum(map(len, manifests)), "picture")
     echo(
-        f"{out}: learnt from {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
+        f"{out}: trained on {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
         f"{result.best}; curves: {report}; "
-        f"use it: lmk build-index GALLERY --model {shell_word(out)}"
+        f"next: lmk build-index GALLERY --model {shell_word(out)}"
     )
 
 
@@ -202,7 +203,7 @@ def _validation(
     if held_out is None or tags is not None:
         for name, given in (("--val-gallery", gallery), ("--distractors", distractors)):
             if given is not None:
-                what = "a validation of landmarks, not of tags" if tags else "a validation"
+                what = "the validation of landmarks, not of tags" if tags else "a validation"
                 remedy = "leave it out" if tags else "add --val"
                 raise UsageError(f"belongs to {what}", where=name, remedy=remedy)
     if held_out is None:
@@ -222,18 +223,18 @@ def _validation(
 
 
 def _warn_of_learnt(held_out: Manifest, learnt: Sequence[Manifest]) -> None:
-    """Says how many files of a validation are learnt from too."""
+    """Prints a warning if files of the validation are also training pictures."""
     folder = f"{held_out.root.resolve()}/"
     asked = {folder + row.path for row in held_out.rows}
     found: set[str] = set()
     for manifest in learnt:
-        folder = f"{manifest.root.resolve()}/"  # a Path each would take minutes of millions
+        folder = f"{manifest.root.resolve()}/"  # a Path for each would take minutes for millions
         found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
     if found:
         pictures = counted(len(held_out), "picture")
         echo(
-            f"lmk: --val: {len(found):,} of its {pictures} are learnt from too (the first is "
-            f"{min(found)}): its figures are flattering",
+            f"lmk: --val: {len(found):,} of its {pictures} are training pictures too (the first is "
+            f"{min(found)}), so its scores are too high",
             err=True,
         )
 

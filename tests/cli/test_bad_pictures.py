@@ -103,7 +103,7 @@ def test_build_index_lists_the_skipped_files_on_stderr(
     assert done.code == 0
     assert done.out.startswith("gallery.lmk: 12 pictures in ")
     *skipped, hint = done.complaints
-    assert "from 12 pictures only" in hint
+    assert "on 12 pictures only" in hint
     assert len(skipped) == 11  # ten of the twelve, and how many more
     assert all(line.startswith("lmk: skipped ") for line in skipped)
     assert skipped[-1] == "lmk: skipped 2 more (lmk index info gallery.lmk lists them)"

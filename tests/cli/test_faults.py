@@ -314,7 +314,9 @@ def test_a_full_disk(here: Path, tiny: Path, rebuilt: tuple[object, ...]) -> Non
     if done.returncode != 0 and not done.stdout:
         pytest.skip(f"cannot mount a tmpfs here: {done.stderr}")
     hints = done.stderr.splitlines()
-    assert all(line.endswith("make it surer: --distractors FOLDER") for line in hints), hints
+    assert all(line.endswith("make it more reliable: --distractors FOLDER") for line in hints), (
+        hints
+    )
     lines = done.stdout.splitlines()
     assert len(lines) == 13, done.stdout
     first, old, new = (json.loads(lines[n]) for n in (0, 4, 11))

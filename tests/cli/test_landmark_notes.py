@@ -37,7 +37,7 @@ def test_the_landmarks_are_counted(lmk: Run, here: Path, tiny: Path, paint: Call
 
 
 def test_one_folder_too_many(lmk: Run, wrap: Path, tiny: Path) -> None:
-    told = "my photos: its landmark gallery holds folders only; if each folder in my photos/gallery"
+    told = "my photos: its landmark gallery holds only folders; if each folder in my photos/gallery"
     done = lmk("build-index", wrap.name, "--model", tiny)
     hint = next(line for line in done.complaints if told in line)
     command = shlex.split(hint.rpartition(": lmk ")[2])
@@ -57,8 +57,9 @@ def test_pictures_beside_the_folders(lmk: Run, here: Path) -> None:
     shutil.move(here / "queries" / "q_none1.jpg", here / "gallery" / "a.jpg")
     done = lmk("index", "sync", "sample.lmk", "gallery")
     assert done.complaints == [
-        "lmk: gallery: 1 picture (a.jpg) lies beside the landmarks' folders and can name nothing; "
-        "move each into the folder of its landmark, then: lmk index sync sample.lmk gallery"
+        "lmk: gallery: 1 picture (a.jpg) lies beside the folders of landmarks and without a "
+        "landmark; move "
+        "each into the folder of its landmark, then: lmk index sync sample.lmk gallery"
     ]
     assert done.out.endswith("castle (4), tower (4); 1 without a landmark\n")
 

@@ -129,7 +129,7 @@ def test_paths_on_stdin(
 
 def test_nothing_on_stdin(lmk: Run, here: Path, stdin: Callable[[bytes], None]) -> None:
     stdin(b"\n")
-    lmk("query", "-").refused(2, "nothing on stdin", "one a line")
+    lmk("query", "-").refused(2, "stdin is empty", "one per line")
 
 
 def test_tag_reads_paths_on_stdin_too(
@@ -187,7 +187,7 @@ def test_an_index_without_landmarks_says_so(lmk: Run, here: Path) -> None:
     for call in (("query", "queries"), ("submit", "queries", "-o", "s.csv")):
         done = lmk(*call, "-i", "sample.lmk")
         assert done.code == 0
-        assert done.complaints[0].startswith("lmk: sample.lmk: no picture in the index has a")
+        assert done.complaints[0].startswith("lmk: sample.lmk: no picture of the index has a")
 
 
 @pytest.mark.parametrize("command", ["query", "tag"])

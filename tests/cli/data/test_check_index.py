@@ -91,7 +91,7 @@ def test_files_that_are_gone_are_told(lmk: Run, faulty: Path, no_network: None) 
 
 def test_options_that_an_index_leaves_nothing_to_do(lmk: Run, faulty: Path) -> None:
     lmk("data", "check", "sample.lmk", "--model", "lite0").refused(
-        2, "--model", "network of its own"
+        2, "--model", "has its own network"
     )
     lmk("data", "check", "sample.lmk", "--root", "gallery").refused(2, "--root")
     lmk("data", "check", "-i", "sample.lmk", "--save-features", "f").refused(2, "--save-features")

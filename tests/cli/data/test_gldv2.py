@@ -63,7 +63,7 @@ def test_pictures_and_metadata_arrive(mirror, tmp_path):
     out = tmp_path / "out"
     result = run(out, mirror, "--jobs", "2")
     assert result.exit_code == 0
-    assert result.stdout == (f"{out}: 5 files downloaded, 0 were here, 0 missing; 2 pictures\n")
+    assert result.stdout == (f"{out}: 5 files downloaded, 0 present, 0 missing; 2 pictures\n")
     lines = sorted(result.stderr.splitlines())
     assert "test/images_000.tar: 0.0 MB, 1 pictures" in lines
     assert f"licences of the pictures: {out / 'LICENSES.txt'}" in lines
@@ -78,7 +78,7 @@ def test_a_rerun_says_that_all_is_here(mirror, tmp_path):
     run(tmp_path / "out", mirror)
     result = run(tmp_path / "out", mirror)
     assert result.exit_code == 0
-    assert "0 files downloaded, 5 were here, 0 missing; 2 pictures" in result.stdout
+    assert "0 files downloaded, 5 present, 0 missing; 2 pictures" in result.stdout
     assert result.stderr.count("already here") == 5
 
 
@@ -147,7 +147,7 @@ def test_ctrl_c_says_how_to_go_on(mirror, tmp_path, monkeypatch):
     result = run(tmp_path / "out", mirror)
     assert result.exit_code == 130
     assert result.stdout == ""
-    assert result.stderr == "stopped; the same command goes on where it stopped\n"
+    assert result.stderr == "stopped; run the same command again to continue\n"
 
 
 @pytest.mark.parametrize("shards", ["20", "3-1", "x", ""])

@@ -108,11 +108,11 @@ class TestCaptionTags:
         ("options", "message"),
         [
             (("--columns", "nothing"), "has no column nothing"),
-            (("--top", "3"), "--top: does nothing without --glosses"),
-            (("--sentences",), "--sentences: does nothing without --glosses"),
+            (("--top", "3"), "--top: has no effect without --glosses"),
+            (("--sentences",), "--sentences: has no effect without --glosses"),
             (("--glosses", "captions.csv"), "captions.csv: has no columns label and text"),
             (("--glosses", "none.csv"), "none.csv: no such file; check the spelling"),
-            (("--glosses", "g.csv", "--least", "3"), "--least: does nothing with --glosses"),
+            (("--glosses", "g.csv", "--least", "3"), "--least: has no effect with --glosses"),
             (("--glosses", "g.csv"), "g.csv: has the label a twice"),
             (("--glosses", "h.csv"), "h.csv: a label is empty"),
             (("--glosses", "u.csv"), "u.csv, line 2: 3 cells where the header has 2; the"),
@@ -137,7 +137,7 @@ class TestCaptionTags:
         (here / "sub").mkdir()
         options = ("--least", 2, "--most", 0.4)
         done = lmk("data", "caption-tags", captions, "-o", "sub/k.csv", *options)
-        assert done.code == 0 and done.err.endswith(f": --root {here}\n")
+        assert done.code == 0 and done.err.endswith(f"; read it with --root {here}\n")
 
     def test_parquet(self, lmk: Run, captions: Path, here: Path) -> None:
         pd.read_csv(captions).to_parquet(here / "c.parquet")
@@ -167,7 +167,7 @@ class TestAddTags:
         assert found["c"] == "beach sea" and found["e"] == "forest tree plant"
         assert found["f"] == ""
         done = lmk("data", "add-tags", labels, *options, "-o", "more.csv", "--above", 0.7)
-        assert "dog comes with sea" in done.out and "beach comes" not in done.out
+        assert "dog occurs with sea" in done.out and "beach comes" not in done.out
 
     def test_ids_are_those_that_lmk_tag_writes(self, lmk: Run, labels: Path, here: Path) -> None:
         (here / "blank.csv").write_text("id,tags\nmy pic,beach\nother,beach\n")
@@ -186,11 +186,14 @@ class TestAddTags:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ((), "nothing says what to add; give --relations or --predictions"),
+            ((), "no source of tags is given; give --relations or --predictions"),
             (("--predictions", "other.csv"), "other.csv: names none of the pictures"),
             (("--relations", "cycle.csv"), "cycle.csv: cannot be read as relations: a cycle"),
-            (("--relations", "relations.csv", "--sure", "1"), "--sure: does nothing without"),
-            (("--relations", "relations.csv", "--relations-by", "id"), "--relations-by: is for a"),
+            (("--relations", "relations.csv", "--sure", "1"), "--sure: has no effect without"),
+            (
+                ("--relations", "relations.csv", "--relations-by", "id"),
+                "--relations-by: applies to a",
+            ),
         ],
     )
     def test_mistakes(

@@ -30,7 +30,7 @@ def test_candidates_sheet_and_back(lmk: Run, here: Path, tagger: Path, tag_table
     as_saved = ["id,tag,verdict", *(f"{i},{t},{'yes' if c else 'no'}" for i, t, c in boxes)]
     (here / "v.csv").write_text("\n".join(as_saved))
     merge = ("data", "relabel", path, "--merge", "v.csv", "-o", "better.csv")
-    assert lmk(*merge).out.endswith("0 tags added, 0 taken away\n")
+    assert lmk(*merge).out.endswith("0 tags added, 0 removed\n")
     assert Manifest(Path(), read_manifest("better.csv").rows) == Manifest(
         Path(), read_manifest(path).rows
     )
@@ -38,7 +38,7 @@ def test_candidates_sheet_and_back(lmk: Run, here: Path, tagger: Path, tag_table
     (here / "v.csv").write_text(ticked.replace("castle/0.jpg,tower,yes", "castle/0.jpg,ivy,yes"))
     done = lmk(*merge, "--json")
     assert json.loads(done.out)["added"] == {"castle": 1, "ivy": 1}
-    assert done.complaints == ["lmk: v.csv: no picture had the tag before: ivy"]
+    assert done.complaints == ["lmk: v.csv: tags that no picture had before: ivy"]
     assert (
         "castle/0.jpg,gallery/castle/0.jpg,stone tower castle ivy" in Path("better.csv").read_text()
     )
@@ -57,15 +57,15 @@ def test_by_neighbours_alone(lmk: Run, here: Path, tiny: Path, tag_table: Table)
 def test_calls_that_are_wrong(lmk: Run, here: Path, tiny: Path, tag_table: Table) -> None:
     path = tag_table(here / "photos.csv", "gallery")
     (here / "v.csv").write_text("id,tag,verdict\n")
-    lmk("data", "relabel", path, "--merge", "v.csv").refused(2, "name their CSV with -o")
+    lmk("data", "relabel", path, "--merge", "v.csv").refused(2, "name a CSV with -o")
     merge = ("data", "relabel", path, "--merge", "v.csv", "-o")
-    lmk(*merge, path).refused(2, "written over")
+    lmk(*merge, path).refused(2, "overwritten")
     for words in (("--html", "s.html"), ("--tagger", "my-tags"), ("--model", tiny)):
-        lmk(*merge, "b.csv", *words).refused(2, f"{words[0]}: is for finding candidates")
+        lmk(*merge, "b.csv", *words).refused(2, f"{words[0]}: does not go with --merge")
     lmk("data", "relabel", "bank").refused(2, "no picture has a tag")
     (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
     done = lmk("data", "relabel", "gone.csv", "--model", tiny)
     assert done.code == 2
     assert "no picture can be read" in done.complaints[-1]
-    lmk("data", "relabel", path, "--top", 3).refused(2, "--top: does nothing without --tagger")
-    lmk("data", "relabel", path, "--limit", 3).refused(2, "--limit: does nothing without --ht")
+    lmk("data", "relabel", path, "--top", 3).refused(2, "--top: has no effect without --tagger")
+    lmk("data", "relabel", path, "--limit", 3).refused(2, "--limit: has no effect without --ht")

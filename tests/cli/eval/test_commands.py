@@ -434,7 +434,7 @@ def test_revisited_as_a_table(lmk: Run, benchmark: Path) -> None:
         (
             "compare old.csv new.csv solution.csv --blend old.csv",
             2,
-            ["old.csv: would be read and written"],
+            ["old.csv: would be read and overwritten"],
         ),
         ("compare old.csv lost.csv solution.csv --blend b.csv", 1, ["unknown query id z"]),
         ("compare old.csv lost.csv solution.csv", 1, ["lost.csv, line 2", "unknown query id z"]),

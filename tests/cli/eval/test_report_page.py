@@ -309,7 +309,7 @@ def test_where_the_page_cannot_go(lmk: Run, here: Path) -> None:
     (here / "answers.csv").write_text("id,landmarks\nq_bridge,bridge 1\n")
     (here / "out" / "report.html").mkdir(parents=True)
     lmk("eval", "gap", "answers.csv", "solution.csv", "--report", "out").refused(
-        2, "out/report.html: is no plain file"
+        2, "out/report.html: is not a plain file"
     )
 
 

@@ -13,7 +13,7 @@ Run = Callable[..., object]
 def test_few_pictures_and_no_distractors(lmk: Run, here: Path, tiny: Path) -> None:
     done = lmk("build-index", "gallery", "--model", tiny)
     assert done.code == 0 and len(done.complaints) == 1
-    assert "learnt from 12 pictures only" in done.err and "--distractors" in done.err
+    assert "fitted on 12 pictures only" in done.err and "--distractors" in done.err
 
 
 def test_one_landmark_and_no_distractors_refuses_nothing(lmk: Run, here: Path, tiny: Path) -> None:

@@ -173,7 +173,7 @@ def test_ids_come_from_a_file(
         ("", 2, ["no picture is named", "--label or --from"]),
         ("--from nowhere.txt", 2, ["nowhere.txt: cannot be read: no such file"]),
         ("--from gallery", 2, ["'--from'", "'gallery' is a directory"]),
-        ("--from queries/q_tower.jpg", 2, ["q_tower.jpg: is no text in UTF-8"]),
+        ("--from queries/q_tower.jpg", 2, ["q_tower.jpg: is not text in UTF-8"]),
         ("tower/0.jpg --wait soon", 2, ["'--wait'", "'soon' is not a valid float"]),
         ("tower/0.jpg --wait -1", 2, ["'--wait'", "-1.0 is not in the range"]),
     ],

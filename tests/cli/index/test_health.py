@@ -77,7 +77,7 @@ def test_an_embedder_that_nothing_proves_to_be_the_same(
     call = ("index", "repair", "sample.lmk", "--model", make_embedder(1))
     lmk(*call).refused(1, "the embedder is damaged", "lmk build-index")
     lmk("index", "repair", "sample.lmk", "--model", "no").refused(2, "no: is no preset")
-    lmk("index", "repair", "sample.lmk", "--size", "64").refused(2, "give --model with them")
+    lmk("index", "repair", "sample.lmk", "--size", "64").refused(2, "add --model")
 
 
 def test_damaged_vectors_are_made_again_from_the_pictures(

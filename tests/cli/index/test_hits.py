@@ -40,7 +40,7 @@ def test_the_table_is_that_of_a_plain_count(lmk: Run, here: Path) -> None:
         )
     keys = [(-int(row["n_picked"]), -float(row["mean_cosine"]), row["id"]) for row in rows]
     assert keys == sorted(keys)
-    assert done.out == f"p.csv: 12 pictures, {len(counts)} of them picked\n"
+    assert done.out == f"p.csv: 12 pictures, {len(counts)} of them near a distractor\n"
 
 
 def test_as_many_are_picked_as_by_the_penalty(lmk: Run, here: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_kind_is_for_this_machine(lmk: Run, here: Path, tiny: Path, server: An
     lmk(*search, "there").refused(1, URI)
     for option in ("--kind exact", "--recall 0.9"):
         option_name = option.split()[0]
-        way_out = f"give --backend local with {option_name}"
+        way_out = f"add --backend local to {option_name}"
         lmk(*keep, *option.split()).refused(2, "on a Milvus server", way_out)
         lmk(*keep, *option.split(), "--backend", "milvus").refused(2, "an index of its own")
     assert lmk(*keep, "--backend", "local", "--kind", "exact").code == 0
@@ -87,7 +87,7 @@ def test_a_change_has_to_be_pushed(lmk: Run, here: Path, server: Any) -> None:
     assert lmk("index", "set", "sample.lmk", "--backend", "milvus", "--uri", URI).code == 0
     assert lmk("index", "remove", "sample.lmk", "tower/0.jpg").code == 0
     lmk(*QUERY).refused(1, f"lmk index push sample.lmk --uri {URI}")
-    assert "cannot be searched now" in lmk("info", "sample.lmk").out
+    assert "not possible now" in lmk("info", "sample.lmk").out
     done = lmk("index", "push", "sample.lmk")
     assert done.out == f"{URI}: collection lmk_sample holds 17 rows (0 sent, 1 deleted)\n"
     assert lmk(*QUERY).code == 0
@@ -166,4 +166,4 @@ def test_a_server_that_is_down_is_one_line_and_the_push_goes_on(
     server.down = True
     lmk(*QUERY).refused(1, URI)
     done = lmk("info", "sample.lmk")
-    assert done.code == 0 and "cannot be searched now" in done.out
+    assert done.code == 0 and "not possible now" in done.out

@@ -92,7 +92,7 @@ def test_info_builds_nothing(
     assert info() == ready
     for measured in cache.glob("*.0.99.json"):
         measured.unlink()
-    begin = "will be made ready at the next search, which begins with "
+    begin = "the next search first needs: "
     assert info() == f"{begin}measuring the recall of {kind}"
     shutil.rmtree(cache)
     assert info().startswith(begin + begins)
@@ -135,7 +135,7 @@ def test_a_kept_kind_that_there_is_not_is_mended_by_the_command_that_the_message
 @pytest.mark.parametrize(
     ("words", "complaints"),
     [
-        ("", ["sample.lmk: nothing to change is named", "--kind"]),
+        ("", ["sample.lmk: no setting is given", "--kind"]),
         ("--kind fast", ["fast"]),
         ("--recall 2", ["'--recall'", "0<=x<=1"]),
         ("--recall nan", ["'--recall'", "not a number"]),

@@ -81,7 +81,7 @@ def test_other_thresholds_are_of_a_copy(lmk: Run, here: Path, labelled: Path) ->
     wanted = ("tag-thresholds", "--data", labelled, "--precision", "0.4")
     done = lmk(*wanted, "--tagger", NAME)
     assert (done.code, done.out) == (2, "")
-    assert "tags-lite1: comes with lmk and stays as it is; name with -o" in done.err
+    assert "tags-lite1: is part of lmk and cannot be changed; name a folder" in done.err
     done = lmk(*wanted, "--tagger", NAME, "-o", "mine")
     assert done.code == 0, done.err
     assert thresholds.read_bytes() == before
@@ -99,12 +99,12 @@ def test_other_thresholds_are_of_a_copy(lmk: Run, here: Path, labelled: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tagger", "votes.lmk", "-o", "y"), "--output: is for a copy of a tagger"),
-        ((), "whose thresholds?; name a tagger or an index: --tagger or -i"),
-        (("-i", "x.lmk", "-o", "y"), "--output: is for a copy of a tagger"),
+        (("--tagger", "votes.lmk", "-o", "y"), "--output: applies to a tagger"),
+        ((), "no tagger is given; name a tagger or an index: --tagger or -i"),
+        (("-i", "x.lmk", "-o", "y"), "--output: applies to a tagger"),
         (("--tagger", "tags-lite7"), "tags-lite7: no such tagger; train one: lmk train tags, or "),
         (("--tagger", "lite1"), "lite1: "),
-        (("--tagger", NAME, "-o", "no/where"), "no: no such folder; make it first"),
+        (("--tagger", NAME, "-o", "no/where"), "no: no such folder; create it first"),
     ],
 )
 def test_mistakes(

@@ -106,8 +106,8 @@ class TestTag:
         assert "tower" not in found
         (here / "classes.csv").write_text("class,tag\n")
         for words, why in (
-            (("--classes", "classes.csv"), "belongs to a detector"),
-            (("--detector", "weights.pth", "--classes", "classes.csv"), "no tag is called"),
+            (("--classes", "classes.csv"), "needs --detector"),
+            (("--detector", "weights.pth", "--classes", "classes.csv"), "no tag has the name"),
         ):
             lmk("tag", "queries/q_castle.jpg", "--tagger", tagger, *words).refused(2, why)
 
@@ -125,7 +125,7 @@ class TestTag:
         assert len(rows["q_none0"]["tags"].split()) == 5
         (here / "sub").mkdir()
         done = lmk("tag", "queries", "--tagger", tagger, "-o", "sub/out.csv")
-        assert done.err == f"lmk: sub/out.csv: its paths start at --root {here / 'queries'}\n"
+        assert done.err == f"lmk: sub/out.csv: read it with --root {here / 'queries'}\n"
         again = read_manifest(here / "sub" / "out.csv", root=here / "queries")
         assert all(again.file(row).is_file() for row in again.rows)
         page = (here / "tags.html").read_text()
@@ -217,8 +217,8 @@ class TestThresholds:
         assert needed["castle"] == found["tags"]["castle"]["value"]
         assert needed["unicorn"] == 0.5
         text = lmk(*call).out
-        assert "reach precision 1 and recall 0.5 on 10 pictures, those that" in text
-        assert "no picture, 0.5 kept: unicorn" in text
+        assert "reach precision 1 and recall 0.5 on 10 pictures, the ones that" in text
+        assert "no picture, so the threshold stays 0.5: unicorn" in text
 
     def test_kept_with_an_index_and_its_relations(
         self, lmk: Run, tag_index: Path, here: Path, tag_table: Table
@@ -253,7 +253,7 @@ class TestThresholds:
         done = lmk("tag-thresholds", "--tagger", tagger, "--data", "known.csv")
         assert done.code == 0
         (said,) = done.complaints
-        assert said.startswith("lmk: known.csv: every picture has 1 tag: castle: ")
+        assert said.startswith("lmk: known.csv: every picture has 1 tag: castle; ")
 
     def test_a_precision_to_be_sure_of(
         self, lmk: Run, tagger: Path, here: Path, tag_table: Table
@@ -284,7 +284,7 @@ class TestThresholds:
         assert lmk(*ask, "--tiles").err == ""  # nothing was learnt yet
         tiled = json.loads(lmk(*ask, "--tiles").out)["best"][0]["score"]
         assert lmk("tag-thresholds", "--tagger", tagger, "--data", known).code == 0
-        assert "learn them with --tiles" in lmk(*ask, "--tiles").err
+        assert "run lmk tag-thresholds with --tiles" in lmk(*ask, "--tiles").err
         assert lmk("tag-thresholds", "--tagger", tagger, "--data", known, "--tiles").code == 0
         done = lmk(*ask)
         assert done.err == ""
@@ -320,7 +320,7 @@ class TestThresholds:
     ) -> None:
         call = ("tag-thresholds", "--data")
         tag_table(here / "train.csv", "gallery")
-        lmk(*call, "train.csv", "-i", tag_index).refused(2, "is a picture of the index itself")
+        lmk(*call, "train.csv", "-i", tag_index).refused(2, "is a picture of the index and")
         lmk(*call, "bank", "--tagger", tagger).refused(2, "no picture has a tag")
         (here / "gone.csv").write_text("id,path,tags\na,gone.jpg,castle\n")
         done = lmk(*call, "gone.csv", "--tagger", tagger)

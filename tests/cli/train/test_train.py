@@ -58,15 +58,15 @@ def test_from_pictures_to_an_answer(work: Path, sample: Path, lmk: Run) -> None:
     )  # fmt: skip
     assert done.code == 0, done.err
     assert re.fullmatch(
-        r"mine: learnt from 12 pictures in 2 epochs, weights of epoch \d; curves: "
-        r"mine/training/report.html; use it: lmk build-index GALLERY --model mine\n",
+        r"mine: trained on 12 pictures in 2 epochs, weights of epoch \d; curves: "
+        r"mine/training/report.html; next: lmk build-index GALLERY --model mine\n",
         done.out,
     )
     warning, *epochs = done.complaints
     first = gallery / "bridge" / "0.jpg"
     assert warning == (
-        f"lmk: --val: 12 of its 12 pictures are learnt from too (the first is {first}): its "
-        "figures are flattering"
+        f"lmk: --val: 12 of its 12 pictures are training pictures too (the first is {first}), "
+        "so its scores are too high"
     )
     assert [line.partition(":")[0] for line in epochs] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert re.search(r"gap 0\.\d{4}|gap 1\.0000", done.err)
@@ -206,7 +206,7 @@ class TestValidation:
     def test_nothing_can_be_found(self, sample: Path) -> None:
         whole = read_manifest(sample / "gallery")
         ones = Manifest(whole.root, whole.rows[::4])  # one picture of each landmark
-        with pytest.raises(ManifestError, match=r"--val: no picture has a landmark"):
+        with pytest.raises(ManifestError, match=r"--val: no picture shares a landmark"):
             Validation(ones)
         Validation(ones, gallery=whole)
 
@@ -237,7 +237,7 @@ class TestTags:
             "train", "tags.json", "--data", table, "--root", sample, "--val", table,
             "-o", "mine", "--json",
         )  # fmt: skip
-        assert done.code == 0 and "18 of its 18 pictures are learnt from too" in done.err
+        assert done.code == 0 and "18 of its 18 pictures are training pictures too" in done.err
         epochs = json.loads(done.out)["epochs"]
         assert all(0 < row["tag_map"] <= 1 and "gap" not in row for row in epochs)
         assert "mAP of tags" in Path("mine/training/report.html").read_text("utf-8")
@@ -261,7 +261,7 @@ class TestTags:
         common = ("train", "tags.json", "--data", table, "--root", sample, "-o", "mine")
         done = lmk(*common, "--val", table, "--distractors", sample / "bank")
         assert done.code == 2
-        assert "--distractors: belongs to a validation of landmarks, not of tags" in done.err
+        assert "--distractors: belongs to the validation of landmarks, not of tags" in done.err
         done = lmk(*common, "--val", sample / "bank")
         assert done.code == 2 and "--val: no picture has a tag" in done.err
 

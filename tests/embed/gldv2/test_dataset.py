@@ -501,7 +501,7 @@ def test_ctrl_c_ends_the_command_at_once_though_the_server_hangs(mirror, faults,
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert rest.endswith("stopped; the same command goes on where it stopped\n")
+    assert rest.endswith("stopped; run the same command again to continue\n")
     assert "Traceback" not in rest
     assert get(mirror, tmp_path, "test", "0,1").missing == ()
     expect_pictures(tmp_path, "test", [0, 1])
