@@ -1,25 +1,21 @@
-"""Answers ready to be shown: their neighbours, what was taken off, the points they share."""
+"""Answers as text and as a page, with neighbours, penalties and shared points."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lmk.cli.answer.match_drawing import drawing_of
 from lmk.cli.render import NONE_OF_THESE, counted, page
 from lmk.cli.tables import tags_text
 from lmk.rerank.answers import Answer, Evidence
 
-if TYPE_CHECKING:
-    pass
-
 
 def answer_lines(answer: Answer) -> list[str]:
-    """An answer as text: one line, then one for each neighbour.
+    """Returns an answer as lines of text: the answer first, then one line for each neighbour.
 
-    A neighbour's line: place by cosine, cosine, what the steps left of it, share of the votes for
-    the best landmark ("-" for none), landmark, file; then what changed the cosine, where anything
-    but rescaling and the neighbourhood did.
+    The line of a neighbour has the rank by cosine, the cosine, the score after the steps, the
+    percentage of the votes for the best landmark ("-" for no vote), the landmark and the file.
+    Notes about penalties and shared points follow.
     """
     lines = [f"{answer.query}: {_head(answer)}"]
     if answer.tags is not None:
@@ -38,13 +34,14 @@ def answer_lines(answer: Answer) -> list[str]:
 
 def _head(answer: Answer) -> str:
     if answer.best is None or answer.confidence is None:
-        some = "no picture that is near" if answer.labelled else "no picture in the index"
+        some = "no near picture" if answer.labelled else "no picture in the index"
         return f"{NONE_OF_THESE} ({some} has a landmark)"
     notes = []
     if answer.threshold is not None:
         notes.append(f"{answer.threshold:.3f} is needed")
     if answer.query_penalty > 0:
-        notes.append(f"{answer.query_penalty:.3f} was taken off for its likeness to distractors")
+        similar = f"{answer.query_penalty:.3f} was subtracted for its similarity to distractors"
+        notes.append(similar)
     if answer.probability is not None:
         notes.append(f"{100 * answer.probability:.0f} % likely right")
     if answer.label is None:
@@ -55,7 +52,7 @@ def _head(answer: Answer) -> str:
 
 
 def notes_of(near: Evidence) -> list[str]:
-    """What changed a neighbour's score after rescaling, in words."""
+    """Returns notes about the penalty and the shared points of a neighbour."""
     notes = []
     if near.penalty > 0:
         notes.append(f"penalty {near.penalty:.3f}")
@@ -66,12 +63,12 @@ def notes_of(near: Evidence) -> list[str]:
 
 
 def answers_page(answers: Sequence[Answer], failed: Mapping[str, str], *, more: int = 0) -> str:
-    """One self-contained HTML page with the pictures, and the points they share.
+    """Returns a self-contained HTML page with the pictures and the points that they share.
 
     Args:
-        answers: to be shown.
-        failed: pictures without an answer, and why.
-        more: answers that are not shown.
+        answers: the answers to show.
+        failed: the reasons, by picture, for pictures without an answer.
+        more: the number of answers that are not shown.
     """
     shown = {"notes_of": notes_of, "drawing_of": drawing_of, "counted": counted}
     shown["tags_text"] = tags_text

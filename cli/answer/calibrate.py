@@ -1,4 +1,4 @@
-"""`lmk calibrate`."""
+"""The command `lmk calibrate`."""
 
 from __future__ import annotations
 
@@ -27,35 +27,34 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     type=PATH,
-    help="Photos with known answers, a folder or CSV; without a label: of no landmark.  "
-    "[default: the index's own pictures and distractors]",
+    help="Labelled photos, a folder or CSV. A photo without a label shows no landmark.  "
+    "[default: the pictures and distractors of INDEX]",
 )
 @root
 @click.option(
     "--precision",
     type=FloatRange(0, 1, min_open=True),
-    help="Share of right ones that the answers given must reach.  [default: a balance of right "
-    "answers kept and others refused]",
+    help="Share of right answers among the answers that the threshold accepts.  [default: a "
+    "threshold that balances accepted right answers and refused others]",
 )
 @click.option(
     "--share-none",
     type=FloatRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
-    help="Of the photos that will be asked, how many show no landmark.  [default: as in the data]",
+    help="Expected share of queries that show no landmark.  [default: as in the data]",
 )
 @click.option(
     "--method",
     type=click.Choice(["isotonic", "logistic"]),
     default="isotonic",
     show_default=True,
-    help="Of making probabilities: rising steps, or a curve for few photos.",
+    help="Method of the calibration: isotonic regression, or logistic for few photos.",
 )
 @click.option(
     "--distractors/--no-distractors",
     default=True,
     show_default=True,
-    help="Count the distractors of INDEX as photos of no landmark where fewer than 10 photos of "
-    "--data show none.",
+    help="Add the distractors of INDEX where fewer than 10 photos of --data show no landmark.",
 )
 @wait
 @as_json
@@ -70,10 +69,10 @@ def calibrate(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Teach INDEX how probable its answers are, and below which confidence to say "none of these".
+    """Fit the probabilities of answers of INDEX, and the threshold for "none of these".
 
-    Both are judged on folds of answers that they were not learnt on. They stay when INDEX changes;
-    without any option what INDEX learns by itself comes back, and is learnt anew with each change.
+    Both are judged by cross-validation. They stay when INDEX changes. Without any option the
+    automatic threshold and probabilities return, which are fitted again with each change of INDEX.
 
     Example: lmk calibrate gallery.lmk --data photos.csv --precision 0.95
     """
@@ -89,27 +88,27 @@ def calibrate(
     manifest = None if data is None else read_pictures(data, root=root)
     require_writable(index, wait)
     with Recognizer.open(index) as recognizer:
-        answers, without = _answers(recognizer, data, manifest, distractors=distractors)
+        answers, without_landmark = _answers(recognizer, data, manifest, distractors=distractors)
         pipeline = recognizer.pipeline
-    own = data is None and precision is None and share_none is None and method == "isotonic"
-    found, reason = None, None
+    automatic = data is None and precision is None and share_none is None and method == "isotonic"
+    calibrated, reason = None, None
     try:
         if share_none is not None:
             answers = answers.at_share(share_none)
-        found = _found(answers, precision, method, data or index)
+        calibrated = _calibrated(answers, precision, method, data or index)
     except UsageError as error:
-        if not own:  # else there is a way back, even to nothing
+        if not automatic:  # the automatic state can return without any threshold
             raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
         reason = error.what
-    if data is not None and without is not None and not any(without.values()):
+    if data is not None and without_landmark is not None and not any(without_landmark.values()):
         _warn(index, data, distractors=distractors)
-    if own or found is None:
+    if automatic or calibrated is None:
         threshold = save_pipeline(index, pipeline, wait=wait).pipeline.threshold()
     else:
-        threshold = found.point.threshold
-        save_calibration(index, found.calibration, threshold, wait=wait)
+        threshold = calibrated.point.threshold
+        save_calibration(index, calibrated.calibration, threshold, wait=wait)
     facts = {"index": str(index), "data": None if data is None else str(data)}
-    facts |= _facts(answers, found, threshold, method) | {"without_landmark": without}
+    facts |= _facts(answers, calibrated, threshold, method) | {"without_landmark": without_landmark}
     if as_json:
         echo_json(facts)
     else:
@@ -119,11 +118,11 @@ def calibrate(
 def _answers(
     recognizer: Recognizer, data: Path | None, manifest: Manifest | None, *, distractors: bool
 ) -> tuple[ScoredAnswers, dict[str, int] | None]:
-    """Answers to photos or to the index's own pictures, and counts of those without a landmark.
+    """Returns answers to photos or pictures of the index, and counts of those without a landmark.
 
-    The counts are those of photos and of distractors; None for the index's own pictures.
+    The counts are those of photos and of distractors; None for pictures of the index.
     """
-    from lmk.cli.answer.labelled_photos import held_landmarks, read_photos, say_unknown
+    from lmk.cli.answer.labelled_photos import echo_unknown, indexed_landmarks, read_photos
     from lmk.cli.progress import StageProgress
     from lmk.eval.tune.calibration_cv import (
         ENOUGH,
@@ -139,35 +138,35 @@ def _answers(
         photos = read_photos(
             manifest, data, recognizer, lambda done: progress(str(data), done, len(manifest))
         )
-        say_unknown(photos, data, recognizer, '"none of these" is the right answer')
+        echo_unknown(photos, data, recognizer, 'the right answer is "none of these"')
         predictions = recognizer.predict(
             photos.embeddings, features=recognizer.features_of(photos.files)
         )
-        answers = answers_of_photos(predictions, photos, held_landmarks(recognizer))
-        shown, asked = len(answers), int((~answers.landmark).sum())
-        if distractors and asked < ENOUGH:
+        answers = answers_of_photos(predictions, photos, indexed_landmarks(recognizer))
+        photos_answered, without = len(answers), int((~answers.landmark).sum())
+        if distractors and without < ENOUGH:
             answers = with_distractors(answers, answers_of_distractors(recognizer.gallery))
-    return answers, {"photos": asked, "distractors": len(answers) - shown}
+    return answers, {"photos": without, "distractors": len(answers) - photos_answered}
 
 
 def _warn(index: Path, data: Path, *, distractors: bool) -> None:
-    """Prints on stderr that nothing was learnt about photos without a landmark."""
-    what = "every photo shows a landmark, so nothing measures how well others are refused"
+    """Prints on stderr that the refusal of photos without a landmark is not measured."""
+    what = "every photo shows a landmark, so refusing other photos is not measured"
     if distractors:
         what += f", and {index} has no distractors"
-    echo(f"lmk: {data}: {what}; give photos without a landmark too", err=True)
+    echo(f"lmk: {data}: {what}; add photos without a landmark", err=True)
 
 
-def _found(
+def _calibrated(
     answers: ScoredAnswers,
     precision: float | None,
     method: Method,
     where: Path,
 ) -> Calibrated:
-    """What the answers teach.
+    """Returns the calibration and the threshold for answers.
 
     Raises:
-        UsageError: they are too few.
+        UsageError: there are too few answers.
         LmkError: no threshold reaches the precision.
     """
     from lmk.embed.errors import LmkError
@@ -175,21 +174,22 @@ def _found(
     from lmk.rerank.fit.calibration import threshold_for
 
     choose = balanced if precision is None else partial(threshold_for, precision=precision)
-    found = calibrated(answers, choose, method)
-    if precision is not None and not found.point.feasible:
-        best = f"the best is {found.point.precision:.3f}, with recall {found.point.recall:.3f}"
+    result = calibrated(answers, choose, method)
+    point = result.point
+    if precision is not None and not point.feasible:
+        best = f"the best is {point.precision:.3f}, with recall {point.recall:.3f}"
         raise LmkError(
             f"no threshold reaches precision {precision:g}: {best}; nothing is changed",
             where=where,
-            remedy="ask for less, or try other steps (lmk tune)",
+            remedy="set a lower --precision, or try other steps (lmk tune)",
         )
-    return found
+    return result
 
 
 def _facts(
-    answers: ScoredAnswers, found: Calibrated | None, threshold: float | None, method: Method
+    answers: ScoredAnswers, result: Calibrated | None, threshold: float | None, method: Method
 ) -> dict[str, Any]:
-    """For JSON; null for what could not be judged."""
+    """Returns the results for JSON; null for those that are not measured."""
     facts = {
         "answers": len(answers),
         "landmarks": int(answers.landmark.sum()),
@@ -200,13 +200,13 @@ def _facts(
         "recall": None,
         "held_out": None,
     }
-    if found is None:
+    if result is None:
         return facts
-    point, held_out = found.point, found.held_out
-    facts |= {"calibration_error": found.ece, "precision": point.precision, "recall": point.recall}
+    point, held_out = result.point, result.held_out
+    facts |= {"calibration_error": result.ece, "precision": point.precision, "recall": point.recall}
     return facts | {
         "held_out": {
-            "folds": found.folds,
+            "folds": result.folds,
             "precision": held_out.precision,
             "recall": held_out.recall,
         }
@@ -214,18 +214,18 @@ def _facts(
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    held_out, source = facts["held_out"], facts["data"] or "its own pictures and distractors"
+    held_out, source = facts["held_out"], facts["data"] or "its pictures and distractors"
     without = facts["without_landmark"]
     added = without["distractors"] if without else 0
     answers, folds = counted(facts["answers"] - added, "answer"), held_out["folds"]
     lines = [
         f"{facts['index']}: calibrated on {answers} to {source},"
-        f" {facts['landmarks']:,} of them of its landmarks",
-        f"calibration error {facts['calibration_error']:.4f} ({facts['method']}, {folds} folds,"
-        " each by the others)",
+        f" {facts['landmarks']:,} of them to photos of its landmarks",
+        f"calibration error {facts['calibration_error']:.4f} ({facts['method']}, {folds}-fold"
+        " cross-validation)",
         f"threshold {facts['threshold']:.4f}: precision {facts['precision']:.4f},"
         f" recall {facts['recall']:.4f}",
-        f"by the others' thresholds: precision {held_out['precision']:.4f},"
+        f"by cross-validation: precision {held_out['precision']:.4f},"
         f" recall {held_out['recall']:.4f}",
     ]
     if without:
@@ -238,5 +238,5 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 def _not_judged(facts: dict[str, Any], reason: str) -> list[str]:
     threshold = facts["threshold"]
-    needed = "everything is answered" if threshold is None else f"threshold {threshold:.4f}"
-    return [f"{facts['index']}: learns by itself again; {needed}, not judged: {reason}"]
+    state = "no threshold" if threshold is None else f"threshold {threshold:.4f}"
+    return [f"{facts['index']}: automatic calibration; {state}; quality not measured: {reason}"]

@@ -1,4 +1,4 @@
-"""`lmk demo`: the commands a user would type, on the sample gallery."""
+"""The command `lmk demo`, which runs other commands on the sample gallery."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import click
 from lmk.cli.printing import echo_lines
 
 _IN_A_CLONE, _PACKAGED = Path("examples"), Path(__file__).parent / "sample"
-_ASKED = 6  # pictures with a landmark, and as many without, that the report shows
+_QUERIES = 6  # with a landmark, and as many without, in the report
 
 
 @click.command()
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
-    help="The sample gallery.  [default: examples/ of a clone of lmk, else a smaller one]",
+    help="The sample gallery.  [default: examples/ in a clone of lmk, else a smaller one]",
 )
 @click.option(
     "-o",
@@ -26,12 +26,12 @@ _ASKED = 6  # pictures with a landmark, and as many without, that the report sho
     type=click.Path(path_type=Path),
     default=Path("demo"),
     show_default=True,
-    help="The folder to write to.",
+    help="Folder to write to.",
 )
 def demo(examples: Path | None, output: Path) -> None:
-    """Index the sample gallery, ask it, write a submission, score it, write a report.
+    """Index the sample gallery, query it, write a submission and score it.
 
-    Every line that starts with $ is a command you could type yourself.
+    Each printed line that starts with $ is a command that you can type.
 
     Example: lmk demo
     """
@@ -43,7 +43,7 @@ def demo(examples: Path | None, output: Path) -> None:
         raise UsageError(
             "the sample gallery is not here",
             where=examples,
-            remedy="leave out --examples for the one that lmk comes with",
+            remedy="leave out --examples to use the sample gallery of lmk",
         )
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -58,18 +58,18 @@ def demo(examples: Path | None, output: Path) -> None:
     echo_lines(
         (
             "",
-            f"The answers above with their pictures: {report}",
-            "Now your own: a folder with one sub-folder of pictures for each place, then",
+            f"The page with the answers and their pictures: {report}",
+            "For your own pictures, make a folder with one sub-folder for each place, then type",
             "  lmk build-index my-places/",
             "  lmk query photo.jpg -i my-places.lmk --html answer.html",
-            "With a folder of pictures that show none of the places lmk learns what to refuse:",
+            'With pictures that show none of the places, lmk learns to answer "none of these":',
             "  lmk build-index my-places/ --distractors other-pictures/",
         )
     )
 
 
 def _run(*words: object) -> None:
-    """Prints a command and runs it, in this process; its failure ends the demo."""
+    """Prints a command and runs it in this process; a failure ends the demo."""
     context = click.get_current_context()
     program = context.find_root().command
     arguments = [str(word) for word in words]
@@ -79,14 +79,14 @@ def _run(*words: object) -> None:
 
 
 def _some_queries(examples: Path) -> list[Path]:
-    """Some sample queries, with and without a landmark in turn, each landmark once."""
-    shown: dict[str, str] = {}
+    """Returns sample queries, with and without a landmark in turn, each landmark once."""
+    with_landmark: dict[str, str] = {}
     without: list[str] = []
     with (examples / "solution.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["landmarks"]:
-                shown.setdefault(row["landmarks"], row["id"])
+                with_landmark.setdefault(row["landmarks"], row["id"])
             else:
                 without.append(row["id"])
-    pairs = zip(list(shown.values())[:_ASKED], without[:_ASKED], strict=True)
+    pairs = zip(list(with_landmark.values())[:_QUERIES], without[:_QUERIES], strict=True)
     return [examples / "queries" / f"{id_}.jpg" for pair in pairs for id_ in pair]

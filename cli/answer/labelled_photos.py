@@ -1,4 +1,4 @@
-"""Photos with known answers, read for a command that learns from them."""
+"""Labelled photos for `lmk tune` and `lmk calibrate`, with notes on stderr."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def read_photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: Count
 ) -> LabelledPhotos:
-    """Embeds photos with known answers, and says on stderr what is odd about them.
+    """Returns labelled photos with their embeddings; prints unreadable ones and copies on stderr.
 
     Args:
-        manifest: the photos and what they show.
-        source: where it was read from.
+        manifest: the photos with their labels.
+        source: the folder or file of the manifest.
         recognizer: the opened index.
         on_progress: called with the number of photos done.
 
     Raises:
-        UsageError: no photo can be read, or the index knows one (read_labelled_photos).
+        UsageError: no photo can be read, or the index contains one (read_labelled_photos).
     """
     from lmk.embed.errors import UsageError
     from lmk.eval.tune.labelled_photos import read_labelled_photos
@@ -39,59 +39,59 @@ def read_photos(
         raise UsageError("no photo can be read", where=source, remedy=manifest.unreadable_remedy)
     copies = len(photos) - len(set(photos.sha256))
     if copies:
-        what = f"{counted(copies, 'photo')} of {len(photos):,} only repeat another one"
+        what = f"{counted(copies, 'photo')} of {len(photos):,} are copies of others"
         echo(f"lmk: {source}: {what}; copies stay in one fold", err=True)
     return photos
 
 
-def held_landmarks(recognizer: Recognizer) -> frozenset[str]:
-    """The landmarks that the index has pictures of."""
+def indexed_landmarks(recognizer: Recognizer) -> frozenset[str]:
+    """Returns the landmarks that have pictures in the index."""
     from lmk.index.gallery.gallery import class_sizes
 
     sizes = class_sizes(recognizer.gallery)
     return frozenset(label for label, pictures in sizes.items() if pictures)
 
 
-def say_unknown(
+def echo_unknown(
     photos: LabelledPhotos, source: Path, recognizer: Recognizer, consequence: str
 ) -> None:
-    """Says on stderr how many photos are of landmarks that the index does not hold.
+    """Prints on stderr the number of photos whose landmarks the index does not have.
 
     Args:
-        photos: with what they show.
-        source: where they were read from.
+        photos: the photos with their labels.
+        source: the folder or file that they were read from.
         recognizer: the opened index.
-        consequence: what that means for them.
+        consequence: the end of the line.
 
     Raises:
-        UsageError: when photos show landmarks, but none of the index's: names are spelt otherwise.
+        UsageError: photos show landmarks, but none of the index; the spelling probably differs.
     """
     from lmk.embed.errors import UsageError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
 
-    held, index = held_landmarks(recognizer), recognizer.gallery.path
-    named = [labels for labels in photos.labels if labels]
-    missing = [labels for labels in named if held.isdisjoint(labels)]
+    indexed, index = indexed_landmarks(recognizer), recognizer.gallery.path
+    labelled = [labels for labels in photos.labels if labels]
+    missing = [labels for labels in labelled if indexed.isdisjoint(labels)]
     if not missing:
         return
     what = f"{counted(len(missing), 'photo')} of landmarks that the index does not hold"
-    what = f"{what}, as {' '.join(missing[0])}"
+    what = f"{what}, such as {' '.join(missing[0])}"
     names = {label for labels in missing for label in labels}
-    similar = similar_text(similar_pairs(names, held), "label", others="those of the index")
-    if len(missing) == len(named):
-        remedy = f"name them as the index does: lmk index list {shell_word(index)}"
+    similar = similar_text(similar_pairs(names, indexed), "label", others="those of the index")
+    if len(missing) == len(labelled):
+        remedy = f"use the names of the index: lmk index list {shell_word(index)}"
         remedy = f"{similar}: {remedy}" if similar else remedy
-        raise UsageError(f"{what}, and none of those it holds", where=source, remedy=remedy)
+        raise UsageError(f"{what}, and none of its landmarks", where=source, remedy=remedy)
     echo(f"lmk: {source}: {what}: {consequence}", err=True)
     if similar:
         echo(f"lmk: {source}: {similar}, so they never match", err=True)
 
 
 def require_writable(index: Path, wait: float) -> None:
-    """Checks, before the work is done, that its result can be saved with an index.
+    """Checks that an index can be written, before a long computation.
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the index cannot be written.
     """
     from lmk.index.gallery.writer import GalleryWriter
 

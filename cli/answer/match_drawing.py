@@ -1,4 +1,4 @@
-"""The points that a query and a neighbour share, laid out for drawing over their thumbnails."""
+"""Layout of the shared points of a query and a neighbour, for drawing over their thumbnails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from lmk.rerank.steps.geometry import Match
 
 HEIGHT = 240  # of both pictures, in units of the drawing
-GAP = 8  # between them
-MOST_LINES = 200  # more hide what they show
+GAP = 8  # between the pictures
+MOST_LINES = 200  # more lines would hide the pictures
 
 
 @dataclass(frozen=True)
 class Line:
-    """One matched point: where it is in the query and in the neighbour, and whether it fits."""
+    """A pair of matched points: (x1, y1) in the query and (x2, y2) in the neighbour."""
 
     x1: float
     y1: float
@@ -26,13 +26,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Query and neighbour side by side, of one height.
+    """Query and neighbour side by side at equal height.
 
     Attributes:
-        query_width, gallery_width: of the two pictures.
-        start: x where the neighbour begins.
-        width, height: of the whole.
-        lines: at most MOST_LINES; inliers are drawn last, over the others, and left out last.
+        query_width, gallery_width: widths of the two pictures.
+        start: the x where the neighbour starts.
+        width, height: size of the whole drawing.
+        lines: at most MOST_LINES. Inliers come last, so that they are drawn over the others.
     """
 
     query_width: float
@@ -44,7 +44,7 @@ class Drawing:
 
 
 def drawing_of(match: Match) -> Drawing:
-    """Scales a match, whose points are pixels of the pictures as they were looked at."""
+    """Returns the drawing of a match, whose points are pixels of the matched pictures."""
     (query_width, query_scale), (gallery_width, gallery_scale) = (
         (size[0] * HEIGHT / size[1], HEIGHT / size[1])
         for size in (match.query_size, match.gallery_size)

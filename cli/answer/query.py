@@ -1,4 +1,4 @@
-"""`lmk query`."""
+"""The command `lmk query`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_ON_A_PAGE = 1000  # answers; each has several thumbnails
-_SHOWN = 10  # pictures of a folder named on stderr
-_AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
+_ON_A_PAGE = 1000  # answers on a page; each has several thumbnails
+_SHOWN = 10  # pictures of a folder that are listed on stderr
+_AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
 
 
 @click.command()
@@ -42,7 +42,7 @@ _AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
     "-i",
     "--index",
     type=INDEX,
-    help="The index to ask.  [default: the only *.lmk folder here]",
+    help="The index to search.  [default: the only *.lmk folder here]",
 )
 @click.option(
     "-k",
@@ -50,30 +50,30 @@ _AT_ONCE = 256  # pictures; a step that needs all answers is left out of more
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Neighbours to show.",
+    help="Number of neighbours to show.",
 )
 @click.option(
     "--tagger",
     type=TAGGER,
     metavar="DIR",
-    help="Say the tags of what is none of these: by a tagger that `lmk train` wrote, or by another "
-    "index.  [default: the index's own, if it was built with one]",
+    help='Add tags to the answer "none of these". The tagger is a folder that `lmk train` wrote, '
+    "or another index.  [default: the tagger of the index, if it has one]",
 )
 @root
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, a line each."
+    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
 )
 @click.option(
     "--html",
     type=_FILE,
-    help=f"Write a page with the pictures and their neighbours, the first {_ON_A_PAGE:,} of them.",
+    help=f"Write a page with the first {_ON_A_PAGE:,} pictures and their neighbours.",
 )
 @click.option(
     "-o",
     "--output",
     type=_FILE,
     metavar="CSV",
-    help="Write the answers to a CSV file, a row for each picture, instead of printing them.",
+    help="Write the answers to a CSV file, one row per picture, instead of printing them.",
 )
 def query(
     images: tuple[Path, ...],
@@ -85,16 +85,16 @@ def query(
     html: Path | None,
     output: Path | None,
 ) -> None:
-    """Say which landmark each picture shows, or "none of these", and why.
+    """Print the landmark that each picture shows, or "none of these", with the evidence.
 
-    Below each answer stand the neighbours, those that voted for it first: number among the
-    nearest, similarity -> what the index's steps left of it, share of the votes, landmark, file,
-    and what penalties took off or shared points added. --json has all the numbers, --html shows
-    the pictures and the points.
+    The neighbours follow each answer, those that voted for it first. A line has the rank by
+    similarity, the similarity -> the score after the steps of the index, the percentage of the
+    votes, the landmark, the file, and notes about penalties and shared points. --json has all
+    numbers, --html shows the pictures and the shared points.
 
-    The answers to a folder, a CSV or paths on stdin (-) are printed as a table, a line for each
-    picture; there may be any number of pictures. A picture that cannot be read is named, and the
-    exit code is 1.
+    The answers to a folder, a CSV or paths on stdin (-) are printed as a table with one line per
+    picture, for any number of pictures. A picture that cannot be read is reported, and the exit
+    code is 1.
 
     Example: lmk query photo.jpg -i gallery.lmk --html answer.html
 
@@ -111,8 +111,8 @@ def query(
     files, several = named.files, named.several
     report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)
     missing = _missing(files) | named.unseen
-    for name, reason in missing.items():  # first, as an index that cannot be used would hide it
-        report.say_failed(name, reason)
+    for name, reason in missing.items():  # before an index that cannot be used ends the command
+        report.add_failure(name, reason)
     with ExitStack() as held:
         results: Iterator[Answer | Failed]
         if len(missing) < len(files):
@@ -124,7 +124,7 @@ def query(
                     list(files), recognizer.gallery.label_names, recognizer.calibration is not None
                 )
             if several or len(files) > _AT_ONCE:
-                # Pictures come a block at a time; the step counts answers over all of them.
+                # Pictures are read in blocks, but some steps count answers over all of them.
                 recognizer = recognizer.with_pipeline(recognizer.pipeline.per_query())
             k = _at_most(recognizer, neighbours)
             progress = _progress(held, len(files), shown=output is not None)
@@ -144,15 +144,18 @@ def query(
 
 @dataclass
 class _Report:
-    """Prints results as they come, and keeps what the page needs.
+    """Prints results one by one, and collects the answers for the page.
 
     Attributes:
-        as_json: print a line of JSON for each.
-        quiet: print nothing else for each.
-        page: keep answers for a page.
-        many: there may be too many failures to name.
-        table: prints an answer as a line.
-        failed: reasons by name, of pictures without an answer.
+        as_json: whether to print a line of JSON for each result.
+        quiet: whether to print nothing else for each result.
+        page: whether to collect answers for a page.
+        many: whether to limit the number of failures on stderr.
+        table: formats an answer as a line.
+        failed: the reasons, by name, for pictures without an answer.
+        answers: the answers for the page.
+        answered: the number of answers.
+        named: the number of answers with a landmark.
     """
 
     as_json: bool
@@ -172,7 +175,7 @@ class _Report:
             echo(self.table.head)
         for one in results:
             if isinstance(one, Failed):
-                self.say_failed(one.query, one.reason)
+                self.add_failure(one.query, one.reason)
                 if self.as_json:
                     echo_json({"query": one.query, "error": one.reason})
             else:
@@ -191,8 +194,8 @@ class _Report:
         elif not self.quiet:
             echo_lines(answer_lines(answer))
 
-    def say_failed(self, name: str, reason: str) -> None:
-        """Notes that a picture has no answer, and why, and prints both on stderr."""
+    def add_failure(self, name: str, reason: str) -> None:
+        """Records the reason why a picture has no answer, and prints it on stderr."""
         if name in self.failed:
             return
         self.failed[name] = reason
@@ -203,14 +206,14 @@ class _Report:
         """Writes the page, and prints the numbers of answers and failures."""
         if self.many and len(self.failed) > _SHOWN:
             more = len(self.failed) - _SHOWN
-            where = f" ({output} names them)" if output else " (--json names them)"
+            where = f" (see {output})" if output else " (--json lists them)"
             echo(f"lmk: {more:,} more have no answer{where}", err=True)
         if html is not None:
             left = self.answered - len(self.answers)
             write_text(html, answers_page(self.answers, self.failed, more=left))
             if left:
                 shown = len(self.answers)
-                echo(f"lmk: {html}: the first {shown:,} of {self.answered:,} answers", err=True)
+                echo(f"lmk: {html} has the first {shown:,} of {self.answered:,} answers", err=True)
         if output is not None and not self.as_json:
             pictures = counted(self.answered, "picture")
             without = f", {len(self.failed):,} without an answer" if self.failed else ""
@@ -218,17 +221,17 @@ class _Report:
 
 
 def _at_most(recognizer: Recognizer, neighbours: int) -> int:
-    """The number of neighbours to show; a line on stderr where that is fewer than asked for."""
+    """Returns the number of neighbours to show; prints a line where -k is more than exist."""
     source = click.get_current_context().get_parameter_source("neighbours")
-    held = len(recognizer.gallery.role_rows("gallery"))
-    if neighbours > held and source is not ParameterSource.DEFAULT:
-        holds = f"the index holds {counted(held, 'picture')}, no more can be shown"
-        echo(f"lmk: -k {neighbours}: {holds}", err=True)
-    return min(neighbours, held)
+    count = len(recognizer.gallery.role_rows("gallery"))
+    if neighbours > count and source is not ParameterSource.DEFAULT:
+        only = f"the index has only {counted(count, 'picture')}"
+        echo(f"lmk: -k {neighbours}: {only}", err=True)
+    return min(neighbours, count)
 
 
 def _missing(files: Mapping[str, Path]) -> dict[str, str]:
-    """The pictures that are not there, and the reason for each."""
+    """Returns the pictures that do not exist, with the reason for each."""
     from lmk.embed.data.sources import url_reason
 
     missing = {}
@@ -237,13 +240,13 @@ def _missing(files: Mapping[str, Path]) -> dict[str, str]:
             path.stat()
         except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
             missing[name] = url_reason(name) or "no such file"
-        except OSError:  # another reason, which is found and named when the picture is read
+        except OSError:  # reading the picture reports this reason
             pass
     return missing
 
 
 def _progress(held: ExitStack, total: int, *, shown: bool) -> Count:
-    """A progress bar, where no answers are printed between its updates."""
+    """Returns a progress bar where `shown`, else a function that does nothing."""
     if not shown:
         return no_count
     from lmk.cli.progress import StageProgress

@@ -1,4 +1,4 @@
-"""Answers to any number of pictures, a block at a time, in the order given."""
+"""Answers to any number of pictures in blocks, in the order given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
     from lmk.rerank.tags.taggers import Tagger
 
-_WIDEST = 60  # letters of a column of the table
+_WIDEST = 60  # characters in a column of the table
 _COLUMNS = (
     "query", "path", "landmark", "confidence", "probability", "best", "threshold",
     "query_penalty", "landmark_score", "neighbour", "neighbour_landmark", "similarity", "error",
@@ -28,7 +28,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Failed:
-    """A picture without an answer, and the reason."""
+    """A picture without an answer, with the reason."""
 
     query: str
     path: str
@@ -43,28 +43,28 @@ def answered(
     tagged: Callable[[list[Answer]], list[Answer]],
     on_progress: Count = no_count,
 ) -> Iterator[Answer | Failed]:
-    """Yields the answer to each picture, or why there is none; a block is in memory at a time.
+    """Yields the answer to each picture or the reason without one; one block is in memory.
 
     Args:
-        recognizer: that is asked.
+        recognizer: the opened index.
         files: name and file of each picture.
-        k: neighbours of each answer.
-        missing: names of pictures that are known to have no answer, and why.
+        k: number of neighbours of each answer.
+        missing: the reasons, by name, for pictures that do not exist.
         tagged: adds the tags to a block of answers.
         on_progress: called with the number of pictures done.
     """
     from lmk.embed.data.manifest import Manifest, Row
     from lmk.embed.embeddings import Embeddings
 
-    there = [place for place, (name, _) in enumerate(files) if name not in missing]
-    rows = tuple(Row(str(place), _below_root(files[place][1])) for place in there)
+    existing = [place for place, (name, _) in enumerate(files) if name not in missing]
+    rows = tuple(Row(str(place), _below_root(files[place][1])) for place in existing)
     places = {row.path: int(row.id) for row in rows}
     waiting: dict[int, Answer | Failed] = {
         place: Failed(name, str(path), missing[name])
         for place, (name, path) in enumerate(files)
         if name in missing
     }
-    searched, given = max(k, 1), 0
+    searched, yielded = max(k, 1), 0
     for embeddings, skipped in recognizer.embed_stream(
         Manifest(Path("/"), rows), on_progress=on_progress
     ):
@@ -74,25 +74,25 @@ def answered(
         )
         features = recognizer.features_of([path for _, path in own])
         predictions = recognizer.predict(queries, k=searched, features=features)
-        found = [
+        answers = [
             replace(answer, path=str(path))
             for answer, (_, path) in zip(
                 recognizer.answers_of(predictions, searched), own, strict=True
             )
         ]
         numbers = map(int, embeddings.ids)
-        waiting.update(dict(zip(numbers, tagged(found), strict=True)))
+        waiting.update(dict(zip(numbers, tagged(answers), strict=True)))
         for skip in skipped:
             name, path = files[places[skip.path]]
             waiting[places[skip.path]] = Failed(name, str(path), skip.reason)
-        while given in waiting:
-            yield waiting.pop(given)
-            given += 1
+        while yielded in waiting:
+            yield waiting.pop(yielded)
+            yielded += 1
     yield from (waiting[place] for place in sorted(waiting))
 
 
 def _below_root(file: Path) -> str:
-    """The path of a file from "/" on, without "..", as manifests want it."""
+    """Returns the path of a file relative to "/" and without "..", as manifests need it."""
     folder = os.path.realpath(file.parent)
     return os.path.join(folder, file.name).lstrip("/")  # noqa: PTH118
 
@@ -101,10 +101,10 @@ def _below_root(file: Path) -> str:
 def tags_of_none(
     recognizer: Recognizer, named: Path | None
 ) -> Iterator[Callable[[list[Answer]], list[Answer]]]:
-    """A function that adds tags to the answers "none of these", where there is a tagger.
+    """Yields a function that adds tags to the answers "none of these" if there is a tagger.
 
     Args:
-        recognizer: its index may have been built with a tagger.
+        recognizer: the opened index, which may have a tagger.
         named: another tagger; None for that of the index.
     """
     from lmk.rerank.tags.taggers import HeadTagger, open_tagger
@@ -121,11 +121,11 @@ def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
     from lmk.rerank.tags.assign import assign_tags
     from lmk.rerank.tags.taggers import tag_files
 
-    asked = [(answer.query, Path(answer.path)) for answer in answers if answer.label is None]
+    unnamed = [(answer.query, Path(answer.path)) for answer in answers if answer.label is None]
     rules = tagger.thresholds
     tags = {
         id_: given
-        for batch in tag_files(tagger, asked, tiles=rules.tiles)
+        for batch in tag_files(tagger, unnamed, tiles=rules.tiles)
         for id_, given in zip(
             batch.ids, assign_tags(batch.scores, tagger.names, rules), strict=True
         )
@@ -134,11 +134,11 @@ def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
 
 
 class Table:
-    """A table of answers with a line for each, whose widths are known before the first answer.
+    """A table of answers, with column widths that do not depend on the answers.
 
     Args:
-        names: of all pictures.
-        landmarks: of the index.
+        names: the names of all pictures.
+        landmarks: the landmarks of the index.
         calibrated: whether there are probabilities.
     """
 
@@ -153,7 +153,7 @@ class Table:
         return self._line("picture", "landmark", "confidence", "probability")
 
     def line(self, answer: Answer) -> str:
-        """The line of an answer."""
+        """Returns the line of an answer."""
         confidence = "" if answer.confidence is None else f"{answer.confidence:.3f}"
         probability = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
         return self._line(answer.query, answer.label or NONE_OF_THESE, confidence, probability)
@@ -164,12 +164,12 @@ class Table:
 
 
 def csv_head() -> str:
-    """The header of a CSV file of answers."""
+    """Returns the header of a CSV file of answers."""
     return _csv_line(_COLUMNS)
 
 
 def csv_line(one: Answer | Failed) -> str:
-    """The row of an answer, or of a picture without one; an empty landmark is none of these."""
+    """Returns the row of an answer or a failure; an empty landmark means "none of these"."""
     if isinstance(one, Failed):
         blank = [""] * (len(_COLUMNS) - 3)
         return _csv_line([one.query, one.path, *blank, one.reason])

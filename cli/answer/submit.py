@@ -1,4 +1,4 @@
-"""`lmk submit`."""
+"""The command `lmk submit`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     "-i",
     "--index",
     type=INDEX,
-    help="The index to ask.  [default: the only *.lmk folder here]",
+    help="The index to search.  [default: the only *.lmk folder here]",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The CSV file to write.",
+    help="CSV file to write.",
 )
 @click.option(
     "--task",
@@ -58,19 +58,19 @@ def submit(
     root: Path | None,
     retrieval_steps: str | None,
 ) -> None:
-    """Answer the pictures of QUERIES, a folder or CSV, into a contest's CSV file.
+    """Write the answers to the pictures of QUERIES, a folder or CSV, as a contest's CSV file.
 
-    Every query that can be read gets its best answer, as GAP ranks answers by confidence and a
-    blank gains nothing; a picture that cannot be read gets a blank. Stopped or killed, the same
-    command goes on where it was. OUTPUT appears when it is whole; nothing is written when no
+    Every readable query gets its best answer, since GAP ranks answers by confidence and a blank
+    gains nothing. A picture that cannot be read gets a blank. A command that was stopped or killed
+    continues when it is repeated. OUTPUT appears when it is complete. No file is written when no
     picture can be read.
 
-    A retrieval list begins with the pictures of the query's landmark, those that the search missed
-    too (docs/retrieval.md; --retrieval-steps none: the order of the search).
+    A retrieval list starts with all pictures of the query's landmark, including those that the
+    search did not return (docs/retrieval.md). --retrieval-steps none keeps the order of the search.
 
-    Ids: of a flat folder the file names without their ending, of sub-folders the paths with it
-    (tower/1.jpg), a blank as "_"; of a CSV its column id. Pictures that would share an id get
-    longer ids (docs/index.md).
+    The ids of a flat folder are the file names without extension. Those of sub-folders are the
+    paths with extension (tower/1.jpg), with "_" for a blank. Those of a CSV are its column id.
+    Pictures that would share an id get longer ids (docs/index.md).
 
     Example: lmk submit queries/ -i gallery.lmk -o submission.csv
     """
@@ -116,30 +116,30 @@ def submit(
                 )
     echo_skipped([*manifest.skipped, *skipped], f"blank in {output}, or no pictures")
     again = f" ({before:,} of them in an earlier run)" if before else ""
-    asked = counted(len(manifest), "query", "queries")
-    echo(f"{output}: {asked}{again}, {writer.blank:,} left blank")
+    total = counted(len(manifest), "query", "queries")
+    echo(f"{output}: {total}{again}, {writer.blank:,} left blank")
 
 
 def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
-    """How lists are made: as the option says, else as the index keeps it."""
+    """Returns the retrieval steps of the option, or those saved with the index."""
     from lmk.embed.errors import UsageError
     from lmk.eval.files.submission import MAX_IMAGES
     from lmk.rerank.lists.retrieval import read_retrieval, saved_retrieval
 
-    found = saved_retrieval(recognizer.gallery) if name is None else read_retrieval(name)
-    if found.k > MAX_IMAGES:
+    retrieval = saved_retrieval(recognizer.gallery) if name is None else read_retrieval(name)
+    if retrieval.k > MAX_IMAGES:
         raise UsageError(
-            f"lists of {found.k:,} pictures, a submission holds {MAX_IMAGES}",
+            f"lists of {retrieval.k:,} pictures, a submission holds {MAX_IMAGES}",
             where=name or recognizer.gallery.path,
             remedy=f"set its k to {MAX_IMAGES}",
         )
-    return found
+    return retrieval
 
 
 def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retrieval) -> str:
-    """Names the work: answers of other queries, or by another index, must not be mixed in.
+    """Returns a hash of task, index, steps and queries.
 
-    A picture that was replaced is another query.
+    Only a run with the same hash continues a stopped one. A replaced picture changes the hash.
     """
     from lmk.rerank.steps.step import digest_text
 
@@ -159,12 +159,12 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retr
 
 
 def _state(picture: Path) -> tuple[int, int]:
-    """Size in bytes and time of change in ns of a picture; zeros where there is none."""
+    """Returns size in bytes and modification time in ns of a picture; zeros without a file."""
     try:
-        found = picture.stat()
+        status = picture.stat()
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _answer(
@@ -173,9 +173,9 @@ def _answer(
     recognizer: Recognizer,
     writer: SubmissionWriter,
 ) -> list[Skipped]:
-    """Writes each batch as it comes, in the manifest's order; returns the pictures not read.
+    """Writes the answers batch by batch in the manifest's order; returns unreadable pictures.
 
-    A step that needs all answers is applied to all in the end, to those of earlier runs too.
+    A step that needs all answers is applied at the end, to the answers of earlier runs too.
     """
     whole = recognizer.pipeline
     recognizer = recognizer.with_pipeline(whole.per_query())
@@ -203,7 +203,7 @@ def _list(
     retrieval: Retrieval,
     writer: RetrievalWriter,
 ) -> list[Skipped]:
-    """Writes the lists of each batch as it comes, as _answer does answers."""
+    """Writes the lists batch by batch in the manifest's order; returns unreadable pictures."""
     from lmk.rerank.lists.retrieval import Collection, rerank_lists
 
     gallery = recognizer.gallery
@@ -214,8 +214,8 @@ def _list(
     skipped: list[Skipped] = []
     for embeddings, failed in batches:
         skipped += failed
-        found = rerank_lists(retrieval, embeddings, collection)
-        for query, rows in zip(found.query_ids, found.rows, strict=True):
+        lists = rerank_lists(retrieval, embeddings, collection)
+        for query, rows in zip(lists.query_ids, lists.rows, strict=True):
             _leave_blank_before(query, left, writer)
             writer.write(query, gallery.ids(rows[rows >= 0]))
     _leave_blank_before(None, left, writer)
@@ -225,7 +225,7 @@ def _list(
 def _leave_blank_before(
     query: str | None, left: Iterator[Row], writer: SubmissionWriter | RetrievalWriter
 ) -> None:
-    """Takes rows up to `query` (None: all): those passed over on the way could not be read."""
+    """Writes blanks for the rows before `query` (None: all rows), which could not be read."""
     for row in left:
         if row.id == query:
             return

@@ -1,4 +1,4 @@
-"""`lmk tune`."""
+"""The command `lmk tune`."""
 
 from __future__ import annotations
 
@@ -31,22 +31,26 @@ if TYPE_CHECKING:
     "--data",
     type=PATH,
     required=True,
-    help="Photos with known answers, a folder or CSV; without a label: of no landmark.",
+    help="Labelled photos, a folder or CSV. A photo without a label shows no landmark.",
 )
-@click.option("--test", type=PATH, help="Other photos with known answers, to report on.")
+@click.option("--test", type=PATH, help="Other labelled photos, on which the choice is tested.")
 @root
 @click.option(
-    "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of cross-validation."
+    "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Number of folds."
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the folds."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Random seed for the folds.",
 )
 @click.option(
     "--grid",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Which steps to try: a JSON file (docs/answers.md).  [default: lmk's own grid]",
+    help="JSON file with the steps to try (docs/answers.md).  [default: the grid of lmk]",
 )
-@click.option("--geometry", is_flag=True, help="Also try steps that match points; slow.")
+@click.option("--geometry", is_flag=True, help="Also try steps that match points, which is slow.")
 @click.option("--apply", is_flag=True, help="Save the best steps with INDEX.")
 @wait
 @as_json
@@ -63,12 +67,12 @@ def tune(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Find the steps that answer photos with known answers best, and say how good they are.
+    """Find the steps that answer labelled photos best, and measure their quality.
 
-    Each pipeline of a small grid answers all photos; GAP is averaged over folds. The line "tuned"
-    is the honest one: for each fold the steps were chosen on the other folds. The best of all
-    looks better than it is, since it was chosen on the same photos. The index's own steps stay the
-    best unless others gain more than one standard error.
+    Each pipeline of a small grid answers all photos, and GAP is averaged over folds. The line
+    "tuned" is the unbiased estimate: for each fold the steps were chosen on the other folds. The
+    score of the best pipeline is too high, since it was chosen on the same photos. The steps of the
+    index stay the best unless others gain more than one standard error.
 
     Example: lmk tune gallery.lmk --data photos.csv --apply
     """
@@ -82,15 +86,15 @@ def tune(
     from lmk.rerank.recognizer import Recognizer
 
     if grid is not None and geometry:
-        remedy = "write the geometry step into the grid"
-        raise UsageError("--geometry is for lmk's own grid", where=grid, remedy=remedy)
+        remedy = "add the geometry step to the grid"
+        raise UsageError("--geometry excludes --grid", where=grid, remedy=remedy)
     tried = default_grid(geometry=geometry) if grid is None else read_grid(grid)
-    known = read_pictures(data, root=root)
+    labelled = read_pictures(data, root=root)
     held_out = None if test is None else read_pictures(test, root=root)
     if apply:
         require_writable(index, wait)
     with Recognizer.open(index) as recognizer, StageProgress() as progress:
-        photos = _photos(known, data, recognizer, progress)
+        photos = _photos(labelled, data, recognizer, progress)
         others = None
         if held_out is not None and test is not None:
             others = _photos(held_out, test, recognizer, progress)
@@ -102,11 +106,11 @@ def tune(
             photos,
             on_progress=lambda done: progress("pipelines", done, len(pipelines)),
         )
-        found = tuning_of(pipelines, predictions, photos, folds=folds, seed=seed)
-        best = pipelines[found.best]
+        tuning = tuning_of(pipelines, predictions, photos, folds=folds, seed=seed)
+        best = pipelines[tuning.best]
         tested = None if others is None else _test(recognizer, pipelines[0], best, others)
     threshold = _save(index, best, wait) if apply else None
-    facts = {"index": str(index), "photos": len(photos), "seed": seed} | found.as_dict()
+    facts = {"index": str(index), "photos": len(photos), "seed": seed} | tuning.as_dict()
     facts |= {"test": tested, "applied": apply, "threshold": threshold}
     if as_json:
         echo_json(facts)
@@ -117,8 +121,8 @@ def tune(
 def _photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: StageProgress
 ) -> LabelledPhotos:
-    """Embeds photos with known answers, and says what is wrong or odd with them."""
-    from lmk.cli.answer.labelled_photos import read_photos, say_unknown
+    """Returns labelled photos with their embeddings; prints notes about them on stderr."""
+    from lmk.cli.answer.labelled_photos import echo_unknown, read_photos
     from lmk.embed.errors import UsageError
 
     photos = read_photos(
@@ -127,13 +131,13 @@ def _photos(
     without = sum(not labels for labels in photos.labels)
     if without == len(photos):
         raise UsageError(
-            "no photo shows a landmark, so there is nothing to score",
+            "no photo shows a landmark, so there is no score",
             where=source,
-            remedy="a CSV says it in the column landmark_id, a folder by its sub-folders",
+            remedy="give labels in the column landmark_id of a CSV, or as sub-folders",
         )
-    say_unknown(photos, source, recognizer, "always missed")
+    echo_unknown(photos, source, recognizer, "they are always missed")
     if not without:
-        nothing = "every photo shows a landmark: how well others are refused is not seen"
+        nothing = "every photo shows a landmark, so refusing other photos is not measured"
         echo(f"lmk: {source}: {nothing}", err=True)
     return photos
 
@@ -141,7 +145,7 @@ def _photos(
 def _test(
     recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: LabelledPhotos
 ) -> dict[str, int | Scores]:
-    """The scores of the plain, the saved and the best steps on photos that chose none of them."""
+    """Returns the scores of the plain, the saved and the best steps on other photos."""
     from lmk.eval.tune.scores import PLAIN, judged_of, scores_of
     from lmk.eval.tune.trial import try_pipelines
 
@@ -174,11 +178,11 @@ def _echo(facts: dict[str, Any]) -> None:
     }
     echo_table(header, [_cells(text, facts[name], sd=True) for name, text in named.items()])
     stay = facts["best"]["name"] == facts["pipelines"][0]["name"]
-    own = " (the index's own: no others gain more than one standard error)" if stay else ""
+    own = " (those of the index: no others gain more than one standard error)" if stay else ""
     echo_lines(["", f"the best: {facts['best']['name']}{own}"])
     tested = facts["test"]
     if tested is not None:
-        echo_lines(["", f"{counted(tested['photos'], 'photo')} that no choice was made on"])
+        echo_lines(["", f"{counted(tested['photos'], 'photo')} of --test"])
         rows = [_cells(named[name], tested[name]) for name in ("plain", "saved")]
         echo_table((*header[:2], *header[3:]), [*rows, _cells("the best", tested["best"])])
     if facts["applied"]:

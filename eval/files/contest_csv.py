@@ -1,4 +1,4 @@
-"""The contest's CSV files, written row by row: whole or not at all (csv_file.py reads them)."""
+"""CSV files of the contests, written row by row, whole or not at all (csv_file.py reads them)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lmk.embed.files import sync_folder
 
 
 class AtomicRows:
-    """Writes a CSV row by row; the file appears, whole, when the `with` block ends well.
+    """Writes a CSV row by row; the complete file appears when the `with` block ends without error.
 
-    Rows go to a hidden file beside the target, which is locked, and at the end fsynced and
-    renamed; those that stopped runs left for the same target are then removed. No row written
-    here is kept in memory; rows of an earlier run are (`done`).
+    Rows go to a hidden file beside the target. It is locked, and at the end fsynced and renamed.
+    Hidden files of stopped runs for the same target are then removed. Rows written here do not
+    stay in memory; rows of an earlier run do (`done`).
 
     Args:
-        path: the file to write; an old one stays until the new one is whole.
+        path: the file to write; an old file stays until the new one is complete.
         header: the column names.
-        resume: a word that names the work (say, a hash of index and queries). With it, rows
-            written before a crash are kept and found again in `done` by the next run with the
-            same word; without it a failed run leaves nothing behind.
+        resume: a word that identifies the work (for example a hash of index and queries). With it,
+            rows written before a crash stay, and the next run with the same word has them in
+            `done`. Without it a failed run leaves no file.
 
     Attributes:
-        done: rows an earlier run had written already; empty without `resume`.
+        done: rows that an earlier run wrote; empty without `resume`.
 
     Raises:
         StorageError: the folder cannot be written, or the disk is full.
@@ -69,7 +69,7 @@ class AtomicRows:
                 )
             if _still_at(part, file):
                 break
-            file.close()  # renamed or removed by another process before it was locked here
+            file.close()  # another process renamed or removed it before the lock
         if self._resume is not None:
             self.done = _whole_rows(part, header)
             file.seek(0, os.SEEK_END)
@@ -79,7 +79,7 @@ class AtomicRows:
         """Writes one row.
 
         Raises:
-            SubmissionError: a cell with a line break, or not UTF-8.
+            SubmissionError: a cell has a line break or is not UTF-8.
         """
         for cell in cells:
             if "\n" in cell or "\r" in cell or "\0" in cell or _surrogate(cell):
@@ -91,12 +91,12 @@ class AtomicRows:
         with storage_errors(self.path):
             self._writer.writerow(cells)
             if self._resume is not None:
-                self._file.flush()  # a killed run loses at most the row in hand
+                self._file.flush()  # a killed run loses at most the current row
 
     def replace_all(self, rows: Iterable[Sequence[str]]) -> None:
-        """Makes the file of other rows than those written so far; nothing may be written after.
+        """Replaces all rows written so far; no row may be written afterwards.
 
-        What was written stays until the file is whole: a run that is stopped here goes on there.
+        The rows written so far stay until the file is complete, so that a stopped run can continue.
 
         Raises:
             SubmissionError, StorageError: as `append`.
@@ -107,7 +107,7 @@ class AtomicRows:
         self._replaced = True
 
     def discard(self) -> None:
-        """Makes a failure leave nothing behind, with `resume` too."""
+        """Makes a failed run leave no file, even with `resume`."""
         self._resume = None
 
     def __enter__(self) -> Self:
@@ -144,9 +144,9 @@ class AtomicRows:
             self._part.unlink(missing_ok=True)
 
     def _remove_left_over(self) -> None:
-        """Removes what stopped runs of other work left for this target, unless one still writes."""
+        """Removes hidden files of stopped runs for this target, unless a run still writes them."""
         of_target = re.compile(re.escape(f".{self.path.name}.") + r"[^.]+\.part")
-        with suppress(OSError):  # the file is whole: what cannot be tidied up stays
+        with suppress(OSError):  # the file is complete; leftovers may stay
             for part in self.path.parent.iterdir():
                 if of_target.fullmatch(part.name):
                     with part.open("rb") as file:
@@ -155,7 +155,7 @@ class AtomicRows:
 
 
 def _lock(file: IO[Any]) -> bool:
-    """Locks a file until it is closed; False where another holds it."""
+    """Locks a file until it is closed; returns False where another process has the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -175,13 +175,13 @@ def _surrogate(cell: str) -> bool:
 
 
 def _whole_rows(part: Path, header: list[str]) -> list[list[str]]:
-    """The whole rows of an unfinished file, after cutting it behind the last of them."""
+    """Returns the complete rows of an unfinished file, and truncates it after the last one."""
     data = part.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     try:
         rows = list(csv.reader(whole.decode("utf-8").splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error):
         rows = []
-    sound = bool(rows) and rows[0] == header and all(len(row) == len(header) for row in rows)
-    os.truncate(part, len(whole) if sound else 0)
-    return rows[1:] if sound else []
+    usable = bool(rows) and rows[0] == header and all(len(row) == len(header) for row in rows)
+    os.truncate(part, len(whole) if usable else 0)
+    return rows[1:] if usable else []

@@ -1,4 +1,4 @@
-"""The error for an id that a solution does not have, with the solution's spelling."""
+"""The error for an id that a solution lacks, with the solution's spelling of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from lmk.embed.tables.label_forms import similar_pairs
 
 
 def unknown_id(
-    id_: str, known: Collection[str], *, where: str, source: object, noun: str = "query id"
+    id_: str, ids: Collection[str], *, where: str, source: object, noun: str = "query id"
 ) -> SubmissionError:
-    """The error of an id that stands in a submission and not in its solution.
+    """Returns the error for an id of a submission that the solution lacks.
 
     Args:
-        id_: as the submission has it.
-        known: the ids of the solution.
+        id_: the id in the submission.
+        ids: the ids of the solution.
         where: the line of the submission.
         source: the file of the solution.
-        noun: of what it is the id.
+        noun: the noun for the id in the message.
     """
-    return SubmissionError(f"unknown {noun} {id_}", where=where, remedy=_remedy(id_, known, source))
+    return SubmissionError(f"unknown {noun} {id_}", where=where, remedy=_remedy(id_, ids, source))
 
 
-def _remedy(id_: str, known: Collection[str], source: object) -> str:
-    similar = similar_pairs([id_], known)
+def _remedy(id_: str, ids: Collection[str], source: object) -> str:
+    similar = similar_pairs([id_], ids)
     if similar:
         return f"{source} spells it {similar[0][1]!r}"
     name = id_.rsplit("/", 1)[-1]
     for plain in (name, name.rsplit(".", 1)[0]):
-        if plain != id_ and plain in known:
+        if plain != id_ and plain in ids:
             return f"{source} has {plain!r}, without folder and ending"
     return f"it is not in {source}"

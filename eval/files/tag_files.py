@@ -1,9 +1,9 @@
-"""Files of tags: what a tagger says of each picture, and what is true.
+"""Files of tags: the predictions of a tagger, and the true tags.
 
-Both are CSV with a header and the columns `id,tags` (others are skipped). In a file of predictions
-a cell holds `tag:score` pairs apart by blanks, as in `cat:0.98 sofa:0.4`; in a file of truth it
-holds tags apart by blanks. An empty cell is a picture without any. Predictions may have a column
-`given` too, with the tags that were decided on.
+Both are CSV with a header and the columns `id,tags` (others are ignored). In a file of predictions
+blanks separate the `tag:score` pairs of a cell, as in `cat:0.98 sofa:0.4`; in a file of truth they
+separate tags. An empty cell is a picture without tags. Predictions may also have a column `given`
+with the assigned tags.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from lmk.eval.files.query_ids import unknown_id
 from lmk.rerank.tags.thresholds import close_given
 
 _COLUMNS = ("id", "tags", "given")
-Parse = Callable[[str, str], dict[str, float]]  # of a cell, and where it stands
+Parse = Callable[[str, str], dict[str, float]]  # from a cell and its place in the file
 
 
 @dataclass(frozen=True, eq=False)
 class TagTable:
-    """Scores of tags beside the truth.
+    """Scores of tags joined with the truth.
 
     Attributes:
         ids: the n pictures of the truth, in its order.
-        names: the t tags of either file, ascending.
-        scores: float64 [n, t], -inf where the prediction does not name the tag.
+        names: the t tags of either file, rising.
+        scores: float64 [n, t], -inf where the predictions have no score.
         truth: bool [n, t].
-        missing: pictures that the predictions do not name; all their scores are -inf.
-        given: bool [n, t], the tags that the predictions decided on; None where they do not say.
+        missing: pictures without a row in the predictions; all their scores are -inf.
+        given: bool [n, t], the assigned tags; None without a column `given`.
     """
 
     ids: tuple[str, ...]
@@ -52,22 +52,21 @@ class TagTable:
 
     @property
     def predicted(self) -> list[str]:
-        """The tags that a prediction names."""
+        """The tags that have a score for some picture."""
         return [self.names[tag] for tag in np.flatnonzero(np.isfinite(self.scores).any(axis=0))]
 
     @property
     def true(self) -> list[str]:
-        """The tags that a picture has."""
+        """The tags that some picture truly has."""
         return [self.names[tag] for tag in np.flatnonzero(self.truth.any(axis=0))]
 
     def with_ancestors(self, relations: RelationGraph) -> TagTable:
-        """The same scores beside a truth with all that follows from its tags.
+        """Returns the table with the ancestors of the true tags added to the truth.
 
-        A tag that stands in neither file and follows from a true one becomes a tag that is not
-        named.
+        An ancestor that neither file has becomes a tag without scores.
         """
-        more = {parent for name in self.names for parent in relations.ancestors(name)}
-        names = tuple(sorted(more.union(self.names)))
+        ancestors = {parent for name in self.names for parent in relations.ancestors(name)}
+        names = tuple(sorted(ancestors.union(self.names)))
         place = [names.index(name) for name in self.names]
         shape = (len(self.ids), len(names))
         scores, truth = np.full(shape, -np.inf), np.zeros(shape, np.bool_)
@@ -80,16 +79,16 @@ class TagTable:
         return TagTable(self.ids, names, scores, truth, self.missing, given)
 
     def finite_scores(self) -> NDArray[np.float64]:
-        """float64 [n, t]: `scores` with a number below all others where a tag is not named."""
+        """Returns float64 [n, t]: `scores` with a number below all others instead of -inf."""
         named = np.isfinite(self.scores)
         lowest = float(self.scores[named].min()) if named.any() else 0.0
         return np.where(named, self.scores, lowest - max(1.0, abs(lowest)))
 
     def padded(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Scores and truth with k tags more that no picture has.
+        """Returns scores and truth with k more tags that no picture has.
 
-        They stand between the named and the unnamed tags, so that the k best tags of a picture that
-        names fewer are filled up with wrong ones and never with lucky ones.
+        They rank between the tags with and without a score. So a picture with fewer than k scores
+        gets wrong tags among its k best, and never a true tag by chance.
         """
         filler = np.full((len(self.ids), k), np.finfo(np.float64).min)
         return (
@@ -99,13 +98,13 @@ class TagTable:
 
 
 def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike[str]) -> TagTable:
-    """Reads both files and lays them beside each other.
+    """Returns predictions joined with the truth.
 
     Raises:
-        UsageError: no such file.
-        SubmissionError: with line and reason: a missing column, a repeated or empty id, a pair
-            without a score, a score that is no finite number, a tag twice in a cell, a prediction
-            for a picture that the truth does not have, no true tag at all.
+        UsageError: there is no such file.
+        SubmissionError: a column is missing, an id is repeated or empty, a pair has no score, a
+            score is no finite number, a cell has a tag twice, the truth lacks a picture of the
+            predictions, or there is no true tag. The message has the line and the reason.
     """
     wanted = _read(truth, "tags", _parse_tags)
     if not any(tags for _, tags in wanted.values()):
@@ -133,7 +132,7 @@ def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike
 
 
 def read_predictions(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """The score of each tag by picture, of a file of predictions.
+    """Returns the score of each tag by picture, from a file of predictions.
 
     Raises:
         UsageError, SubmissionError: see read_tag_table.
@@ -149,8 +148,8 @@ def _has_given(path: str | os.PathLike[str]) -> bool:
 def _read(
     path: str | os.PathLike[str], column: str, parse: Parse
 ) -> dict[str, tuple[int, dict[str, float]]]:
-    """For each id its line and its cell in a column as `parse` reads it."""
-    found: dict[str, tuple[int, dict[str, float]]] = {}
+    """Returns for each id its line and its parsed cell in a column."""
+    rows_by_id: dict[str, tuple[int, dict[str, float]]] = {}
     with CsvFile(path, _COLUMNS) as rows:
         columns = rows.columns
         if not {"id", "tags"} <= set(columns):
@@ -163,27 +162,27 @@ def _read(
         for row in rows:
             cells = dict(zip(columns, row.cells, strict=True))
             id_ = parse_id(path, row.line, cells["id"])
-            if id_ in found:
+            if id_ in rows_by_id:
                 raise SubmissionError(
                     f"id {id_} is repeated",
                     where=at(path, row.line),
-                    remedy=f"it stands on line {found[id_][0]}",
+                    remedy=f"it stands on line {rows_by_id[id_][0]}",
                 )
             if (word := cells[column].strip()) in MISSING_WORDS:
                 missing[word] += 1
-            found[id_] = (row.line, parse(cells[column], at(path, row.line)))
+            rows_by_id[id_] = (row.line, parse(cells[column], at(path, row.line)))
     if missing:
         notice(path, missing_note(missing, column))
-    if not found:
+    if not rows_by_id:
         raise SubmissionError("no rows below the header", where=path)
-    return found
+    return rows_by_id
 
 
 def _parse_scores(cell: str, where: str) -> dict[str, float]:
-    """ "cat:0.98 sofa:0.4" -> {"cat": 0.98, "sofa": 0.4}."""
-    found: dict[str, float] = {}
+    """Returns {"cat": 0.98, "sofa": 0.4} for "cat:0.98 sofa:0.4"."""
+    scores: dict[str, float] = {}
     if cell.strip() in MISSING_WORDS:
-        return found
+        return scores
     for pair in nfc(cell).split():
         tag, colon, number = pair.rpartition(":")
         if not tag or not colon:
@@ -196,14 +195,14 @@ def _parse_scores(cell: str, where: str) -> dict[str, float]:
             score = math.nan
         if not math.isfinite(score):
             raise SubmissionError(f"score {number[:60]!r} is no finite number", where=where)
-        if tag in found:
+        if tag in scores:
             raise SubmissionError(f"the tag {tag} stands twice", where=where)
-        found[tag] = score
-    return found
+        scores[tag] = score
+    return scores
 
 
 def _parse_tags(cell: str, where: str) -> dict[str, float]:
-    """ "cat sofa" -> {"cat": 1, "sofa": 1}."""
+    """Returns {"cat": 1, "sofa": 1} for "cat sofa"."""
     tags = () if cell.strip() in MISSING_WORDS else split_labels(cell, several=True)
     if len(set(tags)) != len(tags):
         raise SubmissionError("a tag stands twice", where=where)

@@ -1,4 +1,4 @@
-"""Truth: what each query really shows, as the contests' solution files say it."""
+"""Truth: the landmarks or pictures of each query, from the contests' solution files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = ("id", *LABEL_COLUMNS, "images", "Usage")
 
 
 class _Solution:
-    """What both kinds of truth have: queries by id, and which of them a usage scores."""
+    """Queries by id, and the queries that a usage scores; common to both kinds of truth."""
 
     query_ids: tuple[str, ...]
     usage: tuple[str | None, ...]
@@ -36,12 +36,19 @@ class _Solution:
         return {query: row for row, query in enumerate(self.query_ids)}
 
     def rows(self, usage: str | None = None) -> tuple[int, ...]:
-        """The rows that are scored: those of a usage, or with None all but the Ignored.
+        """Returns the rows that are scored: those of a usage, or with None all but the Ignored.
 
         Raises:
             UsageError: the solution has no row of that usage.
         """
-        return _scored_rows(self.usage, usage, self.source)
+        if usage is None:
+            return tuple(row for row, own in enumerate(self.usage) if own != IGNORED)
+        rows = tuple(row for row, own in enumerate(self.usage) if own == usage)
+        if not rows:
+            usages = ", ".join(sorted({own for own in self.usage if own})) or "no Usage column"
+            message = f"no row of usage {usage}"
+            raise UsageError(message, where=self.source, remedy=f"it has {usages}")
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +57,14 @@ class Truth(_Solution):
 
     Attributes:
         query_ids: the q ids, unique.
-        labels: for each query its true landmarks; an empty tuple where it shows none.
-        usage: for each query "Public", "Private", "Ignored", or None where the file says nothing.
-            Public and Private are scored apart; Ignored queries count nowhere (GLDv2).
+        labels: the true landmarks of each query; an empty tuple for no landmark.
+        usage: "Public", "Private", "Ignored" for each query, or None without a column Usage.
+            Public and Private are scored separately; Ignored queries are not scored (GLDv2).
         source: the file it was read from, for error messages.
 
     Raises:
-        ValueError: lengths differ, an id is repeated, a usage is unknown, a label stands twice.
+        ValueError: lengths differ, an id is repeated, a usage is unknown, or a query has a label
+            twice.
     """
 
     query_ids: tuple[str, ...]
@@ -71,19 +79,20 @@ class Truth(_Solution):
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a solution file.
 
-        Three layouts, told apart by the header: the contest's `id,landmarks[,Usage]` (as
-        GLDv2's recognition_solution_v2.1.csv), a plain `id` with one of the columns landmark_id,
-        labels or label (as GLDv2's index_image_to_landmark.csv), and GLDv2's train_clean.csv
-        `landmark_id,images`. Labels are read as in lists of pictures (label_text.read_labels): in
-        the columns landmarks and labels blanks separate them, in landmark_id and label a blank
-        belongs to the name and becomes "_"; "|" separates labels in each. An empty cell is a query
-        without a landmark. Further columns are skipped. The file may be compressed, and need not
-        be in the contest's form (csv_file.CsvFile).
+        The header decides between three layouts: the contest's `id,landmarks[,Usage]` (as
+        GLDv2's recognition_solution_v2.1.csv), `id` with one of the columns landmark_id, labels or
+        label (as GLDv2's index_image_to_landmark.csv), and GLDv2's train_clean.csv
+        `landmark_id,images`. Labels are read as in lists of pictures (label_text.read_labels). In
+        the columns landmarks and labels blanks separate them. In landmark_id and label a blank
+        belongs to the name and becomes "_". "|" separates labels in each column. An empty cell is
+        a query without a landmark. Other columns are ignored. The file may be compressed, and may
+        differ from the contest's form (csv_file.CsvFile).
 
         Raises:
-            UsageError: no such file.
-            SubmissionError: with line and reason: a missing column, a repeated or empty id, an
-                unknown usage, a label twice in a cell, a row of the wrong width, bad UTF-8.
+            UsageError: there is no such file.
+            SubmissionError: a column is missing, an id is repeated or empty, a usage is unknown, a
+                cell has a label twice, a row has the wrong width, or the text is not UTF-8. The
+                message has the line and the reason.
         """
         with CsvFile(path, _COLUMNS) as rows:
             if "id" not in rows.columns and {"landmark_id", "images"} <= set(rows.columns):
@@ -108,10 +117,10 @@ class Truth(_Solution):
     def _read_by_landmark(cls, rows: CsvFile) -> Self:
         path = rows.path
         label, images = (rows.columns.index(name) for name in ("landmark_id", "images"))
-        found = list(rows)
-        landmarks, notes = read_labels([row.cells[label] for row in found], "landmark_id")
+        lines = list(rows)
+        landmarks, notes = read_labels([row.cells[label] for row in lines], "landmark_id")
         queries: dict[str, tuple[str, ...]] = {}
-        for row, own in zip(found, landmarks, strict=True):
+        for row, own in zip(lines, landmarks, strict=True):
             if not own:
                 cell = row.cells[label].strip()
                 raise SubmissionError(f"not a label: {cell!r}", where=at(path, row.line))
@@ -141,12 +150,13 @@ class RetrievalTruth(_Solution):
 
     Attributes:
         query_ids: the q ids, unique.
-        images: for each query its true gallery picture ids; empty where Ignored.
+        images: the ids of the true gallery pictures of each query; empty where Ignored.
         usage: as in Truth.
         source: the file it was read from, for error messages.
 
     Raises:
-        ValueError: lengths differ, an id is repeated, a usage is unknown, an image stands twice.
+        ValueError: lengths differ, an id is repeated, a usage is unknown, or a query has an image
+            twice.
     """
 
     query_ids: tuple[str, ...]
@@ -161,12 +171,12 @@ class RetrievalTruth(_Solution):
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a retrieval solution, `id,images[,Usage]`, as GLDv2's retrieval_solution_v2.1.csv.
 
-        A cell `None` or an empty one means no true picture; it may stand only in a row whose
-        Usage is Ignored, since average precision has no value without a true picture.
+        The cell `None` and an empty cell mean no true picture. They are valid only in a row whose
+        Usage is Ignored, since average precision is not defined without a true picture.
 
         Raises:
-            UsageError: no such file.
-            SubmissionError: with line and reason, as Truth.read.
+            UsageError: there is no such file.
+            SubmissionError: as Truth.read.
         """
         with CsvFile(path, _COLUMNS) as rows:
             if not {"id", "images"} <= set(rows.columns):
@@ -188,7 +198,7 @@ class RetrievalTruth(_Solution):
 def _solution_row(
     rows: CsvFile, row: Row, value_column: str, seen: Container[str]
 ) -> tuple[str, str, str | None]:
-    """Id, value cell and usage of one row."""
+    """Returns id, value cell and usage of one row."""
     path, cells = rows.path, dict(zip(rows.columns, row.cells, strict=True))
     query = parse_id(path, row.line, cells["id"])
     if query in seen:
@@ -204,7 +214,7 @@ def _solution_row(
 def _true_images(
     path: str | os.PathLike[str], line: int, query: str, cell: str, usage: str | None
 ) -> tuple[str, ...]:
-    """The pictures of a retrieval solution's cell; none only where the row is Ignored."""
+    """Returns the pictures in a cell of a retrieval solution; none only in an Ignored row."""
     if usage == IGNORED:
         return ()
     images = () if cell.strip() in MISSING_WORDS else tuple(map(nfc, cell.split()))
@@ -240,13 +250,3 @@ def _check(
         raise ValueError(f"unknown usage {sorted(map(str, unknown))}")
     if any(len(set(value)) != len(value) for value in values if len(value) > 1):
         raise ValueError("a query has the same true value twice")
-
-
-def _scored_rows(usages: tuple[str | None, ...], usage: str | None, source: str) -> tuple[int, ...]:
-    if usage is None:
-        return tuple(row for row, of in enumerate(usages) if of != IGNORED)
-    rows = tuple(row for row, of in enumerate(usages) if of == usage)
-    if not rows:
-        there = ", ".join(sorted({of for of in usages if of})) or "no Usage column"
-        raise UsageError(f"no row of usage {usage}", where=source, remedy=f"it has {there}")
-    return rows

@@ -1,4 +1,4 @@
-"""Axes of plots: where a value lies between two ends, and which round numbers to write."""
+"""Axes of plots with round ticks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 
 _STEPS = (1, 2, 5, 10)
-LONGEST_TEXT = 9  # characters that fit between two of five ticks
+LONGEST_TEXT = 9  # characters that fit between two ticks of five
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,13 @@ class Axis:
     """An axis from `low` to `high`.
 
     Attributes:
-        low, high: its ends, low < high.
+        low, high: the ends, low < high.
         ticks: (value, text), rising, within the ends.
-        logarithmic: equal ratios take equal lengths; low > 0 then.
+        logarithmic: whether equal ratios have equal lengths; then low > 0.
 
     Raises:
-        ValueError: ends that are not finite or do not rise, or a logarithm of 0 or less.
+        ValueError: the ends are not finite or do not rise, or a logarithmic axis starts at 0 or
+            below.
     """
 
     low: float
@@ -34,10 +35,10 @@ class Axis:
             raise ValueError(f"a logarithmic axis cannot begin at {self.low}")
 
     def at(self, value: float) -> float:
-        """Where a value lies, 0 at the low end and 1 at the high one."""
+        """Returns the position of a value: 0 at the low end and 1 at the high end."""
         if self.logarithmic:
             return log10(value / self.low) / log10(self.high / self.low)
-        # Halves, since the width of the widest axes is more than a float holds.
+        # Halves, since the width of the widest axes is beyond the range of a float.
         return (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
 
 
@@ -50,14 +51,14 @@ def axis_of(
     whole: bool = False,
     ticks: int = 5,
 ) -> Axis:
-    """An axis with round ticks.
+    """Returns an axis with round ticks.
 
     Args:
-        low, high: what it must hold; equal ends are moved apart.
-        logarithmic: ticks at powers of ten (and 2 and 5 times them where they are few).
-        exact: begin and end at `low` and `high`; else the top is moved up to a round number.
-        whole: it counts: ticks at whole numbers only, and one at `low` where there is room.
-        ticks: about how many.
+        low, high: the range that it must cover; equal ends are moved apart.
+        logarithmic: put ticks at powers of ten (and at 2 and 5 times them where they are few).
+        exact: start and end at `low` and `high`; otherwise the top moves up to a round number.
+        whole: put ticks at whole numbers only, and one at `low` where there is room.
+        ticks: the approximate number of ticks.
 
     Raises:
         ValueError: as Axis.
@@ -80,7 +81,7 @@ def axis_of(
 
 
 def _round_step(wanted: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below `wanted`."""
+    """Returns the smallest of 1, 2, 5 times a power of ten that is at least `wanted`."""
     power = 10.0 ** floor(log10(wanted))
     return next(step * power for step in _STEPS if step * power >= wanted * (1 - 1e-9))
 
@@ -97,7 +98,7 @@ def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
 
 
 def _named(values: list[float], places: int) -> tuple[tuple[float, str], ...]:
-    """Ticks with their texts, all in thousands where one must be; the ends alone if too long."""
+    """Returns ticks with texts, all in thousands if one is; only the ends if texts are too long."""
     whole = all(value % 100 == 0 for value in values)
     thousands = whole and max(map(abs, values), default=0) >= 10_000
     ticks = [(value, _text(value, places, thousands)) for value in values]
@@ -107,7 +108,7 @@ def _named(values: list[float], places: int) -> tuple[tuple[float, str], ...]:
 
 
 def _text(value: float, places: int, thousands: bool) -> str:
-    """5000 -> "5,000", in thousands "5k"; 0.25 to two places; very large or small ones as 1e+09."""
+    """Returns 5000 as "5,000", in thousands as "5k"; very large or small values as "1e+09"."""
     value += 0.0  # -0.0 becomes 0.0
     if abs(value) >= 1e7 or places > 8:
         return f"{value:.4g}"

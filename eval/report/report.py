@@ -1,6 +1,6 @@
-"""What a report shows of a recognition submission, as numbers: nothing here draws or reads files.
+"""Numbers of the error report of a recognition submission.
 
-The page is cli/report.html; every figure in it is one of these.
+The page cli/eval/report.html draws these numbers and computes no others.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from lmk.eval.scores.what_if import gain_if_blank, gain_if_right
 CURVE_POINTS = 400
 BINS = 30
 SHOWN = 12
-# With this many answers for each landmark a linear axis would squeeze all that matters to the left.
+# With this many answers per landmark query a linear axis would compress the relevant ranks.
 LOG_RANKS_FROM = 8
-_Z95 = 1.959964  # of the normal distribution, for Wilson's interval
+_Z95 = 1.959964  # quantile of the normal distribution for Wilson's 95 % interval
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision against rank, and what the same answers would give in the best order.
+    """Precision against rank, for these answers and for the same answers in the best order.
 
     Attributes:
-        ranks: from 1, rising; at most CURVE_POINTS of them, the first and the last always.
+        ranks: from 1, rising; at most CURVE_POINTS, including the first and the last.
         precision: P(i) at each.
         best: min(1, right answers / i) at each: the precision if all right answers came first.
         positives: M.
-        x, y: the axes; x is logarithmic where answers outnumber landmarks by far.
+        x, y: the axes; x is logarithmic for LOG_RANKS_FROM answers per landmark query or more.
     """
 
     ranks: tuple[int, ...]
@@ -51,13 +51,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Confidences counted in bins of equal width.
+    """Counts of confidences in bins of equal width.
 
     Attributes:
-        edges: the bins' n + 1 borders, rising; a bin holds its lower border, the last both.
-        counts: for each sort of answer ("right", "wrong", "no landmark") its n counts.
-        blank: for each sort the queries without an answer.
-        outside: answers of infinite confidence, in no bin.
+        edges: the n + 1 borders of the bins, rising. A bin includes its lower border, the last
+            bin both borders.
+        counts: n counts for each kind of answer ("right", "wrong", "no landmark").
+        blank: for each kind the number of queries without an answer.
+        outside: the number of answers with infinite confidence, which are in no bin.
         x: the axis of confidence.
         y: for each panel ("landmark": right + wrong; "no landmark") its axis of counts.
     """
@@ -72,13 +73,13 @@ class Histogram:
 
 @dataclass(frozen=True)
 class SizeBin:
-    """Landmark queries whose landmark has so many gallery pictures.
+    """Landmark queries whose landmark has between `low` and `high` gallery pictures.
 
     Attributes:
-        low, high: the pictures, both ends included.
-        queries: how many.
-        right: how many of them are answered rightly.
-        accuracy: their share with Wilson's 95 % interval.
+        low, high: the range, both ends included.
+        queries: the number of queries.
+        right: the number of right answers.
+        accuracy: the proportion of right answers with Wilson's 95 % interval.
     """
 
     low: int
@@ -89,19 +90,19 @@ class SizeBin:
 
     @property
     def name(self) -> str:
-        """ "5" or "5-8"."""
+        """The range as text: "5" or "5-8"."""
         return str(self.low) if self.low == self.high else f"{self.low}\u2013{self.high}"
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """One landmark (or none) taken for another.
+    """Queries with the same true landmarks and the same wrong answer.
 
     Attributes:
-        truth: the true landmarks, empty for a query without one.
-        answer: the landmark given; None for a blank.
-        queries: how often.
-        loss: what they cost together, of the shares that make up 1 - GAP (gap_losses).
+        truth: the true landmarks; empty for queries without one.
+        answer: the landmark in the submission; None for a blank.
+        queries: the number of queries.
+        loss: the sum of their losses (gap_losses).
     """
 
     truth: tuple[str, ...]
@@ -112,15 +113,15 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Case:
-    """One wrong answer, or a landmark left blank.
+    """One wrong answer, or a landmark query with a blank.
 
     Attributes:
-        query: its id.
+        query: the query id.
         truth: the true landmarks.
-        answer: the landmark given; None for a blank.
-        confidence, rank: of the answer, rank from 1; None for a blank.
-        cost: how much GAP would rise if this query alone were answered rightly (a landmark), or
-            left blank (none).
+        answer: the landmark in the submission; None for a blank.
+        confidence, rank: confidence and rank (from 1) of the answer; None for a blank.
+        cost: the rise of GAP if this query alone had a right answer (a landmark query), or were
+            left blank (any other query).
     """
 
     query: str
@@ -133,12 +134,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Losses:
-    """Where GAP was lost; with GAP the three add up to 1.
+    """Losses of GAP by kind; with GAP the three add up to 1.
 
     Attributes:
-        confused: landmark queries with a wrong answer.
-        blank: landmark queries without an answer.
-        no_landmark: answers to queries without a landmark.
+        confused: the loss of landmark queries with a wrong answer.
+        blank: the loss of landmark queries without an answer.
+        no_landmark: the loss of answers to queries without a landmark.
     """
 
     confused: float
@@ -148,7 +149,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows besides the scores; see the classes of its parts."""
+    """The content of the page besides the scores; see the classes of its parts."""
 
     losses: Losses
     curve: Curve
@@ -167,18 +168,18 @@ def report_of(
     class_sizes: Mapping[str, int] | None = None,
     shown: int = SHOWN,
 ) -> Report:
-    """Everything a report shows of a submission.
+    """Returns the report of a submission.
 
     Args:
         submission: the answers.
         truth: the solution.
-        usage: "Public", "Private", or None for all that is not Ignored.
-        class_sizes: how many gallery pictures each landmark has; None leaves that section out.
-        shown: how many confusions, false positives and misses at most.
+        usage: "Public", "Private", or None for all rows that are not Ignored.
+        class_sizes: the number of gallery pictures of each landmark; None leaves this section out.
+        shown: the largest number of confusions, false positives and misses.
 
     Raises:
-        SubmissionError: an unknown query id, or no query with a landmark.
-        UsageError: no row of that usage.
+        SubmissionError: a query id is unknown, or no query shows a landmark.
+        UsageError: the solution has no row of that usage.
     """
     judged = judge(submission, truth, usage)
     result = gap_of_judged(judged)
@@ -189,7 +190,7 @@ def report_of(
         judged, result, labels, answers, np.where(judged.has_landmark, 0.0, gain_if_blank(judged))
     )
     return Report(
-        losses=_share_out(judged, losses),
+        losses=_losses(judged, losses),
         curve=curve_of(result, judged.positives),
         histogram=histogram_of(judged),
         sizes=None if class_sizes is None else accuracy_by_size(judged, labels, class_sizes),
@@ -200,7 +201,7 @@ def report_of(
 
 
 def curve_of(result: GapResult, positives: int, points: int = CURVE_POINTS) -> Curve:
-    """The curve of a GAP, thinned to the points that a plot can show."""
+    """Returns the precision curve of a GAP with at most `points` points."""
     n = result.predictions
     logarithmic = n >= LOG_RANKS_FROM * positives
     steps = np.geomspace(1, n, points) if logarithmic else np.linspace(1, n, points)
@@ -217,7 +218,7 @@ def curve_of(result: GapResult, positives: int, points: int = CURVE_POINTS) -> C
 
 
 def histogram_of(judged: Judged, bins: int = BINS) -> Histogram:
-    """Counts confidences in bins between the lowest and the highest finite one."""
+    """Returns counts of confidences in bins between the lowest and the highest finite one."""
     sorts = {
         "right": judged.correct,
         "wrong": judged.has_landmark & ~judged.correct,
@@ -245,7 +246,7 @@ def histogram_of(judged: Judged, bins: int = BINS) -> Histogram:
 
 
 def _edges(given: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """bins + 1 rising borders that hold all of `given`; fewer where floats lie too close."""
+    """Returns up to bins + 1 rising borders around `given`; fewer where floats are too close."""
     low, high = (float(given.min()), float(given.max())) if given.size else (0.0, 1.0)
     if low == high:
         low, high = low - max(0.5, abs(low) / 2), high + max(0.5, abs(high) / 2)
@@ -258,33 +259,36 @@ def _edges(given: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
 def accuracy_by_size(
     judged: Judged, labels: list[tuple[str, ...]], class_sizes: Mapping[str, int]
 ) -> tuple[SizeBin, ...]:
-    """acc@1 of landmark queries by the number of gallery pictures of their landmark.
+    """Returns acc@1 of landmark queries by the number of gallery pictures of their landmark.
 
-    Bins are 0, 1, 2, 3-4, 5-8, 9-16 and so on; empty ones are left out. Of several true landmarks
-    the one with the most pictures counts.
+    Bins are 0, 1, 2, 3-4, 5-8, 9-16 and so on; empty bins are left out. Where a query has several
+    true landmarks, the one with the most pictures counts.
 
     Args:
-        judged: the answers beside the truth.
-        labels: for each row the true landmarks.
-        class_sizes: gallery pictures by landmark; a landmark not named has 0.
+        judged: the answers joined with the truth.
+        labels: the true landmarks of each row.
+        class_sizes: the number of gallery pictures by landmark; 0 for other landmarks.
     """
-    asked: Counter[int] = Counter()
+    queries: Counter[int] = Counter()
     right: Counter[int] = Counter()
     for row in np.flatnonzero(judged.has_landmark):
         pictures = max(class_sizes.get(label, 0) for label in labels[row])
         place = _size_bin(pictures)
-        asked[place] += 1
+        queries[place] += 1
         right[place] += bool(judged.correct[row])
     return tuple(
         SizeBin(
-            *_size_borders(place), asked[place], right[place], wilson(right[place], asked[place])
+            *_size_borders(place),
+            queries[place],
+            right[place],
+            wilson(right[place], queries[place]),
         )
-        for place in sorted(asked)
+        for place in sorted(queries)
     )
 
 
 def _size_bin(pictures: int) -> int:
-    """0 for 0, 1 for 1, 2 for 2, 3 for 3-4, 4 for 5-8 ..."""
+    """Returns the bin of a class size: 0 for 0, 1 for 1, 2 for 2, 3 for 3-4, 4 for 5-8 ..."""
     return 0 if pictures == 0 else (pictures - 1).bit_length() + 1
 
 
@@ -295,13 +299,13 @@ def _size_borders(place: int) -> tuple[int, int]:
 
 
 def wilson(successes: int, trials: int) -> Estimate:
-    """A share with its 95 % score interval (E. B. Wilson, 1927), sound for few trials too.
+    """Returns a proportion with its 95 % score interval (E. B. Wilson, 1927).
 
     Raises:
-        ValueError: no trial, or more successes than trials.
+        ValueError: there is no trial, or there are more successes than trials.
     """
     if not 0 <= successes <= trials or not trials:
-        raise ValueError(f"{successes} of {trials} is no share")
+        raise ValueError(f"{successes} of {trials} is no proportion")
     low, high = wilson_bounds(np.array(successes), np.array(trials), _Z95)
     return Estimate(successes / trials, float(low), float(high))
 
@@ -312,15 +316,15 @@ def confusions_of(
     answers: list[str | None],
     losses: NDArray[np.float64],
 ) -> tuple[Confusion, ...]:
-    """Wrong answers and missed landmarks by (truth, answer), the costliest first."""
+    """Returns wrong answers and blanks by (truth, answer), by falling loss."""
     count: Counter[tuple[tuple[str, ...], str | None]] = Counter()
     cost: defaultdict[tuple[tuple[str, ...], str | None], float] = defaultdict(float)
     for row in np.flatnonzero(losses > 0):
         pair = (labels[row], answers[row])
         count[pair] += 1
         cost[pair] += float(losses[row])
-    found = [Confusion(*pair, count[pair], cost[pair]) for pair in count]
-    return tuple(sorted(found, key=lambda each: (-each.loss, each.truth, each.answer or "")))
+    confusions = [Confusion(*pair, count[pair], cost[pair]) for pair in count]
+    return tuple(sorted(confusions, key=lambda each: (-each.loss, each.truth, each.answer or "")))
 
 
 def _cases(
@@ -330,7 +334,7 @@ def _cases(
     answers: list[str | None],
     cost: NDArray[np.float64],
 ) -> tuple[Case, ...]:
-    """Queries that cost something, the costliest first, then by id."""
+    """Returns the queries with a cost, by falling cost, then by id."""
     rank = np.zeros(len(judged), dtype=np.int64)
     rank[result.order] = np.arange(1, result.predictions + 1)
     order = np.argsort(-cost, kind="stable")
@@ -348,12 +352,12 @@ def _cases(
 
 
 def _answers(judged: Judged, submission: Submission) -> list[str | None]:
-    """The label given to each judged query; None for a blank or a missing row."""
+    """Returns the answer to each judged query; None for a blank or a missing row."""
     rows = (submission.row_of.get(query) for query in judged.query_ids)
     return [None if row is None else submission.labels[row] for row in rows]
 
 
-def _share_out(judged: Judged, losses: NDArray[np.float64]) -> Losses:
+def _losses(judged: Judged, losses: NDArray[np.float64]) -> Losses:
     missed = judged.has_landmark & ~judged.correct
     return Losses(
         confused=float(losses[missed & judged.answered].sum()),

@@ -1,11 +1,11 @@
-"""Revisited Oxford and Paris: easy, medium and hard (Radenovic et al., CVPR 2018).
+"""Scores of revisited Oxford and Paris: easy, medium and hard (Radenovic et al., CVPR 2018).
 
 The reference is revisitop's evaluate.py.
 
-Each database picture is easy, hard, unclear or negative for a query. Easy counts `easy` as right,
-medium `easy` and `hard`, hard `hard`; the rest of the three and `junk` is taken out of the
-ranking, where it neither helps nor hurts. Query pictures must be cropped to their `bbx` before
-they are described.
+Each database picture is easy, hard, unclear or negative for a query. The easy protocol counts
+`easy` as right, the medium one `easy` and `hard`, and the hard one `hard`. The others of these
+lists and `junk` are removed from the ranking. Query pictures must be cropped to their `bbx` before
+their features are computed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class RevisitedTruth:
     Attributes:
         database: the n database picture names, without extension.
         queries: the q query picture names.
-        boxes: float64 [q, 4], where the landmark is in each query picture: x1, y1, x2, y2 pixels.
+        boxes: float64 [q, 4], the landmark in each query picture: x1, y1, x2, y2 in pixels.
         easy, hard, junk: for each query int64 arrays of database rows.
 
     Raises:
-        ValueError: lengths differ, a row outside the database, a row in two lists.
+        ValueError: lengths differ, or a row is outside the database or in two lists.
     """
 
     database: tuple[str, ...]
@@ -66,7 +66,7 @@ class RevisitedTruth:
         return len(self.queries)
 
     def split(self, query: int, protocol: Protocol) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Database rows that are right, and those taken out of the ranking."""
+        """Returns the database rows that are right, and those removed from the ranking."""
         easy, hard, junk = self.easy[query], self.hard[query], self.junk[query]
         if protocol == "easy":
             return easy, np.concatenate([junk, hard])
@@ -82,7 +82,7 @@ class ProtocolScore:
     """The scores of one protocol.
 
     Attributes:
-        average_precision: float64 [q], NaN where the query has nothing right in this protocol.
+        average_precision: float64 [q], NaN where a query has no right picture.
         precision_at: for each kappa float64 [q], NaN likewise.
         mean_average_precision: over the queries that are not NaN.
         mean_precision_at: for each kappa, likewise.
@@ -99,27 +99,29 @@ def evaluate_ranks(
     truth: RevisitedTruth,
     kappas: Sequence[int] = KAPPAS,
 ) -> dict[Protocol, ProtocolScore]:
-    """Scores rank lists by all three protocols.
+    """Returns the scores of rank lists by all three protocols.
 
     Args:
-        ranks: for each query the database rows found, best first, without repeats; a list may be
-            cut short, and what it lacks is not found. (revisitop's `ranks` is the transpose.)
+        ranks: for each query database rows, best first, without repeats. A list may be shorter
+            than the database; right pictures that it lacks count as missed. (revisitop's `ranks`
+            is the transpose.)
         truth: the ground truth.
         kappas: the k of mP@k.
 
     Raises:
-        ValueError: another number of lists than queries, a row outside the database or twice in a
-            list, a kappa below 1, a protocol in which no query has anything right.
+        ValueError: the number of lists differs from the number of queries, a row is outside the
+            database or twice in a list, a kappa is below 1, or in a protocol no query has a right
+            picture.
     """
     if len(ranks) != len(truth):
         raise ValueError(f"{len(ranks)} rank lists for {len(truth)} queries")
     if any(kappa < 1 for kappa in kappas):
         raise ValueError("a kappa must be 1 or more")
     n = len(truth.database)
-    for query, found in enumerate(ranks):
-        if found.ndim != 1 or ((found < 0) | (found >= n)).any():
+    for query, rows in enumerate(ranks):
+        if rows.ndim != 1 or ((rows < 0) | (rows >= n)).any():
             raise ValueError(f"list {query} names a row outside the {n} database pictures")
-        if len(np.unique(found)) != len(found):
+        if len(np.unique(rows)) != len(rows):
             raise ValueError(f"list {query} names a database picture twice")
     return {protocol: _evaluate(ranks, truth, protocol, kappas) for protocol in PROTOCOLS}
 
@@ -130,15 +132,15 @@ def evaluate_features(
     truth: RevisitedTruth,
     kappas: Sequence[int] = KAPPAS,
 ) -> dict[Protocol, ProtocolScore]:
-    """Ranks the database by dot product and scores it; equal scores rank by database row.
+    """Returns the scores of a ranking by dot product, ties by database row.
 
     Args:
         database: float [n, d], rows in the order of `truth.database`.
-        queries: float [q, d], of the cropped query pictures.
+        queries: float [q, d], features of the cropped query pictures.
         truth, kappas: as evaluate_ranks.
 
     Raises:
-        ValueError: shapes that do not fit the truth, NaN, and as evaluate_ranks.
+        ValueError: shapes do not match the truth, a score is NaN, and as evaluate_ranks.
     """
     n, q = len(truth.database), len(truth)
     if database.shape[:1] != (n,) or queries.shape[:1] != (q,) or database.ndim != 2:
@@ -159,12 +161,11 @@ def _evaluate(
 ) -> ProtocolScore:
     average = np.full(len(truth), np.nan)
     precision = {kappa: np.full(len(truth), np.nan) for kappa in kappas}
-    for query, found in enumerate(ranks):
-        right, out = truth.split(query, protocol)
+    for query, rows in enumerate(ranks):
+        right, removed = truth.split(query, protocol)
         if not right.size:
             continue
-        kept = found[~np.isin(found, out)]
-        places = np.flatnonzero(np.isin(kept, right))
+        places = np.flatnonzero(np.isin(rows[~np.isin(rows, removed)], right))
         average[query] = trapezoid_average_precision(places, right.size)
         for kappa in kappas:
             precision[kappa][query] = precision_at(places, kappa)
@@ -179,30 +180,29 @@ def _evaluate(
 
 
 def trapezoid_average_precision(places: NDArray[np.integer], relevant: int) -> float:
-    """AP as the area under the precision-recall curve by trapezoids (the Oxford/Paris rule).
+    """Returns AP as the area under the precision-recall curve by trapezoids (Oxford/Paris rule).
 
     Args:
-        places: int, the ranks from 0 of the right pictures, rising, after junk was taken out.
-        relevant: how many right pictures there are, found or not.
+        places: int, the ranks from 0 of the right pictures, rising, after the removal of junk.
+        relevant: the number of right pictures in the database.
 
     Raises:
-        ValueError: `relevant` is 0 or smaller than the number found; places that do not rise.
+        ValueError: `relevant` is 0 or smaller than the number of places, or places do not rise.
     """
     if relevant < 1 or relevant < len(places):
-        raise ValueError(f"{len(places)} right pictures found of {relevant}")
+        raise ValueError(f"{len(places)} right pictures in a list, of {relevant}")
     if (np.diff(places) < 1).any() or (places < 0).any():
         raise ValueError("places must rise from 0")
-    found = np.arange(len(places))
-    before = np.where(places == 0, 1.0, found / np.maximum(places, 1))
-    behind = (found + 1) / (places + 1)
-    return float(((before + behind) / 2).sum() / relevant)
+    above = np.arange(len(places))  # right pictures above each place
+    before = np.where(places == 0, 1.0, above / np.maximum(places, 1))
+    after = (above + 1) / (places + 1)
+    return float(((before + after) / 2).sum() / relevant)
 
 
 def precision_at(places: NDArray[np.integer], kappa: int) -> float:
-    """The benchmark's P@k: among the first min(k, rank of the last right picture) ranks.
+    """Returns the benchmark's P@k, among the first min(k, rank of the last right picture) ranks.
 
-    A query whose right pictures all stand before rank k is so not held to account for the rest;
-    0 where none was found.
+    Ranks after the last right picture so do not count as misses. 0 without a right picture.
     """
     if not len(places):
         return 0.0
@@ -211,12 +211,14 @@ def precision_at(places: NDArray[np.integer], kappa: int) -> float:
 
 
 def read_ground_truth(path: str | os.PathLike[str]) -> RevisitedTruth:
-    """Reads gnd_roxford5k.pkl or gnd_rparis6k.pkl, unpickling lists, numbers and text only.
+    """Returns the ground truth in gnd_roxford5k.pkl or gnd_rparis6k.pkl.
+
+    Only lists, numbers, text and arrays are unpickled.
 
     Raises:
-        UsageError: no such file.
-        SubmissionError: a pickle that names any class or function but those of plain numpy
-            arrays, or that does not hold the benchmark's ground truth.
+        UsageError: there is no such file.
+        SubmissionError: the pickle needs any class or function besides those of plain numpy
+            arrays, or it is not the benchmark's ground truth.
     """
     try:
         with Path(path).open("rb") as file:
@@ -225,9 +227,9 @@ def read_ground_truth(path: str | os.PathLike[str]) -> RevisitedTruth:
         raise UsageError("no such file", where=path) from error
     except _Refused as error:
         raise SubmissionError(
-            f"the pickle wants to load {error}, which plain data does not need",
+            f"the pickle would load {error}, which plain data does not need",
             where=path,
-            remedy="take the file from the benchmark's own page",
+            remedy="download the file from the page of the benchmark",
         ) from error
     except Exception as error:  # a cut or foreign pickle can fail in any way
         raise_system_cause(error)
@@ -270,8 +272,8 @@ class _Refused(Exception):
     """A name that the restricted unpickler does not load."""
 
 
-# What numpy writes for arrays and scalars, by its old and its new module names. `_reconstruct` and
-# `scalar` build from a type and bytes and call nothing else.
+# The names that numpy writes for arrays and scalars, with its old and new modules. `_reconstruct`
+# and `scalar` build a value from a type and bytes and call no other function.
 _NUMPY_NAMES = frozenset(
     {
         ("numpy", "ndarray"),
@@ -288,9 +290,9 @@ class _PlainUnpickler(pickle.Unpickler):
     """Loads containers, numbers, text and numpy arrays; every other name is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
+        if (module, name) == ("_codecs", "encode"):  # bytes in protocol 2
             return _latin1_bytes
-        if (module, name) == ("__builtin__", "bytes"):  # and empty ones
+        if (module, name) == ("__builtin__", "bytes"):  # empty bytes in protocol 2
             return _empty_bytes
         if (module, name) not in _NUMPY_NAMES:
             raise _Refused(f"{module}.{name}")

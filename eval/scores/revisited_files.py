@@ -1,4 +1,4 @@
-"""What `lmk eval revisited` reads: rank lists and features of the database and the queries."""
+"""Files of `lmk eval revisited`: rank lists, and features of the database and the queries."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Ranks = list[NDArray[np.int64]]
 def read_ranks(
     path: str | os.PathLike[str], truth: RevisitedTruth, *, columns: bool = False
 ) -> tuple[Ranks, tuple[str, ...]]:
-    """Reads the database pictures found for each query, best first.
+    """Returns the ranked database pictures of each query, best first.
 
     Args:
         path: a .npy file of whole numbers [q, k], database rows from 0, -1 where a list is shorter;
-            or a CSV `id,images` of query and database names as the ground truth has them.
+            or a CSV `id,images` with the query and database names of the ground truth.
         truth: the ground truth.
-        columns: the .npy is [k, q], a column for each query, as revisitop's own `ranks`.
+        columns: whether the .npy is [k, q], a column for each query, as revisitop's `ranks`.
 
     Returns:
-        For each query int64 rows of the database, and the queries that the CSV does not name.
+        For each query int64 rows of the database, and the queries without a row in the CSV.
 
     Raises:
-        UsageError: no such file, or `columns` with a CSV.
-        SubmissionError: not such an array, another number of queries, a name the ground truth does
-            not have (with its line), a row outside the database or twice in a list.
+        UsageError: there is no such file, or `columns` is used with a CSV.
+        SubmissionError: the array has another type, shape or number of queries, the ground truth
+            lacks a name (with its line), or a row is outside the database or twice in a list.
     """
     if Path(path).suffix.lower() == ".npy":
         return _ranks_of_array(path, truth, columns), ()
@@ -43,11 +43,11 @@ def read_ranks(
 
 
 def read_features(path: str | os.PathLike[str], rows: int) -> NDArray[np.floating]:
-    """Reads float features [rows, d] from a .npy file or a .safetensors file of one tensor.
+    """Returns float features [rows, d] of a .npy file or a .safetensors file with one tensor.
 
     Raises:
-        UsageError: no such file, or another ending.
-        SubmissionError: not such an array, or a NaN or infinity in it.
+        UsageError: there is no such file, or it has another extension.
+        SubmissionError: the array has another type or shape, or a value is NaN or infinite.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
@@ -58,7 +58,7 @@ def read_features(path: str | os.PathLike[str], rows: int) -> NDArray[np.floatin
         raise UsageError("features must be a .npy or .safetensors file", where=path)
     if features.ndim != 2 or features.dtype.kind != "f" or len(features) != rows:
         raise SubmissionError(
-            f"{rows} rows of floats are needed, this is {features.dtype} {list(features.shape)}",
+            f"needs {rows} rows of floats, has {features.dtype} {list(features.shape)}",
             where=path,
             remedy="one row for each picture, in the order of the ground truth",
         )
@@ -71,7 +71,7 @@ def _ranks_of_array(path: str | os.PathLike[str], truth: RevisitedTruth, columns
     ranks, q, n = _load_array(path), len(truth), len(truth.database)
     if ranks.ndim != 2 or ranks.dtype.kind not in "iu":
         raise SubmissionError(
-            f"whole numbers [q, k] are needed, this is {ranks.dtype} {list(ranks.shape)}",
+            f"needs whole numbers [q, k], has {ranks.dtype} {list(ranks.shape)}",
             where=path,
         )
     by_query = ranks.T if columns else ranks
@@ -83,13 +83,13 @@ def _ranks_of_array(path: str | os.PathLike[str], truth: RevisitedTruth, columns
             remedy=other if by_query.shape[1] == q else None,
         )
     lists = [row[row != NO_ROW].astype(np.int64) for row in by_query]
-    for query, found in enumerate(lists):
-        if ((found < 0) | (found >= n)).any():
+    for query, rows in enumerate(lists):
+        if ((rows < 0) | (rows >= n)).any():
             raise SubmissionError(
                 f"the list of query {query} names a row outside the {n} database pictures",
                 where=path,
             )
-        if len(np.unique(found)) != len(found):
+        if len(np.unique(rows)) != len(rows):
             raise SubmissionError(
                 f"the list of query {query} names a database picture twice", where=path
             )
@@ -113,7 +113,7 @@ def _ranks_of_csv(
                 raise SubmissionError(
                     f"the ground truth has no database picture {image}",
                     where=where,
-                    remedy="names stand there without .jpg",
+                    remedy="write the names without .jpg",
                 )
         if len(set(images)) != len(images):
             raise SubmissionError("a database picture stands twice", where=where)
@@ -131,7 +131,7 @@ def _load_array(path: str | os.PathLike[str]) -> NDArray[np.generic]:
         raise SubmissionError(f"not an array that can be read: {error}", where=path) from error
     if not isinstance(loaded, np.ndarray):  # an .npz under the name .npy
         loaded.close()
-        raise SubmissionError("several arrays, one is needed", where=path)
+        raise SubmissionError("holds several arrays instead of one", where=path)
     return loaded
 
 
@@ -149,7 +149,7 @@ def _load_tensor(path: str | os.PathLike[str]) -> NDArray[np.generic]:
         raise SubmissionError(f"not tensors that can be read: {error!r}", where=path) from error
     if len(tensors) != 1:
         raise SubmissionError(
-            f"it holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:5])}), one is needed",
+            f"holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:5])}) instead of one",
             where=path,
         )
     array: NDArray[np.generic] = next(iter(tensors.values()))

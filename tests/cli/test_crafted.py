@@ -177,7 +177,7 @@ def test_a_pipe_in_the_place_of_a_picture_is_named(lmk: Run, here: Path) -> None
     os.mkfifo(here / "queries" / "pipe.jpg")
     call = ("query", "queries/q_tower.jpg", "-i", "sample.lmk", "--html", "a.html")
     assert lmk(*call).code == 0
-    assert "the file is gone or has changed" in (here / "a.html").read_text()
+    assert "the file is missing or has changed" in (here / "a.html").read_text()
     done = lmk("query", "queries/pipe.jpg", "-i", "sample.lmk", "--html", "a.html")
     done.refused(1, "queries/pipe.jpg: is no plain file")
     synced = lmk("index", "sync", "sample.lmk", "gallery")

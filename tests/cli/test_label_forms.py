@@ -250,7 +250,7 @@ class TestIndex:
         )
         for command in (("tune", "sample.lmk"), ("calibrate", "sample.lmk")):
             done = lmk(*command, "--data", "p.csv")
-            done.refused(2, "as 'TOWER' and 'tower' (case): name them as the index does")
+            done.refused(2, "as 'TOWER' and 'tower' (case): use the names of the index")
 
     def test_no_query_at_all_can_be_read(self, lmk: Run, here: Path) -> None:
         (here / "s.csv").write_text("kept")

@@ -142,7 +142,7 @@ def test_an_answer_shows_what_was_taken_and_given() -> None:
     [
         (
             Answer("q", "a", "a", 0.8, 0.5, (), probability=0.973, query_penalty=0.05),
-            "q: a  confidence 0.800 (0.500 is needed; 0.050 was taken off for its likeness to"
+            "q: a  confidence 0.800 (0.500 is needed; 0.050 was subtracted for its similarity to"
             " distractors; 97 % likely right)",
         ),
         (
@@ -156,7 +156,7 @@ def test_an_answer_shows_what_was_taken_and_given() -> None:
         ),
         (
             Answer("q", None, None, None, 0.5, ()),
-            "q: none of these (no picture that is near has a landmark)",
+            "q: none of these (no near picture has a landmark)",
         ),
     ],
 )

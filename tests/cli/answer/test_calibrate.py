@@ -96,15 +96,13 @@ def test_the_lines_say_what_is_held_out(lmk: Run, photos: Path) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == (
-        "sample.lmk: calibrated on 24 answers to photos.csv, 12 of them of its landmarks"
+        "sample.lmk: calibrated on 24 answers to photos.csv, 12 of them to photos of its landmarks"
     )
-    assert "(logistic, 5 folds, each by the others)" in lines[1]
+    assert "(logistic, 5-fold cross-validation)" in lines[1]
     assert lines[2].startswith("threshold 0.")
-    assert lines[3].startswith("by the others' thresholds: precision ")
+    assert lines[3].startswith("by cross-validation: precision ")
     own = lmk("calibrate", "sample.lmk").out.splitlines()[0]
-    assert own.startswith(
-        "sample.lmk: calibrated on 30 answers to its own pictures and distractors"
-    )
+    assert own.startswith("sample.lmk: calibrated on 30 answers to its pictures and distractors")
 
 
 def test_more_photos_without_a_landmark_are_foreseen(lmk: Run, photos: Path) -> None:
@@ -211,4 +209,4 @@ def test_the_way_back_is_open_where_nothing_can_be_judged(
     found = json.loads(lmk(*ask).out)
     assert found["threshold"] is found["probability"] is None
     line = lmk("calibrate", "one.lmk").out
-    assert line.startswith("one.lmk: learns by itself again; everything is answered, not judged: ")
+    assert line.startswith("one.lmk: automatic calibration; no threshold; quality not measured: ")

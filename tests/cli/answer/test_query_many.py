@@ -145,16 +145,16 @@ def test_of_many_bad_pictures_some_are_named(lmk: Run, here: Path) -> None:
         (here / "queries" / f"bad{n:02}.jpg").touch()
     done = lmk("query", "queries", "-o", "answers.csv")
     assert done.code == 1 and len(done.complaints) == 11
-    assert done.complaints[-1] == "lmk: 3 more have no answer (answers.csv names them)"
+    assert done.complaints[-1] == "lmk: 3 more have no answer (see answers.csv)"
     assert sum(bool(row["error"]) for row in rows_of("answers.csv")) == 13
 
 
 def test_a_page_has_a_limit(lmk: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_query, "_ON_A_PAGE", 2)
     done = lmk("query", "queries", "-o", "answers.csv", "--html", "a.html")
-    assert done.complaints == ["lmk: a.html: the first 2 of 9 answers"]
+    assert done.complaints == ["lmk: a.html has the first 2 of 9 answers"]
     page = Path("a.html").read_text()
-    assert page.count('alt="the query"') == 2 and "The first of 9 answers" in page
+    assert page.count('alt="the query"') == 2 and "shows the first of 9 answers" in page
 
 
 def test_answers_come_before_all_pictures_are_read(here: Path) -> None:

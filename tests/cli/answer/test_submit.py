@@ -35,7 +35,7 @@ def stop_after(
     count: int, writer: type, monkeypatch: pytest.MonkeyPatch, lmk: Run, *words: object
 ) -> None:
     """Runs the command and stops it, as Ctrl-C does, when that many rows are written."""
-    write = writer.write
+    write = writer.write_cell
 
     def stopping(self: object, query_id: str, *answer: object) -> None:
         if len(self.written) == count:  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ def stop_after(
         write(self, query_id, *answer)
 
     with monkeypatch.context() as patched:
-        patched.setattr(writer, "write", stopping)
+        patched.setattr(writer, "write_cell", stopping)
         lmk(*words).refused(130, "stopped")
 
 

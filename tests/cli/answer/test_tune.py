@@ -84,7 +84,7 @@ def test_the_scores_are_those_of_submit_and_eval(lmk: Run, photos: Path) -> None
     )
 
 
-def test_the_table_has_the_honest_line(lmk: Run, photos: Path) -> None:
+def test_the_table_has_the_unbiased_line(lmk: Run, photos: Path) -> None:
     done = lmk(*TUNE)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -106,7 +106,7 @@ def test_the_text_has_the_test_and_what_was_saved(lmk: Run, photos: Path) -> Non
     done = lmk(*tune, "--test", "some.csv", "--apply")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    place = lines.index("4 photos that no choice was made on")
+    place = lines.index("4 photos of --test")
     assert lines[place + 1].split() == ["GAP", "acc@1", "GAP", "at", "98", "%", "without"]
     firsts = [line.partition("  ")[0] for line in lines[place + 2 : place + 5]]
     assert firsts == ["nearest picture alone", "the index's steps", "the best"]
@@ -141,9 +141,12 @@ def test_photos_that_the_index_knows_are_refused(lmk: Run, photos: Path) -> None
 def test_photos_of_unknown_landmarks_only_are_refused(lmk: Run, photos: Path) -> None:
     photos.write_text(photos.read_text().replace(",bridge", ",Bridge").replace(",t", ",T"))
     done = lmk(*TUNE)
-    assert "6 photos of landmarks that the index does not hold, as Bridge: always" in done.err
+    assert (
+        "6 photos of landmarks that the index does not hold, such as Bridge: they are always"
+        in done.err
+    )
     photos.write_text(photos.read_text().replace(",castle", ",Castle"))
-    lmk(*TUNE).refused(2, "9 photos", "as Bridge", "lmk index list sample.lmk")
+    lmk(*TUNE).refused(2, "9 photos", "such as Bridge", "lmk index list sample.lmk")
 
 
 def test_copies_are_said_and_counted_once(lmk: Run, photos: Path) -> None:
@@ -152,7 +155,7 @@ def test_copies_are_said_and_counted_once(lmk: Run, photos: Path) -> None:
     photos.write_text("\n".join([*rows, *again]) + "\n")
     done = lmk(*TUNE, "--json")
     assert done.code == 0
-    assert "3 photos of 18 only repeat another one" in done.err
+    assert "3 photos of 18 are copies of others" in done.err
     assert json.loads(done.out)["photos"] == 18
     done = lmk(*TUNE, "--folds", "10")
     assert done.code == 2
@@ -186,7 +189,7 @@ def test_an_index_in_use_is_said_before_the_work(lmk: Run, photos: Path) -> None
 
 
 def test_a_test_on_the_same_photos_is_refused(lmk: Run, photos: Path) -> None:
-    lmk(*TUNE, "--test", "photos.csv").refused(2, "15 of 15 photos to test on", "flatter")
+    lmk(*TUNE, "--test", "photos.csv").refused(2, "15 of 15 test photos", "flatter")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lmk.eval.files.label_match import label_warnings
 from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 
-TEXT = "every query of the solution shows a landmark: GAP says nothing"
+TEXT = "every query of the solution shows a landmark: GAP does not measure"
 
 
 @pytest.mark.parametrize(

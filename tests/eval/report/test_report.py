@@ -259,7 +259,7 @@ def test_wilson_bounds_hold_the_share(trials: int, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (2, 1), (-1, 3)])
 def test_what_is_no_share_is_refused(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match="is no share"):
+    with pytest.raises(ValueError, match="is no proportion"):
         wilson(successes, trials)
 
 
