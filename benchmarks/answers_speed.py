@@ -36,7 +36,7 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.hits import Hits
-from lmk.rerank.steps.penalty import pick
+from lmk.rerank.steps.penalty import count_hits
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.state import QueryBatch, RankingState
 from lmk.rerank.steps.steps import PenaltyStep, VoteStep
@@ -90,7 +90,7 @@ def fit(rows: int, bank: int, dim: int, threads: int) -> None:
 def picks_of(pictures: Floats, others: Floats, threads: int) -> Hits:
     view, bank = view_of(pictures), view_of(others)
     searcher = ExactSearcher(view, threads=threads)
-    return pick(searcher, bank, rows=len(pictures), gallery=len(pictures), top=TOP)
+    return count_hits(searcher, bank, rows=len(pictures), gallery=len(pictures), top=TOP)
 
 
 def view_of(vectors: Floats) -> View:

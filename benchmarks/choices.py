@@ -35,7 +35,7 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.fit.background import landmark_sums
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.penalty import penalty_of, pick
+from lmk.rerank.steps.penalty import count_hits, penalty_of
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
@@ -108,7 +108,7 @@ class AskedPhotos:
         step = pipeline.step_that_needs("hits")
         penalty = None
         if isinstance(step, PenaltyStep) and self.bank.mask.any() and n:
-            hits = pick(self.searcher, self.bank, rows=n, gallery=n, top=step.top)
+            hits = count_hits(self.searcher, self.bank, rows=n, gallery=n, top=step.top)
             background = self.background if pipeline.rescales() else 0.0
             penalty = penalty_of(hits, step, background=background)
         context = PipelineContext.of_labels(self.labels, penalty, self.background)

@@ -36,13 +36,13 @@ class Evidence:
         id, path, labels: of the picture.
         place: among the neighbours by cosine, from 1.
         score: the cosine.
-        penalty: what the penalties took off.
-        score_after: what the steps left of the cosine; this votes.
-        vote: what it gave to the best landmark; 0 where it did not vote for it.
-        share: of all that was given to the best landmark, 0 to 1.
-        score_before: what neighbourhood and rescaling made of the cosine, before penalty and gain.
-        gain: what shared points added.
-        inliers: points shared with the query; None where the geometric check did not look.
+        penalty: subtracted from the score.
+        score_after: the score after all steps; this votes.
+        vote: the weight of its vote for the best landmark; 0 where it did not vote for it.
+        share: the part of `vote` in all votes for the best landmark, 0 to 1.
+        score_before: the score after neighbourhood and rescaling, before penalty and gain.
+        gain: added to the score for shared points.
+        inliers: points shared with the query; None where the geometric check was not made.
         match: the points that were compared, for drawing; not part of the JSON.
         sha256: of the file that the index was built from; not part of the JSON.
     """
@@ -71,7 +71,7 @@ class GivenTag:
         tag: its name.
         score: 0 to 1, the largest of the tagger's, the detector's and those of the tags that it
             follows from.
-        source: who gave it: the tagger before the detector, both before relations.
+        source: its origin: the tagger before the detector, both before relations.
     """
 
     tag: str
@@ -89,14 +89,13 @@ class Answer:
         best: the best landmark, even below the threshold; None where nothing has a label.
         confidence: of `best`; None where there is none.
         threshold: below it the answer is "none of these"; None where all is answered.
-        neighbours: those that gave most to `best` first, then by what the steps left of the
-            cosine, then by cosine.
-        probability: calibrated, that `best` is right; None where nothing was calibrated.
-        query_penalty: taken off the confidence, as the query is like the distractors.
-        landmark_score: above 0 for a query more like the gallery than like the distractors; None
-            without these.
-        geometry_seconds: time that the geometric check took.
-        tags: of what is none of these, where a tagger was asked.
+        neighbours: by vote for `best`, then by score after all steps, then by cosine.
+        probability: calibrated, that `best` is right; None without a calibration.
+        query_penalty: subtracted from the confidence, as the query resembles distractors.
+        landmark_score: above 0 for a query more similar to the gallery than to the distractors;
+            None without distractors.
+        geometry_seconds: time of the geometric check.
+        tags: of a picture of "none of these", where a tagger was given.
         labelled: whether any picture of the index has a landmark.
         path: of the picture, where `query` is its id in a folder or table.
     """
@@ -116,16 +115,16 @@ class Answer:
     path: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        known = {name: value for name, value in vars(self).items() if name != "labelled"}
+        """Returns the answer as JSON values."""
+        facts = {name: value for name, value in vars(self).items() if name != "labelled"}
         if self.path in ("", self.query):
-            del known["path"]
+            del facts["path"]
         tags = None if self.tags is None else [asdict(tag) for tag in self.tags]
         neighbours = [
             {name: value for name, value in vars(near).items() if name not in ("match", "sha256")}
             for near in self.neighbours
         ]
-        return known | {"neighbours": neighbours, "tags": tags}
+        return facts | {"neighbours": neighbours, "tags": tags}
 
 
 class Answers(Sequence[Answer]):
@@ -204,10 +203,10 @@ def _html_picture(path: str, name: str, sha256: str | None = None) -> str:
 def answers_of(
     predictions: Predictions, gallery: Gallery, pipeline: Pipeline, k: int
 ) -> list[Answer]:
-    """Predictions with up to k neighbours each, looked up in the gallery.
+    """Returns an Answer with up to k neighbours for each prediction, by the gallery's catalog.
 
-    Those that voted for the answer come first, as the penalty may have brought forward what is not
-    among the k nearest by cosine.
+    The neighbours that voted for the answer come first, because the penalty may bring forward a
+    picture that is not among the k nearest by cosine.
     """
     return [_answer(predictions, i, gallery, pipeline, k) for i in range(len(predictions))]
 
@@ -240,7 +239,7 @@ def _answer(
 def _evidence(
     predictions: Predictions, i: int, shown: list[int], gallery: Gallery, pipeline: Pipeline
 ) -> tuple[Evidence, ...]:
-    """The neighbours of query i that stand at the places `shown`."""
+    """Returns the neighbours of query i at the places `shown`."""
     rows = predictions.neighbours.rows[i]
     given = float(predictions.votes[i].sum())
     gains = pipeline.gain(predictions.inliers[i])
@@ -271,6 +270,6 @@ def _evidence(
 
 
 def _shown_path(path: Path) -> str:
-    """Relative to the working directory where that is shorter to read."""
+    """Returns the path relative to the working directory if it lies below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith(os.pardir) else relative

@@ -1,4 +1,4 @@
-"""Recognizer: an opened index that answers questions about pictures.
+"""Recognizer: an opened index that recognises the landmarks of pictures.
 
 >>> import lmk
 >>> with lmk.open("gallery.lmk") as recognizer:  # doctest: +SKIP
@@ -43,7 +43,7 @@ from lmk.rerank.steps.state import QueryBatch
 
 
 class Recognizer:
-    """Embedder, gallery and pipeline together: pictures in, answers out.
+    """Embedder, gallery and pipeline of an opened index.
 
     An opened recognizer never changes; `with_pipeline` returns another one.
 
@@ -182,10 +182,10 @@ class Recognizer:
     def features_of(
         self, pictures: Sequence[Source | PictureSource]
     ) -> Callable[[int], LocalFeatures | str] | None:
-        """Local features of queries by their number, for `predict`; made when they are asked.
+        """Returns a function from the number of a query to its local features, for `predict`.
 
-        Only queries in doubt are, so that most files are read once, for their embedding. None
-        where no step needs them.
+        A file is read only when the function is called, which happens for queries in doubt. None
+        where no step needs local features.
         """
         if self._points is None:
             return None
@@ -194,7 +194,7 @@ class Recognizer:
     def embed_stream(
         self, manifest: Manifest, *, on_progress: Count = no_count
     ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
-        """The embeddings of a manifest's pictures, a batch at a time (see extract_stream)."""
+        """Returns the embeddings of a manifest's pictures in batches (see extract_stream)."""
         return extract_stream(manifest, self.embedder, on_progress=on_progress)
 
     def predict(
@@ -204,10 +204,10 @@ class Recognizer:
         k: int = 0,
         features: Callable[[int], LocalFeatures | str] | None = None,
     ) -> Predictions:
-        """Answers for embeddings of this recognizer's embedder.
+        """Returns predictions for embeddings of this recognizer's embedder.
 
         Args:
-            queries: what is asked.
+            queries: of the pictures to be recognised.
             k: as in `query`.
             features: local features by query number, or the reason why there are none; without
                 them the geometric check is left out.
@@ -220,7 +220,7 @@ class Recognizer:
         return replace(answers, probability=self.calibration.probabilities(answers.confidence))
 
     def search(self, queries: Embeddings, k: int) -> Neighbours:
-        """The k nearest gallery pictures of each query, by plain cosine."""
+        """Returns the k nearest gallery pictures of each query, by plain cosine."""
         return self.searcher.search(queries, k)
 
     @property
@@ -232,13 +232,13 @@ class Recognizer:
 
     @cached_property
     def context(self) -> PipelineContext:
-        """What the steps know of the gallery."""
+        """The values of the gallery that the steps need."""
         context = saved_context(self.gallery, self.pipeline, self.searcher)
         return context if self._points is None else replace(context, row_features=self._of_row)
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What makes probabilities of confidences; None where it was not learnt of these steps."""
+        """The map from confidence to probability; None where it was fitted for other steps."""
         saved, own = (
             pipeline.per_query().with_threshold(None)
             for pipeline in (saved_pipeline(self.gallery), self.pipeline)
@@ -248,7 +248,7 @@ class Recognizer:
 
     @cached_property
     def _points(self) -> Extractor | None:
-        """What finds local features, where a step asks for them."""
+        """The extractor of local features, if a step needs them."""
         return self.pipeline.local_extractor()
 
     @cached_property
@@ -256,7 +256,7 @@ class Recognizer:
         return cache_of(self.gallery.path)
 
     def _of_row(self, row: int) -> LocalFeatures | str:
-        """The local features of a gallery picture, as long as its file is there."""
+        """Returns the local features of a gallery picture, or why its file cannot be read."""
         assert self._points is not None
         picture = self.gallery.pictures([row])[0]
         return local_features(
@@ -264,7 +264,7 @@ class Recognizer:
         )
 
     def _of_query(self, picture: Source | PictureSource) -> LocalFeatures | str:
-        """The local features of a picture that is asked about."""
+        """Returns the local features of a query, or why its file cannot be read."""
         assert self._points is not None
         data = picture_source(picture).read()
         if isinstance(data, str):

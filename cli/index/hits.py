@@ -43,8 +43,8 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.fit.saved import saved_distractors, saved_pipeline
     from lmk.rerank.fit.tables import exact_searcher
-    from lmk.rerank.steps.distractor_similarity import picks_table
-    from lmk.rerank.steps.penalty import PenaltySettings, pick
+    from lmk.rerank.steps.distractor_similarity import hits_table
+    from lmk.rerank.steps.penalty import PenaltySettings, count_hits
 
     check_output(output)
     with Gallery.open(index) as gallery:
@@ -58,14 +58,14 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
             )
         step = saved_pipeline(gallery).step_that_needs("hits")
         top = top or (PenaltySettings().top if step is None else step.table_size())
-        found = pick(
+        found = count_hits(
             exact_searcher(gallery.view()),
             bank,
             rows=gallery.rows,
             gallery=len(rows),
             top=top,
         )
-        table = picks_table(found, gallery.ids(rows), rows)
+        table = hits_table(found, gallery.ids(rows), rows)
     table = table.sort_values(["n_picked", "mean_cosine", "id"], ascending=[False, False, True])
     write_text(output, table.to_csv(index=False, lineterminator="\n"))
     picked = int(np.count_nonzero(table["n_picked"]))

@@ -32,7 +32,7 @@ from lmk.rerank.fit.copies import MOST_COPIES, CopyRule, photo_numbers
 from lmk.rerank.fit.tables import exact_searcher, saved_copy_rule
 from lmk.rerank.indexing.ingest import PHOTOS
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps.distractor_similarity import refuse_queries_in_bank, shared_content
+from lmk.rerank.steps.distractor_similarity import refuse_queries_in_distractors, shared_content
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ def _refuse_indexed(photos: LabelledPhotos, gallery: Gallery) -> None:
             remedy="give photos that the index does not contain",
         )
     bank = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("distractor"))]
-    refuse_queries_in_bank(ids, photos.sha256, bank)
+    refuse_queries_in_distractors(ids, photos.sha256, bank)
 
 
 @contextmanager

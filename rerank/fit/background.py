@@ -1,8 +1,9 @@
 """The background: the mean cosine of two pictures of different landmarks of a gallery.
 
-Pictures with the same labels are of one landmark; pictures without a label are strangers to all
-others. The mean is read off the sums of vectors, of all pictures and of each landmark, so it costs
-one pass; when pictures come or go only their landmarks are summed anew.
+Pictures with the same labels show one landmark. A picture without a label is a landmark of its
+own. The mean follows from the sums of the vectors of all pictures and of each landmark, so it
+takes one pass. When pictures are added or removed, only the sums of their landmarks are computed
+again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class LandmarkSums:
-    """What the background is computed from.
+    """Sums of vectors from which the background is computed.
 
     Attributes:
         pictures: how many there are.
@@ -48,11 +49,11 @@ class LandmarkSums:
 
     @classmethod
     def none(cls, dim: int) -> LandmarkSums:
-        """Of no picture."""
+        """Returns the sums of no picture."""
         return cls(0, np.zeros(dim), 0.0, 0)
 
     def mean_cosine(self, most: float = MOST_BACKGROUND) -> float:
-        """The background: 0 where there are no two landmarks, and from 0 to `most`."""
+        """Returns the background, from 0 to `most`; 0 with fewer than two landmarks."""
         unknown_landmark = self.pictures**2 - self.pairs
         if unknown_landmark == 0:
             return 0.0
@@ -60,7 +61,7 @@ class LandmarkSums:
         return float(np.clip(cosines / unknown_landmark, 0.0, most))
 
     def updated(self, stored: Vectors, *, before: Pictures, after: Pictures) -> LandmarkSums:
-        """The sums after a change.
+        """Returns the sums after a change.
 
         Args:
             stored: the vectors of all rows, the removed ones too.
@@ -81,7 +82,7 @@ class LandmarkSums:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Returns the sums as JSON values."""
         return {
             "pictures": self.pictures,
             "total": self.total.tolist(),
@@ -91,7 +92,7 @@ class LandmarkSums:
 
     @classmethod
     def of_json(cls, value: dict[str, Any], dim: int) -> LandmarkSums | None:
-        """From `as_json`; None for other values than of vectors of `dim` components."""
+        """Returns the sums that `as_json` gave, or None for any other value."""
         try:
             total = np.array(value["total"], np.float64)
             pictures, pairs = index(value["pictures"]), index(value["pairs"])
@@ -103,14 +104,14 @@ class LandmarkSums:
 
 
 def landmark_sums(gallery: View) -> LandmarkSums:
-    """The sums of all pictures of a view."""
+    """Returns the sums of all pictures of a view."""
     nothing = Pictures(np.zeros(0, np.bool_), None)
     there = Pictures(gallery.mask, gallery.labels)
     return LandmarkSums.none(gallery.dim).updated(gallery.stored, before=nothing, after=there)
 
 
 def _landmarks(rows: int, *sides: Pictures) -> NDArray[np.int64]:
-    """A number for each row: one for each set of labels, and one for each row without."""
+    """Returns a number for each row: one for each set of labels, one for each row without any."""
     landmark = -1 - np.arange(rows, dtype=np.int64)
     numbers: dict[object, int] = {}  # of names, and of sets of their numbers
     for side in sides:
@@ -129,7 +130,7 @@ def _landmarks(rows: int, *sides: Pictures) -> NDArray[np.int64]:
 
 
 def _sums(stored: Vectors, landmark: NDArray[np.int64], rows: NDArray[np.int64]) -> LandmarkSums:
-    """Of some rows, landmark by landmark and a block at a time."""
+    """Returns the sums of some rows, landmark by landmark and a block at a time."""
     order = rows[np.argsort(landmark[rows], kind="stable")]
     total, squares = np.zeros(stored.dim), 0.0
     last, last_landmark = np.zeros(stored.dim), None  # one may go on in the next block

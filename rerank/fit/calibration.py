@@ -97,7 +97,7 @@ class ScoredAnswers:
         known: AskedPhotos,
         right: NDArray[np.bool_],
         unknown_landmark: AskedPhotos,
-        bank: AskedPhotos,
+        distractors: AskedPhotos,
     ) -> ScoredAnswers:
         """Answers made of a gallery alone; non-landmarks of both kinds count alike.
 
@@ -108,21 +108,21 @@ class ScoredAnswers:
             right: whether each of these answers was right.
             strangers: the same pictures, each asked without its whole landmark: places nobody has
                 heard of.
-            bank: distractors, asked of the gallery.
+            distractors: distractors, asked of the gallery.
         """
-        parts = (known, unknown_landmark, bank)
+        parts = (known, unknown_landmark, distractors)
         weights = [part.weight() for part in parts]
-        of_unknown, of_bank = weights[1].sum(), weights[2].sum()
-        if len(unknown_landmark.photo) and len(bank.photo):
-            others = of_unknown + of_bank
+        of_unknown, of_distractors = weights[1].sum(), weights[2].sum()
+        if len(unknown_landmark.photo) and len(distractors.photo):
+            others = of_unknown + of_distractors
             weights[1] *= others / 2 / of_unknown
-            weights[2] *= others / 2 / of_bank
+            weights[2] *= others / 2 / of_distractors
         shown = len(known.photo)
         confidence = np.concatenate([part.confidence for part in parts]).astype(np.float32)
         verdict = np.concatenate([right, np.zeros(len(confidence) - shown, np.bool_)])
         landmark = np.arange(len(confidence)) < shown
         first = max(int(part.photo.max(initial=-1)) for part in parts[:2]) + 1
-        photo = np.concatenate([known.photo, unknown_landmark.photo, first + bank.photo])
+        photo = np.concatenate([known.photo, unknown_landmark.photo, first + distractors.photo])
         return cls(confidence, verdict, landmark, np.concatenate(weights), photo)
 
     def at_share(self, none: float) -> ScoredAnswers:

@@ -1,14 +1,15 @@
-"""Copies of one photo, told by their vectors: recompressed, cropped, resized, frames of a burst.
+"""Copies of one photo by their vectors: recompressed, cropped or resized files, frames of a burst.
 
-A gallery that is asked about its own pictures must leave out not only the picture itself but also
-its copies: a photo that somebody takes tomorrow has no copy in the gallery.
+A gallery that answers its own pictures must leave out the picture and its copies, because a photo
+that a user takes tomorrow has no copy in the gallery.
 
 Two pictures count as copies when their rescaled cosine is at least ALIKE. Rescaled, two pictures of
 different landmarks have 0 on average (RescaleStep), and the same limit serves all networks, with
 and without whitening: docs/answers.md has the figures. Photos that are not copies are seldom as
 alike, and leaving out a few of them moves no threshold.
 
-The pictures themselves may be away, so they are not compared; eval/check/same_photo.py does that.
+The files of the pictures may be gone, so only vectors are compared. eval/check/same_photo.py
+compares the files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MOST_COPIES = 50  # pictures beside a photo that are looked at where only its co
 
 @dataclass(frozen=True)
 class CopyRule:
-    """Which pictures count as copies of one photo.
+    """The rule by which pictures count as copies of one photo.
 
     Attributes:
         cosine: the least cosine of two copies.
@@ -36,7 +37,7 @@ class CopyRule:
 
     @classmethod
     def for_background(cls, background: float) -> CopyRule:
-        """The rule for vectors of one embedder.
+        """Returns the rule for vectors of one embedder.
 
         Args:
             background: the mean cosine of two pictures of different landmarks.
@@ -44,7 +45,7 @@ class CopyRule:
         return cls(1 - (1 - ALIKE) * (1 - background))
 
     def among(self, found: Neighbours) -> list[NDArray[np.int64]]:
-        """The neighbours of each query that are copies of it: q arrays of rows, int64.
+        """Returns the neighbours of each query that are copies of it: q arrays of rows, int64.
 
         Args:
             found: neighbours by plain cosine.
@@ -54,7 +55,7 @@ class CopyRule:
 
 
 def photo_numbers(rows: NDArray[np.int64], copies: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The number of the photo that each row shows; copies of copies show the same one.
+    """Returns the number of the photo that each row shows; copies of copies show the same one.
 
     Args:
         rows: int64 [n], different ones, in any order.

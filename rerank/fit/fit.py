@@ -1,10 +1,10 @@
-"""Learns what a gallery's answers need: tables for its steps, threshold and calibration.
+"""Fits the tables, the threshold and the calibration that the answers of a gallery need.
 
-Where it takes about a second, all of it is learnt anew after each change. In a larger gallery the
-tables are brought up to date for what changed, with the same result (see picks.py, nearest.py,
-background.py), and threshold and calibration are kept until a tenth of the pictures has changed:
-they are read off a sample of a few thousand, which one picture does not move. Where they were
-learnt of photos that the gallery does not have (save_calibration) no change to it replaces them.
+Where a fit takes about a second, everything is fitted anew after each change. In a larger gallery
+the tables are updated for the rows that changed, with the same result (table_kinds.py,
+background.py). The threshold and the calibration stay until a tenth of the pictures has changed,
+because they come from a sample of a few thousand pictures, which one picture hardly moves. A
+calibration on photos that the gallery does not have (save_calibration) survives every change.
 """
 
 from __future__ import annotations
@@ -51,40 +51,40 @@ def fit(
     before: FittedState | None = None,
     on_progress: Progress = no_progress,
 ) -> FittedState:
-    """Learns from the gallery as it is inside the writer's transaction, and saves it there.
+    """Fits the gallery as it is inside the writer's transaction, and saves the result there.
 
     Args:
         writer: with all pictures of the transaction.
-        pipeline: its threshold is learnt, unless it was learnt of photos.
-        before: what was learnt of the state before the transaction, to go on from it where
-            learning anew would take long.
+        pipeline: its threshold is fitted, unless photos gave it (save_calibration).
+        before: the fit of the state before the transaction, to go on from it where a new fit
+            would take long.
         on_progress: called with (stage, done, total): of each table the pictures that are searched,
             a block at a time, and in the end the stage STAGE.
     """
-    gallery, bank = _views(writer)
-    cheap = _is_cheap(gallery, bank, pipeline)
+    gallery, distractors = _views(writer)
+    cheap = _is_cheap(gallery, distractors, pipeline)
     if before is None or cheap:
         before = FittedState(pipeline, None, FitTables.empty(gallery), 0, 1)
-    tables = before.tables.updated(pipeline, gallery, bank, on_progress)
+    tables = before.tables.updated(pipeline, gallery, distractors, on_progress)
     on_progress(STAGE, 0, 1)
     context = tables.context(pipeline)
     changed = before.changed + sum(
         _changed(old, new)
-        for old, new in ((before.tables.gallery, gallery), (before.tables.distractors, bank))
+        for old, new in ((before.tables.gallery, gallery), (before.tables.distractors, distractors))
     )
     kept = changed <= KEPT_THRESHOLD * before.weighed and _same_rule(before.pipeline, pipeline)
     if kept or writer.setting(CALIBRATED) == "photos":
         threshold = (before.pipeline if kept else pipeline).threshold()
         calibration, weighed = saved_calibration(writer), before.weighed
     else:
-        threshold, calibration = _weigh(own_answers(pipeline, context, tables))
+        threshold, calibration = _threshold_and_calibration(own_answers(pipeline, context, tables))
         writer.set(CALIBRATED, "gallery")
         weighed, changed = int(gallery.mask.sum()), 0
-    learnt = FittedState(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
-    save(writer, learnt, context, tables=not cheap)
+    fitted = FittedState(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
+    save(writer, fitted, context, tables=not cheap)
     writer.set(COPY_COSINE, copy_rule(tables).cosine)
     on_progress(STAGE, 1, 1)
-    return learnt
+    return fitted
 
 
 def fit_change(
@@ -95,17 +95,17 @@ def fit_change(
     compacted: bool = False,
     on_progress: Progress = no_progress,
 ) -> float | None:
-    """Learns after a change to a gallery, and returns the threshold.
+    """Fits a gallery after a change, and returns the threshold.
 
     Args:
         writer: with all pictures of the transaction.
         old: the gallery before it.
-        changed: without a change nothing is learnt.
+        changed: without a change nothing is fitted.
         compacted: whether the change is that the removed rows are gone and the others renumbered.
         on_progress: called with (stage, done, total).
     """
     pipeline = saved_pipeline(old)
-    if not changed or old.setting(SHARD) is not None:  # of a part nothing is learnt
+    if not changed or old.setting(SHARD) is not None:  # a part is not fitted
         return pipeline.threshold()
     before = saved_state(old)
     if before is not None and compacted:
@@ -121,9 +121,9 @@ def save_pipeline(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> FittedState:
-    """Saves other steps with a gallery and learns what they need; the same ones are learnt anew.
+    """Saves the steps of a gallery, and fits what they need.
 
-    Threshold and calibration are learnt of the gallery, whatever they were learnt of before.
+    The threshold and the calibration are fitted to the gallery, even where photos gave them before.
 
     Args:
         path: the gallery.
@@ -133,12 +133,12 @@ def save_pipeline(
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
-        UsageError: for a part of a gallery, of which nothing is learnt.
+        UsageError: the gallery is one part of an index, and parts are not fitted.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         if old.setting(SHARD) is not None:
             raise UsageError(
-                "is one part of a gallery, of which nothing is learnt",
+                "is one part of an index, and a part has no pipeline of its own",
                 where=path,
                 remedy="join the parts with lmk index merge",
             )
@@ -146,17 +146,17 @@ def save_pipeline(
         if before is not None:
             before = replace(before, weighed=0, changed=1)
         writer.set(CALIBRATED, None)
-        learnt = fit(writer, pipeline, before=before, on_progress=on_progress)
+        fitted = fit(writer, pipeline, before=before, on_progress=on_progress)
         writer.commit()
-    return learnt
+    return fitted
 
 
 def save_calibration(
     path: Path, calibration: Calibration | None, threshold: float | None, *, wait: float = 0.0
 ) -> None:
-    """Saves a calibration and a threshold that were learnt of photos the gallery does not have.
+    """Saves a calibration and a threshold that were fitted on photos outside the gallery.
 
-    A later change to the gallery keeps both; save_pipeline learns them of the gallery again.
+    Both survive later changes to the gallery; save_pipeline fits them to the gallery again.
 
     Args:
         path: the gallery.
@@ -177,7 +177,7 @@ def save_calibration(
 
 
 def _views(writer: GalleryWriter) -> tuple[View, View]:
-    """The gallery's pictures, and the distractors but those whose content one of them has."""
+    """Returns the gallery's pictures, and the distractors without the files they share with it."""
     gallery = writer.uncommitted.view("gallery")
     labels = gallery.labels
     assert labels is not None  # a writer's view has them
@@ -187,21 +187,21 @@ def _views(writer: GalleryWriter) -> tuple[View, View]:
 
 
 def own_answers(pipeline: Pipeline, context: PipelineContext, tables: FitTables) -> ScoredAnswers:
-    """What a pipeline answers to the pictures of its own gallery and bank (self_answers.py).
+    """Returns the leave-one-out answers of a pipeline to its own gallery and distractors.
 
     Args:
         pipeline: its threshold does not matter.
-        facts: of these tables.
-        tables: learnt for the pipeline.
+        context: of these tables.
+        tables: fitted for the pipeline.
     """
-    gallery, bank = tables.gallery, tables.distractors
+    gallery, distractors = tables.gallery, tables.distractors
     return answers_of_gallery(
         pipeline,
         exact_searcher(gallery),
         context,
         gallery,
-        bank,
-        _taught_without(pipeline, tables),
+        distractors,
+        _fitted_without(pipeline, tables),
         copy_rule(tables),
     )
 
@@ -209,7 +209,7 @@ def own_answers(pipeline: Pipeline, context: PipelineContext, tables: FitTables)
 def distractor_answers(
     pipeline: Pipeline, context: PipelineContext, tables: FitTables
 ) -> AskedPhotos:
-    """Answers to the distractors, each by a gallery that was taught without it.
+    """Returns the answers to the distractors, each by a gallery that was fitted without it.
 
     Args: as of own_answers.
     """
@@ -218,27 +218,29 @@ def distractor_answers(
         exact_searcher(tables.gallery),
         context,
         tables.distractors,
-        _taught_without(pipeline, tables),
+        _fitted_without(pipeline, tables),
         copy_rule(tables),
     )
 
 
-def _taught_without(
+def _fitted_without(
     pipeline: Pipeline, tables: FitTables
 ) -> Callable[[NDArray[np.int64]], PipelineContext]:
-    """Makes the facts that the gallery would have without some rows of its bank."""
-    bank = tables.distractors
+    """Returns a function from rows of distractors to the context of a gallery without them."""
+    distractors = tables.distractors
 
-    def taught(rows: NDArray[np.int64]) -> PipelineContext:
-        left = bank.mask.copy()
+    def fitted(rows: NDArray[np.int64]) -> PipelineContext:
+        left = distractors.mask.copy()
         left[rows] = False
-        return tables.updated(pipeline, tables.gallery, replace(bank, mask=left)).context(pipeline)
+        return tables.updated(pipeline, tables.gallery, replace(distractors, mask=left)).context(
+            pipeline
+        )
 
-    return taught
+    return fitted
 
 
-def _weigh(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
-    """Threshold and calibration; None for what there is nothing to learn from."""
+def _threshold_and_calibration(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
+    """Returns threshold and calibration, None for each that the answers cannot give."""
     threshold = fit_threshold(answers)
     try:
         calibration = calibrate(answers)
@@ -247,9 +249,9 @@ def _weigh(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
     return threshold if np.isfinite(threshold) else None, calibration
 
 
-def _is_cheap(gallery: View, bank: View, pipeline: Pipeline) -> bool:
-    """Whether learning everything anew takes no longer than a user would wait for it."""
-    pictures, distractors = int(gallery.mask.sum()), int(bank.mask.sum())
+def _is_cheap(gallery: View, others: View, pipeline: Pipeline) -> bool:
+    """Returns whether a whole new fit takes about a second."""
+    pictures, distractors = int(gallery.mask.sum()), int(others.mask.sum())
     asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
     compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
     compared *= min(pipeline.candidates, pictures)

@@ -1,13 +1,16 @@
-"""Answers with known verdicts, made of a gallery alone.
+"""Leave-one-out answers: a gallery answers its own pictures, whose landmarks are known.
 
-Right answers are learnt from each labelled picture of a sample, asked of the gallery without
-itself, where its landmark has another photo. Wrong answers are learnt from the same pictures
-without their whole landmark, as if nobody had heard of it, and from the distractors. A distractor
-is asked of a gallery that was taught without it, because no photo of a user is among the
-distractors: otherwise its likeness to itself would refuse it.
+Three kinds of queries give answers with known verdicts:
 
-"Without itself" includes all copies of the photo (copies.py), under whatever landmark and among the
-distractors. A distractor that is a copy of a gallery picture shows a landmark, and is not asked.
+- Each labelled picture of a sample, answered without itself. It shows whether an answer is right,
+  where its landmark has another photo.
+- The same pictures without their whole landmark, as an unknown landmark. Every answer is wrong.
+- The distractors. Every answer is wrong. A gallery that was fitted without the distractor answers
+  it, because the photo of a user is not among the distractors, and the similarity of the
+  distractor to itself would refuse it.
+
+"Without itself" includes all copies of the photo (copies.py), under every landmark and among the
+distractors. A distractor that is a copy of a gallery picture shows a landmark, and is no query.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the lar
 
 _NOBODY = AskedPhotos(np.zeros(0, np.float32), np.zeros(0, np.int64))
 
-Taught = Callable[[NDArray[np.int64]], PipelineContext]
+FittedWithout = Callable[[NDArray[np.int64]], PipelineContext]
 
 
 def answers_of_gallery(
@@ -44,38 +47,40 @@ def answers_of_gallery(
     searcher: Searcher,
     context: PipelineContext,
     gallery: View,
-    bank: View,
-    taught_without: Taught,
+    distractors: View,
+    fitted_without: FittedWithout,
     rule: CopyRule | None = None,
 ) -> ScoredAnswers:
-    """Answers of a pipeline to the pictures of its own gallery and bank.
+    """Returns the answers of a pipeline to the pictures of its own gallery and distractors.
 
-    Steps that need all queries at once are left out, and so is the geometric check, which needs
-    the files.
+    Steps that need all queries at once are left out. The geometric check needs the files of the
+    pictures and is left out, too.
 
     Args:
         pipeline: its threshold does not matter.
         searcher: over the gallery's pictures, exact.
-        facts: of the gallery, by the rows of `gallery`.
+        context: of the gallery, by the rows of `gallery`.
         gallery: its labelled and unlabelled pictures.
-        bank: distractors, maybe none.
-        taught_without: the facts of the gallery if it were taught without these rows of the bank.
-            A bank of up to 2 * SAMPLE pictures is asked in two halves, each without itself; of
-            a larger bank SAMPLE pictures are asked.
-        rule: which pictures are copies of one photo; by the background of `facts` unless given.
+        distractors: may be none.
+        fitted_without: the context of the gallery fitted without these rows of distractors. Up to
+            2 * SAMPLE distractors are queries in two halves, each half without itself. Of more
+            distractors SAMPLE are queries.
+        rule: which pictures are copies of one photo; by the background of `context` unless given.
 
     Returns:
         The answers and their verdicts; none where the gallery has no labelled picture.
     """
     pipeline = pipeline.per_query().with_threshold(None)
     rule = rule or CopyRule.for_background(context.background)
-    others = exact_searcher(bank) if bank.mask.any() else None
+    others = exact_searcher(distractors) if distractors.mask.any() else None
     known, right, unknown_landmark = _of_pictures(
         pipeline, searcher, context, gallery, others, rule
     )
     asked = _NOBODY
     if np.diff(context.label_offsets)[gallery.mask].any():
-        asked = answers_of_distractors(pipeline, searcher, context, bank, taught_without, rule)
+        asked = answers_of_distractors(
+            pipeline, searcher, context, distractors, fitted_without, rule
+        )
     return ScoredAnswers.of_gallery(known, right, unknown_landmark, asked)
 
 
@@ -83,21 +88,21 @@ def answers_of_distractors(
     pipeline: Pipeline,
     searcher: Searcher,
     context: PipelineContext,
-    bank: View,
-    taught_without: Taught,
+    distractors: View,
+    fitted_without: FittedWithout,
     rule: CopyRule,
 ) -> AskedPhotos:
-    """Answers to the distractors that are no copies of gallery pictures.
+    """Returns the answers to the distractors that are no copies of gallery pictures.
 
     Args: as of answers_of_gallery.
     """
-    if not bank.mask.any():
+    if not distractors.mask.any():
         return _NOBODY
-    pipeline, others = pipeline.per_query().with_threshold(None), exact_searcher(bank)
+    pipeline, others = pipeline.per_query().with_threshold(None), exact_searcher(distractors)
     confidences, photos = [], []
-    for part in _parts(bank, others, rule):
-        without = taught_without(part.left_out) if pipeline.uses_distractors() else context
-        asked = _embeddings(bank, part.rows)
+    for part in _parts(distractors, others, rule):
+        without = fitted_without(part.left_out) if pipeline.uses_distractors() else context
+        asked = _embeddings(distractors, part.rows)
         found = searcher.search(asked, pipeline.candidates)
         answers = pipeline.predict(QueryBatch(asked), found, without)
         own = np.array([not copies.size for copies in rule.among(found)], np.bool_)
@@ -114,9 +119,9 @@ def _of_pictures(
     others: Searcher | None,
     rule: CopyRule,
 ) -> tuple[AskedPhotos, NDArray[np.bool_], AskedPhotos]:
-    """Answers to pictures without themselves, whether they are right, and as strangers.
+    """Returns answers to pictures without themselves, whether they are right, and without landmark.
 
-    `others` searches the bank.
+    `others` searches the distractors.
     """
     rows = _spread(np.flatnonzero(gallery.mask & (np.diff(context.label_offsets) > 0)))
     if not rows.size:
@@ -154,11 +159,11 @@ def _of_pictures(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Distractors that are asked together: int64 arrays.
+    """Distractors that are queries together: int64 arrays.
 
     Attributes:
-        rows: those asked.
-        left_out: those that the gallery is not taught meanwhile.
+        rows: the queries.
+        left_out: distractors that the gallery is fitted without.
         photo: the number of the photo that each of `rows` shows.
     """
 
@@ -167,20 +172,23 @@ class _Part:
     photo: NDArray[np.int64]
 
 
-def _parts(bank: View, others: Searcher, rule: CopyRule) -> list[_Part]:
-    """The parts in which a bank is asked. `others` searches it.
+def _parts(distractors: View, others: Searcher, rule: CopyRule) -> list[_Part]:
+    """Returns the parts in which distractors are queries. `others` searches the distractors.
 
-    Chance decides, by the vectors alone: which row a picture has says when it came, and would
-    let a bank that grew differ from the same one built at once. Copies go together.
+    A checksum of each vector decides. The row of a picture depends on when it was added, so parts
+    by row would differ between an index that grew and the same one built at once. Copies stay
+    together.
     """
-    rows = np.flatnonzero(bank.mask)
+    rows = np.flatnonzero(distractors.mask)
     chance = [
-        zlib.crc32(vector.tobytes()) for _, some in blocks(bank.stored, rows) for vector in some
+        zlib.crc32(vector.tobytes())
+        for _, some in blocks(distractors.stored, rows)
+        for vector in some
     ]
     rows = rows[np.argsort(np.array(chance, np.int64), kind="stable")]
     whole = len(rows) <= 2 * SAMPLE
     rows = rows if whole else rows[:SAMPLE]
-    copies = rule.among(others.search(_embeddings(bank, rows), MOST_COPIES))
+    copies = rule.among(others.search(_embeddings(distractors, rows), MOST_COPIES))
     photo = photo_numbers(rows, copies)
     first = np.unique(photo, return_index=True)[1][photo]  # where the first of its copies stands
     half, order = first <= first[(len(rows) - 1) // 2], np.argsort(rows)
@@ -191,7 +199,7 @@ def _parts(bank: View, others: Searcher, rule: CopyRule) -> list[_Part]:
 
 
 def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """SAMPLE of the rows, evenly; all where there are fewer."""
+    """Returns SAMPLE of the rows, evenly spread; all where there are fewer."""
     if len(rows) <= SAMPLE:
         return rows
     places = np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))
@@ -208,7 +216,7 @@ def _landmarks(
     own: list[NDArray[np.int32]],
     gallery: NDArray[np.bool_],
 ) -> list[NDArray[np.int64]]:
-    """For each of the rows, itself and the gallery rows of its landmarks (`own`, label codes)."""
+    """Returns for each row itself and the gallery rows of its landmarks (`own`, label codes)."""
     row_of = np.repeat(np.arange(len(context.label_offsets) - 1), np.diff(context.label_offsets))
     order = np.argsort(context.label_codes, kind="stable")
     order = order[gallery[row_of[order]]]

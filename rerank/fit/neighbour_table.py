@@ -1,10 +1,10 @@
-"""Who is nearest to whom, kept so that small changes cost little.
+"""A table of the nearest rows of each row, which small changes update at little cost.
 
-Of each picture that asks, the n nearest of those that may be found, itself left out: gallery
-pictures among each other make the neighbourhoods, gallery pictures among the distractors B(g).
-When pictures come or go, only those ask again whose list holds one that went, or that are nearer
-to one that came than to the last of their list. So the table after a change is what a fresh search
-would give.
+Each querying row has a list of the n nearest among the rows that may be found, without itself.
+Gallery pictures among each other give the neighbourhoods; gallery pictures among the distractors
+give B(g). When rows are added or removed, a row is searched again only if its list holds a removed
+row, or if an added row is nearer than the last of its list. The table after a change is therefore
+the one that a new search would give.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lmk.rerank.steps.hits import Mask, Rows, blocks, nearer
 
 @dataclass(frozen=True, eq=False)
 class Parties:
-    """Which rows of a gallery ask, and which may be found: bool [rows] each."""
+    """The rows of a gallery that have lists (`asking`) and that may be in one: bool [rows] each."""
 
     asking: Mask
     found: Mask
 
     def grown(self, rows: int) -> Parties:
-        """The same among more rows."""
+        """Returns the same parties among more rows."""
         more = np.zeros(rows - len(self.asking), np.bool_)
         return Parties(np.concatenate([self.asking, more]), np.concatenate([self.found, more]))
 
@@ -43,7 +43,7 @@ class NearestTable:
 
     Attributes:
         rows: int32 [rows, n], nearest first, the lower row of equals; NO_ROW where there are
-            fewer, and throughout for rows that do not ask.
+            fewer, and throughout for rows that have no list.
         scores: float32 [rows, n], their cosines; -inf where there is no row.
     """
 
@@ -52,7 +52,7 @@ class NearestTable:
 
     @classmethod
     def empty(cls, rows: int, n: int) -> NearestTable:
-        """Of a gallery in which nobody asks."""
+        """Returns the table of a gallery in which no row has a list."""
         return cls(np.full((rows, n), NO_ROW, np.int32), np.full((rows, n), -np.inf, np.float32))
 
     @property
@@ -70,7 +70,7 @@ class NearestTable:
         after: Parties,
         on_progress: CountOfTotal = no_count_of_total,
     ) -> NearestTable:
-        """The table of a gallery after a change.
+        """Returns the table of a gallery after a change.
 
         Args:
             search: makes an exact searcher of a view.
@@ -96,7 +96,7 @@ class NearestTable:
         return table
 
     def renumbered(self, alive: Mask) -> NearestTable:
-        """The table when only some of the rows are left, numbered from 0 on.
+        """Returns the table when only some of the rows are left, numbered from 0 on.
 
         Args:
             alive: bool [rows], those left; none of the others asks or is in a list.
@@ -106,7 +106,7 @@ class NearestTable:
         return NearestTable(np.where(rows == NO_ROW, NO_ROW, number[rows]), self.scores[alive])
 
     def _again(self, stored: Vectors, before: Parties, after: Parties) -> Rows:
-        """The rows whose lists are to be searched."""
+        """Returns the rows whose lists must be searched."""
         again = after.asking & ~before.asking
         stays = after.asking & before.asking
         gone, new = before.found & ~after.found, after.found & ~before.found
@@ -118,7 +118,7 @@ class NearestTable:
         return np.flatnonzero(again)
 
     def _ask(self, searcher: Searcher, there: View, asked: Rows, on_progress: CountOfTotal) -> None:
-        """Enters the lists of some rows."""
+        """Searches the lists of some rows and writes them into the table."""
         done = 0
         for chosen, vectors in blocks(there.stored, asked):
             queries = Embeddings(vectors, tuple(map(str, chosen)), there.fingerprint)

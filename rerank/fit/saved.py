@@ -1,4 +1,4 @@
-"""What a gallery has learnt, as it is saved in the gallery."""
+"""Saves what was fitted to a gallery in its folder, and reads it."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from lmk.rerank.steps.step import REMOVED_PARAMETER
 
 @dataclass(frozen=True, eq=False)
 class FittedState:
-    """What was learnt of a gallery, and of which state of it.
+    """The fit of one state of a gallery.
 
     Attributes:
         pipeline: with the threshold.
-        calibration: of its answers; None where there was nothing to learn it from.
+        calibration: of its answers; None where the answers could give none.
         tables: of that state.
-        weighed: pictures there were when threshold and calibration were learnt.
-        changed: rows that came or went since then.
+        weighed: number of pictures when threshold and calibration were fitted.
+        changed: rows that were added or removed since then.
     """
 
     pipeline: Pipeline
@@ -80,14 +80,18 @@ def saved_pipeline(gallery: Gallery) -> Pipeline:
 
 
 def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:
-    """The calibration saved with a gallery, if there is one."""
+    """Returns the calibration saved with a gallery, or None."""
     return read_setting(gallery, CALIBRATION, Calibration)
 
 
 def saved_distractors(gallery: Gallery) -> View:
-    """The distractors that were used when the gallery was taught; all where that is not known."""
-    used, bank = saved_array(gallery, DISTRACTORS, 1), gallery.view("distractor")
-    return bank if used is None else replace(bank, mask=bank.mask & used.astype(np.bool_))
+    """Returns the distractors that the gallery was fitted with; all where none are noted."""
+    used, distractors = saved_array(gallery, DISTRACTORS, 1), gallery.view("distractor")
+    return (
+        distractors
+        if used is None
+        else replace(distractors, mask=distractors.mask & used.astype(np.bool_))
+    )
 
 
 def saved_state(gallery: Gallery) -> FittedState | None:

@@ -180,7 +180,7 @@ class DistractorHits(FittedTable):
         pictures, others = int(gallery.mask.sum()), int(distractors.mask.sum())
         if not pictures or not others:
             return None
-        return self.table.picks(bank=others, gallery=pictures, top=self.top)
+        return self.table.hits(distractors=others, gallery=pictures, top=self.top)
 
     @classmethod
     def cost(cls, size: int, pictures: int, distractors: int, compared: int) -> int:
@@ -276,7 +276,7 @@ class NearestDistractors(_Lists):
     @staticmethod
     def parties(sides: Sides) -> Parties:
         """See _Lists."""
-        return Parties(sides.gallery, sides.bank)
+        return Parties(sides.gallery, sides.distractors)
 
     def value(self, gallery: View, distractors: View) -> Any:
         """Returns float32 [rows, size], the largest cosines of each picture to distractors."""

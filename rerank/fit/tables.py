@@ -1,7 +1,8 @@
-"""What was learnt of a gallery: kept with it, and read back for answers and for the next change.
+"""FitTables: the tables that are fitted to a gallery, and the context that they give to steps.
 
-A gallery keeps the penalty and, where its steps need them, the nearest pictures of each picture
-and those of the bank. A large one also keeps who picked whom, so that a change costs what changed.
+A gallery saves the penalty and, where its steps need them, the nearest pictures and distractors of
+each picture. A large gallery also saves how often distractors hit each picture, so that the cost of
+a change depends on the number of changed rows.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ COPY_COSINE = "copy cosine"  # setting: the least cosine of two copies of one ph
 SHARD = "shard"  # which part of the pictures a gallery holds, where it holds one
 FITTED = "learnt"  # setting: what the next change goes on from (SavedFit)
 DISTRACTORS = "bank"  # array: which distractors were used, where not all were
-_MANY = 2000  # queries that learning asks at a time
+_MANY = 2000  # queries of a fit at a time
 
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 
@@ -167,21 +168,21 @@ def context_of(
         labels.codes,
         background=background,
         vectors=gallery.stored,
-        bank=exact_searcher(distractors) if compares else None,
+        distractor_searcher=exact_searcher(distractors) if compares else None,
         pictures=gallery.mask,
         **values,
     )
 
 
 def exact_searcher(view: View) -> Searcher:
-    """An exact search for many queries, the fastest for the size of the view."""
+    """Returns an exact search for many queries, the fastest for the size of the view."""
     return searcher_of(view, recall=1.0, batch=_MANY)
 
 
 def copy_rule(tables: FitTables) -> CopyRule:
-    """Which pictures of a gallery count as copies of one photo.
+    """Returns the rule by which pictures of a gallery count as copies of one photo.
 
-    Where there are no two landmarks to take the background from, the distractors give it.
+    In a gallery with fewer than two landmarks the distractors give the background.
     """
     sums, background = tables.sums, tables.sums.mean_cosine(most=1.0)
     if sums.pictures and sums.pairs == sums.pictures**2 and tables.distractors.mask.any():
@@ -192,7 +193,7 @@ def copy_rule(tables: FitTables) -> CopyRule:
 
 
 def saved_copy_rule(gallery: Gallery) -> CopyRule:
-    """The rule saved with a gallery; by its background where an older lmk saved none."""
+    """Returns the rule saved with a gallery; by its background where an older lmk saved none."""
     cosine = gallery.setting(COPY_COSINE)
     if cosine is None:
         return CopyRule.for_background(gallery.setting(BACKGROUND) or 0.0)
@@ -200,7 +201,7 @@ def saved_copy_rule(gallery: Gallery) -> CopyRule:
 
 
 def saved_array(gallery: Gallery, name: str, axes: int) -> NDArray[Any] | None:
-    """An array of a gallery; None where there is none of numbers for its rows: it is made anew."""
+    """Returns an array of numbers with an entry for each row of a gallery, or None."""
     array = gallery.array(name)
     if array is None or array.ndim != axes or len(array) != gallery.rows:
         return None

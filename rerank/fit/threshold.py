@@ -31,7 +31,7 @@ def fit_threshold(answers: ScoredAnswers) -> float:
 
     Returns:
         -inf (everything is answered) where there is no wrong answer to learn from: there is one
-        landmark only and no bank, or no picture with a landmark.
+        landmark only and no distractors, or no picture with a landmark.
     """
     given = np.isfinite(answers.confidence)
     right, wrong = (

@@ -1,4 +1,4 @@
-"""PipelineContext: what the steps of a pipeline know of the gallery they answer from."""
+"""PipelineContext: the values of a gallery that the steps of a pipeline need."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lmk.rerank.steps.augmentation import Neighbourhoods
 
 @dataclass(frozen=True, eq=False)
 class PipelineContext:
-    """What the steps need to know of a gallery; a step whose fact is missing does nothing.
+    """The values of a gallery that steps need; a step whose value is missing does nothing.
 
     Attributes:
         label_names: by label code.
         label_offsets, label_codes: the labels of each row (see voting.vote).
-        penalty: float32 [rows] taken off the scores of each row; None without a bank.
+        penalty: float32 [rows], subtracted from the scores of each row; None without distractors.
         background: mean cosine of two pictures of different landmarks (see RescaleStep).
         vectors: the gallery's, for DbaStep.
         neighbourhoods: the nearest pictures of each gallery picture.
-        bank_means: float32 [rows], mean of the largest cosines of each gallery picture to the
-            bank (DistractorSimilarityStep); None without a bank.
-        bank: searches the distractors, for the likeness of a query to them; None without a bank.
+        distractor_similarity: float32 [rows], mean of the largest cosines of each gallery picture
+            to the distractors (DistractorSimilarityStep); None without distractors.
+        distractor_searcher: searches the distractors for each query; None without distractors.
         row_features: local features of a gallery row, or the reason why there are none.
-        pictures: bool [rows], which rows are its pictures, as distractors may have labels too; all
-            are for None.
+        pictures: bool [rows], which rows are its pictures, as distractors may have labels, too.
+            None stands for all rows.
     """
 
     label_names: tuple[str, ...]
@@ -41,8 +41,8 @@ class PipelineContext:
     background: float = 0.0
     vectors: Vectors | None = None
     neighbourhoods: Neighbourhoods | None = None
-    bank_means: NDArray[np.float32] | None = None
-    bank: Searcher | None = None
+    distractor_similarity: NDArray[np.float32] | None = None
+    distractor_searcher: Searcher | None = None
     row_features: Callable[[int], LocalFeatures | str] | None = None
     pictures: NDArray[np.bool_] | None = None
 
@@ -53,7 +53,7 @@ class PipelineContext:
         penalty: NDArray[np.float32] | None = None,
         background: float = 0.0,
     ) -> PipelineContext:
-        """Facts of rows numbered from 0, by the labels of each."""
+        """Returns the context of rows numbered from 0, with the labels of each."""
         names = tuple(sorted({name for row in labels for name in row}))
         code = {name: i for i, name in enumerate(names)}
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in labels])]).astype(np.int64)
@@ -62,7 +62,7 @@ class PipelineContext:
 
     @cached_property
     def label_pictures(self) -> NDArray[np.int64]:
-        """int64 [labels], the gallery pictures that carry each."""
+        """The number of gallery pictures with each label, int64 [labels]."""
         codes = self.label_codes
         if self.pictures is not None:
             codes = codes[np.repeat(self.pictures, np.diff(self.label_offsets))]

@@ -1,13 +1,13 @@
-"""Further ways of telling non-landmarks by their likeness to a bank of them.
+"""Further rules against non-landmarks, by similarity to distractors.
 
-penalty.py holds the rule that counts who attracts the bank; here are the rules that ask each
-picture for its own nearest pictures of the bank. From the Google Landmark Recognition contest of
-2020: the first place takes B(g), the mean of the 5 largest cosines of a gallery picture g to the
-bank, off every cosine with g before neighbours are chosen, and C(q), the mean of the query's 10
-largest, off the confidence; the second place goes by the third largest cosine. From that of 2019:
-the third place demotes labels that are predicted too often.
+penalty.py holds the rule that counts the hits of distractors. The rules here use the distractors
+that are nearest to a picture. Two come from the Google Landmark Recognition contest of 2020. The
+first place subtracts B(g), the mean of the 5 largest cosines of a gallery picture g to the
+distractors, from every cosine with g before neighbours are chosen, and C(q), the mean of the
+query's 10 largest, from the confidence. The second place uses the third largest cosine. The third
+place of 2019 demotes labels that are predicted too often.
 
-All are plain functions over arrays; what is missing (an empty bank) takes nothing away.
+All rules are functions over arrays; without distractors they subtract nothing.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def bank_cosines(bank: Searcher, pictures: Embeddings, top: int) -> NDArray[np.float32]:
-    """The `top` largest cosines of each picture to the bank, falling: float32 [n, top].
+def distractor_cosines(
+    distractors: Searcher, pictures: Embeddings, top: int
+) -> NDArray[np.float32]:
+    """Returns the `top` largest cosines of each picture to distractors, falling: float32 [n, top].
 
-    -inf where the bank has fewer. Mean of the first 5 of a gallery picture: B; of the first 10 of
-    a query: C (`mean_of`).
+    -inf where there are fewer distractors. B is the mean of the first 5 of a gallery picture, and C
+    that of the first 10 of a query (`mean_of`).
     """
-    return bank.search(pictures, top).scores
+    return distractors.search(pictures, top).scores
 
 
 def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:
-    """Mean of the m largest, or of what there is; 0 where there is none: float32 [n].
+    """Returns the mean of the m largest, or of all where there are fewer: float32 [n], 0 for none.
 
     Args:
-        cosines: [n, at least m], falling (bank_cosines).
+        cosines: [n, at least m], falling (distractor_cosines).
         m: how many.
 
     Raises:
@@ -57,13 +59,12 @@ def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:
 def thresholded_demotion(
     cosines: NDArray[np.float32], *, nth: int = 3, at: float = 0.3, factor: float = 1.5
 ) -> NDArray[np.float32]:
-    """factor * t where t, the nth largest cosine to the bank, is at least `at`; else 0.
+    """Returns factor * t where t, the nth largest cosine to distractors, is at least `at`; else 0.
 
-    What the second place of 2020 took off a confidence (float32 [n], never negative). The same
-    numbers of gallery pictures tell which attract non-landmarks.
+    The second place of 2020 subtracted it from a confidence (float32 [n], never negative).
 
     Args:
-        cosines: [n, at least nth], falling (bank_cosines).
+        cosines: [n, at least nth], falling (distractor_cosines).
         nth: counted from 1.
         at: where the demotion begins.
         factor: of the cosine.
@@ -82,10 +83,10 @@ def thresholded_demotion(
 def demote_overpredicted(
     winner: NDArray[np.int64], confidence: NDArray[np.float32], *, limit: int = 30
 ) -> NDArray[np.float32]:
-    """Answers whose label more than `limit` queries got have -count as their confidence.
+    """Returns confidences in which labels of more than `limit` queries have -count.
 
-    A label that many photos of a contest get is one that attracts everything. It needs all
-    queries at once: an answer depends on what else is asked, so this is for contests only.
+    A label that many photos of a contest get attracts everything. An answer then depends on the
+    other queries, so this rule is for contests only.
 
     Args:
         winner: int64 [q], label codes; -1 for none, which is never demoted.
@@ -102,24 +103,24 @@ def demote_overpredicted(
 def landmark_score(
     gallery_cosines: NDArray[np.float32], cosines: NDArray[np.float32], m: int = 5
 ) -> NDArray[np.float32]:
-    """Landmark or not: mean of the m largest cosines to the gallery minus that to the bank.
+    """Returns the mean of the m largest cosines to the gallery minus that to the distractors.
 
-    Above 0 the query is more like the gallery than like non-landmarks, whatever its label:
+    Above 0 the query is more similar to the gallery than to non-landmarks, whatever its label:
     float32 [q].
 
     Args:
         gallery_cosines: [q, at least m], falling (Neighbours.scores).
-        cosines: [q, at least m], falling (bank_cosines).
+        cosines: [q, at least m], falling (distractor_cosines).
         m: nearest pictures of each that count.
     """
     return mean_of(gallery_cosines, m) - mean_of(cosines, m)
 
 
-def picks_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
-    """What the bank picked, as a table: id, mean_cosine, n_picked; one line a gallery picture.
+def hits_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
+    """Returns the hits as a table with a row for each picture: id, mean_cosine, n_picked.
 
     Args:
-        picks: of penalty.pick.
+        picks: of penalty.count_hits.
         ids: the picture ids of `rows`.
         rows: int64 [n], gallery rows, in the order wanted.
     """
@@ -137,7 +138,7 @@ def picks_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.
 def shared_content(
     first: Sequence[str | None], second: Sequence[str | None]
 ) -> list[tuple[int, int]]:
-    """Positions of pictures with equal content in two sets, each of `first` with its first match.
+    """Returns positions of equal files in two sets, each of `first` with its first match.
 
     Args:
         first, second: SHA-256 of the files; None where it is not known, which equals nothing.
@@ -153,23 +154,25 @@ def shared_content(
     ]
 
 
-def refuse_queries_in_bank(
-    queries: Sequence[str], query_content: Sequence[str | None], bank_content: Sequence[str | None]
+def refuse_queries_in_distractors(
+    queries: Sequence[str],
+    query_content: Sequence[str | None],
+    distractor_content: Sequence[str | None],
 ) -> None:
-    """Refuses to evaluate on pictures that the bank holds: the score would flatter.
+    """Refuses to evaluate on pictures that are distractors, because the score would flatter.
 
     Args:
         queries: ids.
-        query_content, bank_content: SHA-256 of the files; None where it is not known.
+        query_content, distractor_content: SHA-256 of the files; None where it is not known.
 
     Raises:
         UsageError: names the first such query and says how many there are.
     """
-    shared = shared_content(query_content, bank_content)
+    shared = shared_content(query_content, distractor_content)
     if shared:
         raise UsageError(
-            f"{len(shared)} of {len(queries)} evaluation queries are also in the bank of"
-            " distractors, so the score would flatter",
+            f"{len(shared)} of {len(queries)} evaluation queries are also among the distractors,"
+            " so the score would flatter",
             where=queries[shared[0][0]],
-            remedy="take them out of the queries or out of the bank",
+            remedy="remove them from the queries or from the distractors",
         )

@@ -1,8 +1,9 @@
-"""Which gallery pictures a bank of distractors picks, kept so that small changes cost little.
+"""How often distractors hit gallery pictures, in a table that small changes update at little cost.
 
-Each distractor picks its `top` nearest gallery pictures. When pictures come or go, only those
-distractors pick anew that are nearer to one of them than to the last of their picks: all others
-would pick what they had. So the table after a change is the one that a fresh count would give.
+Each distractor hits its `top` nearest gallery pictures; the number of hits of a picture is its
+k-occurrence. When pictures are added or removed, a distractor is searched again only if a changed
+picture is nearer to it than the last of its hits. The hits of all other distractors stay the same,
+so the table after a change is the one that a new count would give.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """How a bank picked the gallery.
+    """The hits of distractors on a gallery.
 
     Attributes:
-        counts: int64 [rows], how often each row was picked.
-        mean: float32 [rows], mean cosine of those picks; 0 where there was none.
-        expected: picks a gallery picture would get if all were picked alike.
+        counts: int64 [rows], the hits of each row.
+        mean: float32 [rows], mean cosine of those hits; 0 where there are none.
+        expected: hits of each gallery picture if all had equally many.
     """
 
     counts: NDArray[np.int64]
@@ -47,28 +48,28 @@ class Sides:
     """Which rows of a gallery are its pictures and which its distractors: bool [rows] each."""
 
     gallery: Mask
-    bank: Mask
+    distractors: Mask
 
     @classmethod
     def none(cls, rows: int) -> Sides:
-        """A gallery in which there is nothing yet."""
+        """Returns the sides of a gallery without pictures."""
         return cls(np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
 
     def grown(self, rows: int) -> Sides:
-        """The same gallery among more rows."""
+        """Returns the sides of the same gallery among more rows."""
         more = np.zeros(rows - len(self.gallery), np.bool_)
-        return Sides(np.concatenate([self.gallery, more]), np.concatenate([self.bank, more]))
+        return Sides(np.concatenate([self.gallery, more]), np.concatenate([self.distractors, more]))
 
 
 @dataclass(frozen=True, eq=False)
 class HitTable:
-    """The picks of a bank, by row of the gallery that holds both.
+    """The hits of distractors, by row of the gallery that holds both.
 
     Attributes:
-        counts: int64 [rows], how often each gallery row was picked.
-        sums: float64 [rows], of the cosines of those picks.
-        worst: float32 [rows], of each distractor the cosine of its last pick; -inf where the
-            gallery has fewer pictures than it may pick.
+        counts: int64 [rows], the hits of each gallery row.
+        sums: float64 [rows], the sum of the cosines of those hits.
+        worst: float32 [rows], the cosine of the last hit of each distractor; -inf where the
+            gallery has fewer than `top` pictures.
     """
 
     counts: NDArray[np.int64]
@@ -76,29 +77,34 @@ class HitTable:
     worst: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, rows: int, bank_rows: int | None = None) -> HitTable:
-        """No picks. `bank_rows`: rows of the bank, where it is numbered by itself."""
-        worst = np.full(rows if bank_rows is None else bank_rows, -np.inf, np.float32)
+    def empty(cls, rows: int, distractor_rows: int | None = None) -> HitTable:
+        """Returns a table without hits.
+
+        Args:
+            rows: of the gallery.
+            distractor_rows: rows of the distractors, where their numbers are their own.
+        """
+        worst = np.full(rows if distractor_rows is None else distractor_rows, -np.inf, np.float32)
         return cls(np.zeros(rows, np.int64), np.zeros(rows), worst)
 
-    def picks(self, *, bank: int, gallery: int, top: int) -> Hits:
-        """What the penalty needs, of that many distractors and gallery pictures."""
+    def hits(self, *, distractors: int, gallery: int, top: int) -> Hits:
+        """Returns the hits of that many distractors on that many gallery pictures."""
         mean = (self.sums / np.maximum(self.counts, 1)).astype(np.float32)
-        return Hits(self.counts, mean, bank * min(top, gallery) / max(gallery, 1))
+        return Hits(self.counts, mean, distractors * min(top, gallery) / max(gallery, 1))
 
     def updated(
         self, searcher: Searcher, stored: Vectors, fingerprint: str, *, before: Sides,
         after: Sides, top: int, on_progress: CountOfTotal = no_count_of_total,
     ) -> HitTable:  # fmt: skip
-        """The table of a gallery after a change.
+        """Returns the table of a gallery after a change.
 
         Args:
             searcher: exact, over every row that is a gallery picture before or after.
             stored: the vectors of all rows, the removed ones too.
             fingerprint: of the embedder.
-            before: what the table was made for, with the same number of rows.
-            after: what the gallery holds now.
-            top: picks a distractor has, the same as before.
+            before: the sides that the table was made for, with the same number of rows.
+            after: the sides of the gallery now.
+            top: hits of each distractor, the same as before.
             on_progress: called with (done, total) distractors, block by block; those whose hits are
                 counted again count twice. Not called where none is searched.
         """
@@ -109,45 +115,50 @@ class HitTable:
             np.concatenate([self.worst, np.full(more, -np.inf, np.float32)]),
         )
         changed = np.flatnonzero(before.gallery != after.gallery)
-        stays = np.flatnonzero(before.bank & after.bank)
+        stays = np.flatnonzero(before.distractors & after.distractors)
         again = nearer(stored, stays, table.worst[stays], changed)
-        gone = np.flatnonzero(before.bank & ~after.bank)
-        new = np.flatnonzero(after.bank & ~before.bank)
-        bank = View(stored, np.ones(stored.rows, np.bool_), fingerprint)
+        gone = np.flatnonzero(before.distractors & ~after.distractors)
+        new = np.flatnonzero(after.distractors & ~before.distractors)
+        distractors = View(stored, np.ones(stored.rows, np.bool_), fingerprint)
         back, anew = np.concatenate([gone, again]), np.concatenate([new, again])
         asked_back = len(back) if before.gallery.any() else 0
         total = asked_back + (len(anew) if after.gallery.any() else 0)
         if asked_back:
             table.count(
-                searcher, bank, back, top=top, allow=before.gallery, times=-1,
+                searcher, distractors, back, top=top, allow=before.gallery, times=-1,
                 on_progress=lambda done: on_progress(done, total),
             )  # fmt: skip
         table.worst[back] = -np.inf
         if after.gallery.any():
             table.count(
-                searcher, bank, anew, top=top, allow=after.gallery,
+                searcher, distractors, anew, top=top, allow=after.gallery,
                 on_progress=lambda done: on_progress(asked_back + done, total),
             )  # fmt: skip
-        table.sums[table.counts == 0] = 0  # what rounding left
+        table.sums[table.counts == 0] = 0  # removes rounding errors
         return table
 
     def renumbered(self, alive: Mask) -> HitTable:
-        """The table when only the rows alive, bool [rows], are left, numbered from 0 on."""
+        """Returns the table when only the rows alive, bool [rows], are left, numbered from 0 on."""
         return HitTable(self.counts[alive], self.sums[alive], self.worst[alive])
 
     def count(
-        self, searcher: Searcher, bank: View, asked: Rows, *, top: int, allow: Mask | None = None,
-        times: int = 1, on_progress: Count = no_count,
+        self, searcher: Searcher, distractors: View, asked: Rows, *, top: int,
+        allow: Mask | None = None, times: int = 1, on_progress: Count = no_count,
     ) -> None:  # fmt: skip
-        """Lets the bank's rows `asked` pick among the rows allowed, and enters what they pick.
+        """Adds the hits of some distractors to the table.
 
         Args:
-            times: 1 to enter picks, -1 to take them back.
-            on_progress: called with the number of rows that have picked, after each block.
+            searcher: over the gallery's pictures.
+            distractors: all of them.
+            asked: rows of the distractors to search.
+            top: hits of each distractor.
+            allow: bool [rows], the rows that may be hit; all unless given.
+            times: 1 to add hits, -1 to subtract them.
+            on_progress: called with the number of rows that are done, after each block.
         """
         rows, done = len(self.counts), 0
-        for chosen, vectors in blocks(bank.stored, asked):
-            queries = Embeddings(vectors, tuple(map(str, chosen)), bank.fingerprint)
+        for chosen, vectors in blocks(distractors.stored, asked):
+            queries = Embeddings(vectors, tuple(map(str, chosen)), distractors.fingerprint)
             found = searcher.search(queries, top, allow)
             there = found.rows != NO_ROW
             picked = found.rows[there]
@@ -161,7 +172,7 @@ class HitTable:
 def nearer(
     stored: Vectors, rows: Rows, worst: NDArray[np.float32], others: Rows
 ) -> NDArray[np.int64]:
-    """The rows that may be as near to one of `others` as their `worst` cosine, float32 [n]."""
+    """Returns rows that may be as near to one of `others` as their `worst` cosine, float32 [n]."""
     if not others.size:
         return others
     near = np.zeros(len(rows), np.bool_)

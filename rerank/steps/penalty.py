@@ -1,13 +1,13 @@
-"""The distractor penalty: gallery pictures that attract non-landmarks are pushed down.
+"""The distractor penalty: gallery pictures that attract non-landmarks get lower scores.
 
-Each picture of a bank of non-landmarks (distractors) picks its `top` most similar gallery
-pictures. A gallery picture picked n times, with mean cosine mu, loses
+Each distractor (a picture of no landmark) hits its `top` most similar gallery pictures. A gallery
+picture with n hits of mean cosine mu loses
 
-    0                 when n <  min_n       a few picks are chance
+    0                 when n <  min_n       a few hits are chance
     max_share * mu    when n >= max_n
     ramp(n) * mu      between
 
-of every cosine, before neighbours are chosen anew. The rule comes from a write-up of the
+of every cosine, before neighbours are ordered again. The rule comes from a write-up of the
 Google Landmark Recognition contest of 2021 (public GAP .230 -> .244) whose formula for the ramp is
 garbled; its readings are named here:
 
@@ -17,11 +17,11 @@ garbled; its readings are named here:
 
 "shifted" is the default: it explains both "+ 1" of the fragments and is continuous at max_n.
 
-The counts 3 and 12 belong to that contest: 110,000 distractors x 20 picks over 1,580,470 gallery
-pictures, 1.39 picks a picture. Raw counts saturate on a small gallery with a large bank, so where
-more picks are expected counts are taken relative to that number, times 1.39. Where fewer are
-expected they stay as they are: one pick is chance however small the bank. `counts="raw"` is the
-rule to the letter.
+The counts 3 and 12 belong to that contest: 110,000 distractors x 20 hits over 1,580,470 gallery
+pictures, 1.39 hits a picture. Raw counts saturate on a small gallery with many distractors. Where
+more hits are expected, counts are therefore divided by the expected number and multiplied by 1.39.
+Where fewer are expected they stay as they are: one hit is chance however few the distractors.
+`counts="raw"` is the rule to the letter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lmk.index.vectors.view import View
 from lmk.rerank.steps.hits import Hits, HitTable
 from lmk.rerank.steps.ranking import MOST
 
-CONTEST_PICKS = 110_000 * 20 / 1_580_470
+CONTEST_HITS = 110_000 * 20 / 1_580_470
 
 Ramp = Literal["linear", "shifted", "unfloored"]
 
@@ -46,11 +46,11 @@ class PenaltySettings(BaseModel):
     """Parameters of the penalty; the defaults are the contest's, min_n apart (it was not given).
 
     Attributes:
-        top: gallery pictures that each distractor picks.
-        min_n, max_n: picks below which nothing, and from which max_share, is taken off.
-        min_share, max_share: of the mean cosine of the picks.
+        top: gallery pictures that each distractor hits.
+        min_n, max_n: numbers of hits below which nothing, and from which max_share, is subtracted.
+        min_share, max_share: of the mean cosine of the hits.
         ramp: how the share grows between them (see the module).
-        counts: "relative" to the expected number of picks, or "raw".
+        counts: "relative" to the expected number of hits, or "raw".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,42 +70,42 @@ class PenaltySettings(BaseModel):
         return self
 
 
-def pick(searcher: Searcher, bank: View, *, rows: int, gallery: int, top: int) -> Hits:
-    """Lets each distractor pick its `top` gallery rows.
+def count_hits(searcher: Searcher, distractors: View, *, rows: int, gallery: int, top: int) -> Hits:
+    """Returns the hits of each distractor on its `top` nearest gallery rows.
 
     Args:
         searcher: over the gallery pictures.
-        bank: the distractors.
+        distractors: the distractors.
         rows: length of the arrays returned (row numbers of the searcher are below it).
         gallery: number of gallery pictures.
-        top: picks a distractor has.
+        top: hits of each distractor.
     """
-    table = HitTable.empty(rows, bank.stored.rows)
-    asked = np.flatnonzero(bank.mask)
-    table.count(searcher, bank, asked, top=top)
-    return table.picks(bank=len(asked), gallery=gallery, top=top)
+    table = HitTable.empty(rows, distractors.stored.rows)
+    asked = np.flatnonzero(distractors.mask)
+    table.count(searcher, distractors, asked, top=top)
+    return table.hits(distractors=len(asked), gallery=gallery, top=top)
 
 
 def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.float32]:
-    """(cosine - background) / (1 - background): 0 for strangers, 1 for the same picture."""
+    """Returns (cosine - background) / (1 - background): 0 for different landmarks on average."""
     return (cosines - np.float32(background)) / np.float32(1 - background)
 
 
 def penalty_of(
-    picks: Hits, settings: PenaltySettings, *, background: float = 0.0
+    hits: Hits, settings: PenaltySettings, *, background: float = 0.0
 ) -> NDArray[np.float32]:
-    """What is taken off the score of each row: float32 [rows], never negative.
+    """Returns what is subtracted from the score of each row: float32 [rows], never negative.
 
     Args:
         background: of scores that are rescaled cosines (see `rescaled`); 0 for plain cosines.
     """
-    n = picks.counts.astype(np.float64)
-    if settings.counts == "relative" and picks.expected > 0:
-        n *= min(1.0, CONTEST_PICKS / picks.expected)
+    n = hits.counts.astype(np.float64)
+    if settings.counts == "relative" and hits.expected > 0:
+        n *= min(1.0, CONTEST_HITS / hits.expected)
     n = np.minimum(n, settings.max_n)
     share = np.where(n < settings.min_n, 0.0, _ramp(n, settings))
     share = np.where(n >= settings.max_n, settings.max_share, share)
-    mean = np.maximum(rescaled(picks.mean, background), 0)
+    mean = np.maximum(rescaled(hits.mean, background), 0)
     return (share * mean).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The pipeline: the steps from neighbours to predictions, as data that is saved with the gallery.
+"""Pipeline: the steps from neighbours to predictions, as data that is saved with the gallery.
 
 [{"step": "rescale"}, {"step": "penalty", ...}, {"step": "vote", ...}, {"step": "threshold"...}]
 """
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAn
 from lmk.embed.local.features import Extractor
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.distractor_similarity import bank_cosines, landmark_score
+from lmk.rerank.steps.distractor_similarity import distractor_cosines, landmark_score
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch, RankingState, leave_out
 from lmk.rerank.steps.step import Place, Step, read_step, step_names, with_new_names
@@ -36,16 +36,17 @@ DEFAULT_STEPS: tuple[Step, ...] = (
     VoteStep(k=10, prior=-0.5),
     QueryPenaltyStep(),
 )
-_LANDMARK = 5  # nearest pictures of gallery and bank that say whether a query shows a landmark
+_LANDMARK = (
+    5  # nearest pictures of gallery and distractors that say whether a query shows a landmark
+)
 
 
 class Pipeline(BaseModel):
     """A list of steps, applied in order; saved with a gallery as JSON.
 
     Attributes:
-        steps: what is done to the neighbours: each at most once, in the order of their places.
-        candidates: neighbours that are searched for each query, from which the steps choose; of
-            neighbours given beyond that number none votes.
+        steps: each at most once, in the order of their places.
+        candidates: neighbours that are searched for each query. Only these may vote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,12 +72,12 @@ class Pipeline(BaseModel):
     def predict(
         self, queries: QueryBatch, neighbours: Neighbours, context: PipelineContext
     ) -> Predictions:
-        """Applies the steps.
+        """Returns the predictions after all steps.
 
         Args:
-            queries: what is asked.
+            queries: the pictures to be recognised.
             neighbours: of these queries, in the gallery (`candidates` of them or more).
-            facts: of the gallery.
+            context: of the gallery.
 
         Raises:
             ValueError: when the neighbours are of other queries.
@@ -109,15 +110,15 @@ class Pipeline(BaseModel):
     def _distractor_cosines(
         self, queries: QueryBatch, context: PipelineContext
     ) -> NDArray[np.float32] | None:
-        """The largest cosines of each query to the distractors, as many as the steps need."""
-        if context.bank is None:
+        """Returns the largest cosines of each query to distractors, as many as the steps need."""
+        if context.distractor_searcher is None:
             return None
         depth = max([_LANDMARK, *(step.distractor_depth() for step in self.steps)])
         without = queries.without_distractors
         if without is None:
-            return bank_cosines(context.bank, queries.embeddings, depth)
+            return distractor_cosines(context.distractor_searcher, queries.embeddings, depth)
         most = max((len(rows) for rows in without), default=0)
-        found = context.bank.search(queries.embeddings, depth + most)
+        found = context.distractor_searcher.search(queries.embeddings, depth + most)
         return leave_out(found, without, depth).scores
 
     @property

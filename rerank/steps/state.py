@@ -1,4 +1,4 @@
-"""Queries, and what becomes of them on the way from neighbours to predictions."""
+"""Queries, and their state on the way from neighbours to predictions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from lmk.rerank.steps.ranking import ranked
 
 @dataclass(frozen=True, eq=False)
 class QueryBatch:
-    """Pictures that are asked.
+    """The pictures to be recognised.
 
     Attributes:
         embeddings: unit vectors [q, d].
-        without: for each query gallery rows that count as absent, as the picture itself when a
-            gallery is asked about its own pictures; they are neither found nor part of others.
+        without: for each query gallery rows that count as absent, such as the picture itself when
+            a gallery answers its own pictures. They are no neighbours and in no neighbourhood.
         features: local features of a query by its number, or the reason why there are none; the
             geometric check is left out without.
-        without_distractors: for each query rows of the bank that count as absent, as its copies.
+        without_distractors: for each query rows of distractors that count as absent, such as its
+            copies.
 
     Raises:
         ValueError: when the rows left out are of another number of queries.
@@ -107,7 +108,7 @@ class RankingState(Ranking):
         candidates: int,
         distractor_cosines: NDArray[np.float32] | None = None,
     ) -> RankingState:
-        """The start: nothing taken off, nobody has voted.
+        """Returns the state before the first step.
 
         Raises:
             ValueError: when the neighbours are of other queries.
@@ -140,7 +141,7 @@ class RankingState(Ranking):
 def leave_out(
     found: Neighbours, without: Sequence[NDArray[np.int64]], k: int | None = None
 ) -> Neighbours:
-    """The k nearest of the neighbours, all unless given, that are not left out of their query's."""
+    """Returns the k nearest neighbours, all unless given, without some rows for each query."""
     rows, scores = found.rows, found.scores.copy()
     for i, banned in enumerate(without):
         scores[i, np.isin(rows[i], banned)] = -np.inf

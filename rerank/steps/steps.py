@@ -1,7 +1,7 @@
-"""The steps of a pipeline, as data: each takes a RankingState and returns the next one.
+"""The steps of a pipeline. A step is data; it takes a RankingState and returns the next one.
 
-Rescaled scores are no cosines any more; a penalty is rescaled alike, so that the parameters of a
-step mean the same with and without rescaling.
+Rescaled scores are no longer cosines. A penalty is rescaled in the same way, so the parameters of a
+step mean the same with and without rescaling. A new step is a new subclass of Step in this module.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from lmk.rerank.steps.voting import class_prior, labelled, vote_best
 
 
 class DbaStep(Step):
-    """Each candidate is compared together with its own nearest gallery pictures.
+    """Compares each candidate together with its own nearest gallery pictures.
 
-    Scores become the cosines of the augmented pictures (neighbourhoods.py); the neighbours stay
-    those that were searched.
+    Scores become the cosines of the augmented pictures (augmentation.py). The neighbours stay those
+    of the search.
 
     Attributes:
         n: pictures that are added up, the candidate among them.
@@ -73,11 +73,11 @@ class DbaStep(Step):
 
 
 class RescaleStep(Step):
-    """Scores become (cosine - background) / (1 - background).
+    """Rescales scores to (cosine - background) / (1 - background).
 
-    Raw features of photos are alike to start with (two unrelated ones have a cosine near .5), and
-    a vote that weighs by powers of the cosine would let many distant pictures outvote a near one.
-    Rescaled, 0 is what strangers have, whatever the embedder.
+    Two unrelated photos can have a cosine near .5. A vote by powers of such cosines would let many
+    distant pictures outvote a near one. After rescaling, pictures of different landmarks have 0 on
+    average, whatever the embedder.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
@@ -92,7 +92,7 @@ class RescaleStep(Step):
 
 
 class PenaltyStep(PenaltySettings, Step):
-    """Takes the penalty of each gallery row off its score (see penalty.py)."""
+    """Subtracts the penalty of each gallery row from its score (see penalty.py)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"hits"})
     place: ClassVar[Place] = Place.SCORES
@@ -108,15 +108,15 @@ class PenaltyStep(PenaltySettings, Step):
         return {"penalty": penalty_of(table, self, background=background)}
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
-        """Adds to `penalty`; does nothing where the gallery has no bank."""
-        return state if context.penalty is None else _taken_off(state, context.penalty)
+        """Lowers `scores` and adds to `penalty`; does nothing without distractors."""
+        return state if context.penalty is None else _with_penalty(state, context.penalty)
 
 
 class DistractorSimilarityStep(Step):
-    """Takes off each gallery picture's own likeness to the bank.
+    """Subtracts each gallery picture's own similarity to the distractors.
 
-    That is B(g), the mean of the m largest cosines of the picture to distractors. From the first
-    place of the Google Landmark Recognition contest of 2020, with m 5 and factor 1.
+    The similarity is B(g), the mean of the m largest cosines of the picture to distractors. The
+    first place of the Google Landmark Recognition contest of 2020 had m 5 and factor 1.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -134,27 +134,29 @@ class DistractorSimilarityStep(Step):
 
     def context_values(self, table: Any, background: float) -> dict[str, Any]:
         """Returns the mean of each row of cosines float32 [rows, m]."""
-        return {"bank_means": mean_of(table, self.m)}
+        return {"distractor_similarity": mean_of(table, self.m)}
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
-        """Adds to `penalty`; does nothing where the gallery has no bank."""
-        if context.bank_means is None:
+        """Lowers `scores` and adds to `penalty`; does nothing without distractors."""
+        if context.distractor_similarity is None:
             return state
-        taken = np.float32(self.factor) * rescaled(context.bank_means, state.background)
-        return _taken_off(state, taken)
+        penalty = np.float32(self.factor) * rescaled(
+            context.distractor_similarity, state.background
+        )
+        return _with_penalty(state, penalty)
 
 
 class GeometryStep(GeometrySettings, Step):
-    """Scores rise by the points that a neighbour shares with the query (see geometry.py).
+    """Raises scores by the points that a neighbour shares with the query (see geometry.py).
 
-    The pipeline answers twice: first without the check; then the queries in doubt are looked at,
-    and the steps from here on run again.
+    The pipeline answers twice. The first pass is without the check. Then the queries in doubt are
+    checked, and the steps from here on run again.
 
     Attributes:
-        margin: in doubt is whose confidence lies within it of the threshold; all queries are where
-            there is no threshold.
-        extractor: "rootsift", or "xfeat" (an extra package), whose points are learnt.
-        points: kept of a picture.
+        margin: a query is in doubt if its confidence differs from the threshold by at most this.
+            Without a threshold all queries are in doubt.
+        extractor: "rootsift", or "xfeat" (an extra package), a trained network.
+        points: points of a picture at most.
         longest: pixels that the longer side of a picture is shrunk to; the extractor's own
             (480 and 640) unless given.
     """
@@ -223,7 +225,7 @@ class GeometryStep(GeometrySettings, Step):
 
 
 class VoteStep(Step):
-    """The k best candidates vote for their labels.
+    """Lets the k best candidates vote for their labels.
 
     A candidate votes with max(score, 0) ** power. The confidence is (sum of the winner's votes / k)
     ** (1 / power), which ranks as the sum does and reads like a score. Where every neighbour that
@@ -281,10 +283,10 @@ class VoteStep(Step):
 
 
 class QueryPenaltyStep(Step):
-    """Takes the query's own likeness to the bank off the confidence.
+    """Subtracts factor * C(q), the query's own similarity to distractors, from the confidence.
 
-    That is factor * C(q), the mean of the m largest cosines of the query to distractors; the
-    first place of the Google Landmark Recognition contest of 2020 had m 10.
+    C(q) is the mean of the m largest cosines of the query to distractors. The first place of the
+    Google Landmark Recognition contest of 2020 had m 10.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -301,16 +303,18 @@ class QueryPenaltyStep(Step):
         return self.m
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
-        """Lowers `confidence`; does nothing where there is no bank to ask."""
+        """Lowers `confidence`; does nothing without distractors."""
         if state.distractor_cosines is None:
             return state
-        likeness = rescaled(mean_of(state.distractor_cosines, self.m), state.background)
-        return _less_sure(state, np.float32(self.factor) * likeness)
+        similarity = rescaled(mean_of(state.distractor_cosines, self.m), state.background)
+        return _with_query_penalty(state, np.float32(self.factor) * similarity)
 
 
 class DemoteStep(Step):
-    """Takes factor * t off the confidence where t, a query's nth largest cosine to the bank, is
-    at least `at`; from the second place of the Google Landmark Recognition contest of 2020.
+    """Subtracts factor * t from the confidence where t is at least `at`.
+
+    t is the query's nth largest cosine to distractors. The rule comes from the second place of the
+    Google Landmark Recognition contest of 2020.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -328,20 +332,20 @@ class DemoteStep(Step):
         return self.nth
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
-        """Lowers `confidence`; does nothing where there is no bank to ask."""
+        """Lowers `confidence`; does nothing without distractors."""
         if state.distractor_cosines is None:
             return state
-        likeness = rescaled(state.distractor_cosines, state.background)
-        taken = thresholded_demotion(likeness, nth=self.nth, at=self.at, factor=self.factor)
-        return _less_sure(state, taken)
+        similarity = rescaled(state.distractor_cosines, state.background)
+        penalty = thresholded_demotion(similarity, nth=self.nth, at=self.at, factor=self.factor)
+        return _with_query_penalty(state, penalty)
 
 
 class OverpredictedStep(Step):
-    """Answers whose label more than `limit` queries got have -count as their confidence.
+    """Gives answers whose label more than `limit` queries got the confidence -count.
 
-    For contests only: it needs all queries at once, so that an answer depends on what else is
-    asked. From the third place of the Google Landmark Recognition contest of 2019. Who asks in
-    batches leaves the step out of them (Pipeline.per_query) and applies `revise` in the end.
+    The step is for contests only, because an answer depends on the other queries. It comes from the
+    third place of the Google Landmark Recognition contest of 2019. Code that answers in batches
+    leaves the step out (Pipeline.per_query) and calls `revise` in the end.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"all_queries"})
@@ -358,7 +362,7 @@ class OverpredictedStep(Step):
     def revise(
         self, labels: Sequence[str | None], confidence: NDArray[np.floating]
     ) -> NDArray[np.float32]:
-        """The confidences float32 [q] of answers to all queries, None for those without one."""
+        """Returns the confidences float32 [q] of the answers to all queries."""
         code = {label: i for i, label in enumerate(dict.fromkeys(labels)) if label is not None}
         winner = np.array([-1 if label is None else code[label] for label in labels], np.int64)
         given = confidence.astype(np.float32)
@@ -382,18 +386,18 @@ class ThresholdStep(Step):
         return replace(state, threshold=self.value)
 
 
-def _taken_off(state: RankingState, of_rows: NDArray[np.float32]) -> RankingState:
-    """Scores without what is taken off each gallery row, float32 [rows]."""
+def _with_penalty(state: RankingState, penalty: NDArray[np.float32]) -> RankingState:
+    """Returns the state with the penalty of each gallery row, float32 [rows], subtracted."""
     rows = state.neighbours.rows
-    taken = of_rows.take(rows, mode="wrap")  # NO_ROW takes the last one, and
-    taken[rows == NO_ROW] = 0
-    return replace(state, scores=state.scores - taken, penalty=state.penalty + taken)
+    penalty = penalty.take(rows, mode="wrap")  # NO_ROW takes the last one, and
+    penalty[rows == NO_ROW] = 0
+    return replace(state, scores=state.scores - penalty, penalty=state.penalty + penalty)
 
 
-def _less_sure(state: RankingState, taken: NDArray[np.float32]) -> RankingState:
-    """The confidence without what is taken off each query, float32 [q]."""
+def _with_query_penalty(state: RankingState, penalty: NDArray[np.float32]) -> RankingState:
+    """Returns the state with the penalty of each query, float32 [q], subtracted."""
     return replace(
         state,
-        confidence=(state.confidence - taken).astype(np.float32),
-        query_penalty=(state.query_penalty + taken).astype(np.float32),
+        confidence=(state.confidence - penalty).astype(np.float32),
+        query_penalty=(state.query_penalty + penalty).astype(np.float32),
     )

@@ -78,8 +78,10 @@ def test_what_is_saved_is_what_is_learnt_now(index: Path, photos: Path) -> None:
         saved = recognizer.context
         assert context.neighbourhoods is not None and saved.neighbourhoods is not None
         np.testing.assert_array_equal(context.neighbourhoods.rows, saved.neighbourhoods.rows)
-        assert context.bank_means is not None and context.penalty is not None
-        np.testing.assert_allclose(context.bank_means, saved.bank_means, atol=1e-6)
+        assert context.distractor_similarity is not None and context.penalty is not None
+        np.testing.assert_allclose(
+            context.distractor_similarity, saved.distractor_similarity, atol=1e-6
+        )
         np.testing.assert_allclose(context.penalty, saved.penalty, atol=1e-6)
         again = recognizer.query(asked)[0]
         np.testing.assert_array_equal(again.inliers, now.inliers)
@@ -193,7 +195,7 @@ class TestCalibration:
 
     def test_a_part_learns_nothing(self, tmp_path: Path, photos: Path, tiny: Embedder) -> None:
         build_index(read_manifest(photos / "gallery"), tmp_path / "g.lmk", tiny, shard=(1, 2))
-        with pytest.raises(UsageError, match="one part of a gallery"):
+        with pytest.raises(UsageError, match="one part of an index"):
             save_pipeline(tmp_path / "g.lmk", ALL)
         with Gallery.open(tmp_path / "g.lmk") as gallery:
             assert saved_pipeline(gallery).steps == DEFAULT_STEPS

@@ -75,10 +75,12 @@ def test_the_bank_is_asked_of_those_who_do_not_know_it(
     def taught_without(rows: np.ndarray) -> PipelineContext:
         taken.append(rows.tolist())
         left = np.delete(np.arange(size), rows)
-        return replace(known, bank=scan(embed(bank.vectors[left])) if left.size else None)
+        return replace(
+            known, distractor_searcher=scan(embed(bank.vectors[left])) if left.size else None
+        )
 
     steps = (*TOP1.steps, QueryPenaltyStep(m=1, factor=1), OverpredictedStep(limit=1))
-    whole = replace(known, bank=scan(bank) if size else None)
+    whole = replace(known, distractor_searcher=scan(bank) if size else None)
     got = answers(gallery, whole, bank, Pipeline(steps=steps), taught_without)
     asked = [row for part in taken for row in part]
     if size <= 8:
@@ -105,10 +107,12 @@ def test_halves_do_not_depend_on_the_order_of_the_bank(
         others = embed(bank[order], "d")
 
         def taught_without(rows: np.ndarray, others: Embeddings = others) -> PipelineContext:
-            return replace(known, bank=scan(embed(np.delete(others.vectors, rows, axis=0))))
+            return replace(
+                known, distractor_searcher=scan(embed(np.delete(others.vectors, rows, axis=0)))
+            )
 
         steps = (*TOP1.steps, QueryPenaltyStep(m=2))
-        whole = replace(known, bank=scan(others))
+        whole = replace(known, distractor_searcher=scan(others))
         got = answers(gallery, whole, others, Pipeline(steps=steps), taught_without)
         results.append(np.sort(got.confidence))
     np.testing.assert_allclose(results[0], results[1], atol=1e-6)

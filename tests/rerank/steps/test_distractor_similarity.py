@@ -14,12 +14,12 @@ from lmk.embed.errors import UsageError
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.steps.distractor_similarity import (
-    bank_cosines,
     demote_overpredicted,
+    distractor_cosines,
+    hits_table,
     landmark_score,
     mean_of,
-    picks_table,
-    refuse_queries_in_bank,
+    refuse_queries_in_distractors,
     shared_content,
     thresholded_demotion,
 )
@@ -43,7 +43,7 @@ def test_b_against_a_loop(
     rng = np.random.default_rng(seed)
     known = embed(rng.standard_normal((gallery, 3)).reshape(gallery, 3))
     others = embed(rng.standard_normal((bank, 3)).reshape(bank, 3), "d")
-    got = mean_of(bank_cosines(scan(others), known, 6), m)
+    got = mean_of(distractor_cosines(scan(others), known, 6), m)
     for g, x in enumerate(known.vectors):
         largest = sorted((float(x @ d) for d in others.vectors), reverse=True)[:m]
         expected = sum(largest) / len(largest) if largest else 0.0
@@ -96,7 +96,7 @@ def test_landmark_or_not(neighbours: Make) -> None:
 
 def test_the_table() -> None:
     picks = Hits(np.array([2, 7, 0]), np.array([0.9, 0.1, 0], np.float32), 1.0)
-    table = picks_table(picks, ("c", "a"), np.array([2, 0]))
+    table = hits_table(picks, ("c", "a"), np.array([2, 0]))
     assert list(table.columns) == ["id", "mean_cosine", "n_picked"]
     assert table.to_csv(index=False, float_format="%.3f") == (
         "id,mean_cosine,n_picked\nc,0.000,0\na,0.900,2\n"
@@ -109,6 +109,6 @@ def test_shared_content() -> None:
 
 
 def test_a_query_in_the_bank_is_refused() -> None:
-    refuse_queries_in_bank(("a", "b"), ("1", None), ("2", None))
+    refuse_queries_in_distractors(("a", "b"), ("1", None), ("2", None))
     with pytest.raises(UsageError, match=r"b: 1 of 2 evaluation queries .* take them out"):
-        refuse_queries_in_bank(("a", "b"), ("1", "2"), ("2", "3"))
+        refuse_queries_in_distractors(("a", "b"), ("1", "2"), ("2", "3"))

@@ -53,7 +53,7 @@ def slow(vectors: np.ndarray, sides: Sides, top: int = TOP) -> tuple[list[int], 
     counts, sums = [0] * len(vectors), [0.0] * len(vectors)
     vectors = Vectors.of_array(vectors).read(np.arange(len(vectors)))
     gallery = np.flatnonzero(sides.gallery)
-    for row in np.flatnonzero(sides.bank):
+    for row in np.flatnonzero(sides.distractors):
         cosines = (vectors[gallery].astype(float) @ vectors[row].astype(float)).astype(np.float32)
         for at in sorted(range(len(gallery)), key=lambda i: (-cosines[i], i))[:top]:
             counts[gallery[at]] += 1
@@ -101,7 +101,9 @@ def test_after_any_history(
             assert table.counts.tolist() == counts
             np.testing.assert_allclose(table.sums, sums, atol=1e-9)
             fresh = anew(there, after, top)
-            np.testing.assert_array_equal(table.worst[after.bank], fresh.worst[after.bank])
+            np.testing.assert_array_equal(
+                table.worst[after.distractors], fresh.worst[after.distractors]
+            )
             before = after
 
 
@@ -132,7 +134,7 @@ def test_few_are_asked_again(large: tuple[np.ndarray, Sides]) -> None:
 
 def test_a_distractor_that_comes_or_goes_asks_once(large: tuple[np.ndarray, Sides]) -> None:
     vectors, sides = large
-    fewer = replace(sides, bank=sides.bank & (np.arange(700) != 500))
+    fewer = replace(sides, distractors=sides.distractors & (np.arange(700) != 500))
     table, asked = updated(anew(vectors, fewer), vectors, fewer, sides)
     assert asked == 1
     np.testing.assert_array_equal(table.counts, anew(vectors, sides).counts)

@@ -16,7 +16,7 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.steps import hits as picks_module
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.penalty import CONTEST_PICKS, Hits, PenaltySettings, penalty_of, pick
+from lmk.rerank.steps.penalty import CONTEST_HITS, Hits, PenaltySettings, count_hits, penalty_of
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.state import QueryBatch
 from lmk.rerank.steps.steps import PenaltyStep, VoteStep
@@ -118,7 +118,7 @@ def test_against_a_slow_loop(
     others = embed(rng.standard_normal((bank, 3)), "d")
     settings = PenaltySettings(top=top, ramp=ramp, counts=counts, min_n=low, max_n=low + 4)
     searcher = FlatSearcher.of_embeddings(known)
-    picks = pick(searcher, View.of_embeddings(others), rows=gallery, gallery=gallery, top=top)
+    picks = count_hits(searcher, View.of_embeddings(others), rows=gallery, gallery=gallery, top=top)
     got = penalty_of(picks, settings)
     wide = others.vectors.astype(np.float64) @ known.vectors.astype(np.float64).T
     np.testing.assert_allclose(got, slow(wide, settings), atol=1e-5)
@@ -130,9 +130,9 @@ def test_a_bank_in_batches(embed: Embed, monkeypatch: pytest.MonkeyPatch, bank: 
     rng = np.random.default_rng(0)
     searcher = FlatSearcher.of_embeddings(embed(rng.standard_normal((5, 4))))
     others = embed(rng.standard_normal((bank, 4)), "d")
-    whole = pick(searcher, View.of_embeddings(others), rows=5, gallery=5, top=2)
+    whole = count_hits(searcher, View.of_embeddings(others), rows=5, gallery=5, top=2)
     monkeypatch.setattr(picks_module, "_BATCH", 3)
-    parts = pick(searcher, View.of_embeddings(others), rows=5, gallery=5, top=2)
+    parts = count_hits(searcher, View.of_embeddings(others), rows=5, gallery=5, top=2)
     assert whole.counts.tolist() == parts.counts.tolist() and whole.counts.sum() == 2 * bank
     np.testing.assert_allclose(whole.mean, parts.mean, rtol=1e-6)
     assert whole.expected == parts.expected == pytest.approx(2 * bank / 5)
@@ -140,19 +140,21 @@ def test_a_bank_in_batches(embed: Embed, monkeypatch: pytest.MonkeyPatch, bank: 
 
 def test_an_empty_bank_takes_nothing(embed: Embed) -> None:
     searcher = FlatSearcher.of_embeddings(embed(np.eye(3)))
-    picks = pick(searcher, View.of_embeddings(embed(np.zeros((0, 3)))), rows=3, gallery=3, top=20)
+    picks = count_hits(
+        searcher, View.of_embeddings(embed(np.zeros((0, 3)))), rows=3, gallery=3, top=20
+    )
     for counts in ("raw", "relative"):
         assert penalty_of(picks, PenaltySettings(counts=counts)).tolist() == [0, 0, 0]
 
 
 def test_relative_counts_fit_any_size() -> None:
     """All picked alike: 1.39 picks a picture in the contest, none of them penalised."""
-    for expected in (CONTEST_PICKS, 7.0, 500.0):
+    for expected in (CONTEST_HITS, 7.0, 500.0):
         n = np.array([expected, 2.2 * expected, 8.7 * expected])
         picks = Hits(n, np.full(3, 0.5, np.float32), expected)
         penalty = penalty_of(picks, PenaltySettings())
         assert penalty[0] == 0 and 0 < penalty[1] < 0.5 and penalty[2] == 0.5
-    assert pytest.approx(1.392, abs=1e-3) == CONTEST_PICKS
+    assert pytest.approx(1.392, abs=1e-3) == CONTEST_HITS
 
 
 def test_a_pick_is_chance_however_small_the_bank() -> None:
@@ -182,7 +184,7 @@ def test_rows_that_are_not_in_the_gallery(embed: Embed) -> None:
     view = View.of_embeddings(embed(unit_rows(np.eye(4)[[1, 0, 1, 1, 1]])))
     mask = np.isin(np.arange(5), [1, 4])
     searcher = FlatSearcher(replace(view, mask=mask))
-    picks = pick(
+    picks = count_hits(
         searcher, View.of_embeddings(embed(np.eye(4)[[1, 1]], "d")), rows=6, gallery=2, top=1
     )
     assert picks.counts.tolist() == [0, 0, 0, 0, 2, 0] and picks.mean[4] == 1

@@ -161,7 +161,7 @@ class TestBank:
     def test_of_gallery_pictures(self, context: Facts, neighbours: Near) -> None:
         """By hand: B .5 and .1 off .8 and .6; half of it with factor .5."""
         found = neighbours([(0, 0.8), (1, 0.6)])
-        known = replace(context("a", "b"), bank_means=np.array([0.5, 0.1], np.float32))
+        known = replace(context("a", "b"), distractor_similarity=np.array([0.5, 0.1], np.float32))
         got = ask(found, known, DistractorSimilarityStep(), TOP1)
         assert got.labels == ("b",) and got.confidence[0] == pytest.approx(0.5)
         np.testing.assert_allclose(got.penalty, [[0.5, 0.1]])
@@ -171,7 +171,7 @@ class TestBank:
     def test_rescaled_it_ranks_as_it_does_without(self, context: Facts, neighbours: Near) -> None:
         found = neighbours([(0, 0.8), (1, 0.6), (2, 0.55)])
         means = np.array([0.5, 0.25, 0.3], np.float32)
-        known = replace(context("a", "b", "c"), bank_means=means, background=0.4)
+        known = replace(context("a", "b", "c"), distractor_similarity=means, background=0.4)
         plain = ask(found, known, DistractorSimilarityStep(), TOP1)
         got = ask(found, known, RescaleStep(), DistractorSimilarityStep(), TOP1)
         np.testing.assert_allclose(got.scores, plain.scores / 0.6, atol=1e-6)
@@ -180,7 +180,7 @@ class TestBank:
         """Cosines to the bank 1, .8 and 0: C of two is .9; the third largest is 0."""
         found = neighbours([(0, 0.8)])
         bank = scan(embed([[1, 0], [0.8, 0.6], [0, 1]], "d"))
-        known = replace(context("a"), bank=bank)
+        known = replace(context("a"), distractor_searcher=bank)
         got = ask(found, known, TOP1, QueryPenaltyStep(m=2, factor=0.5), vectors=[[1, 0]])
         assert got.confidence[0] == pytest.approx(0.8 - 0.45)
         np.testing.assert_allclose(got.query_penalty, [0.45], atol=1e-6)
@@ -198,7 +198,9 @@ class TestBank:
     def test_of_rescaled_queries(
         self, embed: Embed, scan: Scan, context: Facts, neighbours: Near
     ) -> None:
-        known = replace(context("a"), bank=scan(embed([[0.8, 0.6]], "d")), background=0.5)
+        known = replace(
+            context("a"), distractor_searcher=scan(embed([[0.8, 0.6]], "d")), background=0.5
+        )
         got = ask(
             neighbours([(0, 0.9)]), known, RescaleStep(), TOP1, QueryPenaltyStep(m=1, factor=1),
             vectors=[[1, 0]],
@@ -208,7 +210,7 @@ class TestBank:
     def test_no_neighbour_stays_no_answer(
         self, embed: Embed, scan: Scan, context: Facts, neighbours: Near
     ) -> None:
-        known = replace(context("a"), bank=scan(embed([[1, 0]], "d")))
+        known = replace(context("a"), distractor_searcher=scan(embed([[1, 0]], "d")))
         got = ask(neighbours([]), known, VoteStep(), QueryPenaltyStep(), DemoteStep())
         assert (
             got.labels == (None,) and np.isneginf(got.confidence[0]) and got.landmark_score is None
