@@ -1,8 +1,8 @@
-"""Diffusion: likeness flows along the graph of mutual neighbours.
+"""Diffusion: similarity spreads along the graph of mutual neighbours.
 
 Iscen et al., "Efficient Diffusion on Region Manifolds" (CVPR 2017) and "Fast Spectral Ranking for
 Similarity Search" (CVPR 2018), on global vectors. A picture that looks unlike the query (the other
-side of a building) is found through pictures in between.
+side of a building) is reached through pictures in between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK = 4096  # rows searched at a time
 
 @dataclass(frozen=True, eq=False)
 class NeighbourGraph:
-    """Who is whose neighbour in a gallery.
+    """The graph of mutual neighbours of a gallery.
 
     Attributes:
         transition: sparse symmetric [rows, rows] of max(cos, 0) ** gamma between pictures that
@@ -40,7 +40,7 @@ class NeighbourGraph:
     def build(
         cls, searcher: Searcher, view: View, *, neighbours: int = 50, gamma: float = 3.0
     ) -> NeighbourGraph:
-        """Searches every row among the others; memory grows with rows x neighbours.
+        """Returns the graph of a view; memory grows with rows x neighbours.
 
         Args:
             searcher: over the view.
@@ -58,12 +58,12 @@ class NeighbourGraph:
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
-            found = searcher.search(asked, neighbours + 1)
-            others = (found.rows != NO_ROW) & (found.rows != block[:, None])
+            near = searcher.search(asked, neighbours + 1)
+            others = (near.rows != NO_ROW) & (near.rows != block[:, None])
             others &= np.cumsum(others, axis=1) <= neighbours
             starts.append(np.repeat(block, others.sum(axis=1)))
-            ends.append(found.rows[others])
-            cosines.append(found.scores[others])
+            ends.append(near.rows[others])
+            cosines.append(near.scores[others])
         return cls.of_pairs(starts, ends, cosines, view.stored.rows, gamma)
 
     @classmethod
@@ -75,7 +75,7 @@ class NeighbourGraph:
         rows: int,
         gamma: float,
     ) -> NeighbourGraph:
-        """The graph from directed pairs; one that is not there in both directions is dropped."""
+        """Returns the graph of the directed pairs that exist in both directions."""
         none = np.zeros(0, np.int64)
         places = (np.concatenate([none, *starts]), np.concatenate([none, *ends]))
         cosine = np.concatenate([none.astype(np.float64), *cosines])
@@ -93,36 +93,36 @@ class NeighbourGraph:
 
     def rerank(
         self,
-        found: Neighbours,
+        neighbours: Neighbours,
         *,
         sources: int = 10,
         alpha: float = 0.99,
         tolerance: float = 1e-6,
         iterations: int = 20,
     ) -> Neighbours:
-        """Orders each query's list by what reaches it from the query's nearest pictures.
+        """Orders each query's list by the similarity that spreads from its nearest pictures.
 
         Solves (I - alpha S) f = y by conjugate gradients on the part of the graph that the list
         spans (the truncation of the CVPR 2018 paper); y is max(cos, 0) ** gamma at the `sources`
         nearest and 0 elsewhere. A list of the whole gallery is diffusion without truncation.
 
         Returns:
-            The same rows, by f falling; f is the score. What nothing reaches stays in its order.
+            The same rows, by f falling; f is the score. Rows with equal f stay in their order.
 
         Raises:
             ValueError: for alpha outside 0 (included) to 1, or sources below 1.
         """
         if not 0 <= alpha < 1 or sources < 1:
             raise ValueError(f"alpha must be in [0, 1), sources at least 1: {alpha}, {sources}")
-        scores = np.full(found.rows.shape, -np.inf)
-        for i, row in enumerate(found.rows):
+        scores = np.full(neighbours.rows.shape, -np.inf)
+        for i, row in enumerate(neighbours.rows):
             listed = row[row != NO_ROW]
             start = np.zeros(listed.size)
-            nearest = np.maximum(found.scores[i, : min(sources, listed.size)], 0)
+            nearest = np.maximum(neighbours.scores[i, : min(sources, listed.size)], 0)
             start[: nearest.size] = nearest.astype(np.float64) ** self.gamma
             part = self.transition[listed][:, listed]
             scores[i, : listed.size] = _solve(part, start, alpha, tolerance, iterations)
-        return ranked(found.rows, scores, found.query_ids, keep_order=True)
+        return ranked(neighbours.rows, scores, neighbours.query_ids, keep_order=True)
 
 
 def _solve(

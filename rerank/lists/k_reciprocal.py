@@ -1,9 +1,9 @@
 """k-reciprocal re-ranking: pictures that are each other's neighbours come first.
 
 Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017), with
-the distances of their code. Here it is done for each query alone, on the query and its short
-list: an answer then does not depend on what else is asked, and a gallery of any size costs the
-same. The further the search goes, the nearer this is to the method on the whole gallery.
+the distances of their code. Here each query and its short list are ordered alone. An answer then
+does not depend on the other queries, and the cost does not depend on the size of the gallery. The
+longer the list, the closer the result is to the method on the whole gallery.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _COPIES = 1e-6  # of equal float32 vectors, but for rounding
 
 @dataclass(frozen=True)
 class KReciprocal:
-    """Its parameters; the defaults are the paper's.
+    """The parameters of k-reciprocal re-ranking; the defaults are the paper's.
 
     Attributes:
-        k1: neighbours among which two pictures must find each other.
+        k1: two pictures are mutual neighbours if each is among the k1 nearest of the other.
         k2: neighbours whose encodings are averaged.
         share: of the plain distance in the final one ("lambda").
 
@@ -42,32 +42,32 @@ class KReciprocal:
         if self.k1 < 1 or self.k2 < 1 or not 0 <= self.share <= 1:
             raise ValueError(f"k1 and k2 must be at least 1, share within 0 to 1: {self}")
 
-    def rerank(self, queries: Embeddings, found: Neighbours, vectors: Vectors) -> Neighbours:
-        """Orders each query's short list anew.
+    def rerank(self, queries: Embeddings, neighbours: Neighbours, vectors: Vectors) -> Neighbours:
+        """Returns each query's short list in the new order.
 
         Args:
             queries: float32 [q, d].
-            found: their neighbours, all of which are ordered anew; some 50 to 300.
+            neighbours: of these queries, usually 50 to 300; all of them are ordered.
             vectors: the gallery's.
 
         Returns:
             The same rows with the scores 1 - distance, from 0 (nothing shared) to 1.
 
         Raises:
-            ValueError: when `found` is of other queries.
+            ValueError: when `neighbours` is of other queries.
         """
-        if found.query_ids != queries.ids:
+        if neighbours.query_ids != queries.ids:
             raise ValueError("the neighbours are of other queries")
-        scores = np.full(found.rows.shape, -np.inf, np.float32)
-        for i, rows in enumerate(found.rows):
+        scores = np.full(neighbours.rows.shape, -np.inf, np.float32)
+        for i, rows in enumerate(neighbours.rows):
             listed = rows[rows != NO_ROW]
             if listed.size:
                 pool = np.concatenate([queries.vectors[i : i + 1], vectors.read(listed)])
                 scores[i, : listed.size] = 1 - self.distances(pool)[1:]
-        return ranked(found.rows, scores, found.query_ids)
+        return ranked(neighbours.rows, scores, neighbours.query_ids)
 
     def distances(self, pool: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distances of the first of some unit vectors [m, d] to all of them, float64 [m], 0 to 1.
+        """Returns distances of the first unit vector [m, d] to all, float64 [m], from 0 to 1.
 
         Ties among neighbours go to the earlier vector.
         """
@@ -91,9 +91,9 @@ class KReciprocal:
         return final
 
     def _expanded(self, order: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """bool [m, m]: the k-reciprocal neighbours of each, and those of theirs that fit in.
+        """Returns bool [m, m], the expanded set of k-reciprocal neighbours of each vector.
 
-        The set of a member is taken over when more than two thirds of it are there already.
+        The set of a member is added when more than two thirds of it belong to the set already.
         """
         near = _mutual(order, self.k1)
         nearer = _mutual(order, round(self.k1 / 2))
@@ -105,7 +105,7 @@ class KReciprocal:
 
 
 def _mutual(order: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """bool [m, m]: the two are among each other's k nearest (and each is its own)."""
+    """Returns bool [m, m], whether two are among each other's k nearest (each is its own)."""
     mask = np.zeros(order.shape, np.bool_)
     np.put_along_axis(mask, order[:, : k + 1], True, axis=1)
     return mask & mask.T

@@ -1,11 +1,12 @@
-"""Label-aware order of retrieval lists: what shares the query's landmark comes first.
+"""Label-aware order of retrieval lists: pictures of the query's landmark come first.
 
-From the first place of the retrieval and the third of the recognition contest on Google Landmarks
-2019 ("Large-scale Landmark Retrieval/Recognition under a Noisy and Diverse Dataset", Ozaki and
-Yokoo) and, the soft form, from the second place of the retrieval contest of 2021.
+The rules come from the first place of the retrieval and the third of the recognition contest on
+Google Landmarks 2019 ("Large-scale Landmark Retrieval/Recognition under a Noisy and Diverse
+Dataset", Ozaki and Yokoo). The soft form comes from the second place of the retrieval contest of
+2021.
 
-Labels come from a third set of pictures that have some (the train set); queries and index are
-compared through it.
+The labels of queries and of index pictures come from a third set of labelled pictures, such as the
+train set of a contest.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _TIER = 2.0  # more than two cosines can be apart
 
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    """The label of each of some pictures, and how sure it is.
+    """The label of each of some pictures, with a score.
 
     Attributes:
         codes: int64 [n], label code; -1 for none.
-        scores: float32 [n], mean cosine over the neighbours asked, those of other labels as 0.
+        scores: float32 [n], mean cosine over the nearest pictures, those of other labels as 0.
     """
 
     codes: NDArray[np.int64]
@@ -36,75 +37,75 @@ class SoftLabels:
 
 
 def soft_labels(
-    found: Neighbours,
+    neighbours: Neighbours,
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
     *,
     n: int = 3,
 ) -> SoftLabels:
-    """The label with the largest sum of cosines among the n nearest labelled pictures.
+    """Returns the label with the largest sum of cosines among the n nearest labelled pictures.
 
     Args:
-        found: neighbours among labelled pictures.
+        neighbours: neighbours among labelled pictures.
         label_offsets, label_codes: their labels (voting.vote).
-        n: neighbours that vote; score = sum / n also where fewer were found.
+        n: neighbours that vote; score = sum / n also for fewer neighbours.
     """
-    weights = np.maximum(found.scores[:, :n], 0)
-    result = vote(found.rows[:, :n], weights, label_offsets, label_codes)
+    weights = np.maximum(neighbours.scores[:, :n], 0)
+    result = vote(neighbours.rows[:, :n], weights, label_offsets, label_codes)
     return SoftLabels(result.winner, (result.total / n).astype(np.float32))
 
 
-def sort_by_label(found: Neighbours, queries: SoftLabels, index: SoftLabels) -> Neighbours:
-    """Moves the pictures of the query's label to the front; otherwise the order stays.
+def sort_by_label(neighbours: Neighbours, queries: SoftLabels, index: SoftLabels) -> Neighbours:
+    """Returns the lists with the pictures of the query's label in front.
 
     Args:
-        found: the lists, over index rows.
+        neighbours: the lists, over index rows.
         queries: [q], of the queries.
         index: [rows], of the index rows.
 
     Returns:
         The same rows; the cosine, plus 2 for those moved, is the score.
     """
-    tiers = _same(found, queries, index).astype(np.float32)
-    return _in_tiers(found.rows, found.scores, tiers, found.query_ids, found.k)
+    tiers = _same(neighbours, queries, index).astype(np.float32)
+    return _in_tiers(neighbours.rows, neighbours.scores, tiers, neighbours.query_ids, neighbours.k)
 
 
 def insert_by_label(
-    found: Neighbours,
+    neighbours: Neighbours,
     queries: SoftLabels,
     index: SoftLabels,
     *,
     sure: float = 0.6,
     k: int = 100,
 ) -> Neighbours:
-    """Sorts by label, and puts pictures of that label the search missed behind those it found.
+    """Returns lists sorted by label, with the pictures of that label that the search missed.
 
-    A missed picture x is added when score(query) + score(x) > sure, the surest first.
+    A missed picture x is added when score(query) + score(x) > sure, by falling score.
 
     Args:
-        found, queries, index: as sort_by_label.
+        neighbours, queries, index: as sort_by_label.
         sure: what the two scores must exceed together.
         k: length of the new lists.
 
     Returns:
-        Lists of k: score = cosine + 4 for pictures of the label that were found, score(x) + 2
+        Lists of k: score = cosine + 4 for pictures of the label that were in the list, score(x) + 2
         for those added, the cosine for others.
     """
     by_label = _rows_by_label(index)
     longest = max((len(rows) for rows in by_label.values()), default=0)
-    width = found.k + longest
-    rows = np.full((len(found), max(width, k)), NO_ROW, np.int64)
+    width = neighbours.k + longest
+    rows = np.full((len(neighbours), max(width, k)), NO_ROW, np.int64)
     scores = np.full(rows.shape, -np.inf, np.float32)
     tiers = np.zeros(rows.shape, np.float32)
-    rows[:, : found.k], scores[:, : found.k] = found.rows, found.scores
-    tiers[:, : found.k] = 2 * _same(found, queries, index)
+    rows[:, : neighbours.k], scores[:, : neighbours.k] = neighbours.rows, neighbours.scores
+    tiers[:, : neighbours.k] = 2 * _same(neighbours, queries, index)
     for i, code in enumerate(queries.codes):
         alike = by_label.get(int(code), np.zeros(0, np.int64))
-        missed = alike[~np.isin(alike, found.rows[i])]
+        missed = alike[~np.isin(alike, neighbours.rows[i])]
         missed = missed[queries.scores[i] + index.scores[missed] > sure]
-        added = slice(found.k, found.k + missed.size)
+        added = slice(neighbours.k, neighbours.k + missed.size)
         rows[i, added], scores[i, added], tiers[i, added] = missed, index.scores[missed], 1
-    return _in_tiers(rows, scores, tiers, found.query_ids, k)
+    return _in_tiers(rows, scores, tiers, neighbours.query_ids, k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,51 +123,51 @@ class LabelShares:
 
 
 def tags_of(
-    found: Neighbours,
+    neighbours: Neighbours,
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
     *,
     n: int = 3,
 ) -> LabelShares:
-    """The labels of the n nearest labelled pictures, by their share of the sum of cosines."""
-    weights = np.maximum(found.scores[:, :n], 0)
-    sums = label_sums(found.rows[:, :n], weights, label_offsets, label_codes)
-    whole = np.bincount(sums.query, sums.total, minlength=len(found))
+    """Returns the labels of the n nearest labelled pictures, by share of the sum of cosines."""
+    weights = np.maximum(neighbours.scores[:, :n], 0)
+    sums = label_sums(neighbours.rows[:, :n], weights, label_offsets, label_codes)
+    whole = np.bincount(sums.query, sums.total, minlength=len(neighbours))
     some = sums.total > 0
     query, total = sums.query[some], sums.total[some]
     return LabelShares(query, sums.code[some], total / whole[query])
 
 
 def boost_by_tags(
-    found: Neighbours, tags: LabelShares, row_codes: NDArray[np.int64], *, weight: float = 1.0
+    neighbours: Neighbours, tags: LabelShares, row_codes: NDArray[np.int64], *, weight: float = 1.0
 ) -> Neighbours:
-    """Adds weight * the query's share of a picture's label to the score (the soft form).
+    """Returns lists whose scores rise by weight * the query's share of the picture's label.
 
-    For a second kind of label, such as the country, do it again with its tags and codes
+    This is the soft form. A second call serves a second kind of label, such as the country
     (weights 1 and .1 in the contest).
 
     Args:
-        found: the lists.
+        neighbours: the lists.
         tags: of the queries (tags_of).
         row_codes: int64 [rows], the nearest label of each index row; -1 for none.
         weight: of a share of 1.
     """
     labels = int(max(row_codes.max(initial=-1), tags.code.max(initial=-1))) + 2
     known = tags.query * labels + tags.code  # rising: sorted by query, then code
-    codes = np.where(found.rows == NO_ROW, -1, row_codes[np.maximum(found.rows, 0)])
-    wanted = np.arange(len(found))[:, None] * labels + np.where(codes < 0, labels - 1, codes)
+    codes = np.where(neighbours.rows == NO_ROW, -1, row_codes[np.maximum(neighbours.rows, 0)])
+    wanted = np.arange(len(neighbours))[:, None] * labels + np.where(codes < 0, labels - 1, codes)
     place = np.searchsorted(known, wanted)
     hit = place < known.size
     hit[hit] = known[place[hit]] == wanted[hit]
-    share = np.zeros(found.rows.shape)
+    share = np.zeros(neighbours.rows.shape)
     share[hit] = tags.share[place[hit]]
-    return ranked(found.rows, found.scores + weight * share, found.query_ids)
+    return ranked(neighbours.rows, neighbours.scores + weight * share, neighbours.query_ids)
 
 
-def _same(found: Neighbours, queries: SoftLabels, index: SoftLabels) -> NDArray[np.bool_]:
-    """bool [q, k]: the row has the label of the query."""
-    codes = index.codes[np.maximum(found.rows, 0)] if len(index.codes) else found.rows
-    there = (found.rows != NO_ROW) & (queries.codes >= 0)[:, None]
+def _same(neighbours: Neighbours, queries: SoftLabels, index: SoftLabels) -> NDArray[np.bool_]:
+    """Returns bool [q, k], whether the row has the label of the query."""
+    codes = index.codes[np.maximum(neighbours.rows, 0)] if len(index.codes) else neighbours.rows
+    there = (neighbours.rows != NO_ROW) & (queries.codes >= 0)[:, None]
     same: NDArray[np.bool_] = there & (codes == queries.codes[:, None])
     return same
 
@@ -178,9 +179,10 @@ def _in_tiers(
     query_ids: tuple[str, ...],
     k: int,
 ) -> Neighbours:
-    """By tier falling, then score falling, then place; so that rounding after `+ 2` ties nothing.
+    """Returns lists by tier falling, then score falling, then place.
 
-    Rounding never turns an order round: the sums fall wherever what is summed does.
+    The order is made before the tiers are added, so that rounding makes no ties. Rounding cannot
+    reverse an order.
     """
     order = np.lexsort((-scores, -np.where(rows == NO_ROW, -1, tiers)), axis=1)[:, :k]
     raised = (scores + _TIER * tiers).astype(np.float32)

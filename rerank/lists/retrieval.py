@@ -1,13 +1,14 @@
-"""Retrieval lists: the gallery pictures nearest to a query, ordered anew by steps that are data.
+"""Retrieval lists: the gallery pictures nearest to a query, ordered by steps that are data.
 
     {"steps": [{"step": "expand"}, {"step": "insert_by_label"}], "k": 100, "candidates": 200}
 
-They are saved with the gallery and make the lists of a retrieval submission. Recognition has steps
-of its own (pipeline.py): it wants one label, a list wants every picture of the landmark.
+The steps are saved with the gallery and make the lists of a retrieval submission. Recognition has
+steps of its own (pipeline.py), because it needs one label, while a list needs every picture of the
+landmark.
 
-The gallery is the labelled set: what shares the query's landmark is known of each picture that has
-a label, and only the query's own label is guessed. So by default a list begins with the pictures of
-that landmark, those that the search missed too. Without labels it stays as it was searched.
+The pictures of the gallery have labels, and only the query's label is estimated. By default a list
+therefore begins with all pictures of that landmark, including those that the search missed. Without
+labels the list stays in the order of the search.
 """
 
 from __future__ import annotations
@@ -57,31 +58,31 @@ _DATA = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """The pictures that lists are made of; what a step needs of all of them is made once.
+    """The pictures that lists are made of. Data that a step needs of all pictures is made once.
 
     Attributes:
         searcher: over the view.
         view: the gallery pictures and their labels.
-        kept: the nearest pictures of each picture, where the gallery keeps them; used where they
-            are enough.
+        saved_neighbourhoods: the nearest pictures of each picture, where the gallery saves them.
+            They are used if they have enough pictures.
         on_message: called with a line of text before something that takes a while.
     """
 
     searcher: Searcher
     view: View
-    kept: Neighbourhoods | None = None
+    saved_neighbourhoods: Neighbourhoods | None = None
     on_message: Message = no_message
 
     @cached_property
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Offsets and codes of the labels of all rows (voting.vote)."""
+        """The offsets and codes of the labels of all rows (voting.vote)."""
         labels = self.view.labels
         if labels is None:
             return np.zeros(self.view.stored.rows + 1, np.int64), np.zeros(0, np.int32)
         return labels.offsets, labels.codes
 
     @cached_property
-    def known(self) -> SoftLabels:
+    def own_labels(self) -> SoftLabels:
         """The label of each picture, the first where it has several, with a score of 1."""
         offsets, codes = self.labels
         has = self.view.mask & (np.diff(offsets) > 0)
@@ -94,12 +95,13 @@ class Collection:
         return {}
 
     def neighbourhoods(self, step: DbaListStep) -> Neighbourhoods:
-        """The nearest pictures of each picture; searched when they are first asked for."""
+        """Returns the nearest pictures of each picture; the first call searches them."""
         made = self._made.get(step)
         if not isinstance(made, Neighbourhoods):
             weights = augmentation_weights(step.n, step.spread)
-            if self.kept is not None and self.kept.rows.shape[1] > step.n:
-                made = Neighbourhoods(self.kept.rows[:, : step.n + 1], weights)
+            saved = self.saved_neighbourhoods
+            if saved is not None and saved.rows.shape[1] > step.n:
+                made = Neighbourhoods(saved.rows[:, : step.n + 1], weights)
             else:
                 self.on_message(_SEARCHING)
                 made = Neighbourhoods.build(self.searcher, self.view, weights)
@@ -107,7 +109,7 @@ class Collection:
         return made
 
     def graph(self, step: DiffuseStep) -> NeighbourGraph:
-        """Who is whose neighbour; searched when it is first asked for."""
+        """Returns the graph of mutual neighbours; the first call searches it."""
         made = self._made.get(step)
         if not isinstance(made, NeighbourGraph):
             self.on_message(_SEARCHING)
@@ -119,14 +121,14 @@ class Collection:
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """Queries and their lists, as one step hands them to the next."""
+    """Queries and their lists between two steps."""
 
     queries: Embeddings
-    found: Neighbours
+    neighbours: Neighbours
 
 
 class ExpandStep(BaseModel):
-    """Asks again with each query moved towards the n nearest (expansion.expand)."""
+    """Searches again with each query moved towards its n nearest pictures (expansion.expand)."""
 
     model_config = _DATA
 
@@ -137,12 +139,12 @@ class ExpandStep(BaseModel):
     def apply(self, lists: Lists, collection: Collection) -> Lists:
         """Moves the queries, and searches for as many pictures as before."""
         stored = collection.view.stored
-        queries = expand(lists.queries, lists.found, stored, n=self.n, alpha=self.alpha)
-        return Lists(queries, collection.searcher.search(queries, lists.found.k))
+        queries = expand(lists.queries, lists.neighbours, stored, n=self.n, alpha=self.alpha)
+        return Lists(queries, collection.searcher.search(queries, lists.neighbours.k))
 
 
 class DbaListStep(BaseModel):
-    """Compares each picture together with its own nearest (neighbourhoods.py)."""
+    """Compares each picture together with its own nearest pictures (augmentation.py)."""
 
     model_config = _DATA
 
@@ -151,14 +153,14 @@ class DbaListStep(BaseModel):
     spread: float = Field(default=1.5, ge=0)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists anew."""
+        """Orders the lists."""
         near = collection.neighbourhoods(self)
-        found = near.rerank(lists.queries, lists.found, collection.view.stored)
-        return replace(lists, found=found)
+        neighbours = near.rerank(lists.queries, lists.neighbours, collection.view.stored)
+        return replace(lists, neighbours=neighbours)
 
 
 class KReciprocalStep(BaseModel):
-    """Pictures that are each other's neighbours come first (k_reciprocal.py)."""
+    """Puts mutual neighbours first (k_reciprocal.py)."""
 
     model_config = _DATA
 
@@ -168,14 +170,14 @@ class KReciprocalStep(BaseModel):
     share: float = Field(default=0.3, ge=0, le=1)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists anew."""
+        """Orders the lists."""
         rule = KReciprocal(self.k1, self.k2, self.share)
-        found = rule.rerank(lists.queries, lists.found, collection.view.stored)
-        return replace(lists, found=found)
+        neighbours = rule.rerank(lists.queries, lists.neighbours, collection.view.stored)
+        return replace(lists, neighbours=neighbours)
 
 
 class DiffuseStep(BaseModel):
-    """Likeness flows along the graph of mutual neighbours (diffusion.py)."""
+    """Spreads similarity along the graph of mutual neighbours (diffusion.py)."""
 
     model_config = _DATA
 
@@ -186,22 +188,22 @@ class DiffuseStep(BaseModel):
     alpha: float = Field(default=0.99, ge=0, lt=1)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists anew; the scores of each are shares of its largest one."""
+        """Orders the lists; the scores of a list are divided by its largest one."""
         graph = collection.graph(self)
-        spread = graph.rerank(lists.found, sources=self.sources, alpha=self.alpha)
+        spread = graph.rerank(lists.neighbours, sources=self.sources, alpha=self.alpha)
         largest = np.abs(np.where(spread.rows == NO_ROW, 0, spread.scores)).max(
             axis=1, keepdims=True, initial=0
         )
         scores = spread.scores / np.where(largest > 0, largest, 1)
-        found = ranked(spread.rows, scores, spread.query_ids, keep_order=True)
-        return replace(lists, found=found)
+        neighbours = ranked(spread.rows, scores, spread.query_ids, keep_order=True)
+        return replace(lists, neighbours=neighbours)
 
 
 class SortByLabelStep(BaseModel):
-    """Pictures of the query's landmark move to the front (label_order.sort_by_label).
+    """Moves pictures of the query's landmark to the front (label_order.sort_by_label).
 
     Attributes:
-        n: nearest pictures that tell the query's landmark.
+        n: nearest pictures that give the query's landmark.
     """
 
     model_config = _DATA
@@ -210,19 +212,21 @@ class SortByLabelStep(BaseModel):
     n: int = Field(default=3, ge=1, le=MOST)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists anew."""
-        queries = soft_labels(lists.found, *collection.labels, n=self.n)
-        return replace(lists, found=sort_by_label(lists.found, queries, collection.known))
+        """Orders the lists."""
+        queries = soft_labels(lists.neighbours, *collection.labels, n=self.n)
+        return replace(
+            lists, neighbours=sort_by_label(lists.neighbours, queries, collection.own_labels)
+        )
 
 
 class InsertByLabelStep(BaseModel):
     """Sorts by label, and adds the pictures of the landmark that the search missed.
 
     Attributes:
-        sure: what the score of the query's landmark (mean cosine of its n nearest, those of
-            other landmarks as 0) must exceed for pictures to be added. The contest asked .6 of
-            this score and the picture's own together, which is 1 where its label is known.
-        n: nearest pictures that tell the query's landmark.
+        sure: pictures are added if the score of the query's landmark (mean cosine of its n nearest,
+            those of other landmarks as 0) exceeds this. The contest required .6 of this score plus
+            the picture's own, which is 1 where its label is known.
+        n: nearest pictures that give the query's landmark.
     """
 
     model_config = _DATA
@@ -232,11 +236,13 @@ class InsertByLabelStep(BaseModel):
     n: int = Field(default=3, ge=1, le=MOST)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists anew, with pictures that were not in them."""
-        found = lists.found
-        queries = soft_labels(found, *collection.labels, n=self.n)
-        inserted = insert_by_label(found, queries, collection.known, sure=1 + self.sure, k=found.k)
-        return replace(lists, found=inserted)
+        """Orders the lists, and adds pictures that were not in them."""
+        neighbours = lists.neighbours
+        queries = soft_labels(neighbours, *collection.labels, n=self.n)
+        inserted = insert_by_label(
+            neighbours, queries, collection.own_labels, sure=1 + self.sure, k=neighbours.k
+        )
+        return replace(lists, neighbours=inserted)
 
 
 class BoostByTagsStep(BaseModel):
@@ -244,7 +250,7 @@ class BoostByTagsStep(BaseModel):
 
     Attributes:
         weight: of a share of 1.
-        n: nearest pictures that have a say.
+        n: nearest pictures that give the shares.
     """
 
     model_config = _DATA
@@ -254,11 +260,11 @@ class BoostByTagsStep(BaseModel):
     n: int = Field(default=3, ge=1, le=MOST)
 
     def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists anew."""
-        tags = tags_of(lists.found, *collection.labels, n=self.n)
-        codes = collection.known.codes
-        found = boost_by_tags(lists.found, tags, codes, weight=self.weight)
-        return replace(lists, found=found)
+        """Orders the lists."""
+        tags = tags_of(lists.neighbours, *collection.labels, n=self.n)
+        codes = collection.own_labels.codes
+        neighbours = boost_by_tags(lists.neighbours, tags, codes, weight=self.weight)
+        return replace(lists, neighbours=neighbours)
 
 
 RetrievalStep = Annotated[
@@ -285,7 +291,7 @@ class Retrieval(BaseModel):
     """How lists are made; saved with a gallery as JSON.
 
     Attributes:
-        steps: what is done to the neighbours; none leaves them as they are by cosine.
+        steps: in their order; without any the lists are in the order of the search.
         k: pictures of a list.
         candidates: pictures searched for each query, which the steps order; at least k are.
     """
@@ -311,15 +317,15 @@ class Retrieval(BaseModel):
 
 
 def saved_retrieval(gallery: Gallery) -> Retrieval:
-    """How a gallery's lists are made: as saved with it, else by default."""
+    """Returns the retrieval steps saved with a gallery, or the default ones."""
     return read_setting(gallery, RETRIEVAL, Retrieval) or Retrieval()
 
 
 def read_retrieval(name: str) -> Retrieval:
-    """What a user names: a JSON file, "default", or "none" for the order of the search.
+    """Returns the retrieval steps of a JSON file, of "default", or of "none" (search order).
 
     Raises:
-        UsageError: no such file, no JSON, a step or parameter that there is not.
+        UsageError: no such file, no JSON, an unknown step or parameter.
     """
     if name in ("default", "none"):
         return Retrieval() if name == "default" else Retrieval(steps=())
@@ -339,18 +345,18 @@ def read_retrieval(name: str) -> Retrieval:
 
 
 def rerank_lists(retrieval: Retrieval, queries: Embeddings, collection: Collection) -> Neighbours:
-    """The k best pictures of each query.
+    """Returns the k best pictures of each query.
 
-    The answer to a query does not depend on what else is asked.
+    The answer to a query does not depend on the other queries.
 
     Args:
         retrieval: the steps.
         queries: float32 [q, d], of the collection's embedder.
-        collection: kept from call to call, so that what it needs is made once.
+        collection: the same for all calls, so that its data is made once.
 
     Returns:
-        Rows of the collection, best first; the scores are those of the last step, and only their
-        order means something.
+        Rows of the collection, best first, with the scores of the last step. Only the order of the
+        scores has a meaning.
     """
     parts = [_listed(retrieval, block, collection) for block in _blocks(queries)]
     if not parts:
@@ -373,5 +379,5 @@ def _listed(retrieval: Retrieval, queries: Embeddings, collection: Collection) -
     lists = Lists(queries, collection.searcher.search(queries, wanted))
     for step in retrieval.steps:
         lists = step.apply(lists, collection)
-    rows, scores = lists.found.rows, lists.found.scores
+    rows, scores = lists.neighbours.rows, lists.neighbours.scores
     return Neighbours(rows[:, : retrieval.k], scores[:, : retrieval.k], queries.ids)

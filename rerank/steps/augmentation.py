@@ -1,9 +1,9 @@
 """Augmentation of the short list: gallery pictures are compared together with their nearest.
 
-The same vectors as expansion.augment makes, but only of the pictures that a search found, when it
-found them. A gallery then keeps the row numbers of each picture's nearest instead of a second set
-of vectors; the search itself stays as it is. And a picture can be left out of all of it, which
-leave-one-out needs: augmented vectors hold the very pictures that are asked, and would flatter.
+The vectors are those of expansion.augment, but only of the pictures that a search returned. A
+gallery then saves the row numbers of each picture's nearest instead of a second set of vectors, and
+the search stays as it is. A picture can be left out of all augmented vectors. Leave-one-out needs
+this, because augmented vectors contain the very pictures that are queries, and would flatter.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Neighbourhoods:
     def rerank(
         self,
         queries: Embeddings,
-        found: Neighbours,
+        neighbours: Neighbours,
         vectors: Vectors,
         k: int | None = None,
         *,
@@ -83,23 +83,23 @@ class Neighbourhoods:
 
         Args:
             queries: float32 [q, d].
-            found: their neighbours by plain cosine, more than are wanted.
+            neighbours: their neighbours by plain cosine, more than are wanted.
             vectors: the gallery's.
             k: neighbours kept; all unless given.
             without: for each query rows that are left out, as if the gallery did not have them:
-                neither found nor part of others. Exact for one row; where several are left out
+                neither neighbours nor part of others. Exact for one row; where several are left out
                 of one neighbourhood, it is made of fewer pictures.
 
         Raises:
-            ValueError: when `found` or `without` is of other queries.
+            ValueError: when `neighbours` or `without` is of other queries.
         """
-        scores = self.cosines(queries, found, vectors, without=without)
-        return ranked(found.rows, scores, found.query_ids, k)
+        scores = self.cosines(queries, neighbours, vectors, without=without)
+        return ranked(neighbours.rows, scores, neighbours.query_ids, k)
 
     def cosines(
         self,
         queries: Embeddings,
-        found: Neighbours,
+        neighbours: Neighbours,
         vectors: Vectors,
         *,
         without: Sequence[NDArray[np.int64]] | None = None,
@@ -109,14 +109,14 @@ class Neighbourhoods:
         -inf where there is no neighbour, or one that is left out. Each row is read once for many
         queries, and the answer to one does not depend on the others. Arguments as of `rerank`.
         """
-        if found.query_ids != queries.ids or not len(queries) == len(without or queries):
+        if neighbours.query_ids != queries.ids or not len(queries) == len(without or queries):
             raise ValueError("the neighbours or the rows left out are of other queries")
-        scores = np.full(found.rows.shape, -np.inf, np.float32)
-        step = max(_PAIRS // max(found.k, 1), 1)
+        scores = np.full(neighbours.rows.shape, -np.inf, np.float32)
+        step = max(_PAIRS // max(neighbours.k, 1), 1)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             banned = None if without is None else without[part]
-            query, place, lists = self._pairs(found.rows[part], banned)
+            query, place, lists = self._pairs(neighbours.rows[part], banned)
             if query.size:
                 scores[part][query, place] = self._compared(
                     queries.vectors[part], query, lists, vectors

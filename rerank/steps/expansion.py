@@ -1,7 +1,7 @@
-"""Expansion: vectors move towards their neighbours, and the search is done anew.
+"""Expansion: vectors move towards their neighbours before another search.
 
-Query expansion asks with the query and what it found; augmentation does the same to the gallery,
-once, when it is built. Both serve recognition and retrieval lists alike.
+Query expansion adds the neighbours of a query to the query. Augmentation does the same to gallery
+pictures, once, when an index is built. Recognition and retrieval lists use both.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ _BLOCK = 1024  # queries whose neighbours' vectors are in memory at a time
 
 
 def expand(
-    queries: Embeddings, found: Neighbours, vectors: Vectors, *, n: int = 10, alpha: float = 3.0
+    queries: Embeddings,
+    neighbours: Neighbours,
+    vectors: Vectors,
+    *,
+    n: int = 10,
+    alpha: float = 3.0,
 ) -> Embeddings:
-    """Alpha query expansion: each query becomes itself plus its neighbours, by their likeness.
+    """Returns each query plus its neighbours, weighted by similarity (alpha query expansion).
 
         normalise(q + sum over the n nearest x of max(cos(q, x), 0) ** alpha * x)
 
@@ -33,31 +38,31 @@ def expand(
 
     Args:
         queries: float32 [q, d].
-        found: the neighbours of these queries; rows of `vectors`.
+        neighbours: the neighbours of these queries; rows of `vectors`.
         vectors: the gallery's.
-        n: neighbours used; fewer where fewer were found.
+        n: neighbours used; fewer where there are fewer.
         alpha: the larger, the less distant neighbours matter.
 
     Raises:
-        ValueError: when `found` is of other queries, n is below 1 or alpha negative.
+        ValueError: when `neighbours` is of other queries, n is below 1 or alpha negative.
     """
-    if found.query_ids != queries.ids:
+    if neighbours.query_ids != queries.ids:
         raise ValueError("the neighbours are of other queries")
     if n < 1 or alpha < 0:
         raise ValueError(f"n must be at least 1 and alpha not negative, got {n} and {alpha}")
-    weights = _weights(found.scores[:, :n], alpha)
+    weights = _weights(neighbours.scores[:, :n], alpha)
     moved = np.empty_like(queries.vectors)
     for start in range(0, len(queries), _BLOCK):
         part = slice(start, start + _BLOCK)
-        near = _sums(vectors, found.rows[part, :n], weights[part])
+        near = _sums(vectors, neighbours.rows[part, :n], weights[part])
         moved[part] = unit_rows(queries.vectors[part] + near)
     return Embeddings(moved, queries.ids, queries.fingerprint)
 
 
 def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64]:
-    """The weights of a picture itself and its n - 1 nearest: 1 to 10 ** -spread, over their sum.
+    """Returns weights of a picture and its n - 1 nearest: 1 to 10 ** -spread, over their sum.
 
-    Logarithmically even, as in the second place of the Google Landmark Recognition contest of 2020
+    The weights are logarithmically even, as in the second place of the Google Landmark Recognition contest of 2020
     (n = 10, spread = 1.5).
 
     Raises:
@@ -72,7 +77,7 @@ def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64
 def augment(
     searcher: Searcher, view: View, weights: NDArray[np.float64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Database-side augmentation: each picture becomes a weighted mean of itself and its nearest.
+    """Yields each picture as a weighted mean of itself and its nearest (database augmentation).
 
     Args:
         searcher: over the view.
@@ -88,19 +93,19 @@ def augment(
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
-        found = searcher.search(asked, len(by_rank))
-        near = itself_first(block, found)
+        neighbours = searcher.search(asked, len(by_rank))
+        near = itself_first(block, neighbours)
         used = np.where(near == NO_ROW, 0, by_rank)
         yield block, unit_rows(_sums(view.stored, near, used))
 
 
-def itself_first(block: NDArray[np.int64], found: Neighbours) -> NDArray[np.int64]:
-    """The rows int64 [b, n] found for the rows of a block, each with itself in front.
+def itself_first(block: NDArray[np.int64], neighbours: Neighbours) -> NDArray[np.int64]:
+    """Returns the neighbours of a block of rows, int64 [b, n], each row itself in front.
 
     Copies of a picture may stand before it, and an approximate search may miss it.
     """
-    order = np.argsort(found.rows != block[:, None], axis=1, kind="stable")
-    rows = np.take_along_axis(found.rows, order, axis=1)
+    order = np.argsort(neighbours.rows != block[:, None], axis=1, kind="stable")
+    rows = np.take_along_axis(neighbours.rows, order, axis=1)
     missing = np.flatnonzero(rows[:, 0] != block)
     rows[missing, 1:] = rows[missing, :-1]
     rows[missing, 0] = block[missing]
@@ -108,7 +113,7 @@ def itself_first(block: NDArray[np.int64], found: Neighbours) -> NDArray[np.int6
 
 
 def _weights(scores: NDArray[np.float32], alpha: float) -> NDArray[np.float64]:
-    """max(score, 0) ** alpha; 0 for a score not above 0 also where alpha is 0."""
+    """Returns max(score, 0) ** alpha; 0 for a score not above 0, even for an alpha of 0."""
     wide = np.maximum(scores, 0).astype(np.float64)
     return np.where(wide > 0, wide**alpha, 0.0)
 
@@ -116,7 +121,7 @@ def _weights(scores: NDArray[np.float32], alpha: float) -> NDArray[np.float64]:
 def _sums(
     vectors: Vectors, rows: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """sum of weights[q, j] * vectors[rows[q, j]], float32 [q, d]; NO_ROW counts nothing."""
+    """Returns the sums of weights[q, j] * vectors[rows[q, j]], float32 [q, d], without NO_ROW."""
     there = (rows != NO_ROW) & (weights != 0)
     wanted = np.unique(rows[there])
     total = np.zeros((len(rows), vectors.dim), np.float64)

@@ -77,7 +77,7 @@ def test_each_step_is_the_function_it_stands_for(crowd: tuple[Collection, Embedd
 def test_the_lists_of_the_label_steps(crowd: tuple[Collection, Embeddings]) -> None:
     """By hand: whose label the three nearest give, then its pictures, then the others."""
     collection, queries = crowd
-    codes = collection.known.codes.tolist()
+    codes = collection.own_labels.codes.tolist()
     found = collection.searcher.search(queries, 20)
     by_sort = rerank_lists(made({"step": "sort_by_label"}), queries, collection)
     by_insert = rerank_lists(made({"step": "insert_by_label"}), queries, collection)
@@ -131,14 +131,14 @@ def test_several_labels_none_and_those_outside_the_view(embed: Embed, scan: type
     labels = [("b", "a"), ("c",), (), ("a",), ("b",)]
     view = labelled(View.of_embeddings(gallery), labels)
     collection = Collection(scan(gallery), view)
-    assert collection.known.codes.tolist() == [1, 2, -1, 0, 1], "the first of several"
-    assert collection.known.scores.tolist() == [1, 1, 0, 1, 1]
+    assert collection.own_labels.codes.tolist() == [1, 2, -1, 0, 1], "the first of several"
+    assert collection.own_labels.scores.tolist() == [1, 1, 0, 1, 1]
     retrieval = made({"step": "insert_by_label", "n": 1}, k=3, candidates=3)
     query = embed([[1, 0]], "q")
     # b is one code below c, a another: the nearest has a and b, of which the smaller code wins
     assert rerank_lists(retrieval, query, collection).rows.tolist() == [[3, 0, 1]]
     hidden = replace(view, mask=np.array([True, True, True, False, True]))
-    assert Collection(scan(gallery), hidden).known.codes.tolist() == [1, 2, -1, -1, 1]
+    assert Collection(scan(gallery), hidden).own_labels.codes.tolist() == [1, 2, -1, -1, 1]
     bare = Collection(scan(gallery), View.of_embeddings(gallery))
     assert rerank_lists(retrieval, query, bare).rows.tolist() == [[0, 1, 2]]
 
@@ -163,7 +163,7 @@ def test_what_a_step_needs_is_made_once_and_taken_where_it_is_kept(
     assert rerank_lists(retrieval, queries, telling).rows.tolist() == first.rows.tolist()
     assert len(said) == 2 and telling._made.keys() == set(retrieval.steps)
     kept = Neighbourhoods.build(collection.searcher, collection.view, augmentation_weights(6))
-    keeping = replace(telling, kept=kept)
+    keeping = replace(telling, saved_neighbourhoods=kept)
     assert rerank_lists(retrieval, queries, keeping).rows.tolist() == first.rows.tolist()
     assert len(said) == 3, "only the graph was made"
     more = made({"step": "dba", "n": 7})
