@@ -62,8 +62,8 @@ def expand(
 def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64]:
     """Returns weights of a picture and its n - 1 nearest: 1 to 10 ** -spread, over their sum.
 
-    The weights are logarithmically even, as in the second place of the Google Landmark Recognition contest of 2020
-    (n = 10, spread = 1.5).
+    The weights are logarithmically even, as in the second place of the Google Landmark Recognition
+    contest of 2020 (n = 10, spread = 1.5).
 
     Raises:
         ValueError: when n is below 1.

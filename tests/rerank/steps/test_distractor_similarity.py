@@ -110,5 +110,5 @@ def test_shared_content() -> None:
 
 def test_a_query_in_the_bank_is_refused() -> None:
     refuse_queries_in_distractors(("a", "b"), ("1", None), ("2", None))
-    with pytest.raises(UsageError, match=r"b: 1 of 2 evaluation queries .* take them out"):
+    with pytest.raises(UsageError, match=r"b: 1 of 2 evaluation queries .* remove them"):
         refuse_queries_in_distractors(("a", "b"), ("1", "2"), ("2", "3"))
