@@ -50,13 +50,13 @@ def validate(
         queries: the ids that the submission should have; None skips the check for missing ones.
         gallery_labels: the labels that can be right; None skips the check of labels.
     """
-    known = None if gallery_labels is None else frozenset(gallery_labels)
+    labels = None if gallery_labels is None else frozenset(gallery_labels)
     infinite = np.isinf(submission.confidence).tolist()
     findings = []
     for row, (query, label) in enumerate(zip(submission.query_ids, submission.labels, strict=True)):
         if label is None:
             continue
-        if known is not None and known.isdisjoint((label, whole_number(label))):
+        if labels is not None and labels.isdisjoint((label, whole_number(label))):
             reason = f"the gallery has no landmark {label}"
             findings.append(_finding("unknown label", submission, row, query, reason))
         if infinite[row]:

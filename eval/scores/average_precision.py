@@ -87,10 +87,6 @@ class RetrievalResult:
         first = self.first_hits()
         return float(first.mean()), float(np.median(first))
 
-    def accuracy(self) -> float:
-        """Returns acc@1: the proportion of queries whose first picture is a hit."""
-        return float(self.hits[:, 0].mean())
-
 
 def average_precisions(
     hits: NDArray[np.bool_], relevant: NDArray[np.integer]

@@ -163,7 +163,7 @@ def _fitted(gallery: Gallery) -> tuple[Pipeline, FitTables]:
     return pipeline, FitTables.empty(view).updated(pipeline, view, saved_distractors(gallery))
 
 
-def with_distractors(answers: ScoredAnswers, asked: AskedPhotos) -> ScoredAnswers:
+def with_distractors(answers: ScoredAnswers, distractors: AskedPhotos) -> ScoredAnswers:
     """Returns answers to photos together with answers to distractors, which show no landmark.
 
     The weights of the photos do not change. The distractors are weighted so that all answers
@@ -171,16 +171,16 @@ def with_distractors(answers: ScoredAnswers, asked: AskedPhotos) -> ScoredAnswer
     the photos alone reach it.
     """
     missing = answers.weight[answers.landmark].sum() - answers.weight[~answers.landmark].sum()
-    if not len(asked.photo) or missing <= 0:
+    if not len(distractors.photo) or missing <= 0:
         return answers
-    weight = asked.weight()
-    none = np.zeros(len(asked.photo), np.bool_)
+    weight = distractors.weight()
+    none = np.zeros(len(distractors.photo), np.bool_)
     return ScoredAnswers(
-        np.concatenate([answers.confidence, asked.confidence]),
+        np.concatenate([answers.confidence, distractors.confidence]),
         np.concatenate([answers.right, none]),
         np.concatenate([answers.landmark, none]),
         np.concatenate([answers.weight, weight * missing / weight.sum()]),
-        np.concatenate([answers.photo, answers.photo.max(initial=-1) + 1 + asked.photo]),
+        np.concatenate([answers.photo, answers.photo.max(initial=-1) + 1 + distractors.photo]),
     )
 
 

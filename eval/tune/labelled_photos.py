@@ -151,8 +151,8 @@ def _refuse_indexed(photos: LabelledPhotos, gallery: Gallery) -> None:
             where=photos.files[shared[0][0]],
             remedy="give photos that the index does not contain",
         )
-    bank = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("distractor"))]
-    refuse_queries_in_distractors(ids, photos.sha256, bank)
+    distractors = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("distractor"))]
+    refuse_queries_in_distractors(ids, photos.sha256, distractors)
 
 
 @contextmanager

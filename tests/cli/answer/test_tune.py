@@ -189,7 +189,7 @@ def test_an_index_in_use_is_said_before_the_work(lmk: Run, photos: Path) -> None
 
 
 def test_a_test_on_the_same_photos_is_refused(lmk: Run, photos: Path) -> None:
-    lmk(*TUNE, "--test", "photos.csv").refused(2, "15 of 15 test photos", "flatter")
+    lmk(*TUNE, "--test", "photos.csv").refused(2, "15 of 15 test photos", "too high")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_siblings_of_average_precision() -> None:
     assert result.recalls(2).tolist() == pytest.approx([0, 1, 1 / 3, 1])
     assert result.first_hits().tolist() == [101, 2, 1, 1]
     assert result.mean_median_position() == (26.25, 1.5)
-    assert result.accuracy() == 0.5
+    assert result.precisions(1).mean() == 0.5
     assert result.mean_precisions()[:3].tolist() == pytest.approx([2 / 4, 3 / 8, 3 / 12])
     with pytest.raises(ValueError, match="k must be between 1 and 100, got 101"):
         result.precisions(101)
