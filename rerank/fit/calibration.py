@@ -1,10 +1,10 @@
-"""Calibration: confidences become probabilities, and a threshold keeps a wanted precision.
+"""Calibration: confidences become probabilities, and a threshold reaches a wanted precision.
 
-An answer is right when the query shows a landmark and that landmark is the answer. What it is
-learnt from is a set of answers with that verdict (`Answers`), best of all from photos like those
-that will be asked; a gallery without such photos makes them of its own pictures
-(`Answers.of_gallery`). Non-landmarks can count as much as they are expected among queries, however
-few of them were at hand (`Answers.at_share`): in a contest 98 of 100 queries show none.
+An answer is right when the query shows a landmark and the answer names it. A calibration is fitted
+to answers with that verdict (`ScoredAnswers`). The best answers are those to photos like the later
+queries. Without such photos a gallery answers its own pictures (`ScoredAnswers.of_gallery`).
+`ScoredAnswers.at_share` weighs non-landmarks by their expected share of queries, however few of
+them there are: in a contest 98 of 100 queries show no landmark.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REMEDY = "give more photos with known answers, of landmarks and of none"
 
 @dataclass(frozen=True, eq=False)
 class AskedPhotos:
-    """Pictures that a gallery was asked about.
+    """Photos with the confidences of a gallery's answers to them.
 
     Attributes:
         confidence: float32 [n], of the answers.
@@ -48,7 +48,7 @@ class ScoredAnswers:
         right: bool [n].
         landmark: bool [n], whether the query shows a landmark of the gallery.
         weight: float64 [n], how much each counts; above 0.
-        photo: int64 [n], the photo that was asked; copies of one photo have the same number. All
+        photo: int64 [n], the photo of the query; copies of one photo have the same number. All
             differ unless given.
 
     Raises:
@@ -99,16 +99,16 @@ class ScoredAnswers:
         unknown_landmark: AskedPhotos,
         distractors: AskedPhotos,
     ) -> ScoredAnswers:
-        """Answers made of a gallery alone; non-landmarks of both kinds count alike.
+        """Returns leave-one-out answers; non-landmarks of both kinds have equal weights.
 
         The copies of one photo count together as one.
 
         Args:
-            known: gallery pictures, each asked of the gallery without itself.
+            known: gallery pictures, each answered by the gallery without itself.
             right: whether each of these answers was right.
             strangers: the same pictures, each asked without its whole landmark: places nobody has
                 heard of.
-            distractors: distractors, asked of the gallery.
+            distractors: answered by the gallery.
         """
         parts = (known, unknown_landmark, distractors)
         weights = [part.weight() for part in parts]
@@ -126,7 +126,7 @@ class ScoredAnswers:
         return cls(confidence, verdict, landmark, np.concatenate(weights), photo)
 
     def at_share(self, none: float) -> ScoredAnswers:
-        """Weighs them so that queries without a landmark make up the share `none` of all.
+        """Returns the answers with weights that give non-landmarks the share `none` of all.
 
         Raises:
             UsageError: when all or none of them show a landmark.
@@ -143,14 +143,14 @@ class ScoredAnswers:
 
 
 class Calibration(BaseModel):
-    """How probable it is that an answer of some confidence is right; saved as JSON.
+    """The map from confidence to the probability that the answer is right; saved as JSON.
 
     Attributes:
         method: "isotonic" (the best rising steps, joined by lines) or "logistic" (Platt scaling).
         confidence, probability: for isotonic, points of the curve, both rising; between two of
             them it is linear, beyond the ends constant.
         slope, intercept: for logistic, probability = 1 / (1 + exp(-(slope * c + intercept))).
-        answers: number it was learnt from.
+        answers: number of answers it was fitted to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -188,7 +188,7 @@ class Calibration(BaseModel):
 
 
 def calibrate(answers: ScoredAnswers, method: Method = "isotonic") -> Calibration:
-    """Learns the probability of being right from answers, by scikit-learn.
+    """Returns a calibration that scikit-learn fits to answers.
 
     Platt's targets (n + 1) / (n + 2) and 1 / (n + 2) keep the logistic curve from being sure where
     right and wrong answers do not overlap (Platt, "Probabilistic outputs for support vector
@@ -258,7 +258,7 @@ def expected_calibration_error(
     *,
     bins: int = 15,
 ) -> float:
-    """Mean over answers of |share of right ones - mean probability| in their bin (ECE).
+    """Returns the mean over answers of |share of right ones - mean probability| in their bin (ECE).
 
     Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017): bins of equal width; a
     probability on a border belongs to the lower bin, 0 to the first.
@@ -282,7 +282,7 @@ def expected_calibration_error(
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold of "none of these" gives.
+    """Precision and recall of a threshold of "none of these".
 
     Attributes:
         threshold: an answer below it is "none of these"; inf refuses all.
@@ -298,7 +298,7 @@ class OperatingPoint:
 
 
 def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
-    """The threshold with the largest recall among those that keep a precision.
+    """Returns the threshold with the largest recall among those that reach a precision.
 
     Of equal recalls the higher threshold. It lies between two confidences, where float32 has a
     number between them. Where no threshold reaches the precision the one with the best is given
@@ -313,29 +313,29 @@ def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
     landmarks = answers.weight[answers.landmark].sum()
     if not landmarks:
         raise UsageError("no query shows a landmark: recall is not defined", remedy=_REMEDY)
-    cuts, kept_right, kept = _curve(answers)
+    cuts, right_above, above = _curve(answers)
     if not cuts.size:
         return OperatingPoint(float("inf"), 1.0, 0.0, False)
-    reached = kept_right / kept
-    enough = (reached >= precision - 1e-12) & (kept_right > 0)
+    reached = right_above / above
+    enough = (reached >= precision - 1e-12) & (right_above > 0)
     # cuts fall: argmax takes the first, the higher threshold
     if enough.any():
-        best = int(np.argmax(np.where(enough, kept_right, -1)))
+        best = int(np.argmax(np.where(enough, right_above, -1)))
     else:
-        best = int(np.lexsort((-kept_right, -reached))[0])
+        best = int(np.lexsort((-right_above, -reached))[0])
     return OperatingPoint(
         threshold=float(cuts[best]),
         precision=float(reached[best]),
-        recall=float(kept_right[best] / landmarks),
+        recall=float(right_above[best] / landmarks),
         feasible=bool(enough.any()),
     )
 
 
 def operating_point(answers: ScoredAnswers, threshold: float) -> OperatingPoint:
     """What a threshold gives on answers it was not chosen on; feasible is whether any is right."""
-    kept = answers.confidence >= np.float32(threshold)
-    weight = answers.weight[kept].sum()
-    right = answers.weight[kept & answers.right].sum()
+    above = answers.confidence >= np.float32(threshold)
+    weight = answers.weight[above].sum()
+    right = answers.weight[above & answers.right].sum()
     landmarks = answers.weight[answers.landmark].sum()
     return OperatingPoint(
         threshold=threshold,
@@ -348,14 +348,14 @@ def operating_point(answers: ScoredAnswers, threshold: float) -> OperatingPoint:
 def _curve(
     answers: ScoredAnswers,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Thresholds, falling, one for each confidence there is; weight of right and of all kept."""
+    """Returns falling thresholds, and the weights of right and of all answers at each."""
     given = np.isfinite(answers.confidence)
     values, inverse = np.unique(-answers.confidence[given], return_inverse=True)
     values = -values
     weight = answers.weight[given]
-    kept, right = np.zeros(len(values)), np.zeros(len(values))
-    np.add.at(kept, inverse, weight)
+    above, right = np.zeros(len(values)), np.zeros(len(values))
+    np.add.at(above, inverse, weight)
     np.add.at(right, inverse, weight * answers.right[given])
     middle = ((values + np.append(values[1:], values[-1:])) / 2).astype(np.float32)
     below = np.append(values[1:], -np.inf)
-    return np.where(middle > below, middle, values), np.cumsum(right), np.cumsum(kept)
+    return np.where(middle > below, middle, values), np.cumsum(right), np.cumsum(above)

@@ -1,15 +1,14 @@
-"""The threshold of "none of these", learnt from answers with known verdicts.
+"""The threshold of "none of these", fitted to answers with known verdicts.
 
-It is where the share of right answers kept plus the share of wrong ones refused is largest
-(Youden's J), each as its weight says. Wrong ones are those to queries that show no landmark of the
-gallery.
+The threshold maximises the share of right answers above it plus the share of wrong answers below it
+(Youden's J), both weighted. A wrong answer is one to a query that shows no landmark of the gallery.
 
-From MANY answers of each kind on, the two shares are smoothed with Gaussian kernels first. The raw
-curve is flat and jagged where both kinds are rare, so that a single answer moves its maximum far
+From MANY answers of each kind on, Gaussian kernels smooth the two shares first. The raw curve is
+flat and jagged where answers of both kinds are rare, so that a single answer moves its maximum far
 (Fluss, Faraggi and Reiser, "Estimation of the Youden Index and its associated cutoff point",
 Biometrical Journal 2005, compare both).
 
-Where there are no right answers to learn from it is where 95 % of the wrong ones are refused.
+Without right answers the threshold refuses 95 % of the wrong ones.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from lmk.rerank.fit.calibration import ScoredAnswers
 
 _GRID = 1001  # cuts compared where shares are smoothed
 MANY = 30  # answers of a kind, the copies of one photo counted once
-REFUSED = 0.95  # of wrong answers, where there are no right ones to weigh them against
+REFUSED = 0.95  # share of wrong answers below the threshold if there are no right ones
 
 
 def fit_threshold(answers: ScoredAnswers) -> float:
-    """The threshold for answers of one pipeline.
+    """Returns the threshold for answers of one pipeline.
 
     Returns:
-        -inf (everything is answered) where there is no wrong answer to learn from: there is one
-        landmark only and no distractors, or no picture with a landmark.
+        -inf (everything is answered) where there is no wrong answer: the gallery has
+        one landmark only and no distractors, or no picture with a landmark.
     """
     given = np.isfinite(answers.confidence)
     right, wrong = (
@@ -55,12 +54,12 @@ class _Sample:
     weight: NDArray[np.float64]
 
     def count(self) -> float:
-        """How many answers that count alike say as much (Kish's effective sample size)."""
+        """Returns Kish's effective sample size."""
         squares = float((self.weight**2).sum())
         return float(self.weight.sum()) ** 2 / squares if squares else 0.0
 
     def kernel_width(self) -> float:
-        """The bandwidth by Silverman's rule of thumb; 0 where more than half of them are equal.
+        """Returns the bandwidth by Silverman's rule of thumb; 0 if more than half are equal.
 
         Silverman, "Density Estimation for Statistics and Data Analysis" (1986), formula 3.31.
         """
@@ -87,7 +86,7 @@ def _cut(
     weight: NDArray[np.float64],
     right_weight: NDArray[np.float64] | None = None,
 ) -> float:
-    """The cut between two values that keeps most of `right` and least of `wrong`.
+    """Returns the cut between two values with most of `right` and least of `wrong` above it.
 
     Each wrong answer counts as its weight says, and so does each right one, all alike unless given.
     The lowest value keeps all, for confidences that say nothing; above the highest nothing is
@@ -102,8 +101,8 @@ def _cut(
         enough = int(np.searchsorted(refused, REFUSED))
         return float(cuts[min(enough, len(cuts) - 1)])
     counted = np.ones(right.size) if right_weight is None else right_weight
-    kept = 1 - _share_below(right, counted, cuts)
-    return float(cuts[np.argmax(kept + refused)])
+    above = 1 - _share_below(right, counted, cuts)
+    return float(cuts[np.argmax(above + refused)])
 
 
 def _share_below(

@@ -1,9 +1,9 @@
-"""Geometric check: do the query and a neighbour show the same thing from two places?
+"""Geometric check: whether a query and a neighbour show the same object from two places.
 
-Points of the two pictures are matched by their descriptors; of the matches those count that one
-plane (homography) or one pair of cameras (fundamental matrix) explains: the inliers. Many inliers
-are proof that no cosine gives. The check is slow, so it is for the short list of queries in
-doubt, within a time budget.
+Points of the two pictures are matched by their descriptors. The inliers are the matches that one
+plane (homography) or one pair of cameras (fundamental matrix) explains. Many inliers are stronger
+evidence than any cosine. The check is slow, so only the short lists of queries in doubt are
+checked, within a time budget.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GeometrySettings(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What two pictures have in common.
+    """The matched points of two pictures.
 
     Attributes:
         query, gallery: float32 [m, 2], matched points in pixels of either picture as it was
@@ -83,14 +83,14 @@ class Match:
 
     @property
     def inliers(self) -> int:
-        """Matches that the geometry explains."""
+        """The number of matches that the geometry explains."""
         return int(self.inlier.sum())
 
 
 def match_points(
     first: LocalFeatures, second: LocalFeatures, ratio: float = 1.0
 ) -> NDArray[np.int64]:
-    """Pairs of points that are each other's nearest, by descriptor: int64 [m, 2], first rising.
+    """Returns pairs of points that are each other's nearest: int64 [m, 2], first rising.
 
     Args:
         first, second: features of one extractor.
@@ -103,23 +103,23 @@ def match_points(
         return np.zeros((0, 2), np.int64)
     if first.descriptors.shape[1] != second.descriptors.shape[1]:
         raise ValueError("the features are of different extractors")
-    likeness = first.descriptors.astype(np.float32) @ second.descriptors.astype(np.float32).T
-    nearest = likeness.argmax(axis=1)
+    similarity = first.descriptors.astype(np.float32) @ second.descriptors.astype(np.float32).T
+    nearest = similarity.argmax(axis=1)
     own = np.arange(len(first))
-    good = likeness.argmax(axis=0)[nearest] == own
+    good = similarity.argmax(axis=0)[nearest] == own
     if ratio < 1 and len(second) > 1:
-        best = likeness[own, nearest]
-        likeness[own, nearest] = -np.inf
-        next_best = likeness.max(axis=1)
+        best = similarity[own, nearest]
+        similarity[own, nearest] = -np.inf
+        next_best = similarity.max(axis=1)
         # squared distances of unit vectors
         good &= 2 - 2 * best < ratio**2 * (2 - 2 * next_best)
     return np.stack([own[good], nearest[good]], axis=1)
 
 
 def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySettings) -> Match:
-    """Matches two pictures and finds the inliers by MAGSAC++ (Barath et al., CVPR 2020).
+    """Returns the matches of two pictures with the inliers of MAGSAC++ (Barath et al., CVPR 2020).
 
-    OpenCV's own random numbers start alike on every call, so the answer is always the same.
+    OpenCV seeds its random numbers in each call, so the result is always the same.
 
     Raises:
         ModelError: for the matcher lighterglue, when its package is not installed.
@@ -160,14 +160,14 @@ def _glued(query: LocalFeatures, picture: LocalFeatures) -> NDArray[np.int64]:
 def _inliers(
     here: NDArray[np.float32], there: NDArray[np.float32], settings: GeometrySettings
 ) -> NDArray[np.bool_]:
-    sure = 0.999
+    confidence = 0.999
     if settings.model == "homography":
         model, mask = cv2.findHomography(
-            here, there, cv2.USAC_MAGSAC, settings.threshold, None, settings.iterations, sure
+            here, there, cv2.USAC_MAGSAC, settings.threshold, None, settings.iterations, confidence
         )
     else:
         model, mask = cv2.findFundamentalMat(
-            here, there, cv2.USAC_MAGSAC, settings.threshold, sure, settings.iterations
+            here, there, cv2.USAC_MAGSAC, settings.threshold, confidence, settings.iterations
         )
     none = np.zeros(len(here), np.bool_)
     if model is None or mask is None:
@@ -181,7 +181,7 @@ def _inliers(
 
 
 def _possible(homography: NDArray[np.float64], points: NDArray[np.float32]) -> bool:
-    """Whether a plane can look so: not mirrored, no point behind the camera, not shrunk away.
+    """Returns whether a view of a plane can be so: not mirrored, behind the camera or vanishing.
 
     The determinant of the map's derivative at a point is det(H) / w ** 3, w the third coordinate
     of the point's image; it is negative for a mirror image, and the area grows by it.
@@ -196,7 +196,7 @@ def _possible(homography: NDArray[np.float64], points: NDArray[np.float32]) -> b
 def fused(
     scores: NDArray[np.floating], inliers: NDArray[np.integer], settings: GeometrySettings
 ) -> NDArray[np.float32]:
-    """score + weight * min(inliers, cap) / cap, float32; what was not looked at gains nothing.
+    """Returns score + weight * min(inliers, cap) / cap, float32; unchecked pictures gain nothing.
 
     Args:
         scores: float [q, k].
@@ -210,10 +210,10 @@ def fused(
 def in_doubt(
     confidence: NDArray[np.floating], threshold: float, margin: float
 ) -> NDArray[np.bool_]:
-    """Queries whose confidence is within `margin` of the threshold of "none of these": bool [q].
+    """Returns the queries with a confidence within `margin` of the threshold: bool [q].
 
-    Far above it the answer is sure, far below there is nothing to find. Without an answer (-inf)
-    there is no doubt.
+    An answer far above the threshold is certain, and one far below it cannot reach it. A query
+    without an answer (-inf) is not in doubt.
     """
     there = np.isfinite(confidence)
     apart = np.abs(np.where(there, confidence, np.inf).astype(np.float64) - threshold)
@@ -222,7 +222,7 @@ def in_doubt(
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """What the check found.
+    """The result of the check.
 
     Attributes:
         inliers: int64 [q, k], beside the neighbours; NOT_LOOKED_AT (-1) where no check was made.
@@ -244,10 +244,10 @@ def check(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Checked:
-    """Looks at the short lists of the queries in doubt.
+    """Returns the matches of the queries in doubt with their short lists.
 
-    Without a budget the result is always the same. With one, what is not reached is not looked
-    at, and gains nothing: what is looked at is still the best part of the list.
+    Without a budget the result is always the same. With a budget the rest of a list may stay
+    unchecked and gain nothing; the best part of the list is checked first.
 
     Args:
         neighbours: best first; the first `settings.top` may be looked at.

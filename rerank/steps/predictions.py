@@ -25,13 +25,13 @@ class Prediction:
         query: its id.
         label: the landmark, or None for "none of these".
         best: the best landmark, even below the threshold; None where no neighbour has a label.
-        confidence: of `best`, the higher the surer; None where there is none.
-        probability: calibrated, that `best` is right; None where nothing was calibrated.
+        confidence: of `best`; a larger one is more certain. None without `best`.
+        probability: calibrated, that `best` is right; None without a calibration.
         threshold: below it the answer is "none of these"; None where everything is answered.
-        query_penalty: what was taken off the confidence, as the query is like the distractors.
+        query_penalty: subtracted from the confidence, as the query resembles distractors.
         landmark_score: above 0 for a query more like the gallery than like the distractors; None
-            where these were not asked.
-        rows: int64 [n], the gallery rows that were looked at, nearest first.
+            without distractors.
+        rows: int64 [n], the gallery rows that were compared, nearest first.
         scores: float32 [n], their plain cosines.
     """
 
@@ -124,7 +124,7 @@ class Predictions(Ranking):
         return f"<Predictions: {queries}, {named} with a landmark{below}>"
 
     def to_pandas(self) -> pd.DataFrame:
-        """A table with a row for each query: the fields of Prediction but for the neighbours."""
+        """Returns a table with a row for each query: the fields of Prediction but `rows`, `scores`."""
         import pandas as pd
 
         names = [one.name for one in fields(Prediction) if one.name not in ("rows", "scores")]
@@ -156,7 +156,7 @@ class Predictions(Ranking):
         return self.neighbours.query_ids
 
     def answers(self) -> tuple[str | None, ...]:
-        """For each query the landmark, or None ("none of these") below the threshold."""
+        """Returns for each query the landmark, or None ("none of these") below the threshold."""
         return tuple(
             label if confidence >= self.threshold else None
             for label, confidence in zip(self.labels, self.confidence, strict=True)

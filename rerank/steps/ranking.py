@@ -1,4 +1,4 @@
-"""Ranking: candidates and new scores for them become Neighbours again."""
+"""Makes Neighbours of candidates with new scores."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def ranked(
     *,
     keep_order: bool = False,
 ) -> Neighbours:
-    """Orders the candidates of each query by score falling, then row rising.
+    """Returns the candidates of each query by score falling, then row rising.
 
     Args:
         rows: int64 [q, n], no row twice for a query; NO_ROW where there is none.
         scores: float [q, n]; rounded to float32 before they are compared. -inf leaves a
             candidate out.
         query_ids: the q query ids.
-        k: candidates kept for each query; all n unless given.
-        keep_order: of equal scores the one that stood first stays first, whatever its row.
+        k: candidates of each query in the result; all n unless given.
+        keep_order: candidates with equal scores stay in their order, whatever their rows.
     """
     values = np.where(rows == NO_ROW, -np.inf, scores).astype(np.float32)
     places = np.where(np.isneginf(values), NO_ROW, rows)
@@ -40,10 +40,10 @@ def ranked(
 
 
 def order_of(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Places by score falling, then row rising: int64 [q, n], for take_along_axis.
+    """Returns places by score falling, then row rising: int64 [q, n], for take_along_axis.
 
-    The same as lexsort by both, in half of its time: ties are few, and only queries that have
-    one in the wrong order are sorted by row too.
+    The result is that of lexsort by both, in half of the time. Ties are few, and only queries with
+    a tie in the wrong order are sorted by row, too.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     by_score = np.take_along_axis(scores, order, axis=1)

@@ -1,6 +1,6 @@
-"""kNN voting: the labels of the nearest gallery pictures, weighed by their similarity.
+"""kNN voting: the labels of the nearest gallery pictures, weighted by similarity.
 
-How the known rules are written:
+Known rules and how to call them:
 
     top-1             the first column alone
     sum of cosines    power_weights(scores, 1)
@@ -30,7 +30,7 @@ class Votes:
         winner: int64 [q], label code with the largest sum, the smaller code on a tie; -1 where no
             neighbour has a label.
         total: float64 [q], its sum of weights; 0 where there is no winner.
-        shares: float32 [q, k], what each neighbour gave to the winner.
+        shares: float32 [q, k], the weight of each neighbour's vote for the winner.
     """
 
     winner: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Votes:
 
 @dataclass(frozen=True, eq=False)
 class LabelSums:
-    """What each label of each query got, labels without a neighbour left out.
+    """The sum of weights of each label of each query, without labels that have no neighbour.
 
     Attributes:
         query, code: int64 [n], sorted by query, then label code.
@@ -53,7 +53,7 @@ class LabelSums:
 
 
 def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[np.float64]:
-    """max(score, 0) ** power, float64 [q, k]; 0 where there is no neighbour.
+    """Returns max(score, 0) ** power, float64 [q, k]; 0 where there is no neighbour.
 
     Raises:
         ValueError: when power is not above 0.
@@ -67,7 +67,7 @@ def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[n
 
 
 def whole_power(base: NDArray[np.float64], power: int) -> NDArray[np.float64]:
-    """base ** power by squaring, for a power of at least 1: a tenth of the time of a logarithm."""
+    """Returns base ** power by squaring, for a whole power from 1: ten times faster than by log."""
     result, square = np.ones_like(base), base.copy()
     while True:
         if power & 1:
@@ -79,10 +79,10 @@ def whole_power(base: NDArray[np.float64], power: int) -> NDArray[np.float64]:
 
 
 def class_prior(pictures: NDArray[np.integer], strength: float) -> NDArray[np.float64]:
-    """pictures ** strength for each label: log n, `strength` times, added to the log of a sum.
+    """Returns pictures ** strength for each label, by which the sum of its votes is multiplied.
 
-    1 makes what is photographed often more probable, as it is among queries of a contest; -1
-    makes a sum over all pictures of a label their mean. 0 does nothing.
+    1 makes landmarks that are photographed often more probable, as they are among the queries of a
+    contest. -1 makes a sum over all pictures of a label their mean. 0 does nothing.
 
     Args:
         pictures: int [labels], gallery pictures of each; a label without any gets 1.
@@ -102,11 +102,11 @@ def vote_best(
     power: float = 1.0,
     scale: NDArray[np.float64] | None = None,
 ) -> Votes:
-    """The k best neighbours vote with max(score, 0) ** power.
+    """Returns the votes of the k best neighbours, each with max(score, 0) ** power.
 
-    The best by score falling, then row rising; their weights are added up in the order in which
-    they stand in `rows`. Where no score of one that has a label is above 0, the label of the best
-    one that has any wins with a total of 0 (the smaller code where it has several).
+    The best are those by score falling, then row rising. Their weights are summed in the order of
+    `rows`. Where no labelled neighbour scores above 0, the label of the best labelled one wins with
+    a total of 0 (the smaller code where it has several).
 
     Args:
         rows: int64 [q, n], gallery rows; -1 for no neighbour.
@@ -129,7 +129,7 @@ def vote_best(
         places = np.sort(order_of(voters, scores)[:, :k], axis=1)
         voters, of_voters = (np.take_along_axis(a, places, axis=1) for a in (voters, scores))
     weights = power_weights(of_voters, power)
-    # A power may leave nothing of a small score: then the best one speaks for all, too.
+    # The power of a small score may be 0. Then only the best labelled neighbour votes, too.
     known = labelled(voters, label_offsets)
     silent = np.flatnonzero(~((weights > 0) & (of_voters > 0) & known).any(axis=1))
     weights[silent] = 0
@@ -147,7 +147,7 @@ def vote_best(
 
 
 def labelled(rows: NDArray[np.int64], label_offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the gallery rows have a label, bool of the shape of `rows`; -1 has none."""
+    """Returns which gallery rows have a label, bool of the shape of `rows`; -1 has none."""
     # -1 compares the first offset with the last
     return np.asarray(label_offsets[rows + 1] > label_offsets[rows], np.bool_)
 
@@ -160,7 +160,7 @@ def vote(
     *,
     scale: NDArray[np.float64] | None = None,
 ) -> Votes:
-    """Sums weights by label and takes the label with the largest sum.
+    """Returns the label with the largest sum of weights of each query.
 
     Args:
         rows: int64 [q, k], gallery rows; -1 for no neighbour.
@@ -191,7 +191,7 @@ def label_sums(
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
 ) -> LabelSums:
-    """The sums of all labels, where `vote` keeps the largest; arguments as there."""
+    """Returns the sums of all labels; arguments as of `vote`."""
     place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, None)
     return _sum(place // max(rows.shape[1], 1), codes, weight)
 
@@ -203,7 +203,7 @@ def _ballots(
     label_codes: NDArray[np.int32],
     scale: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """One entry a neighbour and label: place in rows.ravel(), label code, weight."""
+    """Returns place in rows.ravel(), label code and weight of each neighbour and label."""
     flat = rows.ravel()
     safe = np.where(flat < 0, 0, flat)
     starts = label_offsets[safe] if len(label_offsets) > 1 else np.zeros_like(safe)
