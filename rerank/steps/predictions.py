@@ -124,7 +124,7 @@ class Predictions(Ranking):
         return f"<Predictions: {queries}, {named} with a landmark{below}>"
 
     def to_pandas(self) -> pd.DataFrame:
-        """Returns a table with a row for each query: the fields of Prediction but `rows`, `scores`."""
+        """Returns a table with a row for each query, without its neighbours."""
         import pandas as pd
 
         names = [one.name for one in fields(Prediction) if one.name not in ("rows", "scores")]
