@@ -1,4 +1,4 @@
-"""Labels from texts: keywords of captions and titles, and how near a text is to each label.
+"""Labels from texts: keywords of captions and titles, and the similarity of texts to labels.
 
 Yan et al., "Rethinking Model Pretraining for Noisy Image Classification" (second place of WebVision
 2020), with words of any script instead of English nouns and adjectives.
@@ -22,32 +22,32 @@ from lmk.embed.errors import UsageError
 
 CONTEXT_COLUMNS = ("title", "description", "caption", "tags")
 _UNSPACED = ("IDEOGRAPHIC", "CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA")
-_BLOCK = 4096  # texts at a time
+_BLOCK = 4096  # number of texts at a time
 
 Encode = Callable[[Sequence[str]], NDArray[np.floating]]
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order, in small letters: runs of letters and their marks.
+    """Returns the words of a text in lower case: runs of letters and their marks, in order.
 
-    Numbers and signs part words. Chinese and Japanese, which part none, are cut into overlapping
-    pairs of characters (a lone one stays), as Lucene's CJKAnalyzer cuts them. Thai, Lao, Khmer and
-    Burmese stay in one piece between blanks.
+    Numbers and signs separate words. Chinese and Japanese text has no separators and is cut into
+    overlapping pairs of characters, as by Lucene's CJKAnalyzer. Thai, Lao, Khmer and Burmese text
+    is only separated at blanks.
     """
-    found: list[str] = []
+    words: list[str] = []
     folded = unicodedata.normalize("NFKC", text).casefold()
     shown = (c for c in folded if unicodedata.category(c) != "Cf")  # no joiners, no soft hyphens
     for kind, run in groupby(shown, _kind):
         piece = "".join(run)
         if kind == "word" and any(unicodedata.category(c)[0] == "L" for c in piece):
-            found.append(piece)
+            words.append(piece)
         elif kind == "unspaced":
-            found += [piece[i : i + 2] for i in range(max(len(piece) - 1, 1))]
-    return found
+            words += [piece[i : i + 2] for i in range(max(len(piece) - 1, 1))]
+    return words
 
 
 def _kind(character: str) -> str:
-    """What a character is a part of: "word", "unspaced" writing, or nothing."""
+    """Returns the kind of a character: "word", "unspaced" (script without blanks), or ""."""
     if character.isascii():
         return "word" if character.isalpha() else ""
     if unicodedata.category(character)[0] not in "LM":
@@ -59,23 +59,22 @@ def _kind(character: str) -> str:
 def keywords(
     texts: Sequence[str], *, least: int = 5, most: float = 0.05, count: int | None = None
 ) -> list[tuple[str, ...]]:
-    """The keywords of each text: its words without the most and the least common ones.
+    """Returns the keywords of each text: its words without the most and the least common ones.
 
-    The most common ones ("the", "of", "photo") say nothing of a picture and the least common
-    ones (misspellings, names) cannot be learnt. Grammar is not looked at.
+    The most common words ("the", "of", "photo") do not describe a picture, and the least common
+    ones (misspellings, names) have too few examples. Grammar is not used.
 
     Args:
-        texts: of each picture.
-        least: words of fewer texts are left out.
-        most: words of more than this part of the texts are left out, 0 to 1.
-        count: the vocabulary's size at most; the words of most texts stay, of equal ones the first
-            by the alphabet.
+        texts: the text of each picture.
+        least: words in fewer texts are left out.
+        most: words in more than this fraction of the texts are left out, 0 to 1.
+        count: largest size of the vocabulary. The most common words stay; ties go by the alphabet.
 
     Returns:
-        For each text its keywords, each once, in the order in which they come in it.
+        The keywords of each text, without repetition, in their order in the text.
 
     Raises:
-        ValueError: `least` below 1, `most` outside 0 to 1, `count` below 1.
+        ValueError: `least` is below 1, `most` is outside 0 to 1, or `count` is below 1.
     """
     if least < 1 or not 0 <= most <= 1 or (count is not None and count < 1):
         raise ValueError(f"least {least}, most {most} or count {count} is out of range")
@@ -83,10 +82,10 @@ def keywords(
     for text in texts:
         for word in set(words(text)):
             of_texts[word] = of_texts.get(word, 0) + 1
-    kept = [w for w, texts_of in of_texts.items() if least <= texts_of <= most * len(texts)]
+    chosen = [w for w, texts_of in of_texts.items() if least <= texts_of <= most * len(texts)]
     if count is not None:
-        kept = sorted(kept, key=lambda word: (-of_texts[word], word))[:count]
-    vocabulary = frozenset(kept)
+        chosen = sorted(chosen, key=lambda word: (-of_texts[word], word))[:count]
+    vocabulary = frozenset(chosen)
     return [tuple(dict.fromkeys(w for w in words(text) if w in vocabulary)) for text in texts]
 
 
@@ -97,18 +96,18 @@ def weighted_labels(
     top: int = 5,
     encode: Encode | None = None,
 ) -> list[tuple[tuple[str, float], ...]]:
-    """The labels nearest to each text, and the cosine to each as its weight.
+    """Returns the labels nearest to each text, with the cosine as weight.
 
     Args:
-        texts: of each picture.
-        glosses: what each label means, in words: its synonyms, its definition.
-        top: labels of a text at most.
-        encode: vectors float [n, d] of texts; those of their words unless given, by TF-IDF learnt
-            on the texts and the glosses. See lmk.embed.tags.sentences for those of a network.
+        texts: the text of each picture.
+        glosses: a description of each label: its synonyms, its definition.
+        top: largest number of labels of a text.
+        encode: returns vectors float [n, d] of texts. Default: TF-IDF of their words, fitted on the
+            texts and the glosses. lmk.embed.tags.sentences has vectors of a network.
 
     Returns:
-        For each text (label, weight), nearest first, of equal ones the first by the alphabet;
-        only weights above 0, so none for an empty text, or for one without a word of any gloss.
+        The (label, weight) pairs of each text, nearest first; ties go by the alphabet. Only
+        weights above 0 are included, so an empty text has none.
 
     Raises:
         ValueError: there is no label, or `top` is below 1.
@@ -132,11 +131,11 @@ def weighted_labels(
 def _vectors(
     texts: Sequence[str], glosses: Sequence[str], encode: Encode | None
 ) -> tuple[Any, Any]:
-    """Unit vectors of both, dense or sparse; 0 where there is no text."""
+    """Returns unit vectors of texts and glosses, dense or sparse; 0 for an empty text."""
     if encode is not None:
         own, labels = (unit_rows(np.asarray(encode(each), np.float32)) for each in (texts, glosses))
         for each, vectors in ((texts, own), (glosses, labels)):
-            vectors[[not text.strip() for text in each]] = 0  # no text is near to nothing
+            vectors[[not text.strip() for text in each]] = 0  # an empty text has no similar label
         return own, labels
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -148,16 +147,15 @@ def _vectors(
 
 
 def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str, str]:
-    """The texts of pictures by id, from a CSV or Parquet file with a column id.
+    """Returns the texts of pictures by id, from a CSV or Parquet file with a column id.
 
     Args:
         path: the file.
-        columns: the columns whose texts are put together; those of CONTEXT_COLUMNS that there are
-            unless given.
+        columns: the columns whose texts are joined. Default: the existing ones of CONTEXT_COLUMNS.
 
     Raises:
         ManifestError: the file cannot be read.
-        UsageError: it lacks the columns, or has an id twice.
+        UsageError: a column is missing, or an id is repeated.
     """
     table = read_table(path, {"id", *CONTEXT_COLUMNS, *(columns or ())})
     wanted = [c for c in CONTEXT_COLUMNS if c in table] if columns is None else list(columns)

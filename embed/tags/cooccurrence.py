@@ -1,4 +1,4 @@
-"""Labels from labels: tags that come together, and tags that a network is sure of."""
+"""Labels from labels: tags that occur together, and tags that a network predicts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lmk.embed.tags.hierarchy import RelationGraph
 
 
 def cooccurrence(own: NDArray[np.bool_], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """CO(i, j) = n_ij / n_i: of the pictures labelled i the part that is seen as j.
+    """Returns CO(i, j) = n_ij / n_i: the fraction of pictures labelled i that have j.
 
-    Wu et al., "Tencent ML-Images", 2019, where "seen" means that a network trained on other
+    Wu et al., "Tencent ML-Images", 2019. There a picture has j if a network trained on other
     pictures gives j a probability above .95.
 
     Args:
@@ -21,10 +21,10 @@ def cooccurrence(own: NDArray[np.bool_], seen: NDArray[np.bool_]) -> NDArray[np.
         seen: bool [n, b].
 
     Returns:
-        float64 [a, b]; 0 for a label that no picture has.
+        float64 [a, b]; 0 for a label without pictures.
 
     Raises:
-        ValueError: dtypes, or another number of pictures.
+        ValueError: a dtype is wrong, or the numbers of pictures differ.
     """
     if own.dtype != np.bool_ or seen.dtype != np.bool_ or len(own) != len(seen):
         raise ValueError(f"bool [n, a] and [n, b] are needed, got {own.shape} and {seen.shape}")
@@ -42,19 +42,19 @@ def cooccurring_tags(
     *,
     above: float = 0.5,
 ) -> dict[str, tuple[str, ...]]:
-    """The tags to add to every picture of a label: those that come with it though not related.
+    """Returns the tags to add to every picture of a label: frequent with it, but not related.
 
-    A pair counts where CO > `above` and neither is the other's ancestor.
+    A pair counts if CO > `above` and neither is an ancestor of the other.
 
     Args:
-        rates: float64 [a, b] of `cooccurrence`.
-        names: of the a labels.
-        seen_names: of the b tags.
-        relations: between both.
-        above: strictly.
+        rates: float64 [a, b], a result of `cooccurrence`.
+        names: the names of the a labels.
+        seen_names: the names of the b tags.
+        relations: the relations between both.
+        above: the rate must be greater.
 
     Returns:
-        By label, in the order of `seen_names`; labels without any are left out.
+        The tags by label, in the order of `seen_names`, without labels that have none.
 
     Raises:
         ValueError: the names do not fit the rates.
@@ -73,10 +73,10 @@ def cooccurring_tags(
 def add_tags(
     tags: Iterable[str], cooccurring: dict[str, tuple[str, ...]], relations: RelationGraph
 ) -> tuple[str, ...]:
-    """One picture's tags with their ancestors, then with what comes together with those given.
+    """Returns a picture's tags, their ancestors, and the tags that occur with the given ones.
 
-    What comes with a tag that was itself added is not added, and neither are its ancestors: CO was
-    counted on labels.
+    Tags that occur with an added tag, and their ancestors, are not added, as CO is counted on
+    labels.
     """
     given = tuple(dict.fromkeys(tags))
     more = (other for tag in given for other in cooccurring.get(tag, ()))
@@ -90,20 +90,16 @@ def pseudo_labels(
     top: int = 5,
     above: float = 0.5,
 ) -> NDArray[np.bool_]:
-    """Labels to learn from, or to show to people who check them: those given, and sure ones.
+    """Returns the given labels and the most probable ones of a network, bool [n, t].
 
     Args:
-        probabilities: float [n, t] of a trained network; of equal ones the smaller column is
-            taken first.
-        own: bool [n, t], the labels given; none is taken away.
-        top: of each picture at most so many of the network's are taken, 1 or more.
-        above: strictly.
-
-    Returns:
-        bool [n, t].
+        probabilities: float [n, t] of a trained network. Ties go to the smaller column.
+        own: bool [n, t], the given labels. None is removed.
+        top: largest number of the network's labels per picture, 1 or more.
+        above: the probability must be greater.
 
     Raises:
-        ValueError: shapes, NaN, `top` below 1.
+        ValueError: the shapes do not fit, a probability is NaN, or `top` is below 1.
     """
     if probabilities.ndim != 2 or probabilities.shape != own.shape or own.dtype != np.bool_:
         raise ValueError(

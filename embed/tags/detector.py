@@ -1,4 +1,4 @@
-"""Detectors: things in a picture with a box around each; they set tags that need a close look."""
+"""Detectors of objects with boxes; their classes assign tags of small objects."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SIDE = 320  # of the pictures that SSDLite takes
 
 @dataclass(frozen=True)
 class Box:
-    """One thing found.
+    """One detected object.
 
     Attributes:
-        label: its class, as the detector calls it.
+        label: its class, by the detector's name.
         score: 0 to 1.
-        corners: left, top, right, bottom, as parts of the picture's sides.
+        corners: left, top, right, bottom, relative to the picture's sides.
     """
 
     label: str
@@ -39,20 +39,20 @@ class Box:
 
 
 class Detector(Protocol):
-    """Finds things in pictures."""
+    """Detects objects in pictures."""
 
     @property
     def size(self) -> int:
-        """Side of the square that pictures are squashed to, in pixels."""
+        """Side of the square that pictures are resized to, in pixels."""
         ...
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes it knows, each once."""
+        """The classes of the detector, without repetition."""
         ...
 
     def boxes(self, picture: Picture) -> list[Box]:
-        """What is in a picture uint8 [size, size, 3], by falling score."""
+        """Returns the boxes in a picture uint8 [size, size, 3], by descending score."""
         ...
 
 
@@ -60,12 +60,12 @@ class SsdLite:
     """torchvision's SSDLite320 on MobileNetV3, of the 80 classes of COCO, on the CPU.
 
     Args:
-        weights: a file of its weights (.pth as torchvision publishes it, or .safetensors), or
-            "hub" to fetch them (14 MB; needs a network the first time).
+        weights: the weights file (torchvision's .pth or a .safetensors file), or "hub" to download
+            it once (14 MB).
 
     Raises:
-        ModelError: no such file, or weights of another network.
-        DownloadError: they cannot be fetched.
+        ModelError: the file does not exist, or has the weights of another network.
+        DownloadError: the weights cannot be downloaded.
     """
 
     def __init__(self, weights: str) -> None:
@@ -138,16 +138,16 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 def tag_of_class(
     labels: Sequence[str], tags: Sequence[str], chosen: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Which tag a box of each class sets.
+    """Returns the tag that each class of boxes assigns.
 
     Args:
         labels: the classes of a detector.
-        tags: of a tagger.
-        chosen: tags by class, where names differ or tags are more than the tagger knows. Without
-            it a class sets the tag of its own name, with "_" for blanks, where there is one.
+        tags: the tags of a tagger.
+        chosen: tags by class, if names differ or the tagger lacks the tags. Other classes assign
+            the tag with their own name ("_" for blanks), if it exists.
 
     Raises:
-        UsageError: a class that the detector does not know.
+        UsageError: `chosen` has a class that the detector lacks.
     """
     if chosen is None:
         own = {label: "_".join(label.split()) for label in labels}
@@ -160,10 +160,10 @@ def tag_of_class(
 
 
 def read_classes(path: Path) -> dict[str, str]:
-    """Tags by a detector's class, from a CSV with the columns class and tag.
+    """Returns tags by the class of a detector, from a CSV with the columns class and tag.
 
     Raises:
-        UsageError: no such file, no such columns, a class twice.
+        UsageError: the file or a column does not exist, or a class is repeated.
     """
     found: dict[str, str] = {}
     with CsvFile(path, ("class", "tag"), error=UsageError, pad=True) as rows:

@@ -1,6 +1,6 @@
-"""TagHead: the linear layer that reads tags off an embedder's features, and its file.
+"""TagHead: the linear layer from an embedder's features to tags, and its file.
 
-`lmk train` with a task of tags writes it beside the embedder's own files.
+`lmk train` with a task of tags writes it beside the embedder's files.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Activation = Literal["sigmoid", "softmax"]
 
 @dataclass(frozen=True, eq=False)
 class TagHead:
-    """Tags of features: activation(weight @ feature + bias).
+    """Linear head of tags: activation(weight @ feature + bias).
 
     Attributes:
-        names: the t tags, each once.
+        names: the t tags, without repetition.
         weight: float32 [t, d].
         bias: float32 [t].
-        activation: "sigmoid": each tag has a probability of its own; "softmax": they add up to 1.
-        unit: features are scaled to length 1 first, so that those an index keeps will do.
-        feature_fingerprint: of the embedder whose features these are
+        activation: "sigmoid" for independent probabilities, "softmax" for probabilities with sum 1.
+        unit: features are scaled to length 1 first, as an index stores them.
+        feature_fingerprint: fingerprint of the embedder of the features
             (Embedder.feature_fingerprint).
 
     Raises:
-        ValueError: shapes that do not fit, a name that comes twice, numbers that are not finite.
+        ValueError: the shapes do not fit, a name is repeated, or a number is not finite.
     """
 
     names: tuple[str, ...]
@@ -60,17 +60,17 @@ class TagHead:
 
     @property
     def dim(self) -> int:
-        """Components of a feature."""
+        """The number of components of a feature."""
         return int(self.weight.shape[1])
 
     def probabilities(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities float32 [n, t] of an embedder's raw features [n, d]; see `unit`."""
+        """Returns probabilities float32 [n, t] of an embedder's raw features [n, d]; see `unit`."""
         from scipy.special import expit, softmax
 
         rows = unit_rows(features.astype(np.float32)) if self.unit else features
         logits = rows.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
-        found = expit(logits) if self.activation == "sigmoid" else softmax(logits, axis=1)
-        result: NDArray[np.float32] = found.astype(np.float32)
+        probabilities = expit(logits) if self.activation == "sigmoid" else softmax(logits, axis=1)
+        result: NDArray[np.float32] = probabilities.astype(np.float32)
         return result
 
 
@@ -96,15 +96,15 @@ def save_tag_head(head: TagHead, path: Path) -> None:
 def load_tag_head(
     folder: Path, feature_fingerprint: str | None = None, *, checked: bool = False
 ) -> TagHead:
-    """The tags of an embedder's folder.
+    """Returns the head of tags in an embedder's folder.
 
     Args:
-        folder: as `lmk train` writes it.
-        feature_fingerprint: of the embedder whose features will be given to it.
-        checked: the file has been compared with its checksum already.
+        folder: a folder that `lmk train` has written.
+        feature_fingerprint: fingerprint of the embedder that will compute the features.
+        checked: True if the file has been compared with its checksum already.
 
     Raises:
-        ModelError: the embedder was not trained for tags, or the file is damaged.
+        ModelError: the embedder has no tags, or the file is damaged.
         ModelDamaged: the file has changed since it was written.
         EmbedderMismatch: the head belongs to another embedder.
     """
@@ -125,7 +125,7 @@ def load_tag_head(
         if header.pop("format") != FORMAT:
             raise ModelError("was written by a newer lmk", where=path, remedy="install a newer lmk")
         given = tuple(header.pop("names"))
-        names = tuple(map(nfc, given))  # as labels are; files of the past may have them decomposed
+        names = tuple(map(nfc, given))  # the form of labels; older files may have decomposed names
         names = names if len(set(names)) == len(names) else given
         head = TagHead(names=names, weight=weight, bias=bias, **header)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -134,7 +134,7 @@ def load_tag_head(
         ) from error
     if feature_fingerprint not in (None, head.feature_fingerprint):
         raise EmbedderMismatch(
-            "these tags were learnt with another embedder",
+            "these tags were trained with another embedder",
             where=path,
             remedy="use the embedder of the same folder",
         )

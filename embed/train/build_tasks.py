@@ -1,4 +1,4 @@
-"""The tasks of a run, made from its settings."""
+"""Builds the tasks of a run from its settings."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def build_tasks(
     memory: Memory | None = None,
     on_progress: Progress = no_progress,
 ) -> tuple[list[Task], tuple[Skipped, ...]]:
-    """The tasks in the order of the settings, and the pictures that no teacher could read.
+    """Returns the tasks in the order of the settings, and the pictures that cannot be read.
 
-    The heads' random weights are drawn from the seed.
+    The random weights of the heads depend on the seed.
 
     Args:
-        config: of the run.
+        config: the settings of the run.
         manifests: the training set.
-        pictures: the same.
-        dim: components of an embedding.
-        teacher: the file that keeps the teachers' vectors, for a run that goes on.
-        features: the folder that keeps the teachers' features.
-        world: the processes; the first one asks the teachers.
-        memory: of all pictures, where a task needs it (TrainConfig.remembers).
+        pictures: the pictures of the training set.
+        dim: number of components of an embedding.
+        teacher: the file that stores the teachers' vectors, for a resumed run.
+        features: the folder that stores the teachers' features.
+        world: the processes; the first one computes the teachers' vectors.
+        memory: the memory of all pictures, if a task needs it (TrainConfig.remembers).
         on_progress: called with (stage, done, total).
     """
     codes = class_codes(pictures.labels, background=False)[1]
@@ -62,8 +62,8 @@ def build_tasks(
     skipped: tuple[Skipped, ...] = ()
     for number, settings in enumerate(config.tasks):
         if isinstance(settings, Distillation | Neighbours):
-            kept = teacher.with_stem(f"{teacher.stem}_{number}")
-            vectors = _teacher(settings, manifests, dim, kept, features, world, on_progress)
+            stored = teacher.with_stem(f"{teacher.stem}_{number}")
+            vectors = _teacher(settings, manifests, dim, stored, features, world, on_progress)
             skipped += vectors.skipped
             if isinstance(settings, Distillation):
                 tasks.append(DistillationTask(settings, vectors))
@@ -94,7 +94,7 @@ def _needed(memory: Memory | None) -> Memory:
 
 
 def _centres(tasks: Sequence[Task]) -> Tensor:
-    """The centres of the task of classes, of which there is one."""
+    """Returns the centres of the only task of classes."""
     return next(task.centres() for task in tasks if isinstance(task, ClassTask))
 
 
@@ -102,21 +102,21 @@ def _teacher(
     settings: Taught,
     manifests: Sequence[Manifest],
     dim: int,
-    kept: Path,
+    stored: Path,
     features: Path,
     world: World,
     on_progress: Progress,
 ) -> TeacherVectors:
-    """The teacher's vectors: computed once by the first process, then read by all."""
-    if world.first and not kept.exists():
+    """Returns the teacher's vectors; the first process computes them, and all read the file."""
+    if world.first and not stored.exists():
         asked = teacher_vectors(settings, manifests, dim, features, on_progress=on_progress)
         tensors = {
             "vectors": torch.from_numpy(asked.vectors),
             "known": torch.from_numpy(asked.known),
         }
         skipped = [[skip.path, skip.reason] for skip in asked.skipped]
-        save_checkpoint(kept, tensors, {"skipped": skipped})
+        save_checkpoint(stored, tensors, {"skipped": skipped})
     world.wait()
-    tensors, state = load_checkpoint(kept)
+    tensors, state = load_checkpoint(stored)
     unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
     return TeacherVectors(tensors["vectors"].numpy(), tensors["known"].numpy(), unread)

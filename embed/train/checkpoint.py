@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, there whole or not at all; the rest is JSON in its header."""
+"""Checkpoints: safetensors files with JSON in the header, written atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADER, _DIGEST = "lmk", "sha256"  # in the file's own header
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors by name and a JSON object, with the sha256 of both.
+    """Writes tensors by name and a JSON object, with the SHA-256 of both.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -33,13 +33,13 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
 def load_checkpoint(
     path: Path, *, remedy: str = "remove it, and run the same command again: it is made anew"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the JSON object that save_checkpoint wrote.
+    """Returns the tensors and the JSON object of a checkpoint.
 
-    A checkpoint of an lmk that wrote no digest is read without one.
+    A checkpoint of an early release has no digest and is read without a check.
 
     Args:
         path: the file.
-        remedy: for the error.
+        remedy: the remedy of the error.
 
     Raises:
         CheckpointDamaged: the file has changed since it was written.
@@ -55,12 +55,12 @@ def load_checkpoint(
             )
         return tensors, json.loads(header[_HEADER])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"is no checkpoint ({type(error).__name__})"
+        what = f"is not a checkpoint ({type(error).__name__})"
         raise CheckpointDamaged(what, where=path, remedy=remedy) from error
 
 
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
-    """The sha256 of tensors, by name, type, shape and content, and of a text."""
+    """Returns the SHA-256 of tensors (name, type, shape, content) and a text."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -69,20 +69,20 @@ def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under names that begin with `prefix` and a point."""
+    """Returns the tensors with `prefix` and a dot before their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that `prefixed` named, under their own names."""
+    """Returns the tensors whose names have the prefix, without it; the inverse of `prefixed`."""
     start = f"{prefix}."
     return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimizer: momenta and counts by "PARAMETER/NAME".
+    """Returns the state of an optimizer: momenta and counts by "PARAMETER/NAME".
 
-    Rates and other settings are left out: they follow from the configuration and the step.
+    Learning rates and other settings are left out, as the config and the step determine them.
     """
     state = optimizer.state_dict()["state"]
     return {
@@ -94,7 +94,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts the state of optimizer_tensors back."""
+    """Restores the state that optimizer_tensors returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split("/")

@@ -1,4 +1,4 @@
-"""Settings of a training run: presets by name, JSON files, single values on top."""
+"""Settings of a training run, from presets, JSON files and changes of single values."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ NONE = "none"  # of model.weights: random
 
 
 class Model(Settings):
-    """The network.
+    """Settings of the network.
 
     Attributes:
-        backbone: the timm model.
-        weights: what it starts from: "none" (random), "hub" (timm's, needs a network),
+        backbone: name of the timm model.
+        weights: the initial weights: "none" (random), "hub" (downloaded from timm's hub),
             "package:NAME", a weights file of the backbone, or an embedder's folder (with its neck
-            where both have one).
-        mean, std: of the pixels in 0..1; timm's own for the backbone unless given.
-        pooling, gem_p, neck, neck_form, neck_activation, global_context: as of EmbedderConfig.
-        whitening_power: a centred neck starts as the PCA-whitening of this power, learnt on the
-            features of the training pictures (unless `weights` is an embedder's folder with one).
-        train_gem: whether the power of GeM is learnt.
+            if both have one).
+        mean, std: normalisation of the pixels (0 to 1). Default: timm's values of the backbone.
+        pooling, gem_p, neck, neck_form, neck_activation, global_context: see EmbedderConfig.
+        whitening_power: a centred neck starts as the PCA-whitening of this power, fitted on the
+            features of the training pictures (unless `weights` is a folder with such a neck).
+        train_gem: whether the power of GeM is trained.
     """
 
     backbone: str
@@ -65,20 +65,20 @@ class Model(Settings):
 
 
 class Stage(Settings):
-    """Some epochs at one size of pictures, in pixels."""
+    """A number of epochs with one size of pictures, in pixels."""
 
     epochs: int = Field(ge=1)
     size: int = Field(ge=16, le=2048)
 
 
 class Optimizer(Settings):
-    """What moves the weights.
+    """Settings of the optimizer.
 
     Attributes:
-        lr: the peak, for the batch as given.
-        backbone_lr, head_lr: of the backbone and of the tasks' own weights (the classes'
-            centres), as multiples of `lr`.
-        weight_decay: not of biases, norms and the power of GeM.
+        lr: the peak learning rate for the given batch size.
+        backbone_lr, head_lr: learning rates of the backbone and of the tasks' weights (such as the
+            centres of classes), as multiples of `lr`.
+        weight_decay: does not apply to biases, norms and the power of GeM.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -91,12 +91,12 @@ class Optimizer(Settings):
 
 
 class Schedule(Settings):
-    """The learning rate over the epochs: linear warm-up, then cosine or steps.
+    """Schedule of the learning rate: linear warm-up, then cosine or steps.
 
     Attributes:
-        warmup: epochs, whole or not.
+        warmup: number of epochs, may be a fraction.
         warmup_growth: the warm-up grows by this factor after each epoch, instead of linearly.
-        floor: the end of the cosine, as a part of the peak.
+        floor: the end of the cosine as a fraction of the peak.
         milestones: epochs after which `gamma` multiplies the rate.
     """
 
@@ -109,20 +109,20 @@ class Schedule(Settings):
 
 
 class Augment(Settings):
-    """How a picture is changed before it is learnt; 0 switches a change off.
+    """Random changes of a training picture; 0 disables a change.
 
     Attributes:
-        crop: the smallest part of the picture's area that a crop keeps (1: no crop).
-        ratio: the widest crop's width by height, and one by it the narrowest.
-        flip, perspective, grey, erase: how often, 0 to 1.
-        rotate: at most, in degrees.
-        rotate_often, light_often: of how many pictures, 0 to 1.
-        light: brightness, contrast and saturation change by up to this part.
-        hue: changes by up to this part of the circle; a quarter of `light` unless given.
-        corners: each corner moves by a normal deviate of this part of the side, the outside is
-            the mirrored picture.
-        blur: how often, by a Gaussian of .5 to 1.5 pixels.
-        coarse: how often a picture is made smaller, to 36 to 71 % of the side, and larger again.
+        crop: smallest fraction of the picture's area in a crop (1: no crop).
+        ratio: largest aspect ratio of a crop; its inverse is the smallest.
+        flip, perspective, grey, erase: probability, 0 to 1.
+        rotate: largest angle in degrees.
+        rotate_often, light_often: probability, 0 to 1.
+        light: largest relative change of brightness, contrast and saturation.
+        hue: largest change as a fraction of the colour circle. Default: a quarter of `light`.
+        corners: standard deviation of the shift of each corner, relative to the side. The outside
+            is filled with the mirrored picture.
+        blur: probability of a Gaussian blur of .5 to 1.5 pixels.
+        coarse: probability of a reduction to 36 to 71 % of the side and an enlargement.
     """
 
     crop: float = Field(default=0.5, gt=0, le=1)
@@ -142,14 +142,14 @@ class Augment(Settings):
 
 
 class Groups(Settings):
-    """What a batch is made of, instead of an epoch's pictures in any order.
+    """Composition of a batch by classes, instead of a random order of all pictures.
 
     Attributes:
-        classes: landmarks in a batch, none twice, drawn as `sampling` says.
-        pictures: of each, different ones where it has so many.
-        unlabelled: pictures without a label in a batch, none twice.
-        views: how often each of them is in the batch, changed at random each time.
-        micro_batches: the number of batches of an epoch.
+        classes: number of different landmarks in a batch, drawn by `sampling`.
+        pictures: number of pictures of each landmark, different ones if there are enough.
+        unlabelled: number of different pictures without a label in a batch.
+        views: number of random views of each of them in the batch.
+        micro_batches: number of batches in an epoch.
     """
 
     classes: int = Field(ge=1)
@@ -160,7 +160,7 @@ class Groups(Settings):
 
     @property
     def batch(self) -> int:
-        """Pictures of a batch."""
+        """The number of pictures in a batch."""
         return self.classes * self.pictures + self.unlabelled * self.views
 
 
@@ -168,30 +168,30 @@ class TrainConfig(Settings):
     """All settings of a training run.
 
     Attributes:
-        name: of the embedder that comes out.
-        tasks: what is learnt; the losses are summed by their loss_weight.
-        sampling: every picture once an epoch, or classes drawn by the root of their size, or
-            equally often.
-        stages: in order; their epochs add up.
-        size: of the pictures of the embedder that comes out; the last stage's unless given.
-        groups: what each batch is made of; the batch has that size then.
-        memory_keep: of a picture's embedding in the memory, when it was seen again; the rest is
-            the new one's. There is a memory where a task needs one.
-        batch: pictures of a micro-batch, over all processes; `accumulate` micro-batches make a
-            step.
-        precision: "auto" is bf16 on GPUs that have it and on CPUs with AMX, else fp16 on GPUs,
+        name: name of the resulting embedder.
+        tasks: the training tasks; the loss is their sum, weighted by loss_weight.
+        sampling: "natural": every picture once per epoch; "sqrt": classes drawn by the square root
+            of their size; "balanced": all classes equally often.
+        stages: stages of epochs, in order.
+        size: picture size of the resulting embedder. Default: the size of the last stage.
+        groups: composition of each batch, which determines its size.
+        memory_keep: weight of the old embedding of a picture in the memory when it is updated. A
+            memory exists only if a task needs one.
+        batch: number of pictures in a micro-batch, over all processes. A step has `accumulate`
+            micro-batches.
+        precision: "auto" is bf16 on GPUs that support it and on CPUs with AMX, else fp16 on GPUs,
             else fp32.
-        clip: the longest gradient, or None.
-        ema: decay of the average of the weights that is kept beside them, or None.
-        keep_start: the part of the starting weights in the embedder, which is the mean of both:
-            Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), 2022.
-        freeze: beginnings of names of the network's weights that stay as they are.
-        freeze_norms: keep the running means and variances of all BatchNorms.
-        best_by: which figure of the validation chooses the best epoch: of tags the mean over
-            tags of their average precision, "tag_map", of anything else one of the others.
-        seed: of all chance.
-        workers: processes that read pictures; one for each core unless given, 0 for none.
-        save_minutes: between checkpoints within an epoch; 0 is after each step.
+        clip: largest norm of the gradient, or None.
+        ema: decay of the moving average of the weights, or None.
+        keep_start: weight of the initial weights in the embedder, a mean of both: Wortsman et al.,
+            "Robust fine-tuning of zero-shot models" (WiSE-FT), 2022.
+        freeze: prefixes of names of the weights that are not trained.
+        freeze_norms: do not update the running means and variances of BatchNorms.
+        best_by: the validation figure that selects the best epoch: "tag_map", the mean over tags
+            of their average precision, for a task of tags; one of the others for other tasks.
+        seed: seed of all random numbers.
+        workers: number of processes that read pictures; 0 for none. Default: one per core.
+        save_minutes: minutes between checkpoints within an epoch; 0 saves after each step.
     """
 
     name: str
@@ -220,7 +220,7 @@ class TrainConfig(Settings):
 
     @property
     def remembers(self) -> bool:
-        """Whether a task needs the memory of all pictures' embeddings."""
+        """True if a task needs the memory of all pictures' embeddings."""
         return any(
             isinstance(task, Contrast | Neighbours)
             or (isinstance(task, Classes) and task.start == "means")
@@ -229,16 +229,16 @@ class TrainConfig(Settings):
 
     @property
     def epochs(self) -> int:
-        """Of all stages."""
+        """The number of epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
     def embedder_size(self) -> int:
-        """Side of the pictures of the embedder that comes out, in pixels."""
+        """Side of the pictures of the resulting embedder, in pixels."""
         return self.size or self.stages[-1].size
 
     def size_of(self, epoch: int) -> int:
-        """Side of the pictures in an epoch, from 0."""
+        """Returns the side of the pictures in an epoch, which is counted from 0."""
         for stage in self.stages:
             if epoch < stage.epochs:
                 return stage.size
@@ -291,22 +291,22 @@ class TrainConfig(Settings):
 
 
 def training_presets() -> tuple[str, ...]:
-    """The names of the training presets that lmk comes with."""
+    """Returns the names of the shipped training presets."""
     names = (file.name for file in (resources.files("lmk.embed") / "presets").iterdir())
     found = (name for name in names if name.endswith(TRAINING_SUFFIX))
     return tuple(sorted(name.removesuffix(TRAINING_SUFFIX) for name in found))
 
 
 def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
-    """The settings of a preset or a JSON file.
+    """Returns the settings of a preset or a JSON file.
 
     Args:
-        source: a preset's name, or a file.
-        changes: single values, as "optimizer.lr=0.01" or "tasks.0.margin=0.4"; the value is JSON,
-            or else text.
+        source: the name of a preset, or a file.
+        changes: changes of single values, such as "optimizer.lr=0.01" or "tasks.0.margin=0.4". A
+            value that is not JSON is a text.
 
     Raises:
-        UsageError: no such preset or file, an unknown key, a value that does not fit.
+        UsageError: the preset or file does not exist, a key is unknown, or a value is invalid.
     """
     values = json_object(_text(source), source)
     for change in changes:
@@ -325,7 +325,7 @@ def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
 
 
 def json_object(text: str, source: str) -> dict[str, Any]:
-    """The object that a JSON text holds; UsageError for anything else."""
+    """Returns the object in a JSON text; raises UsageError for anything else."""
     try:
         values = json.loads(text)
     except ValueError as error:
@@ -350,13 +350,13 @@ def _text(source: str) -> str:
 
 
 def _other_names(key: str) -> set[str]:
-    """The other spellings of a key whose name has changed."""
+    """Returns the other names of a key that was renamed."""
     pair = next((pair for pair in RENAMED.items() if key in pair), ())
     return {name for name in pair if name != key}
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
-    """Sets one value in place, by its dotted path."""
+    """Applies one change, such as "optimizer.lr=0.01", in place."""
     path, equals, text = change.partition("=")
     *parents, last = path.strip().split(".")
     target: Any = values

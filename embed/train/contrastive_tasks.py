@@ -20,12 +20,12 @@ _NEVER = -1e9  # a logit whose exponential is 0 and whose differences are finite
 
 
 class ContrastTask(Task):
-    """Pulls the pictures of a landmark together, and all others apart.
+    """Supervised contrastive loss of the pictures of a landmark against all others.
 
     Args:
-        settings: of the loss.
-        codes: int64 [pictures], the class of each; -1 for none, which is a class of its own.
-        memory: of all pictures; whoever takes the steps updates it.
+        settings: the settings of the loss.
+        codes: int64 [pictures], the class of each; -1 for none. Such a picture is its own class.
+        memory: the memory of all pictures, which the Learner updates.
     """
 
     name = "contrast"
@@ -40,7 +40,7 @@ class ContrastTask(Task):
         self._labels = torch.from_numpy(np.where(codes < 0, own, codes)).to(memory.vectors.device)
 
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """The pictures' numbers int64 [n]."""
+        """Returns the pictures' numbers int64 [n]."""
         return torch.from_numpy(pictures)
 
     def weights(self, targets: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class ContrastTask(Task):
         return torch.ones(len(targets), device=targets.device)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """-mean over positives p of log(exp(cos_p / t) / sum_j exp(cos_j / t)), of each picture.
+        """Returns -mean over positives p of log(exp(cos_p / t) / sum_j exp(cos_j / t)) [n].
 
         j runs over the whole memory and the rest of the batch, p over those of the same class: the
         picture's own place in the memory is one of them.
@@ -70,16 +70,16 @@ class ContrastTask(Task):
 
 
 class NeighboursTask(Task):
-    """Follows a teacher in which pictures without a label are near.
+    """Distillation of a teacher's similarities to pictures without a label.
 
     Args:
-        settings: of the loss.
+        settings: the settings of the loss.
         codes: int64 [pictures], the class of each; -1 for none.
-        teacher: the vectors of all pictures.
-        memory: of all pictures.
+        teacher: the teacher's vectors of all pictures.
+        memory: the memory of all pictures.
 
     Raises:
-        ManifestError: fewer than two pictures have no label and can be read.
+        ManifestError: fewer than two readable pictures have no label.
     """
 
     name = "neighbours"
@@ -108,7 +108,7 @@ class NeighboursTask(Task):
         self._teacher = torch.from_numpy(teacher.vectors).to(device)
 
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """The pictures' numbers int64 [n]."""
+        """Returns the pictures' numbers int64 [n]."""
         return torch.from_numpy(pictures)
 
     def weights(self, targets: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class NeighboursTask(Task):
         return self._teacher[targets].any(dim=1).float()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """sum_j t_j log(t_j / s_j) over the pictures without a label, itself left out."""
+        """Returns sum_j t_j log(t_j / s_j) over the other pictures without a label [n]."""
         own = functional.normalize(embeddings.float())
         itself = targets[:, None] == self._columns
 
@@ -129,17 +129,17 @@ class NeighboursTask(Task):
         return functional.kl_div(learnt, taught, reduction="none", log_target=True).sum(dim=1)
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats: all once, those without a vector never."""
+        """See Task.repeats; 1 for a picture with a vector, else 0."""
         return self._known.astype(np.float64)
 
 
 class RepulsionTask(Task):
-    """Keeps pictures without a label away from the landmarks' centres.
+    """Repulsion of pictures without a label from the landmarks' centres.
 
     Args:
-        settings: of the loss.
+        settings: the settings of the loss.
         codes: int64 [pictures], the class of each; -1 for none.
-        centres: gives the classes' centres [dim, c], of any length.
+        centres: returns the classes' centres [dim, c], of any length.
     """
 
     name = "repulsion"
@@ -154,7 +154,7 @@ class RepulsionTask(Task):
         self._centres = centres
 
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Class numbers int64 [n], -1 for a picture of none."""
+        """Returns class numbers int64 [n], -1 for a picture without a class."""
         return torch.from_numpy(self._codes[pictures])
 
     def weights(self, targets: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class RepulsionTask(Task):
         return (targets < 0).float()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """softplus(s (log(sum_c exp(s cos_c)) / s - margin)) / s, of each picture."""
+        """Returns softplus(s (log(sum_c exp(s cos_c)) / s - margin)) / s [n]."""
         scale = self._settings.scale
         cosines = functional.normalize(embeddings.float()) @ functional.normalize(
             self._centres(), dim=0

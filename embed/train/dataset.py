@@ -1,4 +1,4 @@
-"""Training pictures: which they are, and how one is read, decoded and changed at random."""
+"""Training pictures: the list of files, and the reading and random change of one picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lmk.embed.data.manifest import Manifest
 from lmk.embed.errors import ManifestError
 from lmk.embed.train.config import Augment
 
-_MARGIN = 1.25  # decoded larger than shown, so that crops are not blown up
+_MARGIN = 1.25  # pictures are decoded larger by this factor, so that crops keep detail
 _MOST_BAD = 100  # unreadable pictures in a row
 _GREY = 127
 _BLUR = (0.5, 1.5)  # pixels
@@ -34,9 +34,9 @@ class TrainingPictures:
     """The pictures of one or more manifests, in order.
 
     Attributes:
-        files: bytes [n], paths in the file system's encoding (an array, as processes that read
-            share it without a copy).
-        labels: of each picture.
+        files: bytes [n], paths in the file system's encoding (an array, which worker processes
+            share without a copy).
+        labels: the labels of each picture.
     """
 
     files: NDArray[np.bytes_]
@@ -44,10 +44,10 @@ class TrainingPictures:
 
     @classmethod
     def of(cls, manifests: Sequence[Manifest]) -> TrainingPictures:
-        """The pictures of manifests, one after the other.
+        """Returns the pictures of all manifests, in order.
 
         Raises:
-            ManifestError: they hold no picture.
+            ManifestError: the manifests have no picture.
         """
         rows = [(manifest.file(row), row.labels) for manifest in manifests for row in manifest.rows]
         if not rows:
@@ -61,12 +61,12 @@ class TrainingPictures:
         return len(self.labels)
 
     def path(self, picture: int) -> Path:
-        """The file of a picture."""
+        """Returns the path of a picture."""
         return Path(os.fsdecode(self.files[picture]))
 
     @property
     def digest(self) -> str:
-        """A sha256 of all paths and labels, in order."""
+        """The SHA-256 of all paths and labels, in order."""
         digest = hashlib.sha256()
         for file, labels in zip(self.files.tolist(), self.labels, strict=True):
             digest.update(file + b"\0" + " ".join(labels).encode() + b"\n")
@@ -74,7 +74,7 @@ class TrainingPictures:
 
 
 class Reader(Dataset[Any]):
-    """Reads a picture by (its number, the seed of its changes)."""
+    """Dataset that reads a picture by (its number, the seed of its changes)."""
 
     def __init__(self, files: NDArray[np.bytes_], size: int, augment: Augment) -> None:
         self._files = files
@@ -103,7 +103,7 @@ class Reader(Dataset[Any]):
 
 
 class _Corners(torch.nn.Module):
-    """Moves each corner by a normal deviate of a part of the side; mirrors what comes in."""
+    """Shifts each corner by a normal deviate, relative to the side; fills by mirroring."""
 
     def __init__(self, spread: float) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _Corners(torch.nn.Module):
 
 
 class _Coarse(torch.nn.Module):
-    """Makes a picture smaller and larger again, as pictures from the web often were."""
+    """Reduces and enlarges a picture, as was done to many pictures on the web."""
 
     def forward(self, picture: Tensor) -> Tensor:
         side = picture.shape[2]
@@ -132,7 +132,7 @@ class _Coarse(torch.nn.Module):
 
 
 def augmentation(augment: Augment, size: int) -> v2.Transform:
-    """The changes as one transform: uint8 [3, side, side] -> uint8 [3, size, size]."""
+    """Returns the changes as one transform: uint8 [3, side, side] -> uint8 [3, size, size]."""
     steps: list[torch.nn.Module] = []
     if augment.rotate:
         turn = v2.RandomRotation(augment.rotate, v2.InterpolationMode.BILINEAR, fill=_GREY)
@@ -157,7 +157,7 @@ def augmentation(augment: Augment, size: int) -> v2.Transform:
     if augment.coarse:
         steps.append(v2.RandomApply([_Coarse()], augment.coarse))
     if augment.erase:
-        # A square of 40 % of the side, as the winners of 2020 and 2021 cut it out.
+        # A square of 40 % of the side, as in the winning solutions of 2020 and 2021.
         steps.append(v2.RandomErasing(augment.erase, (0.16, 0.16), (1.0, 1.0), value=_GREY))
     return v2.Compose(steps) if steps else v2.Identity()
 

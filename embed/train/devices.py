@@ -1,4 +1,4 @@
-"""Where a run computes: the device, the precision, and the other processes of the run."""
+"""The device, the precision and the processes of a run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor
 
 from lmk.embed.errors import UsageError
 
-# The others wait while the first process validates and writes.
+# The other processes wait while the first one validates and writes.
 _PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as torchrun starts them.
+    """The processes of a run that torchrun has started.
 
     Attributes:
-        rank: which one this is.
-        size: how many there are.
-        local_size: how many there are on this machine.
+        rank: number of this process.
+        size: number of processes.
+        local_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -35,17 +35,17 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True if this process is the one that writes."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in every process."""
+        """Returns the sum over all processes, in every process."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in every process."""
+        """Returns the values of all processes, in every process."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -53,14 +53,14 @@ class World:
         return gathered
 
     def wait(self) -> None:
-        """Returns when all processes are here."""
+        """Returns when all processes have called it."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Joins the other processes of the run, if torchrun started any."""
+    """Joins the other processes of the run, if torchrun has started any."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -73,10 +73,10 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device of a name: "auto", "cpu" or "cuda" (this process's own, under torchrun).
+    """Returns the device for "auto", "cpu" or "cuda" (that of this process, under torchrun).
 
     Raises:
-        UsageError: CUDA is asked for and there is none.
+        UsageError: the name is "cuda" and there is no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError(
@@ -92,14 +92,14 @@ def chosen_device(name: str) -> torch.device:
 
 
 def chosen_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of the network's arithmetic.
+    """Returns the number format of the network's arithmetic.
 
     Args:
         name: "fp32", "bf16", "fp16" or "auto" (see TrainConfig).
-        device: where.
+        device: the device.
 
     Raises:
-        UsageError: the device has no such arithmetic.
+        UsageError: the device does not support the format.
     """
     on_gpu = device.type == "cuda"
     if name == "auto":

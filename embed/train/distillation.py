@@ -1,4 +1,4 @@
-"""Distillation: a network learns the vectors of an ensemble, from pictures without labels."""
+"""Distillation: trains a network on the vectors of an ensemble, without labels."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lmk.embed.train.task_config import Distillation, Taught
 from lmk.embed.train.tasks import Task
 from lmk.embed.train.training_features import require_enough, spread, stored_features
 
-_ROWS = 8192  # at a time
+_ROWS = 8192  # number of rows at a time
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherVectors:
-    """What the ensemble says of the training set.
+    """Vectors of the training set by an ensemble.
 
     Attributes:
-        vectors: float16 [n, dim], of length 1; zeros where `known` is false.
-        known: bool [n]; false for a picture that cannot be read.
-        skipped: the pictures that cannot be read, and why.
+        vectors: float16 [n, dim], of length 1; zeros where `known` is False.
+        known: bool [n], False for a picture that cannot be read.
+        skipped: the pictures that cannot be read, each with a reason.
     """
 
     vectors: NDArray[np.float16]
@@ -49,18 +49,18 @@ def teacher_vectors(
     *,
     on_progress: Progress = no_progress,
 ) -> TeacherVectors:
-    """Computes the ensemble's vectors; features go through FeatureStores, so a stop loses little.
+    """Returns the ensemble's vectors; features are stored, so that a stopped run can continue.
 
     Args:
         settings: the ensemble and its whitening.
         manifests: the training set.
-        dim: of the vectors.
-        store: the folder of the stores; may be shared by many runs.
+        dim: number of components of the vectors.
+        store: the folder of the feature stores, which several runs may share.
         on_progress: called with (stage, done, total).
 
     Raises:
-        ManifestError: too few pictures for a whitening of `dim` components.
-        ModelError: a teacher that cannot be had.
+        ManifestError: there are too few pictures for a whitening of `dim` components.
+        ModelError: a teacher cannot be loaded.
     """
     members = []
     for teacher in settings.teachers:
@@ -89,16 +89,16 @@ def teacher_vectors(
 def _ensemble(
     members: Sequence[Sequence[FeatureStore]], sha256s: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Unit features of each network, summed over its sizes, side by side: float32 [n, width]."""
+    """Returns the networks' unit features, summed over sizes, concatenated: float32 [n, width]."""
     sums = [np.sum([unit_rows(store.read(sha256s)) for store in stores], 0) for stores in members]
     return np.concatenate([unit_rows(each) for each in sums], axis=1)
 
 
 class DistillationTask(Task):
-    """Follows the vectors of a teacher, one by one and in their relations.
+    """Distillation of a teacher's vectors and of the cosines between them.
 
     Args:
-        settings: the weights of both.
+        settings: the weights of both losses.
         teacher: the vectors of the training set's pictures.
     """
 
@@ -111,7 +111,7 @@ class DistillationTask(Task):
         self._teacher = teacher
 
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """The teacher's vectors float32 [n, dim]; zeros where it has none."""
+        """Returns the teacher's vectors float32 [n, dim]; zeros if it has none."""
         return torch.from_numpy(self._teacher.vectors[pictures].astype(np.float32))
 
     def weights(self, targets: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class DistillationTask(Task):
         return (targets.abs().amax(dim=1) > 0).float()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """feature (1 - cos(e, t)) + relation mean_j (cos(e, e_j) - cos(t, t_j))^2, of each."""
+        """Returns feature (1 - cos(e, t)) + relation mean_j (cos(e, e_j) - cos(t, t_j))^2 [n]."""
         own = functional.normalize(embeddings.float())
         losses = self._settings.feature * (1 - (own * targets).sum(dim=1))
         if self._settings.relation and len(own) > 1:
@@ -131,5 +131,5 @@ class DistillationTask(Task):
         return losses
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats: all once, those without a vector never."""
+        """See Task.repeats; 1 for a picture with a vector, else 0."""
         return self._teacher.known.astype(np.float64)

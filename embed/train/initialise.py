@@ -1,4 +1,4 @@
-"""What a run starts from beside its weights: the neck's whitening, and what the memory holds."""
+"""Initial state of a run besides its weights: the neck's whitening and the memory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _MEAN, _MATRIX, _VECTORS = "neck.mean", "neck.matrix", "vectors"
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What `prepare_start` found.
+    """Result of `prepare_start`.
 
     Attributes:
-        memory: holds the starting network's vectors; None where no task needs it.
-        skipped: the pictures that cannot be read, and why.
+        memory: the memory with the vectors of the initial network; None if no task needs it.
+        skipped: the pictures that cannot be read, each with a reason.
     """
 
     memory: Memory | None
@@ -45,31 +45,31 @@ def prepare_start(
     network: EmbeddingNetwork,
     manifests: Sequence[Manifest],
     *,
-    kept: Path,
+    stored: Path,
     features: Path,
     device: torch.device,
     world: World,
     on_progress: Progress = no_progress,
 ) -> Start:
-    """Whitens the neck and embeds the training set, where the settings want it.
+    """Initialises the neck with a whitening and fills the memory, if the settings need it.
 
     Args:
-        config: of the run.
-        network: its neck is changed in place.
+        config: the settings of the run.
+        network: the network; its neck is changed in place.
         manifests: the training set.
-        kept: the file that keeps both, for a run that goes on.
+        stored: the file that stores both results, for a resumed run.
         features: the folder of the features.
-        device: of the memory.
+        device: the device of the memory.
         world: the processes; the first one computes.
         on_progress: called with (stage, done, total).
 
     Raises:
-        ManifestError: too few pictures for a whitening.
+        ManifestError: there are too few pictures for a whitening.
     """
     whitened = config.model.neck_form == "centred" and not starts_with_neck(config)
     if not whitened and not config.remembers:
         return Start(None, ())
-    if world.first and not kept.exists():
+    if world.first and not stored.exists():
         tensors: dict[str, Tensor] = {}
         skipped: tuple[Skipped, ...] = ()
         wanted = embedder_config(config)
@@ -84,9 +84,9 @@ def prepare_start(
             vectors[found.numbers] = torch.from_numpy(found.store.read(found.sha256s))
             tensors, skipped = tensors | {_VECTORS: vectors}, found.skipped
         pairs = [[skip.path, skip.reason] for skip in skipped]
-        save_checkpoint(kept, tensors, {"skipped": pairs})
+        save_checkpoint(stored, tensors, {"skipped": pairs})
     world.wait()
-    tensors, state = load_checkpoint(kept)
+    tensors, state = load_checkpoint(stored)
     if whitened:
         _set_neck(network, tensors)
     unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
@@ -104,7 +104,7 @@ def _whiten(
     features: Path,
     on_progress: Progress,
 ) -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
-    """Learns the whitening of the pooled features, and gives it to the neck."""
+    """Fits the whitening of the pooled features, and sets the neck to it."""
     plain = wanted.model_copy(update={"neck": None, "neck_form": "norm"})
     pooled = EmbeddingNetwork(copy.deepcopy(network.backbone), plain).eval()
     pooled.pool.load_state_dict(network.pool.state_dict())

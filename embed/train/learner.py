@@ -1,4 +1,4 @@
-"""Learner: a network with its tasks, taking one step at a time; whole state in and out."""
+"""Learner: a network with its tasks and optimizer, which trains step by step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lmk.embed.train.tasks import Task
 
 
 class _Forward(nn.Module):
-    """Pictures and targets to the weighted sum of each task's losses."""
+    """Module from pictures and targets to the weighted sum of each task's losses."""
 
     def __init__(
         self, network: EmbeddingNetwork, tasks: nn.ModuleList, precision: torch.dtype
@@ -37,7 +37,7 @@ class _Forward(nn.Module):
     def forward(
         self, pictures: Tensor, targets: list[Tensor], weights: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Sums float32 [tasks] over pictures uint8 [n, size, size, 3], and their embeddings."""
+        """Returns sums float32 [tasks] over pictures uint8 [n, size, size, 3], and embeddings."""
         kind = pictures.device.type
         reduced = self._precision != torch.float32
         with torch.autocast(kind, self._precision, enabled=reduced):
@@ -48,7 +48,7 @@ class _Forward(nn.Module):
 
 
 class Learner:
-    """Learns from steps, each of one or more micro-batches.
+    """Trains a network in steps of one or more micro-batches.
 
     A step's loss is, for each task, sum(weight * loss) / sum(weight) over all its micro-batches
     in all processes, so accumulated micro-batches and several processes give the gradients of one
@@ -56,11 +56,11 @@ class Learner:
     over all processes.
 
     Args:
-        config: of the run.
-        network: with the weights to start from.
-        tasks: what is learnt.
-        device, precision, world: where.
-        memory: told after each step what was seen in it.
+        config: the settings of the run.
+        network: the network with its initial weights.
+        tasks: the tasks.
+        device, precision, world: the device, the number format and the processes.
+        memory: the memory, which is updated after each step, or None.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Learner:
             if self.tag_task is not None:
                 self._ema_head = ModelEmaV3(self.tag_task.head, config.ema, use_warmup=True)
 
-    def kept(self) -> dict[str, Tensor]:
-        """The weights that are validated and saved: the averaged ones where there are any.
+    def result(self) -> dict[str, Tensor]:
+        """Returns the weights to validate and save: the moving average if there is one.
 
-        Those of the tags' head are called "tags.weight" and "tags.bias", all others are the
-        network's.
+        The weights of the tags' head are named "tags.weight" and "tags.bias"; all others belong to
+        the network.
         """
         network = self.network if self._ema is None else self._ema.module
         if self.tag_task is None:
@@ -115,9 +115,9 @@ class Learner:
         """Takes one step.
 
         Args:
-            number: of the step, from 0; with the seed it determines all chance in it.
+            number: number of the step, from 0. With the seed it determines all random numbers.
             batches: this process's slice of each micro-batch.
-            lr_factor: the learning rate as a part of its peak.
+            lr_factor: the learning rate as a fraction of its peak.
 
         Returns:
             The mean loss of each task over the whole step, float32 [tasks], on the device.
@@ -138,7 +138,7 @@ class Learner:
         for i, inputs in enumerate(prepared):
             last = i == len(prepared) - 1
             ddp = isinstance(self._forward, DistributedDataParallel)
-            # DistributedDataParallel averages gradients over processes; the loss is their sum.
+            # DistributedDataParallel averages gradients over processes, but the loss is a sum.
             with nullcontext() if last or not ddp else self._forward.no_sync():  # type: ignore[operator]
                 sums, embeddings = self._forward(*inputs)
                 self._scaler.scale((sums * loss_weights).sum() * self._world.size).backward()
@@ -149,7 +149,7 @@ class Learner:
         return self._world.sum(totals) / whole
 
     def _remember(self, batches: Sequence[Batch], seen: Sequence[Tensor]) -> None:
-        """Tells the memory what all processes saw in the step."""
+        """Updates the memory with the embeddings of all processes."""
         if self._memory is None:
             return
         numbers = np.concatenate([batch.numbers for batch in batches])
@@ -184,7 +184,7 @@ class Learner:
             self._ema_head.update(self.tag_task.head, step=number + 1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next step depends on: tensors by name, and numbers."""
+        """Returns everything that the next step depends on: tensors by name, and numbers."""
         tensors = prefixed("network", self.network.state_dict())
         tensors |= prefixed("tasks", self._modules.state_dict())
         tensors |= prefixed("optimizer", optimizer_tensors(self._optimizer))
@@ -197,7 +197,7 @@ class Learner:
         return tensors, {"scaler": self._scaler.state_dict()}
 
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Goes back to a state."""
+        """Restores a state."""
         self.network.load_state_dict(part("network", tensors))
         self._modules.load_state_dict(part("tasks", tensors))
         load_optimizer(self._optimizer, part("optimizer", tensors))
@@ -212,5 +212,5 @@ class Learner:
 
 
 def _seed(*parts: int) -> None:
-    """Seeds all of torch's chance from whole numbers."""
+    """Seeds torch's random numbers from integers."""
     torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1))

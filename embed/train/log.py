@@ -1,4 +1,4 @@
-"""Logs of a run: steps.csv, epochs.csv, and TensorBoard's where it is installed."""
+"""Logs of a run: steps.csv, epochs.csv, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Log:
 
     Args:
         path: the CSV file.
-        columns: the first one is the step or epoch.
-        keep: rows whose first cell is below it stay, later ones (of a run that was killed after
-            its last checkpoint) are removed.
+        columns: the columns; the first one is the step or epoch.
+        keep: rows whose first cell is below this value stay. Later rows, of a run that was killed
+            after its last checkpoint, are removed.
         board: the folder for TensorBoard, or None.
     """
 
@@ -48,17 +48,17 @@ class Log:
                         self._board.add_scalar(f"{self._path.stem}/{name}", float(row[name]), place)
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows so far."""
+        """Returns all rows."""
         return read_log(self._path)
 
     def close(self) -> None:
-        """Ends TensorBoard's file."""
+        """Closes TensorBoard's file."""
         if self._board is not None:
             self._board.close()
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a log; none where there is no file. A row that was cut off is left out."""
+    """Returns the rows of a log without an incomplete last row; none if there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

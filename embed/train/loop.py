@@ -1,8 +1,8 @@
-"""The training loop: epochs, checkpoints, logs, validation; it ends in an embedder's folder.
+"""The training loop: epochs, checkpoints, logs, validation; the result is an embedder's folder.
 
-All chance follows from the seed and the step's number, all rates from the step alone: a
-checkpoint is weights, momenta and the step, and a run that goes on from one is the run that never
-stopped.
+All random numbers depend on the seed and the step, and the learning rate on the step alone. A
+checkpoint has the weights, the momenta and the step. A resumed run gives the same result as a run
+without interruption.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from lmk.embed.train.tasks import class_codes
 
 Validate = Callable[[Embedder, TagHead | None], Mapping[str, float]]
 FIGURES = ("gap", "map", "accuracy")  # of a validation
-TAG_FIGURES = ("tag_map",)  # of one of tags
-_FLUSHED = 20  # steps whose losses wait on the device
-_CHANGES = 1  # beside seed and epoch, for the seeds of the pictures' changes
+TAG_FIGURES = ("tag_map",)  # of a validation of tags
+_FLUSHED = 20  # number of steps whose losses stay on the device before they are logged
+_CHANGES = 1  # part of the seed of the pictures' random changes
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """Result of a training run.
 
     Attributes:
-        folder: the embedder's, with training/ in it.
-        epochs: rows of epochs.csv, in order.
-        best: the epoch whose weights were taken, from 1.
-        skipped: pictures that could not be read.
+        folder: the folder of the embedder, with training/ in it.
+        epochs: the rows of epochs.csv, in order.
+        best: the epoch, counted from 1, whose weights the embedder has.
+        skipped: the pictures that could not be read.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class TrainingResult:
 
 @dataclass
 class _Position:
-    """Where a run is; all of it goes into checkpoints."""
+    """Position of a run; checkpoints contain all of it."""
 
     epoch: int = 0
     step: int = 0  # within the epoch
@@ -99,18 +99,18 @@ def train(
     Args:
         config: all settings.
         manifests: the training set.
-        out: the folder of the run, and of the embedder.
-        resume: go on from the last checkpoint, if there is one.
+        out: the folder of the run and of the embedder.
+        resume: continue from the last checkpoint, if there is one.
         device: "auto", "cpu" or "cuda".
-        features: the folder for teachers' features; below `out` unless given.
-        validate: called after each epoch with the embedder so far and its tags, if it learns
-            any; gives FIGURES or TAG_FIGURES, of which config.best_by chooses the weights kept.
+        features: the folder for the teachers' features. Default: a folder below `out`.
+        validate: called after each epoch with the current embedder and its tags, if any. It returns
+            FIGURES or TAG_FIGURES; config.best_by names the one that selects the best epoch.
         on_progress: called with (stage, done, total).
         epoch_done: called after each epoch with its row of epochs.csv.
-        on_message: called with a line that a user should see.
+        on_message: called with a line for the user.
 
     Raises:
-        LmkError: see its kinds; each says what, where, and the way out.
+        LmkError: the run cannot start or continue; see its subclasses.
     """
     place = chosen_device(device)
     precision = chosen_precision(config.precision, place)
@@ -118,7 +118,7 @@ def train(
     with joined(place) as world:
         if config.batch % world.size:
             raise UsageError(
-                f"{config.batch} pictures cannot be shared out among {world.size} processes",
+                f"{config.batch} pictures cannot be divided among {world.size} processes",
                 where="batch",
                 remedy=f"choose a multiple of {world.size}",
             )
@@ -131,7 +131,7 @@ def train(
             config,
             network,
             manifests,
-            kept=folder.start_state,
+            stored=folder.start_state,
             features=features,
             device=place,
             world=world,
@@ -178,7 +178,7 @@ def train(
 
 
 class _Run:
-    """One run; `finish` does what is left of it."""
+    """One run; `finish` trains the epochs that are left."""
 
     def __init__(
         self,
@@ -203,8 +203,8 @@ class _Run:
         self._validate = validate
         self._progress = on_progress
         self._epoch_done = epoch_done
-        self._tell = on_message
-        self._told: str | None = None
+        self._on_message = on_message
+        self._last_message: str | None = None
         self._repeats = learner.tasks[0].repeats(config.sampling)
         self._codes = class_codes(pictures.labels, background=False)[1]
         self._figures = FIGURES if learner.tag_task is None else TAG_FIGURES
@@ -215,16 +215,16 @@ class _Run:
         self._saved = time.monotonic()
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Goes to where a checkpoint was made."""
+        """Restores the state of a checkpoint."""
         self._learner.load(tensors, state["learner"])
         self._at = _Position(**state["position"])
 
     def skip(self, unread: Sequence[Skipped]) -> None:
-        """Notes pictures that cannot be read."""
+        """Records pictures that cannot be read."""
         self._at.skipped.update({skip.path: skip.reason for skip in unread})
 
     def finish(self) -> TrainingResult:
-        """Trains what is left, and writes the embedder."""
+        """Trains the epochs that are left, and writes the embedder."""
         rows: tuple[dict[str, str], ...] = ()
         if self._world.first:
             self._open_logs()
@@ -274,13 +274,13 @@ class _Run:
         )
 
     def _workers(self, size: int) -> int:
-        """Processes that read pictures of a size, as many as shared memory has room for."""
+        """Returns the number of reading processes that the shared memory has room for."""
         config, world = self._config, self._world
         batch = Shape(config.batch // world.size, size, config.accumulate, world.local_size)
         workers, note = usable_workers(config.workers, batch)
-        if note is not None and note != self._told:
-            self._told = note
-            self._tell(note)
+        if note is not None and note != self._last_message:
+            self._last_message = note
+            self._on_message(note)
         return workers
 
     def _train_epoch(self, epoch: int) -> None:
@@ -305,7 +305,7 @@ class _Run:
                 self._save()
 
     def _flush(self) -> None:
-        """Looks at the losses of the last steps, and logs them."""
+        """Checks and logs the losses of the last steps."""
         if not self._waiting:
             return
         steps, factors, losses = zip(*self._waiting, strict=True)
@@ -335,10 +335,10 @@ class _Run:
             at.skipped.update(skipped)
         figures: Mapping[str, float] = {}
         if self._world.first and self._validate is not None:
-            figures = self._validate(*self._embedder(self._learner.kept()))
+            figures = self._validate(*self._embedder(self._learner.result()))
             if figures[config.best_by] > at.best_value:
                 at.best, at.best_value = epoch + 1, figures[config.best_by]
-                save_checkpoint(self._folder.best, self._learner.kept(), {})
+                save_checkpoint(self._folder.best, self._learner.result(), {})
         if self._world.first:
             row: dict[str, Any] = {"epoch": epoch + 1, "size": config.size_of(epoch)}
             row |= {n: f"{s / self._steps:.6g}" for n, s in zip(self._names, at.sums, strict=True)}
@@ -366,14 +366,14 @@ class _Run:
             self._folder.save(tensors, state, skipped)
 
     def _publish(self) -> None:
-        """Writes the embedder of the best epoch, or of the last one where nothing was validated."""
+        """Writes the embedder of the best epoch, or of the last one without a validation."""
         weights = None
         if self._at.best:
             weights = load_checkpoint(self._folder.best, remedy=self._folder.anew)[0]
-        self._folder.publish(*self._embedder(weights or self._learner.kept()))
+        self._folder.publish(*self._embedder(weights or self._learner.result()))
 
     def _embedder(self, weights: Mapping[str, Tensor]) -> tuple[Embedder, TagHead | None]:
-        """A network of its own with these weights, on the CPU, and its tags, if it learns any."""
+        """Returns an embedder with a copy of these weights on the CPU, and its tags, if any."""
         head = part("tags", weights)
         weights = {name: each for name, each in weights.items() if not name.startswith("tags.")}
         config = embedder_config(self._config)
@@ -397,6 +397,6 @@ def _blend(network: torch.nn.Module, start: Mapping[str, Tensor], part_of_start:
 
 
 def _different(names: list[str]) -> list[str]:
-    """Names of losses, with a number where one comes again."""
+    """Returns the names of losses, with a number after repeated ones."""
     before = [names[:i].count(name) for i, name in enumerate(names)]
     return [f"{n}_{again + 1}" if again else n for n, again in zip(names, before, strict=True)]

@@ -1,8 +1,8 @@
-"""Losses over classes: margin softmaxes, with margins and weights that know the classes' sizes.
+"""Losses of classes: margin softmaxes with margins and weights by the sizes of the classes.
 
-ArcFace, sub-centre ArcFace and CosFace are pytorch-metric-learning's (its margins are degrees);
-ours is what it has not: a margin of its own for each class. All take embeddings of any length and
-work in float32, whatever the network computes in.
+ArcFace, sub-centre ArcFace and CosFace are those of pytorch-metric-learning, whose margins are in
+degrees. The loss with a margin for each class is implemented here. All losses take embeddings of
+any length and compute in float32.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LARGEST_MARGIN = 3.0  # radians; at pi every angle would be past the fallback
 def class_margins(
     settings: MarginByRank | MarginByPower, counts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The margin of each class, in radians.
+    """Returns the margin of each class, in radians.
 
     Args:
         settings: the formula, see MarginByRank and MarginByPower.
-        counts: int [c], the pictures of each class; 0 counts as 1.
+        counts: int [c], the number of pictures of each class; 0 counts as 1.
     """
     n = np.maximum(counts, 1).astype(np.float64)
     if isinstance(settings, MarginByPower):
@@ -42,7 +42,7 @@ def class_margins(
 
 
 def class_weights(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """1 / log(1 + n) of each class, scaled to a mean of 1; 0 counts as 1."""
+    """Returns 1 / log(1 + n) for each class, scaled to a mean of 1; n = 0 counts as 1."""
     weights = 1 / np.log1p(np.maximum(counts, 1).astype(np.float64))
     scaled: NDArray[np.float64] = weights * len(weights) / weights.sum()
     return scaled
@@ -73,7 +73,7 @@ class MarginArcFace(nn.Module):
         self.register_buffer("margins", angles, persistent=False)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropies float32 [n] of embeddings [n, dim] and labels int64 [n]."""
+        """Returns cross entropies float32 [n] of embeddings [n, dim] and labels int64 [n]."""
         centres = functional.normalize(self.W, dim=0)
         cosines = functional.normalize(embeddings.float()) @ centres
         if self.sub_centers > 1:
@@ -88,19 +88,19 @@ class MarginArcFace(nn.Module):
 
 
 class Linear(nn.Module):
-    """A plain linear classifier with softmax: what margin losses are compared with."""
+    """A linear classifier with softmax, the baseline of the margin losses."""
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, classes)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropies float32 [n] of embeddings [n, dim] and labels int64 [n]."""
+        """Returns cross entropies float32 [n] of embeddings [n, dim] and labels int64 [n]."""
         return functional.cross_entropy(self.linear(embeddings.float()), labels, reduction="none")
 
 
 class _Clamped:
-    """Keeps pytorch-metric-learning's angles off 0, where their gradient is infinite."""
+    """Keeps the angles of pytorch-metric-learning away from 0, where the gradient is infinite."""
 
     def get_angles(self, cosines: Tensor) -> Tensor:
         angles: Tensor = super().get_angles(cosines.clamp(-_NEAR_ONE, _NEAR_ONE))  # type: ignore[misc]
@@ -116,25 +116,25 @@ class _SubCenterArcFace(_Clamped, SubCenterArcFaceLoss):  # type: ignore[misc]
 
 
 class _Library(nn.Module):
-    """A loss of pytorch-metric-learning, picture by picture."""
+    """A loss of pytorch-metric-learning, without a reduction over pictures."""
 
     def __init__(self, loss: Any) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropies float32 [n] of embeddings [n, dim] and labels int64 [n]."""
+        """Returns cross entropies float32 [n] of embeddings [n, dim] and labels int64 [n]."""
         losses: Tensor = self.loss(embeddings.float(), labels)["loss"]["losses"]
         return losses
 
 
 def class_loss(settings: Classes, counts: NDArray[np.int64], dim: int) -> nn.Module:
-    """The loss of the settings: a module (embeddings [n, dim], labels [n]) -> losses [n].
+    """Returns the loss of the settings: a module (embeddings [n, dim], labels [n]) -> losses [n].
 
     Args:
-        settings: which loss, and its numbers.
-        counts: int [c], the pictures of each class.
-        dim: components of an embedding.
+        settings: the settings of the loss.
+        counts: int [c], the number of pictures of each class.
+        dim: number of components of an embedding.
     """
     if settings.loss == "softmax":
         return Linear(dim, len(counts))

@@ -1,4 +1,4 @@
-"""Memory: the latest embeddings of all training pictures, which a batch is compared with."""
+"""Memory: the latest embeddings of all training pictures, for comparison with a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Memory:
-    """Unit vectors of all pictures; seeing a picture moves its own towards what was seen.
+    """Unit vectors of all pictures; each new embedding moves the vector of its picture.
 
     Wang et al., "Cross-Batch Memory for Embedding Learning", 2020, keep the last batches; this one
     has a place for each picture, so every landmark is in it at any time.
@@ -29,12 +29,12 @@ class Memory:
         self.known = self.vectors.any(dim=1)
 
     def set(self, vectors: Tensor) -> None:
-        """Goes back to the vectors of a checkpoint, in place and bit by bit."""
+        """Restores the vectors of a checkpoint in place, without rounding."""
         self.vectors.copy_(vectors)
         self.known.copy_(self.vectors.any(dim=1))
 
     def update(self, numbers: Tensor, embeddings: Tensor) -> None:
-        """Takes in what was seen: unit(keep * old + (1 - keep) * mean of the new unit vectors).
+        """Sets each vector to unit(keep * old + (1 - keep) * mean of the new unit vectors).
 
         Args:
             numbers: int64 [m], which pictures; the same one may come several times.

@@ -1,4 +1,4 @@
-"""The network of a run: what it starts from, what of it moves, and at which rate."""
+"""The network of a run: its initial weights, its frozen weights and its optimizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POOL, _NECK = "pool.", "neck."  # beginnings of weights' names
 
 
 def embedder_config(config: TrainConfig) -> EmbedderConfig:
-    """The config of the embedder that a run makes.
+    """Returns the config of the embedder that results from a run.
 
     Raises:
         ModelError: timm knows no such backbone.
@@ -58,7 +58,7 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
 
 
 def starts_with_neck(config: TrainConfig) -> bool:
-    """Whether the run starts from the network of an embedder's folder, and that has a neck."""
+    """True if the run starts from an embedder's folder whose network has a neck."""
     folder = Path(config.model.weights)
     if not (folder / _CONFIG).is_file():
         return False
@@ -66,10 +66,10 @@ def starts_with_neck(config: TrainConfig) -> bool:
 
 
 def start_network(config: TrainConfig) -> EmbeddingNetwork:
-    """The network with the weights that the run starts from; random ones come from the seed.
+    """Returns the network with its initial weights; random weights depend on the seed.
 
     Raises:
-        ModelError: weights that cannot be had or do not fit.
+        ModelError: the weights cannot be loaded or do not fit.
     """
     wanted, source = embedder_config(config), config.model.weights
     with torch.random.fork_rng(devices=[]):
@@ -90,10 +90,10 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
 
 
 def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
-    """The network of an embedder's folder, as a start.
+    """Loads the network of an embedder's folder as initial weights.
 
-    What it lacks behind the backbone (the neck, or the power of GeM) starts as it does elsewhere,
-    and what the settings do not want of it is left out; what both have must fit.
+    A missing neck or power of GeM starts as in other runs. Parts that the settings do not have are
+    ignored. Parts that both have must fit.
     """
     network = build_network(wanted, None)
     own, given = network.state_dict(), read_state(folder / _WEIGHTS)
@@ -127,9 +127,9 @@ def _freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
 
 
 def set_training(module: nn.Module, *, freeze_norms: bool) -> None:
-    """Puts a module into training mode; a BatchNorm that is frozen keeps its mean and variance.
+    """Sets a module to training mode; frozen BatchNorms keep their mean and variance.
 
-    A BatchNorm with frozen weights is frozen wholly: its statistics are a part of it.
+    A BatchNorm with frozen weights is frozen with its statistics.
     """
     module.train()
     for each in module.modules():
@@ -142,7 +142,7 @@ def set_training(module: nn.Module, *, freeze_norms: bool) -> None:
 def build_optimizer(
     settings: Optimizer, network: EmbeddingNetwork, tasks: nn.Module
 ) -> torch.optim.Optimizer:
-    """The optimizer; each group's "scale" is its rate as a multiple of the schedule's."""
+    """Returns the optimizer; the "scale" of a group multiplies the scheduled learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     scales = {"backbone": settings.backbone_lr, "tasks": settings.head_lr}
     named = [*network.named_parameters(), *tasks.named_parameters(prefix="tasks")]
@@ -164,12 +164,12 @@ def build_optimizer(
 
 
 def lr_factor(settings: Schedule, epoch: float, epochs: int) -> float:
-    """The learning rate as a part of its peak.
+    """Returns the learning rate as a fraction of its peak.
 
     Args:
         settings: the schedule.
-        epoch: epochs done, whole or not, 0 to `epochs`.
-        epochs: of the run.
+        epoch: number of epochs done, from 0 to `epochs`; may be a fraction.
+        epochs: number of epochs of the run.
     """
     if epoch < settings.warmup:
         if settings.warmup_growth is not None:

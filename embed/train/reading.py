@@ -1,4 +1,4 @@
-"""Reading of training pictures, in processes of their own whose death ends the run."""
+"""Reads training pictures in worker processes; the death of a worker ends the run."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from lmk.embed.network.runtime import available_cores
 from lmk.embed.train.config import Augment
 from lmk.embed.train.dataset import Reader, TrainingPictures
 
-SHARED_MEMORY = Path("/dev/shm")  # where batches pass from process to process on Linux
+SHARED_MEMORY = Path("/dev/shm")  # workers pass batches through it on Linux
 _MOST_WORKERS = 8
 _PREFETCHED = 2  # batches that a worker reads ahead
-_END_SECONDS = 2  # until a process that was killed has ended
+_END_SECONDS = 2  # time for a killed process to end
 _NOT_PASSED_ON = 74  # exit code of a worker whose batch cannot be passed on
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The part of a micro-batch that one process gets.
+    """The slice of a micro-batch for one process.
 
     Attributes:
         pictures: uint8 [n, size, size, 3].
-        numbers: int64 [n], which pictures they are.
-        skipped: files that could not be read; the next picture of the training set that can be
-            took the place of each.
+        numbers: int64 [n], the numbers of the pictures in the training set.
+        skipped: files that could not be read. The next readable picture of the training set
+            replaces each of them.
     """
 
     pictures: Tensor
@@ -52,13 +52,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shape:
-    """How much the batches of a run take.
+    """Size of the batches of a run.
 
     Attributes:
-        pictures: in a batch of one process.
-        size: of the pictures in pixels.
-        held: batches that a process holds while it computes.
-        processes: of the run on this machine.
+        pictures: number of pictures in a batch of one process.
+        size: side of the pictures in pixels.
+        held: number of batches that a process holds while it computes.
+        processes: number of processes of the run on this machine.
     """
 
     pictures: int
@@ -68,24 +68,24 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Bytes of a batch."""
+        """The number of bytes of a batch."""
         return self.pictures * self.size * self.size * 3
 
 
 def usable_workers(wanted: int | None, batch: Shape) -> tuple[int, str | None]:
-    """How many workers the shared memory has room for, and a line for the user if that is fewer.
+    """Returns the number of workers that fit the shared memory, and a message if it is reduced.
 
     Args:
-        wanted: the workers asked for; None for one each core, within limits.
-        batch: of the run.
+        wanted: the requested number of workers. None: one per core, up to a limit.
+        batch: the size of the run's batches.
     """
     if wanted is None:
         wanted = min(available_cores(), _MOST_WORKERS)
     try:
-        found = os.statvfs(SHARED_MEMORY)
+        status = os.statvfs(SHARED_MEMORY)
     except OSError:  # other systems pass batches on in another way
         return wanted, None
-    free = found.f_bavail * found.f_frsize // batch.processes
+    free = status.f_bavail * status.f_frsize // batch.processes
     workers = max(min(wanted, (free // batch.bytes - batch.held) // _PREFETCHED), 0)
     if workers == wanted:
         return workers, None
@@ -103,14 +103,14 @@ def _collate(items: list[tuple[Tensor, int, list[Skipped]]]) -> Batch:
         return Batch(torch.empty(0), np.array([], np.int64), skipped)
     pictures = torch.stack([picture for picture, _, _ in items])
     if get_worker_info() is not None:
-        # Here a lack of shared memory is an error that the run hears of; in the thread that
-        # passes batches on it would be printed, and the run would wait for ever.
+        # A lack of shared memory raises an error here. In the thread that passes batches on, it
+        # would only be printed, and the run would wait for ever.
         pictures.share_memory_()  # type: ignore[no-untyped-call]
     return Batch(pictures, np.array([number for _, number, _ in items], np.int64), skipped)
 
 
 class _Flag:
-    """An event without a lock: a process that is killed while it holds one keeps it for ever."""
+    """An event without a lock, as a process that is killed never releases its locks."""
 
     def __init__(self) -> None:
         self._set = multiprocessing.RawValue("b", 0)
@@ -136,24 +136,26 @@ def _start_worker(_: int) -> None:
 
 
 def _end_worker(error: Exception, _: object) -> None:
-    """Ends a worker that cannot pass on a batch: the run sees that, and would else wait for it."""
+    """Ends a worker that cannot pass on a batch, so that the run does not wait for it."""
     os._exit(_NOT_PASSED_ON)
 
 
 def _started(loader: DataLoader[Any]) -> Any:
-    """The loader's batches, from readers that are started without two traps.
+    """Returns the loader's batches, with a start of the workers that avoids two problems.
 
-    OpenCV's threads are ended first: a forked process that has them on its books but not at work
-    would wait for them for ever. And torch sets a handler of SIGCHLD for good, which would run on
-    whatever stack for signals other libraries have left behind, and was seen to end the process
-    there; a worker that dies is noticed without it, some seconds later.
+    OpenCV's threads are ended first, as a forked process would wait for ever for threads that it
+    does not have. The handler of SIGCHLD that torch installs is removed: it can run on a signal
+    stack of another library and crash the process. The death of a worker is noticed without it,
+    some seconds later.
     """
     before, threads = signal.getsignal(signal.SIGCHLD), cv2.getNumThreads()
     if loader.num_workers:
         cv2.setNumThreads(1)
     batches = iter(loader)
     cv2.setNumThreads(threads)
-    if threading.current_thread() is threading.main_thread():  # no other sets handlers
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # only the main thread may set handlers
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return batches
 
@@ -171,11 +173,11 @@ def read_micro_batches(
 
     Args:
         pictures: the training set.
-        micro_batches: int64 [micro_batches, n], which pictures.
-        size: of the result, in pixels.
-        augment: how they are changed.
-        seeds: int64 [micro_batches, n], of each picture's changes.
-        workers: processes that read; 0 for none.
+        micro_batches: int64 [micro_batches, n], the numbers of the pictures.
+        size: side of the result, in pixels.
+        augment: the random changes.
+        seeds: int64 [micro_batches, n], the seed of each picture's changes.
+        workers: number of reading processes; 0 for none.
 
     Raises:
         LmkError: no picture can be read, or a process that reads died or failed.
@@ -193,7 +195,7 @@ def read_micro_batches(
         collate_fn=_collate,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # it draws a number nobody uses: not from the loop's chance
+        generator=torch.Generator(),  # keeps the loop's random state
     )
     for batch in _watched(loader):
         if not len(batch.numbers):
@@ -207,7 +209,7 @@ def read_micro_batches(
 
 
 def _watched(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches; any failure of a worker is an LmkError."""
+    """Yields the loader's batches; any failure of a worker raises an LmkError."""
     if not loader.num_workers:
         yield from _started(loader)
         return
@@ -221,11 +223,11 @@ def _watched(loader: DataLoader[Any]) -> Iterator[Batch]:
     except Exception as error:
         raise _not_read(_reason(error, batches)) from error
     finally:
-        batches._shutdown_workers()  # not some time later, and in another process, by its __del__
+        batches._shutdown_workers()  # now, and not by __del__ in another process
 
 
 def _reason(error: Exception, batches: Any) -> str:
-    """Why a batch did not come: how a worker ended, or what went wrong inside it."""
+    """Returns the reason for a missing batch: the end of a worker, or an error inside it."""
     broken = isinstance(error, OSError | EOFError)  # a pipe breaks a moment before a process ends
     sentinels = [worker.sentinel for worker in batches._workers]
     ending = wait(sentinels, timeout=_END_SECONDS if broken else 0)
@@ -251,5 +253,5 @@ def _not_read(reason: str) -> LmkError:
     return LmkError(
         f"a process that reads pictures {reason}",
         where="workers",
-        remedy="go on with --resume and fewer of them, as in --set workers=2 (0: none)",
+        remedy="continue with --resume and fewer of them, as in --set workers=2 (0: none)",
     )

@@ -1,4 +1,4 @@
-"""The folder of a run: the embedder on top, everything of the training below training/."""
+"""The folder of a run: the embedder at the top, the files of the training in training/."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
 
 FORMAT = 1
-_FREE = {"workers", "save_minutes"}  # settings that a run may change when it goes on
+_FREE = {"workers", "save_minutes"}  # settings that may change when a run is resumed
 
 
 class RunFolder:
-    """The files of a run: training/ with config.json, last.safetensors, the one before it in
-    previous.safetensors, best.safetensors,
-    steps.csv, epochs.csv and skipped.csv, and at the end the embedder's own files.
+    """The files of a run.
+
+    training/ holds config.json, the checkpoints last.safetensors and previous.safetensors, the
+    weights best.safetensors, steps.csv, epochs.csv and skipped.csv. The files of the embedder are
+    written at the end.
 
     Args:
-        out: the folder; made when it is missing.
+        out: the folder. It is created if it is missing.
     """
 
     def __init__(self, out: Path) -> None:
@@ -47,24 +49,24 @@ class RunFolder:
     def start(
         self, config: TrainConfig, digest: str, *, resume: bool, write: bool
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Makes the folder, or opens the checkpoint to go on from; None where there is none.
+        """Creates the folder, or returns the checkpoint to continue from; None for a new run.
 
         Args:
-            config: of the run.
-            digest: of the training set (TrainingPictures.digest).
-            resume: whether to go on.
-            write: whether this process writes.
+            config: the settings of the run.
+            digest: the digest of the training set (TrainingPictures.digest).
+            resume: continue an existing run.
+            write: True if this process writes files.
 
         Raises:
-            UsageError: there is a run already and `resume` is not set, or it had other settings
-                or pictures, or the folder holds something else.
+            UsageError: a run exists and `resume` is not set, the run has other settings or
+                pictures, or the folder holds other files.
             CheckpointDamaged: the checkpoint is damaged.
         """
         if self.last.exists():
             return self._checkpoint(config, digest, resume=resume)
         if self._foreign():
             raise UsageError(
-                "is there already and holds no training",
+                "exists already and is not a training run",
                 where=self.out,
                 remedy="name another with -o",
             )
@@ -76,9 +78,9 @@ class RunFolder:
         return None
 
     def _foreign(self) -> bool:
-        """Whether there is something else than a run.
+        """True if the folder has other files than those of a run.
 
-        Looked at once: another process of this run may be making the folder.
+        The folder is listed once, as another process of this run may create it now.
         """
         try:
             held = {entry.name for entry in self.out.iterdir()}
@@ -93,9 +95,9 @@ class RunFolder:
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not resume:
             raise UsageError(
-                "holds a training already",
+                "holds a training run already",
                 where=self.out,
-                remedy="go on with it by --resume, or name another with -o",
+                remedy="continue it with --resume, or name another with -o",
             )
         tensors, state = self._last()
         if state.get("format") != FORMAT:
@@ -119,8 +121,8 @@ class RunFolder:
 
     @property
     def anew(self) -> str:
-        """The remedy where a run cannot go on."""
-        return f"remove {self.training}, and start anew with the same command"
+        """The remedy for a run that cannot continue."""
+        return f"remove {self.training}, and run the same command again"
 
     def _last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
@@ -129,7 +131,7 @@ class RunFolder:
             try:
                 position = load_checkpoint(self.previous)[1]["position"]
                 done = f"{position['epoch']} epochs and {position['step']} steps"
-                remedy = f"go on from the one before, after {done}: mv {self.previous} {self.last}"
+                remedy = f"use the previous one, after {done}: mv {self.previous} {self.last}"
             except (LmkError, KeyError, TypeError):
                 remedy = self.anew
             raise CheckpointDamaged(error.what, where=error.where, remedy=remedy) from error
@@ -137,7 +139,7 @@ class RunFolder:
     def save(
         self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], skipped: Sequence[Skipped]
     ) -> None:
-        """Writes the checkpoint that the run goes on from, and the list of skipped files."""
+        """Writes the checkpoint and the list of skipped files."""
         buffer = io.StringIO()
         rows = [(skip.path, skip.reason) for skip in skipped]
         csv.writer(buffer, lineterminator="\n").writerows([("path", "reason"), *rows])
@@ -148,7 +150,7 @@ class RunFolder:
         save_checkpoint(self.last, tensors, {"format": FORMAT, **state})
 
     def _keep_previous(self) -> None:
-        """Gives the last checkpoint a second name, where the file system can."""
+        """Gives the last checkpoint a second name, if the file system supports it."""
         link = self.previous.with_suffix(".part")
         with suppress(OSError):
             link.unlink(missing_ok=True)
@@ -156,7 +158,7 @@ class RunFolder:
             link.replace(self.previous)
 
     def publish(self, embedder: Embedder, tags: TagHead | None) -> None:
-        """Writes the embedder and its tags into the folder; config.json comes last.
+        """Writes the embedder and its tags into the folder, config.json last.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -176,7 +178,7 @@ class RunFolder:
 
 
 def _complete(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the defaults of those that are younger than they."""
+    """Returns saved settings in their current form, with defaults for newer settings."""
     try:
         return TrainConfig.model_validate(settings).model_dump(mode="json")
     except ValidationError:

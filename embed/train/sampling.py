@@ -1,7 +1,7 @@
-"""Which pictures an epoch shows, and in which order: a function of seed and epoch alone.
+"""Selection and order of the pictures of an epoch, as a function of the seed and the epoch.
 
-Nothing here remembers anything, so a run that goes on in the middle of an epoch shows exactly
-what is left of it, and every process knows the order of all.
+The functions have no state. A resumed run therefore shows exactly the rest of an epoch, and every
+process knows the order of all pictures.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from lmk.embed.train.config import Groups
 
 
 def epoch_order(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """The pictures of an epoch, in order: int64 [round(sum of repeats)].
+    """Returns the pictures of an epoch, in order: int64 [round(sum of repeats)].
 
-    Each picture comes floor(r) or ceil(r) times, r times on average over the epochs
-    (systematic sampling along a random order), so with r = 1 for all it is a permutation.
+    Each picture occurs floor(r) or ceil(r) times, and r times on average over the epochs
+    (systematic sampling along a random order). If r = 1 for all, the result is a permutation.
 
     Args:
-        repeats: float64 [n], 0 or more and not all 0: how often each picture is to come.
-        seed, epoch: whole numbers, 0 or more.
+        repeats: float64 [n], the average number of occurrences r; 0 or more and not all 0.
+        seed, epoch: integers, 0 or more.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(repeats))
@@ -30,18 +30,19 @@ def epoch_order(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[
     ends *= total / ends[-1]
     marks = np.floor(ends + rng.random()).astype(np.int64)
     times = np.diff(marks, prepend=0)
-    times[-1] += total - times.sum()  # the last end is `total` but for rounding
+    times[-1] += total - times.sum()  # corrects the rounding of the last end
     drawn = np.repeat(order, times)
     rng.shuffle(drawn)
     return drawn.astype(np.int64)
 
 
 def class_draws(sizes: NDArray[np.float64], sampling: str) -> NDArray[np.float64]:
-    """How often classes are drawn, as multiples of each other: float64 [c].
+    """Returns the relative frequencies at which classes are drawn: float64 [c].
 
     Args:
-        sizes: float64 [c], the pictures of each class.
-        sampling: "natural": by their size; "sqrt": by its root; "balanced": equally often.
+        sizes: float64 [c], the number of pictures of each class.
+        sampling: "natural": proportional to the size; "sqrt": to its square root; "balanced":
+            equal.
     """
     power = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}[sampling]
     return np.where(sizes > 0, np.maximum(sizes, 1) ** power, 0.0)
@@ -50,14 +51,14 @@ def class_draws(sizes: NDArray[np.float64], sampling: str) -> NDArray[np.float64
 def grouped_micro_batches(
     codes: NDArray[np.int64], groups: Groups, sampling: str, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Micro-batches of an epoch, each of some pictures of some classes.
+    """Returns the micro-batches of an epoch, each with several pictures of several classes.
 
     The result is int64 [micro_batches, batch]. First come the classes' pictures, class by class,
     then those without a label, view by view.
 
     Args:
         codes: int64 [n], the class of each picture; -1 for none.
-        groups: what a micro-batch is made of.
+        groups: the composition of a micro-batch.
         sampling: see class_draws.
         seed, epoch: whole numbers, 0 or more.
 
@@ -69,15 +70,15 @@ def grouped_micro_batches(
     parts = np.split(order, starts[1:])
     members = [part for name, part in zip(names, parts, strict=True) if name >= 0]
     without = np.flatnonzero(codes < 0)
-    for found, wanted, what in (
+    for count, needed, what in (
         (len(members), groups.classes, "landmarks"),
         (len(without), groups.unlabelled, "pictures without a landmark"),
     ):
-        if found < wanted:
+        if count < needed:
             raise ManifestError(
-                f"there are {found} {what}, a batch takes {wanted}",
+                f"there are {count} {what}, but a batch needs {needed}",
                 where="--data",
-                remedy="give more of them, or change groups and batch",
+                remedy="add some, or change groups and batch",
             )
     draws = class_draws(np.array([len(part) for part in members], np.float64), sampling)
     rng = np.random.default_rng([seed, epoch])
@@ -94,7 +95,7 @@ def grouped_micro_batches(
 
 
 def micro_batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Cuts an epoch into micro-batches: int64 [micro_batches, batch].
+    """Returns an epoch cut into micro-batches: int64 [micro_batches, batch].
 
     The last one is filled up from the epoch's beginning, so that all have the same size and no
     picture is left out.
@@ -104,6 +105,6 @@ def micro_batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
 
 
 def rank_slice(micro_batches: NDArray[np.int64], rank: int, world: int) -> NDArray[np.int64]:
-    """The slice of each micro-batch for one of `world` ranks: [micro_batches, batch / world]."""
+    """Returns the slice of each micro-batch for a rank: [micro_batches, batch / world]."""
     each = micro_batches.shape[1] // world
     return micro_batches[:, rank * each : (rank + 1) * each]

@@ -1,6 +1,6 @@
-"""Losses of tags: each picture has none, one or several of them.
+"""Losses of tags, of which a picture has none, one or several.
 
-All take logits [n, t] of n pictures and t tags and work in float32.
+All losses take logits [n, t] of n pictures and t tags and compute in float32.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from lmk.embed.train.task_config import Tencent
 
 
 def binary_cross_entropy(logits: Tensor, values: Tensor) -> Tensor:
-    """Mean over tags of -[y log p + (1 - y) log(1 - p)], p the sigmoid: float32 [n].
+    """Returns the mean over tags of -[y log p + (1 - y) log(1 - p)], p the sigmoid: float32 [n].
 
     Args:
         logits: float [n, t].
-        values: float [n, t], 1 for yes, 0 for no, between them how likely; -1 for not known,
-            which adds 0.
+        values: float [n, t], 1 for positive, 0 for negative, a probability between them; -1 for
+            unknown, which adds 0.
     """
     return (_terms(logits, values) * (values >= 0)).mean(dim=1)
 
 
 def focal(logits: Tensor, values: Tensor, gamma: float, alpha: float) -> Tensor:
-    """Mean over tags of -a_t (1 - p_t)^gamma log p_t: float32 [n].
+    """Returns the mean over tags of -a_t (1 - p_t)^gamma log p_t: float32 [n].
 
-    p_t is p and a_t is alpha where the picture has the tag, else 1 - p and 1 - alpha: Lin et al.,
+    p_t is p and a_t is alpha if the picture has the tag, else 1 - p and 1 - alpha: Lin et al.,
     "Focal Loss for Dense Object Detection", 2017.
 
     Args:
         logits, values: see binary_cross_entropy.
-        gamma: 0 is a weighted binary cross entropy, with alpha .5 half of the plain one.
-        alpha: weight of yes.
+        gamma: 0 gives a weighted binary cross entropy; with alpha .5 it is half of the plain one.
+        alpha: weight of positives.
     """
     terms = _terms(logits, values)
-    # 1 - exp(-x) loses all digits where x is small, and its power's slope is then infinite.
+    # 1 - exp(-x) loses all digits for a small x, and the slope of its power is then infinite.
     easy = (-torch.expm1(-terms)).clamp(min=1e-12) ** gamma
     weight = torch.where(values > 0, alpha, 1 - alpha) * (values >= 0)
     return (weight * easy * terms).mean(dim=1)
 
 
 def weighted_softmax(logits: Tensor, weights: Tensor) -> Tensor:
-    """-sum over tags of w log softmax: float32 [n].
+    """Returns -sum over tags of w log softmax: float32 [n].
 
-    With weights of 1 the multi-label loss, with others the label-weighted one of Yan et al.,
-    "Rethinking Model Pretraining for Noisy Image Classification" (WebVision 2020). Weights are
-    taken as they are.
+    With weights of 1 this is the multi-label loss, with others the label-weighted loss of Yan et
+    al., "Rethinking Model Pretraining for Noisy Image Classification" (WebVision 2020). The
+    weights are not normalised.
 
     Args:
         logits: float [n, t].
@@ -56,21 +56,21 @@ def weighted_softmax(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 def _terms(logits: Tensor, values: Tensor) -> Tensor:
-    """-log p_t of each tag, or the cross entropy of a probability: float32 [n, t]."""
+    """Returns -log p_t of each tag, or the cross entropy of a probability: float32 [n, t]."""
     wanted = values.float().clamp(min=0)
     return functional.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
 
 
 class TencentLoss(nn.Module):
-    """Weighted cross entropy whose weights follow what the steps before showed.
+    """Weighted cross entropy whose weights depend on the previous steps.
 
     Wu et al., "Tencent ML-Images: A Large-Scale Multi-Label Image Database for Visual
     Representation Learning", 2019. A tag is present in a step if one of its pictures has it. `run`
-    counts steps in a row in which a tag was as it is now; both are part of checkpoints.
+    counts the steps in a row in which a tag had its current state; both are part of checkpoints.
 
     Args:
-        settings: which form, and its numbers.
-        tags: their number.
+        settings: the form of the loss and its parameters.
+        tags: number of tags.
     """
 
     state: Tensor
@@ -83,35 +83,35 @@ class TencentLoss(nn.Module):
         self.register_buffer("run", torch.zeros(tags, dtype=torch.int64))
 
     def coefficients(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """The weight of each term in this step: float32 [n, t]; moves the state on by a step.
+        """Returns the weight of each term in this step, float32 [n, t], and updates the state.
 
         Args:
-            values: float [n, t] of all pictures of the step: 1 yes, 0 no, -1 not known.
-            generator: of the chance in it, on the device of `values`.
+            values: float [n, t] of all pictures of the step: 1 positive, 0 negative, -1 unknown.
+            generator: the random generator, on the device of `values`.
         """
         positive, known = values > 0, values >= 0
         present = positive.any(dim=0)
         lucky = torch.rand(len(present), generator=generator, device=values.device)
         chosen = present | (lucky < self._settings.absent)
         steps = torch.ones_like(self.run)
-        if self._settings.form == "code":  # counts only the steps that moved an absent tag
+        if self._settings.form == "code":  # counts only the steps that trained an absent tag
             steps = chosen.to(steps)
         same = (self.state >= 0) & (present == (self.state > 0))
-        # In place: DistributedDataParallel and checkpoints know these very tensors.
+        # In place, as DistributedDataParallel and checkpoints hold these tensors.
         self.run.copy_(torch.where(same, self.run, 0) + steps)
         self.state.copy_(present)
-        kept = known & chosen
+        used = known & chosen
         if self._settings.form == "paper":
             decay = self._settings.decay ** (self.run - 1).float()
-            kept &= positive | self._drawn_negatives(positive, known, generator)
+            used &= positive | self._drawn_negatives(positive, known, generator)
         else:
             decay = code_decay(self.run, present)
-        return torch.where(positive, self._settings.eta, 1.0) * decay * kept
+        return torch.where(positive, self._settings.eta, 1.0) * decay * used
 
     def _drawn_negatives(
         self, positive: Tensor, known: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Of a present tag `negatives` times its positives at random, of the others all."""
+        """Returns `negatives` random negatives per positive of a present tag, all of the others."""
         times = self._settings.negatives
         negative = known & ~positive
         if times is None:
@@ -125,20 +125,20 @@ class TencentLoss(nn.Module):
         return first & negative
 
     def forward(self, logits: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
-        """Losses float32 [n]: the paper's mean over tags, or the code's sum."""
+        """Returns losses float32 [n]: the mean over tags (paper) or the sum (code)."""
         terms = coefficients * _terms(logits, values)
         return terms.mean(dim=1) if self._settings.form == "paper" else terms.sum(dim=1)
 
 
 def code_decay(run: Tensor, present: Tensor) -> Tensor:
-    """What the released code of Tencent ML-Images weighs a tag's terms with: float32 [t].
+    """Returns the weights of tags in the released code of Tencent ML-Images: float32 [t].
 
-    Present: -log10((.01 + run) / 10), .01 at least. Absent: -log10((8 + run) / 10), or .001 where
-    that is not above .01.
+    Present: -log10((.01 + run) / 10), at least .01. Absent: -log10((8 + run) / 10), or .001 if that
+    is not above .01.
 
     Args:
-        run: int64 [t], steps in a row in which the tag was present, or absent and moved.
-        present: bool [t], which of both.
+        run: int64 [t], steps in a row in which the tag was present, or absent and trained.
+        present: bool [t], True for a present tag.
     """
     seen = (-torch.log10((0.01 + run) / 10)).clamp(min=0.01)
     unseen = -torch.log10((8 + run) / 10)

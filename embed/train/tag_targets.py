@@ -1,4 +1,4 @@
-"""TagTargets: which tags the training pictures have, and how often each picture is shown."""
+"""TagTargets: the tags of the training pictures, and the repetition of each picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmk.embed.errors import ManifestError
 from lmk.embed.train.sampling import class_draws
 from lmk.embed.train.task_config import Tags, TagSoftmax
 
-LIKELY = 0.5  # a probability above says yes
+LIKELY = 0.5  # a probability above it is positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class TagTargets:
     Attributes:
         names: the t tags, ascending.
         offsets: int64 [n + 1]; picture i has the entries offsets[i] to offsets[i + 1].
-        codes: int32 [entries], the tag of each.
-        values: float32 [entries], its weight or probability; or, of labels that are yes or no, 1
-            for yes and -1 for not known.
-        yes_above: a picture counts as one of a tag where its value is above.
+        codes: int32 [entries], the tag of each entry.
+        values: float32 [entries], the weight or probability of each entry; for labels without
+            weights, 1 for positive and -1 for unknown.
+        yes_above: an entry is positive if its value is above this number.
     """
 
     names: tuple[str, ...]
@@ -41,18 +41,18 @@ class TagTargets:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The picture of each entry that says the picture has the tag: int64 [positives]."""
+        """The picture of each positive entry: int64 [positives]."""
         pictures = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return pictures[self.values > self.yes_above]
 
     @property
     def columns(self) -> NDArray[np.int32]:
-        """The tags of the same entries: int32 [positives]."""
+        """The tag of each positive entry: int32 [positives]."""
         return self.codes[self.values > self.yes_above]
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """The pictures of each tag: int64 [t]."""
+        """The number of pictures of each tag: int64 [t]."""
         return np.bincount(self.columns, minlength=len(self.names)).astype(np.int64)
 
     @property
@@ -64,12 +64,12 @@ class TagTargets:
 
     @property
     def labelled(self) -> int:
-        """The pictures with a tag, be it an unlikely one."""
+        """The pictures with a tag, including unlikely ones."""
         pictures = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return len(np.unique(pictures[self.values > 0]))
 
     def dense(self, pictures: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The values of some pictures, 0 where there is none: float32 [m, t]."""
+        """Returns the values of pictures, 0 without an entry: float32 [m, t]."""
         starts, ends = self.offsets[pictures], self.offsets[pictures + 1]
         result = np.zeros((len(pictures), len(self.names)), np.float32)
         for row, start, end in zip(result, starts, ends, strict=True):
@@ -85,19 +85,19 @@ def tag_targets(
     likely: bool = False,
     least: int = 1,
 ) -> TagTargets:
-    """The tags of labels; of a tag that a picture has twice the larger weight counts.
+    """Returns the tags from labels; for a repeated tag the larger weight counts.
 
     Args:
-        labels: of each picture: tags, or, if `weighted`, "NAME:WEIGHT".
+        labels: the labels of each picture: tags, or "NAME:WEIGHT" if `weighted`.
         weighted: see `labels`.
-        positive_from: makes weights yes or no: from here on yes, below 0 not known, else no. None
-            keeps those above 0 as they are.
-        likely: weights are probabilities: a tag without one is sure, one below 0 not known, and
-            those above .5 count as pictures of the tag.
-        least: tags of fewer pictures are left out.
+        positive_from: a weight from this value on is positive, below 0 unknown, else negative.
+            None uses weights above 0 unchanged.
+        likely: weights are probabilities. A tag without one has probability 1, a weight below 0 is
+            unknown, and one above .5 is positive.
+        least: tags with fewer pictures are left out.
 
     Raises:
-        ManifestError: fewer than two tags are left, or a label without a weight; a probability
+        ManifestError: fewer than two tags are left, a label has no weight, or a probability is
             above 1.
     """
     yes_above = LIKELY if likely else 0.0
@@ -115,37 +115,37 @@ def tag_targets(
     names = sorted(name for name, count in counts.items() if count >= least)
     if len(names) < 2:
         raise ManifestError(
-            f"{len(names)} tags have {least} pictures or more, two at least are needed",
+            f"{len(names)} tags have {least} pictures or more, but at least two are needed",
             where="--data",
-            remedy="give a CSV with a column tags, several apart by blanks",
+            remedy="give a CSV with a column tags, separated by blanks",
         )
     number = {name: i for i, name in enumerate(names)}
-    codes, kept, offsets = array("i"), array("f"), array("q", [0])
+    codes, weights, offsets = array("i"), array("f"), array("q", [0])
     for own in labels:
         for name, value in values(own).items():
             if name in number:
                 codes.append(number[name])
-                kept.append(value)
+                weights.append(value)
         offsets.append(len(codes))
     return TagTargets(
         tuple(names),
         np.array(offsets, np.int64),
         np.array(codes, np.int32),
-        np.array(kept, np.float32),
+        np.array(weights, np.float32),
         yes_above,
     )
 
 
 def positive_tags(labels: Sequence[str], settings: Tags, where: str) -> set[str]:
-    """The tags that a picture has, of its labels as a task of tags reads them.
+    """Returns the tags of a picture from its labels, as a task of tags reads them.
 
     Args:
-        labels: of the picture.
-        settings: of the task. What a softmax learns by weights is had from any weight above 0 on.
-        where: they come from, for the error.
+        labels: the labels of the picture.
+        settings: the settings of the task. For a softmax with weights, every weight above 0 counts.
+        where: the source of the labels, for the error.
 
     Raises:
-        ManifestError: labels that should have a weight have none.
+        ManifestError: a label that needs a weight has none.
     """
     if not settings.weighted:
         return set(labels)
@@ -161,7 +161,7 @@ def positive_tags(labels: Sequence[str], settings: Tags, where: str) -> set[str]
 def _weights(
     labels: Sequence[str], where: str = "--data", *, likely: bool = False
 ) -> dict[str, float]:
-    """The weights by name of labels as in "beach:0.77"; if `likely` they may be left out."""
+    """Returns weights by name from labels like "beach:0.77"; optional if `likely`."""
     found: dict[str, float] = {}
     for label in labels:
         name, _, text = (label if ":" in label or not likely else f"{label}:1").rpartition(":")
@@ -186,16 +186,16 @@ def _weights(
 
 
 def repeat_factors(targets: TagTargets, threshold: float, phi: str) -> NDArray[np.float64]:
-    """How often each picture is shown in an epoch on average: float64 [n], 1 at least.
+    """Returns the average occurrences of each picture in an epoch: float64 [n], at least 1.
 
-    r(tag) = max(1, phi(threshold / f)) with f the part of the pictures that have the tag, and
-    r(picture) the largest of its tags': Mahajan et al., "Exploring the Limits of Weakly Supervised
-    Pretraining", 2018. A picture without tags is shown once.
+    r(tag) = max(1, phi(threshold / f)), where f is the fraction of pictures with the tag, and
+    r(picture) is the largest r of its tags: Mahajan et al., "Exploring the Limits of Weakly
+    Supervised Pretraining", 2018. A picture without tags occurs once.
 
     Args:
         targets: the tags of the pictures.
-        threshold: the part of the pictures below which a tag is shown more often, above 0.
-        phi: "uniform" for x, "sqrt" for its root.
+        threshold: the fraction of the pictures below which a tag is repeated, above 0.
+        phi: "uniform" for x, "sqrt" for its square root.
     """
     frequency = targets.counts / len(targets)
     ratio = threshold / frequency  # every tag has a picture
@@ -206,14 +206,14 @@ def repeat_factors(targets: TagTargets, threshold: float, phi: str) -> NDArray[n
 
 
 def tag_draws(targets: TagTargets, sampling: str) -> NDArray[np.float64]:
-    """How often each picture is shown where a tag is drawn first, then a picture of it.
+    """Returns the average occurrences if a tag is drawn first, then one of its pictures.
 
     Args:
         targets: the tags of the pictures.
-        sampling: how tags are drawn, see class_draws; "natural" shows each picture once instead.
+        sampling: how tags are drawn, see class_draws. With "natural", each picture occurs once.
 
     Returns:
-        float64 [n]: 1 for a picture without tags; the others' add up to their number.
+        float64 [n]: 1 for a picture without tags; the sum of the others is their number.
     """
     repeats = np.ones(len(targets))
     if sampling == "natural":

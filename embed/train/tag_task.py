@@ -1,4 +1,4 @@
-"""TagTask: learns which tags a picture has."""
+"""TagTask: the training task of tags."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lmk.embed.train.tasks import Task
 
 
 class TagTask(Task):
-    """A linear layer from embeddings to tags, and one of the losses of tags.
+    """A linear layer from embeddings to tags, with one of the losses of tags.
 
     Args:
-        settings: the loss, and what labels mean.
-        labels: of each picture of the training set.
-        dim: components of an embedding.
-        seed: of the chance in the loss.
+        settings: the settings of the loss and the labels.
+        labels: the labels of each picture of the training set.
+        dim: number of components of an embedding.
+        seed: seed of the random numbers in the loss.
 
     Attributes:
-        head: the layer, which `published` gives away.
+        head: the layer; `published` returns it as a TagHead.
 
     Raises:
-        ManifestError: there are no two tags, or a label without the weight that it should have.
+        ManifestError: there are fewer than two tags, or a label that needs a weight has none.
     """
 
     name = "tags"
@@ -56,7 +56,7 @@ class TagTask(Task):
         self.head = nn.Linear(dim, tags)
         nn.init.zeros_(self.head.bias)
         if isinstance(settings.loss, CrossEntropy | Focal):
-            # Each tag starts as likely as it is in the training set: Lin et al., 2017, 4.1.
+            # The initial probability of a tag is its frequency: Lin et al., 2017, 4.1.
             pictures = len(self._known)
             if settings.unlabelled == "skip":
                 pictures = self._known.labelled
@@ -73,11 +73,11 @@ class TagTask(Task):
         return self._known.names
 
     def published(self, weight: Tensor, bias: Tensor, feature_fingerprint: str) -> TagHead:
-        """The tags as an embedder's folder keeps them.
+        """Returns the head in the form of an embedder's folder.
 
         Args:
-            weight, bias: of the head, maybe averaged.
-            feature_fingerprint: of the embedder.
+            weight, bias: the parameters of the head, possibly averaged.
+            feature_fingerprint: the feature fingerprint of the embedder.
         """
         rows = weight.detach().cpu().float() * self._scale
         return TagHead(
@@ -91,19 +91,19 @@ class TagTask(Task):
 
     @property
     def _scale(self) -> float:
-        """Unit features times this are of the size of others: about 1 a component."""
+        """Scale of unit features, so that their components are about 1, as those of others."""
         return float(self.head.in_features**0.5) if self._settings.unit else 1.0
 
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """What is known of each tag float32 [n, t]: see TagTargets.values."""
+        """Returns the known values of each tag float32 [n, t]: see TagTargets.values."""
         return torch.from_numpy(self._known.dense(pictures))
 
     def step_targets(
         self, number: int, micro_batches: Sequence[NDArray[np.int64]], world: World
     ) -> list[Tensor]:
-        """Targets [n, t]; of the Tencent loss [n, 2, t], with the weight of each term.
+        """Returns targets [n, t]; for the Tencent loss [n, 2, t], with the weight of each term.
 
-        Those weights depend on all pictures of the step, in whichever process they are.
+        These weights depend on all pictures of the step, in all processes.
         """
         if self._tencent is None:
             return super().step_targets(number, micro_batches, world)

@@ -1,4 +1,4 @@
-"""Settings of what is learnt: the tasks of a training run."""
+"""Settings of the tasks of a training run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Settings(BaseModel):
 class MarginByRank(Settings):
     """Margins between `low` (the largest class) and `high` (the smallest), by n^-power.
 
-    m(n) = low + (high - low) (n^-power - min) / (max - min), as the 3rd place of Google Landmark
-    Recognition 2020 had it (power 1/4, low .05, high .5). Where all classes have the same size
-    all margins are `low`.
+    m(n) = low + (high - low) (n^-power - min) / (max - min), as in the 3rd place of Google
+    Landmark Recognition 2020 (power 1/4, low .05, high .5). If all classes have the same size, all
+    margins are `low`.
     """
 
     form: Literal["rank"] = "rank"
@@ -49,19 +49,19 @@ class MarginByPower(Settings):
 
 
 class Classes(Settings):
-    """Learn to tell the landmarks of the labels apart.
+    """Classification of the landmarks.
 
     Attributes:
-        loss: "softmax" is a plain linear classifier.
-        scale: s of the margin losses.
-        margin: in radians; of cosface a difference of cosines.
-        sub_centers: of "subcenter", for each class.
+        loss: the loss; "softmax" is a plain linear classifier.
+        scale: the scale s of the margin losses.
+        margin: the margin in radians; a difference of cosines for cosface.
+        sub_centers: number of centres per class for "subcenter".
         dynamic_margin: a margin for each class by its number of pictures, instead of `margin`.
-        class_weights: weigh each class by 1 / log(1 + n).
-        start: the classes' centres are random at first, or the "means" of their pictures'
-            embeddings by the starting network (of arcface and cosface).
-        unlabelled: pictures without a label count for nothing here ("skip"), or are one more
-            class ("background").
+        class_weights: weight each class by 1 / log(1 + n).
+        start: the initial centres of classes: random, or the "means" of their pictures' embeddings
+            by the initial network (for arcface and cosface).
+        unlabelled: pictures without a label have no loss ("skip"), or form one more class
+            ("background").
         loss_weight: the weight of this loss in the sum of all tasks.
     """
 
@@ -88,20 +88,20 @@ class Classes(Settings):
 
 
 class Teacher(Settings):
-    """One network of the ensemble: its unit features at all sizes are summed."""
+    """One network of an ensemble; its unit features at all sizes are summed."""
 
     model: str
     sizes: tuple[int, ...] = Field(min_length=1)
 
 
 class Taught(Settings):
-    """An ensemble to learn from.
+    """An ensemble of teachers.
 
     The teachers' features are concatenated, then PCA-whitened to the embedding's dimension.
 
     Attributes:
-        teachers: presets with their sizes in pixels.
-        power: of the whitening, learnt on the training pictures.
+        teachers: the presets with their picture sizes in pixels.
+        power: the power of the whitening, which is fitted on the training pictures.
         loss_weight: the weight of this loss in the sum of all tasks.
     """
 
@@ -111,7 +111,7 @@ class Taught(Settings):
 
 
 class Distillation(Taught):
-    """Learn the vectors of an ensemble, without labels.
+    """Distillation of an ensemble's vectors, without labels.
 
     Attributes:
         feature: weight of 1 - cosine to the teacher's vector.
@@ -131,11 +131,11 @@ class Distillation(Taught):
 
 
 class Neighbours(Taught):
-    """Keep what an ensemble says about which everyday pictures are near.
+    """Distillation of an ensemble's similarities to pictures without a label.
 
-    The Kullback-Leibler divergence between two distributions over the pictures without a label:
-    softmax(cosines / temperature), of the teacher and of the network against the memory. Fang et
-    al., "SEED: Self-supervised Distillation for Visual Representation", 2021.
+    The loss is the Kullback-Leibler divergence of the distributions softmax(cosines / temperature)
+    over the pictures without a label, between the teacher and the network against the memory. Fang
+    et al., "SEED: Self-supervised Distillation for Visual Representation", 2021.
 
     Attributes:
         temperature: divides the cosines.
@@ -146,13 +146,14 @@ class Neighbours(Taught):
 
 
 class Repulsion(Settings):
-    """Keep pictures without a label away from all landmarks' centres, those of the classes task.
+    """Repulsion of pictures without a label from the centres of the task of classes.
 
-    softplus(s (log(sum_c exp(s cos_c)) / s - margin)) / s: a smooth largest cosine, over a margin.
+    The loss is softplus(s (log(sum_c exp(s cos_c)) / s - margin)) / s: a smooth maximum of the
+    cosines above a margin.
 
     Attributes:
-        scale: s.
-        margin: the cosine from which on it counts.
+        scale: the scale s.
+        margin: the cosine above which the loss grows.
         loss_weight: the weight of this loss in the sum of all tasks.
     """
 
@@ -167,7 +168,7 @@ class Contrast(Settings):
 
     Khosla et al., "Supervised Contrastive Learning", 2020, with the memory of Wang et al.,
     "Cross-Batch Memory for Embedding Learning", 2020. A picture without a label is a class of its
-    own, which a batch should show more than once (groups.views).
+    own, so a batch should contain several views of it (groups.views).
 
     Attributes:
         temperature: divides the cosines.
@@ -180,7 +181,7 @@ class Contrast(Settings):
 
 
 class CrossEntropy(Settings):
-    """Binary cross entropy of each tag, the mean over tags."""
+    """Mean over tags of the binary cross entropy."""
 
     kind: Literal["bce"] = "bce"
 
@@ -189,8 +190,8 @@ class Focal(Settings):
     """Focal loss: Lin et al., "Focal Loss for Dense Object Detection", 2017.
 
     Attributes:
-        gamma: how little tags count that are right already; 0 counts all alike.
-        alpha: weight of a tag that the picture has; of the others 1 - alpha.
+        gamma: reduces the weight of well classified tags; 0 weights all tags equally.
+        alpha: weight of the tags that a picture has; the others have 1 - alpha.
     """
 
     kind: Literal["focal"]
@@ -202,14 +203,15 @@ class Tencent(Settings):
     """Weighted cross entropy of Tencent ML-Images: Wu et al., 2019.
 
     Attributes:
-        form: as the paper has it, or as the released "code", which weighs terms in another way,
-            draws no negatives of a tag that is present, and sums over tags. (It learns the
-            confidences of labels themselves; here a label is a yes or a no in either form.)
-        eta: weight of a tag that the picture has.
-        decay: a tag present (or absent) for the t-th step in a row counts decay^(t - 1).
-        negatives: of a tag that is present in a step, so many times its pictures are drawn from
-            the others; null takes all.
-        absent: how often a tag of no picture of a step is learnt in it.
+        form: the "paper", or the released "code", which uses other weights, draws no negatives of a
+            tag that is present, and sums over tags. (The code learns the confidences of labels;
+            here a label is positive or negative in both forms.)
+        eta: weight of the tags that a picture has.
+        decay: a tag that is present (or absent) for the t-th step in a row has the weight
+            decay^(t - 1).
+        negatives: number of random negatives per positive of a tag that is present in a step; null
+            uses all.
+        absent: probability that a tag without a picture in a step is trained in it.
     """
 
     kind: Literal["tencent"]
@@ -233,14 +235,14 @@ class TagSoftmax(Settings):
 
 
 class Repeat(Settings):
-    """Shows pictures of rare tags more often: Mahajan et al., 2018.
+    """Repetition of pictures with rare tags: Mahajan et al., 2018.
 
-    r(tag) = max(1, phi(threshold / f)), f the part of the pictures that have it; a picture is
-    shown the largest of its tags' r times an epoch, on average.
+    r(tag) = max(1, phi(threshold / f)), where f is the fraction of pictures with the tag. A picture
+    occurs on average as often as the largest r of its tags.
 
     Attributes:
-        phi: "uniform" for x, "sqrt" for its root.
-        threshold: the part of the pictures below which a tag is rare.
+        phi: "uniform" for x, "sqrt" for its square root.
+        threshold: the fraction of the pictures below which a tag is rare.
     """
 
     phi: Literal["uniform", "sqrt"] = "sqrt"
@@ -248,21 +250,21 @@ class Repeat(Settings):
 
 
 class Tags(Settings):
-    """Learn which tags a picture has: none, one or several.
+    """Classification of tags, of which a picture has none, one or several.
 
     Attributes:
-        loss: "bce", "focal" and "tencent" say yes or no to each tag; "softmax" shares one
-            probability out among all tags.
-        weighted: labels are written "NAME:WEIGHT".
-        positive_from: the weight from which on such a label is a yes; a weight below 0 is "not
-            known". None, of "bce": weights are probabilities, as another network gave them, and
-            learnt as such; a label without one is a yes. For softmax weights count as they are.
-        least: tags of fewer pictures are left out.
-        unlabelled: a picture without tags has none of them ("negative"), or nobody looked
-            ("skip"). For softmax there is nothing to learn from it.
-        unit: the tags are read off features of length 1 (times the root of their number), so
-            that those an index keeps will do.
-        repeat: how often pictures of rare tags are shown, instead of `sampling`.
+        loss: "bce", "focal" and "tencent" classify each tag by itself; "softmax" distributes one
+            probability over all tags.
+        weighted: labels have the form "NAME:WEIGHT".
+        positive_from: a label with this weight or more is positive; a weight below 0 means unknown.
+            None (for "bce"): weights are probabilities, for example of another network, and are the
+            targets; a label without a weight is positive. Softmax uses the weights unchanged.
+        least: tags with fewer pictures are left out.
+        unlabelled: a picture without tags is negative for all tags ("negative") or has no loss
+            ("skip"). Softmax always skips it.
+        unit: the head uses features of length 1 (times the square root of their dimension), such as
+            those that an index stores.
+        repeat: repetition of pictures with rare tags, instead of `sampling`.
         loss_weight: the weight of this loss in the sum of all tasks.
     """
 

@@ -1,4 +1,4 @@
-"""Tasks: what a network learns. Target, head, loss and sampling of each are in one place."""
+"""Training tasks. Each task has its targets, head, loss and sampling in one class."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ BACKGROUND = "(none)"
 
 
 class Task(nn.Module, ABC):
-    """Something to learn from the pictures' embeddings.
+    """A training task on the embeddings of pictures.
 
-    The loop asks for the targets of a batch and their weights, then for the losses, and
-    takes sum(weight * loss) / sum(weight) over the whole step (all micro-batches, all
-    processes), so a step is the same however it is cut up. Parameters of a task are trained with
-    the network's.
+    The loss of a step is sum(weight * loss) / sum(weight) over all micro-batches and processes, so
+    it does not depend on their number. The parameters of a task are trained with the network's.
 
     Attributes:
-        name: of the loss in logs.
+        name: name of the loss in logs.
         loss_weight: the weight of this loss in the sum of all tasks.
     """
 
@@ -40,17 +38,17 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """The targets [n, ...] of pictures, given by their numbers in the training set."""
+        """Returns the targets [n, ...] of pictures, given by their numbers in the training set."""
 
     def step_targets(
         self, number: int, micro_batches: Sequence[NDArray[np.int64]], world: World
     ) -> list[Tensor]:
-        """The targets of each micro-batch of a step, in their order.
+        """Returns the targets of each micro-batch of a step, in order.
 
         A task whose targets depend on the whole step overrides this method.
 
         Args:
-            number: of the step, from 0.
+            number: number of the step, from 0.
             micro_batches: this process's pictures of each micro-batch, int64 [n], equally long.
             world: the processes.
         """
@@ -58,27 +56,27 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def weights(self, targets: Tensor) -> Tensor:
-        """How much each picture counts: float32 [n], 0 where it has no target."""
+        """Returns the weight of each picture: float32 [n], 0 for a picture without a target."""
 
     @abstractmethod
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """Losses float32 [n] of embeddings float32 [n, dim], not of length 1."""
+        """Returns losses float32 [n] of embeddings float32 [n, dim], not of length 1."""
 
     @abstractmethod
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """How often an epoch shows each picture on average: float64 [pictures]."""
+        """Returns the average occurrences of each picture in an epoch: float64 [pictures]."""
 
 
 class ClassTask(Task):
-    """Tells landmarks apart; a picture's landmark is the first of its labels.
+    """Classification of landmarks; the landmark of a picture is its first label.
 
     Args:
-        settings: the loss.
-        labels: of each picture of the training set.
-        dim: components of an embedding.
+        settings: the settings of the loss.
+        labels: the labels of each picture of the training set.
+        dim: number of components of an embedding.
 
     Raises:
-        ManifestError: there are no two classes.
+        ManifestError: there are fewer than two classes.
     """
 
     name = "classes"
@@ -89,8 +87,7 @@ class ClassTask(Task):
         self.classes, self._codes = class_codes(labels, settings.unlabelled == "background")
         if len(self.classes) < 2:
             raise ManifestError(
-                f"the pictures have {len(self.classes)} landmarks, two at least are needed to "
-                "tell them apart",
+                f"the pictures have {len(self.classes)} landmarks, but at least two are needed",
                 where="--data",
                 remedy="give a CSV with a column landmark_id, or one sub-folder for each landmark",
             )
@@ -106,7 +103,7 @@ class ClassTask(Task):
         return centres
 
     def start_from(self, vectors: Tensor) -> None:
-        """Puts each class's centre to the mean of its pictures' vectors float32 [pictures, dim]."""
+        """Sets each class's centre to the mean of its pictures' vectors float32 [pictures, dim]."""
         codes = torch.from_numpy(self._codes)
         own = codes >= 0
         sums = torch.zeros(len(self.classes), vectors.shape[1])
@@ -136,11 +133,11 @@ class ClassTask(Task):
 def class_codes(
     labels: Sequence[tuple[str, ...]], background: bool
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The classes in order of their names, and each picture's class: int64 [n], -1 for none.
+    """Returns the classes, sorted by name, and each picture's class: int64 [n], -1 for none.
 
     Args:
-        labels: of each picture; the first one counts.
-        background: pictures without a label are the last class.
+        labels: the labels of each picture; the first one counts.
+        background: True if pictures without a label form the last class.
     """
     names = sorted(Counter(own[0] for own in labels if own))
     number = {name: i for i, name in enumerate(names)}
@@ -150,11 +147,11 @@ def class_codes(
 
 
 def class_repeats(codes: NDArray[np.int64], sampling: str) -> NDArray[np.float64]:
-    """How often an epoch shows each picture: float64 [n], as many in all as there are pictures.
+    """Returns the average occurrences of each picture in an epoch: float64 [n], with the sum n.
 
     Args:
-        codes: int [n], the class of each picture; -1 for none, which is shown once.
-        sampling: "natural": once; "sqrt": a class is drawn by the root of its size; "balanced":
+        codes: int [n], the class of each picture; -1 for none. Such a picture occurs once.
+        sampling: "natural": once; "sqrt": classes by the square root of their size; "balanced":
             all classes equally often.
     """
     repeats = np.ones(len(codes))

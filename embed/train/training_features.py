@@ -1,4 +1,4 @@
-"""Features of the training pictures, computed once and kept: for teachers, whitenings, memories."""
+"""Stored features of the training pictures, for teachers, whitenings and memories."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lmk.embed.extract.extract import extract
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.progress import Progress, no_progress
 
-_TAUGHT_BY = 20_000  # pictures that a whitening is learnt on
+_TAUGHT_BY = 20_000  # number of pictures that a whitening is fitted on
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What an embedder sees in a training set.
+    """Features of a training set by an embedder.
 
     Attributes:
-        store: the features, of length 1, by sha256.
-        numbers: int64 [n], the readable pictures' numbers in the training set.
-        sha256s: of each of them.
-        skipped: the pictures that cannot be read, and why.
+        store: the features, of length 1, by SHA-256.
+        numbers: int64 [n], the numbers of the readable pictures in the training set.
+        sha256s: the SHA-256 of each of them.
+        skipped: the pictures that cannot be read, each with a reason.
     """
 
     store: FeatureStore
@@ -44,13 +44,13 @@ def stored_features(
     stage: str,
     on_progress: Progress = no_progress,
 ) -> Stored:
-    """Computes what the store lacks; a stop loses little.
+    """Returns the features of a training set; missing ones are computed and stored.
 
     Args:
         manifests: the training set.
-        embedder: whose features, before any whitening.
-        folder: of the stores; may be shared by many runs.
-        stage: named in `progress`.
+        embedder: the embedder. Its whitening is not applied.
+        folder: the folder of the stores, which several runs may share.
+        stage: the stage that `on_progress` receives.
         on_progress: called with (stage, done, total).
     """
     store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
@@ -74,12 +74,12 @@ def stored_features(
 
 
 def spread(pictures: int) -> NDArray[np.int64]:
-    """Numbers of the pictures that a whitening is learnt on: all, or evenly spread ones."""
+    """Returns the numbers of the pictures to fit a whitening on: all, or evenly spread ones."""
     return np.unique(np.linspace(0, pictures - 1, min(_TAUGHT_BY, pictures)).astype(np.int64))
 
 
 def require_enough(pictures: int, features: int, dim: int) -> None:
-    """Raises ManifestError where a whitening of `dim` components cannot be learnt."""
+    """Raises ManifestError if a whitening of `dim` components cannot be fitted."""
     if pictures <= dim or features < dim:
         raise ManifestError(
             f"{pictures} readable pictures and {features} features of the network are too few "

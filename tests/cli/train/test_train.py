@@ -83,7 +83,7 @@ def test_as_json_and_going_on(work: Path, sample: Path, lmk: Run) -> None:
     assert [row["epoch"] for row in facts["epochs"]] == [1, 2]
     assert facts["epochs"][0]["gap"] is None and facts["epochs"][0]["classes"] > 0
     assert facts["skipped"] == []
-    lmk(*call, "--set", "seed=4").refused(2, "mine: holds a training already", "--resume")
+    lmk(*call, "--set", "seed=4").refused(2, "mine: holds a training run already", "--resume")
     lmk(*call, "--resume").refused(2, "was started with other settings: seed")
     again = json.loads(lmk(*call, "--set", "seed=4", "--resume").out)
     assert again == facts

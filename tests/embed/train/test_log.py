@@ -90,7 +90,7 @@ def test_a_checkpoint(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     path.write_bytes(content)
-    with pytest.raises(LmkError, match="is no checkpoint"):
+    with pytest.raises(LmkError, match="is not a checkpoint"):
         load_checkpoint(path)
 
 

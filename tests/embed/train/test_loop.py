@@ -266,7 +266,9 @@ class TestRefusals:
     def test_a_run_is_there(
         self, done: tuple[TrainingResult, Any], small: Small, gallery: Manifest
     ) -> None:
-        with pytest.raises(UsageError, match="holds a training already; go on with it by --resume"):
+        with pytest.raises(
+            UsageError, match="holds a training run already; continue it with --resume"
+        ):
             train(small(), [gallery], done[0].folder, device="cpu")
 
     def test_a_run_of_other_settings_or_pictures(
@@ -310,7 +312,7 @@ class TestRefusals:
         shutil.copytree(done[0].folder, tmp_path / "run")
         last = tmp_path / "run" / "training" / "last.safetensors"
         last.write_bytes(last.read_bytes()[:1000])
-        with pytest.raises(CheckpointDamaged, match=r"is no checkpoint .*: mv .*previous"):
+        with pytest.raises(CheckpointDamaged, match=r"is not a checkpoint .*: mv .*previous"):
             train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
 
     def test_a_flipped_byte_and_the_way_out(
@@ -342,7 +344,7 @@ class TestRefusals:
         training = tmp_path / "run" / "training"
         for name in ("last.safetensors", "previous.safetensors"):
             (training / name).write_bytes(b"none")
-        with pytest.raises(CheckpointDamaged, match=f"remove {training}, and start anew"):
+        with pytest.raises(CheckpointDamaged, match=f"remove {training}, and run the same"):
             train(small(), [gallery], tmp_path / "run", resume=True, device="cpu")
 
     def test_a_folder_of_something_else(
@@ -350,12 +352,12 @@ class TestRefusals:
     ) -> None:
         (tmp_path / "letters").mkdir()
         (tmp_path / "letters" / "dear.txt").write_text("")
-        with pytest.raises(UsageError, match="is there already and holds no training"):
+        with pytest.raises(UsageError, match="exists already and is not a training run"):
             train(small(), [gallery], tmp_path / "letters", device="cpu")
 
     def test_a_file_of_that_name(self, small: Small, gallery: Manifest, tmp_path: Path) -> None:
         (tmp_path / "letter").write_text("")
-        with pytest.raises(UsageError, match="is there already and holds no training"):
+        with pytest.raises(UsageError, match="exists already and is not a training run"):
             train(small(), [gallery], tmp_path / "letter", device="cpu")
 
     def test_a_folder_that_another_process_of_the_run_is_making(

@@ -183,4 +183,4 @@ def test_a_batch_that_cannot_be_shared_out(small: Small, gallery: Manifest, tmp_
     call = command(tmp_path, small(batch=5), gallery.root, *TWO)
     done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
     assert done.returncode != 0
-    assert "batch: 5 pictures cannot be shared out among 2 processes" in done.stderr
+    assert "batch: 5 pictures cannot be divided among 2 processes" in done.stderr

@@ -148,8 +148,8 @@ class TestGroups:
 
     def test_too_few(self) -> None:
         for change, message in (
-            ({"classes": 4}, "there are 3 landmarks, a batch takes 4"),
-            ({"unlabelled": 4}, "there are 3 pictures without a landmark, a batch takes 4"),
+            ({"classes": 4}, "there are 3 landmarks, but a batch needs 4"),
+            ({"unlabelled": 4}, "there are 3 pictures without a landmark, but a batch needs 4"),
         ):
             groups = self.GROUPS.model_copy(update=change)
             with pytest.raises(ManifestError, match=message):

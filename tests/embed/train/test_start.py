@@ -99,7 +99,7 @@ def prepared(
         config,
         network,
         manifests,
-        kept=folder / "start.safetensors",
+        stored=folder / "start.safetensors",
         features=store,
         device=torch.device("cpu"),
         world=World(),
