@@ -1,1 +1,1 @@
-"""Picture files to pixels."""
+"""Decoding of picture files into pixels."""

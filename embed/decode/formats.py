@@ -1,8 +1,8 @@
-"""Picture formats: which files are taken for pictures, by ending and by content.
+"""Picture formats: recognises pictures by their suffix and by their content.
 
-A folder's files are chosen by their ending; a file that is opened is read by its content, whatever
-its ending says. Only the formats of FORMATS are ever handed to a decoder: other plugins of Pillow
-would run programs (EPS starts Ghostscript) or read a page description as a picture.
+The files of a folder are selected by their suffix. The content of a file determines its decoder.
+Only the formats of FORMATS are decoded, as other plugins of Pillow run programs (EPS starts
+Ghostscript) or read a page description as a picture.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ _MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:(!doctype html|html)|(\?xml|s
 
 
 class Unreadable(Exception):
-    """A file cannot be read as a picture; the text is the reason, to follow the file's name."""
+    """A file cannot be decoded as a picture; the text is the reason."""
 
 
 def picture_format(data: bytes) -> str:
-    """The format of a picture, one of FORMATS, by its content alone.
+    """Returns the format of a picture, one of FORMATS, from its content alone.
 
     Raises:
-        Unreadable: it is none of them; the reason names what it is, where that is known.
+        Unreadable: the format is another one; the reason names it if it is known.
     """
     start = data[:512]
     found = next((kind for signature, kind in _SIGNATURES if start.startswith(signature)), None)
@@ -94,14 +94,14 @@ def picture_format(data: bytes) -> str:
 
 
 def reason_to_skip(suffix: str) -> str:
-    """Why a folder's file is left out, by its ending in lower case."""
+    """Returns the reason why a file is left out, from its suffix in lower case."""
     if suffix in RAW_SUFFIXES:
         return RAW
     return f"not a picture ({suffix or 'no file ending'})"
 
 
 def _by_brand(start: bytes) -> str | None:
-    """The kind of an ISO base media file, by the brands of its first box."""
+    """Returns the format of an ISO base media file, from the brands of its first box."""
     box = start[8 : max(int.from_bytes(start[:4], "big"), 12)]
     brands = [box[i : i + 4] for i in range(0, len(box), 4) if i != 4]  # the second is a version
     if any(brand in _AVIF_BRANDS for brand in brands):
@@ -116,7 +116,7 @@ def _by_brand(start: bytes) -> str | None:
 
 
 def _is_dib(start: bytes) -> bool:
-    """Whether a file is a BMP without its file header, by the first fields of a bitmap header."""
+    """True if a file is a BMP without its file header, from the first bitmap header fields."""
     size = int.from_bytes(start[:4], "little")
     planes = start[8:10] if size == _OS2_DIB else start[12:14]
     return size in _DIB_SIZES and planes == b"\1\0"

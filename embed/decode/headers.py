@@ -1,7 +1,7 @@
-"""Checks of a picture file before a decoder is started.
+"""Checks of a picture file before it is decoded.
 
-Decoders trust some numbers of a file without bound: directories of 65,535 tags that all name the
-same megabytes, a million comments that are put together one by one, texts that unpack to gigabytes.
+Decoders do not limit some parts of a file: a directory of 65,535 tags that all refer to the same
+megabytes, a million comments that are joined one by one, or texts that unpack to gigabytes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _COLOUR_FILTER = 32803
 
 
 def plain_png(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """A PNG without texts, profiles and further frames; its EXIF block; its XMP packet.
+    """Returns a PNG without texts, profiles and further frames, its EXIF block and XMP packet.
 
     Raises:
-        Unreadable: it is made of too many chunks.
+        Unreadable: the file has too many chunks.
     """
     parts, exif, xmp = [data[:8]], b"", b""
     at = 8
@@ -60,10 +60,10 @@ def plain_png(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """The width and height of a WebP picture.
+    """Returns the width and height of a WebP picture.
 
     Raises:
-        Unreadable: its first chunk does not say so.
+        Unreadable: the first chunk has no size.
     """
     kind = data[12:16]
     if len(data) >= 30:
@@ -80,7 +80,7 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def zero_tail(data: bytes) -> int:
-    """The number of zero bytes at the end of a file, or of the pixels of a WebP file."""
+    """Returns the number of zero bytes at the end of a file, or of a WebP file's pixels."""
     end = len(data)
     if data[8:12] == b"WEBP":
         at = 12
@@ -93,10 +93,10 @@ def zero_tail(data: bytes) -> int:
 
 
 def check_gif(data: bytes) -> None:
-    """Checks what lies before the first frame of a GIF.
+    """Checks the part of a GIF before its first frame.
 
     Raises:
-        Unreadable: it would take too long to read.
+        Unreadable: the part would take too long to read.
     """
     coloured = len(data) > 10 and data[10] & 0x80
     at = 13 + (3 << (data[10] & 7) + 1 if coloured else 0)
@@ -128,7 +128,7 @@ def check_directories(data: bytes) -> None:
     """Checks the first directory of every TIFF structure (EXIF block) in a file.
 
     Raises:
-        Unreadable: one would take much memory, by naming the same bytes again and again.
+        Unreadable: a directory would take much memory, as it refers to the same bytes repeatedly.
     """
     view = memoryview(data)
     places: list[int] = []
@@ -145,7 +145,7 @@ def check_tiff(data: bytes) -> None:
     """Checks the first directory of a TIFF file.
 
     Raises:
-        Unreadable: it belongs to a camera raw file, or would take much memory.
+        Unreadable: the file is a camera raw file, or would take much memory.
     """
     tags = _check_directory(memoryview(data))
     preview = _SUBFILE in tags and tags[_SUBFILE].value & 1 and _SUB_DIRECTORIES in tags
@@ -155,7 +155,7 @@ def check_tiff(data: bytes) -> None:
 
 
 def _check_directory(tiff: memoryview) -> dict[int, Tag]:
-    """The tags of the first directory, checked."""
+    """Returns the tags of the first directory, after checks."""
     tags = {}
     texts = numbers = outside = 0
     for number, tag in _first_directory(tiff):
@@ -174,7 +174,7 @@ def _check_directory(tiff: memoryview) -> dict[int, Tag]:
 
 
 def _first_directory(tiff: memoryview) -> list[tuple[int, Tag]]:
-    """The entries of the first directory of a TIFF or BigTIFF structure."""
+    """Returns the entries of the first directory of a TIFF or BigTIFF structure."""
     little = bytes(tiff[:2]) == b"II"
     order = "<" if little else ">"
     big = 0x2B in tiff[2:4]

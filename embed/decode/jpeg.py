@@ -1,7 +1,7 @@
-"""JPEG: what a file's header asks for, decoding at a fraction of the size, and lost parts.
+"""JPEG: header, decoding at a fraction of the size, and detection of missing parts.
 
-libjpeg goes on where data are missing: it fills the rest with grey and only warns. A file that it
-warns of is looked at again: how much of the picture is missing decides whether it is a picture.
+libjpeg fills missing data with grey and only warns. After a warning, the missing part of the
+picture is measured; the file is rejected if it is too large.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from lmk.embed.decode.formats import Unreadable
 
 FACTORS = (1, 2, 4, 8)  # a JPEG can be decoded at these fractions of its size
 MAX_BLOCKS = 60_000_000  # 8 x 8 blocks, summed over scans: the time that decoding takes
-MISSING_AREA = 0.02  # a picture of which more is missing is refused
-MISSING_DETAIL = 0.25  # the same for a part that only lacks its finest detail
+MISSING_AREA = 0.02  # largest missing fraction of a picture
+MISSING_DETAIL = 0.25  # largest fraction of a picture without its finest detail
 
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
@@ -29,17 +29,17 @@ _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MOST_SEGMENTS = 5_000  # before the first scan
-_ZEROS = bytes(64)  # compressed pixels hold no such run; a lost part of a file often does
+_ZEROS = bytes(64)  # compressed pixels have no such run; a lost part of a file often has
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d{1,9}) extraneous bytes before marker 0xd9")
 _MOST_LEFT_OVER = 16  # bytes before the end mark that some cameras write, and no part of a picture
-_GREY = np.uint8(127)  # the filling of libjpeg, or one more
+_GREY = np.uint8(127)  # libjpeg fills with this value, or with one more
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The header of a scan: where it lies, its components, and the coefficients it brings."""
+    """Header of a scan: its position, its components and its coefficients."""
 
     start: int
     end: int
@@ -56,8 +56,8 @@ class JpegHeader:
     Attributes:
         width, height: in pixels.
         sampling: horizontal and vertical sampling factor of each component by its id.
-        progressive: whether coefficients come bit by bit.
-        scans: all scans where there may be several, else only the first.
+        progressive: True for a progressive file.
+        scans: all scans if there may be several, else only the first.
         exif, xmp: the blocks that may hold the orientation.
         extras: (start, end) of the segments that no decoder needs.
     """
@@ -73,11 +73,11 @@ class JpegHeader:
 
     @property
     def several_scans(self) -> bool:
-        """Whether all coefficients are held in memory, because scans add to each other."""
+        """True if the decoder holds all coefficients in memory, as scans refine each other."""
         return self.progressive or len(self.scans[0].components) < len(self.sampling)
 
     def blocks(self, component: int) -> int:
-        """The number of 8 x 8 blocks of a component, with those that fill up the edges."""
+        """Returns the number of 8 x 8 blocks of a component, with padding at the edges."""
         across = max(h for h, _ in self.sampling.values())
         down = max(v for _, v in self.sampling.values())
         h, v = self.sampling[component]
@@ -85,14 +85,14 @@ class JpegHeader:
 
     @property
     def work(self) -> int:
-        """Blocks that decoding passes, summed over scans and components."""
+        """The number of blocks to decode, summed over scans and components."""
         return sum(self.blocks(each) for scan in self.scans for each in scan.components)
 
     def memory(self, factor: int) -> int:
-        """Bytes that decoding at 1/factor of the size takes at most."""
+        """Returns an upper bound for the bytes that decoding at 1/factor of the size needs."""
         decoded = (20 if len(self.sampling) == 4 else 3) * self._pixels(factor)
         if self.several_scans:
-            fine = min(factor, 4)  # the fraction at which lost detail is looked for
+            fine = min(factor, 4)  # the fraction at which missing detail is detected
             decoded += (1 if fine == factor else 2) * 4 * self._pixels(fine)
             decoded += 128 * sum(map(self.blocks, self.sampling))  # coefficients of 16 bits
         return decoded + 300 * self.width
@@ -102,10 +102,10 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Reads the header of a JPEG file.
+    """Returns the header of a JPEG file.
 
     Raises:
-        Unreadable: it has none, or it asks for more than MAX_BLOCKS.
+        Unreadable: there is no header, or the file has more than MAX_BLOCKS.
     """
     frame: tuple[bool, int, int, dict[int, tuple[int, int]]] | None = None
     exif: list[bytes] = []
@@ -113,10 +113,10 @@ def read_header(data: bytes) -> JpegHeader:
     xmp = b""
     at = 2
     for _ in range(_MOST_SEGMENTS):
-        found = _MARKER.search(data, at)
-        if found is None or found.end() + 2 > len(data):
+        match = _MARKER.search(data, at)
+        if match is None or match.end() + 2 > len(data):
             raise Unreadable("damaged: image file is truncated (its header ends early)")
-        at = found.end() - 2
+        at = match.end() - 2
         marker = data[at + 1]
         if marker == 0 or marker in _NO_LENGTH:
             at += 2
@@ -153,7 +153,7 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def without_extras(data: bytes, header: JpegHeader) -> bytes:
-    """The file without its metadata, which a decoder of pixels needs not to read."""
+    """Returns the file without the metadata that a decoder does not need."""
     parts, at = [], 0
     for start, end in header.extras:
         parts.append(data[at:start])
@@ -162,13 +162,13 @@ def without_extras(data: bytes, header: JpegHeader) -> bytes:
 
 
 def decode_jpeg(data: bytes, header: JpegHeader, factor: int) -> Pixels | None:
-    """Decodes a JPEG at 1/factor of its size (one of FACTORS), not turned.
+    """Decodes a JPEG at 1/factor of its size (one of FACTORS), without its orientation.
 
-    A file that lacks only its end mark is whole, and so is one with a few bytes too many before it.
+    A file without an end mark, or with a few extra bytes before it, is complete.
 
     Returns:
-        uint8 [ceil(height / factor), ceil(width / factor), 3], RGB; None where it is of a kind
-        that only Pillow decodes.
+        uint8 [ceil(height / factor), ceil(width / factor), 3] in RGB order, or None for a kind of
+        JPEG that only Pillow decodes.
 
     Raises:
         Unreadable: more than MISSING_AREA of the picture is missing.
@@ -178,7 +178,7 @@ def decode_jpeg(data: bytes, header: JpegHeader, factor: int) -> Pixels | None:
         return _rgb(_decode(whole, header, factor, strict=True))
     except ValueError as warning:  # of libjpeg
         left = _LEFT_OVER.match(str(warning))
-    if left and int(left[1]) <= _MOST_LEFT_OVER:  # all blocks were there
+    if left and int(left[1]) <= _MOST_LEFT_OVER:  # all blocks exist
         return _rgb(_decode(whole, header, factor, strict=False))
     zeros = whole.find(_ZEROS, header.scans[0].start)
     if zeros >= 0:
@@ -203,14 +203,14 @@ def _decode(data: bytes, header: JpegHeader, factor: int, *, strict: bool) -> Pi
 
 
 def _rgb(pixels: Pixels) -> Pixels:
-    """Colours of screens, of what may be colours of print (inverted, as Adobe writes them)."""
+    """Returns RGB pixels from RGB or CMYK pixels (inverted, as Adobe writes them)."""
     if pixels.shape[2] == 3:
         return pixels
     return np.asarray(Image.fromarray(255 - pixels, "CMYK").convert("RGB"))
 
 
 def _check_missing(data: bytes, header: JpegHeader, factor: int, pixels: Pixels) -> None:
-    """Raises Unreadable where too much of a picture is missing."""
+    """Raises Unreadable if too much of a picture is missing."""
     missing = _grey_share(pixels, factor)
     if missing > MISSING_AREA:
         raise _truncated(f"{max(missing, 0.01):.0%} of the picture is missing")
@@ -219,8 +219,8 @@ def _check_missing(data: bytes, header: JpegHeader, factor: int, pixels: Pixels)
     scans = [scan for scan in header.scans if scan.start < len(data)]
     if not _all_coefficients(header, scans):
         raise _truncated("its last scans are missing")
-    # The last scan adds the finest detail: where it changes nothing, it is missing. Its header
-    # stays, for libjpeg smooths what no scan has refined.
+    # The last scan adds the finest detail; where it changes nothing, the detail is missing. Its
+    # header stays, as libjpeg smooths areas that no scan has refined.
     fine = min(factor, 4)
     with_last = pixels if fine == factor else _decode(data, header, fine, strict=False)
     before = _decode(data[: scans[-1].end] + _END, header, fine, strict=False)
@@ -237,7 +237,7 @@ def _truncated(what: str) -> Unreadable:
 
 
 def _grey_share(pixels: Pixels, factor: int) -> float:
-    """The share of a picture's area that libjpeg filled: from some block on to the end."""
+    """Returns the fraction of a picture that libjpeg has filled, from some block to the end."""
     height, width = len(pixels), len(pixels[0])
     rows = 0
     while rows < height and (pixels[-1 - rows] - _GREY <= 1).all():
@@ -251,7 +251,7 @@ def _grey_share(pixels: Pixels, factor: int) -> float:
 
 
 def _all_coefficients(header: JpegHeader, scans: list[Scan]) -> bool:
-    """Whether the scans bring every coefficient of every component, down to its lowest bit."""
+    """True if the scans have every bit of every coefficient of every component."""
     if not header.progressive:
         return set(header.sampling) <= {each for scan in scans for each in scan.components}
     missing = {each: np.ones(64, bool) for each in header.sampling}
@@ -280,9 +280,9 @@ def _frame(marker: int, body: bytes) -> tuple[bool, int, int, dict[int, tuple[in
 def _scans(
     data: bytes, start: int, sampling: dict[int, tuple[int, int]], progressive: bool
 ) -> tuple[Scan, ...]:
-    """The scans from `start` on; only the first where it brings everything.
+    """Returns the scans from `start` on; only the first if it is complete.
 
-    Scans of a picture that is appended to the file are counted as well.
+    Scans of a picture that is appended to the file count too.
     """
     scans: list[Scan] = []
     at = start

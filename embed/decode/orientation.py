@@ -1,7 +1,7 @@
-"""EXIF orientation: how a camera was held, read without a metadata library.
+"""EXIF orientation: the rotation of the camera, read without a metadata library.
 
-Only one number is wanted. A library would copy every tag into memory: a block of 64 kB can name
-65,535 tags of 64 kB each.
+Only one number is needed. A library would copy every tag into memory, and a block of 64 kB can
+refer to 65,535 tags of 64 kB each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
-    """The orientation (1 to 8) of an EXIF block, else of an XMP packet; 1 where neither has one."""
+    """Returns the orientation (1 to 8) of an EXIF block or an XMP packet; 1 if neither has one."""
     turn = _from_exif(exif.removeprefix(b"Exif\0\0"))
     if turn is None and (found := _XMP.search(xmp)):
         turn = int(found[1])
@@ -26,7 +26,7 @@ def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Applies an EXIF orientation (1 to 8) to uint8 [height, width, 3]."""
+    """Returns uint8 [height, width, 3] with an EXIF orientation (1 to 8) applied."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -37,7 +37,7 @@ def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _from_exif(tiff: bytes) -> int | None:
-    """The orientation in the first directory of a TIFF structure; None where there is none."""
+    """Returns the orientation in the first directory of a TIFF structure, or None."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return None

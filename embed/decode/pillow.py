@@ -1,4 +1,4 @@
-"""Pictures that Pillow decodes: opened by their format, turned into RGB without a second copy."""
+"""Decodes pictures with Pillow into RGB, without a second copy of the pixels."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Pixels = NDArray[np.uint8]
 
 
 def _silence_libtiff() -> None:
-    """Keeps libtiff from printing lines that name no file; Pillow raises for what is wrong."""
+    """Stops libtiff from printing messages without a file name; Pillow raises errors."""
     with suppress(AttributeError, OSError):  # a Pillow without libtiff, or with it built in
         library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
@@ -63,10 +63,10 @@ _silence_libtiff()
 
 @dataclass(frozen=True)
 class OpenedPicture:
-    """A picture whose header is read, and whose pixels are not.
+    """A picture whose header has been read, but not its pixels.
 
     Attributes:
-        image: of Pillow.
+        image: the Pillow image.
         orientation: EXIF's, 1 to 8, that is still to be applied; None to ask after decoding.
         decoder_bytes: that decoding takes beside the picture in Pillow's memory.
     """
@@ -76,7 +76,7 @@ class OpenedPicture:
     decoder_bytes: int
 
     def memory(self, factor: int) -> int:
-        """Bytes that `rgb_pixels` takes at most, with this factor."""
+        """Returns an upper bound for the bytes that `rgb_pixels` needs with this factor."""
         pixels = self.image.width * self.image.height
         stored = pixels * _STORED.get(self.image.mode, 4)
         result = 3 * -(-self.image.width // factor) * -(-self.image.height // factor)
@@ -85,15 +85,15 @@ class OpenedPicture:
 
 
 def open_picture(data: bytes, kind: str) -> OpenedPicture:
-    """Reads the header of a picture.
+    """Returns a picture whose header has been read.
 
     Args:
         data: the content of the file.
         kind: its format, one of picture_formats.FORMATS; a JPEG without metadata.
 
     Raises:
-        Unreadable: it cannot be decoded, or only by reading too much.
-        Exception: whatever Pillow raises on a damaged header.
+        Unreadable: the picture cannot be decoded, or needs too much data.
+        Exception: any error of Pillow for a damaged header.
     """
     if kind in _DECODER and zero_tail(data) >= _ZERO_TAIL:
         raise Unreadable("damaged: image file is truncated (its last bytes are zeros)")
@@ -108,11 +108,11 @@ def open_picture(data: bytes, kind: str) -> OpenedPicture:
 
 
 def rgb_pixels(image: Image.Image, factor: int = 1) -> Pixels:
-    """A picture as RGB, a strip at a time: first frame, on white, 16 bits scaled, not turned.
+    """Returns the first frame as RGB: on white, 16 bits scaled, without its orientation.
 
     Args:
-        image: opened; it is decoded here.
-        factor: averages squares of so many pixels a side into one.
+        image: an open image, which is decoded here.
+        factor: squares of factor x factor pixels are averaged into one.
 
     Returns:
         uint8 [ceil(height / factor), ceil(width / factor), 3].
@@ -131,7 +131,7 @@ def rgb_pixels(image: Image.Image, factor: int = 1) -> Pixels:
 
 
 def _strips(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Image]]:
-    """Full-width parts of a picture and their first row, each of a multiple of `factor` rows."""
+    """Yields strips of a picture with their first row; each has a multiple of `factor` rows."""
     width, height = image.size
     rows = max(_STRIP // width // factor * factor, factor)
     if rows >= height:
@@ -142,7 +142,7 @@ def _strips(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Im
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Pixels]:
-    """Turns a strip of the picture into RGB."""
+    """Returns a strip of the picture as RGB."""
     if image.mode.startswith(("I", "F")):
         top = _white_value(image)
         return lambda part: _from_deep(np.asarray(part), top)
@@ -158,7 +158,7 @@ def _on_white(part: Image.Image) -> Pixels:
 
 
 def _white_value(image: Image.Image) -> float:
-    """The grey value that is white: of 16 bits, of 8 bits in wider numbers, or 1 for floats."""
+    """Returns the grey value of white: for 16 bits, 8 bits in wider numbers, or 1 for floats."""
     highest = max(
         float(np.nan_to_num(np.asarray(part).astype(np.float32)).max())
         for _, part in _strips(image)
@@ -170,7 +170,7 @@ def _white_value(image: Image.Image) -> float:
 
 
 def _from_deep(values: NDArray[np.generic], white: float) -> Pixels:
-    """Grey values of more than 8 bits, scaled by their range."""
+    """Returns grey values of more than 8 bits, scaled by their range."""
     deep = np.nan_to_num(values.astype(np.float32))
     grey = np.clip(deep * (255.0 / white), 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
@@ -210,7 +210,7 @@ def _tiff(data: bytes) -> OpenedPicture:
     if TiffImagePlugin.TILEWIDTH in tags:
         strip = tags[TiffImagePlugin.TILEWIDTH] * tags.get(TiffImagePlugin.TILELENGTH, image.height)
     compressed = any(tile[0] != "raw" for tile in image.tile)
-    # Pillow turns it itself while it decodes.
+    # Pillow applies the orientation while it decodes.
     return OpenedPicture(image, 1, compressed * 2 * strip * max(bits, 8) // 8)
 
 
@@ -234,7 +234,7 @@ def _heif(data: bytes) -> OpenedPicture:
     except ImportError as error:
         raise_system_cause(error)
         raise Unreadable(f"a HEIF picture, which needs {HEIF_EXTRA}") from None
-    # Its pixels come turned.
+    # The orientation of its pixels is applied already.
     image = pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
     return OpenedPicture(image, 1, _DECODER["HEIF"] * image.width * image.height)
 

@@ -1,4 +1,4 @@
-"""Files that may be compressed: gzip, or a ZIP archive of one CSV file, read in bounded memory."""
+"""Opens plain, gzip and ZIP files (with one CSV file) in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _OTHERS = {
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 # A CSV shrinks to a hundredth at the most, a file of one repeated letter to a thousandth.
 MAX_RATIO = 300
-FREE_BYTES = 64 * 2**20  # no file is refused below this size
+FREE_BYTES = 64 * 2**20  # smaller files are always read
 
 
 class TooLarge(ValueError):
-    """A compressed file unpacks to more than a text could."""
+    """A compressed file unpacks to more than a text can."""
 
 
 def open_bytes(path: str | os.PathLike[str], error: type[LmkError]) -> io.BufferedReader:
-    """Opens a file for reading; a compressed one, told by its first bytes, as what it holds.
+    """Opens a file for reading; decompresses it if its first bytes show a known compression.
 
     Args:
-        path: of the file.
-        error: raised for an archive that cannot be read as one CSV file.
+        path: the file.
+        error: the error class for an archive that cannot be read as one CSV file.
 
     Raises:
         OSError: the file cannot be read.
-        error: a damaged or encrypted archive, several CSV files in it, another compression.
-        TooLarge: while reading, when it grows past MAX_RATIO times the size of the file.
+        error: the archive is damaged, encrypted, has several CSV files or another compression.
+        TooLarge: raised while reading, if the content exceeds MAX_RATIO times the file size.
     """
     if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116
         raise IsADirectoryError(path)
@@ -63,7 +63,7 @@ def open_bytes(path: str | os.PathLike[str], error: type[LmkError]) -> io.Buffer
 def _member(
     file: io.BufferedReader, path: str | os.PathLike[str], error: type[LmkError]
 ) -> io.RawIOBase:
-    """The one CSV file of an archive."""
+    """Opens the only CSV file of an archive."""
     try:
         archive = zipfile.ZipFile(file)
         names = [each for each in archive.infolist() if not each.is_dir()]
@@ -87,7 +87,7 @@ def _member(
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether macOS put this file into an archive."""
+    """True if macOS has added this file to an archive."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or parts[-1].startswith(".")
 
@@ -108,7 +108,7 @@ def _damaged(
 
 
 class _Bounded(io.RawIOBase):
-    """The output of a decompressor, up to a limit."""
+    """Raw stream over the output of a decompressor, up to a limit."""
 
     def __init__(
         self,

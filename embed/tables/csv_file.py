@@ -1,8 +1,8 @@
-"""CSV files, row by row: as people, spreadsheets and contests write them.
+"""Reads CSV files of people, spreadsheets and contests, row by row.
 
-There are two ways of reading. `read_rows` with `read_header` and `parse_cells` reads the contests'
-form: UTF-8, commas, every row as long as the header. `CsvFile` also reads other forms that are
-unambiguous. Both read compressed files (compressed_file.py), and errors name the line.
+`read_rows`, `read_header` and `parse_cells` read the form of the contests: UTF-8, commas, and rows
+as long as the header. `CsvFile` also reads other unambiguous forms. Both read compressed files
+(compressed_file.py). Errors name the line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _JOINTS = re.compile(r"[\s\-]+")
 
 
 class Row(NamedTuple):
-    """One row of a file: the line it starts at (from 1) and its cells."""
+    """One row of a file: its first line (counted from 1) and its cells."""
 
     line: int
     cells: list[str]
@@ -45,18 +45,17 @@ class Row(NamedTuple):
 def read_rows(
     path: str | os.PathLike[str], error: type[LmkError] = SubmissionError
 ) -> Iterator[Row]:
-    """The rows of a CSV file in the contests' form, the header first, blank rows left out.
+    """Yields the rows of a CSV file in the form of the contests: the header, then non-empty rows.
 
-    Bytes that are no UTF-8 come as lone surrogates, so that the row at fault can be named:
-    `parse_cells` refuses them.
+    Bytes that are not UTF-8 become lone surrogates; `parse_cells` raises an error with the line.
 
     Args:
-        path: of the file.
-        error: raised for a file that is no such CSV.
+        path: the file.
+        error: the error class for a file with another form.
 
     Raises:
-        UsageError: no such file, or a folder.
-        error: a row that is no CSV (an open quote, a NUL byte), another encoding than UTF-8.
+        UsageError: the file does not exist or is a folder.
+        error: a row is not CSV (an open quote, a NUL byte), or the encoding is not UTF-8.
         StorageError: the file cannot be read.
     """
     with Lines(path, error) as lines:
@@ -69,10 +68,10 @@ def read_rows(
 def parse_cells(
     path: str | os.PathLike[str], row: Row, width: int, error: type[LmkError] = SubmissionError
 ) -> list[str]:
-    """The cells of a row, checked: as many as the header has, and UTF-8.
+    """Returns the cells of a row, after a check of their number and encoding.
 
     Raises:
-        error: with the line.
+        error: the check fails; the message names the line.
     """
     _require_utf8(path, row, error)
     if len(row.cells) != width:
@@ -87,10 +86,10 @@ def parse_cells(
 def read_header(
     path: str | os.PathLike[str], rows: Iterator[Row], error: type[LmkError] = SubmissionError
 ) -> Row:
-    """The first of `rows`: the column names.
+    """Returns the column names, the first of `rows`.
 
     Raises:
-        error: an empty file, or a name that stands twice.
+        error: the file is empty, or a name is repeated.
     """
     row = next(rows, None)
     if row is None:
@@ -104,7 +103,7 @@ def read_header(
 def parse_id(
     path: str | os.PathLike[str], line: int, cell: str, error: type[LmkError] = SubmissionError
 ) -> str:
-    """An id as lists of pictures have it (label_text.plain_name); an empty one is an error."""
+    """Returns an id in the form of manifests (label_text.plain_name); raises for an empty id."""
     id_ = plain_name(cell)
     if not id_:
         raise error("the id is empty", where=at(path, line))
@@ -112,30 +111,30 @@ def parse_id(
 
 
 class CsvFile:
-    """A CSV file as people have it: its columns, then its rows by iteration.
+    """A CSV file in any unambiguous form: its columns, and its rows by iteration.
 
-    Cells are separated by commas, semicolons, tabs or "|", whichever gives the most of the known
-    columns, or as a first line "sep=;" says. The encoding is UTF-8, UTF-16 or UTF-32. Column names
-    may be in any case, with blanks around or inside. Lines that begin with "#" are left out before
-    the header, and after it where their number of cells is not the header's. Rows without any text
-    are left out too, and so are empty cells behind the last column.
+    The separator is a comma, semicolon, tab or "|": the one with the most known columns, or the
+    one in a first line "sep=;". The encoding is UTF-8, UTF-16 or UTF-32. Case, outer and inner
+    blanks of column names are ignored. Lines that start with "#" are skipped before the header, and
+    after it if their number of cells differs from the header's. Rows without text and empty cells
+    after the last column are skipped too.
 
     Args:
-        path: of the file.
-        known: the names of the columns that are wanted, as they are in `columns`.
-        error: raised for what cannot be read.
-        pad: take a row that is shorter than the header for one with empty cells at its end.
+        path: the file.
+        known: the names of the expected columns, in their spelling in `columns`.
+        error: the error class for a file that cannot be read.
+        pad: fill a row that is shorter than the header with empty cells.
 
     Attributes:
-        path: as given.
-        columns: a name for each cell of a row: one of `known`, or as the file has it.
-        line: of the header.
-        separator: between two cells.
+        path: the file.
+        columns: a name for each cell of a row: one of `known`, or the name in the file.
+        line: the line of the header.
+        separator: the separator of cells.
 
     Raises:
-        UsageError: no such file, or a folder.
-        error: an empty file, a wanted column twice; while iterating also a row that is too long,
-            not CSV or not in the file's encoding.
+        UsageError: the file does not exist or is a folder.
+        error: the file is empty or an expected column is repeated; while iterating, a row is too
+            long, not CSV or not in the file's encoding.
         StorageError: the file cannot be read.
     """
 
@@ -197,10 +196,10 @@ class CsvFile:
             yield row
 
     def require(self, *names: str) -> None:
-        """Checks that columns are there.
+        """Checks that columns exist.
 
         Raises:
-            the file's error: names those that there are.
+            the file's error class: a column is missing; the message lists the existing ones.
         """
         missing = [name for name in names if name not in self.columns]
         if missing:
@@ -240,7 +239,7 @@ class CsvFile:
                 rest = line.lstrip().lstrip("#").lstrip()
                 if not _hits(rest, given or _separator(rest, known), known):
                     continue
-                line = rest  # a header that some programs write behind a "#"
+                line = rest  # some programs write the header after a "#"
             return line, given or _separator(line, known)
         return "", ","
 
@@ -248,12 +247,12 @@ class CsvFile:
 def known_columns(
     names: Sequence[str], known: Collection[str], where: str, error: type[LmkError]
 ) -> list[str]:
-    """The names of a header, those that are wanted in the spelling of `known`.
+    """Returns the names of a header, with expected names in the spelling of `known`.
 
-    A name that is not spelt as wanted is taken where no other one is: "ID" for "id".
+    A name in another spelling ("ID" for "id") is used if no column has the exact one.
 
     Raises:
-        error: two columns could be the same wanted one.
+        error: two columns match the same expected one.
     """
     wanted = {column_key(name): name for name in known}
     plain = [nfc(name).strip() for name in names]
@@ -274,7 +273,7 @@ def known_columns(
 
 
 def column_key(name: str) -> str:
-    """A column's name without case and outer blanks, "_" for blanks and hyphens inside."""
+    """Returns a column's name in lower case, stripped, with "_" for blanks and hyphens."""
     return _JOINTS.sub("_", nfc(name).strip().casefold())
 
 
@@ -286,18 +285,18 @@ def _hits(line: str, separator: str, known: Collection[str]) -> int:
 def _cells_of(line: str, separator: str) -> list[str]:
     try:
         return next(csv.reader([line], delimiter=separator), [])
-    except csv.Error:  # a cell past the limit
+    except csv.Error:  # a cell exceeds the limit
         return []
 
 
 def _separator(line: str, known: Collection[str]) -> str:
-    """The separator that gives the most wanted columns; where none is found, the most cells."""
+    """Returns the separator with the most expected columns, or else with the most cells."""
 
     def worth(separator: str) -> tuple[int, int]:
         hits = _hits(line, separator, known)
         return hits, 0 if hits else len(_cells_of(line, separator))
 
-    return max(SEPARATORS, key=worth)  # of equal ones the first
+    return max(SEPARATORS, key=worth)  # ties go to the first
 
 
 def _rows(
@@ -309,7 +308,7 @@ def _rows(
     *,
     skip_blanks: bool = False,
 ) -> Iterator[Row]:
-    """The rows of lines that begin at line `first`, empty ones left out."""
+    """Yields the non-empty rows of lines that start at line `first`."""
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     reader = csv.reader(lines, strict=True, delimiter=separator, skipinitialspace=skip_blanks)
     line = first

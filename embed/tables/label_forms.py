@@ -14,10 +14,10 @@ _INTEGER = re.compile(r"-?[0-9]+")
 
 
 def form_key(name: str) -> str:
-    """The same text for names that differ only in form.
+    """Returns a key that is equal for names that differ only in form.
 
-    Ignored are compatibility forms (NFKC), invisible letters, case, blanks, underscores and
-    hyphens, leading zeros of whole numbers, and ".0" behind them.
+    The key ignores compatibility forms (NFKC), invisible letters, case, blanks, underscores,
+    hyphens, leading zeros of whole numbers, and ".0" after them.
     """
     if not name.isascii():
         name = _visible(unicodedata.normalize("NFKC", name))
@@ -28,7 +28,7 @@ def form_key(name: str) -> str:
 
 
 def difference(first: str, second: str) -> str:
-    """The difference in form of two names with the same `form_key`, in words."""
+    """Returns a text with the difference in form of two names with the same `form_key`."""
     if first.lower() == second.lower():
         return "case"
     if whole_number(first) == whole_number(second):
@@ -44,7 +44,7 @@ def difference(first: str, second: str) -> str:
 
 
 def similar_groups(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The groups of different names that differ only in form, each and all of them sorted."""
+    """Returns sorted groups of different names that differ only in form."""
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
         groups[form_key(name)].add(name)
@@ -52,7 +52,7 @@ def similar_groups(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def similar_pairs(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
-    """(name, other) for each name that is none of the others and differs from one only in form."""
+    """Returns (name, other) for each name that differs from one of the others only in form."""
     wanted = set(others)
     missing = sorted({name for name in names if name not in wanted})
     if not missing:
@@ -65,15 +65,15 @@ def similar_pairs(names: Iterable[str], others: Iterable[str]) -> list[tuple[str
 
 
 def similar_text(pairs: Iterable[tuple[str, str]], noun: str, *, others: str = "others") -> str:
-    """A line about pairs of names that differ only in form; "" for no pair.
+    """Returns a line about pairs of names that differ only in form; "" for no pair.
 
     "2 labels differ from others only in form, as 'A' and 'a' (case)".
     """
-    found = list(pairs)
-    if not found:
+    listed = list(pairs)
+    if not listed:
         return ""
-    first, second = found[0]
-    count = f"1 {noun} differs" if len(found) == 1 else f"{len(found):,} {noun}s differ"
+    first, second = listed[0]
+    count = f"1 {noun} differs" if len(listed) == 1 else f"{len(listed):,} {noun}s differ"
     form = difference(first, second)
     return f"{count} from {others} only in form, as {first!r} and {second!r} ({form})"
 

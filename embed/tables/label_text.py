@@ -1,6 +1,6 @@
-"""Names of landmarks and pictures as text: one Unicode form, no blanks, cells of several labels.
+"""Text of labels and ids: Unicode form, blanks, and cells with several labels.
 
-A label or id never holds a blank, because the contests' files separate labels by blanks, and is
+A label or id never contains a blank, because the contests' files separate labels by blanks, and is
 always in Unicode's composed form (NFC): macOS writes file names decomposed (NFD), and both forms
 look the same.
 """
@@ -24,7 +24,7 @@ MISSING_WORDS = frozenset(
         "#N/A", "#NA", "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
     }
 )  # fmt: skip
-# Words that may mean "no landmark", and may be the name of one; compared without case.
+# Words that may mean "no landmark" or be the name of one; case is ignored.
 _DOUBTFUL_WORDS = frozenset(
     {
         "none", "null", "na", "nan", "nil", "nothing", "unknown", "unlabeled", "unlabelled", "-",
@@ -40,19 +40,19 @@ _NUMBERS = re.compile(r"[0-9]+(?:\s+[0-9]+)+")
 
 
 def nfc(text: str) -> str:
-    """The text in Unicode's composed form."""
+    """Returns the text in Unicode's composed form."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def plain_name(text: str) -> str:
-    """A label or id as manifests have it: in NFC, "_" for each run of blanks inside."""
+    """Returns a label or id in the form of manifests: NFC, with "_" for each run of blanks."""
     return "_".join(nfc(text).split())
 
 
 def name_forms(name: str) -> tuple[str, ...]:
-    """The texts that a gallery may hold for a name, the likeliest first.
+    """Returns the forms of a name that a gallery may contain, the most likely first.
 
-    As given; as manifests write it; decomposed (NFD), as galleries built in the past may have it.
+    They are the given form, the form of manifests, and the decomposed form (NFD) of old galleries.
     """
     if name.isascii() and len(name.split()) == 1:
         return (name,)
@@ -61,12 +61,12 @@ def name_forms(name: str) -> tuple[str, ...]:
 
 
 def split_labels(cell: str, *, several: bool) -> tuple[str, ...]:
-    """The labels of a cell in their order, repeats kept.
+    """Returns the labels of a cell in order, including repeated ones.
 
     Args:
         cell: the text; "|" separates labels.
-        several: blanks separate labels too, where there is no "|" (a column such as `landmarks`);
-            otherwise a blank belongs to the name and becomes "_" (a column such as `label`).
+        several: without a "|", blanks separate labels too (a column such as `landmarks`).
+            Otherwise a blank belongs to the name and becomes "_" (a column such as `label`).
     """
     if SEPARATOR in cell:
         parts = cell.split(SEPARATOR)
@@ -78,18 +78,18 @@ def split_labels(cell: str, *, several: bool) -> tuple[str, ...]:
 
 
 def join_labels(labels: Iterable[str], column: str) -> str:
-    """The cell of a column that `split_labels` reads as these labels."""
+    """Returns the cell of a column that `split_labels` reads as these labels."""
     return (" " if column in SEVERAL_LABELS_COLUMNS else SEPARATOR).join(labels)
 
 
 def whole_number(text: str) -> str:
-    """ "123.0" -> "123"; any other text as it is."""
-    found = _FLOAT.fullmatch(text)
-    return found[1] if found else text
+    """Returns "123" for "123.0", and any other text unchanged."""
+    match = _FLOAT.fullmatch(text)
+    return match[1] if match else text
 
 
 def are_floats(names: Iterable[str]) -> bool:
-    """Whether all names are whole numbers written as floats ("123.0"), and there is one."""
+    """True if there are names and all are whole numbers written as floats ("123.0")."""
     found = False
     for name in names:
         if not _FLOAT.fullmatch(name):
@@ -99,15 +99,15 @@ def are_floats(names: Iterable[str]) -> bool:
 
 
 def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The labels of each cell of a column, and lines about odd cells.
+    """Returns the labels of each cell of a column, and lines about unusual cells.
 
-    A cell that only says that a value is missing (MISSING_WORDS) has no label. A column of whole
-    numbers that are all written as floats ("123.0", as pandas writes a column with gaps) is read as
-    whole numbers.
+    A cell with a word for a missing value (MISSING_WORDS) has no label. If all cells are whole
+    numbers written as floats ("123.0", as pandas writes a column with gaps), they are read as whole
+    numbers.
 
     Args:
         cells: the texts of the column.
-        column: its name, one of SINGLE_LABEL_COLUMNS or SEVERAL_LABELS_COLUMNS.
+        column: the name, one of SINGLE_LABEL_COLUMNS or SEVERAL_LABELS_COLUMNS.
     """
     several = column in SEVERAL_LABELS_COLUMNS
     missing: Counter[str] = Counter()
@@ -143,8 +143,8 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
         notes.append(missing_note(missing, column))
     if doubtful:
         notes.append(
-            f"{_said(doubtful)} in the column {column}: read as the name of a landmark; leave the "
-            "cell empty where there is none"
+            f"{_count_text(doubtful)} in the column {column}: read as the name of a landmark; "
+            "leave the cell empty where there is none"
         )
     if numbers:
         example = min(numbers)
@@ -171,7 +171,7 @@ def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]
 
 
 def _inseparable(cells: Counter[str]) -> Counter[str]:
-    """The cells of several words that are repeated, and whose words stand in no other cell."""
+    """Returns repeated cells of several words, whose words are in no other cell."""
     within: dict[str, set[str]] = {}
     for text in cells:
         for word in text.split():
@@ -189,12 +189,12 @@ def _inseparable(cells: Counter[str]) -> Counter[str]:
 
 
 def missing_note(words: Counter[str], column: str) -> str:
-    """A line on how many cells of a column hold words for a missing value (MISSING_WORDS)."""
-    return f"{_said(words)} in the column {column}: read as no label"
+    """Returns a line with the number of cells that have words for a missing value."""
+    return f"{_count_text(words)} in the column {column}: read as no label"
 
 
-def _said(words: Counter[str]) -> str:
-    """ "3 cells say 'nan' or 'None'"."""
+def _count_text(words: Counter[str]) -> str:
+    """Returns a text such as "3 cells say 'nan' or 'None'"."""
     count = words.total()
     verb = "says" if count == 1 else "say"
     return f"{_cells(count)} {verb} {' or '.join(repr(word) for word in sorted(words))}"

@@ -1,4 +1,4 @@
-"""The lines of a text file, of bounded length, in the encoding that its first bytes tell."""
+"""Reads the lines of a text file, with a limit of their length, in its detected encoding."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from lmk.embed.errors import LmkError, StorageError, UsageError
 from lmk.embed.tables.compressed_file import TooLarge, open_bytes
 
 MAX_LINE = 64 * 2**20
-_BOMS = {  # the longer first, as UTF-16's is the beginning of UTF-32's
+_BOMS = {  # longer ones first, as UTF-32's starts with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
-_PROBE = 4096  # bytes looked at to tell UTF-16 without a byte order mark
+_PROBE = 4096  # number of bytes that detect UTF-16 without a byte order mark
 
 
 def at(path: str | os.PathLike[str], line: int) -> str:
-    """The place of an error, as `file, line N`."""
+    """Returns the place of an error as `file, line N`."""
     return f"{os.fspath(path)}, line {line}"
 
 
 class Lines:
-    """The lines of a text file with their ends, in the encoding that its first bytes tell.
+    """Iterator over the lines of a text file; the first bytes determine the encoding.
 
     Attributes:
-        encoding: "utf-8-sig" where nothing says otherwise; wrong bytes become lone surrogates.
-        binary: whether its first bytes hold a NUL.
-        number: of the line given last, from 1.
+        encoding: "utf-8-sig" by default; invalid bytes become lone surrogates.
+        binary: True if the first bytes contain a NUL.
+        number: number of the last line, from 1.
     """
 
     def __init__(self, path: str | os.PathLike[str], error: type[LmkError]) -> None:
@@ -77,7 +77,7 @@ class Lines:
 def _reading_error(
     path: str | os.PathLike[str], line: int, kind: type[LmkError], error: OSError | ValueError
 ) -> Exception:
-    """The error for a file that could not be read, with the line."""
+    """Returns the error for a file that cannot be read, with the line."""
     wrong_call = kind if issubclass(kind, UsageError) else UsageError
     if isinstance(error, FileNotFoundError):
         return wrong_call("no such file", where=path, remedy="check the spelling")
