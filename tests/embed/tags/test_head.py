@@ -90,7 +90,7 @@ class TestFile:
 
     def test_of_another_embedder(self, tmp_path: Path) -> None:
         save_tag_head(head(), tmp_path / TAGS_FILE)
-        with pytest.raises(EmbedderMismatch, match="learnt with another embedder"):
+        with pytest.raises(EmbedderMismatch, match="trained with another embedder"):
             load_tag_head(tmp_path, "abd")
 
     @pytest.mark.parametrize("fault", ["cut", "no header", "other tensors", "newer"])
