@@ -192,7 +192,7 @@ def build_index(
         raise click.UsageError("--collection belongs to a Milvus server: add --backend milvus")
     started = time.monotonic()
     pictures = read_pictures(gallery, root=root)
-    bank = read_pictures(distractors, root=root) if distractors else None
+    distractor_manifest = read_pictures(distractors, root=root) if distractors else None
     index = index or default_index(gallery, shard)
     echo_shape(pictures, gallery, lambda other: ["build-index", str(other), "-o", str(index)])
     embedder = Embedder.named(model, weights=weights, pretrained=pretrained, size=size)
@@ -203,7 +203,7 @@ def build_index(
             pictures,
             index,
             embedder,
-            distractors=bank,
+            distractors=distractor_manifest,
             whiten=whiten,
             search=search,
             shard=shard,
@@ -224,16 +224,16 @@ def build_index(
     echo_duplicates(report.duplicates)
     echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
-    bank_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
+    distractor_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
     echo(
-        f"{index}: {counted(report.pictures, 'picture')}{bank_text} in {seconds:.1f} s "
+        f"{index}: {counted(report.pictures, 'picture')}{distractor_text} in {seconds:.1f} s "
         f"({report.computed:,} newly computed)"
     )
     if pushed is not None:
         echo(pushed_text(pushed))
     echo_landmarks(index)
     if shard is None:
-        _advise(gallery, index, report, pictures, bank=bank is not None)
+        _advise(gallery, index, report, pictures, has_distractors=distractors is not None)
 
 
 # `lmk index set` takes how an index is searched, and the message that stops a build names
@@ -242,7 +242,7 @@ hide(build_index, "kind", "recall", "backend", "uri", "collection", "allow_remov
 
 
 def _advise(
-    gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, bank: bool
+    gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, has_distractors: bool
 ) -> None:
     """Prints on stderr how to make the index refuse photos of no landmark more reliably."""
     if not pictures.labelled:
@@ -250,16 +250,16 @@ def _advise(
         return
     landmarks = {label for row in pictures.rows for label in row.labels}
     one = f"{next(iter(landmarks))} is its only landmark, and " if len(landmarks) == 1 else ""
-    if one and bank:
+    if one and has_distractors:
         advice = f"{index}: {one}every picture is either that or {NONE_OF_THESE!r}" + (
             f"; each sub-folder of {gallery} is a landmark" if gallery.is_dir() else ""
         )
     elif report.threshold is None:
         advice = (
-            f"{index}: {one}no distractors were given, so every picture will get a landmark; "
+            f"{index}: {one}no threshold could be fitted, so every picture will get a landmark; "
             "build it again with pictures of no landmark: --distractors FOLDER"
         )
-    elif not bank and report.pictures < FEW_PICTURES:
+    elif not has_distractors and report.pictures < FEW_PICTURES:
         advice = (
             f"{index}: {NONE_OF_THESE!r} was fitted on {report.pictures} pictures only; "
             "pictures of no landmark make it more reliable: --distractors FOLDER"

@@ -198,10 +198,13 @@ def merge(
     echo_duplicates(report.duplicates)
     echo_relabelled(report.relabelled)
     echo_conflicts(output, report.conflicts, ())
-    pictures, bank = counted(report.pictures, "picture"), counted(report.distractors, "distractor")
+    pictures, distractors = (
+        counted(report.pictures, "picture"),
+        counted(report.distractors, "distractor"),
+    )
     several = f" ({report.repeated:,} in several of them)" if report.repeated else ""
     sources = counted(len(indexes), "index", "indexes")
-    echo(f"{output}: {pictures} and {bank} of {sources}{several}")
+    echo(f"{output}: {pictures} and {distractors} of {sources}{several}")
 
 
 @index_command(short_help="Free the space of removed pictures.")

@@ -69,12 +69,12 @@ def sync(
 
     manifest = read_pictures(pictures, root=root)
     echo_shape(manifest, pictures, lambda other: ["index", "sync", str(index), str(other)])
-    bank = None if distractors is None else read_pictures(distractors, root=root)
+    distractor_manifest = None if distractors is None else read_pictures(distractors, root=root)
     with StageProgress() as progress:
         report = sync_index(
             index,
             manifest,
-            distractors=bank,
+            distractors=distractor_manifest,
             wait=wait,
             dry_run=dry_run,
             allow_removals=allow_removals,

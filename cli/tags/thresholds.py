@@ -118,7 +118,7 @@ def tag_thresholds(
         scores, truth = _validation(opened, manifest, graph, tiles, data)
         everywhere = [name for name, own in zip(opened.names, truth.T, strict=True) if own.all()]
         _say_everywhere(everywhere, data)
-        learnt = fit_thresholds(
+        fitted = fit_thresholds(
             scores,
             truth,
             opened.names,
@@ -130,14 +130,14 @@ def tag_thresholds(
             tiles=tiles,
         )
         if output is None:
-            opened.save(learnt)
+            opened.save(fitted)
         elif isinstance(opened, HeadTagger):
-            opened.copy(output, learnt)
+            opened.copy(output, fitted)
     if as_json:
-        facts = _as_dict(learnt, len(scores)) | {"output": None if output is None else str(output)}
+        facts = _as_dict(fitted, len(scores)) | {"output": None if output is None else str(output)}
         echo_json(facts)
     else:
-        _echo(learnt, len(scores))
+        _echo(fitted, len(scores))
         if output is not None:
             echo_lines(["", f"{output}: the tagger with these thresholds"])
 
@@ -239,41 +239,41 @@ def _say_everywhere(names: list[str], data: Path) -> None:
         echo(f"lmk: {data}: {what}; {remedy}", err=True)
 
 
-def _as_dict(learnt: TagThresholds, pictures: int) -> dict[str, Any]:
+def _as_dict(fitted: TagThresholds, pictures: int) -> dict[str, Any]:
     return {
         "pictures": pictures,
-        "precision": learnt.min_precision,
-        "recall": learnt.min_recall,
-        "confidence": learnt.confidence,
-        "failed": list(learnt.failed),
-        "unsure": list(learnt.unsure),
-        "without_picture": list(learnt.unseen),
+        "precision": fitted.min_precision,
+        "recall": fitted.min_recall,
+        "confidence": fitted.confidence,
+        "failed": list(fitted.failed),
+        "unsure": list(fitted.unsure),
+        "without_picture": list(fitted.unseen),
         "tags": {
             name: one.model_dump(include={"value", "pictures", "precision", "recall", "reached"})
-            for name, one in learnt.tags.items()
+            for name, one in fitted.tags.items()
         },
     }
 
 
-def _echo(learnt: TagThresholds, pictures: int) -> None:
-    wanted = f"precision {learnt.min_precision:g} and recall {learnt.min_recall:g}"
-    if learnt.confidence is not None:
-        wanted = f"{wanted} with confidence {learnt.confidence:g}"
-    reached = sum(one.reached for one in learnt.tags.values())
-    known = len(learnt.tags) - len(learnt.unseen)
+def _echo(fitted: TagThresholds, pictures: int) -> None:
+    wanted = f"precision {fitted.min_precision:g} and recall {fitted.min_recall:g}"
+    if fitted.confidence is not None:
+        wanted = f"{wanted} with confidence {fitted.confidence:g}"
+    reached = sum(one.reached for one in fitted.tags.values())
+    known = len(fitted.tags) - len(fitted.unseen)
     echo(
         f"{reached:,} of {counted(known, 'tag')} reach {wanted} on {counted(pictures, 'picture')}, "
         "the ones that the thresholds were fitted on"
     )
-    missed = [name for name in learnt.failed if name not in learnt.unsure]
+    missed = [name for name in fitted.failed if name not in fitted.unsure]
     if missed:
         echo(f"not reached: {', '.join(missed)}")
-    if learnt.unsure:
-        echo(f"reached, but on too few pictures for the confidence: {', '.join(learnt.unsure)}")
-    if learnt.unseen:
-        echo(f"no picture, so the threshold stays {learnt.default:g}: {', '.join(learnt.unseen)}")
+    if fitted.unsure:
+        echo(f"reached, but on too few pictures for the confidence: {', '.join(fitted.unsure)}")
+    if fitted.unseen:
+        echo(f"no picture, so the threshold stays {fitted.default:g}: {', '.join(fitted.unseen)}")
     echo()
-    rows = [(name, *_cells(one)) for name, one in learnt.tags.items()]
+    rows = [(name, *_cells(one)) for name, one in fitted.tags.items()]
     echo_table(("tag", "pictures", "threshold", "precision", "recall"), rows)
 
 

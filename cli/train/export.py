@@ -78,7 +78,7 @@ def export(
         raise UsageError("needs --data", where="--distractors", remedy="add --data")
     embedder = Embedder.named(model)
     manifest = None if data is None else read_pictures(data, root=root)
-    bank = None if distractors is None else read_pictures(distractors, root=root)
+    distractor_manifest = None if distractors is None else read_pictures(distractors, root=root)
     size = embedder.config.size
     pictures = exports.made_up_pictures(size) if manifest is None else _some(manifest, size)
     exports.export(embedder, kind, output, pictures if manifest is not None else ())
@@ -88,7 +88,7 @@ def export(
     figures = {}
     if manifest is not None and manifest.labelled:
         with StageProgress() as progress:
-            validate = Validation(manifest, bank, on_progress=progress)
+            validate = Validation(manifest, distractor_manifest, on_progress=progress)
             figures["fp32"] = validate(embedder)
             figures["export"] = validate(exports.exported(embedder, output))
     least, mean = float(cosines.min()), float(cosines.mean())

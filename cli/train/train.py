@@ -145,7 +145,7 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # under torchrun only one process prints
     manifests = [read_pictures(each, root=root, on_message=first) for each in data]
     if held_out is not None and first:
-        _warn_of_learnt(read_pictures(held_out, root=root), manifests)
+        _warn_of_training_pictures(read_pictures(held_out, root=root), manifests)
     with StageProgress() as progress:
         tags = next((task for task in settings.tasks if isinstance(task, Tags)), None)
         validate = _validation(held_out, val_gallery, distractors, root, tags, progress)
@@ -181,9 +181,9 @@ def train(
         echo_json(summary)
         return
     echo_skipped(result.skipped, f"{out / 'training' / 'skipped.csv'} lists them")
-    learnt = counted(sum(map(len, manifests)), "picture")
+    pictures = counted(sum(map(len, manifests)), "picture")
     echo(
-        f"{out}: trained on {learnt} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
+        f"{out}: trained on {pictures} in {counted(len(result.epochs), 'epoch')}, weights of epoch "
         f"{result.best}; curves: {report}; "
         f"next: lmk build-index GALLERY --model {shell_word(out)}"
     )
@@ -222,12 +222,12 @@ def _validation(
     return lambda embedder, _: of_landmarks(embedder)
 
 
-def _warn_of_learnt(held_out: Manifest, learnt: Sequence[Manifest]) -> None:
+def _warn_of_training_pictures(held_out: Manifest, training: Sequence[Manifest]) -> None:
     """Prints a warning if files of the validation are also training pictures."""
     folder = f"{held_out.root.resolve()}/"
     asked = {folder + row.path for row in held_out.rows}
     found: set[str] = set()
-    for manifest in learnt:
+    for manifest in training:
         folder = f"{manifest.root.resolve()}/"  # a Path for each would take minutes for millions
         found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
     if found:

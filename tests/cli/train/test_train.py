@@ -319,7 +319,7 @@ class TestPage:
         assert points == [250, 250, 2, 2, 2]
         first, last = re.findall(r'<polyline class="of-1" points="([^" ]+) .*?([^" ]+) ?"', text)[0]
         assert float(first.split(",")[1]) < float(last.split(",")[1])  # the loss falls
-        assert "GAP" in text and "&lt;tiny&gt;" in text and "2 epochs done" in text
+        assert "GAP" in text and "&lt;tiny&gt;" in text and "Complete epochs: 2" in text
 
     def test_it_needs_nothing_else(self, tmp_path: Path) -> None:
         text = self.write(tmp_path / "run", 3, False)
@@ -331,7 +331,7 @@ class TestPage:
         (tmp_path / "run" / "training").mkdir(parents=True)
         (tmp_path / "run" / "training" / "config.json").write_text("{}")
         text = write_page(tmp_path / "run").read_text()
-        assert "None is done yet." in text and "<svg" not in text
+        assert "No epoch is complete yet." in text and "<svg" not in text
 
     def test_one_step(self, tmp_path: Path) -> None:
         text = self.write(tmp_path / "run", 1, True)
