@@ -132,12 +132,12 @@ def of_faiss(table: Table, vectors: NDArray[np.float32], searcher: ApproximateSe
         return refined.search(queries, K, params=parameters)[1]
 
     goal = table.recall(searcher.search(embeddings(table.queries), K).rows)
-    enough = setting.more
+    enough = setting.second_effort
     for effort in efforts(index, len(vectors)):
         if table.recall(search(effort, table.queries)) >= goal:
             enough = effort
             break
-    for name, effort in (("same", setting.more), ("least", enough)):
+    for name, effort in (("same", setting.second_effort), ("least", enough)):
         table.line(f"FAISS {searcher.factory},RFlat {name}", partial(search, effort), size, None)
 
 

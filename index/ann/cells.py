@@ -82,30 +82,30 @@ class CellIndex:
         k: int,
         depth: int,
         effort: int,
-        among: SearchFilter,
-        known: PreviousResult | None = None,
+        search_filter: SearchFilter,
+        previous: PreviousResult | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the nearest k of all vectors in `effort` cells; see approximate.Index."""
         parts = []
         together = max(1, _MEMORY // (12 * _room(k) * faiss.omp_get_max_threads()))
         for start in range(0, len(queries), together):
             piece = slice(start, start + together)
-            floors = None if known is None else known.scores[piece, -1]
-            done = 0 if known is None else known.effort
-            parts.append(self._search(queries[piece], k, done, effort, floors, among))
+            floors = None if previous is None else previous.scores[piece, -1]
+            done = 0 if previous is None else previous.effort
+            parts.append(self._search(queries[piece], k, done, effort, floors, search_filter))
         self._asked += len(queries)
         if self._asked >= _RELEASE_AFTER:
             self._asked = 0
             for part in self._view.stored.parts:
                 release(part.array)
         rows, scores = (np.concatenate(some) for some in zip(*parts, strict=True))
-        return (rows, scores) if known is None else _joined(known, rows, scores)
+        return (rows, scores) if previous is None else _joined(previous, rows, scores)
 
     def propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: SearchFilter
+        self, queries: NDArray[np.float32], depth: int, effort: int, search_filter: SearchFilter
     ) -> NDArray[np.int64]:
         """Returns the nearest rows, int64 [q, depth]; see approximate.Index."""
-        return self.nearest(queries, depth, depth, effort, among)[0]
+        return self.nearest(queries, depth, depth, effort, search_filter)[0]
 
     def _search(
         self,
@@ -114,48 +114,49 @@ class CellIndex:
         done: int,
         effort: int,
         floors: NDArray[np.float32] | None,
-        among: SearchFilter,
+        search_filter: SearchFilter,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the nearest of the vectors in the `effort` best cells but the `done` best.
 
         Those below a query's floor may be left out.
         """
-        panels, stored = self._ready(among)
-        further = len(self.built.rows) / max(among.count, 1)  # apart lie those that may be found
+        panels, stored = self._ready(search_filter)
+        # The fewer rows may be returned, the further apart they lie.
+        further = len(self.built.rows) / max(search_filter.count, 1)
         coded = QueryCodes.of(queries)
         visits = self._visits(queries, coded, round(done * further), round(effort * further))
         if floors is None:
             floors = np.full(len(queries), -np.inf, np.float32)
         wide = padded(queries, len(queries) + SPARE)
-        asked = ScanQueries(wide, coded.units, coded.slacks, floors.copy())
+        scan_queries = ScanQueries(wide, coded.units, coded.slacks, floors.copy())
         needed = max(1, len(visits.queries) // _LEAST_VISITS)
         workers = min(faiss.omp_get_max_threads(), needed)
-        founds = [TopK.of(len(queries), k, _room(k) - k) for _ in range(workers)]
+        tops = [TopK.of(len(queries), k, _room(k) - k) for _ in range(workers)]
         tasks = iter(_tasks(visits, _TASKS * workers) if workers > 1 else [(0, len(visits.cells))])
 
-        def work(found: TopK) -> None:
+        def work(top: TopK) -> None:
             group = Group.of(visits.codes.shape[1])
             for start, stop in tasks:
-                scan_cells(stored, asked, found, panels, visits, group, start, stop)
-            rescore_all(stored, asked, found)
+                scan_cells(stored, scan_queries, top, panels, visits, group, start, stop)
+            rescore_all(stored, scan_queries, top)
 
         if workers == 1:
-            work(founds[0])
+            work(tops[0])
         else:
             with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(work, founds))
-        check_damage(founds, self._view.stored)
-        return merge(founds, k)
+                list(pool.map(work, tops))
+        check_damage(tops, self._view.stored)
+        return merge(tops, k)
 
-    def _ready(self, among: SearchFilter) -> tuple[Panels, Stored]:
+    def _ready(self, search_filter: SearchFilter) -> tuple[Panels, Stored]:
         """Returns panels and vectors that can be read; what was cut meanwhile is made again."""
         with self._loading:
             whole = self._cells.whole
             if not (whole and all(codes.whole for codes in self._codes)):
                 self._load(self._cells if whole else build(self._view, no_message).index)
-            if among.inside is not self._inside:
-                self._inside = among.inside
-                self._panels = self._panels._replace(allowed=self._bits(among.inside))
+            if search_filter.inside is not self._inside:
+                self._inside = search_filter.inside
+                self._panels = self._panels._replace(allowed=self._bits(search_filter.inside))
             return self._panels, self._stored
 
     def _load(self, cells: Cells) -> None:
@@ -218,14 +219,13 @@ def _room(k: int) -> int:
 
 
 def _joined(
-    known: PreviousResult, rows: NDArray[np.int64], scores: NDArray[np.float32]
+    previous: PreviousResult, rows: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best of what was known and what was found."""
-    rows = np.concatenate([known.rows, rows], axis=1)
-    scores = np.concatenate([known.scores, scores], axis=1)
+    """Returns the best of a previous result and a new one."""
+    rows = np.concatenate([previous.rows, rows], axis=1)
+    scores = np.concatenate([previous.scores, scores], axis=1)
     query, place = np.nonzero(rows != NO_ROW)
-    found = rows[query, place], scores[query, place]
-    return best(query, *found, len(rows), known.rows.shape[1])
+    return best(query, rows[query, place], scores[query, place], len(rows), previous.rows.shape[1])
 
 
 def _best_of(promise: NDArray[np.float32], effort: int) -> NDArray[np.bool_]:

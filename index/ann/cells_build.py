@@ -106,7 +106,7 @@ class _Sorted:
             vectors[there] = stored.read(rows[there])
             codes = np.full((len(rows), -(-stored.dim // 4), PANEL, 4), 128, np.uint8)
             flat = vectors.reshape(rows.size, stored.dim)
-            flat[~there.reshape(-1)] = 1  # anything that can be coded; it is never found
+            flat[~there.reshape(-1)] = 1  # anything that can be coded; it is never returned
             numbers = scales[piece].reshape(-1), errors[piece].reshape(-1)
             code_block(flat, codes, *numbers)
             append(codes)
@@ -129,17 +129,19 @@ def build(view: View, on_message: Message) -> StoredIndex:
     """Makes the cells of a view, and keeps them."""
     rows = np.flatnonzero(view.mask)
     factory = f"Cells{number_of_cells(len(rows))}"
-    found = _sorted(view.stored, rows, _centres(view.stored, rows, factory, on_message))
+    sorted_vectors = _sorted(view.stored, rows, _centres(view.stored, rows, factory, on_message))
     stem, described = index_files.describe(view, CELLS, factory)
     on_message(f"coding {len(rows)} vectors for {factory}")
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            found.write(view.stored, lambda array: file.write(array.data))
+            sorted_vectors.write(view.stored, lambda array: file.write(array.data))
 
     path = index_files.save(view, stem, described, write)
     cells = None if path is None else _read(view.dim, len(view.mask), path, len(rows))
-    return StoredIndex(cells or _in_memory(view.stored, found), rows, view.mask, stem, factory)
+    return StoredIndex(
+        cells or _in_memory(view.stored, sorted_vectors), rows, view.mask, stem, factory
+    )
 
 
 def _centres(
@@ -183,8 +185,8 @@ def _sorted(stored: Vectors, rows: NDArray[np.int64], centres: NDArray[np.float3
     return _Sorted(slots, firsts, means)
 
 
-def _in_memory(stored: Vectors, found: _Sorted) -> Cells:
-    whole = aligned(_size(len(found.rows), len(found.means), stored.dim))
+def _in_memory(stored: Vectors, sorted_vectors: _Sorted) -> Cells:
+    whole = aligned(_size(len(sorted_vectors.rows), len(sorted_vectors.means), stored.dim))
     done = 0
 
     def append(array: NDArray[Any]) -> None:
@@ -192,7 +194,7 @@ def _in_memory(stored: Vectors, found: _Sorted) -> Cells:
         whole[done : done + array.nbytes] = array.reshape(-1).view(np.uint8)
         done += array.nbytes
 
-    found.write(stored, append)
+    sorted_vectors.write(stored, append)
     return _split(whole, stored.dim)
 
 

@@ -2,7 +2,7 @@
 
 As in exact search (scan.py), a panel of codes is compared with a tile of queries by numbers that
 are at least the scores less a known slack, and what reaches a query's limit is gathered and scored
-(found.py): of the rows visited, none that belongs to the answer is missed.
+(heap.py): of the rows visited, none that belongs to the answer is missed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lmk.index.exact.heap import ScanQueries, Stored, TopK, address_of, raise_limit, rescore
 from lmk.index.exact.tiles import INT8_QUERIES, PANEL, int8_tile, lowest_bit
 
-# numba compiles this file anew when it changes, not when exact_tiles.py or found.py does: count on
-EDITION = 1
+# numba recompiles this file when it changes, not when tiles.py or heap.py changes: then count up
+EDITION = 2
 
 _WIDTH, _MIDDLE, _LEAST = INT8_QUERIES
 _wide_tile, _middle_tile, _least_tile = (int8_tile(width) for width in INT8_QUERIES)
@@ -32,7 +32,7 @@ class Panels(NamedTuple):
         codes: uint32 [panels, steps, PANEL], four codes each.
         scales, errors: float32 [panels, PANEL].
         rows: int64 [panels, PANEL].
-        allowed: uint32 [panels], a bit for each vector that may be found.
+        allowed: uint32 [panels], a bit for each vector that may be returned.
         firsts: int64 [cells + 1], the first panel of each cell, and their number.
     """
 
@@ -97,7 +97,7 @@ def _width(left: int) -> int:  # pragma: no cover (compiled)
 
 @njit(nogil=True, cache=True)
 def _gather(
-    asked: ScanQueries, found: TopK, visits: Visits, group: Group, first: int, count: int
+    scan_queries: ScanQueries, top: TopK, visits: Visits, group: Group, first: int, count: int
 ) -> None:  # pragma: no cover (compiled)
     """Puts `count` queries, from place `first` of those that visit, side by side in tiles."""
     steps = visits.codes.shape[1]
@@ -112,8 +112,8 @@ def _gather(
                 group.starts[place], group.factors[place] = 0, 0
                 continue
             q = visits.queries[first + place]
-            raise_limit(asked, found, q)
-            group.limits[place] = found.limits[q]
+            raise_limit(scan_queries, top, q)
+            group.limits[place] = top.limits[q]
             group.starts[place], group.factors[place] = visits.starts[q], visits.factors[q]
             codes = visits.codes[q]
             for step in range(steps):
@@ -124,8 +124,8 @@ def _gather(
 @njit(nogil=True, cache=True)
 def scan_cells(
     stored: Stored,
-    asked: ScanQueries,
-    found: TopK,
+    scan_queries: ScanQueries,
+    top: TopK,
     given: Panels,
     visits: Visits,
     group: Group,
@@ -145,12 +145,12 @@ def scan_cells(
         address_of(group.factors),
         address_of(group.limits),
     )
-    out, masks = address_of(found.out), address_of(found.masks)
+    out, masks = address_of(top.out), address_of(top.masks)
     for i in range(start, stop):
         cell, end = visits.cells[i], visits.firsts[i + 1]
         for first in range(visits.firsts[i], end, _TOGETHER):
             count = min(end - first, _TOGETHER)
-            _gather(asked, found, visits, group, first, count)
+            _gather(scan_queries, top, visits, group, first, count)
             for panel in range(given.firsts[cell], given.firsts[cell + 1]):
                 allowed = np.int64(given.allowed[panel])
                 at = 0
@@ -177,18 +177,18 @@ def scan_cells(
                     while reached:
                         j = _lowest((reached,))
                         reached &= reached - 1
-                        mask = np.int64(found.masks[j]) & allowed
+                        mask = np.int64(top.masks[j]) & allowed
                         q = visits.queries[first + at + j]
                         while mask:
                             lane = _lowest((mask,))
                             mask &= mask - 1
-                            value = found.out[j * PANEL + lane]
-                            if value >= found.limits[q]:
-                                m = found.gathered[q]
-                                found.values[q, m] = value
-                                found.rows[q, m] = given.rows[panel, lane]
-                                found.gathered[q] = m + 1
-                                if m + 1 == found.values.shape[1]:
-                                    rescore(stored, asked, found, q, False)
-                        group.limits[at + j] = found.limits[q]
+                            value = top.out[j * PANEL + lane]
+                            if value >= top.limits[q]:
+                                m = top.gathered[q]
+                                top.values[q, m] = value
+                                top.rows[q, m] = given.rows[panel, lane]
+                                top.gathered[q] = m + 1
+                                if m + 1 == top.values.shape[1]:
+                                    rescore(stored, scan_queries, top, q, False)
+                        group.limits[at + j] = top.limits[q]
                     at += width

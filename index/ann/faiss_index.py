@@ -47,35 +47,35 @@ class FaissIndex:
         k: int,
         depth: int,
         effort: int,
-        among: SearchFilter,
-        known: PreviousResult | None = None,
+        search_filter: SearchFilter,
+        previous: PreviousResult | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns the best k of `depth` candidates, with their scores; see approximate.Index."""
-        proposed = self.propose(queries, depth, effort, among)
+        proposed = self.propose(queries, depth, effort, search_filter)
         query, place = np.nonzero(proposed != NO_ROW)
         return rescore(self._stored, queries, query, proposed[query, place], k)
 
     def propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: SearchFilter
+        self, queries: NDArray[np.float32], depth: int, effort: int, search_filter: SearchFilter
     ) -> NDArray[np.int64]:
         """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
         rows = self.built.rows
         depth = min(depth, len(rows))
-        if among.positions is None:
-            found = self._ask(queries, depth, effort, None)
+        if search_filter.positions is None:
+            positions = self._query(queries, depth, effort, None)
         else:  # those that may be found lie further apart
-            share = among.count / len(rows)
+            share = search_filter.count / len(rows)
             last = self.efforts[-1]
             effort = max(1, min(last, round(effort / share)))
-            found = self._ask(queries, depth, effort, among.positions)
-            if found is None:
-                found = self._ask(queries, min(len(rows), round(depth / share)), effort, None)
-        assert found is not None
-        known = found >= 0
-        chosen = np.where(known, rows[found], NO_ROW)
-        return np.where(known & among.inside[chosen], chosen, NO_ROW)
+            positions = self._query(queries, depth, effort, search_filter.positions)
+            if positions is None:
+                positions = self._query(queries, min(len(rows), round(depth / share)), effort, None)
+        assert positions is not None
+        present = positions >= 0
+        chosen = np.where(present, rows[positions], NO_ROW)
+        return np.where(present & search_filter.inside[chosen], chosen, NO_ROW)
 
-    def _ask(
+    def _query(
         self,
         queries: NDArray[np.float32],
         depth: int,
@@ -89,10 +89,10 @@ class FaissIndex:
         parameters = search_parameters(index, effort, positions)
         with blas(len(queries)):
             try:
-                found: NDArray[np.int64] = index.search(queries, depth, params=parameters)[1]
+                nearest: NDArray[np.int64] = index.search(queries, depth, params=parameters)[1]
             except RuntimeError as error:
                 if positions is None or _REFUSAL not in str(error):
                     raise
                 self._filters = False
                 return None
-        return found
+        return nearest

@@ -50,7 +50,7 @@ class StoredIndex:
 
 @dataclass(frozen=True, eq=False)
 class SearchFilter:
-    """What may be found in an index.
+    """The rows of an index that a search may return.
 
     Attributes:
         inside: bool [rows of the gallery], the rows.
@@ -73,7 +73,7 @@ class SearchFilter:
 
 @dataclass(frozen=True, eq=False)
 class PreviousResult:
-    """What a search with less effort has found.
+    """The result of the same search with less effort.
 
     Attributes:
         rows, scores: int64 and float32 [q, k].

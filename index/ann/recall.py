@@ -1,20 +1,21 @@
-"""Tuning: how hard an approximate index must search for a recall, measured on a gallery's rows.
+"""Tuning: the effort that an approximate index needs for a recall, measured on a gallery's rows.
 
-Recall@k is the share of the k nearest rows that are found. Pictures of the gallery are the queries,
-each without itself; the nearest rows are those of exact search. One half of the sample chooses,
-the other half measures what was chosen.
+Recall@k is the share of the k nearest rows that a search returns. The queries are pictures of the
+gallery, each without itself, and exact search gives their nearest rows. One half of the sample
+chooses the efforts, and the other half measures their recall.
 
-Most queries have their k nearest among pictures of one landmark, close together and found with
-little effort; the others need many times more. So there are two efforts: queries whose k-th
-neighbour found is not near enough are searched again with the greater one. The score that is near
-enough is chosen with the efforts, for the least expected work.
+Most queries have their k nearest rows among pictures of one landmark, close together, and need
+little effort; the others need many times more. Therefore there are two efforts: a query is searched
+a second time, with the greater effort, when its k-th score is below a limit. The limit is chosen
+with the efforts, for the least expected work.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,10 @@ _TIES = 32
 _MISSING = 2**62  # a place beyond all
 _NEVER = -2.0  # below every score
 
-# The rows found for vectors, best first, -1 where there are fewer: (vectors, depth, effort).
+# Names of fields of Tuned in the files of an index, which older versions wrote.
+_SAVED_NAMES = {"second_effort": "more", "rescore_below": "sure", "second_share": "again"}
+
+# The nearest rows of vectors, best first, -1 where there are fewer: (vectors, depth, effort).
 Propose = Callable[[NDArray[np.float32], int, int], NDArray[np.int64]]
 
 
@@ -40,28 +44,42 @@ class Tuned:
 
     Attributes:
         k: the neighbours it was tuned for.
-        effort: of the first search; see faiss_recipes.efforts.
-        more: of the second, for queries whose k-th score is below `sure`; `effort` if none.
-        sure: a score; below all others where there is no second search.
-        factor: candidates scored again, for each neighbour wanted.
-        again: share of the sample that was searched twice.
+        effort: effort of the first search; see faiss_factory.efforts.
+        second_effort: effort of a second search; `effort` if there is none.
+        rescore_below: queries whose k-th score is below this score are searched a second time.
+            Below every score where there is no second search.
+        factor: number of candidates that are scored, for each neighbour wanted.
+        second_share: share of the sample that was searched twice.
         recall: recall@k on the half of the sample that chose nothing.
     """
 
     k: int
     effort: int
-    more: int
-    sure: float
+    second_effort: int
+    rescore_below: float
     factor: int
-    again: float
+    second_share: float
     recall: float
 
     def __post_init__(self) -> None:
-        counts = (self.k, self.effort, self.more, self.factor)
+        counts = (self.k, self.effort, self.second_effort, self.factor)
         if not all(isinstance(count, int | np.integer) and 0 < count < 2**31 for count in counts):
             raise ValueError(f"k, efforts and factor must be counts, got {self}")
-        if not (0 <= self.again <= 1 and 0 <= self.recall <= 1 and self.sure < math.inf):
+        if not (
+            0 <= self.second_share <= 1 and 0 <= self.recall <= 1 and self.rescore_below < math.inf
+        ):
             raise ValueError(f"shares and a score are wanted, got {self}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object to save."""
+        values = asdict(self)
+        return {_SAVED_NAMES.get(name, name): value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Tuned:
+        """Returns what `to_json` gave (TypeError, ValueError for anything else)."""
+        names = {saved_name: name for name, saved_name in _SAVED_NAMES.items()}
+        return cls(**{names.get(name, name): value for name, value in saved.items()})
 
 
 def tune(
@@ -118,7 +136,7 @@ class _Sample:
 
 
 class _Trials:
-    """What each effort finds of the k nearest, for one k.
+    """The k nearest rows that each effort proposes, for one k.
 
     Attributes:
         k: the neighbours wanted.
@@ -148,35 +166,35 @@ class _Trials:
         self.tried: list[int] = []
         self.places: list[NDArray[np.int64]] = []
         for effort in efforts:
-            found = propose(sample.vectors, depth, effort)
             self.tried.append(effort)
-            self.places.append(_places(sample, found))
+            self.places.append(_places(sample, propose(sample.vectors, depth, effort)))
             if self.hits(len(self.tried) - 1, self.factors[-1]).mean() >= goal + 0.95 * (1 - goal):
                 break
 
     def hits(self, trial: int, factor: int) -> NDArray[np.float64]:
         """Returns the recall of each query with so many candidates, [q]."""
-        found = self.places[trial] < self.k * factor
-        right = np.minimum(np.count_nonzero(found & self._right, axis=1), self._wanted)
+        proposed = self.places[trial] < self.k * factor
+        right = np.minimum(np.count_nonzero(proposed & self._right, axis=1), self._wanted)
         share: NDArray[np.float64] = right / self._wanted
         return share
 
     def last_scores(self, trial: int, factor: int) -> NDArray[np.float32]:
-        """Returns the k-th score found for each query, or a bound above it, [q].
+        """Returns the k-th score proposed for each query, or a bound above it, [q].
 
-        Where fewer than k of the true neighbours known are found, the k-th is below all of those.
+        Where fewer than k of the known true neighbours are proposed, the k-th score is below the
+        scores of all of them.
         """
-        found = self.places[trial] < self.k * factor
-        last = found & (np.cumsum(found, axis=1) == self._wanted)
+        proposed = self.places[trial] < self.k * factor
+        last = proposed & (np.cumsum(proposed, axis=1) == self._wanted)
         place = np.where(last.any(axis=1), last.argmax(axis=1), last.shape[1] - 1)
         scores: NDArray[np.float32] = self._scores[np.arange(len(place)), place]
         return scores
 
 
-def _places(sample: _Sample, found: NDArray[np.int64]) -> NDArray[np.int64]:
+def _places(sample: _Sample, proposed: NDArray[np.int64]) -> NDArray[np.int64]:
     places = np.empty(sample.true.shape, np.int64)
     for i, row in enumerate(sample.rows):
-        others = found[i][(found[i] != row) & (found[i] >= 0)]
+        others = proposed[i][(proposed[i] != row) & (proposed[i] >= 0)]
         order = np.argsort(others)
         at = np.minimum(np.searchsorted(others, sample.true[i], sorter=order), len(others) - 1)
         if len(others):
@@ -204,7 +222,7 @@ def _tuned(trials: _Trials, goal: float) -> Tuned:
     return most if best is None or most.recall > best.recall else best
 
 
-_Choice = tuple[float, int, int, float, int]  # work, first and second trial, sure, factor
+_Choice = tuple[float, int, int, float, int]  # work, two trials, rescore_below, factor
 
 
 def _choices(trials: _Trials, half: slice, want: float) -> Iterator[_Choice]:
@@ -222,28 +240,36 @@ def _choices(trials: _Trials, half: slice, want: float) -> Iterator[_Choice]:
                 gained = np.cumsum((hits[second] - hits[first])[order])
                 enough = np.flatnonzero(hits[first].sum() + gained >= want * len(order))
                 if enough.size:
-                    again = float(enough[0] + 1) / len(order)
-                    sure = np.nextafter(scores[order[enough[0]]], np.float32(2))
-                    work = _work(trials, effort, trials.tried[second], again, candidates)
-                    yield work, first, second, float(sure), factor
+                    share = float(enough[0] + 1) / len(order)
+                    below = np.nextafter(scores[order[enough[0]]], np.float32(2))
+                    work = _work(trials, effort, trials.tried[second], share, candidates)
+                    yield work, first, second, float(below), factor
 
 
-def _work(trials: _Trials, effort: int, more: int, again: float, candidates: int) -> float:
-    """The work expected of a query.
+def _work(
+    trials: _Trials, effort: int, second_effort: int, second_share: float, candidates: int
+) -> float:
+    """Returns the expected work of a query.
 
-    Where the second search goes on from the first, many pairs of efforts take about as much; of
-    those the better one is that in which six of ten queries, asked alone, wait for less.
+    Where the second search continues the first, many pairs of efforts take about the same work. The
+    better pair is the one in which six of ten single queries take less.
     """
     if trials.scored:
-        six_of_ten = effort if again <= 0.4 else more
-        return effort + again * (more - effort) + six_of_ten
-    return effort + candidates + again * (more + candidates)
+        six_of_ten = effort if second_share <= 0.4 else second_effort
+        return effort + second_share * (second_effort - effort) + six_of_ten
+    return effort + candidates + second_share * (second_effort + candidates)
 
 
 def _measured(trials: _Trials, choice: _Choice, half: slice) -> Tuned:
-    _, first, second, sure, factor = choice
-    unsure = (trials.last_scores(first, factor) < sure)[half]
-    hits = np.where(unsure, trials.hits(second, factor)[half], trials.hits(first, factor)[half])
-    effort, more = trials.tried[first], trials.tried[second]
-    recall = float(hits.mean())
-    return Tuned(trials.k, effort, more, sure, factor, float(unsure.mean()), recall)
+    _, first, second, rescore_below, factor = choice
+    twice = (trials.last_scores(first, factor) < rescore_below)[half]
+    hits = np.where(twice, trials.hits(second, factor)[half], trials.hits(first, factor)[half])
+    return Tuned(
+        k=trials.k,
+        effort=trials.tried[first],
+        second_effort=trials.tried[second],
+        rescore_below=rescore_below,
+        factor=factor,
+        second_share=float(twice.mean()),
+        recall=float(hits.mean()),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -49,19 +49,18 @@ class Index(Protocol):
         k: int,
         depth: int,
         effort: int,
-        among: SearchFilter,
-        known: PreviousResult | None = None,
+        search_filter: SearchFilter,
+        previous: PreviousResult | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Returns the nearest of the rows it finds, with their scores.
+        """Returns near rows of each query, with their scores.
 
         Args:
             queries: float32 [q, dim].
             k: rows wanted.
             depth: candidates to score, where it proposes candidates.
             effort: one of `efforts`.
-            among: what may be found.
-            known: what the same queries, k and among have found with less effort, to go on from
-                where an index can.
+            search_filter: rows that may be returned.
+            previous: result of the same search with less effort, which an index may continue.
 
         Returns:
             rows int64 and scores float32 [q, k] by score falling, then row rising; NO_ROW and -inf
@@ -70,7 +69,7 @@ class Index(Protocol):
         ...
 
     def propose(
-        self, queries: NDArray[np.float32], depth: int, effort: int, among: SearchFilter
+        self, queries: NDArray[np.float32], depth: int, effort: int, search_filter: SearchFilter
     ) -> NDArray[np.int64]:
         """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
         ...
@@ -116,65 +115,67 @@ class ApproximateSearcher:
         missing = view.mask & ~self._built.covered
         self._beside = FlatSearcher(replace(view, mask=missing)) if missing.any() else None
         self.tuned = self._tuning(recall, on_message)
-        self.reason = self._words(kind, recall)
+        self.reason = self._description(kind, recall)
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
         """Returns near rows of each query, with their exact scores; see Searcher.search."""
         k = self._view.check(queries, k)
         allowed = self._view.allowed(allow)
-        among = self._ready if allow is None else SearchFilter.of(self._built, allowed)
-        if allow is not None and among.count <= FEW_ROWS:
+        search_filter = self._ready if allow is None else SearchFilter.of(self._built, allowed)
+        if allow is not None and search_filter.count <= FEW_ROWS:
             return self._exact.search(queries, k, allowed)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
         for start in range(0, len(queries), _BLOCK_QUERIES):
             piece = slice(start, start + _BLOCK_QUERIES)
             block = np.ascontiguousarray(queries.vectors[piece])
-            rows[piece], scores[piece] = self._nearest(block, k, among)
-        found = Neighbours(rows, scores, queries.ids)
-        found = self._completed(found, queries, among)
-        return found if self._beside is None else self._with_others(found, queries, allowed)
+            rows[piece], scores[piece] = self._nearest(block, k, search_filter)
+        near = self._completed(Neighbours(rows, scores, queries.ids), queries, search_filter)
+        return near if self._beside is None else self._with_others(near, queries, allowed)
 
     def _nearest(
-        self, queries: NDArray[np.float32], k: int, among: SearchFilter
+        self, queries: NDArray[np.float32], k: int, search_filter: SearchFilter
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Returns rows and scores [q, k] of what the index finds."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
         depth = max(k, setting.k) * setting.factor
-        rows, scores = self._index.nearest(queries, k, depth, setting.effort, among)
+        rows, scores = self._index.nearest(queries, k, depth, setting.effort, search_filter)
         last = min(k, setting.k) - 1
-        again = np.flatnonzero(scores[:, last] < setting.sure)
+        again = np.flatnonzero(scores[:, last] < setting.rescore_below)
         if again.size:
-            known = PreviousResult(rows[again], scores[again], setting.effort)
-            found = self._index.nearest(queries[again], k, depth, setting.more, among, known)
-            rows[again], scores[again] = found
+            previous = PreviousResult(rows[again], scores[again], setting.effort)
+            rows[again], scores[again] = self._index.nearest(
+                queries[again], k, depth, setting.second_effort, search_filter, previous
+            )
         return rows, scores
 
-    def _completed(self, found: Neighbours, queries: Embeddings, among: SearchFilter) -> Neighbours:
-        """Has exact search answer the queries for which the index found too few rows."""
-        least = min(found.k, among.count)
-        short = np.flatnonzero((found.rows != NO_ROW).sum(axis=1) < least)
+    def _completed(
+        self, near: Neighbours, queries: Embeddings, search_filter: SearchFilter
+    ) -> Neighbours:
+        """Has exact search answer the queries for which the index returned too few rows."""
+        least = min(near.k, search_filter.count)
+        short = np.flatnonzero((near.rows != NO_ROW).sum(axis=1) < least)
         if not short.size:
-            return found
+            return near
         some = Embeddings(
             queries.vectors[short], tuple(queries.ids[i] for i in short), queries.fingerprint
         )
-        exact = self._exact.search(some, found.k, among.inside)
-        rows, scores = found.rows.copy(), found.scores.copy()
+        exact = self._exact.search(some, near.k, search_filter.inside)
+        rows, scores = near.rows.copy(), near.scores.copy()
         rows[short], scores[short] = exact.rows, exact.scores
-        return Neighbours(rows, scores, found.query_ids)
+        return Neighbours(rows, scores, near.query_ids)
 
     def _with_others(
-        self, found: Neighbours, queries: Embeddings, allowed: NDArray[np.bool_]
+        self, near: Neighbours, queries: Embeddings, allowed: NDArray[np.bool_]
     ) -> Neighbours:
         """Adds the rows that the index does not hold."""
         assert self._beside is not None
-        others = self._beside.search(queries, found.k, allowed)
-        rows = np.concatenate([found.rows, others.rows], axis=1)
-        scores = np.concatenate([found.scores, others.scores], axis=1)
+        others = self._beside.search(queries, near.k, allowed)
+        rows = np.concatenate([near.rows, others.rows], axis=1)
+        scores = np.concatenate([near.scores, others.scores], axis=1)
         query, place = np.nonzero(rows != NO_ROW)
-        merged = best(query, rows[query, place], scores[query, place], len(queries), found.k)
-        return Neighbours(*merged, found.query_ids)
+        merged = best(query, rows[query, place], scores[query, place], len(queries), near.k)
+        return Neighbours(*merged, near.query_ids)
 
     def _tuning(self, goal: float, on_message: Message) -> tuple[Tuned, ...]:
         """Returns how to search, from the file that says it or by trying."""
@@ -182,13 +183,13 @@ class ApproximateSearcher:
         content = self._view.derived.content(name)
         if content is not None:
             with suppress(ValueError, TypeError):  # not written by this program
-                if kept := tuple(Tuned(**one) for one in parse_json(content)):
-                    return kept
+                if saved := tuple(Tuned.from_json(one) for one in parse_json(content)):
+                    return saved
         on_message(f"measuring the recall of {self.factory}")
         index = self._index
         view = replace(self._view, mask=self._ready.inside)
         tuned = tune(view, self._propose_ready, index.efforts, goal, scored=index.scored)
-        text = json.dumps([asdict(one) for one in tuned]).encode()
+        text = json.dumps([one.to_json() for one in tuned]).encode()
         self._view.derived.save(name, lambda path: write_bytes(path, text))
         return tuned
 
@@ -197,14 +198,14 @@ class ApproximateSearcher:
     ) -> NDArray[np.int64]:
         return self._index.propose(queries, depth, effort, self._ready)
 
-    def _words(self, kind: str, goal: float) -> str:
+    def _description(self, kind: str, goal: float) -> str:
         one = self.tuned[0]
         name = kind if kind == self.factory else f"{kind} ({self.factory})"
         goal_words = f"below the {goal:g} asked for" if one.recall < goal else f"{goal:g} asked for"
         describe = self._index.describe
-        more = f" ({describe(one.more)} by {one.again:.0%} of queries)"
+        second = f" ({describe(one.second_effort)} by {one.second_share:.0%} of queries)"
         candidates = f", {one.k * one.factor} candidates are scored again"
-        how = f"{describe(one.effort)}{more if one.again else ''}"
+        how = f"{describe(one.effort)}{second if one.second_share else ''}"
         how += "" if self._index.scored else candidates
         return f"{name}: {how}; recall@{one.k} {one.recall:.3f} measured, {goal_words}"
 

@@ -149,13 +149,13 @@ def _code(
     def code(start: int) -> NDArray[np.uint8]:
         vectors = part.array[start : start + _BLOCK_ROWS].astype(np.float32)
         stop = start + len(vectors)
-        found = lengths(vectors)
-        stored.check_lengths(found, np.arange(start, stop) + part.first_row)
-        numbers[2, start:stop] = found
+        norms = lengths(vectors)
+        stored.check_lengths(norms, np.arange(start, stop) + part.first_row)
+        numbers[2, start:stop] = norms
         block = -(-len(vectors) // PANEL) if int8 else 0
         codes = np.full((block, steps, PANEL, 4), 128, np.uint8)
         if int8:
-            vectors /= found[:, None]
+            vectors /= norms[:, None]
             code_block(vectors, codes, numbers[0, start:stop], numbers[1, start:stop])
         return codes
 

@@ -1,4 +1,4 @@
-"""The compiled scans of exact search: what they need of a view, and the workers that run them."""
+"""CompiledScan: exact search by the compiled scans, with several workers."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ class CompiledScan:
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(queries), block):
                 some = queries[start : start + block]
-                founds = [TopK.of(len(some), k, room) for _ in range(workers)]
-                self._scan(some, bits, tasks, founds, pool)
-                check_damage(founds, self._view.stored)
-                found = merge(founds, k)
-                rows[start : start + block], scores[start : start + block] = found
+                tops = [TopK.of(len(some), k, room) for _ in range(workers)]
+                self._scan(some, bits, tasks, tops, pool)
+                check_damage(tops, self._view.stored)
+                piece = slice(start, start + block)
+                rows[piece], scores[piece] = merge(tops, k)
         return rows, scores
 
     def _load(self) -> None:
@@ -110,12 +110,12 @@ class CompiledScan:
         queries: NDArray[np.float32],
         bits: list[NDArray[np.uint32]],
         tasks: list[tuple[int, int, int]],
-        founds: list[TopK],
+        tops: list[TopK],
         pool: ThreadPoolExecutor,
     ) -> None:
         """Lets the workers compare all vectors allowed with the queries."""
         coded = QueryCodes.of(queries) if self._int8 else None
-        asked = ScanQueries(
+        scan_queries = ScanQueries(
             padded(queries, len(queries) + SPARE),
             coded.units if coded else np.ones(len(queries)),
             coded.slacks if coded else float_slacks(queries),
@@ -124,7 +124,7 @@ class CompiledScan:
         self._asked = len(queries) + self._asked % _RELEASE_AFTER
         left = iter(tasks)
 
-        def work(found: TopK) -> None:
+        def work(top: TopK) -> None:
             packed = scan.Codes.one_panel(self._view.dim)
             for part, start, stop in left:
                 vectors = self._view.stored.parts[part]
@@ -135,18 +135,20 @@ class CompiledScan:
                         *(coded.codes, coded.starts, coded.factors),
                     )
                     row = vectors.first_row
-                    scan.scan_codes(self._stored, asked, found, given, packed, row, start, stop)
+                    scan.scan_codes(
+                        self._stored, scan_queries, top, given, packed, row, start, stop
+                    )
                 else:
                     inverse, allowed = self._inverse[part], bits[part]
                     scan.scan_floats(
-                        self._stored, asked, found, part, inverse, allowed, start, stop
+                        self._stored, scan_queries, top, part, inverse, allowed, start, stop
                     )
                 if self._asked >= _RELEASE_AFTER:
                     release(vectors.array)
-            rescore_all(self._stored, asked, found)
+            rescore_all(self._stored, scan_queries, top)
 
-        others = [pool.submit(work, found) for found in founds[1:]]
-        work(founds[0])
+        others = [pool.submit(work, top) for top in tops[1:]]
+        work(tops[0])
         for other in others:
             other.result()
         if self._asked >= _RELEASE_AFTER:
@@ -167,13 +169,13 @@ def addresses(stored: Vectors, codes: list[PartCodes]) -> Stored:
     return Stored(np.array(table, np.int64).reshape(-1, 4), stored.dim)
 
 
-def check_damage(founds: list[TopK], stored: Vectors) -> None:
+def check_damage(tops: list[TopK], stored: Vectors) -> None:
     """Checks that every vector scored had the length of a stored one.
 
     Raises:
         GalleryDamaged: where one had not.
     """
-    damaged = max(int(found.damaged[0]) for found in founds)
+    damaged = max(int(top.damaged[0]) for top in tops)
     if damaged >= 0:
         stored.read(np.array([damaged]))
         what = "what the cache/ folder holds is not of these vectors"
@@ -200,10 +202,10 @@ def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, 
     ]
 
 
-def merge(founds: list[TopK], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of what all workers found, by score falling, then row rising."""
-    empty = [np.arange(k) >= found.filled[:, None] for found in founds]
-    pairs = list(zip(founds, empty, strict=True))
+def merge(tops: list[TopK], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the k best rows of all workers, by score falling, then row rising."""
+    empty = [np.arange(k) >= top.filled[:, None] for top in tops]
+    pairs = list(zip(tops, empty, strict=True))
     rows = np.concatenate([np.where(e, NO_ROW, f.best) for f, e in pairs], axis=1)
     scores = np.concatenate([np.where(e, -np.inf, f.scores) for f, e in pairs], axis=1)
     order = np.lexsort((rows, -scores), axis=1)[:, :k]

@@ -73,12 +73,12 @@ class FlatSearcher:
         allowed = self._rows if mask is self._view.mask else np.flatnonzero(mask)
         rows = np.full((len(queries), k), NO_ROW, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        kept = min(k, len(allowed))
-        if kept:
+        width = min(k, len(allowed))
+        if width:
             for start in range(0, len(queries), _BLOCK_QUERIES):
                 block = np.ascontiguousarray(queries.vectors[start : start + _BLOCK_QUERIES])
                 piece = slice(start, start + len(block))
-                rows[piece, :kept], scores[piece, :kept] = self._nearest(block, kept, allowed)
+                rows[piece, :width], scores[piece, :width] = self._nearest(block, width, allowed)
         return Neighbours(rows, scores, queries.ids)
 
     def _nearest(
@@ -163,10 +163,10 @@ class FlatSearcher:
             got, place = np.nonzero(~(queries @ vectors.T < least[:, None]))
             query, rows = np.concatenate([query, got]), np.concatenate([rows, block[place]])
             more = score_pairs(self._view.stored, queries, got, block[place])
-            found, values = best(query, rows, np.concatenate([scores, more]), len(queries), k)
-            query, place = np.nonzero(found != NO_ROW)
-            rows, scores = found[query, place], values[query, place]
-        return found, values
+            best_rows, values = best(query, rows, np.concatenate([scores, more]), len(queries), k)
+            query, place = np.nonzero(best_rows != NO_ROW)
+            rows, scores = best_rows[query, place], values[query, place]
+        return best_rows, values
 
     def _blocks(
         self, allowed: NDArray[np.int64]

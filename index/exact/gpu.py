@@ -66,9 +66,11 @@ def search(
     shards: list[Shard], queries: NDArray[np.float32], depth: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
-    found = [(shard, *shard.index.search(queries, min(depth, len(shard.rows)))) for shard in shards]
-    scores = np.concatenate([scores for _, scores, _ in found], axis=1)
-    rows = np.concatenate([shard.rows[places] for shard, _, places in found], axis=1)
+    answers = [
+        (shard, *shard.index.search(queries, min(depth, len(shard.rows)))) for shard in shards
+    ]
+    scores = np.concatenate([scores for _, scores, _ in answers], axis=1)
+    rows = np.concatenate([shard.rows[places] for shard, _, places in answers], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 

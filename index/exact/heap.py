@@ -1,9 +1,9 @@
-"""What a scan finds: the best rows of each query so far, and those that may yet be among them.
+"""TopK: the best rows of each query during a scan, and the candidates that may be among them.
 
-What reaches a query's limit is gathered; now and then the best of it get their true scores, in
-float64, and the k-th best of those raises the limit. Nothing is left out that could belong to the
-answer, and few vectors are scored. The functions are compiled and release the interpreter's lock;
-each worker has its own TopK.
+Rows that reach the limit of a query are gathered. From time to time the best of them are scored in
+float64, and the k-th best score raises the limit. No row that could belong to the answer is lost,
+and few vectors are scored. The functions are compiled and release the interpreter's lock. Each
+worker has its own TopK.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ScanQueries(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """What one worker found.
+    """The result of one worker.
 
     Attributes:
         values, rows: float32 and int64 [q, room]: gathered, not yet scored.
@@ -79,7 +79,7 @@ class TopK(NamedTuple):
 
     @classmethod
     def of(cls, queries: int, k: int, room: int) -> TopK:
-        """Nothing found yet; `room` (at least 2 k) gathered rows fit."""
+        """Returns an empty result; `room` (at least 2 k) gathered rows fit."""
         padded = queries + SPARE
         limits = np.full(padded, np.inf, np.float32)
         limits[:queries] = -np.inf
@@ -114,15 +114,15 @@ def _worse(
 
 @njit(nogil=True, cache=True, inline="always")
 def _keep(
-    found: TopK, q: int, score: np.float32, row: np.int64
+    top: TopK, q: int, score: np.float32, row: np.int64
 ) -> None:  # pragma: no cover (compiled)
-    """Puts a scored row into the heap of the best, if it belongs there."""
-    scores, best = found.scores[q], found.best[q]
+    """Puts a scored row into the heap of the best rows if it is good enough."""
+    scores, best = top.scores[q], top.best[q]
     k = scores.shape[0]
-    n = found.filled[q]
+    n = top.filled[q]
     if n < k:
         at = n
-        found.filled[q] = n + 1
+        top.filled[q] = n + 1
         while at > 0:
             up = (at - 1) // 2
             if not _worse(score, row, scores[up], best[up]):
@@ -148,7 +148,7 @@ def _keep(
 
 @njit(nogil=True, cache=True, inline="always")
 def _score(
-    stored: Stored, asked: ScanQueries, found: TopK, q: int, row: np.int64
+    stored: Stored, scan_queries: ScanQueries, top: TopK, q: int, row: np.int64
 ) -> np.float32:  # pragma: no cover (compiled)
     """Returns the score of a row, rounded to float32."""
     low, high = 0, stored.parts.shape[0]
@@ -160,26 +160,28 @@ def _score(
             high = middle
     at = row - stored.parts[low, 0]
     length = stored.parts[low, 2] + 4 * at
-    query = address_of(asked.vectors) + 4 * q * asked.vectors.shape[1]
+    query = address_of(scan_queries.vectors) + 4 * q * scan_queries.vectors.shape[1]
     steps, rest = stored.dim // 16, stored.dim % 16
     if stored.parts[low, 3] == 1:
         vector = stored.parts[low, 1] + 2 * at * stored.dim
-        _half_score((vector, length, query, steps, rest, address_of(found.score)))
+        _half_score((vector, length, query, steps, rest, address_of(top.score)))
     else:
         vector = stored.parts[low, 1] + 4 * at * stored.dim
-        _single_score((vector, length, query, steps, rest, address_of(found.score)))
-    if not abs(found.score[1] - 1.0) <= _LENGTH_TOLERANCE:
-        found.damaged[0] = row
-    return np.float32(found.score[0])
+        _single_score((vector, length, query, steps, rest, address_of(top.score)))
+    if not abs(top.score[1] - 1.0) <= _LENGTH_TOLERANCE:
+        top.damaged[0] = row
+    return np.float32(top.score[0])
 
 
 @njit(nogil=True, cache=True, inline="always")
-def raise_limit(asked: ScanQueries, found: TopK, q: int) -> None:  # pragma: no cover (compiled)
-    """Raises a query's limit to what the k-th best row of any worker has."""
-    if found.filled[q] == found.scores.shape[1] and found.scores[q, 0] > asked.floors[q]:
-        asked.floors[q] = found.scores[q, 0]
-    floor = np.float64(asked.floors[q])
-    found.limits[q] = np.float32((floor - asked.slacks[q]) / asked.units[q])
+def raise_limit(
+    scan_queries: ScanQueries, top: TopK, q: int
+) -> None:  # pragma: no cover (compiled)
+    """Raises the limit of a query to the k-th best score of any worker."""
+    if top.filled[q] == top.scores.shape[1] and top.scores[q, 0] > scan_queries.floors[q]:
+        scan_queries.floors[q] = top.scores[q, 0]
+    floor = np.float64(scan_queries.floors[q])
+    top.limits[q] = np.float32((floor - scan_queries.slacks[q]) / scan_queries.units[q])
 
 
 @njit(nogil=True, cache=True)
@@ -211,41 +213,41 @@ def _best_first(
 
 @njit(nogil=True, cache=True)
 def rescore(
-    stored: Stored, asked: ScanQueries, found: TopK, q: int, everything: bool
+    stored: Stored, scan_queries: ScanQueries, top: TopK, q: int, everything: bool
 ) -> None:  # pragma: no cover (compiled)
-    """Scores the best of what was gathered for a query and drops what is below the limit then.
+    """Scores the best gathered rows of a query and drops those below the new limit.
 
-    What may still belong to the answer stays gathered, unless it fills half the room or
-    `everything` is to be settled: then it is scored.
+    The other candidates stay gathered. They are scored too if they fill half the room, or with
+    `everything`.
     """
-    values, rows = found.values[q], found.rows[q]
-    n = found.gathered[q]
-    first = min(n, found.scores.shape[1])
+    values, rows = top.values[q], top.rows[q]
+    n = top.gathered[q]
+    first = min(n, top.scores.shape[1])
     if n > first:
         _best_first(values, rows, n, first)
     for i in range(first):
-        if values[i] >= found.limits[q]:
-            _keep(found, q, _score(stored, asked, found, q, rows[i]), rows[i])
-            raise_limit(asked, found, q)
-    kept = 0
+        if values[i] >= top.limits[q]:
+            _keep(top, q, _score(stored, scan_queries, top, q, rows[i]), rows[i])
+            raise_limit(scan_queries, top, q)
+    left = 0
     for i in range(first, n):
-        if values[i] >= found.limits[q]:
-            values[kept], rows[kept] = values[i], rows[i]
-            kept += 1
-    if everything or 2 * kept > values.shape[0]:
-        for i in range(kept):
-            if values[i] >= found.limits[q]:
-                _keep(found, q, _score(stored, asked, found, q, rows[i]), rows[i])
-                raise_limit(asked, found, q)
-        kept = 0
-    found.gathered[q] = kept
+        if values[i] >= top.limits[q]:
+            values[left], rows[left] = values[i], rows[i]
+            left += 1
+    if everything or 2 * left > values.shape[0]:
+        for i in range(left):
+            if values[i] >= top.limits[q]:
+                _keep(top, q, _score(stored, scan_queries, top, q, rows[i]), rows[i])
+                raise_limit(scan_queries, top, q)
+        left = 0
+    top.gathered[q] = left
 
 
 @njit(nogil=True, cache=True)
 def rescore_all(
-    stored: Stored, asked: ScanQueries, found: TopK
+    stored: Stored, scan_queries: ScanQueries, top: TopK
 ) -> None:  # pragma: no cover (compiled)
-    """Scores all that was gathered and may belong to the answer."""
-    for q in range(found.gathered.shape[0]):
-        raise_limit(asked, found, q)
-        rescore(stored, asked, found, q, True)
+    """Scores every gathered row that may belong to an answer."""
+    for q in range(top.gathered.shape[0]):
+        raise_limit(scan_queries, top, q)
+        rescore(stored, scan_queries, top, q, True)

@@ -1,7 +1,7 @@
-"""Scan: compiled passes over the stored vectors that keep what may be among the nearest.
+"""Scan: compiled passes over the stored vectors that gather the candidates for the nearest rows.
 
-A pass compares every vector with every query by a number that is at least the score less a known
-slack (exact_tiles.py), and gathers what reaches the query's limit (found.py).
+A pass computes for every vector and query a number that is at least the score less a known slack
+(tiles.py), and gathers the rows whose number reaches the limit of the query (heap.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lmk.index.exact.tiles import (
     lowest_bit,
 )
 
-# numba compiles this file anew when it changes, not when exact_tiles.py or found.py does: count on
-EDITION = 1
+# numba recompiles this file when it changes, not when tiles.py or heap.py changes: then count up
+EDITION = 2
 
 _WIDTH, _MIDDLE, _LEAST = INT8_QUERIES
 _wide_tile, _middle_tile, _least_tile = (int8_tile(width) for width in INT8_QUERIES)
@@ -35,12 +35,12 @@ _ALL = 2**32 - 1  # vectors of a panel, a bit each
 
 
 class Codes(NamedTuple):
-    """The int8 codes of one part, and the queries' for it (see exact_codes.py).
+    """The int8 codes of one part, and the queries' for it (see codes.py).
 
     Attributes:
         codes: uint32 [panels, steps, PANEL], four codes each.
         scales, errors: float32 [panels, PANEL].
-        allowed: uint32 [panels], a bit for each vector that may be found.
+        allowed: uint32 [panels], a bit for each vector that may be returned.
         query_codes: int8, for each tile [steps, width, 4].
         starts, factors: int32 and float32 [q and the queries that fill the last tile].
     """
@@ -102,8 +102,8 @@ def _pack(
 @njit(nogil=True, cache=True)
 def scan_codes(
     stored: Stored,
-    asked: ScanQueries,
-    found: TopK,
+    scan_queries: ScanQueries,
+    top: TopK,
     given: Codes,
     packed: Codes,
     first_row: int,
@@ -117,12 +117,12 @@ def scan_codes(
             together, so that those not allowed cost no comparison.
         first_row: of the part.
     """
-    count = asked.units.shape[0]
+    count = scan_queries.units.shape[0]
     for q in range(count):
-        raise_limit(asked, found, q)
+        raise_limit(scan_queries, top, q)
     steps = given.codes.shape[1]
     size = steps * PANEL * 4
-    out, masks = address_of(found.out), address_of(found.masks)
+    out, masks = address_of(top.out), address_of(top.masks)
     lanes, rows, next_rows = (
         np.empty(PANEL, np.int64),
         np.empty(PANEL, np.int64),
@@ -171,7 +171,7 @@ def scan_codes(
                 steps,
                 address_of(given.starts) + 4 * q,
                 address_of(given.factors) + 4 * q,
-                address_of(found.limits) + 4 * q,
+                address_of(top.limits) + 4 * q,
                 scales,
                 errors,
                 out,
@@ -186,19 +186,19 @@ def scan_codes(
             while reached:
                 j = _lowest((reached,))
                 reached &= reached - 1
-                mask = np.int64(found.masks[j]) & allowed
+                mask = np.int64(top.masks[j]) & allowed
                 while mask:
                     lane = _lowest((mask,))
                     mask &= mask - 1
-                    value = found.out[j * PANEL + lane]
-                    if value >= found.limits[q + j]:
-                        # written out here: a call with all of Found costs more than the rest
-                        m = found.gathered[q + j]
-                        found.values[q + j, m] = value
-                        found.rows[q + j, m] = here[lane]
-                        found.gathered[q + j] = m + 1
-                        if m + 1 == found.values.shape[1]:
-                            rescore(stored, asked, found, q + j, False)
+                    value = top.out[j * PANEL + lane]
+                    if value >= top.limits[q + j]:
+                        # written out here: a call with all of TopK costs more than the rest
+                        m = top.gathered[q + j]
+                        top.values[q + j, m] = value
+                        top.rows[q + j, m] = here[lane]
+                        top.gathered[q + j] = m + 1
+                        if m + 1 == top.values.shape[1]:
+                            rescore(stored, scan_queries, top, q + j, False)
             query += 4 * width * steps
             q += width
         if few:
@@ -209,8 +209,8 @@ def scan_codes(
 @njit(nogil=True, cache=True)
 def scan_floats(
     stored: Stored,
-    asked: ScanQueries,
-    found: TopK,
+    scan_queries: ScanQueries,
+    top: TopK,
     part: int,
     inverse: NDArray[np.float32],
     allowed: NDArray[np.uint32],
@@ -221,14 +221,14 @@ def scan_floats(
 
     Args:
         inverse: float32 [panels * PANEL], one over the lengths.
-        allowed: uint32 [panels], a bit for each vector that may be found.
+        allowed: uint32 [panels], a bit for each vector that may be returned.
     """
-    count = asked.units.shape[0]
+    count = scan_queries.units.shape[0]
     for q in range(count):
-        raise_limit(asked, found, q)
+        raise_limit(scan_queries, top, q)
     first_row, base, _, half = stored.parts[part]
     size = stored.dim * (2 if half == 1 else 4)
-    stride = 4 * asked.vectors.shape[1]
+    stride = 4 * scan_queries.vectors.shape[1]
     steps, rest = stored.dim // 16, stored.dim % 16
     lanes, factors = np.empty(PANEL + ROWS, np.int64), np.zeros(PANEL + ROWS, np.float32)
     for panel in range(start, stop):
@@ -249,13 +249,13 @@ def scan_floats(
                     base + (first + lanes[i + 2]) * size,
                     base + (first + lanes[i + 3]) * size,
                     address_of(factors) + 4 * i,
-                    address_of(asked.vectors) + q * stride,
+                    address_of(scan_queries.vectors) + q * stride,
                     stride,
-                    address_of(found.limits) + 4 * q,
+                    address_of(top.limits) + 4 * q,
                     steps,
                     rest,
-                    address_of(found.out),
-                    address_of(found.masks),
+                    address_of(top.out),
+                    address_of(top.masks),
                 )
                 if half == 1:
                     reached = _half_tile(at) if width > 1 else _half_one(at)
@@ -264,12 +264,12 @@ def scan_floats(
                 if reached:
                     for j in range(min(width, left)):
                         for lane in range(min(ROWS, n - i)):
-                            value = found.out[j * ROWS + lane]
-                            if value >= found.limits[q + j]:
-                                m = found.gathered[q + j]
-                                found.values[q + j, m] = value
-                                found.rows[q + j, m] = first_row + first + lanes[i + lane]
-                                found.gathered[q + j] = m + 1
-                                if m + 1 == found.values.shape[1]:
-                                    rescore(stored, asked, found, q + j, False)
+                            value = top.out[j * ROWS + lane]
+                            if value >= top.limits[q + j]:
+                                m = top.gathered[q + j]
+                                top.values[q + j, m] = value
+                                top.rows[q + j, m] = first_row + first + lanes[i + lane]
+                                top.gathered[q + j] = m + 1
+                                if m + 1 == top.values.shape[1]:
+                                    rescore(stored, scan_queries, top, q + j, False)
             q += width

@@ -62,13 +62,12 @@ class ExactSearcher:
         """Returns the k nearest rows of each query; see Searcher.search."""
         k = self._view.check(queries, k)
         allowed = self._view.allowed(allow)
-        kept = min(k, int(np.count_nonzero(allowed)))
+        width = min(k, int(np.count_nonzero(allowed)))
         rows = np.full((len(queries), k), NO_ROW, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        if kept and len(queries):
+        if width and len(queries):
             vectors = np.ascontiguousarray(queries.vectors, np.float32)
-            found = self._nearest(allowed, vectors, kept)
-            rows[:, :kept], scores[:, :kept] = found
+            rows[:, :width], scores[:, :width] = self._nearest(allowed, vectors, width)
         return Neighbours(rows, scores, queries.ids)
 
     def _nearest(

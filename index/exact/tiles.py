@@ -54,8 +54,8 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
 
     def external(self, name: str, result: Any, *args: Any) -> Any:
         """An LLVM intrinsic function."""
-        found = self.b.module.globals.get(name)
-        return found or ir.Function(self.b.module, ir.FunctionType(result, args), name)
+        declared = self.b.module.globals.get(name)
+        return declared or ir.Function(self.b.module, ir.FunctionType(result, args), name)
 
     def splat(self, value: Any, lanes: int) -> Any:
         kind = ir.VectorType(value.type, lanes)
@@ -202,19 +202,19 @@ def int8_tile(queries: int) -> Any:
             sums += [c.splat(c.load(starts, 4 * j, _I32), lanes)] * vectors
         carried = [codes, query, *sums]
         with c.loop(steps, carried) as (_, now):
-            here, asked, *sums = now
+            here, query_at, *sums = now
             given = [c.load(here, 4 * lanes * v, bytes_) for v in range(vectors)]
             for j in range(queries):
-                four = c.b.bitcast(c.splat(c.load(asked, 4 * j, _I32), lanes), bytes_)
+                four = c.b.bitcast(c.splat(c.load(query_at, 4 * j, _I32), lanes), bytes_)
                 for v in range(vectors):
                     at = j * vectors + v
                     now[2 + at] = c.b.call(multiply, [sums[at], given[v], four])
             now[0] = c.b.add(here, ir.Constant(_I64, 4 * PANEL))
-            now[1] = c.b.add(asked, ir.Constant(_I64, 4 * queries))
+            now[1] = c.b.add(query_at, ir.Constant(_I64, 4 * queries))
         sums = now[2:]
         scale = [c.load(scales, 4 * lanes * v, floats) for v in range(vectors)]
         error = [c.load(errors, 4 * lanes * v, floats) for v in range(vectors)]
-        found = ir.Constant(_I32, 0)
+        reached = ir.Constant(_I32, 0)
         for j in range(queries):
             factor = c.splat(c.load(factors, 4 * j, _FLOAT), lanes)
             limit = c.splat(c.load(limits, 4 * j, _FLOAT), lanes)
@@ -225,8 +225,8 @@ def int8_tile(queries: int) -> Any:
                 c.store(value, out, 4 * (j * PANEL + v * lanes))
                 mask = c.b.or_(mask, c.bits_at_least(value, limit, v * lanes))
             c.store(mask, masks, 4 * j)
-            found = c.b.or_(found, c.bit_if_any(mask, j))
-        return c.b.zext(found, _I64)
+            reached = c.b.or_(reached, c.bit_if_any(mask, j))
+        return c.b.zext(reached, _I64)
 
     return _of_addresses(write)
 
@@ -252,7 +252,7 @@ def float_tile(queries: int, half: bool) -> Any:
         lanes = FLOAT_LANES
         stored, size = (_HALF, 2) if half else (_FLOAT, 4)
         floats = ir.VectorType(_FLOAT, lanes)
-        asked = [c.b.add(query, c.b.mul(stride, ir.Constant(_I64, j))) for j in range(queries)]
+        query_at = [c.b.add(query, c.b.mul(stride, ir.Constant(_I64, j))) for j in range(queries)]
         chunks = SUMS // lanes
 
         def add(sums: list[Any], at: Any, left: Any = None) -> list[Any]:
@@ -260,7 +260,7 @@ def float_tile(queries: int, half: bool) -> Any:
             by_size = c.b.mul(at, ir.Constant(_I64, size))
             by_four = c.b.mul(at, ir.Constant(_I64, 4))
             given = [c.floats(row, by_size, lanes, stored, left) for row in rows]
-            wanted = [c.load(a, by_four, floats) for a in asked]
+            wanted = [c.load(a, by_four, floats) for a in query_at]
             return [
                 c.fma(given[i], wanted[j], sums[j * ROWS + i])
                 for j in range(queries)
@@ -275,7 +275,7 @@ def float_tile(queries: int, half: bool) -> Any:
             done = c.b.mul(number, ir.Constant(_I64, lanes))
             at = c.b.add(c.b.mul(steps, ir.Constant(_I64, SUMS)), done)
             last[:] = add(list(last), at, c.b.sub(rest, done))
-        found = ir.Constant(_I32, 0)
+        reached = ir.Constant(_I32, 0)
         four = ir.VectorType(_FLOAT, ROWS)
         factor = c.load(factors, 0, four)
         for j in range(queries):
@@ -288,8 +288,8 @@ def float_tile(queries: int, half: bool) -> Any:
             limit = c.splat(c.load(limits, 4 * j, _FLOAT), ROWS)
             mask = c.bits_at_least(value, limit, 0)
             c.store(mask, masks, 4 * j)
-            found = c.b.or_(found, mask)
-        return c.b.zext(found, _I64)
+            reached = c.b.or_(reached, mask)
+        return c.b.zext(reached, _I64)
 
     return _of_addresses(write)
 
@@ -319,8 +319,8 @@ def score_tile(half: bool) -> Any:
             by_four = c.b.mul(number, ir.Constant(_I64, SUMS * 4))
             unit = c.b.fdiv(c.floats(row, by_size, SUMS, stored, left), divisor)
             wide = c.b.fpext(unit, doubles)
-            asked = c.b.fpext(c.load(query, by_four, singles), doubles)
-            return [c.fma(wide, asked, sums[0]), c.fma(unit, unit, sums[1])]
+            wanted = c.b.fpext(c.load(query, by_four, singles), doubles)
+            return [c.fma(wide, wanted, sums[0]), c.fma(unit, unit, sums[1])]
 
         zeros = [ir.Constant(kind, [0.0] * SUMS) for kind in (doubles, singles)]
         with c.loop(steps, zeros) as (number, now):

@@ -185,7 +185,9 @@ def test_clustered_vectors_take_few_cells_for_a_recall() -> None:
     searcher = ApproximateSearcher(view, "ivf", recall=0.99)
     tuned = searcher.tuned[0]
     assert tuned.recall >= 0.99 and tuned.factor == 1
-    assert tuned.effort + tuned.again * tuned.more < 0.5 * len(searcher._built.index)
+    assert tuned.effort + tuned.second_share * tuned.second_effort < 0.5 * len(
+        searcher._built.index
+    )
     asked = pictures(200, 2)
     queries = Embeddings(asked, tuple(map(str, range(200))), "f")
     expected = brute(view, asked, 10, np.ones((200, 4000), np.bool_))[0]

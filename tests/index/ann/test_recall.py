@@ -57,11 +57,11 @@ def recall(view: View, index: Index, tuned: Tuned, k: int) -> float:
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2)
     first = index(vectors, k * tuned.factor + 1, tuned.effort)
-    second = index(vectors, k * tuned.factor + 1, tuned.more)
+    second = index(vectors, k * tuned.factor + 1, tuned.second_effort)
     for row in range(ROWS):
         best = np.argsort(-scores[row], kind="stable")[:k]
         got = first[row][(first[row] != row) & (first[row] >= 0)]
-        if np.sort(scores[row, got])[::-1][:k][-1] < tuned.sure:
+        if np.sort(scores[row, got])[::-1][:k][-1] < tuned.rescore_below:
             got = second[row]
         hits += np.isin(best, got).sum()
     return hits / (k * ROWS)
@@ -70,7 +70,7 @@ def recall(view: View, index: Index, tuned: Tuned, k: int) -> float:
 def test_one_effort_where_queries_are_alike(view: View) -> None:
     index = Index(view, lambda hard, effort: min(1, 0.7 + effort / 25))
     ten, hundred = tune(view, index, EFFORTS, 0.98)
-    assert (ten.effort, ten.more, ten.factor) == (8, 8, 1) and ten.again == 0
+    assert (ten.effort, ten.second_effort, ten.factor) == (8, 8, 1) and ten.second_share == 0
     assert (ten.k, hundred.k) == (10, 100)
     assert ten.recall == hundred.recall == 1
     assert {effort for effort, _ in index.asked} == {1, 2, 4, 8}  # none harder than is needed
@@ -102,15 +102,15 @@ def test_only_hard_queries_are_searched_again() -> None:
     view = View.of_embeddings(Embeddings(vectors, tuple(map(str, range(ROWS))), "f"))
     index = Index(view, lambda hard, effort: effort / 64 if hard else 1)
     ten = tune(view, index, EFFORTS, 0.99)[0]
-    assert ten.effort == 1 and ten.more == 64 and 0.4 < ten.again < 0.65
-    assert 0 < ten.sure < 1 and ten.recall >= 0.99
+    assert ten.effort == 1 and ten.second_effort == 64 and 0.4 < ten.second_share < 0.65
+    assert 0 < ten.rescore_below < 1 and ten.recall >= 0.99
     assert recall(view, index, ten, 10) >= 0.99
 
 
 def test_a_recall_out_of_reach_gets_the_most_there_is(view: View) -> None:
     index = Index(view, lambda hard, effort: 0.5)
     ten, _ = tune(view, index, EFFORTS, 0.9)
-    assert (ten.effort, ten.more, ten.factor, ten.sure) == (64, 64, 64, -2.0)
+    assert (ten.effort, ten.second_effort, ten.factor, ten.rescore_below) == (64, 64, 64, -2.0)
     assert 0.4 < ten.recall < 0.6
 
 
@@ -170,3 +170,18 @@ def test_the_work_of_going_on(again: float, work: float) -> None:
     assert ann_recall._work(trials, 10, 100, again, 20) == pytest.approx(work)  # type: ignore[arg-type]
     trials.scored = False
     assert ann_recall._work(trials, 10, 100, 0.5, 20) == 30 + 60  # type: ignore[arg-type]
+
+
+def test_the_saved_form_keeps_its_names() -> None:
+    saved = {
+        "k": 10,
+        "effort": 2,
+        "more": 8,
+        "sure": 0.5,
+        "factor": 3,
+        "again": 0.25,
+        "recall": 1.0,
+    }
+    tuned = Tuned(10, 2, 8, 0.5, 3, 0.25, 1.0)
+    assert tuned.to_json() == saved
+    assert Tuned.from_json(saved) == tuned
