@@ -1,8 +1,8 @@
-"""Search in cells: the kernel of exact search over only the most promising cells.
+"""CellIndex: exact search in the most promising cells of a gallery.
 
-A query visits the cells in which its best vectors may be. Of the vectors in them none is missed
-(cells_scan.py), and all are scored by the rule of Searcher: what such a search does not find lies
-in a cell that it does not visit.
+A query visits the cells in which its nearest vectors may lie. The search compares every vector of
+these cells (cells_scan.py) and scores by the rule of Searcher. It misses only vectors of cells that
+it does not visit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CellIndex:
 
     Args:
         view: what is searched.
-        on_message: is told what is going on while the cells are made.
+        on_message: called with a line of text while the cells are made.
 
     Raises:
         UsageError: where the processor cannot multiply and add bytes.
@@ -160,7 +160,7 @@ class CellIndex:
             return self._panels, self._stored
 
     def _load(self, cells: Cells) -> None:
-        """Takes cells, and loads the lengths of the vectors."""
+        """Uses these cells, and loads the lengths of the vectors."""
         view = self._view
         self._cells = cells
         with ThreadPoolExecutor(faiss.omp_get_max_threads()) as workers:
@@ -181,7 +181,7 @@ class CellIndex:
         )
 
     def _bits(self, inside: NDArray[np.bool_]) -> NDArray[np.uint32]:
-        """The vectors that may be found, a bit each, uint32 [panels]."""
+        """Returns a bit for each vector that may be returned, uint32 [panels]."""
         rows = self._cells.rows.reshape(-1)
         return bits_of((rows >= 0) & inside[rows])
 
@@ -214,7 +214,7 @@ class CellIndex:
 
 
 def _room(k: int) -> int:
-    """The rows a worker holds for each query."""
+    """Returns the number of rows that a worker holds for each query."""
     return k + max(_GATHERED, 2 * k)
 
 
@@ -229,7 +229,7 @@ def _joined(
 
 
 def _best_of(promise: NDArray[np.float32], effort: int) -> NDArray[np.bool_]:
-    """The `effort` greatest of each row of [q, cells], and those that equal the last of them."""
+    """Returns a mask of the `effort` greatest values of each row of [q, cells], with ties."""
     count = promise.shape[1]
     if effort >= count:
         return np.ones(promise.shape, np.bool_)
@@ -238,7 +238,7 @@ def _best_of(promise: NDArray[np.float32], effort: int) -> NDArray[np.bool_]:
 
 
 def possible(view: View) -> bool:
-    """Whether the processor can search a view in cells."""
+    """Returns whether the processor can search a view in cells."""
     single = all(part.array.dtype == np.float32 for part in view.stored.parts)
     return bool(INT8_LANES) and (HALVES or single)
 

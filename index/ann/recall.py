@@ -40,10 +40,10 @@ Propose = Callable[[NDArray[np.float32], int, int], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Tuned:
-    """How to search for up to k neighbours.
+    """Settings of a search for up to k neighbours, with its measured recall.
 
     Attributes:
-        k: the neighbours it was tuned for.
+        k: number of neighbours that the settings are tuned for.
         effort: effort of the first search; see faiss_factory.efforts.
         second_effort: effort of a second search; `effort` if there is none.
         rescore_below: queries whose k-th score is below this score are searched a second time.
@@ -76,10 +76,12 @@ class Tuned:
         return {_SAVED_NAMES.get(name, name): value for name, value in values.items()}
 
     @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> Tuned:
-        """Returns what `to_json` gave (TypeError, ValueError for anything else)."""
+    def from_json(cls, saved: Any) -> Tuned:
+        """Returns the settings of a JSON object (TypeError, ValueError for any other value)."""
+        if not isinstance(saved, dict):
+            raise TypeError(f"settings must be an object, got {type(saved).__name__}")
         names = {saved_name: name for name, saved_name in _SAVED_NAMES.items()}
-        return cls(**{names.get(name, name): value for name, value in saved.items()})
+        return cls(**{names.get(name, str(name)): value for name, value in saved.items()})
 
 
 def tune(
@@ -87,7 +89,7 @@ def tune(
 ) -> tuple[Tuned, ...]:
     """Returns the efforts and candidates that reach a recall with the least work.
 
-    Where none do, the greatest of each, with the recall they have.
+    If none reach it, the greatest effort and number of candidates are returned.
 
     Args:
         view: the rows that `propose` finds, at least 2.
@@ -206,7 +208,7 @@ def _places(sample: _Sample, proposed: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _tuned(trials: _Trials, goal: float) -> Tuned:
-    """Chooses with every second query, and measures with the others."""
+    """Returns the settings chosen on one half of the sample, measured on the other half."""
     choosing, measuring = slice(0, None, 2), slice(1, None, 2)
     best = None
     for margin in _MARGINS:

@@ -27,12 +27,12 @@ _BLOCK_QUERIES = 1024
 
 
 class Index(Protocol):
-    """What finds near rows of a view: FaissIndex or CellIndex.
+    """An index that returns near rows of a view: FaissIndex or CellIndex.
 
     Attributes:
-        built: the rows it stands for.
-        efforts: how hard it can search, rising.
-        scored: whether it scores all that it looks at; see tuning.tune.
+        built: the stored index, with its rows.
+        efforts: efforts that a search can have, rising.
+        scored: whether it scores every row that it compares; see recall.tune.
     """
 
     built: StoredIndex
@@ -40,7 +40,7 @@ class Index(Protocol):
     scored: bool
 
     def describe(self, effort: int) -> str:
-        """Returns what an effort means, in words."""
+        """Returns a description of an effort."""
         ...
 
     def nearest(
@@ -78,26 +78,25 @@ class Index(Protocol):
 class ApproximateSearcher:
     """Search in a FAISS index, tuned to a recall that it was measured to have.
 
-    The index proposes candidates, and the vectors of the gallery give their scores, as in every
-    other search, so an index keeps no vectors of its own. Rows added since it was built are
-    searched exactly beside it, removed ones left out, and few allowed rows compared one by one.
-    As many rows as are wanted and allowed are always found: where the index gives fewer, exact
-    search answers the query.
+    The index proposes candidates, and their scores are computed from the vectors of the gallery, as
+    in every other search. Rows added since the index was built are searched exactly, removed rows
+    are left out, and few allowed rows are compared one by one. If the index returns fewer rows than
+    are wanted and allowed, exact search answers the query.
 
-    The index is loaded from the gallery's derived files, or built and kept there, which takes
-    minutes for a million vectors. Built twice, an index may differ in the last bits of its centres,
-    and a graph in its links; a kept one gives the same answers always.
+    The index is loaded from the gallery's derived files, or built and saved there, which takes
+    minutes for a million vectors. Two builds may differ in the last bits of their centres or in
+    the links of a graph. A saved index always gives the same answers.
 
     Args:
-        view: what is searched; at least 100 rows.
+        view: the view to search; at least 100 rows.
         kind: "ivfpq", "hnsw" or a FAISS factory string.
         recall: the recall@10 (and @100) wanted, from 0 to 1.
-        on_message: is told what is going on while an index is built.
+        on_message: called with a line of text while an index is built.
 
     Attributes:
-        reason: which search this is, and the recall it has, in words for a user.
+        reason: description of the search and its recall.
         factory: the FAISS factory string.
-        tuned: how it searches, with the recall measured.
+        tuned: settings of the search, with the measured recall.
 
     Raises:
         UsageError: for a factory string that FAISS cannot build for this gallery.
@@ -152,7 +151,7 @@ class ApproximateSearcher:
     def _completed(
         self, near: Neighbours, queries: Embeddings, search_filter: SearchFilter
     ) -> Neighbours:
-        """Has exact search answer the queries for which the index returned too few rows."""
+        """Replaces answers with too few rows by those of exact search."""
         least = min(near.k, search_filter.count)
         short = np.flatnonzero((near.rows != NO_ROW).sum(axis=1) < least)
         if not short.size:
@@ -178,7 +177,7 @@ class ApproximateSearcher:
         return Neighbours(*merged, near.query_ids)
 
     def _tuning(self, goal: float, on_message: Message) -> tuple[Tuned, ...]:
-        """Returns how to search, from the file that says it or by trying."""
+        """Returns the settings of the search, from their file or by measuring."""
         name = f"{self._built.stem}.{goal:g}.json"
         content = self._view.derived.content(name)
         if content is not None:

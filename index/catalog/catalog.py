@@ -1,6 +1,6 @@
-"""The catalog of a gallery: one SQLite file that says what the gallery holds.
+"""Catalog: the SQLite file that describes a gallery and names its other files.
 
-Everything else of a gallery is a file that a row here names; what no row names does not exist.
+A file of a gallery that no row of the catalog names does not belong to the gallery.
 This module and pictures.py read it, changes.py changes it, migrations.py holds the tables and
 database.py the connections. The write-ahead log lets readers keep the state they opened while a
 writer commits, and neither waits for the other.
@@ -154,7 +154,7 @@ class Catalog:
             check_structure(self._connection, self.folder, whole=whole)
 
     def snapshot_state(self) -> State | None:
-        """Returns the state of a reader's snapshot, and holds every table to its counts."""
+        """Returns the state of a snapshot; later reads check the tables against its counts."""
         state = self.state()
         self._entries = {} if state is None else state.entries
         return state
@@ -167,25 +167,25 @@ class Catalog:
 
     @reads
     def meta(self, name: str) -> Any:
-        """Returns the JSON value kept under `name`, None where there is none."""
+        """Returns the JSON value saved under `name`, or None."""
         value = self._meta().get(name)
         return None if value is None else parse_json(value)
 
     @reads
     def metas(self, prefix: str) -> dict[str, Any]:
-        """Returns the JSON values kept under names that begin so, by the rest of the name."""
+        """Returns the JSON values saved under names with a prefix, by the rest of the name."""
         found = self._meta().items()
         return {n.removeprefix(prefix): parse_json(v) for n, v in found if n.startswith(prefix)}
 
     @reads
     def array(self, name: str) -> dict[str, Any] | None:
-        """Returns what is said of an array (file, dtype, shape, ...), None where there is none."""
+        """Returns the header of an array (file, dtype, shape, ...), or None."""
         header = self.meta(f"array:{name}")
         return None if header is None else checked_array(header)
 
     @reads
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """Returns what is said of each array, by name."""
+        """Returns the header of each array, by name."""
         return {name: checked_array(header) for name, header in self.metas("array:").items()}
 
     def _meta(self) -> dict[str, str]:
@@ -216,7 +216,7 @@ class Catalog:
 
     @reads
     def inline_entries(self) -> list[tuple[int, int, bytes | None]]:
-        """As `inline`, with None for vectors that have changed."""
+        """Returns the entries of `inline`, with None for vectors that have changed."""
         query = "SELECT first_row, rows, vectors, sha256 FROM inline ORDER BY first_row"
         return [
             (first, rows, data if hashlib.sha256(data).hexdigest() == sha256 else None)
@@ -356,7 +356,7 @@ class Catalog:
     # Parts
 
     def damaged(self, what: str) -> GalleryDamaged:
-        """Returns the error that says what of the catalog is damaged."""
+        """Returns the error for a damaged catalog."""
         return GalleryDamaged(what, where=self.folder / CATALOG, remedy=REBUILD)
 
     def _table(self, table: str, key: str) -> list[Any]:
@@ -371,7 +371,7 @@ class Catalog:
             raise self.damaged("an entry has changed")
 
     def all(self, sql: str, values: Sequence[Any] = (), *, limited: bool = True) -> list[Any]:
-        """Returns all that a statement gives; see limits.py.
+        """Returns the rows of a statement; see limits.py.
 
         Args:
             sql, values: the statement.

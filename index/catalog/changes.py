@@ -1,4 +1,4 @@
-"""Changes: what a writer's transaction does to the catalog."""
+"""Changes: the statements by which a writer changes the catalog."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Changes:
         self._all("COMMIT")
 
     def vacuum(self) -> None:
-        """Gives the space of deleted entries back, between two transactions."""
+        """Frees the space of deleted entries, between two transactions."""
         self._all("VACUUM", limited=False)
 
     def clear(self) -> None:
@@ -61,22 +61,22 @@ class Changes:
         self.set_meta("state", asdict(replace(state, entries=self._catalog.counts())))
 
     def set_meta(self, name: str, value: Any) -> None:
-        """Keeps a JSON value under `name`."""
+        """Saves a JSON value under `name`."""
         text = json.dumps(value)
         crc = checksum(name, text)
         self._all("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, crc))
 
     def drop_meta(self, name: str) -> None:
-        """Forgets what is kept under `name`."""
+        """Deletes the value saved under `name`."""
         self._all("DELETE FROM meta WHERE name = ?", (name,))
 
     def add_files(self, records: Iterable[FileRecord]) -> None:
-        """Names files, replacing what was said of the same paths."""
+        """Records files, in place of earlier records of the same paths."""
         rows = ((record.path, record.size, record.sha256) for record in records)
         self._many("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", rows)
 
     def drop_files(self, paths: Iterable[str]) -> None:
-        """Names files no longer."""
+        """Deletes the records of files."""
         self._many("DELETE FROM file WHERE path = ?", ((path,) for path in paths))
 
     def add_skipped(self, path: str, reason: str) -> None:
@@ -85,7 +85,7 @@ class Changes:
         self._all(insert, (text_bytes(path), text_bytes(reason), checksum(path, reason)))
 
     def drop_skipped(self, path: str) -> None:
-        """Forgets a file left out."""
+        """Deletes the record of a file that was left out."""
         self._all("DELETE FROM skipped WHERE path = CAST(? AS TEXT)", (text_bytes(path),))
 
     # Vectors
@@ -119,7 +119,7 @@ class Changes:
         self.drop_files([old])
 
     def add_inline(self, first_row: int, rows: int, vectors: bytes) -> None:
-        """Keeps the vectors of a small add, or of the same rows anew."""
+        """Saves the vectors of a small add, in place of earlier ones of the same rows."""
         digest = hashlib.sha256(vectors).hexdigest()
         values = (first_row, rows, vectors, digest)
         self._all("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", values)
@@ -127,7 +127,7 @@ class Changes:
     # Pictures
 
     def add_pictures(self, first_row: int, pictures: Sequence[Picture], role: Role) -> None:
-        """Gives the pictures, whose ids are new, the row numbers from `first_row` on."""
+        """Adds pictures with new ids, with row numbers from `first_row` on."""
         base = os.path.realpath(self._catalog.folder)
         relative = {root: os.path.relpath(root, base) for root in {p.root for p in pictures}}
         roots = self._new_codes("root", relative.values())
@@ -173,7 +173,7 @@ class Changes:
             number += 1
 
     def renumber(self, alive: NDArray[np.bool_]) -> None:
-        """Gives the rows that were not removed the numbers from 0 on, in their order.
+        """Numbers the rows that were not removed from 0 on, in their order.
 
         Args:
             alive: bool [rows].

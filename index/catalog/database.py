@@ -63,7 +63,7 @@ def no_gallery(folder: Path) -> NotAGallery:
 
 
 def has_our_header(folder: Path) -> bool:
-    """Says whether the catalog's header is ours.
+    """Returns whether the header of a catalog is ours.
 
     A catalog may be ours without: as long as all that was committed is in its log, or damaged.
 

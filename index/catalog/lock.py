@@ -65,7 +65,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def writing(folder: Path) -> str | None:
-    """Says who holds the lock of a gallery, None where nobody does or that cannot be asked.
+    """Returns the holder of the lock of a gallery, or None if there is none or it is unknown.
 
     Asking takes the lock for a moment; a writer that does not wait could be refused by it.
     """

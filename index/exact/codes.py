@@ -1,4 +1,4 @@
-"""Codes: stored vectors and queries in bytes, with what each lost.
+"""Codes: stored vectors and queries as bytes, with the error of each code.
 
 A vector x is coded as scale * c, c whole numbers from -127 to 127, the scale its largest component
 over 127. For codes x~ of x and q~ of q
@@ -67,7 +67,7 @@ class PartCodes:
 def codes_of(
     stored: Vectors, part: VectorPart, derived: DerivedFiles, workers: Executor, *, int8: bool
 ) -> PartCodes:
-    """Returns the codes of a part, kept ones where they are there and whole.
+    """Returns the codes of a part, from their file where it is intact.
 
     Args:
         stored: the vectors the part belongs to.
@@ -118,7 +118,7 @@ def _mapped(path: Path, size: int) -> mmap.mmap | None:
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
-    """Memory that begins with a cache line, as a mapped file does: loads across two take longer."""
+    """Returns memory that begins with a cache line, as a mapped file does."""
     whole = np.empty(size + 63, np.uint8)
     return whole[-whole.ctypes.data % 64 :][:size]
 
@@ -170,9 +170,9 @@ def _code(
 
 
 def release(array: NDArray[Any]) -> None:
-    """Lets go of the memory that reading a mapped file has taken; it is read again where needed.
+    """Releases the memory that reading a mapped file has taken; later reads load it again.
 
-    Scoring reads few vectors, but the system maps what lies around each, soon the whole file.
+    Scoring reads few vectors, but the system maps the pages around each, soon the whole file.
     """
     base: Any = array
     while isinstance(base, np.ndarray | memoryview):

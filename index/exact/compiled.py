@@ -91,7 +91,7 @@ class CompiledScan:
         return rows, scores
 
     def _load(self) -> None:
-        """Sees to it that codes (or lengths) are there and can be read."""
+        """Loads the codes (or lengths) unless they are loaded and intact."""
         stored = self._view.stored
         if self._codes and all(codes.whole for codes in self._codes):
             return
@@ -113,7 +113,7 @@ class CompiledScan:
         tops: list[TopK],
         pool: ThreadPoolExecutor,
     ) -> None:
-        """Lets the workers compare all vectors allowed with the queries."""
+        """Compares all allowed vectors with the queries, with all workers."""
         coded = QueryCodes.of(queries) if self._int8 else None
         scan_queries = ScanQueries(
             padded(queries, len(queries) + SPARE),
@@ -156,7 +156,7 @@ class CompiledScan:
                 release(part.array)
 
     def _bits(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.uint32]]:
-        """The rows allowed of each part, a bit each."""
+        """Returns a bit for each allowed row, by part."""
         return [bits_of(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
 
 
@@ -184,14 +184,14 @@ def check_damage(tops: list[TopK], stored: Vectors) -> None:
 
 
 def bits_of(allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """The rows of a part that are allowed, a bit each, uint32 [panels]."""
+    """Returns a bit for each allowed row of a part, uint32 [panels]."""
     whole = np.zeros(-(-len(allowed) // PANEL) * PANEL, np.bool_)
     whole[: len(allowed)] = allowed
     return np.packbits(whole, bitorder="little").view("<u4").astype(np.uint32)
 
 
 def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, int]]:
-    """Cuts the panels of all parts: (part, first panel, last panel + 1), none without a row."""
+    """Returns (part, first panel, last panel + 1) of tasks that together cover all allowed rows."""
     panels = sum(len(part) for part in bits)
     size = min(max(panels // wanted, _LEAST_TASK), _LARGEST_TASK)
     return [

@@ -42,8 +42,8 @@ class FlatSearcher:
     takes at most half of the free memory; else they are read in blocks for every batch of queries.
 
     Args:
-        view: what is searched.
-        hold: whether to keep the copy; decided by the free memory unless given.
+        view: the view to search.
+        hold: whether to hold the copy. Default: if it fits into the free memory.
     """
 
     def __init__(self, view: View, *, hold: bool | None = None) -> None:
@@ -156,7 +156,7 @@ class FlatSearcher:
         allowed: NDArray[np.int64],
         least: NDArray[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `_nearest`, scoring every row whose float32 score is not below `least`, [q]."""
+        """Returns the k best of all rows with a float32 score of at least `least`, [q]."""
         query = np.empty(0, np.int64)
         rows, scores = query, np.empty(0, np.float32)
         for block, vectors in self._blocks(allowed):
@@ -214,7 +214,7 @@ def _fits(size: int) -> bool:
 
 @contextmanager
 def blas(queries: int) -> Iterator[None]:
-    """Lets FAISS multiply matrices for a batch of queries, while it is needed.
+    """Context in which FAISS multiplies matrices for a batch of queries.
 
     By default it does so from some hundred queries on and leaves the others to a loop, which at 32
     is three times slower. The setting is one for the whole process, hence set back.

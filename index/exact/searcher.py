@@ -1,10 +1,10 @@
-"""Exact search on processors: every vector is compared with each query, and the answer is proven.
+"""Exact search on CPUs: every vector is compared with each query, and the answer is proven.
 
 Three ways lead to the same answer, bit for bit:
 
 - codes: vectors and queries in bytes are compared by the processor's multiply-add of bytes, which
   reads a quarter of what float32 takes and computes four times as fast; a bound on each score's
-  error says which vectors may belong to the answer, and those are scored (exact_codes.py, scan.py);
+  error says which vectors may belong to the answer, and those are scored (codes.py, scan.py);
 - floats: the same with the stored vectors themselves, in float32, on other processors;
 - blocks: numpy alone, until the work done so would have paid for loading the compiled ways.
 
@@ -36,10 +36,10 @@ class ExactSearcher:
     """Exact search; see Searcher.
 
     Args:
-        view: what to search.
+        view: the view to search.
         int8: compare bytes where the processor has a multiply-add of bytes; else float32.
-        threads: workers; as many as there are processors for this process unless given. Their
-            number changes no answer.
+        threads: number of workers, which changes no answer. Default: the processors that this
+            process may use.
     """
 
     def __init__(self, view: View, *, int8: bool = True, threads: int | None = None) -> None:
@@ -87,7 +87,7 @@ class ExactSearcher:
         return components * (_SECONDS_TO_READ + _SECONDS_TO_MULTIPLY * queries)
 
     def _little_work(self, queries: int) -> bool:
-        """Whether numpy answers before the compiled scan is loaded."""
+        """Returns whether numpy answers before the compiled scan is loaded."""
         return self._seconds + self._estimate(queries) < _SECONDS_BEFORE_COMPILED
 
     def _compiled(self) -> CompiledScan | None:

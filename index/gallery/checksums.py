@@ -42,7 +42,7 @@ def check_files(folder: Path, files: Sequence[StoredFile], verify: bool | None) 
 def damaged_files(
     folder: Path, files: Sequence[StoredFile], verify: bool | None
 ) -> list[GalleryError]:
-    """As `check_files`, but returns an error for each file that has changed or cannot be read."""
+    """Returns an error for each file that has changed or cannot be read."""
     known = _known(folder)
     now = {file.record.path: [file.record.sha256, file.stamp()] for file in files}
     todo = [f for f in files if verify or known.get(f.record.path) != now[f.record.path]]

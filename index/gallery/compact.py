@@ -19,7 +19,7 @@ _BLOCK_ROWS = 8192
 
 
 def compact(t: Transaction) -> bool:
-    """Gives the rows that were not removed the numbers from 0 on, and drops the others' vectors.
+    """Numbers the rows that were not removed from 0 on, and drops the vectors of the others.
 
     Large segments that lose no row stay as they are, and small ones are joined. Arrays saved for
     the rows as they are now are carried over; older ones are dropped.

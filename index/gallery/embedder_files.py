@@ -21,7 +21,7 @@ from lmk.index.vectors.files import FileRecord, StoredFile, record_tree
 def install_embedder(
     t: Transaction, save: Callable[[Path], None], *, replace: bool = False
 ) -> None:
-    """Keeps the embedder in the gallery, see GalleryWriter.install_embedder."""
+    """Writes the embedder into the gallery; see GalleryWriter.install_embedder."""
     fingerprint = t.state.fingerprint
     kept = embedder_files(fingerprint, t.committed)
     if kept and not replace and _intact(t.folder, kept):

@@ -67,7 +67,7 @@ class SetAside:
         self._move(CATALOG, self._name)  # the catalog first: a log without it means nothing
 
     def settle(self) -> None:
-        """Keeps this one as catalog.db.damaged in place of older ones: the new one is committed."""
+        """Renames this catalog to catalog.db.damaged, in place of older ones, after the commit."""
         with storage_errors(self._folder):
             if self._name != _DAMAGED:
                 self._move(self._name, _DAMAGED)
@@ -76,7 +76,7 @@ class SetAside:
                     item.unlink()
 
     def undo(self) -> None:
-        """Puts it back in place of a new one to which nothing was committed."""
+        """Restores this catalog in place of a new one without a commit."""
         self._move(self._name, CATALOG)
 
     def _move(self, old: str, new: str) -> None:

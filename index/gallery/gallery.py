@@ -141,7 +141,7 @@ class Gallery:
         return np.flatnonzero(self.membership.role(role)).astype(np.int64)
 
     def view(self, role: Role = "gallery") -> View:
-        """Returns what a search of that role looks at; it stays usable when the gallery closes."""
+        """Returns the view that a search of that role reads; it outlives the gallery."""
         mask = self.membership.role(role)
         return View(self.stored, mask, self.fingerprint, self.membership, self.derived)
 
@@ -212,14 +212,14 @@ class Gallery:
             return name in self._catalog.codes("label")
 
     def file(self, picture: Picture) -> Path:
-        """Returns where the picture's file should be; it may have been removed since."""
+        """Returns the path of the file of a picture, which may have been removed since."""
         return Path(picture.root) / picture.path
 
     def read(self, picture: Picture) -> bytes | str:
-        """Returns the content of the picture's file, or the reason why it is not to be had.
+        """Returns the content of the file of a picture, or the reason why it cannot be read.
 
-        An index of somebody else may name any file. Only one with the very content that the index
-        was built from is given.
+        An index from elsewhere may name any file. The content is returned only if it is the one
+        that the index was built from.
         """
         from lmk.embed.data.images import read_bytes  # takes a while to import
 
@@ -337,7 +337,7 @@ class Gallery:
 
 @contextmanager
 def _damage(catalog: Catalog) -> Iterator[None]:
-    """Turns what a changed number or name in the catalog can cause into GalleryDamaged.
+    """Turns the errors that a changed number or name in the catalog causes into GalleryDamaged.
 
     Entries without a checksum of their own (counts, names of files) are checked by what they must
     agree with; where one is not even of the right type that check itself fails.
@@ -349,7 +349,7 @@ def _damage(catalog: Catalog) -> Iterator[None]:
 
 
 def moved_on(folder: Path, state: State | None) -> bool:
-    """Whether a gallery is another than it was in that state."""
+    """Returns whether a gallery has changed since that state."""
     catalog = Catalog.read(folder)
     try:
         return catalog.state() != state
@@ -364,7 +364,7 @@ def _close(catalog: Catalog, files: list[StoredFile]) -> None:
 
 
 def class_sizes(gallery: Gallery) -> dict[str, int]:
-    """How many gallery pictures each landmark has; distractors do not count."""
+    """Returns the number of gallery pictures of each landmark, without distractors."""
     rows = np.zeros(gallery.rows, dtype=bool)
     rows[gallery.role_rows("gallery")] = True
     codes = gallery.label_codes[np.repeat(rows, np.diff(gallery.label_offsets))]

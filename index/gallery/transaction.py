@@ -1,4 +1,4 @@
-"""Transaction: what a writer has changed since the last commit, and the vectors it has written."""
+"""Transaction: the uncommitted changes of a writer, and the vectors that it has written."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ class Transaction:
         folder: the gallery.
         catalog, changes: its catalog, to read and to change.
         committed: the files that the last commit names.
-        written: what was written since then, to be removed where the transaction fails.
-        records: the files among it that the catalog is to name, with the stamp each had when it was
-            written.
+        written: paths written since then; they are removed if the transaction fails.
+        records: those files that the catalog will name, each with its stamp.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +53,7 @@ class Transaction:
         self._pending: list[NDArray[Any]] = []  # vectors of the last rows, not stored yet
 
     def start(self) -> None:
-        """Reads what is committed."""
+        """Reads the committed state."""
         self._state = self.catalog.state()
         self.committed = self.catalog.files()
         self._pending, self.written, self.records = [], [], []
@@ -111,7 +110,7 @@ class Transaction:
         return self._state
 
     def undo(self) -> None:
-        """Rolls back, and removes what was written; what stays is left to the next sweep.
+        """Rolls back, and removes the files that were written.
 
         In a fork nothing happens: the transaction belongs to the parent.
         """
@@ -132,14 +131,14 @@ class Transaction:
         return record
 
     def add_vectors(self, vectors: NDArray[Any]) -> None:
-        """Takes the vectors of the next rows, [n, dim], in the gallery's own dtype."""
+        """Adds the vectors of the next rows, [n, dim], in the dtype of the gallery."""
         self._pending.append(vectors)
         self.change_state(rows=self.state.rows + len(vectors), generation=self.state.generation + 1)
         if self._pending_rows() >= SMALL_SEGMENT_ROWS:
             self.store_pending()
 
     def store_pending(self) -> None:
-        """Puts the pending vectors into the catalog, or with what is there into a segment."""
+        """Writes the pending vectors into the catalog, or into a segment if they are many."""
         if not self._pending:
             return
         rows, first = self._pending_rows(), self.state.rows - self._pending_rows()
@@ -205,7 +204,7 @@ class Transaction:
         self.changes.set_meta(f"array:{name}", header)
 
     def drop_array(self, name: str) -> None:
-        """Forgets the array of that name, if there is one."""
+        """Deletes the array of that name, if there is one."""
         old = self.catalog.array(name)
         if old is not None:
             self.changes.drop_files([old["file"]])

@@ -103,7 +103,7 @@ class GalleryWriter:
         self.close()
 
     def close(self) -> None:
-        """Undoes what was not committed and lets others write; a second call does nothing."""
+        """Undoes uncommitted changes and frees the lock; a second call does nothing."""
         if self._lock < 0:
             return
         if self._transaction is not None:
@@ -119,7 +119,7 @@ class GalleryWriter:
     # Reading
 
     def gallery(self, *, verify: bool | None = None) -> Gallery | None:
-        """Opens what is committed; None where nothing is."""
+        """Opens the committed gallery; returns None if there is none."""
         try:
             return Gallery.open(self.path, verify=verify)
         except NotAGallery:
@@ -155,14 +155,13 @@ class GalleryWriter:
             t.reset(fresh)
 
     def install_embedder(self, save: Callable[[Path], None], *, replace: bool = False) -> None:
-        """Keeps the embedder in the gallery: `save` writes its files into the folder it is given.
+        """Writes the embedder into a new folder of the gallery.
 
-        The folder is a new one; a damaged one stays until the commit.
+        A damaged one stays until the commit.
 
         Args:
-            save: writes the files.
-            replace: also where an intact embedder of the same fingerprint is there; it is kept
-                otherwise, because the fingerprint says that it is the same one.
+            save: writes the files into the folder that it is given.
+            replace: write it even if the gallery has an intact embedder of the same fingerprint.
         """
         t = self._t
         with self._changing():
@@ -176,7 +175,7 @@ class GalleryWriter:
         *,
         duplicates: bool = False,
     ) -> int:
-        """Adds pictures; one whose id, SHA-256 and labels the gallery has is left as it is.
+        """Adds pictures, except those that the gallery has with the same SHA-256 and labels.
 
         Args:
             embeddings: their vectors.
@@ -185,8 +184,8 @@ class GalleryWriter:
             duplicates: also add a picture whose content and labels a picture of that role has.
 
         Returns:
-            By how many pictures the gallery has grown; `unchanged`, `duplicates` and `relabelled`
-            tell of the others. See `lmk.index.gallery.deduplicate.admit` for which is which.
+            The number of pictures added. `unchanged`, `duplicates` and `relabelled` count the
+            others, see `lmk.index.gallery.deduplicate.admit`.
 
         Raises:
             EmbedderMismatch: for vectors of another embedder or another dim.
@@ -208,7 +207,7 @@ class GalleryWriter:
         duplicates: bool = False,
         replace_labels: bool = True,
     ) -> int:
-        """As `append`, for vectors [n, dim] as another gallery stored them: they keep every bit.
+        """Adds pictures like `append`, with vectors [n, dim] as another gallery stored them.
 
         The bits are kept unless the precision of this gallery is the lower one. Without
         `replace_labels` a picture keeps its labels when another one with its id and content is
@@ -257,12 +256,12 @@ class GalleryWriter:
         return count
 
     def compact(self) -> bool:
-        """Numbers the rows densely, gives back the space of the removed ones, joins small files.
+        """Numbers the rows densely, frees the space of removed rows and joins small files.
 
-        Arrays saved for the rows as they are now are carried over. Readers keep what they opened.
+        Arrays saved for the present rows are renumbered too. Open readers are not disturbed.
 
         Returns:
-            Whether there was anything to do.
+            Whether anything was changed.
 
         Raises:
             GalleryDamaged: when a file that must be written anew has changed.
@@ -273,7 +272,7 @@ class GalleryWriter:
             return done
 
     def rewrite_catalog(self) -> None:
-        """Has the next commit write the catalog anew, without what lies behind its end."""
+        """Makes the next commit write the catalog anew, without bytes behind its end."""
         self._compacted = True
 
     def replace_vectors(self, rows: ArrayLike, vectors: NDArray[np.float32]) -> None:
@@ -299,7 +298,7 @@ class GalleryWriter:
             t.changes.add_skipped(path, reason)
 
     def unskip(self, path: str) -> None:
-        """Forgets that a file was left out."""
+        """Deletes the record of a file that was left out."""
         t = self._t
         with self._changing():
             t.changes.drop_skipped(path)
@@ -327,13 +326,13 @@ class GalleryWriter:
             t.put_array(name, array, by_row=by_row)
 
     def drop_array(self, name: str) -> None:
-        """Forgets an array."""
+        """Deletes an array."""
         t = self._t
         with self._changing():
             t.drop_array(name)
 
     def commit(self) -> None:
-        """Makes everything since the last commit durable, and visible to who opens from now on."""
+        """Makes the changes since the last commit durable and visible to later readers."""
         t = self._t
         with self._changing():
             interrupts.check()
@@ -377,7 +376,7 @@ class GalleryWriter:
         return self._transaction
 
     def _require_gallery(self) -> None:
-        """Says what is wrong with the catalog; its first build may just have ended."""
+        """Raises the error of an unusable catalog; its first build may just have ended."""
         try:
             Catalog.read(self.path).close()
         except NotAGallery:

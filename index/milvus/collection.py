@@ -34,7 +34,7 @@ _EFFORTS: dict[IndexKind, int] = {"flat": 0, "hnsw": 128, "ivf_flat": 64}  # ef,
 
 @dataclass(frozen=True)
 class Mark:
-    """What a collection says of itself.
+    """Description that a collection has of itself.
 
     Attributes:
         gallery: which gallery it is of: when it was first made, as its folder can be moved.
@@ -180,7 +180,7 @@ def create_collection(server: Server, name: str, dim: int, mark: Mark) -> None:
 
 
 def prepare_collection(server: Server, name: str, index: IndexKind) -> None:
-    """Gives a collection its index and loads it; does nothing where that is done already."""
+    """Builds the index of a collection and loads it, unless that is done."""
     from pymilvus import MilvusClient
 
     if not server.call("list_indexes", name):

@@ -48,7 +48,7 @@ Entry = tuple[int, Picture, Role]
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did.
+    """Result of a push.
 
     Attributes:
         uri: the server.
@@ -78,9 +78,9 @@ def push(
     on_progress: CountOfTotal = no_count_of_total,
     connect: Callable[..., Any] | None = None,
 ) -> PushReport:
-    """Brings a collection up to date with a gallery; makes it when it is not there.
+    """Updates a collection to the state of a gallery, or creates it.
 
-    After an error the same call goes on: what is there is not sent again.
+    After an error the same call continues; rows on the server are not sent again.
 
     Args:
         gallery: all its rows are copied, distractors too.
@@ -107,7 +107,7 @@ def push(
 
 
 class _Push:
-    """One push, and what it has done so far."""
+    """State of one push."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class _Push:
             )
 
     def _finish(self) -> None:
-        """Has all of it stored and indexed, counts it, and declares the collection complete."""
+        """Flushes and indexes all rows, counts them, and marks the collection as complete."""
         self._server.call("flush", self._name, patience=10)
         self._server.wait(self._rows_without_index, 0, "build the index", patience=10)
         found = count_rows(self._server, self._name)

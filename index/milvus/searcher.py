@@ -46,7 +46,7 @@ _RESCORE_ROWS = 8192  # candidates in memory at a time
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """The rows that may be found.
+    """The rows that a search may return.
 
     Attributes:
         mask: bool [rows].
@@ -57,7 +57,7 @@ class _Wanted:
     filter: str
 
     def between(self, low: int, high: int) -> _Wanted:
-        """Those of the rows low to high - 1."""
+        """Returns the wanted rows from low to high - 1."""
         mask = np.zeros_like(self.mask)
         mask[low:high] = self.mask[low:high]
         return _Wanted(mask, f"({self.filter}) and row >= {low} and row < {high}")
@@ -242,7 +242,7 @@ class MilvusSearcher:
         return found
 
     def _wanted(self, allow: Allow | None) -> _Wanted:
-        """What a search may find: labels and few rows are left to the server to choose."""
+        """Returns the rows allowed; the server filters by labels or by few rows."""
         mask = self._view.allowed(allow)
         if allow is None:
             return _Wanted(mask, self._role)
@@ -270,7 +270,7 @@ class MilvusSearcher:
         return GalleryError(what, where=self._where, remedy=remedy)
 
     def _load(self, rows: int) -> None:
-        """Has the server load the collection, and waits until all that was written is there."""
+        """Loads the collection on the server, and waits until all written rows are visible."""
         self._server.call("load_collection", self._name, patience=10)
         found = count_rows(self._server, self._name)
         if found != rows:

@@ -110,7 +110,7 @@ class Server:
             )
 
     def _failed(self, name: str, error: Exception) -> LmkError:
-        """What to tell the user of an error of pymilvus, gRPC or the network."""
+        """Returns the message for an error of pymilvus, gRPC or the network."""
         message = str(getattr(error, "message", None) or error)
         if _loading(error):
             what = f"the Milvus server has not loaded the collection within {self.timeout:g} s"

@@ -44,12 +44,12 @@ _AGAIN = "run the same search again: what is whole is not searched twice"
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a batch search did.
+    """Result of a batch search.
 
     Attributes:
         queries: of the whole search.
         blocks: files of neighbours.
-        kept: blocks that an earlier run had made.
+        kept: number of blocks from an earlier run.
     """
 
     queries: int
@@ -58,7 +58,7 @@ class BatchReport:
 
 
 def block_of(k: int) -> int:
-    """Returns how many queries to search at a time for k neighbours of each."""
+    """Returns the number of queries to search at a time for k neighbours of each."""
     return max(1, min(BLOCK, _HITS // max(k, 1)))
 
 
@@ -74,21 +74,22 @@ def search_batches(
     block: int | None = None,
     on_progress: CountOfTotal = no_count_of_total,
 ) -> BatchReport:
-    """Finds the neighbours of all queries and writes them to a folder, block by block.
+    """Writes the neighbours of all queries to a folder, block by block.
 
-    Stopped or killed, the same call goes on where it was. Memory holds one block.
+    After an interruption the same call continues. Memory holds one block.
 
     Args:
-        searcher: what finds.
-        queries: what for.
-        k: neighbours of each.
-        out: the folder; made if it is not there.
-        searched: says in JSON values what the searcher searches and how (`state_of` a gallery,
-            the kind of search): results of another must not be mixed in.
-        allow: labels, of which a neighbour must carry at least one; any unless given.
-        ids_of: gives the ids of rows, to be written beside their numbers (Gallery.ids).
-        block: queries searched at a time, and held by one file; `block_of(k)` unless given.
-        on_progress: called with the queries done and all there are.
+        searcher: searches the gallery.
+        queries: the queries.
+        k: number of neighbours of each query.
+        out: the folder; it is created if it does not exist.
+        searched: JSON values that identify the searched gallery and the kind of search, so that
+            results of different searches are never mixed.
+        allow: labels; a neighbour must have at least one of them. Default: any rows.
+        ids_of: returns the ids of rows, which are written beside their numbers (Gallery.ids).
+        block: number of queries searched at a time and written to one file. Default:
+            `block_of(k)`.
+        on_progress: called with the number of queries done and their total.
 
     Raises:
         UsageError: the folder holds something else, or a search of other inputs; k below 1.
@@ -167,7 +168,7 @@ def _digest(search: Mapping[str, Any]) -> str:
 
 
 def _read_search(out: Path) -> dict[str, Any] | None:
-    """What the folder was made from; None where it is not there or empty."""
+    """Returns the description of the search in a folder; None for a missing or empty folder."""
     path = out / _SEARCH
     try:
         search = json.loads(path.read_text("utf-8"))
@@ -218,7 +219,7 @@ def _require_same(found: Mapping[str, Any], search: Mapping[str, Any], out: Path
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Makes the folder, keeps other writers out, and sweeps what a killed one left."""
+    """Creates and locks the folder, and removes files that a killed writer left."""
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     lock = take_lock(out)
@@ -233,7 +234,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _whole(out: Path, number: int, search: Mapping[str, Any]) -> bytes | None:
-    """The content of a block that is as it was written, of this search; None for any other."""
+    """Returns the content of an intact block of this search, or None."""
     try:
         note = json.loads((out / _note(number)).read_text("utf-8"))
         content = (out / _name(number)).read_bytes()

@@ -1,4 +1,4 @@
-"""Search: queries to neighbours, and the choice of how to search a gallery."""
+"""The choice of a searcher for a gallery."""
 
 from __future__ import annotations
 
@@ -112,20 +112,20 @@ def searcher_of(
     """Returns a searcher over a view.
 
     Args:
-        view: what is searched.
+        view: the view to search.
         kind: "exact", "flat" (FAISS, every vector in float32), "ivf" (exact search in a part of the
             gallery), "ivfpq" and "hnsw" (FAISS indexes) which miss some neighbours, a FAISS factory
             string, or "auto": exact as long as it takes at most 0.1 s a query and its codes fit
             into memory, then ivf, or ivfpq where the codes do not fit, if that has the recall.
         recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves "auto" only
             exact search.
-        batch: queries that come at a time, if known; exact search takes less for each of many.
+        batch: number of queries at a time, if known; exact search is faster per query for many.
         on_message: called with a line of text before and while an index is built, which may take
-            minutes; an exception from it stops that.
+            minutes. An exception from it stops the build.
 
     Raises:
-        UsageError: for a kind that there is not or that the gallery is too small for, or a recall
-            that is none.
+        UsageError: for an unknown kind, a gallery that is too small for the kind, or a recall
+            outside 0 to 1.
         ForkedProcess: this process is a fork of one in which a search has run.
     """
     start_threads()
@@ -146,11 +146,11 @@ def searcher_of(
 
 
 class Explained:
-    """A searcher with more to say about why it was chosen.
+    """A searcher with a longer reason.
 
     Args:
-        searcher: what searches.
-        why: added to its reason.
+        searcher: does the search.
+        why: added to the reason of the searcher.
     """
 
     def __init__(self, searcher: Searcher, why: str) -> None:
@@ -159,7 +159,7 @@ class Explained:
 
     @property
     def reason(self) -> str:
-        """Which kind of search this is and why it was chosen, in words for a user."""
+        """Description of the search and why it was chosen."""
         return f"{self.searcher.reason} ({self._why})"
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
@@ -170,7 +170,7 @@ class Explained:
 def _automatic(
     view: View, rows: int, recall: float, batch: int | None, on_message: Message
 ) -> Searcher:
-    """Chooses by the number of rows, the free memory, the queries at a time and the recall."""
+    """Returns the searcher that suits the number of rows, the memory, the batch and the recall."""
     many = (batch or 1) >= _BATCH
     if rows <= FLAT_ROWS:
         return _flat(view) if many else _exact(view)
@@ -198,7 +198,7 @@ def _automatic(
 
 
 def _codes(view: View) -> bool:
-    """Whether this processor can search in the codes of a view."""
+    """Returns whether this processor can search in the codes of a view."""
     from lmk.index.ann.cells import possible  # numba takes a while to import
 
     return possible(view)

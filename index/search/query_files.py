@@ -101,7 +101,7 @@ def open_queries(path: Path) -> Iterator[QueryFile]:
 
 
 def state_of(gallery: Gallery) -> dict[str, Any]:
-    """Says in JSON values which rows a gallery has; after any change of them it is another."""
+    """Returns JSON values that identify the present rows of a gallery."""
     return {
         "embedder": gallery.fingerprint,
         "generation": gallery.generation,

@@ -1,4 +1,4 @@
-"""SearchSettings: how a gallery is searched, as saved with it."""
+"""SearchSettings: the kind, recall and server with which a gallery is searched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEARCH = "search"  # the name of the setting
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a gallery is searched; None leaves a choice to the default.
+    """Settings of the search of a gallery; None means the default.
 
     Attributes:
         kind: kind of search on this machine, see `lmk.index.search.choose.searcher_of`.

@@ -1,10 +1,10 @@
-"""Derived files: what can be made again from the gallery, kept in its cache/ folder.
+"""DerivedFiles: files in the cache/ folder of a gallery, which can be made again from it.
 
-A file goes with a note of its size and SHA-256 and is compared with it before anything reads it:
-FAISS and memory maps do not notice damage. A file whose stamp (inode, size, times of change) is
-that of the last comparison is not hashed again, so opening a large one takes no time. What is
-missing or damaged is made anew by who needs it; where it cannot be kept, work goes on without.
-What was derived from vectors that are no more is removed by the next commit.
+A note holds the SHA-256 of each file. The file is compared with its note before it is read, because
+FAISS and memory maps do not notice damage. A file whose stamp (inode, size, times of change) has
+not changed since the last comparison is not hashed again, so a large file opens at once. The code
+that needs a missing or damaged file makes it again, and works without it where the folder cannot be
+written. A commit removes the files that were derived from vectors that no longer exist.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class DerivedFiles:
             return None
 
     def damaged(self, name: str) -> bool:
-        """Says whether a file has changed since it was saved, by its content whatever its stamp.
+        """Returns whether the content of a file has changed since it was saved.
 
-        One that another process replaces or removes meanwhile is not damaged.
+        A file that another process replaces or removes meanwhile is not damaged.
         """
         if self._folder is None:
             return False
@@ -92,7 +92,7 @@ class DerivedFiles:
     def save(
         self, name: str, write: Callable[[Path], None], of: Collection[str] = ()
     ) -> Path | None:
-        """Keeps a file, and returns its path; None where the folder cannot be written.
+        """Saves a file and returns its path, or None if the folder cannot be written.
 
         Args:
             name: as for `load`; a file of that name is replaced. Files with the same name up to
@@ -141,10 +141,10 @@ class DerivedFiles:
                     path.unlink()
 
     def prune(self, keys: Container[str]) -> None:
-        """Removes what is derived only from parts that are no more, and what was left half-written.
+        """Removes files derived only from parts that no longer exist, and half-written files.
 
         Args:
-            keys: of the parts there are.
+            keys: keys of the existing parts.
         """
         of: dict[str, set[str]] = {}
         names = self.names()
@@ -162,7 +162,7 @@ class DerivedFiles:
                             item.unlink()
 
     def _parts(self, name: str) -> list[str]:
-        """What a file is derived from, as far as that is known."""
+        """Returns the keys of the parts that a file is derived from, as far as known."""
         assert self._folder is not None
         try:
             return [
@@ -198,7 +198,7 @@ def _stem(name: str) -> str:
 
 
 def _is_left_over(item: Path) -> bool:
-    """Whether a process that was killed has left this file."""
+    """Returns whether a process that was killed left this file."""
     part = _PART.fullmatch(item.name)
     if part is not None:
         return not _runs(int(part["pid"]))

@@ -35,7 +35,7 @@ _RUN = 8192  # rows read at once
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What the catalog knows of a file: enough to notice any change of it.
+    """Path, size and checksum of a file, as in the catalog.
 
     Attributes:
         path: relative to the gallery folder, with forward slashes.
@@ -72,7 +72,7 @@ def write_file(folder: Path, path: str, chunks: Iterable[bytes | memoryview]) ->
 
 
 def record_tree(folder: Path, path: str) -> list[FileRecord]:
-    """Makes the files below `path`, written by someone else, durable, and takes their checksums."""
+    """Makes the files below `path` durable, and returns their records."""
     top = folder / path
     records = []
     with storage_errors(top):
@@ -116,7 +116,7 @@ class StoredFile:
             raise self._damaged(f"the file has {found} bytes, {record.size} expected")
 
     def stamp(self) -> str:
-        """Returns what changes when the file is written, also with its old modification time."""
+        """Returns a text that changes whenever the file is written."""
         found = os.fstat(self._descriptor)
         return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 

@@ -1,4 +1,4 @@
-"""Roles and labels of all rows, as the catalog keeps them and as arrays."""
+"""Roles and labels of all rows, in their packed form and as arrays."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Membership:
 
     @classmethod
     def of(cls, packed: Packed, alive: NDArray[np.bool_], names: Sequence[str]) -> Membership:
-        """Builds it from what the catalog keeps.
+        """Returns the membership for packed roles and labels.
 
         Args:
             packed: of all rows.
@@ -124,8 +124,8 @@ class Membership:
 
     def role(self, role: Role) -> NDArray[np.bool_]:
         """Returns the rows of that role, without the removed, bool [rows]."""
-        found: NDArray[np.bool_] = self.distractor == (role == "distractor")
-        return self.alive & found
+        of_role: NDArray[np.bool_] = self.distractor == (role == "distractor")
+        return self.alive & of_role
 
 
 def join_codes(codes: Sequence[int]) -> str:

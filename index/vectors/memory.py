@@ -1,4 +1,4 @@
-"""The memory of the machine, or what a container may take of it."""
+"""Free memory of the machine, or of the container of this process."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def _left(group: Path, limit: str, usage: str) -> int | None:
     try:
         allowed, used = (int((group / name).read_text("ascii")) for name in (limit, usage))
         lines = (group / "memory.stat").read_text("ascii").splitlines()
-        told = dict(line.split() for line in lines)
+        stat = dict(line.split() for line in lines)
         files = [
-            int(told.get(f"total_{name}", told.get(name, 0)))  # version 1 has both, total_ for all
+            int(stat.get(f"total_{name}", stat.get(name, 0)))  # version 1 has both, total_ for all
             for name in ("active_file", "inactive_file")
         ]
     except (OSError, ValueError):  # "max" is no number

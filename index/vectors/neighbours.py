@@ -53,5 +53,5 @@ class Neighbours:
 
     @property
     def k(self) -> int:
-        """The number of neighbours kept for each query."""
+        """The number of neighbours of each query."""
         return int(self.rows.shape[1])

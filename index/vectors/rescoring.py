@@ -1,4 +1,4 @@
-"""Rescoring: the scores of chosen rows by the rule of Searcher, and the best k of them."""
+"""Rescoring: exact scores of candidate rows, and the best k of them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def score_pairs(
     Raises:
         GalleryDamaged: see Vectors.read.
     """
-    found = np.empty(len(rows), np.float32)
+    scores = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _PAIRS):
         piece = slice(start, start + _PAIRS)
-        found[piece] = true_scores(queries[query[piece]], stored.read(rows[piece]))
-    return found
+        scores[piece] = true_scores(queries[query[piece]], stored.read(rows[piece]))
+    return scores
 
 
 def best(
@@ -63,12 +63,12 @@ def best(
     order = np.lexsort((rows, -scores, query))
     counts = np.bincount(query, minlength=queries)
     rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = order[rank < k]
-    places = (query[kept], rank[rank < k])
-    found = np.full((queries, k), NO_ROW, np.int64)
+    top = order[rank < k]
+    places = (query[top], rank[rank < k])
+    best_rows = np.full((queries, k), NO_ROW, np.int64)
     values = np.full((queries, k), -np.inf, np.float32)
-    found[places], values[places] = rows[kept], scores[kept]
-    return found, values
+    best_rows[places], values[places] = rows[top], scores[top]
+    return best_rows, values
 
 
 def rescore(
