@@ -200,11 +200,7 @@ class GeometryStep(GeometrySettings, Step):
     ) -> RankingState:
         """Returns the state with `inliers`, `matches` and `geometry_seconds` of queries in doubt.
 
-        Args:
-            state: before this step.
-            answered: the outcome without the check. It says which queries are in doubt, and
-                orders their candidates.
-            context: with the local features of gallery rows.
+        `answered` says which queries are in doubt, and orders their candidates.
         """
         features = state.queries.features
         if features is None or context.row_features is None:

@@ -135,7 +135,7 @@ def test_photos_that_the_index_knows_are_refused(lmk: Run, photos: Path) -> None
     shutil.copy(here / "gallery" / "tower" / "1.jpg", here / "photos" / "tower0.jpg")
     lmk(*TUNE).refused(2, "1 of 15 photos", "are pictures of the index", "tower0.jpg")
     shutil.copy(here / "bank" / "n3.jpg", here / "photos" / "tower0.jpg")
-    lmk(*TUNE).refused(2, "bank", "tower0")
+    lmk(*TUNE).refused(2, "distractors", "tower0")
 
 
 def test_photos_of_unknown_landmarks_only_are_refused(lmk: Run, photos: Path) -> None:
