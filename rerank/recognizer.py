@@ -52,6 +52,7 @@ class Recognizer:
         embedder: the gallery's own.
         pipeline: the steps from neighbours to answers; those saved with the gallery unless given.
         searcher: a search over the gallery's pictures; chosen on first use unless given.
+        batch: pictures that each call will ask, if known, for that choice.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class Recognizer:
         pipeline: Pipeline | None = None,
         *,
         searcher: Searcher | None = None,
+        batch: int | None = None,
     ) -> None:
         self._gallery = gallery
         self._embedder = embedder
         self._pipeline = pipeline or saved_pipeline(gallery)
-        self._searcher = searcher
+        self._searcher, self._batch = searcher, batch
 
     @property
     def gallery(self) -> Gallery:
@@ -89,6 +91,7 @@ class Recognizer:
         *,
         pipeline: Pipeline | None = None,
         verify: bool | None = None,
+        batch: int | None = None,
     ) -> Recognizer:
         """Opens an index.
 
@@ -96,13 +99,15 @@ class Recognizer:
             path: the gallery folder (NAME.lmk).
             pipeline: other steps than the saved ones.
             verify: which files are compared with their checksums (Gallery.open).
+            batch: pictures that each call will ask, if known; another search suits many.
 
         Raises:
             NotAGallery, GalleryDamaged, FormatTooNew: as the folder is.
         """
         gallery = Gallery.open(path, verify=verify)
         try:
-            return cls(gallery, Embedder.load(gallery.embedder_dir, checked=True), pipeline)
+            embedder = Embedder.load(gallery.embedder_dir, checked=True)
+            return cls(gallery, embedder, pipeline, batch=batch)
         except BaseException:
             gallery.close()
             raise
@@ -227,7 +232,7 @@ class Recognizer:
     def searcher(self) -> Searcher:
         """The search over the gallery's pictures, chosen on first use."""
         if self._searcher is None:
-            self._searcher = choose(self.gallery)
+            self._searcher = choose(self.gallery, batch=self._batch)
         return self._searcher
 
     @cached_property

@@ -116,7 +116,7 @@ def query(
     with ExitStack() as held:
         results: Iterator[Answer | Failed]
         if len(missing) < len(files):
-            recognizer = held.enter_context(Recognizer.open(find_index(index)))
+            recognizer = held.enter_context(Recognizer.open(find_index(index), batch=len(files)))
             tagged = held.enter_context(tags_of_none(recognizer, tagger))
             if several:
                 echo_without_landmarks(recognizer)

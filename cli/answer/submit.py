@@ -84,7 +84,7 @@ def submit(
     if retrieval_steps is not None and task != "retrieval":
         raise click.UsageError("--retrieval-steps is for --task retrieval")
     manifest = read_pictures(queries, root=root)
-    with Recognizer.open(find_index(index)) as recognizer:
+    with Recognizer.open(find_index(index), batch=len(manifest)) as recognizer:
         if task == "recognition":
             echo_without_landmarks(recognizer)
         retrieval = _retrieval(recognizer, retrieval_steps)

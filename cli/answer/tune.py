@@ -93,7 +93,7 @@ def tune(
     held_out = None if test is None else read_pictures(test, root=root)
     if apply:
         require_writable(index, wait)
-    with Recognizer.open(index) as recognizer, StageProgress() as progress:
+    with Recognizer.open(index, batch=len(labelled)) as recognizer, StageProgress() as progress:
         photos = _photos(labelled, data, recognizer, progress)
         others = None
         if held_out is not None and test is not None:
