@@ -1,4 +1,4 @@
-"""Whether the sub-folders of a folder of pictures look like its landmarks."""
+"""Checks whether the sub-folders of a folder of pictures look like landmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lmk.embed.data.manifest import Manifest
 
-# Names of folders in data sets and photo collections that hold folders of landmarks.
+# Names of folders that contain the folders of landmarks in data sets and photo collections.
 _PARTS = frozenset(
     {
         "train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval",
@@ -21,13 +21,13 @@ Folders = tuple[str, ...]
 
 @dataclass(frozen=True)
 class FolderShape:
-    """Oddities in the way pictures lie below a folder.
+    """Unusual features of the layout of a folder of pictures.
 
     Attributes:
-        loose: paths of pictures that lie beside the folders of landmarks, and have none.
-        wrapper: the folder whose sub-folders seem to be the landmarks, "" for none: the landmarks
-            of the manifest hold sub-folders only.
-        landmarks: the landmarks that the manifest has instead.
+        loose: paths of pictures beside the folders of landmarks; they have no landmark.
+        wrapper: the folder whose sub-folders seem to be the landmarks, or "". The landmarks of the
+            manifest then contain only sub-folders.
+        landmarks: the landmarks of the manifest.
     """
 
     loose: tuple[str, ...] = ()
@@ -36,12 +36,12 @@ class FolderShape:
 
 
 def folder_shape(manifest: Manifest) -> FolderShape:
-    """The shape of a folder that was read; nothing is odd where no picture has a landmark.
+    """Returns the shape of a folder; nothing is unusual if no picture has a landmark.
 
-    Pictures may lie in folders inside a landmark (eiffel/day/1.jpg). They look like one level too
-    many when no landmark holds a picture itself, and there is one landmark with several
-    sub-folders, or the landmarks have names such as train and test, or there are more different
-    names of sub-folders than landmarks.
+    A landmark may have sub-folders (eiffel/day/1.jpg). There seems to be one level too many if no
+    landmark contains a picture itself and one of these holds: there is one landmark with several
+    sub-folders, the landmarks have names such as train and test, or there are more different names
+    of sub-folders than landmarks.
     """
     if not manifest.labelled:
         return FolderShape()

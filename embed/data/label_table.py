@@ -1,4 +1,4 @@
-"""Tables of pictures and their labels: the labels changed, all other columns as they were."""
+"""Tables of pictures and labels: changes labels and leaves all other columns unchanged."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ TAGS = "tags"
 
 
 class LabelTable:
-    """A CSV or Parquet file with a column id and maybe one of labels.
+    """A CSV or Parquet file with a column id and, optionally, a column of labels.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Attributes:
-        path: as given.
-        labels: of each picture by id, each once, in their order.
-        column: that they stand in, of LABEL_COLUMNS the first there is; None for none.
-        has_paths: whether a column says where the pictures are.
+        path: the file.
+        labels: the labels of each picture by id, in order and without repetition.
+        column: the column of the labels, the first of LABEL_COLUMNS that exists, or None.
+        has_paths: True if a column has the paths of the pictures.
 
     Raises:
-        ManifestError: the table cannot be read, has no rows, no column id, an id twice or an empty
-            one.
+        ManifestError: the table cannot be read, has no rows or no column id, or has an empty or
+            repeated id.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class LabelTable:
         self.labels = dict(zip(self._ids, labels, strict=True))
 
     def with_labels(self, labels: Mapping[str, Sequence[str]]) -> str:
-        """The table as CSV with other labels; pictures that are not named keep theirs."""
+        """Writes the table as CSV with other labels; the labels of other pictures do not change."""
         rows = self._rows.copy()
         column = self.column or TAGS
         rows[column] = [join_labels(labels.get(id_, self.labels[id_]), column) for id_ in self._ids]

@@ -1,4 +1,4 @@
-"""Folders of pictures: which files below a folder are pictures, and which are left out."""
+"""Folders of pictures: lists the pictures below a folder and the files that are left out."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class PictureFolder:
 
     Attributes:
         files: relative paths of the pictures.
-        skipped: files and folders that give no picture, and why.
-        unseen: places that could not be looked at.
+        skipped: files and folders that are not pictures, each with a reason.
+        unseen: places that could not be read.
         system: relative paths of folders and files that belong to a system or a device.
-        gldv2: whether the pictures lie as a/b/c/<id>.jpg.
+        gldv2: True if the paths have the form a/b/c/<id>.jpg.
     """
 
     files: tuple[str, ...]
@@ -42,10 +42,10 @@ class PictureFolder:
 
 
 def read_folder(root: Path) -> PictureFolder:
-    """Lists the pictures below a folder.
+    """Returns the files below a folder.
 
     Raises:
-        ManifestError: the folder cannot be read, or holds no picture.
+        ManifestError: the folder cannot be read, or has no picture.
     """
     walk = _Walk(root)
     files: list[str] = []
@@ -60,7 +60,7 @@ def read_folder(root: Path) -> PictureFolder:
         raise _no_pictures(root, walk)
     gldv2 = [name for name in files if _is_gldv2(name)]
     nested = 2 * len(gldv2) > len(files)
-    if nested:  # one stray picture must not turn every id and label of the data set into another
+    if nested:  # one stray picture must not change all ids and labels of the data set
         strays = sorted(set(files) - set(gldv2))
         skipped += [Skipped(name, "lies outside the a/b/c/<id>.jpg layout") for name in strays]
         files = gldv2
@@ -70,9 +70,9 @@ def read_folder(root: Path) -> PictureFolder:
 
 
 def _no_pictures(root: Path, walk: _Walk) -> ManifestError:
-    found = Counter(skip.reason for skip in walk.skipped).most_common(1)
-    seen = f"; it holds {len(walk.skipped)} other files, {found[0][0]}" if found else ""
-    if not found and walk.unseen:  # each of them an empty folder
+    reasons = Counter(skip.reason for skip in walk.skipped).most_common(1)
+    seen = f"; it holds {len(walk.skipped)} other files, {reasons[0][0]}" if reasons else ""
+    if not reasons and walk.unseen:  # each of them an empty folder
         folders = "folder" if len(walk.unseen) == 1 else "folders"
         seen = f"; it holds {len(walk.unseen)} empty {folders}: is a drive away?"
     return ManifestError(
@@ -83,7 +83,7 @@ def _no_pictures(root: Path, walk: _Walk) -> ManifestError:
 
 
 class _Walk:
-    """Lists the files below a folder, and keeps what it leaves out and cannot look at."""
+    """Walk through a folder; records what is left out and what cannot be read."""
 
     def __init__(self, root: Path) -> None:
         self.skipped: list[Skipped] = []
@@ -94,10 +94,10 @@ class _Walk:
         self._links: list[str] = []
 
     def files(self) -> Iterator[str]:
-        """Relative paths, a folder's files before its sub-folders, each sorted by name.
+        """Yields relative paths: the files of a folder before its sub-folders, sorted by name.
 
-        Hidden files, galleries and what belongs to a system are left out. A folder that links lead
-        to is read once, under its own name where it lies below the root.
+        Hidden files, galleries and files of a system are left out. A folder that several links
+        lead to is read once, under its own name if it is below the root.
         """
         yield from self._below("")
         while self._links:
@@ -114,7 +114,7 @@ class _Walk:
                 yield from self._sort_out(here, entries, folders)
 
     def _enter(self, here: str) -> bool:
-        """Whether a folder can be read and was not read before, under another name."""
+        """True if a folder can be read and was not read before under another name."""
         try:
             status = (self._root / here).stat()
         except OSError as error:
@@ -130,18 +130,18 @@ class _Walk:
     def _entries(self, here: str) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(self._root / here) as entries:
-                found = list(entries)
+                listed = list(entries)
         except OSError as error:
             self._failed(here, error)
             return []
-        if here and all(is_left_out(entry.name) for entry in found):
+        if here and all(is_left_out(entry.name) for entry in listed):
             self.unseen.append(Unseen(here, EMPTY, "empty"))
-        return sorted(found, key=lambda entry: entry.name)
+        return sorted(listed, key=lambda entry: entry.name)
 
     def _sort_out(
         self, here: str, entries: list[os.DirEntry[str]], folders: list[str]
     ) -> Iterator[str]:
-        """Yields the files; the sub-folders go onto the stack, links to folders are put off."""
+        """Yields the files; sub-folders go onto the stack, links to folders are read later."""
         below = []
         for entry in entries:
             name, relative = entry.name, f"{here}/{entry.name}" if here else entry.name

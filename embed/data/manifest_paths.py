@@ -1,4 +1,4 @@
-"""Paths of pictures as tables write them, turned into paths below a folder as they are on disk."""
+"""Converts the paths of pictures in tables into paths below a folder as they are on disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lmk.embed.data.picture_roots import root_remedy
 from lmk.embed.errors import ManifestError
 from lmk.embed.tables.label_text import MISSING_WORDS, plain_name
 
-_PROBE = 100  # rows looked at to tell how the pictures lie that a table names by id alone
-# Most paths have nothing of this, and are taken as they stand: millions pass here.
+_PROBE = 100  # number of rows that determine the layout of a table without paths
+# Most of millions of paths match nothing of this and are used unchanged.
 _UNUSUAL = re.compile(r"[^\x21-\x7e]|\\|:|//|\./|/\.$|/$|^[/~]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Whether there is such a file; a name that no file can have, or a closed folder, is none."""
+    """True if a path exists; False also for an invalid name and below an unreadable folder."""
     try:
         os.stat(path)  # noqa: PTH116 (called for many paths)
     except (OSError, ValueError):  # ValueError: a NUL character
@@ -31,19 +31,19 @@ def is_there(path: str | os.PathLike[str]) -> bool:
 
 
 def picture_path(cell: str, root: Path, id_: str) -> str:
-    """The path of a picture below `root`, from what a table's column `path` says.
+    """Returns the path of a picture below `root`, from a cell of a table's column `path`.
 
-    Taken for a path below `root` are also: an absolute path, or a `file:` URL, that lies inside it;
-    Windows' backslashes; another Unicode form (NFC, NFD) than the file's name has on disk. A path
-    that leads elsewhere stays as it is, for Manifest to refuse.
+    The cell may also be an absolute path or a `file:` URL inside `root`, have Windows' backslashes,
+    or have another Unicode form (NFC, NFD) than the file name on disk. A path outside `root` is
+    returned unchanged; Manifest then raises an error.
 
     Args:
-        cell: the text.
+        cell: the text of the cell.
         root: the folder that paths start from.
-        id_: of the picture, for error messages.
+        id_: the id of the picture, for error messages.
 
     Raises:
-        ManifestError: a URL that is no file, a path of a Windows drive, a NUL character.
+        ManifestError: the cell is a URL other than a file, has a Windows drive or a NUL character.
     """
     if not _UNUSUAL.search(cell) and cell not in MISSING_WORDS:
         return cell
@@ -89,7 +89,7 @@ def _file_of_url(url: str, id_: str) -> str:
 
 
 def _inside(path: str, root: Path) -> str:
-    """An absolute path relative to `root` where it lies inside, links followed; else unchanged."""
+    """Returns an absolute path relative to `root` if it is inside; else unchanged."""
     for one, other in (
         (posixpath.normpath(path), os.path.abspath(root)),  # noqa: PTH100 (links not followed)
         (os.path.realpath(path), os.path.realpath(root)),
@@ -100,7 +100,7 @@ def _inside(path: str, root: Path) -> str:
 
 
 def _as_on_disk(path: str, root: Path) -> str:
-    """The path with each part in the Unicode form that it has on disk; unchanged if in none."""
+    """Returns the path in the Unicode form that exists on disk; unchanged if none exists."""
     if is_there(root / path):
         return path
     found = PurePosixPath()
@@ -114,17 +114,17 @@ def _as_on_disk(path: str, root: Path) -> str:
 
 
 def paths_by_id(texts: Sequence[str], root: Path, table: Path) -> list[str]:
-    """The paths of pictures that a table names by id alone.
+    """Returns the paths of pictures for a table that has only ids.
 
-    GLDv2's layout a/b/c/<id>.jpg where it is found on disk, else <id>.jpg, else the id itself.
+    The paths follow GLDv2's layout a/b/c/<id>.jpg if it exists on disk, else <id>.jpg, else <id>.
 
     Args:
-        texts: the ids as the table has them; a file may be called so, or as the plain id.
+        texts: the ids in the table. A file may have this name or that of the plain id.
         root: the folder of the pictures.
-        table: for error messages.
+        table: the table, for error messages.
 
     Raises:
-        ManifestError: none of the first pictures is found.
+        ManifestError: none of the first pictures exists.
     """
     for layout in (_nested_path, _flat_path, _own_path):
         if any(is_there(root / _path_of(text, layout, root)) for text in texts[:_PROBE]):

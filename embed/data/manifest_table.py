@@ -1,4 +1,4 @@
-"""Tables of pictures: a CSV or Parquet file as text, and the pictures that its rows name."""
+"""Tables of pictures: reads a CSV or Parquet file and the pictures that its rows list."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 _LIKE_ID = frozenset({"image_id", "picture_id", "photo_id", "image", "file", "filename", "name"})
-_BLOCK = 10_000  # rows put into columns at a time
+_BLOCK = 10_000  # number of rows that are converted at a time
 _COMPRESSED = frozenset({".gz", ".zip"})  # behind one of a text, or alone for an archive
 LABEL_COLUMNS = (*SINGLE_LABEL_COLUMNS, *SEVERAL_LABELS_COLUMNS)
 COLUMNS = ("id", "path", *LABEL_COLUMNS, "images")
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's name is that of a table: photos.csv, photos.tsv.gz, photos.zip, ..."""
+    """True if a file name is that of a table: photos.csv, photos.tsv.gz, photos.zip, ..."""
     return table_stem(path) != path.name
 
 
 def table_stem(path: Path) -> str:
-    """The name of a table's file without its endings; any other name as it is."""
+    """Returns the name of a table's file without its suffixes; any other name unchanged."""
     stem, suffix = path.stem, path.suffix.lower()
     if suffix in TABLE_SUFFIXES:
         return stem
@@ -52,9 +52,10 @@ def table_stem(path: Path) -> str:
 
 
 def plain_ids(texts: Iterable[str]) -> list[str]:
-    """The ids of pictures as manifests have them, of what a column of a table says.
+    """Returns ids in the form of manifests from the texts of a table's column.
 
-    Texts that differ only in what is changed get longer ids (picture_ids); equal ones stay equal.
+    Different texts that would give the same id get longer ids (picture_ids). Equal texts give
+    equal ids.
     """
     names = [text.strip() for text in texts]
     ids = [plain_name(name) for name in names]
@@ -64,14 +65,14 @@ def plain_ids(texts: Iterable[str]) -> list[str]:
 
 
 def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Id, path and labels of each picture that a table names.
+    """Returns the id, path and labels of each picture in a table.
 
     Args:
-        path: of the table.
+        path: the table.
         root: the folder that its paths start from.
 
     Raises:
-        ManifestError: the table cannot be read, has no rows, no column id, no pictures.
+        ManifestError: the table cannot be read, or has no rows, no column id or no pictures.
     """
     table = read_table(path)
     if "id" not in table and {"images", "landmark_id"} <= set(table):
@@ -96,7 +97,7 @@ def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, 
 
 
 def _id_remedy(columns: list[str]) -> str:
-    """The remedy where no column is called id, by the names of the columns."""
+    """Returns the remedy for a table without a column id, from the names of its columns."""
     if len(columns) == 1 and "id" in map(str.casefold, columns[0].split()):
         return "separate the cells by commas"
     for name in columns:
@@ -106,9 +107,9 @@ def _id_remedy(columns: list[str]) -> str:
 
 
 def labels_of(table: pd.DataFrame, path: Path) -> tuple[str | None, list[tuple[str, ...]]]:
-    """The column of labels, None for none, and the labels of each row, each once.
+    """Returns the column of labels, or None, and the labels of each row without repetition.
 
-    Logs a notice about what is odd in them.
+    Labels that look wrong are logged as a notice.
     """
     column = next((name for name in LABEL_COLUMNS if name in table), None)
     if column is None:
@@ -120,14 +121,14 @@ def labels_of(table: pd.DataFrame, path: Path) -> tuple[str | None, list[tuple[s
 
 
 def read_table(path: Path, known: Collection[str] = COLUMNS) -> pd.DataFrame:
-    """A CSV or Parquet file, all cells as text; an empty cell is ''.
+    """Returns the content of a CSV or Parquet file with all cells as text; an empty cell is ''.
 
     Args:
-        path: of the file; CSVs as csv_file.CsvFile reads them.
-        known: the columns that are wanted: their names may differ in case and blanks.
+        path: the file. csv_file.CsvFile reads CSV files.
+        known: the expected columns. Their names may differ in case and blanks.
 
     Raises:
-        ManifestError: the file cannot be read, or has rows of more cells than the header.
+        ManifestError: the file cannot be read, or a row has more cells than the header.
     """
     import pandas as pd
 
@@ -153,7 +154,7 @@ def read_table(path: Path, known: Collection[str] = COLUMNS) -> pd.DataFrame:
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """Names with ".1", ".2" behind those that stood before."""
+    """Returns the names, with ".1", ".2" after repeated ones."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:
@@ -163,17 +164,17 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
-    """Cells as text: whole numbers without a point (gaps make floats of them), lists by "|"."""
+    """Returns cells as text: whole floats without a decimal point, lists joined by "|"."""
     return column.map(_cell_text).astype(object)
 
 
 def _cell_text(cell: object) -> str:
     if isinstance(cell, Iterable) and not isinstance(cell, str | bytes):
         parts = [_cell_text(part) for part in cell]
-        # A list of one name of several words must not be taken for several names.
+        # A list with one name of several words must not be read as several names.
         alone = len(parts) == 1 and len(parts[0].split()) > 1
         return SEPARATOR.join([*parts, ""] if alone else parts)
-    if cell is None or cell != cell:  # NaN alone differs from itself
+    if cell is None or cell != cell:  # only NaN differs from itself
         return ""
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
@@ -181,7 +182,7 @@ def _cell_text(cell: object) -> str:
 
 
 def _one_row_a_picture(table: pd.DataFrame) -> pd.DataFrame:
-    """GLDv2's train_clean.csv: one row a landmark, its picture ids separated by blanks."""
+    """Returns the pictures of GLDv2's train_clean.csv, which has one row per landmark."""
     images = table["images"].map(lambda cell: split_labels(cell, several=True))
     table = table.assign(id=images).explode("id", ignore_index=True)
     return table.dropna(subset=["id"])[["id", "landmark_id"]]

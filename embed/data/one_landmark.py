@@ -1,4 +1,4 @@
-"""Pictures of one landmark, in a folder or table that does not name the landmark."""
+"""Gives all pictures of a folder or table the same landmark."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lmk.embed.tables.label_text import plain_name
 
 
 def with_landmark(manifest: Manifest, label: str, *, source: Path) -> Manifest:
-    """The same pictures, all of them of one landmark.
+    """Returns a manifest with the same pictures, all with one landmark.
 
-    The pictures of a folder get the ids that they have where the folder is one landmark of a
-    larger one: "tajmahal/1.jpg" for 1.jpg. Ids of a table, and of GLDv2's layout, stay.
+    Pictures of a folder get the ids they would have in a folder of several landmarks:
+    "tajmahal/1.jpg" for 1.jpg. The ids of a table and of GLDv2's layout do not change.
 
     Args:
-        manifest: of the pictures.
-        label: the landmark; blanks become "_", as in a folder's name.
-        source: the folder or table that it was read from.
+        manifest: the pictures.
+        label: the landmark. Blanks become "_", as in the name of a folder.
+        source: the folder or table that the manifest was read from.
 
     Raises:
-        UsageError: for an empty label.
+        UsageError: the label is empty.
     """
     name = plain_name(label)
     if not name:

@@ -1,6 +1,6 @@
-"""Ids of pictures that would get the same one: `IMG 1.jpg` beside `IMG_1.jpg`, a.jpg beside a.png.
+"""Unique ids of pictures with similar names: `IMG 1.jpg` and `IMG_1.jpg`, a.jpg and a.png.
 
-A picture's id is the first of these forms that no other picture of the folder or table has too:
+The id of a picture is the first of these forms that no other picture of the folder or table has:
 
 1. its name without blanks and in Unicode's composed form, in a flat folder without its ending:
    "a b.jpg" and "a_b.jpg" are both "a_b";
@@ -8,9 +8,9 @@ A picture's id is the first of these forms that no other picture of the folder o
 3. "./" and the exact name, with all but ASCII letters, digits and "_.-~/" escaped as in a URL:
    "./a%20b.jpg" and "./a_b.jpg".
 
-All pictures that share a form go on to the next one, and the form belongs to none of them: so an id
-never passes from one picture to another because further ones come. The order in which pictures are
-found makes no difference.
+If several pictures share a form, all of them use the next one, and none of them uses the shared
+form. So an id never moves from one picture to another because pictures are added. The order of the
+pictures does not matter.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from urllib.parse import quote
 
 
 def exact_id(name: str) -> str:
-    """The third form; no path has a "." in front, and different names have different ones."""
+    """Returns the third form; it is different for different names, and no path starts with "."."""
     return f"./{quote(name, safe='/')}"
 
 
 def unique_ids(
     names: Sequence[str], first: Sequence[str], *others: Callable[[str], str]
 ) -> list[str]:
-    """An id for each name; the same one for equal names only.
+    """Returns an id for each name; only equal names get the same id.
 
     Args:
         names: the exact names.
-        first: the first form of each.
-        others: the further forms, in their order; `exact_id` should be the last.
+        first: the first form of each name.
+        others: functions for the other forms, in order; `exact_id` should be the last.
     """
     ids, level = list(first), [0] * len(first)
     if len(set(ids)) == len(ids):

@@ -1,4 +1,4 @@
-"""The folder to name with --root, in which the paths of a table of pictures start."""
+"""Suggests the folder for --root, which the paths of a table of pictures start from."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from lmk.embed.shell_words import shell_word
 
-_TRIED = 20  # paths looked for below each folder
-_FOLDERS = 100  # sub-folders that are looked into
+_TRIED = 20  # number of paths that are tried below each folder
+_FOLDERS = 100  # number of sub-folders that are examined
 
 
 def root_remedy(exists: Callable[[Path], bool], root: Path) -> str:
-    """The remedy where no picture lies below the folder that a table's paths start from.
+    """Returns the remedy for a table without any picture below its root folder.
 
     Args:
-        exists: whether pictures of the table lie below a folder.
-        root: the folder in which none lies.
+        exists: returns whether pictures of the table exist below a folder.
+        root: the folder without pictures.
     """
     found = next((folder for folder in _near(root) if exists(folder)), None)
     start = f"its paths start at {shell_word(root.resolve())}"
@@ -28,17 +28,17 @@ def root_remedy(exists: Callable[[Path], bool], root: Path) -> str:
 
 
 def any_below(paths: Sequence[str]) -> Callable[[Path], bool]:
-    """Whether one of the first paths is there below a folder."""
+    """Returns a function that tells whether one of the first paths exists below a folder."""
     return lambda folder: any((folder / path).is_file() for path in paths[:_TRIED])
 
 
 def common_folder(paths: Sequence[str]) -> str:
-    """The lowest folder above all absolute paths, quoted for a shell."""
+    """Returns the lowest common folder of absolute paths, quoted for a shell."""
     return shell_word(os.path.commonpath([os.path.dirname(path) for path in paths]))  # noqa: PTH120
 
 
 def _near(root: Path) -> Iterator[Path]:
-    """The folders in which a table's paths may start: here, above it, and just below both."""
+    """Yields candidates for the root: the folder, those above it, and their sub-folders."""
     here, start = Path(), root.resolve()
     yield here
     yield from start.parents

@@ -1,9 +1,9 @@
-"""Picture sources: whatever a caller may hand over as a picture, made into the bytes of a file.
+"""Picture sources: everything that a caller may pass as a picture, as the bytes of a file.
 
 A source is a path (str or os.PathLike), the bytes of a picture file, a PIL image, or an array
 uint8 [height, width, 3] in RGB order (also [height, width] grey and [height, width, 4] RGBA).
 Pixels are written into a lossless file in memory, so that all sources are decoded, measured and
-hashed in one way.
+hashed in the same way.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ Source: TypeAlias = (
 ACCEPTED = (
     "a path, the bytes of a picture file, a PIL image or a uint8 array [height, width, 3] in RGB"
 )
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # a Path has lost one of the two slashes
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # a Path drops one of the two slashes
 _FILE_URL = re.compile(r"file:/*(/[^/].*)", re.IGNORECASE | re.DOTALL)
 _PLAIN_MODES = ("L", "RGB")
 _PNG_MODES = ("1", "I;16", "LA", "P", "RGBA")
-_TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}  # and those that files have
+_TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}  # and the equivalent mode of a file
 
 
 @dataclass(frozen=True, eq=False)
 class PictureSource:
-    """One picture that was handed over.
+    """One picture that a caller has passed.
 
     Attributes:
-        id: the path as text; "picture N" for anything else, N counted from 0.
-        content: the path, the bytes of a file, or what holds the pixels.
+        id: the path as text, or "picture N" for anything else, with N counted from 0.
+        content: the path, the bytes of a file, or the object with the pixels.
     """
 
     id: str
     content: Path | bytes | Image.Image | NDArray[np.uint8]
 
     def read(self) -> bytes | str:
-        """The bytes of a picture file, or the reason why there are none."""
+        """Returns the bytes of a picture file, or the reason why there are none."""
         if isinstance(self.content, bytes):
             return self.content if self.content else "no bytes"
         if isinstance(self.content, Path):
@@ -68,7 +68,7 @@ class PictureSource:
 
     @contextmanager
     def opened(self) -> Iterator[bytes | str]:
-        """The result of `read`, for threads: see images.picture_bytes."""
+        """Yields the result of `read` within the memory budget; see images.picture_bytes."""
         if isinstance(self.content, Path) and url_reason(self.content) is None:
             with picture_bytes(self.content) as data:
                 yield data
@@ -77,14 +77,14 @@ class PictureSource:
 
 
 def picture_source(picture: object, number: int = 0) -> PictureSource:
-    """The source of one picture.
+    """Returns the source of one picture.
 
     Args:
-        picture: see the module.
-        number: its place among the pictures given, for the id of what has no path.
+        picture: a picture of one of the types in the module's docstring.
+        number: its position among the given pictures, for the id of a picture without a path.
 
     Raises:
-        TypeError: for anything else; it says what is accepted.
+        TypeError: the picture has another type; the message lists the accepted ones.
     """
     name = f"picture {number}"
     if isinstance(picture, PictureSource):
@@ -107,15 +107,15 @@ def picture_source(picture: object, number: int = 0) -> PictureSource:
 
 
 def picture_sources(pictures: object) -> list[PictureSource]:
-    """The sources of one picture or several; a path that is given twice counts once.
+    """Returns the sources of one or more pictures; a path that is given twice counts once.
 
     Args:
-        pictures: one picture (see the module), or an iterable of pictures; an array
-            [n, height, width, 3] holds several.
+        pictures: one picture, or an iterable of pictures. An array [n, height, width, 3] holds n
+            pictures.
 
     Raises:
-        TypeError: for anything else; it says what is accepted.
-        UsageError: for a folder that is given in the place of one picture.
+        TypeError: a picture has another type; the message lists the accepted ones.
+        UsageError: a folder is given as a picture.
     """
     single = isinstance(
         pictures,
@@ -130,7 +130,7 @@ def picture_sources(pictures: object) -> list[PictureSource]:
                 remedy="give the paths of its pictures, as in sorted(Path(folder).glob('*.jpg'))",
             )
         return [source]
-    # A dict would be taken by its keys, an open file by its lines.
+    # An iteration would give the keys of a dict or the lines of an open file.
     if not isinstance(pictures, Iterable) or isinstance(pictures, Mapping | io.IOBase):
         raise TypeError(f"no picture: {_described(pictures)}; give {ACCEPTED}, or several of them")
     found: dict[str, PictureSource] = {}
@@ -141,7 +141,7 @@ def picture_sources(pictures: object) -> list[PictureSource]:
 
 
 def url_reason(path: str | os.PathLike[str]) -> str | None:
-    """The reason why a URL is no picture, where the path is one."""
+    """Returns the reason why a URL is not a picture, or None if the path is not a URL."""
     text = os.fspath(path)
     if local := _FILE_URL.match(text):
         return f"is a URL, which lmk does not read: name the path itself, {unquote(local[1])}"
@@ -151,14 +151,14 @@ def url_reason(path: str | os.PathLike[str]) -> str | None:
 
 
 def url_text(path: str | os.PathLike[str]) -> str:
-    """A URL as it was given, where a Path has lost one of its slashes."""
+    """Returns a URL as it was given, with the slash that a Path drops."""
     text = os.fspath(path)
     local = _FILE_URL.match(text)
     return f"file://{local[1]}" if local else re.sub(":/+", "://", text, count=1)
 
 
 def _file_of(pixels: Image.Image | NDArray[np.uint8]) -> bytes:
-    """A lossless picture file with these pixels, turned as their EXIF data says."""
+    """Returns a lossless picture file with these pixels, rotated by their EXIF orientation."""
     if isinstance(pixels, Image.Image):
         turned = ImageOps.exif_transpose(pixels)
         if not all(turned.size):
@@ -188,7 +188,7 @@ def _written(image: Image.Image, kind: str = "PNG") -> bytes:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # too long a name, a NUL in it: reading it gives the reason
+    except (OSError, ValueError):  # an invalid name; reading it gives the reason
         return False
 
 

@@ -1,10 +1,10 @@
-"""Names of folders and files that an operating system or a device puts beside pictures.
+"""Names of folders and files that an operating system or a device creates beside pictures.
 
-Thumbnails, deleted pictures and snapshots of a network drive are copies of the pictures that a user
-means; they would become landmarks of their own. The names are those that photo managers and
-synchronising programs leave out by default (PhotoPrism, Immich, digiKam, Syncthing, GitHub's
-gitignore templates), compared without regard to upper and lower case. Names that begin with a dot
-are left out in any case; those listed here are folders full of pictures, so they are counted.
+Thumbnails, deleted pictures and snapshots of a network drive are copies of a user's pictures and
+would become landmarks of their own. The names are those that photo managers and synchronising
+programs ignore by default (PhotoPrism, Immich, digiKam, Syncthing, GitHub's gitignore templates).
+Upper and lower case are equal. Names that start with a dot are ignored in any case; those listed
+here are folders full of pictures, so they are counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FOLDERS = frozenset(
     }
 )  # fmt: skip
 # Lightroom's previews, the libraries of Apple Photos, iPhoto and Aperture, and numbered folders:
-# freedesktop.org's .Trash-1000, what Windows' disk check has saved.
+# freedesktop.org's .Trash-1000, files saved by Windows' disk check.
 _FOLDER_PATTERN = re.compile(
     r".+\.(lrdata|photoslibrary|photolibrary|aplibrary|migratedphotolibrary)"
     r"|\.trash-\d+|found\.\d{3}"
@@ -38,11 +38,11 @@ _FILES = frozenset(
 
 
 def is_system_name(name: str, *, folder: bool) -> bool:
-    """Whether a folder or file of this name belongs to a system or a device.
+    """True if a folder or file with this name belongs to a system or a device.
 
     Args:
-        name: without the folders above.
-        folder: whether it is a folder.
+        name: the name without the folders above.
+        folder: True for a folder.
     """
     plain = name.casefold()
     if not folder:

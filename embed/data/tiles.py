@@ -1,28 +1,28 @@
-"""Tiles: a photo cut into overlapping pieces, in which small things are large."""
+"""Tiles: overlapping pieces of a photo, in which small objects are large."""
 
 from __future__ import annotations
 
 from lmk.embed.data.images import Picture, decode
 
-TILES = 2  # a side
+TILES = 2  # number of tiles along a side
 
 
 def tiled(data: bytes, size: int, tiles: int = TILES) -> list[Picture] | str:
-    """The whole photo, then its tiles: (2 tiles - 1) ** 2 of them, each overlapping half the next.
+    """Returns a photo and its (2 tiles - 1) ** 2 tiles; each tile overlaps half of the next.
 
-    The photo is squashed to `tiles` times `size` first, so that each tile shows the same part of
-    it whatever its shape, and is what the network takes.
+    The photo is first resized to a square of `tiles` times `size`, so that a tile shows the same
+    part of photos of any aspect ratio and has the size of the network's input.
 
     Args:
-        data: as for images.decode.
-        size: side of the pictures that the network takes, in pixels.
-        tiles: that fit beside each other into the photo; 1 for the whole photo alone.
+        data: the content of a picture file, as for images.decode.
+        size: side of the network's input, in pixels.
+        tiles: number of tiles that fit side by side; 1 for the whole photo alone.
 
     Returns:
-        uint8 [size, size, 3] each, tiles by rows; or the reason why there is no picture.
+        The pictures uint8 [size, size, 3], tiles row by row; or the reason why there is none.
 
     Raises:
-        ValueError: when tiles is below 1.
+        ValueError: tiles is below 1.
     """
     if tiles < 1:
         raise ValueError(f"a photo is cut into 1 tile or more a side, got {tiles}")

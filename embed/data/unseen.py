@@ -1,7 +1,7 @@
-"""Places of a folder that could not be looked at: pictures may be there or not.
+"""Unseen places: parts of a folder that could not be read and may contain pictures.
 
-A folder without permission, a link to a drive that is away and an empty mount point look like a
-folder whose pictures were deleted. Nothing may be removed because of them.
+A folder without read permission, a link to an unmounted drive and an empty mount point look like a
+folder whose pictures were deleted. No picture may be removed from an index because of them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ NOT_UTF8 = "its name is not valid UTF-8"
 
 @dataclass(frozen=True)
 class Unseen:
-    """A folder or file that could not be looked at.
+    """A folder or file that could not be read.
 
     Attributes:
-        path: below the folder that was read, with "/"; bytes that are not UTF-8 are written out.
-        reason: why, in words.
-        kind: "unreadable": the system refused it or failed; "link": it leads nowhere; "name": its
-            name is not UTF-8, so that it may be any name of which other programs make UTF-8;
-            "empty": a folder without files, which may be a mount point.
-        start: for the kind "name" the folder and the ASCII letters that its name begins with.
+        path: the path below the folder that was read, with "/"; bytes that are not UTF-8 are
+            escaped.
+        reason: a text with the reason.
+        kind: "unreadable": the system reported an error; "link": a broken link; "name": the name
+            is not UTF-8, so another program may write it differently; "empty": a folder without
+            files, which may be a mount point.
+        start: for the kind "name", the folder and the ASCII letters at the start of the name.
     """
 
     path: str
@@ -44,11 +45,11 @@ class Unseen:
 
 
 class UnseenPlaces:
-    """Tells which paths lie at or below a place that could not be looked at.
+    """Lookup of paths that lie at or below an unseen place.
 
     Args:
         unseen: the places.
-        files: paths of files: nothing can be looked at below a file that was a folder before.
+        files: paths of files. A file that was a folder before hides the paths below it.
     """
 
     def __init__(self, unseen: Iterable[Unseen], files: Iterable[str] = ()) -> None:
@@ -65,7 +66,7 @@ class UnseenPlaces:
         return bool(self._places or self._starts or self._files)
 
     def at(self, path: str) -> Unseen | None:
-        """The place that hides a path, or None where the path was looked at."""
+        """Returns the place that hides a path, or None if the path was read."""
         parents = [str(parent) for parent in PurePosixPath(path).parents][:-1]  # without "."
         for own in (path, *parents):
             if own in self._places:
@@ -83,9 +84,9 @@ class UnseenPlaces:
 
 
 def unnamed(path: str) -> Unseen:
-    """The place of a path whose last name is not UTF-8.
+    """Returns the place of a path whose last name is not UTF-8.
 
-    In another encoding the name begins with the same ASCII letters, and goes on with another one.
+    In another encoding, the name starts with the same ASCII letters and continues with others.
     """
     folder, slash, name = path.rpartition("/")
     letters = len(name) - len(name.lstrip("".join(map(chr, range(128)))))
@@ -93,31 +94,31 @@ def unnamed(path: str) -> Unseen:
 
 
 def utf8_name(name: str) -> str:
-    """The name, with the bytes that are no UTF-8 written out (no database could hold them)."""
+    """Returns a name with the bytes that are not UTF-8 escaped, as no database can store them."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_left_out(name: str) -> bool:
-    """Whether an entry says nothing about pictures: hidden, or put there by a system."""
+    """True if an entry is hidden or made by a system, so that it is not a picture."""
     return name.startswith(".") or any(is_system_name(name, folder=kind) for kind in (True, False))
 
 
 def hidden_by(file: Path, root: Path) -> str | None:
-    """Why a file that cannot be read may still be there; None where it is gone for sure.
+    """Returns why a file may exist although it cannot be read; None if it does not exist.
 
-    It is gone when a folder that can be listed and holds something lacks it. A file that is there
-    in any form, such as a link that leads nowhere, is not gone.
+    A file does not exist if its folder, or a folder above, can be listed, is not empty and lacks
+    it. A broken link counts as existing.
 
     Args:
         file: the file, below `root`.
-        root: nothing is looked at above it.
+        root: the highest folder that is examined.
     """
     try:
         file.lstat()
         return "is there, and is no picture now"
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid name
         return _reason(error)
     for folder in file.parents:
         try:
@@ -133,7 +134,7 @@ def hidden_by(file: Path, root: Path) -> str | None:
 
 
 def _why_not(folder: Path, link: bool) -> str | None:
-    """Why an existing path tells nothing about what was below it; None for a folder with files."""
+    """Returns why an existing path hides what is below it; None for a folder with files."""
     try:
         with os.scandir(folder) as entries:
             return EMPTY if all(is_left_out(entry.name) for entry in entries) else None

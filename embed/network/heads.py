@@ -1,4 +1,4 @@
-"""Heads: GeM pooling and the neck between a backbone and the embedding. Imports torch."""
+"""Heads: pooling and the neck between a backbone and the embedding. Imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GeM(nn.Module):
     """Generalised-mean pooling: per channel (mean(max(x, eps)^p))^(1/p).
 
     Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019,
-    with one p for all channels. Computed in fp32, as eps^p underflows fp16.
+    with one p for all channels. The computation is in fp32, as eps^p underflows fp16.
 
     Shape: float [n, c, h, w] -> float32 [n, c].
     """
@@ -28,7 +28,7 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools the height and width away."""
+        """Returns the features pooled over height and width."""
         return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
@@ -36,14 +36,14 @@ class Mean(nn.Module):
     """Average pooling. Shape: float [n, c, h, w] -> float32 [n, c]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools the height and width away."""
+        """Returns the features pooled over height and width."""
         return x.float().mean(dim=(2, 3))
 
 
 class Neck(nn.Sequential):
-    """Linear, BatchNorm, and PReLU if asked: [n, c] to an embedding [n, dim], not of length 1.
+    """Linear, BatchNorm and optional PReLU: [n, c] -> embedding [n, dim], not of length 1.
 
-    With PReLU as the winners of the Google Landmark Recognition contest of 2020 had it.
+    The winners of the Google Landmark Recognition contest of 2020 used the PReLU.
     """
 
     def __init__(self, channels: int, dim: int, *, prelu: bool = True) -> None:
@@ -53,11 +53,11 @@ class Neck(nn.Sequential):
 
 
 class CentredNeck(nn.Module):
-    """(unit(x) - mean) @ matrix: [n, c] to an embedding [n, dim], not of length 1.
+    """(unit(x) - mean) @ matrix: [n, c] -> embedding [n, dim], not of length 1.
 
-    The form of a PCA-whitening, so that it can start as one and train on: centred features leave
-    the matrix no common direction to turn all embeddings by. Computed in fp32, as a
-    whitening's weak components are small differences.
+    This is the form of a PCA-whitening, so training can start from one. As the features are
+    centred, the matrix has no common direction that would rotate all embeddings. The computation
+    is in fp32, as the weak components of a whitening are small differences.
     """
 
     def __init__(self, channels: int, dim: int) -> None:
@@ -67,18 +67,18 @@ class CentredNeck(nn.Module):
         nn.init.orthogonal_(self.matrix)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings of pooled features."""
+        """Returns the embeddings of pooled features."""
         with torch.autocast(x.device.type, enabled=False):
             return (functional.normalize(x.float()) - self.mean) @ self.matrix
 
 
 class EmbeddingNetwork(nn.Module):
-    """Pictures to features: normalises, runs the backbone, pools, and applies the neck if any.
+    """Network from pictures to features: normalisation, backbone, pooling and an optional neck.
 
     Shape: uint8 [n, size, size, 3] (RGB) -> float32 [n, dim], not of length 1.
 
-    Convolutional backbones are pooled by GeM (or the mean); a transformer, whose features are
-    tokens, by its own pooling.
+    The features of convolutional backbones are pooled by GeM or the mean. A transformer, whose
+    features are tokens, uses its own pooling.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class EmbeddingNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Features of a batch of pictures; of several views the sum of unit features."""
+        """Returns features of a batch of pictures; for several views, the sum of unit features."""
         x = ((pictures.float() - self.mean) / self.std).permute(0, 3, 1, 2)  # type: ignore[operator]
         views = [x if side == self._size else _resized(x, side) for side in self._sides]
         views += [view.flip(3) for view in views if self._flip]
@@ -113,14 +113,14 @@ class EmbeddingNetwork(nn.Module):
             pooled: Tensor = self.backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
         elif features.shape[1] == self.channels:
             pooled = self.pool(features)
-        else:  # channels last, as Swin has it
+        else:  # channels last, as in Swin
             pooled = self.pool(features.permute(0, 3, 1, 2))
         result: Tensor = self.neck(pooled)
         return result
 
 
 class Ensemble(nn.Module):
-    """Networks side by side, in the place of a backbone: their unit features, concatenated.
+    """Backbone that concatenates the unit features of several networks.
 
     Shape: float [n, 3, size, size], pixels from 0 to 255 -> float32 [n, sum of the members' dims].
     """
@@ -132,7 +132,7 @@ class Ensemble(nn.Module):
         self._sizes = tuple(sizes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Features [n, num_features]; each member sees the pictures at its own size."""
+        """Returns features [n, num_features]; each member gets the pictures at its own size."""
         each = []
         for member, size in zip(self.members, self._sizes, strict=True):
             own = x if x.shape[2] == size else _resized(x, size)
@@ -140,7 +140,7 @@ class Ensemble(nn.Module):
         return torch.cat(each, dim=1)
 
     def forward_head(self, features: Tensor, pre_logits: bool) -> Tensor:
-        """The features as they are: there is nothing left to pool."""
+        """Returns the features unchanged, as they need no pooling."""
         return features
 
 
