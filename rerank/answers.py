@@ -183,8 +183,12 @@ class Answers(Sequence[Answer]):
 
 def _html_row(answer: Answer) -> str:
     sure = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
-    near = "".join(_html_picture(each.path, each.id, each.sha256) for each in answer.neighbours)
-    name = escape(answer.label) if answer.label is not None else "<i>none of these</i>"
+    near = " ".join(_html_picture(each.path, each.id, each.sha256) for each in answer.neighbours)
+    if answer.label is not None:
+        name = escape(answer.label)
+    else:
+        guess = "" if answer.best is None else f" (best guess: {escape(answer.best)})"
+        name = f"<i>none of these</i>{guess}"
     asked = _html_picture(answer.path or answer.query, answer.query)
     return f"<tr><td>{asked}</td><td>{name}</td><td>{sure}</td><td>{near}</td></tr>"
 

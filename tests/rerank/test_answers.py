@@ -70,6 +70,7 @@ def test_a_page_for_notebooks(recognizer: Recognizer, query: Path, tmp_path: Pat
     answers = recognizer.answer([odd], k=2)
     page = answers._repr_html_()
     assert page.count("data:image/jpeg;base64,") == 3  # the query and two neighbours
+    assert "<td>place_2</td>" in page or "(best guess: place_2)" in page
     assert "<b>" not in page and "&lt;b&gt;&amp;odd.jpg" in page
     odd.unlink()  # a picture that is gone is named
     assert answers._repr_html_().count("data:image/jpeg;base64,") == 2
