@@ -187,7 +187,7 @@ class TestTag:
         lmk(*ask, "-i", tag_index, "--tagger", tagger).refused(2, "an index and a tagger")
         lmk(*ask, "--tagger", tiny).refused(2, "knows no tags", "lmk train")
         lmk(*ask, "--tagger", "none").refused(2, "no such tagger", "lmk train tags")
-        lmk(*ask, "-i", tagger).refused(2, "no index")
+        lmk(*ask, "-i", tagger).refused(2, "is not an index")
         lmk("tag", "queries", "gallery/../queries", "--tagger", tagger).refused(2, "two pictures")
         lmk(*ask, "--tagger", tagger, "-o", "no/where.csv").refused(2, "no such folder")
 
@@ -298,7 +298,7 @@ class TestThresholds:
         head = json.loads((tagger / "tag_thresholds.json").read_text()) | {"tagger": "other"}
         write_with_checksum(tagger / "tag_thresholds.json", json.dumps(head).encode())
         ask = ("tag", "queries/q_castle.jpg", "--tagger", tagger)
-        lmk(*ask).refused(1, "learnt for other tags", "lmk tag-thresholds")
+        lmk(*ask).refused(1, "chosen for other tags", "lmk tag-thresholds")
 
     def test_those_of_other_steps_are_refused(self, tag_index: Path) -> None:
         with open_tagger(tag_index, votes=True) as opened:

@@ -19,6 +19,7 @@ from lmk.embed.checksums import write_checksums
 from lmk.embed.data.manifest import read_manifest
 from lmk.embed.errors import GalleryDamaged, GalleryError, LmkError
 from lmk.embed.extract import embedder as embedder_module
+from lmk.embed.extract import embedder_folder
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.tags.head import TAGS_FILE
 from lmk.index.gallery import transaction as sizes
@@ -263,7 +264,8 @@ def test_verify_knows_that_a_graph_is_missing(
     """As where the index was built without OpenVINO, or an interrupted write went unnoticed."""
     index = folder / "no-graph.lmk"
     with monkeypatch.context() as patch:
-        patch.setattr(embedder_module, "openvino_usable", lambda: False)
+        for module in (embedder_module, embedder_folder):
+            patch.setattr(module, "openvino_usable", lambda: False)
         build_index(read_manifest(folder / "gallery"), index, tiny)
         assert verify(index) == ()  # nothing would use it
     (finding,) = verify(index)
