@@ -1,4 +1,8 @@
-"""Text, thumbnails, HTML pages and output files of commands."""
+"""Text, thumbnails, HTML pages and output files of commands.
+
+Each group of commands has the function and the template of its pages: those of `lmk query` are
+`answers_page` in cli/answer/answers.py and cli/answer/query.html.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Decoding of picture files into pixels."""
+"""Decoding of picture files into pixels; `lmk.embed.data.images.decode` is the entry."""
