@@ -249,7 +249,9 @@ def _edges(given: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
     """Returns up to bins + 1 rising borders around `given`; fewer where floats are too close."""
     low, high = (float(given.min()), float(given.max())) if given.size else (0.0, 1.0)
     if low == high:
-        low, high = low - max(0.5, abs(low) / 2), high + max(0.5, abs(high) / 2)
+        largest = float(np.finfo(np.float64).max)
+        low = max(low - max(0.5, abs(low) / 2), -largest)
+        high = min(high + max(0.5, abs(high) / 2), largest)
     # Halves keep the width finite for confidences near the largest float.
     edges = low + (high / 2 - low / 2) * np.linspace(0, 2, bins + 1)
     edges[-1] = high

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmk.eval.files.submission import Submission
@@ -186,6 +186,8 @@ CONFIDENCES = st.one_of(
 )
 
 
+@example([("right", 1.2e308, False)], 1)  # half as much again is no float any more
+@example([("right", -1.2e308, False)], 3)
 @given(st.lists(st.tuples(SORTS, CONFIDENCES, st.booleans()), max_size=40), st.integers(1, 40))
 def test_every_finite_answer_stands_in_its_bin(
     queries: list[tuple[str, float, bool]], bins: int
