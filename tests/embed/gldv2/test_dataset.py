@@ -426,7 +426,7 @@ def replace(*names, **folders):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*names, **folders)
 os.replace = replace
-gldv2.download("train", [0, 1], Path(sys.argv[2]), mirror=sys.argv[1], jobs=1)
+dataset.download("train", [0, 1], Path(sys.argv[2]), mirror=sys.argv[1], jobs=1)
 """
 
 REPORT_BYTES = """
@@ -435,7 +435,7 @@ from pathlib import Path
 from lmk.embed.gldv2 import dataset
 def told(name, done, total):
     print(name, done, flush=True)
-gldv2.download("train", [0], Path(sys.argv[2]), mirror=sys.argv[1], jobs=1, on_bytes=told)
+dataset.download("train", [0], Path(sys.argv[2]), mirror=sys.argv[1], jobs=1, on_bytes=told)
 """
 
 
