@@ -110,7 +110,7 @@ def test_two_processes_are_one_with_the_same_batch(
     call = command(tmp_path, small(**settings), gallery.root, *TWO)
     done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("learnt from 20 pictures") == 1  # one process speaks
+    assert done.stdout.count("trained on 20 pictures") == 1  # one process speaks
     pair = [[float(x) for x in losses(f)] for f in (tmp_path / "one", tmp_path / "run")]
     assert len(pair[0]) == 9 and pair[1] == pytest.approx(pair[0], rel=1e-4)
     ended = [load_file(f / "weights.safetensors") for f in (tmp_path / "one", tmp_path / "run")]
