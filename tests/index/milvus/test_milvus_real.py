@@ -112,6 +112,8 @@ def test_what_may_be_found_is_what_is_found(
     else:
         assert np.array_equal(found.rows == -1, rows == -1)
         assert wanted[found.rows[found.rows >= 0]].all()
+        # Six graphs had a recall of 1 or of .886 to .909 with any ef: a filter and the hundred
+        # copies together may cut parts of a graph of Milvus 2.3 off.
         assert not wanted.any() or recall(found.rows, rows) > 0.8
 
 
