@@ -150,6 +150,13 @@ def walks() -> dict[str, list[tuple[str, str]]]:
     return {title: stop.findall(body) for title, body in sections}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_script_that_a_page_names_exists(page: Path) -> None:
+    """Pages name the test or the benchmark that shows a figure."""
+    named = re.findall(r"(?:tests|benchmarks)/[\w/]+\.py", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_every_file_and_function_that_how_it_works_names_exists() -> None:
     text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     named = re.findall(r"`(\S+\.py): (\w+)`", text)

@@ -3,8 +3,8 @@
 An open gallery stays as it was: a writer's later commits, even a rebuild, change neither the rows
 nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk):
 
-    catalog.db           says everything; names every other file with its checksum (catalog.py)
-    segments/000001.f16  vectors, half precision (or .f32), never changed (segments.py)
+    catalog.db           says everything; names every other file with its checksum (index/catalog)
+    segments/000001.f16  vectors, half precision (or .f32), never changed (index/vectors/files.py)
     embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors; with a
                          number behind (-000003) where a folder of that name was there before
     arrays/000002.bin    numbers per row or per label that later steps keep

@@ -1,4 +1,4 @@
-"""The vectors are made by hand here; tests/cli/test_data_check.py runs a network."""
+"""The vectors are made by hand here; tests/cli/data/test_check.py runs a network."""
 
 from __future__ import annotations
 
