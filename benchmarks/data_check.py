@@ -25,7 +25,7 @@ from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extraction, extract
 from lmk.embed.extract.feature_store import FeatureStore
-from lmk.eval.check.gallery_check import Finding, check_gallery
+from lmk.eval.check.gallery_check import DataFinding, check_gallery
 from lmk.eval.check.same_photo import READ_SIDE, SAME_PHOTO, alikeness
 
 PHOTOS, PLANTED, SEEDS = 60, 50, (0, 1)
@@ -117,7 +117,7 @@ def label_errors(manifest: Manifest, extraction: Extraction, embeddings: Embeddi
 
 def found_errors(
     manifest: Manifest, extraction: Extraction, embeddings: Embeddings
-) -> tuple[Finding, ...]:
+) -> tuple[DataFinding, ...]:
     return tuple(check_gallery(manifest, extraction, embeddings).of("label_error"))
 
 

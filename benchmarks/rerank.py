@@ -201,7 +201,7 @@ def checked(ways: list[Way]) -> None:
         started = time.perf_counter()
         (found,) = try_pipelines(way.index, [pipeline], way.photos)
         rows.append(way.row(judged_of(found, way.photos)))
-        seconds.append(found.seconds)
+        seconds.append(found.geometry_seconds)
         print(f"    geometry: {time.perf_counter() - started:.0f} s", flush=True)
     show(GEOMETRY, rows)
     spent = np.concatenate(seconds)
