@@ -117,7 +117,9 @@ class Recognizer:
 
         Closing one of the two closes the gallery of both.
         """
-        return Recognizer(self.gallery, self.embedder, pipeline, searcher=self.searcher)
+        return Recognizer(
+            self.gallery, self.embedder, pipeline, searcher=self.searcher, batch=self._batch
+        )
 
     def __enter__(self) -> Recognizer:
         return self
@@ -238,7 +240,7 @@ class Recognizer:
     @cached_property
     def context(self) -> PipelineContext:
         """The values of the gallery that the steps need."""
-        context = saved_context(self.gallery, self.pipeline, self.searcher)
+        context = saved_context(self.gallery, self.pipeline, self.searcher, batch=self._batch)
         return context if self._points is None else replace(context, row_features=self._of_row)
 
     @cached_property

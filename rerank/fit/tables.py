@@ -143,6 +143,8 @@ def context_of(
     background: float,
     tables: Mapping[str, FittedTable],
     saved_values: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    batch: int | None = _MANY,
 ) -> PipelineContext:
     """Returns what the steps of a pipeline need of a gallery.
 
@@ -153,6 +155,7 @@ def context_of(
         background: the mean cosine of two pictures of different landmarks.
         tables: by need, with the sizes that the steps want.
         saved_values: values of the context that need no table.
+        batch: number of queries at a time, if known, for the search of the distractors.
     """
     labels = gallery.labels
     assert labels is not None  # a gallery and its writer have them
@@ -168,15 +171,15 @@ def context_of(
         labels.codes,
         background=background,
         vectors=gallery.stored,
-        distractor_searcher=exact_searcher(distractors) if compares else None,
+        distractor_searcher=exact_searcher(distractors, batch) if compares else None,
         pictures=gallery.mask,
         **values,
     )
 
 
-def exact_searcher(view: View) -> Searcher:
-    """Returns an exact search for many queries, the fastest for the size of the view."""
-    return searcher_of(view, recall=1.0, batch=_MANY)
+def exact_searcher(view: View, batch: int | None = _MANY) -> Searcher:
+    """Returns an exact search, the fastest for the size of the view and of a batch of queries."""
+    return searcher_of(view, recall=1.0, batch=batch)
 
 
 def copy_rule(tables: FitTables) -> CopyRule:
