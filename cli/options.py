@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from lmk.embed.data.label_table import LabelTable
     from lmk.embed.tags.hierarchy import RelationGraph
     from lmk.index.search.settings import SearchSettings
+
 PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 wait = click.option(
     "--wait",
     type=FloatRange(min=0),
     default=0.0,
-    show_default=True,
     metavar="SECONDS",
     help="Seconds to wait for another process that is changing the index.",
 )

@@ -47,13 +47,11 @@ if TYPE_CHECKING:
     "--method",
     type=click.Choice(["isotonic", "logistic"]),
     default="isotonic",
-    show_default=True,
     help="Method of the calibration: isotonic regression, or logistic for few photos.",
 )
 @click.option(
     "--distractors/--no-distractors",
     default=True,
-    show_default=True,
     help="Add the distractors of INDEX where fewer than 10 photos of --data show no landmark.",
 )
 @wait

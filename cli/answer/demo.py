@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from lmk.cli.options import PATH
 from lmk.cli.printing import echo_lines
 
 _IN_A_CLONE, _PACKAGED = Path("examples"), Path(__file__).parent / "sample"
@@ -17,17 +18,10 @@ _QUERIES = 6  # with a landmark, and as many without, in the report
 @click.command()
 @click.option(
     "--examples",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The sample gallery.  [default: examples/ in a clone of lmk, else a smaller one]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("demo"),
-    show_default=True,
-    help="Folder to write to.",
-)
+@click.option("-o", "--output", type=PATH, default=Path("demo"), help="Folder to write to.")
 def demo(examples: Path | None, output: Path) -> None:
     """Index the sample gallery, query it, write a submission and score it.
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from lmk.cli.answer.answers import answer_lines, answers_page
 from lmk.cli.answer.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
 from lmk.cli.index_path import INDEX, TAGGER
-from lmk.cli.options import root
+from lmk.cli.options import FILE, root
 from lmk.cli.pictures import echo_without_landmarks, named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import check_output, counted, write_text
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lmk.rerank.answers import Answer
     from lmk.rerank.recognizer import Recognizer
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _ON_A_PAGE = 1000  # answers on a page; each has several thumbnails
 _SHOWN = 10  # pictures of a folder that are listed on stderr
 _AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
@@ -39,18 +38,10 @@ _AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
     metavar="IMAGE|FOLDER|CSV|-...",
 )
 @click.option(
-    "-i",
-    "--index",
-    type=INDEX,
-    help="The index to search.  [default: the only *.lmk folder here]",
+    "-i", "--index", type=INDEX, help="The index to search.  [default: the only *.lmk folder here]"
 )
 @click.option(
-    "-k",
-    "neighbours",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Number of neighbours to show.",
+    "-k", "neighbours", type=click.IntRange(min=1), default=5, help="Number of neighbours to show."
 )
 @click.option(
     "--tagger",
@@ -65,13 +56,13 @@ _AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
 )
 @click.option(
     "--html",
-    type=_FILE,
+    type=FILE,
     help=f"Write a page with the first {_ON_A_PAGE:,} pictures and their neighbours.",
 )
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=FILE,
     metavar="CSV",
     help="Write the answers to a CSV file, one row per picture, instead of printing them.",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import retrieval_steps, root, tell
+from lmk.cli.options import FILE, PATH, retrieval_steps, root, tell
 from lmk.cli.pictures import echo_without_landmarks, read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
@@ -27,25 +27,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("queries", type=click.Path(path_type=Path))
+@click.argument("queries", type=PATH)
 @click.option(
-    "-i",
-    "--index",
-    type=INDEX,
-    help="The index to search.  [default: the only *.lmk folder here]",
+    "-i", "--index", type=INDEX, help="The index to search.  [default: the only *.lmk folder here]"
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="CSV file to write.",
-)
+@click.option("-o", "--output", type=FILE, required=True, help="CSV file to write.")
 @click.option(
     "--task",
     type=click.Choice(["recognition", "retrieval"]),
     default="recognition",
-    show_default=True,
     help="id,landmarks (a label and its confidence), or id,images (100 ids, best first).",
 )
 @root

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import PATH, as_json, root, wait
+from lmk.cli.options import FILE, PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -38,16 +38,10 @@ if TYPE_CHECKING:
 @click.option(
     "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Number of folds."
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Random seed for the folds.",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Random seed for the folds.")
 @click.option(
     "--grid",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="JSON file with the steps to try (docs/answers.md).  [default: the grid of lmk]",
 )
 @click.option("--geometry", is_flag=True, help="Also try steps that match points, which is slow.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
+from lmk.cli.options import FILE, FOLDER
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -40,20 +41,17 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all findings.")
 @click.option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page with the pictures of each finding side by side.",
+    "--html", type=FILE, help="Write a page with the pictures of each finding side by side."
 )
 @click.option(
     "--limit",
     type=click.IntRange(1),
     default=20,
-    show_default=True,
     help="Number of findings of each kind in the text and on the page.",
 )
 @click.option(
     "--save-features",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="FOLDER",
     help="Folder for computed features, which later runs reuse.",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import note_root, refuse_idle, root
+from lmk.cli.options import FILE, PATH, as_json, note_root, refuse_idle, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
@@ -20,33 +20,31 @@ if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
     from lmk.eval.check.relabel import Candidate
 
-_PATH = click.Path(path_type=Path)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
 
 
 @click.command("relabel", short_help="Find missing and wrong tags; merge verdicts.")
-@click.argument("manifest", type=_PATH)
+@click.argument("manifest", type=PATH)
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=FILE,
     help="CSV file to write: the candidates, or with --merge the corrected labels.",
 )
 @click.option(
     "--html",
-    type=_FILE,
+    type=FILE,
     help="Write a page with the pictures and checkboxes, which saves verdicts for --merge.",
 )
 @click.option(
     "--merge",
-    type=_PATH,
+    type=PATH,
     metavar="CSV",
     help="Apply these verdicts (columns id, tag, verdict: yes or no) to MANIFEST; writes to -o.",
 )
 @click.option(
     "--tagger",
-    type=_PATH,
+    type=PATH,
     metavar="DIR",
     help="Also use a tagger that `lmk train` wrote, preferably trained on other pictures.  "
     "[default: only the nearest pictures]",
@@ -79,7 +77,7 @@ TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
     help=f"Number of pictures on the page, most evidence first.  [default: {SHEET}]",
 )
 @root
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def relabel(
     manifest: Path,
     output: Path | None,

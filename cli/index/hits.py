@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import as_json
+from lmk.cli.options import FILE, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
 from lmk.embed.shell_words import shell_word
@@ -15,13 +15,7 @@ from lmk.embed.shell_words import shell_word
 
 @click.command(short_help="Write how often distractors are near a picture.")
 @click.argument("index", type=INDEX)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="The CSV file to write.",
-)
+@click.option("-o", "--output", type=FILE, required=True, help="The CSV file to write.")
 @click.option(
     "--top",
     type=click.IntRange(min=1),

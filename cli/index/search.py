@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from lmk.cli.index_path import INDEX, INDEX_OR_OTHER
 from lmk.cli.options import (
+    FOLDER,
     as_json,
     backend,
     check_backend,
@@ -32,7 +33,7 @@ from lmk.cli.render import counted
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     required=True,
     help="Folder of Parquet files to write. A second run continues where the first stopped.",
 )
@@ -41,7 +42,6 @@ from lmk.cli.render import counted
     "neighbours",
     type=click.IntRange(min=1),
     default=100,
-    show_default=True,
     help="Number of neighbours of each query.",
 )
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import named_relations, relations_by_option, relations_option, root
+from lmk.cli.options import FILE, PATH, named_relations, relations_by_option, relations_option, root
 from lmk.cli.pictures import named_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lmk.rerank.tags.taggers import Tagger
     from lmk.rerank.tags.thresholds import TagThresholds
 
-_PATH = click.Path(path_type=Path)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 BEST = 5  # best tags of a picture to report, given or not
 
 
@@ -78,7 +76,7 @@ class Tagged:
 )
 @click.option(
     "--classes",
-    type=_PATH,
+    type=PATH,
     metavar="CSV",
     help="Tags for the classes of the detector: the columns class and tag.  [default: the tag of "
     "the same name]",
@@ -87,11 +85,11 @@ class Tagged:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
 )
-@click.option("--html", type=_FILE, help="Write a page with the pictures and their tags.")
+@click.option("--html", type=FILE, help="Write a page with the pictures and their tags.")
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=FILE,
     metavar="CSV",
     help="CSV file to write instead of printing: all scores and the tags, for `lmk eval tags`.",
 )

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import named_relations, relations_by_option, relations_option, root
+from lmk.cli.options import (
+    FOLDER,
+    PATH,
+    as_json,
+    named_relations,
+    relations_by_option,
+    relations_option,
+    root,
+)
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
@@ -30,7 +38,7 @@ _SHOWN = 5  # unknown tags
 @click.command("tag-thresholds")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="FOLDER|CSV",
     help="Pictures with tags that the tagger was not trained on.",
@@ -41,21 +49,18 @@ _SHOWN = 5  # unknown tags
     "--precision",
     type=FloatRange(0, 1),
     default=0.9,
-    show_default=True,
     help="Wanted precision of each tag: the share of right ones among pictures given the tag.",
 )
 @click.option(
     "--recall",
     type=FloatRange(0, 1),
     default=0.5,
-    show_default=True,
     help="Wanted recall: the share of a tag's pictures given the tag. Tags below it are listed.",
 )
 @click.option(
     "--confidence",
     type=FloatRange(0.5, 1, max_open=True),
     default=0.8,
-    show_default=True,
     help="Confidence that a tag reaches the precision on other pictures too; tags below it are "
     "listed. 0.5 accepts the measured precision, which is unreliable for few pictures.",
 )
@@ -65,12 +70,12 @@ _SHOWN = 5  # unknown tags
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="DIR",
     help="New folder for a copy of the tagger with these thresholds; the tagger stays unchanged.",
 )
 @root
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def tag_thresholds(
     data: Path,
     index: Path | None,
