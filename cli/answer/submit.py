@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_path import INDEX
-from lmk.cli.options import FILE, PATH, retrieval_steps, root, tell
+from lmk.cli.options import FILE, PATH, index, retrieval_steps, root, tell
 from lmk.cli.pictures import echo_without_landmarks, read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("queries", type=PATH)
-@click.option(
-    "-i", "--index", type=INDEX, help="The index to search.  [default: the only *.lmk folder here]"
-)
+@index
 @click.option("-o", "--output", type=FILE, required=True, help="CSV file to write.")
 @click.option(
     "--task",
@@ -127,10 +124,7 @@ def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
 
 
 def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retrieval) -> str:
-    """Returns a hash of task, index, steps and queries.
-
-    Only a run with the same hash continues a stopped one. A replaced picture changes the hash.
-    """
+    """Returns a hash of task, index, steps and queries; only a run with the same one continues."""
     from lmk.rerank.steps.step import digest_text
 
     gallery = recognizer.gallery
@@ -163,10 +157,7 @@ def _answer(
     recognizer: Recognizer,
     writer: SubmissionWriter,
 ) -> list[Skipped]:
-    """Writes the answers batch by batch in the manifest's order; returns unreadable pictures.
-
-    A step that needs all answers is applied at the end, to the answers of earlier runs too.
-    """
+    """Writes the answers batch by batch in the manifest's order; returns unreadable pictures."""
     whole = recognizer.pipeline
     recognizer = recognizer.with_pipeline(whole.per_query())
     left, file_of = iter(todo.rows), {row.id: todo.file(row) for row in todo.rows}
@@ -181,7 +172,7 @@ def _answer(
             _leave_blank_before(query, left, writer)
             writer.write(query, label, float(confidence))
     _leave_blank_before(None, left, writer)
-    if "all_queries" in whole.needs:
+    if "all_queries" in whole.needs:  # applied at the end, to the answers of earlier runs too
         writer.revise(lambda answers: whole.revise(answers.labels, answers.confidence))
     return skipped
 

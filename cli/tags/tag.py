@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import FILE, PATH, named_relations, relations_by_option, relations_option, root
+from lmk.cli.options import (
+    FILE,
+    PATH,
+    json_lines,
+    named_relations,
+    pictures_argument,
+    relations_by_option,
+    relations_option,
+    root,
+)
 from lmk.cli.pictures import named_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
@@ -56,13 +65,7 @@ class Tagged:
 
 
 @click.command()
-@click.argument(
-    "images",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
-    metavar="IMAGE|FOLDER|CSV|-...",
-)
+@pictures_argument
 @index_option
 @tagger_option
 @tiles_option
@@ -82,9 +85,7 @@ class Tagged:
     "the same name]",
 )
 @root
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
-)
+@json_lines
 @click.option("--html", type=FILE, help="Write a page with the pictures and their tags.")
 @click.option(
     "-o",
