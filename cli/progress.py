@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as TimeLeft
 
 from lmk.embed.printable import printable
+from lmk.embed.progress import Count
 
 
 class StageProgress(Progress):
@@ -18,6 +19,10 @@ class StageProgress(Progress):
         console = Console(stderr=True)
         super().__init__(*columns, console=console, disable=not console.is_terminal)
         self._stages: dict[str, TaskID] = {}
+
+    def stage(self, name: str, total: int) -> Count:
+        """Returns a function that updates the bar of a stage, called with the number done."""
+        return lambda done: self(name, done, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Updates the bar of a stage."""

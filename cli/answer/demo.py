@@ -34,11 +34,8 @@ def demo(examples: Path | None, output: Path) -> None:
     if examples is None:
         examples = _IN_A_CLONE if (_IN_A_CLONE / "solution.csv").is_file() else _PACKAGED
     if not (examples / "solution.csv").is_file():
-        raise UsageError(
-            "the sample gallery is not here",
-            where=examples,
-            remedy="leave out --examples to use the sample gallery of lmk",
-        )
+        remedy = "leave out --examples to use the sample gallery of lmk"
+        raise UsageError("the sample gallery is not here", where=examples, remedy=remedy)
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     index, submission = output / "sample.lmk", output / "submission.csv"

@@ -94,12 +94,8 @@ def tune(
             others = _photos(held_out, test, recognizer, progress)
             refuse_shared_photos(photos, others)
         pipelines = candidates(recognizer.pipeline, tried)
-        predictions = try_pipelines(
-            recognizer,
-            pipelines,
-            photos,
-            on_progress=lambda done: progress("pipelines", done, len(pipelines)),
-        )
+        count = progress.stage("pipelines", len(pipelines))
+        predictions = try_pipelines(recognizer, pipelines, photos, on_progress=count)
         tuning = tuning_of(pipelines, predictions, photos, folds=folds, seed=seed)
         best = pipelines[tuning.best]
         tested = None if others is None else _test(recognizer, pipelines[0], best, others)
@@ -119,9 +115,8 @@ def _photos(
     from lmk.cli.answer.labelled_photos import echo_unknown, read_photos
     from lmk.embed.errors import UsageError
 
-    photos = read_photos(
-        manifest, source, recognizer, lambda done: on_progress(str(source), done, len(manifest))
-    )
+    count = on_progress.stage(str(source), len(manifest))
+    photos = read_photos(manifest, source, recognizer, count)
     without = sum(not labels for labels in photos.labels)
     if without == len(photos):
         raise UsageError(

@@ -207,20 +207,15 @@ def add_tags(
     graph = named_relations(relations, relations_by) or RelationGraph({})
     pictures = LabelTable(table)
     if not any(pictures.labels.values()):
-        remedy = "give a CSV with a column tags, several apart by blanks"
+        remedy = "give a CSV with a column tags, several, separated by blanks"
         raise ManifestError("no picture has a tag", where=table, remedy=remedy)
     if all(_WEIGHTED.fullmatch(tag) for own in pictures.labels.values() for tag in own):
         remedy = "add tags before weights"
         raise ManifestError("its tags have weights", where=table, remedy=remedy)
     together: dict[str, tuple[str, ...]] = {}
     if predictions is not None:
-        together = _together(
-            pictures,
-            predictions,
-            graph,
-            SURE if sure is None else sure,
-            ABOVE if above is None else above,
-        )
+        sure, above = (SURE if sure is None else sure), (ABOVE if above is None else above)
+        together = _together(pictures, predictions, graph, sure, above)
     labels = {id_: more_tags(own, together, graph) for id_, own in pictures.labels.items()}
     write_text(output, pictures.with_labels(labels))
     note_root(pictures, output)
@@ -270,11 +265,7 @@ def _together(
 
 
 def _read_glosses(path: Path) -> dict[str, str]:
-    """Returns the text of each label.
-
-    Raises:
-        ManifestError: the table cannot be read or lacks a column; a label is empty or repeated.
-    """
+    """Returns the text of each label."""
     from lmk.embed.data.manifest_table import read_table
     from lmk.embed.errors import ManifestError
     from lmk.embed.tables.label_text import plain_name

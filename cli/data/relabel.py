@@ -189,9 +189,7 @@ def _candidates(
     total = len(manifest)
     with ScratchFolder("relabel") as folder, StageProgress() as progress:
         store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
-        done = extract(
-            manifest, embedder, store, on_progress=lambda n: progress("neighbours", n, total)
-        )
+        done = extract(manifest, embedder, store, on_progress=progress.stage("neighbours", total))
         echo_skipped(done.skipped, f"of {manifest.root}")
         pictures = list(done.pictures)
         if not pictures:
@@ -205,7 +203,7 @@ def _candidates(
         probabilities = None
         if head is not None:  # a tagger scores raw features, which the store does not hold
             files = [(row.id, manifest.file(row)) for row in rows]
-            batches = tag_files(head, files, on_progress=lambda n: progress("tagger", n, total))
+            batches = tag_files(head, files, on_progress=progress.stage("tagger", total))
             probabilities = np.concatenate([batch.scores for batch in batches])
     known = () if head is None else head.names
     return relabel_candidates(

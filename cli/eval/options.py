@@ -11,21 +11,20 @@ if TYPE_CHECKING:
     from lmk.eval.files.truth import RetrievalTruth, Truth
 
 
+_seed = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Random seed for the draws."
+)
+_resamples = click.option(
+    "--resamples",
+    type=click.IntRange(min=0),
+    default=1000,
+    help="Number of bootstrap draws for the intervals; 0 for no intervals.",
+)
+
+
 def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options --resamples and --seed to a command."""
-    for option in (
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, help="Random seed for the draws."
-        ),
-        click.option(
-            "--resamples",
-            type=click.IntRange(min=0),
-            default=1000,
-            help="Number of bootstrap draws for the intervals; 0 for no intervals.",
-        ),
-    ):
-        command = option(command)
-    return command
+    return _resamples(_seed(command))
 
 
 def parts(truth: Truth | RetrievalTruth) -> list[tuple[str, str | None]]:

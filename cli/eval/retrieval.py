@@ -104,10 +104,7 @@ def retrieval(
 def _truth_by_label(
     solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
 ) -> RetrievalTruth:
-    """Returns the gallery pictures that share a landmark with each query.
-
-    Queries without such a picture become Ignored.
-    """
+    """Returns the gallery pictures that share a landmark with each query; Ignored without one."""
     from lmk.embed.errors import SubmissionError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
     from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth

@@ -45,20 +45,12 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
         rows = gallery.role_rows("gallery")
         bank = saved_distractors(gallery)
         if not bank.mask.any():
-            raise UsageError(
-                "holds no distractors",
-                where=index,
-                remedy=f"add some: lmk index add {shell_word(index)} pictures/ --distractors",
-            )
+            remedy = f"add some: lmk index add {shell_word(index)} pictures/ --distractors"
+            raise UsageError("holds no distractors", where=index, remedy=remedy)
         step = saved_pipeline(gallery).step_that_needs("hits")
         top = top or (PenaltySettings().top if step is None else step.table_size())
-        found = count_hits(
-            exact_searcher(gallery.view()),
-            bank,
-            rows=gallery.rows,
-            gallery=len(rows),
-            top=top,
-        )
+        searcher = exact_searcher(gallery.view())
+        found = count_hits(searcher, bank, rows=gallery.rows, gallery=len(rows), top=top)
         table = hits_table(found, gallery.ids(rows), rows)
     table = table.sort_values(["n_picked", "mean_cosine", "id"], ascending=[False, False, True])
     write_text(output, table.to_csv(index=False, lineterminator="\n"))

@@ -118,11 +118,7 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
 
 
 def _read_labels(table: Path) -> dict[str, Sequence[str]]:
-    """Returns the labels of each picture of a table, by id.
-
-    Raises:
-        ManifestError: the table cannot be read, or has no column of labels.
-    """
+    """Returns the labels of each picture of a table, by id."""
     from lmk.embed.data.label_table import LabelTable
     from lmk.embed.errors import ManifestError
 

@@ -205,7 +205,7 @@ def _tagged(
             files,
             tiles=tiles,
             detector=detector,
-            on_progress=lambda done: progress("pictures", done, len(files)),
+            on_progress=progress.stage("pictures", len(files)),
         )
         for batch in batches:
             failed.update(

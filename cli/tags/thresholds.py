@@ -148,11 +148,7 @@ def tag_thresholds(
 
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
-    """Checks that the thresholds can be saved, before the work starts.
-
-    Raises:
-        UsageError: they cannot be saved.
-    """
+    """Checks that the thresholds can be saved (UsageError), before the work starts."""
     from lmk.cli.render import require_folder
     from lmk.embed.errors import UsageError
     from lmk.embed.network.config import embedder_folder, shipped_tagger
@@ -189,13 +185,7 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
 def _validation(
     tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns scores and truth, both [n, t], of the readable pictures.
-
-    Tags that a tag implies are true as well, even if the tagger does not know the implying tag.
-
-    Raises:
-        UsageError: no picture has a tag of the tagger.
-    """
+    """Returns scores and truth with implied tags, both [n, t], of the readable pictures."""
     import numpy as np
 
     from lmk.cli.progress import StageProgress
@@ -214,24 +204,15 @@ def _validation(
         raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)
     files = [(row.id, manifest.file(row)) for row in manifest.rows]
     with StageProgress() as progress:
-        batches = list(
-            tag_files(
-                tagger,
-                files,
-                tiles=tiles,
-                on_progress=lambda done: progress("pictures", done, len(files)),
-            )
-        )
+        count = progress.stage("pictures", len(files))
+        batches = list(tag_files(tagger, files, tiles=tiles, on_progress=count))
     echo_skipped([skip for batch in batches for skip in batch.skipped], f"of {data}")
     ids = [id_ for batch in batches for id_ in batch.ids]
     truth = np.array([[name in labels[id_] for name in tagger.names] for id_ in ids], np.bool_)
     truth = truth.reshape(len(ids), len(tagger.names))
     if not truth.any():
-        raise UsageError(
-            "no picture with a known tag can be read",
-            where=data,
-            remedy=None if len(ids) else manifest.unreadable_remedy,
-        )
+        what = "no picture with a known tag can be read"
+        raise UsageError(what, where=data, remedy=None if ids else manifest.unreadable_remedy)
     return np.concatenate([batch.scores for batch in batches]), truth
 
 

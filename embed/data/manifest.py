@@ -99,11 +99,8 @@ class Manifest:
                 remedy="write '_' for a blank",
             )
         if row.path in ("", "."):
-            raise ManifestError(
-                f"the path of {row.id} is empty",
-                where=self.root,
-                remedy="name the picture's file, or leave the row out",
-            )
+            remedy = "name the picture's file, or leave the row out"
+            raise ManifestError(f"the path of {row.id} is empty", where=self.root, remedy=remedy)
         if row.path.startswith("/") or ".." in row.path.split("/"):
             root = os.path.abspath(self.root)  # noqa: PTH100 (without following links)
             above = os.path.commonpath([root, os.path.normpath(os.path.join(root, row.path))])  # noqa: PTH118

@@ -115,11 +115,8 @@ class Embedder:
                 has both), or the model does not support the size.
         """
         if weights and pretrained:
-            raise ModelError(
-                "weights from a file and from the hub",
-                where=name,
-                remedy="give one of --weights and --pretrained",
-            )
+            remedy = "give one of --weights and --pretrained"
+            raise ModelError("weights from a file and from the hub", where=name, remedy=remedy)
         folder = embedder_folder(name)
         if folder is not None:
             if weights or pretrained or size:

@@ -56,11 +56,8 @@ def export(embedder: Embedder, kind: str, path: Path, calibration: Sequence[Pict
     """
     needed = _NEEDED.get(kind)
     if needed is not None and find_spec(needed) is None:
-        raise ModelError(
-            f"the export needs the package {needed}",
-            where=kind,
-            remedy="pip install 'lmk-landmarks[export]'",
-        )
+        remedy = "pip install 'lmk-landmarks[export]'"
+        raise ModelError(f"the export needs the package {needed}", where=kind, remedy=remedy)
     if not openvino_usable():
         raise ModelError("OpenVINO is not installed", where=kind, remedy="pip install openvino")
     if kind == "onnx":

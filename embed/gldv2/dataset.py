@@ -113,11 +113,8 @@ def parse_shards(spec: str, split: str) -> tuple[int, ...]:
     for piece in spec.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", piece)
         if match is None:
-            raise UsageError(
-                f"{piece!r} is no shard or range",
-                where="--shards",
-                remedy="write 0-3, 0,5,7-9 or all",
-            )
+            remedy = "write 0-3, 0,5,7-9 or all"
+            raise UsageError(f"{piece!r} is no shard or range", where="--shards", remedy=remedy)
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= count:
             raise UsageError(
@@ -332,11 +329,8 @@ class _Run:
 def _base(mirror: str) -> str:
     parts = urllib.parse.urlsplit(mirror)
     if parts.scheme not in ("http", "https") or not parts.netloc or re.search(r"[\s?#]", mirror):
-        raise UsageError(
-            f"{mirror!r} is no http or https address",
-            where="--mirror",
-            remedy=f"give the address that stands for {BASE_URL}",
-        )
+        remedy = f"give the address that stands for {BASE_URL}"
+        raise UsageError(f"{mirror!r} is no http or https address", where="--mirror", remedy=remedy)
     return mirror.rstrip("/")
 
 

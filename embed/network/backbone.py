@@ -41,11 +41,8 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
     except RuntimeError as error:
         raise_system_cause(error)
         if not hub and "Unknown model" in str(error):
-            raise ModelError(
-                "timm knows no such model",
-                where=name,
-                remedy="python -c 'import timm; print(*timm.list_models())' lists the models",
-            ) from None
+            remedy = "python -c 'import timm; print(*timm.list_models())' lists the models"
+            raise ModelError("timm knows no such model", where=name, remedy=remedy) from None
         raise _hub_error(name, error) from error
     except Exception as error:
         raise_system_cause(error)

@@ -183,11 +183,8 @@ def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderCo
             remedy="check the spelling, or leave --model out for the default",
         )
     if weights is None and not pretrained:
-        raise ModelError(
-            "has no weights on this machine",
-            where=name,
-            remedy="give a file with --weights, or fetch them from timm's hub with --pretrained",
-        )
+        remedy = "give a file with --weights, or fetch them from timm's hub with --pretrained"
+        raise ModelError("has no weights on this machine", where=name, remedy=remedy)
     known = get_pretrained_cfg(name)
     cfg: Any = resolve_data_config
     data = cfg(pretrained_cfg=asdict(known) if known else {})

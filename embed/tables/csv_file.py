@@ -316,11 +316,8 @@ def _rows(
         try:
             cells = next(reader, None)
         except csv.Error as reason:
-            raise error(
-                f"not a CSV row: {reason}",
-                where=at(path, line),
-                remedy="look for an open quote or a binary file",
-            ) from reason
+            remedy = "look for an open quote or a binary file"
+            raise error(f"not a CSV row: {reason}", where=at(path, line), remedy=remedy) from reason
         if cells is None:
             return
         if "\0" in "".join(cells):

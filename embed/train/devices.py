@@ -79,11 +79,8 @@ def chosen_device(name: str) -> torch.device:
         UsageError: the name is "cuda" and there is no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "there is no GPU that torch can use",
-            where="--device cuda",
-            remedy="train on the CPU with --device cpu, or check nvidia-smi",
-        )
+        remedy = "train on the CPU with --device cpu, or check nvidia-smi"
+        raise UsageError("there is no GPU that torch can use", where="--device cuda", remedy=remedy)
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

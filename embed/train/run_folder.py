@@ -94,11 +94,8 @@ class RunFolder:
         self, config: TrainConfig, digest: str, *, resume: bool
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not resume:
-            raise UsageError(
-                "holds a training run already",
-                where=self.out,
-                remedy="continue it with --resume, or name another with -o",
-            )
+            remedy = "continue it with --resume, or name another with -o"
+            raise UsageError("holds a training run already", where=self.out, remedy=remedy)
         tensors, state = self._last()
         if state.get("format") != FORMAT:
             raise UsageError(

@@ -176,11 +176,8 @@ def _weights(
                 remedy="write probabilities as in beach:0.77, or set tasks.0.positive_from",
             )
         if not name or not np.isfinite(weight):
-            raise ManifestError(
-                f"the label {label!r} has no weight",
-                where=where,
-                remedy="write labels as in beach:0.77, or set tasks.0.weighted=false",
-            )
+            remedy = "write labels as in beach:0.77, or set tasks.0.weighted=false"
+            raise ManifestError(f"the label {label!r} has no weight", where=where, remedy=remedy)
         found[name] = max(weight, found.get(name, -np.inf))
     return found
 

@@ -106,11 +106,8 @@ def parse_images(cell: str, path: str | os.PathLike[str], line: int) -> tuple[st
     images = tuple(cell.split(" ")) if cell else ()
     for rank, image in enumerate(images, start=1):
         if image.split() != [image]:
-            raise SubmissionError(
-                f"image {rank} is {image!r}",
-                where=at(path, line),
-                remedy="separate the ids by one blank",
-            )
+            remedy = "separate the ids by one blank"
+            raise SubmissionError(f"image {rank} is {image!r}", where=at(path, line), remedy=remedy)
     return tuple(map(nfc, images))
 
 

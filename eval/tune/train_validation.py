@@ -139,11 +139,8 @@ class TagValidation:
         self._progress = on_progress
         self._tags = {row.id: positive_tags(row.labels, settings, "--val") for row in held_out.rows}
         if not any(self._tags.values()):
-            raise ManifestError(
-                "no picture has a tag",
-                where="--val",
-                remedy="give a CSV with a column tags, which blanks separate",
-            )
+            remedy = "give a CSV with a column tags, which blanks separate"
+            raise ManifestError("no picture has a tag", where="--val", remedy=remedy)
 
     def __call__(self, embedder: Embedder, head: TagHead | None) -> dict[str, float]:
         """Returns the score "tag_map", 0 to 1; 0 where the head has none of the tags."""
