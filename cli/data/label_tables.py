@@ -207,7 +207,7 @@ def add_tags(
     graph = named_relations(relations, relations_by) or RelationGraph({})
     pictures = LabelTable(table)
     if not any(pictures.labels.values()):
-        remedy = "give a CSV with a column tags, several, separated by blanks"
+        remedy = "give a CSV with a column tags (several, separated by blanks)"
         raise ManifestError("no picture has a tag", where=table, remedy=remedy)
     if all(_WEIGHTED.fullmatch(tag) for own in pictures.labels.values() for tag in own):
         remedy = "add tags before weights"

@@ -179,7 +179,7 @@ def _candidates(
     from lmk.rerank.tags.taggers import HeadTagger, tag_files
 
     if not manifest.labelled:
-        remedy = "give a CSV with a column tags, separated by blanks"
+        remedy = "give a CSV with a column tags (several, separated by blanks)"
         raise ManifestError("no picture has a tag", where=manifest.root, remedy=remedy)
     head = None if tagger is None else HeadTagger.open(tagger)
     if head is not None and model is None:

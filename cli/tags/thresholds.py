@@ -200,7 +200,7 @@ def _validation(
         echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
     labels = {id_: set(relations.close(own)) for id_, own in labels.items()}
     if not any(own & set(tagger.names) for own in labels.values()):
-        remedy = "give a CSV with a column tags, separated by blanks"
+        remedy = "give a CSV with a column tags (several, separated by blanks)"
         raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)
     files = [(row.id, manifest.file(row)) for row in manifest.rows]
     with StageProgress() as progress:

@@ -158,10 +158,7 @@ def _packaged_state(package: str) -> dict[str, Tensor]:
 
 
 def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copies weights by their order, for states with other names but the same order and shapes.
-
-    The classifier at the end of `state` is ignored, as the backbone has none.
-    """
+    """Copies weights with other names by their order; ignores the classifier at the end."""
     own = backbone.state_dict()
     targets = [name for name in own if not name.endswith("num_batches_tracked")]
     sources = [name for name in state if not name.endswith("num_batches_tracked")]

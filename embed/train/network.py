@@ -90,11 +90,7 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
 
 
 def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
-    """Loads the network of an embedder's folder as initial weights.
-
-    A missing neck or power of GeM starts as in other runs. Parts that the settings do not have are
-    ignored. Parts that both have must fit.
-    """
+    """Returns a network with the weights of an embedder's folder; other parts start afresh."""
     network = build_network(wanted, None)
     own, given = network.state_dict(), read_state(folder / _WEIGHTS)
     for ending in (_POOL, _NECK):
@@ -102,13 +98,9 @@ def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
         if not fresh or not any(name.startswith(ending) for name in given):
             given = {name: each for name, each in given.items() if not name.startswith(ending)}
             given |= fresh
-    load_weights(
-        network,
-        given,
-        folder,
-        what="this embedder's network is not that of the settings",
-        remedy="give the settings of `model` that this embedder was trained with",
-    )
+    what = "this embedder's network is not that of the settings"
+    remedy = "give the settings of `model` that this embedder was trained with"
+    load_weights(network, given, folder, what=what, remedy=remedy)
     return network
 
 

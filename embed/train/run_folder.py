@@ -78,11 +78,8 @@ class RunFolder:
         return None
 
     def _foreign(self) -> bool:
-        """True if the folder has other files than those of a run.
-
-        The folder is listed once, as another process of this run may create it now.
-        """
-        try:
+        """True if the folder has other files than those of a run."""
+        try:  # lists it once, as another process of this run may create it now
             held = {entry.name for entry in self.out.iterdir()}
         except FileNotFoundError:
             return False

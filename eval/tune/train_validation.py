@@ -166,11 +166,7 @@ class TagValidation:
 def _ranked(
     queries: _Labelled, gallery: _Labelled, *, leave_out: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]:
-    """Returns hits bool [q, k], true pictures int64 [q] and the best cosine float32 [q].
-
-    Ties are ordered by row. With `leave_out` the queries are the gallery, and each query is left
-    out of its own list.
-    """
+    """Returns hits bool [q, k], true pictures int64 [q] and the best cosine float32 [q]."""
     names = sorted(set().union(*gallery.labels, *queries.labels))
     number = {name: i for i, name in enumerate(names)}
     own, theirs = (
