@@ -158,12 +158,7 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
 
 
 def _candidates(
-    manifest: Manifest,
-    tagger: Path | None,
-    model: str | None,
-    top: int,
-    above: float,
-    doubt: float,
+    manifest: Manifest, tagger: Path | None, model: str | None, top: int, above: float, doubt: float
 ) -> list[Candidate]:
     """Returns the candidates of all pictures."""
     import numpy as np

@@ -225,8 +225,7 @@ def _weights(text: str | None, count: int) -> list[float] | None:
         weights = []
     if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
         raise UsageError(
-            f"needs {count} numbers above 0, separated by commas; got {text!r}",
-            where="--weights",
+            f"needs {count} numbers above 0, separated by commas; got {text!r}", where="--weights"
         )
     return weights
 

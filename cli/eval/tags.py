@@ -89,11 +89,7 @@ def tags(
 
 
 def _as_dict(
-    by_tag: TagScores,
-    pictures: PictureScores,
-    interval: Interval | None,
-    resamples: int,
-    seed: int,
+    by_tag: TagScores, pictures: PictureScores, interval: Interval | None, resamples: int, seed: int
 ) -> dict[str, object]:
     precision, recall, f1 = pictures.means()
     return {

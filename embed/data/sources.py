@@ -118,8 +118,7 @@ def picture_sources(pictures: object) -> list[PictureSource]:
         UsageError: a folder is given as a picture.
     """
     single = isinstance(
-        pictures,
-        str | os.PathLike | bytes | bytearray | memoryview | Image.Image | PictureSource,
+        pictures, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | PictureSource
     )
     if single or (isinstance(pictures, np.ndarray) and pictures.ndim in (0, 2, 3)):
         source = picture_source(pictures)

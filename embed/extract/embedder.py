@@ -156,10 +156,7 @@ class Embedder:
             network: a result of `lmk.embed.network.build.build_network`.
         """
         return cls(
-            config,
-            weights_sha256=state_sha256(network),
-            feature_dim=network.dim,
-            network=network,
+            config, weights_sha256=state_sha256(network), feature_dim=network.dim, network=network
         )
 
     @classmethod

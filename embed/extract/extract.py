@@ -157,11 +157,7 @@ def extract(
 
 
 def identify(
-    manifest: Manifest,
-    size: int,
-    known: Container[str] = (),
-    *,
-    on_progress: Count = no_count,
+    manifest: Manifest, size: int, known: Container[str] = (), *, on_progress: Count = no_count
 ) -> Extraction:
     """Reads, hashes and decodes the files of a manifest, without computing features.
 
@@ -182,11 +178,7 @@ def identify(
 
 
 def extract_stream(
-    manifest: Manifest,
-    embedder: Embedder,
-    *,
-    batch: int = 256,
-    on_progress: Count = no_count,
+    manifest: Manifest, embedder: Embedder, *, batch: int = 256, on_progress: Count = no_count
 ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
     """Embeds the pictures of a manifest in batches, in order; nothing is written to disk.
 
@@ -200,11 +192,7 @@ def extract_stream(
 
 
 def feature_stream(
-    manifest: Manifest,
-    embedder: Embedder,
-    *,
-    batch: int = 256,
-    on_progress: Count = no_count,
+    manifest: Manifest, embedder: Embedder, *, batch: int = 256, on_progress: Count = no_count
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
     """Computes raw features of the pictures of a manifest in batches, in order.
 

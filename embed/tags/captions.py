@@ -90,11 +90,7 @@ def keywords(
 
 
 def weighted_labels(
-    texts: Sequence[str],
-    glosses: Mapping[str, str],
-    *,
-    top: int = 5,
-    encode: Encode | None = None,
+    texts: Sequence[str], glosses: Mapping[str, str], *, top: int = 5, encode: Encode | None = None
 ) -> list[tuple[tuple[str, float], ...]]:
     """Returns the labels nearest to each text, with the cosine as weight.
 

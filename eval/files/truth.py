@@ -228,9 +228,7 @@ def _missing_columns(rows: CsvFile, needed: str) -> SubmissionError:
 
 
 def _check(
-    query_ids: tuple[str, ...],
-    values: tuple[tuple[str, ...], ...],
-    usage: tuple[str | None, ...],
+    query_ids: tuple[str, ...], values: tuple[tuple[str, ...], ...], usage: tuple[str | None, ...]
 ) -> None:
     if not len(query_ids) == len(values) == len(usage):
         raise ValueError(f"{len(query_ids)} queries, {len(values)} values, {len(usage)} usages")

@@ -176,11 +176,7 @@ def gap_test(
 
 
 def mean_interval(
-    values: NDArray[np.floating],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    values: NDArray[np.floating], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     """Returns the mean of a value per query (AP, P@k, right or wrong, F1) with its interval.
 

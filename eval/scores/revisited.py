@@ -95,9 +95,7 @@ class ProtocolScore:
 
 
 def evaluate_ranks(
-    ranks: Sequence[NDArray[np.integer]],
-    truth: RevisitedTruth,
-    kappas: Sequence[int] = KAPPAS,
+    ranks: Sequence[NDArray[np.integer]], truth: RevisitedTruth, kappas: Sequence[int] = KAPPAS
 ) -> dict[Protocol, ProtocolScore]:
     """Returns the scores of rank lists by all three protocols.
 

@@ -71,8 +71,7 @@ def _ranks_of_array(path: str | os.PathLike[str], truth: RevisitedTruth, columns
     ranks, q, n = _load_array(path), len(truth), len(truth.database)
     if ranks.ndim != 2 or ranks.dtype.kind not in "iu":
         raise SubmissionError(
-            f"needs whole numbers [q, k], has {ranks.dtype} {list(ranks.shape)}",
-            where=path,
+            f"needs whole numbers [q, k], has {ranks.dtype} {list(ranks.shape)}", where=path
         )
     by_query = ranks.T if columns else ranks
     if len(by_query) != q:

@@ -71,10 +71,7 @@ class LabelledPhotos:
 
 
 def read_labelled_photos(
-    manifest: Manifest,
-    recognizer: Recognizer,
-    *,
-    on_progress: Count = no_count,
+    manifest: Manifest, recognizer: Recognizer, *, on_progress: Count = no_count
 ) -> LabelledPhotos:
     """Returns the photos of a manifest, embedded for an index that does not contain them.
 

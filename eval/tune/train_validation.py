@@ -129,11 +129,7 @@ class TagValidation:
     """
 
     def __init__(
-        self,
-        held_out: Manifest,
-        settings: Tags,
-        *,
-        on_progress: Progress = no_progress,
+        self, held_out: Manifest, settings: Tags, *, on_progress: Progress = no_progress
     ) -> None:
         self._held_out = held_out
         self._progress = on_progress
