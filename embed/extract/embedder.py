@@ -53,6 +53,8 @@ from lmk.embed.scratch import ScratchFolder
 if TYPE_CHECKING:
     from lmk.embed.network.heads import EmbeddingNetwork
 
+_REBUILD = "build the index again with lmk build-index"
+
 
 class Embedder:
     """Turns pictures into unit vectors whose dot product is their similarity.
@@ -120,19 +122,15 @@ class Embedder:
         folder = embedder_folder(name)
         if folder is not None:
             if weights or pretrained or size:
-                raise ModelError(
-                    "an embedder's folder has its own weights and size",
-                    where=name,
-                    remedy="leave out --weights, --pretrained and --size",
-                )
+                what = "an embedder's folder has its own weights and size"
+                remedy = "leave out --weights, --pretrained and --size"
+                raise ModelError(what, where=name, remedy=remedy)
             return cls.load(folder)
         if "+" in name:
             if weights or pretrained:
-                raise ModelError(
-                    "an ensemble's members have their own weights",
-                    where=name,
-                    remedy="leave out --weights and --pretrained",
-                )
+                remedy = "leave out --weights and --pretrained"
+                what = "an ensemble's members have their own weights"
+                raise ModelError(what, where=name, remedy=remedy)
             return cls.ensemble([cls.named(part, size=size) for part in name.split("+")])
         config = preset(name) if name in preset_names() else None
         if config is None:
@@ -207,11 +205,8 @@ class Embedder:
             files=files,
         )
         if embedder.fingerprint != saved.fingerprint:
-            raise EmbedderMismatch(
-                "was made by another version of lmk, whose vectors differ",
-                where=folder,
-                remedy="build the index again with lmk build-index",
-            )
+            what = "was made by another version of lmk, whose vectors differ"
+            raise EmbedderMismatch(what, where=folder, remedy=_REBUILD)
         return embedder
 
     def save(self, folder: Path) -> None:
@@ -291,11 +286,8 @@ class Embedder:
             weights = self.folder / WEIGHTS if self.folder else None
             self._network = build_network(self.config, weights, whole=True)
             if state_sha256(self._network) != self._weights_sha256:
-                raise EmbedderMismatch(
-                    "the weights are not the ones this index was built with",
-                    where=self.folder,
-                    remedy="build the index again with lmk build-index",
-                )
+                what = "the weights are not the ones this index was built with"
+                raise EmbedderMismatch(what, where=self.folder, remedy=_REBUILD)
         return self._network
 
     def start(self) -> Runtime:

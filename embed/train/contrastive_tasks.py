@@ -39,10 +39,6 @@ class ContrastTask(Task):
         own = np.arange(len(codes)) + codes.max(initial=0) + 1
         self._labels = torch.from_numpy(np.where(codes < 0, own, codes)).to(memory.vectors.device)
 
-    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Returns the pictures' numbers int64 [n]."""
-        return torch.from_numpy(pictures)
-
     def weights(self, targets: Tensor) -> Tensor:
         """See Task.weights."""
         return torch.ones(len(targets), device=targets.device)
@@ -106,10 +102,6 @@ class NeighboursTask(Task):
             )
         self._columns = torch.from_numpy(columns).to(device)
         self._teacher = torch.from_numpy(teacher.vectors).to(device)
-
-    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Returns the pictures' numbers int64 [n]."""
-        return torch.from_numpy(pictures)
 
     def weights(self, targets: Tensor) -> Tensor:
         """See Task.weights: 0 where the teacher has no vector."""

@@ -35,9 +35,8 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
 
     model = config.model
     if not is_model(model.backbone):
-        raise ModelError(
-            "timm knows no such model", where=model.backbone, remedy="check model.backbone"
-        )
+        remedy = "check model.backbone"
+        raise ModelError("timm knows no such model", where=model.backbone, remedy=remedy)
     known = get_pretrained_cfg(model.backbone)
     resolve: Any = resolve_data_config
     data = resolve(pretrained_cfg=asdict(known) if known else {})

@@ -36,9 +36,12 @@ class Task(nn.Module, ABC):
     name: str
     loss_weight: float
 
-    @abstractmethod
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Returns the targets [n, ...] of pictures, given by their numbers in the training set."""
+        """Returns the targets [n, ...] of pictures, given by their numbers in the training set.
+
+        They are the numbers int64 [n] themselves, unless a task overrides this method.
+        """
+        return torch.from_numpy(pictures)
 
     def step_targets(
         self, number: int, micro_batches: Sequence[NDArray[np.int64]], world: World
