@@ -167,11 +167,9 @@ def _calibrated(
     point = result.point
     if precision is not None and not point.feasible:
         best = f"the best is {point.precision:.3f}, with recall {point.recall:.3f}"
-        raise LmkError(
-            f"no threshold reaches precision {precision:g}: {best}; nothing is changed",
-            where=where,
-            remedy="set a lower --precision, or try other steps (lmk tune)",
-        )
+        what = f"no threshold reaches precision {precision:g}: {best}; nothing is changed"
+        remedy = "set a lower --precision, or try other steps (lmk tune)"
+        raise LmkError(what, where=where, remedy=remedy)
     return result
 
 

@@ -115,11 +115,9 @@ def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
 
     retrieval = saved_retrieval(recognizer.gallery) if name is None else read_retrieval(name)
     if retrieval.k > MAX_IMAGES:
-        raise UsageError(
-            f"lists of {retrieval.k:,} pictures, a submission holds {MAX_IMAGES}",
-            where=name or recognizer.gallery.path,
-            remedy=f"set its k to {MAX_IMAGES}",
-        )
+        what = f"lists of {retrieval.k:,} pictures, a submission holds {MAX_IMAGES}"
+        remedy = f"set its k to {MAX_IMAGES}"
+        raise UsageError(what, where=name or recognizer.gallery.path, remedy=remedy)
     return retrieval
 
 

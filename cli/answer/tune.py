@@ -119,11 +119,9 @@ def _photos(
     photos = read_photos(manifest, source, recognizer, count)
     without = sum(not labels for labels in photos.labels)
     if without == len(photos):
-        raise UsageError(
-            "no photo shows a landmark, so there is no score",
-            where=source,
-            remedy="give labels in the column landmark_id of a CSV, or as sub-folders",
-        )
+        what = "no photo shows a landmark, so there is no score"
+        remedy = "give labels in the column landmark_id of a CSV, or as sub-folders"
+        raise UsageError(what, where=source, remedy=remedy)
     echo_unknown(photos, source, recognizer, "they are always missed")
     if not without:
         nothing = "every photo shows a landmark, so refusing other photos is not measured"

@@ -122,11 +122,9 @@ def _truth_by_label(
     wanted = {label for labels in truth.labels for label in labels}
     text = similar_text(similar_pairs(wanted, pictures), "label", others=f"those of {source}")
     if not any(images):
-        raise SubmissionError(
-            f"no query shows a landmark of {source}",
-            where=solution,
-            remedy=text or "do both use the same labels?",
-        )
+        what = f"no query shows a landmark of {source}"
+        remedy = text or "do both use the same labels?"
+        raise SubmissionError(what, where=solution, remedy=remedy)
     if text:
         echo_warnings(solution, [f"{text}, so they never match"])
     lost = sum(
@@ -282,11 +280,9 @@ def _evaluate(
     of_database = read_features(database, len(truth.database))
     of_queries = read_features(queries, len(truth))
     if of_database.shape[1] != of_queries.shape[1]:
-        raise SubmissionError(
-            f"{of_queries.shape[1]} numbers a picture, {database} has {of_database.shape[1]}",
-            where=queries,
-            remedy="compute both with the same network",
-        )
+        what = f"{of_queries.shape[1]} numbers a picture, {database} has {of_database.shape[1]}"
+        remedy = "compute both with the same network"
+        raise SubmissionError(what, where=queries, remedy=remedy)
     return evaluate_features(of_database, of_queries, truth)
 
 

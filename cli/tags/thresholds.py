@@ -175,11 +175,9 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
         return
     for row in manifest.rows:
         if tagger.knows(manifest.file(row)):
-            raise UsageError(
-                "is a picture of the index and would vote for its own tags",
-                where=manifest.file(row),
-                remedy="give pictures that the index does not hold",
-            )
+            what = "is a picture of the index and would vote for its own tags"
+            remedy = "give pictures that the index does not hold"
+            raise UsageError(what, where=manifest.file(row), remedy=remedy)
 
 
 def _validation(

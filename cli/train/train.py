@@ -131,11 +131,9 @@ def train(
     from lmk.embed.train.task_config import Tags
 
     if weights and pretrained:
-        raise UsageError(
-            "weights are given twice, as a file and from the hub",
-            where="--weights",
-            remedy="give one of --weights and --pretrained",
-        )
+        what = "weights are given twice, as a file and from the hub"
+        remedy = "give one of --weights and --pretrained"
+        raise UsageError(what, where="--weights", remedy=remedy)
     require_folder(out)
     start = "hub" if pretrained else weights
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]

@@ -89,11 +89,9 @@ class Manifest:
     def _check(self, row: Row) -> None:
         # An id or label without blanks that is not empty splits into exactly itself.
         if len(row.id.split()) != 1 or " ".join(row.labels).split() != list(row.labels):
-            raise ManifestError(
-                f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})",
-                where=self.root,
-                remedy="write '_' for a blank",
-            )
+            what = f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})"
+            remedy = "write '_' for a blank"
+            raise ManifestError(what, where=self.root, remedy=remedy)
         if row.path in ("", "."):
             remedy = "name the picture's file, or leave the row out"
             raise ManifestError(f"the path of {row.id} is empty", where=self.root, remedy=remedy)
@@ -111,11 +109,9 @@ class Manifest:
                 remedy=remedy,
             )
         if "\0" in row.path or "\0" in row.id:
-            raise ManifestError(
-                f"a NUL character in the id or path of {row.id!r}",
-                where=self.root,
-                remedy="remove the NUL character",
-            )
+            what = f"a NUL character in the id or path of {row.id!r}"
+            remedy = "remove the NUL character"
+            raise ManifestError(what, where=self.root, remedy=remedy)
 
     def __len__(self) -> int:
         return len(self.rows)

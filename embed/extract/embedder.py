@@ -169,11 +169,9 @@ class Embedder:
         """
         name = "+".join(member.config.name for member in members)
         if len(members) < 2 or any(member.whitening for member in members):
-            raise ModelError(
-                "an ensemble needs two members or more, none of them whitened",
-                where=name,
-                remedy="leave the whitening to the ensemble",
-            )
+            what = "an ensemble needs two members or more, none of them whitened"
+            remedy = "leave the whitening to the ensemble"
+            raise ModelError(what, where=name, remedy=remedy)
         config = ensemble_config([member.config for member in members])
         from lmk.embed.network.build import build_network
 
@@ -254,11 +252,9 @@ class Embedder:
             ValueError: a scale is out of range.
         """
         if self.whitening is not None:
-            raise ModelError(
-                "its whitening was fitted on single views",
-                where=self.config.name,
-                remedy="choose the views before the whitening is fitted",
-            )
+            what = "its whitening was fitted on single views"
+            remedy = "choose the views before the whitening is fitted"
+            raise ModelError(what, where=self.config.name, remedy=remedy)
         from lmk.embed.network.build import try_network
         from lmk.embed.network.heads import EmbeddingNetwork
 

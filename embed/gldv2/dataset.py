@@ -118,11 +118,9 @@ def parse_shards(spec: str, split: str) -> tuple[int, ...]:
             raise UsageError(f"{piece!r} is no shard or range", where="--shards", remedy=remedy)
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= count:
-            raise UsageError(
-                f"{split} has the shards 0 to {count - 1}, not {piece.strip()}",
-                where="--shards",
-                remedy="write 0-3, 0,5,7-9 or all",
-            )
+            what = f"{split} has the shards 0 to {count - 1}, not {piece.strip()}"
+            remedy = "write 0-3, 0,5,7-9 or all"
+            raise UsageError(what, where="--shards", remedy=remedy)
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))
 
@@ -293,11 +291,9 @@ class _Run:
         found: set[str] = set(re.findall(r"\b[0-9a-f]{32}\b", text.lower()))
         others = set(re.findall(r"images_\d+", text)) - {shard}
         if len(found) != 1 or others:
-            raise DownloadError(
-                f"not the checksum of {shard}.tar: {text[:80]!r}",
-                where=url,
-                remedy="try again later, or name another mirror",
-            )
+            what = f"not the checksum of {shard}.tar: {text[:80]!r}"
+            remedy = "try again later, or name another mirror"
+            raise DownloadError(what, where=url, remedy=remedy)
         return found.pop()
 
     def _fetch(

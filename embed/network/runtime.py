@@ -65,11 +65,9 @@ class OpenVinoRuntime:
             self._compiled = openvino.Core().compile_model(graph, "CPU", options)
         except RuntimeError as error:
             raise_system_cause(error)
-            raise ModelError(
-                "OpenVINO cannot read this graph",
-                where=graph,
-                remedy="build the index again, or install the openvino it was built with",
-            ) from error
+            what = "OpenVINO cannot read this graph"
+            remedy = "build the index again, or install the openvino it was built with"
+            raise ModelError(what, where=graph, remedy=remedy) from error
         self._requests = streams * _REQUESTS_PER_STREAM
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
@@ -164,11 +162,9 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
         openvino.save_model(graph, path)
     except RuntimeError as error:  # OpenVINO gives no reason
         raise_system_cause(error)
-        raise StorageError(
-            "cannot write the network's graph",
-            where=path.parent,
-            remedy="free some space there, or name another folder with TMPDIR",
-        ) from error
+        what = "cannot write the network's graph"
+        remedy = "free some space there, or name another folder with TMPDIR"
+        raise StorageError(what, where=path.parent, remedy=remedy) from error
 
 
 @contextmanager

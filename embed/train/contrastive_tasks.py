@@ -95,11 +95,9 @@ class NeighboursTask(Task):
         self._known = teacher.known
         columns = np.flatnonzero((codes < 0) & teacher.known & memory.known.cpu().numpy())
         if len(columns) < 2:
-            raise ManifestError(
-                f"{len(columns)} pictures without a label are too few for the task of neighbours",
-                where="--data",
-                remedy="add pictures of no landmark by one more --data FOLDER, or leave that out",
-            )
+            what = f"{len(columns)} pictures without a label are too few for the task of neighbours"
+            remedy = "add pictures of no landmark by one more --data FOLDER, or leave that out"
+            raise ManifestError(what, where="--data", remedy=remedy)
         self._columns = torch.from_numpy(columns).to(device)
         self._teacher = torch.from_numpy(teacher.vectors).to(device)
 

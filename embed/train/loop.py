@@ -117,11 +117,9 @@ def train(
     pictures = TrainingPictures.of(manifests)
     with joined(place) as world:
         if config.batch % world.size:
-            raise UsageError(
-                f"{config.batch} pictures cannot be divided among {world.size} processes",
-                where="batch",
-                remedy=f"choose a multiple of {world.size}",
-            )
+            what = f"{config.batch} pictures cannot be divided among {world.size} processes"
+            remedy = f"choose a multiple of {world.size}"
+            raise UsageError(what, where="batch", remedy=remedy)
         folder = RunFolder(out)
         network = start_network(config)
         checkpoint = folder.start(config, pictures.digest, resume=resume, write=world.first)
@@ -294,11 +292,9 @@ class _Run:
         values = torch.stack(losses).double().cpu().numpy()
         if not np.isfinite(values).all():
             first = steps[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
-            raise LmkError(
-                f"the loss is not finite at step {first}",
-                where=self.folder.out,
-                remedy="train anew with a smaller optimizer.lr, with clip, or in fp32",
-            )
+            what = f"the loss is not finite at step {first}"
+            remedy = "train anew with a smaller optimizer.lr, with clip, or in fp32"
+            raise LmkError(what, where=self.folder.out, remedy=remedy)
         for row in values.tolist():  # one by one, so that the sums do not depend on the flushes
             self._at.sums = [a + b for a, b in zip(self._at.sums, row, strict=True)]
         if self.world.first:

@@ -108,11 +108,9 @@ def _freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
         found = [p for name, p in network.named_parameters() if name.startswith(beginning)]
         if not found:
             first = next(name for name, _ in network.named_parameters())
-            raise UsageError(
-                f"no weight's name begins with {beginning!r} (the first is {first})",
-                where="freeze",
-                remedy="see the names in weights.safetensors",
-            )
+            what = f"no weight's name begins with {beginning!r} (the first is {first})"
+            remedy = "see the names in weights.safetensors"
+            raise UsageError(what, where="freeze", remedy=remedy)
         for parameter in found:
             parameter.requires_grad_(False)
 

@@ -65,11 +65,9 @@ class RunFolder:
         if self.last.exists():
             return self._checkpoint(config, digest, resume=resume)
         if self._foreign():
-            raise UsageError(
-                "exists already and is not a training run",
-                where=self.out,
-                remedy="name another with -o",
-            )
+            what = "exists already and is not a training run"
+            remedy = "name another with -o"
+            raise UsageError(what, where=self.out, remedy=remedy)
         if write:
             with storage_errors(self.out):
                 self.training.mkdir(parents=True, exist_ok=True)
@@ -106,11 +104,9 @@ class RunFolder:
         if state["data"] != digest:
             different.append("the training pictures")
         if different:
-            raise UsageError(
-                f"was started with other settings: {', '.join(different)}",
-                where=self.out,
-                remedy="give the same ones (training/config.json), or name another with -o",
-            )
+            what = f"was started with other settings: {', '.join(different)}"
+            remedy = "give the same ones (training/config.json), or name another with -o"
+            raise UsageError(what, where=self.out, remedy=remedy)
         return tensors, state
 
     @property

@@ -89,11 +89,9 @@ class ClassTask(Task):
         self.loss_weight = settings.loss_weight
         self.classes, self._codes = class_codes(labels, settings.unlabelled == "background")
         if len(self.classes) < 2:
-            raise ManifestError(
-                f"the pictures have {len(self.classes)} landmarks, but at least two are needed",
-                where="--data",
-                remedy="give a CSV with a column landmark_id, or one sub-folder for each landmark",
-            )
+            what = f"the pictures have {len(self.classes)} landmarks, but at least two are needed"
+            remedy = "give a CSV with a column landmark_id, or one sub-folder for each landmark"
+            raise ManifestError(what, where="--data", remedy=remedy)
         counts = np.bincount(self._codes[self._codes >= 0], minlength=len(self.classes))
         self.loss = class_loss(settings, counts, dim)
         weights = class_weights(counts) if settings.class_weights else np.ones(len(counts))

@@ -81,11 +81,9 @@ class AtomicRows:
         """
         for cell in cells:
             if "\n" in cell or "\r" in cell or "\0" in cell or _surrogate(cell):
-                raise SubmissionError(
-                    f"cannot be written to a CSV file: {cell!r}",
-                    where=self.path,
-                    remedy="rename the picture or landmark (UTF-8, no line breaks)",
-                )
+                what = f"cannot be written to a CSV file: {cell!r}"
+                remedy = "rename the picture or landmark (UTF-8, no line breaks)"
+                raise SubmissionError(what, where=self.path, remedy=remedy)
         with storage_errors(self.path):
             self._writer.writerow(cells)
             if self._resume is not None:

@@ -242,11 +242,9 @@ class SubmissionWriter(_AnswerRows):
         if math.isnan(confidence):
             raise SubmissionError(f"query {query_id}: the confidence is NaN", where=self.path)
         if label is not None and confidence != -math.inf and label.split() != [label]:
-            raise SubmissionError(
-                f"the label {label!r} has a blank in it, which a submission cannot hold",
-                where=self.path,
-                remedy="name the landmark without blanks (as Eiffel_Tower)",
-            )
+            what = f"the label {label!r} has a blank in it, which a submission cannot hold"
+            remedy = "name the landmark without blanks (as Eiffel_Tower)"
+            raise SubmissionError(what, where=self.path, remedy=remedy)
         self.write_cell(query_id, _answer_cell(label, confidence))
 
     def revise(self, change: Callable[[Submission], NDArray[np.floating]]) -> None:
@@ -288,11 +286,9 @@ class RetrievalWriter(_AnswerRows):
             )
         for image in images:
             if image.split() != [image]:
-                raise SubmissionError(
-                    f"the id {image!r} has a blank in it, which a submission cannot hold",
-                    where=self.path,
-                    remedy="rename the picture, or give it an id in a CSV manifest",
-                )
+                what = f"the id {image!r} has a blank in it, which a submission cannot hold"
+                remedy = "rename the picture, or give it an id in a CSV manifest"
+                raise SubmissionError(what, where=self.path, remedy=remedy)
         self.write_cell(query_id, " ".join(images))
 
 

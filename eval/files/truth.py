@@ -209,11 +209,9 @@ def _true_images(
         return ()
     images = () if cell.strip() in MISSING_WORDS else tuple(map(nfc, cell.split()))
     if not images:
-        raise SubmissionError(
-            f"query {query} has no true picture",
-            where=at(path, line),
-            remedy="leave the row out, or give it the Usage Ignored",
-        )
+        what = f"query {query} has no true picture"
+        remedy = "leave the row out, or give it the Usage Ignored"
+        raise SubmissionError(what, where=at(path, line), remedy=remedy)
     if len(set(images)) != len(images):
         raise SubmissionError("an image stands twice", where=at(path, line))
     return images

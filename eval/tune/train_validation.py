@@ -70,11 +70,9 @@ class Validation:
                 counts[label] = counts.get(label, 0) + 1
         least = 2 if gallery is None else 1
         if not any(counts.get(label, 0) >= least for own in labels for label in own):
-            raise ManifestError(
-                "no picture shares a landmark with another one",
-                where="--val",
-                remedy="give pictures with labels, two or more of a landmark, or --val-gallery",
-            )
+            what = "no picture shares a landmark with another one"
+            remedy = "give pictures with labels, two or more of a landmark, or --val-gallery"
+            raise ManifestError(what, where="--val", remedy=remedy)
 
     def __call__(self, embedder: Embedder) -> dict[str, float]:
         """Returns the scores "gap", "map" and "accuracy", each 0 to 1."""
