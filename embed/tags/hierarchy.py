@@ -124,11 +124,9 @@ def read_relations(path: Path, *, by: Literal["name", "id", "index"] = "name") -
         return _graph(_csv_edges(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"cannot be read as relations: {' '.join(str(reason).split())}",
-            where=path,
-            remedy="see docs/tags.md for the forms",
-        ) from None
+        what = f"cannot be read as relations: {' '.join(str(reason).split())}"
+        remedy = "see docs/tags.md for the forms"
+        raise UsageError(what, where=path, remedy=remedy) from None
 
 
 Edges = Iterable[tuple[str, str | None]]
