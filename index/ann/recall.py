@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.view import View
 
@@ -126,9 +125,8 @@ class _Sample:
         self.available = len(rows) - 1
         count = min(2 * SAMPLE, len(rows))
         self.rows = np.random.default_rng(0).choice(rows, count, replace=False)
-        self.vectors = view.stored.read(self.rows)
-        names = tuple(map(str, range(count)))
-        queries = Embeddings(self.vectors, names, view.fingerprint)
+        queries = view.embeddings(self.rows)
+        self.vectors = queries.vectors
         deepest = min(self.available, max(_FACTORS) + _TIES)
         exact = FlatSearcher(view, hold=False).search(queries, deepest + 1)
         own = exact.rows == self.rows[:, None]
