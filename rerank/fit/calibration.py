@@ -106,8 +106,7 @@ class ScoredAnswers:
         Args:
             known: gallery pictures, each answered by the gallery without itself.
             right: whether each of these answers was right.
-            strangers: the same pictures, each asked without its whole landmark: places nobody has
-                heard of.
+            unknown_landmark: the same pictures, each answered without its whole landmark.
             distractors: answered by the gallery.
         """
         parts = (known, unknown_landmark, distractors)
@@ -351,11 +350,9 @@ def _curve(
     """Returns falling thresholds, and the weights of right and of all answers at each."""
     given = np.isfinite(answers.confidence)
     values, inverse = np.unique(-answers.confidence[given], return_inverse=True)
-    values = -values
-    weight = answers.weight[given]
-    above, right = np.zeros(len(values)), np.zeros(len(values))
-    np.add.at(above, inverse, weight)
-    np.add.at(right, inverse, weight * answers.right[given])
+    values, weight = -values, answers.weight[given]
+    above = np.bincount(inverse, weight, len(values))
+    right = np.bincount(inverse, weight * answers.right[given], len(values))
     middle = ((values + np.append(values[1:], values[-1:])) / 2).astype(np.float32)
     below = np.append(values[1:], -np.inf)
     return np.where(middle > below, middle, values), np.cumsum(right), np.cumsum(above)

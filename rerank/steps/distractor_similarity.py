@@ -18,31 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
-from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.steps.hits import Hits
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def distractor_cosines(
-    distractors: Searcher, pictures: Embeddings, top: int
-) -> NDArray[np.float32]:
-    """Returns the `top` largest cosines of each picture to distractors, falling: float32 [n, top].
-
-    -inf where there are fewer distractors. B is the mean of the first 5 of a gallery picture, and C
-    that of the first 10 of a query (`mean_of`).
-    """
-    return distractors.search(pictures, top).scores
-
-
 def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:
     """Returns the mean of the m largest, or of all where there are fewer: float32 [n], 0 for none.
 
     Args:
-        cosines: [n, at least m], falling (distractor_cosines).
+        cosines: [n, at least m], falling; -inf where there are fewer (Neighbours.scores).
         m: how many.
 
     Raises:
@@ -64,7 +51,7 @@ def thresholded_demotion(
     The second place of 2020 subtracted it from a confidence (float32 [n], never negative).
 
     Args:
-        cosines: [n, at least nth], falling (distractor_cosines).
+        cosines: [n, at least nth], of the queries to distractors, falling.
         nth: counted from 1.
         at: where the demotion begins.
         factor: of the cosine.
@@ -110,7 +97,7 @@ def landmark_score(
 
     Args:
         gallery_cosines: [q, at least m], falling (Neighbours.scores).
-        cosines: [q, at least m], falling (distractor_cosines).
+        cosines: the same of distractors.
         m: nearest pictures of each that count.
     """
     return mean_of(gallery_cosines, m) - mean_of(cosines, m)
