@@ -15,6 +15,7 @@ from lmk.index.exact import gpu
 from lmk.index.vectors.memory import free_memory
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.rescoring import best, score_pairs
+from lmk.index.vectors.vectors import row_blocks
 from lmk.index.vectors.view import Allow, View
 
 _BLOCK_ROWS = 65_536  # vectors compared with the queries at a time
@@ -49,7 +50,9 @@ class FlatSearcher:
     def __init__(self, view: View, *, hold: bool | None = None) -> None:
         self._view = view
         self._rows = np.flatnonzero(view.mask)
-        self._hold = _fits(len(self._rows) * view.dim * 4) if hold is None else hold
+        size = len(self._rows) * view.dim * 4
+        fits = size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
+        self._hold = fits if hold is None else hold
         self._held: list[NDArray[np.float32]] | None = None
         self._gpus: list[gpu.Shard] | None = None
         self._lock = threading.Lock()
@@ -126,8 +129,7 @@ class FlatSearcher:
         rows, values = best(query, chosen, scores, len(queries), k)
         if candidates.shape[1] < len(allowed):
             tied = np.flatnonzero(~(proposed[:, -1] < least))
-            for start in range(0, len(tied), _TIED_QUERIES):
-                some = tied[start : start + _TIED_QUERIES]
+            for some in row_blocks(tied, _TIED_QUERIES):
                 rows[some], values[some] = self._among_all(queries[some], k, allowed, least[some])
         return rows, values
 
@@ -175,8 +177,7 @@ class FlatSearcher:
         few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
         held = None if few and self._held is None else self._vectors()
         if held is None:
-            for start in range(0, len(allowed), _BLOCK_ROWS):
-                block = allowed[start : start + _BLOCK_ROWS]
+            for block in row_blocks(allowed, _BLOCK_ROWS):
                 yield block, self._view.stored.read(block)
             return
         for number, vectors in enumerate(held):
@@ -192,8 +193,7 @@ class FlatSearcher:
         """Returns the vectors on GPUs; none where there are no GPUs, or few vectors."""
         with self._lock:
             if self._gpus is None:
-                starts = range(0, len(self._rows), _BLOCK_ROWS)
-                blocks = (self._rows[start : start + _BLOCK_ROWS] for start in starts)
+                blocks = row_blocks(self._rows, _BLOCK_ROWS)
                 pairs = ((block, self._view.stored.read(block)) for block in blocks)
                 self._gpus = gpu.load(pairs, len(self._rows), self._view.dim)
             return self._gpus
@@ -202,14 +202,9 @@ class FlatSearcher:
         """Returns the copy of the vectors, in blocks, if it is kept."""
         with self._lock:
             if self._hold and self._held is None:
-                starts = range(0, len(self._rows), _BLOCK_ROWS)
-                read = self._view.stored.read
-                self._held = [read(self._rows[start : start + _BLOCK_ROWS]) for start in starts]
+                blocks = row_blocks(self._rows, _BLOCK_ROWS)
+                self._held = [self._view.stored.read(block) for block in blocks]
             return self._held
-
-
-def _fits(size: int) -> bool:
-    return size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class DerivedFiles:
         return False
 
     def save(
-        self, name: str, write: Callable[[Path], None], of: Collection[str] = ()
+        self, name: str, write: Callable[[Path], object], of: Collection[str] = ()
     ) -> Path | None:
         """Saves a file and returns its path, or None if the folder cannot be written.
 

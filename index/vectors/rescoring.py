@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +71,18 @@ def best(
     values = np.full((queries, k), -np.inf, np.float32)
     best_rows[places], values[places] = rows[top], scores[top]
     return best_rows, values
+
+
+def best_of(
+    results: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the k best rows of each query in several results (rows and scores [q, n]), as `best`.
+
+    No row is in two results of one query.
+    """
+    rows, scores = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
+    query, place = np.nonzero(rows != NO_ROW)
+    return best(query, rows[query, place], scores[query, place], len(rows), k)
 
 
 def rescore(
