@@ -141,10 +141,9 @@ def _of_pictures(
         label in {context.label_names[code] for code in codes}
         for label, codes in zip(answers.labels, own, strict=True)
     ]
-    several = np.array(
-        [not np.isin(*both).all() for both in zip(landmarks, copies, strict=True)], np.bool_
-    )
-    unknown_landmark = answered([np.union1d(*both) for both in zip(landmarks, copies, strict=True)])
+    both = list(zip(landmarks, copies, strict=True))
+    several = np.array([not np.isin(*pair).all() for pair in both], np.bool_)
+    unknown_landmark = answered([np.union1d(*pair) for pair in both])
     photo = photo_numbers(rows, copies)
     return (
         AskedPhotos(answers.confidence[several], photo[several]),

@@ -113,13 +113,8 @@ def hits_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.D
     """
     import pandas as pd  # takes half a second
 
-    return pd.DataFrame(
-        {
-            "id": list(ids),
-            "mean_cosine": picks.mean[rows],
-            "n_picked": picks.counts[rows],
-        }
-    )
+    columns = {"id": list(ids), "mean_cosine": picks.mean[rows], "n_picked": picks.counts[rows]}
+    return pd.DataFrame(columns)
 
 
 def shared_content(
@@ -130,15 +125,9 @@ def shared_content(
     Args:
         first, second: SHA-256 of the files; None where it is not known, which equals nothing.
     """
-    where: dict[str, int] = {}
-    for place, content in enumerate(second):
-        if content is not None:
-            where.setdefault(content, place)
-    return [
-        (place, where[content])
-        for place, content in enumerate(first)
-        if content is not None and content in where
-    ]
+    where = {content: place for place, content in reversed([*enumerate(second)])}
+    matches = ((place, where.get(content)) for place, content in enumerate(first) if content)
+    return [(place, match) for place, match in matches if match is not None]
 
 
 def refuse_queries_in_distractors(
