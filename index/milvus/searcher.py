@@ -170,11 +170,7 @@ class MilvusSearcher:
     def _halves(
         self, query: NDArray[np.float32], k: int, wanted: _Wanted
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The same for one query that the deepest answer of the server does not settle.
-
-        So many rows have nearly the same score, or so many are not wanted, that each half of the
-        rows is asked for by itself, down to few enough to compare them here.
-        """
+        """Searches each half of the rows for a query that the deepest answer leaves open."""
         left = np.flatnonzero(wanted.mask)
         if len(left) <= max(_LOCAL_ROWS, k):
             return _first(left, self._scores(query, left), k)
