@@ -26,6 +26,7 @@ from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, release
 from lmk.index.exact.compiled import addresses, bits_of, check_damage, merge
 from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
 from lmk.index.exact.tiles import HALVES, INT8_LANES
+from lmk.index.vectors.neighbours import RowScores
 from lmk.index.vectors.rescoring import best_of
 from lmk.index.vectors.scores import padded
 from lmk.index.vectors.view import View
@@ -83,7 +84,7 @@ class CellIndex:
         effort: int,
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the nearest k of all vectors in `effort` cells; see approximate.Index."""
         parts = []
         together = max(1, _MEMORY // (12 * _room(k) * faiss.omp_get_max_threads()))
@@ -116,7 +117,7 @@ class CellIndex:
         effort: int,
         floors: NDArray[np.float32] | None,
         search_filter: SearchFilter,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the nearest of the vectors in the `effort` best cells but the `done` best."""
         panels, stored = self._ready(search_filter)
         # The fewer rows may be returned, the further apart they lie.

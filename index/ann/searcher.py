@@ -19,7 +19,7 @@ from lmk.index.ann.faiss_index import FaissIndex
 from lmk.index.ann.index_files import PreviousResult, SearchFilter, StoredIndex
 from lmk.index.ann.recall import Tuned, tune
 from lmk.index.exact.flat import FlatSearcher
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.rescoring import best_of
 from lmk.index.vectors.view import Allow, View
 
@@ -52,7 +52,7 @@ class Index(Protocol):
         effort: int,
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns near rows of each query, with their scores.
 
         Args:
@@ -135,7 +135,7 @@ class ApproximateSearcher:
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, search_filter: SearchFilter
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns rows and scores [q, k] of what the index finds."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
         depth = max(k, setting.k) * setting.factor

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.index.exact import gpu
 from lmk.index.vectors.memory import free_memory
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.rescoring import best, score_pairs
 from lmk.index.vectors.vectors import row_blocks
 from lmk.index.vectors.view import Allow, View
@@ -86,7 +86,7 @@ class FlatSearcher:
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns rows and scores [q, k], for k not above the rows allowed (ascending)."""
         depth = min(k + _MARGIN, len(allowed))
         if len(allowed) == len(self._rows) and depth <= gpu.MOST_NEIGHBOURS:
@@ -120,7 +120,7 @@ class FlatSearcher:
         allowed: NDArray[np.int64],
         candidates: NDArray[np.int64],
         proposed: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the k best rows of the candidates, or of all where those may not hold them."""
         least = proposed[:, k - 1] - 2 * self._error  # below it a row cannot be among the k best
         query, place = np.nonzero(~(proposed < least[:, None]))
@@ -135,7 +135,7 @@ class FlatSearcher:
 
     def _propose(
         self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
         rows = np.full((len(queries), 0), NO_ROW, np.int64)
         scores = np.full((len(queries), 0), -np.inf, np.float32)
@@ -157,7 +157,7 @@ class FlatSearcher:
         k: int,
         allowed: NDArray[np.int64],
         least: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the k best of all rows with a float32 score of at least `least`, [q]."""
         query = np.empty(0, np.int64)
         rows, scores = query, np.empty(0, np.float32)
@@ -170,9 +170,7 @@ class FlatSearcher:
             rows, scores = best_rows[query, place], values[query, place]
         return best_rows, values
 
-    def _blocks(
-        self, allowed: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def _blocks(self, allowed: NDArray[np.int64]) -> Iterator[RowScores]:
         """Yields the rows allowed in blocks: row numbers [n] and vectors [n, dim]."""
         few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
         held = None if few and self._held is None else self._vectors()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.neighbours import NO_ROW, RowScores
 from lmk.index.vectors.scores import scores
 from lmk.index.vectors.vectors import Vectors, row_blocks
 
@@ -15,7 +15,7 @@ _BLOCK_QUERIES = 256
 
 def nearest(
     stored: Vectors, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> RowScores:
     """Returns the k nearest of some rows for each query, by score falling, then row rising.
 
     A float32 matrix product says which rows of a block may belong to the answer (any float32 sum

@@ -30,7 +30,7 @@ from lmk.index.milvus.collection import (
 from lmk.index.milvus.push import PushReport, push, text
 from lmk.index.milvus.server import Server
 from lmk.index.vectors.labels import Role
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.rescoring import score_pairs
 from lmk.index.vectors.view import Allow
 
@@ -141,9 +141,7 @@ class MilvusSearcher:
                 raise self._unusable("the collection has been replaced", "open the gallery again")
         return Neighbours(rows, values, queries.ids)
 
-    def _nearest(
-        self, queries: NDArray[np.float32], k: int, wanted: _Wanted
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _nearest(self, queries: NDArray[np.float32], k: int, wanted: _Wanted) -> RowScores:
         """Returns rows and scores, [q, k], of the queries, for k not above the rows wanted."""
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
@@ -167,9 +165,7 @@ class MilvusSearcher:
             rows[query], scores[query] = self._halves(queries[query], k, wanted)
         return rows, scores
 
-    def _halves(
-        self, query: NDArray[np.float32], k: int, wanted: _Wanted
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _halves(self, query: NDArray[np.float32], k: int, wanted: _Wanted) -> RowScores:
         """Searches each half of the rows for a query that the deepest answer leaves open."""
         left = np.flatnonzero(wanted.mask)
         if len(left) <= max(_LOCAL_ROWS, k):
@@ -263,9 +259,7 @@ class MilvusSearcher:
             raise self._unusable(what, f"mend it with {self._again}")
 
 
-def _first(
-    rows: NDArray[np.int64], scores: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _first(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> RowScores:
     """The first k by score falling, then row rising."""
     best = np.lexsort((rows, -scores))[:k]
     return rows[best], scores[best]
