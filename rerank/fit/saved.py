@@ -87,11 +87,9 @@ def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:
 def saved_distractors(gallery: Gallery) -> View:
     """Returns the distractors that the gallery was fitted with; all where none are noted."""
     used, distractors = saved_array(gallery, DISTRACTORS, 1), gallery.view("distractor")
-    return (
-        distractors
-        if used is None
-        else replace(distractors, mask=distractors.mask & used.astype(np.bool_))
-    )
+    if used is None:
+        return distractors
+    return replace(distractors, mask=distractors.mask & used.astype(np.bool_))
 
 
 def saved_state(gallery: Gallery) -> FittedState | None:

@@ -22,7 +22,7 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.search.choose import searcher_of
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.background import LandmarkSums, Pictures, landmark_sums
+from lmk.rerank.fit.background import LandmarkSums, landmark_sums
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.table_kinds import KINDS, Change, DistractorHits, FittedTable
 from lmk.rerank.steps.context import PipelineContext
@@ -104,8 +104,7 @@ class FitTables:
                 table, sides = kind.empty(size), Sides.none(0)
             change = Change(sides, gallery, distractors, exact_searcher)
             tables[need] = table.updated(change, partial(on_progress, kind.stage))
-        pictures = (Pictures(view.mask, view.labels) for view in (self.gallery, gallery))
-        sums = self.sums.updated(gallery.stored, before=next(pictures), after=next(pictures))
+        sums = self.sums.updated(before=self.gallery, after=gallery)
         return FitTables(gallery, distractors, sums, tables)
 
     def renumbered(self, alive: NDArray[np.bool_], gallery: View, distractors: View) -> FitTables:
