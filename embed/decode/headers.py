@@ -155,7 +155,11 @@ def check_tiff(data: bytes) -> None:
 
 
 def _check_directory(tiff: memoryview) -> dict[int, Tag]:
-    """Returns the tags of the first directory, after checks."""
+    """Returns the tags of the first directory of a TIFF structure.
+
+    Raises:
+        Unreadable: the tags refer to bytes behind the end, or to the same bytes repeatedly.
+    """
     tags = {}
     texts = numbers = outside = 0
     for number, tag in _first_directory(tiff):

@@ -158,7 +158,10 @@ def _on_white(part: Image.Image) -> Pixels:
 
 
 def _white_value(image: Image.Image) -> float:
-    """Returns the grey value of white: for 16 bits, 8 bits in wider numbers, or 1 for floats."""
+    """Returns the grey value of white in a picture of more than 8 bits.
+
+    White is 255 if wider numbers hold values of 8 bits, 1 if floats do not exceed 1, else 65535.
+    """
     highest = max(
         float(np.nan_to_num(np.asarray(part).astype(np.float32)).max())
         for _, part in _strips(image)

@@ -174,7 +174,9 @@ class Choice:
 
 
 def choose(scores: NDArray[np.float64], *, current: int | None = None) -> Choice:
-    """Returns the candidate with the best mean score over folds; the first among equals.
+    """Returns the candidate with the best mean score over folds, and the choice without each fold.
+
+    Among candidates with equal scores the first one is chosen.
 
     Args:
         scores: float64 [candidates, folds], at least 2 folds (fold_scores).

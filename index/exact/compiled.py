@@ -156,12 +156,17 @@ class CompiledScan:
                 release(part.array)
 
     def _bits(self, allowed: NDArray[np.bool_]) -> list[NDArray[np.uint32]]:
-        """Returns a bit for each allowed row, by part."""
+        """Returns the allowed rows of each part as bits, uint32 [panels]."""
         return [bits_of(allowed[p.first_row :][: p.rows]) for p in self._view.stored.parts]
 
 
 def addresses(stored: Vectors, codes: list[PartCodes]) -> Stored:
-    """Returns where vectors lie, for the compiled functions; `codes` holds their lengths."""
+    """Returns the addresses of the vectors and of their lengths, for the compiled functions.
+
+    Args:
+        stored: the vectors.
+        codes: the codes of each part, with the lengths of the vectors.
+    """
     table = [
         (p.first_row, p.array.ctypes.data, c.lengths.ctypes.data, p.array.dtype == np.float16)
         for p, c in zip(stored.parts, codes, strict=True)
@@ -170,10 +175,10 @@ def addresses(stored: Vectors, codes: list[PartCodes]) -> Stored:
 
 
 def check_damage(tops: list[TopK], stored: Vectors) -> None:
-    """Checks that every vector scored had the length of a stored one.
+    """Checks that each scored vector has the length of a stored vector.
 
     Raises:
-        GalleryDamaged: where one had not.
+        GalleryDamaged: a vector has another length.
     """
     damaged = max(int(top.damaged[0]) for top in tops)
     if damaged >= 0:

@@ -219,8 +219,10 @@ def scan_floats(
 ) -> None:  # pragma: no cover (compiled)
     """Compares panels `start` to `stop` of a part with all queries, in float32.
 
+    The candidates for the nearest rows are added to `top`.
+
     Args:
-        inverse: float32 [panels * PANEL], one over the lengths.
+        inverse: float32 [panels * PANEL], the reciprocals of the vectors' lengths.
         allowed: uint32 [panels], a bit for each vector that may be returned.
     """
     count = scan_queries.units.shape[0]

@@ -129,10 +129,10 @@ def _has_neighbours(t: Transaction) -> bool:
 
 
 def _without_removed(t: Transaction, alive: NDArray[np.bool_]) -> list[tuple[int, FileRecord]]:
-    """Writes the segments that lose rows, and those that are small, anew.
+    """Writes new segments in place of those that are small or lose rows.
 
     Returns:
-        (rows, file) of the segments that there will be.
+        (rows, file) of each segment after the change.
     """
     records = {record.path: record for record in t.catalog.files()}
     segments: list[tuple[int, FileRecord]] = []

@@ -300,9 +300,9 @@ class OperatingPoint:
 def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
     """Returns the threshold with the largest recall among those that reach a precision.
 
-    Of equal recalls the higher threshold. It lies between two confidences, where float32 has a
-    number between them. Where no threshold reaches the precision the one with the best is given
-    (of equal ones, the larger recall) and said to be infeasible.
+    Among thresholds with equal recall the highest one is returned. A threshold lies between two
+    confidences if float32 has a number between them. If no threshold reaches the precision, the
+    result has the best precision, then the largest recall, and `feasible` is False.
 
     Raises:
         UsageError: when no query shows a landmark.

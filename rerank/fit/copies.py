@@ -30,7 +30,7 @@ class CopyRule:
     """The rule by which pictures count as copies of one photo.
 
     Attributes:
-        cosine: the least cosine of two copies.
+        cosine: the smallest cosine of two copies.
     """
 
     cosine: float

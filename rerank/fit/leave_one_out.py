@@ -199,7 +199,7 @@ def _parts(distractors: View, others: Searcher, rule: CopyRule) -> list[_Part]:
 
 
 def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns SAMPLE of the rows, evenly spread; all where there are fewer."""
+    """Returns SAMPLE evenly spread rows, or all rows if there are fewer."""
     if len(rows) <= SAMPLE:
         return rows
     places = np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))

@@ -26,7 +26,12 @@ from lmk.rerank.steps.hits import Mask, Rows, blocks, nearer
 
 @dataclass(frozen=True, eq=False)
 class Parties:
-    """The rows of a gallery that have lists (`asking`) and that may be in one: bool [rows] each."""
+    """The two kinds of rows of a NearestTable.
+
+    Attributes:
+        asking: bool [rows], the rows that have a list.
+        found: bool [rows], the rows that may be in a list.
+    """
 
     asking: Mask
     found: Mask
@@ -39,12 +44,12 @@ class Parties:
 
 @dataclass(frozen=True, eq=False)
 class NearestTable:
-    """The n nearest of each row, by the rows of the gallery that holds all.
+    """The n nearest rows of each row of a gallery.
 
     Attributes:
-        rows: int32 [rows, n], nearest first, the lower row of equals; NO_ROW where there are
-            fewer, and throughout for rows that have no list.
-        scores: float32 [rows, n], their cosines; -inf where there is no row.
+        rows: int32 [rows, n], nearest first; ties go to the lower row. NO_ROW fills a list with
+            fewer rows, and the places of a row without a list.
+        scores: float32 [rows, n], the cosines of `rows`; -inf where there is no row.
     """
 
     rows: NDArray[np.int32]

@@ -201,7 +201,10 @@ def saved_copy_rule(gallery: Gallery) -> CopyRule:
 
 
 def saved_array(gallery: Gallery, name: str, axes: int) -> NDArray[Any] | None:
-    """Returns an array of numbers with an entry for each row of a gallery, or None."""
+    """Returns a saved array of numbers with an entry for each row of a gallery.
+
+    Returns None if the array is missing, has another shape, or contains NaN.
+    """
     array = gallery.array(name)
     if array is None or array.ndim != axes or len(array) != gallery.rows:
         return None

@@ -232,7 +232,11 @@ class Plan:
         return (*self.extraction.skipped, *self.unread)
 
     def batches(self, verb: Verb) -> Iterator[tuple[NDArray[np.int64], list[Extracted]]]:
-        """Yields pictures of a verb, after the rows whose vectors they take (-1: none)."""
+        """Yields (rows, pictures) for the pictures with a verb, in blocks.
+
+        A picture takes the vector of its row. The row is COMPUTED (-1) if the vector must be
+        computed.
+        """
         items = self.items[verb]
         for start in range(0, len(items), BLOCK):
             numbers = items.numbers[start : start + BLOCK]
@@ -240,7 +244,7 @@ class Plan:
             yield rows, [self.extraction.pictures[number] for number in numbers]
 
     def relabelled_batches(self) -> Iterator[tuple[NDArray[np.int64], list[Picture]]]:
-        """Yields rows and pictures that get other labels and keep their vectors, without a read."""
+        """Yields (rows, pictures) for unread pictures that get other labels, in blocks."""
         for start in range(0, len(self.relabelled), BLOCK):
             rows = np.array(self.relabelled.rows[start : start + BLOCK], np.int64)
             given = [self.manifest.rows[n] for n in self.relabelled.numbers[start : start + BLOCK]]

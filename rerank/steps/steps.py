@@ -366,7 +366,7 @@ class OverpredictedStep(Step):
 
 
 class ThresholdStep(Step):
-    """Answers with a confidence below `value` are "none of these"; it changes no ranking."""
+    """Turns answers with a confidence below `value` into "none of these"; the ranking stays."""
 
     place: ClassVar[Place] = Place.THRESHOLD
 
