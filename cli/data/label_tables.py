@@ -67,8 +67,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     "--glosses",
     type=_PATH,
     metavar="CSV",
-    help="Write the labels most similar to each text instead of words: a CSV with the columns "
-    "label and text (synonyms, a definition).",
+    help="CSV with the columns label and text (synonyms, a definition). The labels with the most "
+    "similar texts become the tags, instead of words.",
 )
 @click.option(
     "--sentences",

@@ -22,7 +22,7 @@ def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="Random seed for the draws.",
+            help="Random seed for the bootstrap draws.",
         ),
         click.option(
             "--resamples",

@@ -106,7 +106,7 @@ def _scales(
 @click.option(
     "--size",
     type=click.IntRange(32, 2048),
-    help="Size of pictures in pixels.",
+    help="Side of the square that pictures are resized to, in pixels.  [default: the model's]",
 )
 @click.option(
     "--flip", is_flag=True, help="Also embed the mirror image of each picture; takes twice as long."

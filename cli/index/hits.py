@@ -31,9 +31,10 @@ from lmk.embed.shell_words import shell_word
 def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     """Write how often each picture of INDEX is among the nearest of its distractors.
 
-    The CSV has the columns id, mean_cosine and n_picked: n_picked distractors have the picture
-    among their nearest, with that mean cosine. A picture with far more of them than others attracts
-    photos of no landmark, and the penalty lowers its score. The largest numbers come first.
+    The CSV has the columns id, mean_cosine and n_picked. The column n_picked is the number of
+    distractors that have the picture among their nearest; mean_cosine is the mean cosine between
+    these distractors and the picture. A picture with a large n_picked attracts photos of no
+    landmark, so the penalty lowers its score. Rows are in descending order of n_picked.
 
     Example: lmk index hits gallery.lmk -o hits.csv
     """

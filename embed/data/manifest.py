@@ -121,7 +121,7 @@ class Manifest:
             )
         if "\0" in row.path or "\0" in row.id:
             raise ManifestError(
-                f"a NUL character in the id or path of {row.id!r}",
+                f"the id or path of {row.id!r} has a NUL character",
                 where=self.root,
                 remedy="remove the NUL character",
             )
