@@ -85,16 +85,16 @@ class SsdLite:
 
     @property
     def size(self) -> int:
-        """See Detector.size."""
+        """Side of the square that pictures are resized to, in pixels."""
         return _SIDE
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """See Detector.labels; COCO's list has gaps, which are left out."""
+        """The classes of COCO, without the gaps of its list."""
         return tuple(name for name in self._classes if name not in ("__background__", "N/A"))
 
     def boxes(self, picture: Picture) -> list[Box]:
-        """See Detector.boxes."""
+        """Returns the boxes in a picture uint8 [size, size, 3], by descending score."""
         import torch
 
         with torch.inference_mode():

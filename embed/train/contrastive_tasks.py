@@ -44,14 +44,14 @@ class ContrastTask(Task):
         return torch.from_numpy(pictures)
 
     def weights(self, targets: Tensor) -> Tensor:
-        """See Task.weights."""
+        """Returns 1 for each picture: float32 [n]."""
         return torch.ones(len(targets), device=targets.device)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """Returns -mean over positives p of log(exp(cos_p / t) / sum_j exp(cos_j / t)) [n].
 
-        j runs over the whole memory and the rest of the batch, p over those of the same class: the
-        picture's own place in the memory is one of them.
+        j runs over the whole memory and the rest of the batch. p runs over the members of both that
+        have the class of the picture, including the picture's own place in the memory.
         """
         own = functional.normalize(embeddings.float())
         itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
@@ -65,7 +65,10 @@ class ContrastTask(Task):
         return losses.sum(dim=1) / positive.sum(dim=1).clamp(min=1)
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats; a picture without a class is shown once."""
+        """Returns the average occurrences of each picture in an epoch: float64 [pictures].
+
+        A picture without a class occurs once.
+        """
         return class_repeats(self._codes, sampling)
 
 
@@ -112,7 +115,7 @@ class NeighboursTask(Task):
         return torch.from_numpy(pictures)
 
     def weights(self, targets: Tensor) -> Tensor:
-        """See Task.weights: 0 where the teacher has no vector."""
+        """Returns 1 for a picture with a vector of the teacher, else 0: float32 [n]."""
         return self._teacher[targets].any(dim=1).float()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -129,7 +132,7 @@ class NeighboursTask(Task):
         return functional.kl_div(learnt, taught, reduction="none", log_target=True).sum(dim=1)
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats; 1 for a picture with a vector, else 0."""
+        """Returns 1 for a picture with a vector of the teacher, else 0: float64 [pictures]."""
         return self._known.astype(np.float64)
 
 
@@ -158,7 +161,7 @@ class RepulsionTask(Task):
         return torch.from_numpy(self._codes[pictures])
 
     def weights(self, targets: Tensor) -> Tensor:
-        """See Task.weights: 1 for pictures without a label."""
+        """Returns 1 for a picture without a label, else 0: float32 [n]."""
         return (targets < 0).float()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -171,5 +174,8 @@ class RepulsionTask(Task):
         return functional.softplus(scale * (nearest - self._settings.margin)) / scale
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats; a picture without a class is shown once."""
+        """Returns the average occurrences of each picture in an epoch: float64 [pictures].
+
+        A picture without a class occurs once.
+        """
         return class_repeats(self._codes, sampling)

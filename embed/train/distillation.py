@@ -115,7 +115,7 @@ class DistillationTask(Task):
         return torch.from_numpy(self._teacher.vectors[pictures].astype(np.float32))
 
     def weights(self, targets: Tensor) -> Tensor:
-        """See Task.weights."""
+        """Returns 1 for a picture with a vector, else 0: float32 [n]."""
         return (targets.abs().amax(dim=1) > 0).float()
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -131,5 +131,5 @@ class DistillationTask(Task):
         return losses
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats; 1 for a picture with a vector, else 0."""
+        """Returns 1 for a picture with a vector, else 0: float64 [pictures]."""
         return self._teacher.known.astype(np.float64)

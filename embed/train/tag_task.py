@@ -121,14 +121,14 @@ class TagTask(Task):
         return list(parts[:, world.rank])
 
     def weights(self, targets: Tensor) -> Tensor:
-        """See Task.weights."""
+        """Returns the weight of each picture: float32 [n], 0 for a picture without a target."""
         values = targets if self._tencent is None else targets[:, 0]
         if self._softmax or self._settings.unlabelled == "skip":
             return (values > 0).any(dim=1).float()
         return torch.ones(len(values), device=values.device)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """See Task.forward."""
+        """Returns losses float32 [n] of embeddings float32 [n, dim], not of length 1."""
         features = embeddings.float()
         if self._settings.unit:
             features = functional.normalize(features) * self._scale
@@ -142,7 +142,10 @@ class TagTask(Task):
         return (weighted_softmax if self._softmax else binary_cross_entropy)(logits, targets)
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats; a picture without tags is shown once."""
+        """Returns the average occurrences of each picture in an epoch: float64 [pictures].
+
+        A picture without tags occurs once.
+        """
         repeat = self._settings.repeat
         if repeat is not None:
             return repeat_factors(self._known, repeat.threshold, repeat.phi)

@@ -97,7 +97,10 @@ class ClassTask(Task):
         self.register_buffer("class_weights", torch.from_numpy(weights).float(), persistent=False)
 
     def centres(self) -> Tensor:
-        """The classes' centres [dim, c], or [dim, c * sub_centers], of any length (not softmax)."""
+        """Returns the centres of the classes, of any length: [dim, c] or [dim, c * sub_centers].
+
+        A softmax loss has no centres.
+        """
         loss: Any = self.loss
         centres: Tensor = loss.W if hasattr(loss, "W") else loss.loss.W
         return centres
@@ -112,21 +115,24 @@ class ClassTask(Task):
             self.centres().copy_(functional.normalize(sums).T)
 
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Class numbers int64 [n], -1 for a picture of none."""
+        """Returns class numbers int64 [n], -1 for a picture without a class."""
         return torch.from_numpy(self._codes[pictures])
 
     def weights(self, targets: Tensor) -> Tensor:
-        """See Task.weights."""
+        """Returns the weight of each picture by its class: float32 [n], 0 without a class."""
         weights: Tensor = self.class_weights[targets.clamp(min=0)]  # type: ignore[index]
         return torch.where(targets >= 0, weights, torch.zeros_like(weights))
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """See Task.forward."""
+        """Returns losses float32 [n]: 0 for a picture without a class."""
         losses: Tensor = self.loss(embeddings, targets.clamp(min=0))
         return torch.where(targets >= 0, losses, torch.zeros_like(losses))
 
     def repeats(self, sampling: str) -> NDArray[np.float64]:
-        """See Task.repeats; a picture without a class is shown once."""
+        """Returns the average occurrences of each picture in an epoch: float64 [pictures].
+
+        A picture without a class occurs once.
+        """
         return class_repeats(self._codes, sampling)
 
 

@@ -1,9 +1,9 @@
 """The tables that are fitted to a gallery, all with one protocol.
 
-A table belongs to one need of the steps (see rerank/steps/step.py). It is made from nothing or
-brought up to date after a change with the same result, renumbered when removed rows are dropped,
-saved as arrays of the gallery, and read again. `KINDS` has the class of each need; a new kind of
-table is a subclass of FittedTable and an entry there.
+A table provides one input of the steps (see rerank/steps/step.py). A table that is updated after a
+change equals a newly computed table. It is renumbered when removed rows are dropped, and saved as
+arrays of the gallery. `KINDS` has the class for each input. A new kind of table is a subclass of
+FittedTable and an entry in `KINDS`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Change:
 
 
 class FittedTable(ABC):
-    """A table of one state of a gallery, which goes on to the next state.
+    """A table of one state of a gallery, which can be updated to the next state.
 
     Attributes:
-        need: the need of steps that the table serves.
+        need: the input of steps that the table provides.
         stage: the name of its part of a fit, for progress.
         arrays: names of the gallery's arrays that hold the table, and their numbers of axes.
         only_for_changes: whether only the next change reads the arrays, and no answer.
@@ -88,7 +88,7 @@ class FittedTable(ABC):
 
     @abstractmethod
     def to_arrays(self) -> tuple[NDArray[Any], ...]:
-        """Returns what is saved, an array for each name of `arrays`."""
+        """Returns the arrays to save, one for each name of `arrays`."""
 
     @classmethod
     @abstractmethod
@@ -97,9 +97,10 @@ class FittedTable(ABC):
 
     @abstractmethod
     def value(self, gallery: View, distractors: View) -> Any:
-        """Returns what a step makes its value of the context from (Step.context_values).
+        """Returns the value from which a step makes its values of the context.
 
-        None where the gallery has no pictures or distractors for it.
+        Step.context_values receives it. The value is None if the gallery lacks the pictures or
+        distractors for the table.
         """
 
     @classmethod
@@ -134,16 +135,16 @@ class DistractorHits(FittedTable):
 
     @property
     def size(self) -> int:
-        """See FittedTable."""
+        """The number of gallery pictures that each distractor hits."""
         return self.top
 
     @classmethod
     def empty(cls, size: int) -> Self:
-        """See FittedTable."""
+        """Returns the table of a gallery without rows."""
         return cls(HitTable.empty(0), size)
 
     def updated(self, change: Change, on_progress: CountOfTotal) -> Self:
-        """See FittedTable."""
+        """Returns the table after a change."""
         gallery = change.gallery
         before = change.before.grown(gallery.stored.rows)
         either = replace(gallery, mask=gallery.mask | before.gallery)
@@ -159,17 +160,17 @@ class DistractorHits(FittedTable):
         return replace(self, table=table)
 
     def renumbered(self, alive: Mask) -> Self:
-        """See FittedTable."""
+        """Returns the table when only the rows alive, bool [rows], are left."""
         return replace(self, table=self.table.renumbered(alive))
 
     def to_arrays(self) -> tuple[NDArray[Any], ...]:
-        """See FittedTable."""
+        """Returns the counts and sums of the hits, float64 [rows, 2], and their `worst`."""
         counts = self.table.counts.astype(float)
         return np.stack([counts, self.table.sums], axis=1), self.table.worst
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[NDArray[Any]], size: int) -> Self | None:
-        """See FittedTable."""
+        """Returns the table that `to_arrays` saved, or None for other arrays."""
         hits, worst = arrays
         if hits.shape[1] != 2:
             return None
@@ -184,7 +185,10 @@ class DistractorHits(FittedTable):
 
     @classmethod
     def cost(cls, size: int, pictures: int, distractors: int, compared: int) -> int:
-        """See FittedTable. Each distractor hits twice: half of them at a time are left out."""
+        """Returns the products of vectors that it takes to make and use the table.
+
+        Each distractor hits twice, because half of the distractors at a time are left out.
+        """
         return 2 * distractors * pictures
 
 
@@ -205,16 +209,16 @@ class _Lists(FittedTable):
 
     @property
     def size(self) -> int:
-        """See FittedTable."""
+        """The length of each list."""
         return self.table.n
 
     @classmethod
     def empty(cls, size: int) -> Self:
-        """See FittedTable."""
+        """Returns the table of a gallery without rows."""
         return cls(NearestTable.empty(0, size))
 
     def updated(self, change: Change, on_progress: CountOfTotal) -> Self:
-        """See FittedTable."""
+        """Returns the table after a change."""
         table = self.table.updated(
             change.search,
             change.gallery.stored,
@@ -226,16 +230,16 @@ class _Lists(FittedTable):
         return replace(self, table=table)
 
     def renumbered(self, alive: Mask) -> Self:
-        """See FittedTable."""
+        """Returns the table when only the rows alive, bool [rows], are left."""
         return replace(self, table=self.table.renumbered(alive))
 
     def to_arrays(self) -> tuple[NDArray[Any], ...]:
-        """See FittedTable."""
+        """Returns the rows and the cosines of the lists."""
         return self.table.rows, self.table.scores
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[NDArray[Any]], size: int) -> Self | None:
-        """See FittedTable."""
+        """Returns the table that `to_arrays` saved, or None for other arrays."""
         rows, scores = arrays
         if rows.shape != scores.shape or rows.shape[1] != size or rows.dtype.kind != "i":
             return None
@@ -253,7 +257,7 @@ class NearestPictures(_Lists):
 
     @staticmethod
     def parties(sides: Sides) -> Parties:
-        """See _Lists."""
+        """Returns which rows have a list, and which may be in one."""
         return Parties(sides.gallery, sides.gallery)
 
     def value(self, gallery: View, distractors: View) -> Any:
@@ -262,7 +266,7 @@ class NearestPictures(_Lists):
 
     @classmethod
     def cost(cls, size: int, pictures: int, distractors: int, compared: int) -> int:
-        """See FittedTable."""
+        """Returns the products of vectors that it takes to make and use the table."""
         return pictures * pictures + _AUGMENTED * compared * size
 
 
@@ -275,7 +279,7 @@ class NearestDistractors(_Lists):
 
     @staticmethod
     def parties(sides: Sides) -> Parties:
-        """See _Lists."""
+        """Returns which rows have a list, and which may be in one."""
         return Parties(sides.gallery, sides.distractors)
 
     def value(self, gallery: View, distractors: View) -> Any:
@@ -284,7 +288,10 @@ class NearestDistractors(_Lists):
 
     @classmethod
     def cost(cls, size: int, pictures: int, distractors: int, compared: int) -> int:
-        """See FittedTable. It is made twice: half of the distractors at a time are left out."""
+        """Returns the products of vectors that it takes to make and use the table.
+
+        The table is made twice, because half of the distractors at a time are left out.
+        """
         return 2 * distractors * pictures
 
 

@@ -203,7 +203,7 @@ def saved_copy_rule(gallery: Gallery) -> CopyRule:
 def saved_array(gallery: Gallery, name: str, axes: int) -> NDArray[Any] | None:
     """Returns a saved array of numbers with an entry for each row of a gallery.
 
-    Returns None if the array is missing, has another shape, or contains NaN.
+    Returns None if the array is missing, has another shape, or contains other values than numbers.
     """
     array = gallery.array(name)
     if array is None or array.ndim != axes or len(array) != gallery.rows:

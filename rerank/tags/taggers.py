@@ -153,7 +153,7 @@ class HeadTagger:
 
     @property
     def fingerprint(self) -> str:
-        """See Tagger.fingerprint."""
+        """A text that identifies the scores of this tagger."""
         head = self._head
         content = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes())
         form = f"{head.activation} {head.unit}"
@@ -161,11 +161,16 @@ class HeadTagger:
         return content.hexdigest()
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Tagger.scores."""
+        """Returns scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
         return self._head.probabilities(features)
 
     def save(self, thresholds: TagThresholds) -> None:
-        """See Tagger.save (GalleryLocked, StorageError); UsageError for the shipped tagger."""
+        """Saves thresholds with the tagger.
+
+        Raises:
+            UsageError: the tagger is the shipped one.
+            GalleryLocked, StorageError: the thresholds cannot be written.
+        """
         self._keep(thresholds)
 
     def copy(self, folder: Path, thresholds: TagThresholds) -> None:
@@ -215,12 +220,12 @@ class VoteTagger:
 
     @property
     def fingerprint(self) -> str:
-        """See Tagger.fingerprint; it depends on the steps of the scores, not on the pictures."""
+        """A text that identifies the steps of the scores; it does not depend on the pictures."""
         steps = hashlib.sha256(digest_text(self._steps).encode()).hexdigest()
         return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See Tagger.scores."""
+        """Returns scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
         vectors = self.embedder.vectors(features)
         ids = tuple(map(str, range(len(vectors))))
         asked = Embeddings(vectors, ids, self.embedder.fingerprint)
@@ -238,11 +243,15 @@ class VoteTagger:
         )
 
     def save(self, thresholds: TagThresholds) -> None:
-        """See Tagger.save (GalleryLocked, StorageError)."""
+        """Saves thresholds in the index.
+
+        Raises:
+            GalleryLocked, StorageError: the index cannot be written.
+        """
         _keeper(self._recognizer.gallery.path, VOTES_SETTING)(thresholds)
 
     def knows(self, picture: Source | PictureSource) -> bool:
-        """True if the index contains this picture, which would be its own neighbour."""
+        """Returns whether the index contains this picture, which would be its own neighbour."""
         data = picture_source(picture).read()
         if isinstance(data, str):
             return False
