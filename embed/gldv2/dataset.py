@@ -1,14 +1,14 @@
-"""Google Landmarks Dataset v2: download, verify and unpack it into the layout its papers use.
+"""Google Landmarks Dataset v2: its download, verification and unpacking into the usual layout.
 
     OUT/train/a/b/c/<id>.jpg      likewise index/, test/; a, b, c are the id's first characters
     OUT/metadata/*.csv            labels, ground truth and train's attribution
     OUT/LICENSES.txt              who may use the pictures, and how
-    OUT/archives/train/*.tar      only while at work, or with keep_archives
-    OUT/.gldv2/                   one record for each finished item: what it unpacked to, with sizes
+    OUT/archives/train/*.tar      during a run only, unless keep_archives is set
+    OUT/.gldv2/                   one record for each finished item: its files, with their sizes
 
-An item (a shard or a metadata file) is done when its record is written, which is the last step; a
-run that is killed anywhere before leaves whole pictures, whole records and resumable archives.
-Names, counts and licences are those of the data set's page,
+An item is a shard or a metadata file. Its record is written last, so an item with a record is
+finished. A run that is killed earlier leaves whole pictures, whole records and resumable archives.
+Names, counts and licences come from the page of the data set,
 https://github.com/cvdfoundation/google-landmark (version 2.1).
 """
 
@@ -52,7 +52,7 @@ METADATA = {
         "ground_truth/retrieval_solution_v2.1.csv",
     ),
 }
-# Bytes that a file may have: several times what the largest one of the data set has.
+# Largest sizes of files in bytes: several times the sizes in the data set.
 _MOST_CHECKSUM, _MOST_SHARD, _MOST_METADATA = 64 << 10, 8 << 30, 8 << 30
 LICENSES = """\
 Google Landmarks Dataset v2, https://github.com/cvdfoundation/google-landmark
@@ -69,15 +69,15 @@ verify it for each picture you use.
 
 @dataclass(frozen=True)
 class Item:
-    """What became of one shard or metadata file.
+    """The result for one shard or metadata file.
 
     Attributes:
-        name: its path below the server's base address, such as "train/images_003.tar".
-        status: "downloaded" in this run, "present" from an earlier one, or "missing".
-        images: pictures it unpacked to.
-        size: bytes of the file as the server has it.
-        md5: checksum of that file.
-        error: why it is missing; None when the run ended before it was tried.
+        name: path of the file below the server's base address, such as "train/images_003.tar".
+        status: "downloaded" in this run, "present" from an earlier run, or "missing".
+        images: number of pictures in the shard.
+        size: size of the file on the server, in bytes.
+        md5: checksum of the file on the server.
+        error: the reason why the file is missing; None if the run ended before its download began.
     """
 
     name: str
@@ -90,21 +90,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Report:
-    """Every item of a run: the split's metadata, then its shards in the order asked for."""
+    """All items of a run: the metadata of the split, then the shards in the requested order."""
 
     items: tuple[Item, ...]
 
     @property
     def missing(self) -> tuple[Item, ...]:
-        """Items that are not there whole."""
+        """The items that are missing."""
         return tuple(item for item in self.items if item.status == "missing")
 
 
 def parse_shards(spec: str, split: str) -> tuple[int, ...]:
-    """Shard numbers, ascending and without repeats, of "0-3", "0,5,7-9" or "all".
+    """Returns the shard numbers of "0-3", "0,5,7-9" or "all", ascending and without repetition.
 
     Raises:
-        UsageError: anything else, or a number the split does not have.
+        UsageError: the text has another form, or the split has no shard with that number.
     """
     count = SHARDS[split]
     if spec.strip() == "all":
@@ -141,25 +141,25 @@ def download(
     on_bytes: Callable[[str, int, int | None], None] = lambda name, done, total: None,
     on_item: Callable[[Item], None] = lambda item: None,
 ) -> Report:
-    """Brings shards of a split and all of the split's metadata into `out`, skipping what is done.
+    """Downloads shards of a split and all its metadata into `out`, without finished items.
 
-    One item that fails does not stop the others; a full or read-only disk does.
+    If an item fails, the others continue. A full or read-only disk stops the run.
 
     Args:
         split: "train", "index" or "test".
         shards: shard numbers (`parse_shards`).
-        out: the folder to fill; made if need be.
-        mirror: base address with the same paths below it as `BASE_URL`.
-        jobs: connections at a time.
-        keep_archives: keep each tar file in OUT/archives after unpacking.
+        out: the folder of the data set; it is created if it is missing.
+        mirror: a base address with the same paths as `BASE_URL`.
+        jobs: number of simultaneous connections.
+        keep_archives: True to keep the tar files in OUT/archives after unpacking.
         patience: time-outs and retries of each connection.
-        on_bytes: called from the worker threads with (item name, bytes here, bytes in all or None).
-        on_item: called in the calling thread as each item ends.
+        on_bytes: called in the worker threads with (item name, bytes received, total or None).
+        on_item: called in the calling thread after each item.
 
     Raises:
-        UsageError: a mirror that is no http address, or no such split.
-        StorageError: the folder cannot be made, or another run is writing into it.
-        KeyboardInterrupt: passed on once the workers were told to stop; a rerun goes on from there.
+        UsageError: the mirror is not an http address, or the split does not exist.
+        StorageError: the folder cannot be created, or another run is writing into it.
+        KeyboardInterrupt: Ctrl-C was pressed and the workers are stopping. A later run resumes.
     """
     if split not in SHARDS:
         raise UsageError(f"no such split: {split}", remedy="choose train, index or test")
@@ -188,7 +188,7 @@ class _Run:
     on_bytes: Callable[[str, int, int | None], None]
 
     def work(self, names: Sequence[str], jobs: int) -> Generator[Item, None, None]:
-        """Yields one item a name, as they end, from `jobs` threads."""
+        """Downloads the named items in `jobs` threads, and yields each item when it is finished."""
         stop = threading.Event()
         todo: queue.SimpleQueue[str] = queue.SimpleQueue()
         ended: queue.SimpleQueue[Item | Exception] = queue.SimpleQueue()
@@ -206,8 +206,8 @@ class _Run:
                 except Exception as bug:
                     ended.put(bug)
 
-        # Daemons: after Ctrl-C a connection that hangs must not hold the process; being cut off
-        # anywhere is harmless, as after a kill.
+        # Daemons: after Ctrl-C a connection that hangs must not keep the process alive. To cut off
+        # a thread is as harmless as to kill the process.
         threads = [threading.Thread(target=worker, daemon=True) for _ in range(jobs)]
         for thread in threads:
             thread.start()
@@ -235,7 +235,7 @@ class _Run:
             return Item(
                 name, "missing", error=StorageError(reason, where=error.filename or self.out)
             )
-        except StorageError as error:  # it would befall every other item too
+        except StorageError as error:  # every other item would fail, too
             stop.set()
             return Item(name, "missing", error=error)
         except LmkError as error:
@@ -245,7 +245,7 @@ class _Run:
         return self.out / ".gldv2" / f"{name}.json"
 
     def _present(self, name: str) -> Item | None:
-        """The item if an earlier run finished it and its files still stand with their sizes."""
+        """Returns the item if an earlier run finished it and its files still have their sizes."""
         try:
             record = json.loads(self._record(name).read_text("utf-8"))
             files, size, md5 = record["files"], record["size"], record["md5"]
@@ -275,7 +275,7 @@ class _Run:
         expected = self._expected_md5(name, stop)
         archive = self.out / "archives" / name
         if not (archive.is_file() and file_md5(archive) == expected):
-            # Twice the size: the archive stands until its pictures are unpacked.
+            # Twice the size: the archive is removed only after its pictures are unpacked.
             self._fetch(name, archive, stop, md5=expected, space_factor=2.0)
         stage = self.out / ".gldv2" / "unpacking" / name
         with storage_errors(self.out):
@@ -342,7 +342,7 @@ def _base(mirror: str) -> str:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Holds the folder against a second run; the kernel lets go when the process dies."""
+    """Locks the folder against a second run; the kernel unlocks it when the process ends."""
     with storage_errors(out):
         (out / ".gldv2").mkdir(parents=True, exist_ok=True)
         lock = (out / ".gldv2" / "lock").open("w")

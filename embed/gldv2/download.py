@@ -1,7 +1,8 @@
-"""One file over HTTP, whole or not at all: resumed, retried, checked, then renamed into place.
+"""Download of a file over HTTP, with resuming, retries and a check of the content.
 
-A file grows as `NAME.part`; beside it `NAME.part.json` says which version of which address it is
-of. A process may be killed at any moment: the next call goes on from what is there.
+The content is written to `NAME.part`, which is renamed after the check. `NAME.part.json` stores the
+address and the version of the content. A process may be killed at any moment: the next call resumes
+the download.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from lmk.embed.files import remove_leftovers, write_whole
 
 CHUNK = 1 << 20
 RESERVE = 256 << 20  # bytes of the disk that a file of unknown length leaves free
-_LOOK = 16 << 20  # bytes of such a file after which the free space is looked at again
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may differ a moment later
+_LOOK = 16 << 20  # bytes of such a file after which the free space is checked again
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # may be temporary
 _AGAIN = "run the same command again: it goes on where it stopped"
 
 
 class StoppedError(Exception):
-    """The caller asked to stop; what is on disk can be resumed."""
+    """The caller stopped the download, which can be resumed."""
 
 
 class _PassingError(Exception):
-    """The connection or the server failed in a way that may pass."""
+    """A failure of the connection or the server that may be temporary."""
 
     def __init__(self, reason: object, asked_wait: float = 0.0) -> None:
         super().__init__(str(reason))
@@ -46,21 +47,21 @@ class _PassingError(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a download waits, and how often it tries again.
+    """Time-outs and retries of a download.
 
     Waits are exponential with full jitter: uniform between 0 and min(longest, first * 2^n) seconds
-    (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), or what the server's
-    Retry-After asks for if that is longer, but never more than `longest_wait`.
+    (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). If the server's
+    Retry-After is longer, the wait has that length, but at most `longest_wait`.
 
     Attributes:
         timeout: seconds without a byte after which a connection counts as dead.
-        attempts: tries in a row that may fail without the file having grown.
+        attempts: number of successive failures without progress that ends the download.
         first_wait: seconds, upper limit of the first wait.
         longest_wait: seconds, upper limit of every wait.
-        slowest: bytes a second; slower than that over `timeout` seconds counts as dead too.
-        jitter: gives a number in [0, 1).
-        wait: waits that many seconds; None waits until the caller asks to stop, at most that long.
-        clock: gives seconds that never run backwards.
+        slowest: bytes per second; a slower connection, over `timeout` seconds, counts as dead.
+        jitter: returns a number in [0, 1).
+        wait: waits for a number of seconds. None: waits until then or until the caller stops.
+        clock: returns seconds that never decrease.
     """
 
     timeout: float = 30.0
@@ -73,14 +74,14 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
 
     def delay(self, failure: int, asked: float = 0.0) -> float:
-        """Seconds to wait after the `failure`-th failure in a row (from 1)."""
+        """Returns the seconds to wait after a number of successive failures, from 1."""
         limit = min(self.longest_wait, self.first_wait * 2.0 ** (failure - 1))
         return max(limit * self.jitter(), min(asked, self.longest_wait))
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that was fetched: its size in bytes and the md5 of its content."""
+    """A downloaded file: its size in bytes and the md5 of its content."""
 
     size: int
     md5: str
@@ -97,21 +98,21 @@ def fetch(
     space_factor: float = 1.0,
     most: int | None = None,
 ) -> Fetched:
-    """Downloads `url` to `target`, going on from what an earlier call left.
+    """Downloads `url` to `target`, and resumes the download of an earlier call.
 
     Args:
         url: an http or https address.
-        target: the file to make; it appears whole and checked, replacing what was there.
-        md5: expected checksum, lower case; without it the length the server states is the check.
+        target: the file to write; a complete, checked file replaces an older one.
+        md5: expected checksum in lower case. None: only the stated length is checked.
         patience: time-outs and retries.
-        stop: set by another thread to end the call with StoppedError at the next chunk.
-        on_progress: called with (bytes here, bytes in all or None) as the file grows.
-        space_factor: disk bytes needed for each byte of the file (2: it is unpacked as well).
-        most: bytes that the file may have; None for as many as the server says or the disk holds.
+        stop: another thread sets it to end the call with StoppedError at the next chunk.
+        on_progress: called with (bytes received, total bytes or None) after each chunk.
+        space_factor: disk bytes needed for each byte of the file (2 if the file is also unpacked).
+        most: largest size of the file in bytes. None: no limit but the free disk space.
 
     Raises:
         DownloadError: the server has no such file, failed `patience.attempts` times in a row
-            without progress, or sent content of the wrong checksum twice.
+            without progress, or sent content with a wrong checksum twice.
         StorageError: the disk is too full or cannot be written.
         StoppedError: `stop` was set.
     """
@@ -138,13 +139,13 @@ def fetch(
 
 
 def file_md5(path: Path) -> str:
-    """The md5 of a file's content."""
+    """Returns the md5 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, _new_hash).hexdigest()
 
 
 def write_note(path: Path, text: str) -> None:
-    """Writes a small file that no other process writes: whole, and its folder where it is new."""
+    """Writes a small file atomically, and its folder if needed; no other process may write it."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
@@ -157,7 +158,7 @@ def _new_hash() -> hashlib._Hash:
 
 @contextmanager
 def _writing(where: Path) -> Iterator[None]:
-    """Every OSError inside is the disk's fault, not the network's."""
+    """Turns an OSError of the block, which the disk causes, into a StorageError."""
     try:
         with storage_errors(where):
             yield
@@ -170,7 +171,7 @@ def _writing(where: Path) -> Iterator[None]:
 
 
 class _Part:
-    """The beginning of a file: its hash so far, and which version of which address it is of."""
+    """The received part of a file, with its hash, its address and the version of its content."""
 
     def __init__(self, url: str, target: Path) -> None:
         self.url = url
@@ -205,7 +206,7 @@ class _Part:
         return self.size == self.total
 
     def restart(self, validator: str | None, total: int | None) -> None:
-        """Empties the part. Without a validator or a length it could never be resumed."""
+        """Empties the part. Only a part with a validator and a length can be resumed later."""
         self._note.unlink(missing_ok=True)
         self.path.write_bytes(b"")
         self.size, self.total, self.validator, self.hash = 0, total, validator, _new_hash()
@@ -233,7 +234,7 @@ class _Transfer:
     most: int | None
 
     def run(self) -> None:
-        """Connects until the part is complete, or nothing more comes."""
+        """Connects until the part is complete, or too many attempts fail."""
         failures, best = 0, self.part.size
         while not self.part.complete:
             if self.stop.is_set():
@@ -241,8 +242,8 @@ class _Transfer:
             try:
                 self._connect()
             except _PassingError as trouble:
-                # Tries are counted since the file last grew past its longest, so that a link which
-                # drops every 100 MB gets through, and a server that cannot resume still ends.
+                # Attempts are counted from the last time the part exceeded its largest size. A
+                # link that drops every 100 MB succeeds, and a server that cannot resume fails.
                 failures = 1 if self.part.size > best else failures + 1
                 best = max(best, self.part.size)
                 if failures >= self.patience.attempts:
@@ -294,10 +295,10 @@ class _Transfer:
         )
 
     def _check_space(self, total: int | None, have: int) -> None:
-        """Checks that the disk can take a file (StorageError); one of unknown length: its bytes."""
+        """Checks that the disk has room for the rest of a file (StorageError)."""
         free = shutil.disk_usage(self.part.path.parent).free
         if total is None:
-            need = RESERVE + int(have * (self.space_factor - 1))  # those that are here, unpacked
+            need = RESERVE + int(have * (self.space_factor - 1))  # the received bytes, unpacked
         else:
             need = int(total * self.space_factor) - have
         if free < need:
@@ -350,7 +351,7 @@ def _open(part: _Part, timeout: float) -> http.client.HTTPResponse:
     except urllib.error.HTTPError as error:
         with error:
             reason = f"the server answered {error.code} {error.reason}"
-            if error.code == 416:  # the range is not there: whatever we hold is of another file
+            if error.code == 416:  # no such range: the part belongs to another file
                 with _writing(part.path):
                     part.discard()
                 raise _PassingError(reason) from error
@@ -375,7 +376,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _total(response: http.client.HTTPResponse) -> int | None:
-    """The whole file's length, which for a range is the number behind the slash."""
+    """Returns the length of the whole file; in Content-Range it follows the slash."""
     if response.status == 206:
         match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
         return int(match[1]) if match else None
@@ -389,7 +390,7 @@ def _range_start(response: http.client.HTTPResponse) -> int | None:
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:
-    """What If-Range may carry: a strong ETag, else the date (RFC 9110, 13.1.5)."""
+    """Returns the value for If-Range: a strong ETag, else the date (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):
         return etag

@@ -1,4 +1,4 @@
-"""Pictures out of a tar file that nobody vouches for."""
+"""Unpacks pictures from a tar file that is not trusted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MOST_MEMBERS = 1_000_000  # a shard has some ten thousand
 
 
 def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
-    """Unpacks a tar file's pictures below `into`; returns each one's relative path and bytes.
+    """Unpacks the pictures of a tar file below `into`; returns their relative paths and sizes.
 
-    Everything is unpacked into `stage` first, so that nothing of a refused archive and no half
-    picture ever stands below `into`; `stage` must be on the same file system.
+    All files are unpacked into `stage` first. A refused archive therefore leaves nothing below
+    `into`, and `into` never has a part of a picture. `stage` must be on the same file system.
 
     Raises:
-        DownloadError: a link, a device, a path that leads outside, or no tar file at all.
-        OSError: of the disk.
+        DownloadError: the file is not a tar file, or has a link, a device or a path outside.
+        OSError: the disk cannot be written.
     """
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -66,7 +66,7 @@ def _check(fine: bool, what: str, archive: Path) -> None:
 
 
 def _safe_name(member: tarfile.TarInfo, archive: Path) -> str:
-    """A regular file's normal relative path; anything that could reach outside is refused."""
+    """Returns the relative path of a regular file; refuses paths that lead outside."""
     path = PurePosixPath(member.name)
     unsafe = not member.isreg() or member.issparse() or path.is_absolute() or "\0" in member.name
     if unsafe or not path.parts or ".." in path.parts:
