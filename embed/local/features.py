@@ -98,21 +98,16 @@ class LocalFeatures:
 
 
 class Extractor(Protocol):
-    """Detects and describes points.
-
-    Attributes:
-        name: name of the method with its version and parameters; it changes with the features.
-        longest: the length in pixels that the longer side of a picture is reduced to.
-    """
+    """Detects and describes points."""
 
     @property
     def name(self) -> str:
-        """See the class."""
+        """Name of the method with its version and parameters; it changes with the features."""
         ...
 
     @property
     def longest(self) -> int:
-        """See the class."""
+        """The length in pixels that the longer side of a picture is reduced to."""
         ...
 
     def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
@@ -138,11 +133,11 @@ class RootSift:
 
     @property
     def name(self) -> str:
-        """Of the method, its version and parameters."""
+        """Name of the method with its version and parameters."""
         return f"rootsift-{_VERSION}-{self.most}-{self.longest}-opencv-{cv2.__version__}"
 
     def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
-        """See Extractor."""
+        """Returns the features of a grey picture uint8 [height, width]; possibly without points."""
         height, width = picture.shape
         found, raw = cv2.SIFT.create(nfeatures=self.most).detectAndCompute(picture, None)
         none = np.zeros((0, 128), np.float32)
@@ -172,13 +167,13 @@ class XFeat:
 
     @cached_property
     def name(self) -> str:
-        """Of the method, its version and parameters."""
+        """Name of the method with its version and parameters."""
         from lmk.embed.local.xfeat import xfeat_version
 
         return f"xfeat-{_VERSION}-{self.most}-{self.longest}-{xfeat_version()}"
 
     def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
-        """See Extractor."""
+        """Returns the features of a grey picture uint8 [height, width]; possibly without points."""
         height, width = picture.shape
         points, descriptors = self._network.detect(picture)
         return LocalFeatures(points, descriptors.astype(np.float16), width, height)

@@ -1,1 +1,1 @@
-"""What a gallery learns: tables, threshold, calibration."""
+"""Fits tables, thresholds and calibrations to a gallery."""

@@ -1,10 +1,10 @@
-"""Calibration: confidences become probabilities, and a threshold reaches a wanted precision.
+"""Calibration of confidences to probabilities, and thresholds that reach a precision.
 
-An answer is right when the query shows a landmark and the answer names it. A calibration is fitted
-to answers with that verdict (`ScoredAnswers`). The best answers are those to photos like the later
-queries. Without such photos a gallery answers its own pictures (`ScoredAnswers.of_gallery`).
-`ScoredAnswers.at_share` weighs non-landmarks by their expected share of queries, however few of
-them there are: in a contest 98 of 100 queries show no landmark.
+An answer is right if the query shows a landmark and the answer names this landmark. A calibration
+is fitted to answers with verdicts (`ScoredAnswers`). The photos should resemble the later queries.
+Without such photos a gallery answers its own pictures (`ScoredAnswers.of_gallery`).
+`ScoredAnswers.at_share` gives non-landmarks the weight of their expected share of queries: in a
+contest 98 of 100 queries show no landmark.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class AskedPhotos:
     """Photos with the confidences of a gallery's answers to them.
 
     Attributes:
-        confidence: float32 [n], of the answers.
-        photo: int64 [n], from 0 on; copies of one photo have the same number.
+        confidence: float32 [n], the confidences of the answers.
+        photo: int64 [n], number of the photo, from 0; copies of one photo have the same number.
     """
 
     confidence: NDArray[np.float32]
     photo: NDArray[np.int64]
 
     def weight(self) -> NDArray[np.float64]:
-        """How much each counts, float64 [n]: the copies of one photo together as one."""
+        """Returns the weight of each photo, float64 [n]; the weights of copies have the sum 1."""
         return 1 / np.bincount(self.photo)[self.photo]
 
 
@@ -44,16 +44,16 @@ class ScoredAnswers:
     """Answers with their verdicts.
 
     Attributes:
-        confidence: float32 [n]; -inf where there was no answer.
-        right: bool [n].
+        confidence: float32 [n]; -inf for a query without an answer.
+        right: bool [n], whether the answer is right.
         landmark: bool [n], whether the query shows a landmark of the gallery.
-        weight: float64 [n], how much each counts; above 0.
-        photo: int64 [n], the photo of the query; copies of one photo have the same number. All
-            differ unless given.
+        weight: float64 [n], the weight of the answer; above 0.
+        photo: int64 [n], number of the query's photo; copies of one photo have the same number.
+            Default: a different number for each query.
 
     Raises:
-        ValueError: for other shapes, NaN, a right answer where there is no landmark, weights not
-            above 0.
+        ValueError: a shape is wrong, a confidence is NaN, a weight is not above 0, or an answer is
+            right although the query shows no landmark.
     """
 
     confidence: NDArray[np.float32]
@@ -88,7 +88,7 @@ class ScoredAnswers:
         right: NDArray[np.bool_],
         landmark: NDArray[np.bool_],
     ) -> ScoredAnswers:
-        """Answers that count alike."""
+        """Returns answers with equal weights."""
         return cls(confidence, right, landmark, np.ones(len(confidence)))
 
     @classmethod
@@ -101,14 +101,14 @@ class ScoredAnswers:
     ) -> ScoredAnswers:
         """Returns leave-one-out answers; non-landmarks of both kinds have equal weights.
 
-        The copies of one photo count together as one.
+        The weights of the copies of one photo have the sum 1.
 
         Args:
-            known: gallery pictures, each answered by the gallery without itself.
-            right: whether each of these answers was right.
-            strangers: the same pictures, each asked without its whole landmark: places nobody has
-                heard of.
-            distractors: answered by the gallery.
+            known: gallery pictures; the gallery answers each one without this picture.
+            right: bool, whether the answer to each picture of `known` is right.
+            unknown_landmark: the same pictures; the gallery answers each one without all pictures
+                of its landmark, so that its landmark is unknown.
+            distractors: distractors; the gallery answers each one.
         """
         parts = (known, unknown_landmark, distractors)
         weights = [part.weight() for part in parts]
@@ -129,8 +129,8 @@ class ScoredAnswers:
         """Returns the answers with weights that give non-landmarks the share `none` of all.
 
         Raises:
-            UsageError: when all or none of them show a landmark.
-            ValueError: when the share is not between 0 and 1.
+            UsageError: all queries show a landmark, or none does.
+            ValueError: the share is not between 0 and 1.
         """
         if not 0 < none < 1:
             raise ValueError(f"the share of non-landmarks must be between 0 and 1, got {none}")
@@ -143,14 +143,15 @@ class ScoredAnswers:
 
 
 class Calibration(BaseModel):
-    """The map from confidence to the probability that the answer is right; saved as JSON.
+    """The function from a confidence to the probability that the answer is right.
 
     Attributes:
-        method: "isotonic" (the best rising steps, joined by lines) or "logistic" (Platt scaling).
-        confidence, probability: for isotonic, points of the curve, both rising; between two of
-            them it is linear, beyond the ends constant.
+        method: "isotonic" (isotonic regression with linear interpolation) or "logistic" (Platt
+            scaling).
+        confidence, probability: for isotonic, the points of the curve, both rising. The curve is
+            linear between two points and constant beyond the ends.
         slope, intercept: for logistic, probability = 1 / (1 + exp(-(slope * c + intercept))).
-        answers: number of answers it was fitted to.
+        answers: number of answers to which the calibration was fitted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -175,7 +176,10 @@ class Calibration(BaseModel):
         return self
 
     def probabilities(self, confidence: NDArray[np.floating]) -> NDArray[np.float64]:
-        """float64, of the shape of `confidence`; 0 for -inf, never falling with the confidence."""
+        """Returns probabilities, float64 with the shape of `confidence`.
+
+        The probability is 0 for -inf, and never decreases as the confidence rises.
+        """
         wide = confidence.astype(np.float64)
         there = np.isfinite(wide)
         finite = np.where(there, wide, 0)
@@ -190,12 +194,12 @@ class Calibration(BaseModel):
 def calibrate(answers: ScoredAnswers, method: Method = "isotonic") -> Calibration:
     """Returns a calibration that scikit-learn fits to answers.
 
-    Platt's targets (n + 1) / (n + 2) and 1 / (n + 2) keep the logistic curve from being sure where
-    right and wrong answers do not overlap (Platt, "Probabilistic outputs for support vector
-    machines", 1999); the counts are those of the answers, not of their weights.
+    Platt's targets (n + 1) / (n + 2) and 1 / (n + 2) keep the probabilities of the logistic curve
+    away from 0 and 1 when right and wrong answers do not overlap (Platt, "Probabilistic outputs for
+    support vector machines", 1999). n is a number of answers and ignores the weights.
 
     Raises:
-        UsageError: when all answers are right, or none is.
+        UsageError: all answers are right, or all are wrong.
     """
     given = np.isfinite(answers.confidence)
     confidence = answers.confidence[given].astype(np.float64)
@@ -231,7 +235,7 @@ def _logistic(
 
     n_right, n_wrong = int(right.sum()), int((~right).sum())
     target = np.where(right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
-    # A soft target is both outcomes, weighed.
+    # A soft target becomes both outcomes with weights.
     middle, spread = confidence.mean(), confidence.std() or 1.0
     inputs = np.tile((confidence - middle) / spread, 2)[:, None]
     outcomes = np.repeat([1, 0], len(confidence))
@@ -239,7 +243,7 @@ def _logistic(
     fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
     fitted.fit(inputs, outcomes, sample_weight=weights / weights.mean())
     slope = float(fitted.coef_[0, 0]) / spread
-    if slope < 0:  # surer answers are worse: there is nothing in the confidence to go by
+    if slope < 0:  # surer answers are worse, so the confidence is not informative
         share = float(np.average(target, weights=weight))
         return Calibration(method="logistic", intercept=float(np.log(share / (1 - share))),
                            answers=len(confidence))  # fmt: skip
@@ -258,16 +262,17 @@ def expected_calibration_error(
     *,
     bins: int = 15,
 ) -> float:
-    """Returns the mean over answers of |share of right ones - mean probability| in their bin (ECE).
+    """Returns the expected calibration error (ECE).
 
-    Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017): bins of equal width; a
-    probability on a border belongs to the lower bin, 0 to the first.
+    The ECE is the mean over answers of |share of right answers - mean probability| in the bin of
+    the answer (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). The bins have
+    equal width. A probability on a border belongs to the lower bin, 0 to the first bin.
 
     Args:
         probability: float64 [n], 0 to 1.
-        right: bool [n].
-        weight: float64 [n]; all alike unless given.
-        bins: their number.
+        right: bool [n], whether each answer is right.
+        weight: float64 [n], the weights of the answers. Default: equal weights.
+        bins: the number of bins.
 
     Returns:
         0 (perfect) to 1; NaN without answers.
@@ -285,10 +290,10 @@ class OperatingPoint:
     """Precision and recall of a threshold of "none of these".
 
     Attributes:
-        threshold: an answer below it is "none of these"; inf refuses all.
-        precision: share of right answers among those given; 1 where none is given.
-        recall: share of the queries with a landmark that are answered rightly.
-        feasible: whether the wanted precision is reached with any right answer given.
+        threshold: an answer with a lower confidence is "none of these"; inf refuses all answers.
+        precision: share of right answers among the answers not refused; 1 if all are refused.
+        recall: share of right answers among the queries with a landmark.
+        feasible: whether the threshold reaches the precision with at least one right answer.
     """
 
     threshold: float
@@ -305,8 +310,8 @@ def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
     result has the best precision, then the largest recall, and `feasible` is False.
 
     Raises:
-        UsageError: when no query shows a landmark.
-        ValueError: when the precision is not above 0 and at most 1.
+        UsageError: no query shows a landmark.
+        ValueError: the precision is not above 0 and at most 1.
     """
     if not 0 < precision <= 1:
         raise ValueError(f"a precision is above 0 and at most 1, got {precision}")
@@ -318,7 +323,7 @@ def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
         return OperatingPoint(float("inf"), 1.0, 0.0, False)
     reached = right_above / above
     enough = (reached >= precision - 1e-12) & (right_above > 0)
-    # cuts fall: argmax takes the first, the higher threshold
+    # cuts fall, so argmax takes the highest of equal thresholds
     if enough.any():
         best = int(np.argmax(np.where(enough, right_above, -1)))
     else:
@@ -332,7 +337,10 @@ def threshold_for(answers: ScoredAnswers, precision: float) -> OperatingPoint:
 
 
 def operating_point(answers: ScoredAnswers, threshold: float) -> OperatingPoint:
-    """What a threshold gives on answers it was not chosen on; feasible is whether any is right."""
+    """Returns precision and recall of a threshold on answers that did not determine it.
+
+    `feasible` is True if at least one answer is right.
+    """
     above = answers.confidence >= np.float32(threshold)
     weight = answers.weight[above].sum()
     right = answers.weight[above & answers.right].sum()
@@ -348,7 +356,7 @@ def operating_point(answers: ScoredAnswers, threshold: float) -> OperatingPoint:
 def _curve(
     answers: ScoredAnswers,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Returns falling thresholds, and the weights of right and of all answers at each."""
+    """Returns falling thresholds, and the weights of the right and of all answers above each."""
     given = np.isfinite(answers.confidence)
     values, inverse = np.unique(-answers.confidence[given], return_inverse=True)
     values = -values

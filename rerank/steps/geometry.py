@@ -34,21 +34,23 @@ class GeometrySettings(BaseModel):
     """Parameters of the check.
 
     Attributes:
-        top: neighbours looked at for each query.
+        top: number of neighbours that are checked for each query.
         weight, cap: a neighbour's score rises by weight * min(inliers, cap) / cap. From the
             Google Landmark contests: cap 70 with weight 1 beside a vote (2019), cap 90 with
             weight .15 beside a cosine (2021).
-        matcher: "mutual": points that are each other's nearest by descriptor; or "lighterglue", a
-            network that looks at all points of both pictures (the extra `xfeat`, for its features
-            only): more matches, in up to a second for two pictures, so for a small `top`.
-        ratio: of "mutual": a match must be nearer than this times the second nearest (Lowe's
-            test), 1 for all. The default is for SIFT; XFeat's descriptors are more alike and want
-            some .95.
-        model: what inliers agree on. A plane suits façades and seldom errs; a pair of cameras
-            takes in depth, and chance matches with it.
-        threshold: pixels that an inlier may be off.
-        iterations: of MAGSAC++ at most.
-        budget: seconds for each query; no picture is begun after that. None: all are looked at.
+        matcher: "mutual" matches points that are each other's nearest by descriptor. "lighterglue"
+            is a network that compares all points of both pictures (the extra `xfeat`, for features
+            of XFeat only). It returns more matches and takes up to a second for two pictures, so
+            it needs a small `top`.
+        ratio: for "mutual", a match must be nearer than ratio * the second nearest (Lowe's test);
+            1 accepts all matches. The default suits SIFT. Descriptors of XFeat are more similar
+            and need about .95.
+        model: the geometry that inliers share. "homography" (a plane) suits façades and seldom
+            accepts wrong matches. "fundamental" (two cameras) also allows depth, and accepts more
+            wrong matches.
+        threshold: largest error of an inlier, in pixels.
+        iterations: largest number of iterations of MAGSAC++.
+        budget: seconds for each query; no check begins after this time. None: no limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -69,10 +71,9 @@ class Match:
     """The matched points of two pictures.
 
     Attributes:
-        query, gallery: float32 [m, 2], matched points in pixels of either picture as it was
-            looked at.
+        query, gallery: float32 [m, 2], matched points in pixels of the reduced pictures.
         inlier: bool [m], whether the geometry explains the match.
-        query_size, gallery_size: width and height of the pictures as they were looked at.
+        query_size, gallery_size: width and height of the reduced pictures.
     """
 
     query: NDArray[np.float32]
@@ -94,10 +95,10 @@ def match_points(
 
     Args:
         first, second: features of one extractor.
-        ratio: the nearest must be nearer than ratio * the second nearest, seen from `first`.
+        ratio: a match must be nearer than ratio * the second nearest point of `second`.
 
     Raises:
-        ValueError: for descriptors of different lengths.
+        ValueError: the descriptors have different lengths.
     """
     if not len(first) or not len(second):
         return np.zeros((0, 2), np.int64)
@@ -122,8 +123,8 @@ def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySetti
     OpenCV seeds its random numbers in each call, so the result is always the same.
 
     Raises:
-        ModelError: for the matcher lighterglue, when its package is not installed.
-        ValueError: for features of different extractors, or such as the matcher does not know.
+        ModelError: the package of the matcher lighterglue is not installed.
+        ValueError: the features have different extractors, or the matcher does not support them.
     """
     if settings.matcher == "lighterglue":
         pairs = _glued(query, picture)
@@ -133,7 +134,7 @@ def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySetti
     inlier = np.zeros(len(pairs), np.bool_)
     if len(pairs) >= _LEAST_MATCHES[settings.model]:
         found = _inliers(here, there, settings)
-        # fewer agree with any geometry
+        # fewer matches agree with any geometry
         if found.sum() >= _LEAST_MATCHES[settings.model]:
             inlier = found
     sizes = ((query.width, query.height), (picture.width, picture.height))
@@ -181,10 +182,11 @@ def _inliers(
 
 
 def _possible(homography: NDArray[np.float64], points: NDArray[np.float32]) -> bool:
-    """Returns whether a view of a plane can be so: not mirrored, behind the camera or vanishing.
+    """Returns whether a homography can be a view of a plane.
 
-    The determinant of the map's derivative at a point is det(H) / w ** 3, w the third coordinate
-    of the point's image; it is negative for a mirror image, and the area grows by it.
+    A mirror image, points behind the camera, and a very large or very small area are impossible.
+    The determinant of the map's derivative at a point is det(H) / w ** 3, where w is the third
+    coordinate of the point's image. It is negative for a mirror image, and is the factor of areas.
     """
     w = points.astype(np.float64) @ homography[2, :2] + homography[2, 2]
     if not w.size or (np.sign(w) != np.sign(w[0])).any() or not w.all():
@@ -200,8 +202,8 @@ def fused(
 
     Args:
         scores: float [q, k].
-        inliers: int [q, k], NOT_LOOKED_AT (-1) where no check was made.
-        settings: weight and cap.
+        inliers: int [q, k], NOT_LOOKED_AT (-1) for unchecked neighbours.
+        settings: the settings with weight and cap.
     """
     share = np.clip(inliers, 0, settings.cap) / settings.cap
     return np.asarray(scores + settings.weight * share, np.float32)
@@ -225,9 +227,9 @@ class Checked:
     """The result of the check.
 
     Attributes:
-        inliers: int64 [q, k], beside the neighbours; NOT_LOOKED_AT (-1) where no check was made.
-        matches: by query number and gallery row, for drawing.
-        seconds: float64 [q], time it took; 0 for queries that were not in doubt.
+        inliers: int64 [q, k], the inliers of each neighbour; NOT_LOOKED_AT (-1) if unchecked.
+        matches: the matches by query number and gallery row, for drawing.
+        seconds: float64 [q], duration of the check; 0 for queries that were not in doubt.
     """
 
     inliers: NDArray[np.int64]
@@ -246,16 +248,17 @@ def check(
 ) -> Checked:
     """Returns the matches of the queries in doubt with their short lists.
 
-    Without a budget the result is always the same. With a budget the rest of a list may stay
-    unchecked and gain nothing; the best part of the list is checked first.
+    Without a budget the result is always the same. With a budget the end of a list may stay
+    unchecked and gain nothing.
 
     Args:
-        neighbours: best first; the first `settings.top` may be looked at.
+        neighbours: the neighbours, best first; the first `settings.top` are checked.
         doubt: bool [q], queries that are worth the time (in_doubt).
-        query_features, row_features: local features by query number and by gallery row, or the
-            reason why there are none (then that picture is not looked at). Their time counts.
-        settings: of the check.
-        clock: seconds.
+        query_features, row_features: functions from a query number and from a gallery row to
+            local features, or to the reason why there are none; such a picture is not checked. The
+            budget includes the time of these functions.
+        settings: the settings of the check.
+        clock: returns seconds.
     """
     inliers = np.full(neighbours.rows.shape, NOT_LOOKED_AT, np.int64)
     matches: dict[tuple[int, int], Match] = {}
