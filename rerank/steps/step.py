@@ -54,6 +54,9 @@ class Place(IntEnum):
 class Step(BaseModel):
     """A step of a pipeline.
 
+    The parameters of a step must be hashable, because `lmk tune` collects pipelines in a dict. A
+    parameter is therefore a tuple instead of a list or a dict.
+
     Attributes:
         needs: inputs of the step (see the module). A step whose input is missing does nothing.
         place: where in a pipeline the step may be.
