@@ -1,4 +1,4 @@
-"""Weights files: reading them without running code, and putting them into a network."""
+"""Reads weights files without running their code, and loads the weights into a network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _PLAIN = "give a .safetensors file or a plain torch state dict"
 _INSIDE = ("state_dict", "model_state_dict", "model")  # where trainings keep their weights
 _WRAPPERS = ("module.", "model.", "backbone.")  # what DDP, Lightning and others put before names
-_COUNTER = "num_batches_tracked"  # of BatchNorm: older frameworks lack it; no result needs it
+_COUNTER = "num_batches_tracked"  # of BatchNorm; older frameworks lack it, and no result needs it
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, read without running any code of it.
+    """Returns the tensors of a weights file by name, without running code of the file.
 
     Raises:
-        ModelError: there is no such file, or it holds no tensors by name.
+        ModelError: the file does not exist, or holds no tensors by name.
     """
     if not path.is_file():
         raise ModelError("no such weights file", where=path, remedy="check the spelling")
@@ -55,21 +55,21 @@ def load_weights(
     what: str = "does not fit the model",
     remedy: str,
 ) -> None:
-    """Copies weights by name into a network, all of it or nothing.
+    """Copies weights by name into a network; an error leaves the network unchanged.
 
-    BatchNorm's counters of batches may be missing or left over: they move no result. Names may
-    begin with "module.", "model." or "backbone." where the rest fits in one way alone.
+    BatchNorm's counters of batches may be missing or superfluous, as no result depends on them. All
+    names may begin with "module.", "model." or "backbone." if only one such prefix fits.
 
     Args:
         network: changed in place.
-        given: tensors by name; the network's own types are kept.
-        where: what they come from, for the error.
-        others: beginnings of names that may be left over; None allows all outside of the
-            network's own modules.
-        what, remedy: for the error.
+        given: tensors by name; they are converted to the types of the network.
+        where: source of the tensors, for the error message.
+        others: prefixes of names that may be superfluous. None allows all names outside the modules
+            of the network.
+        what, remedy: parts of the error message.
 
     Raises:
-        ModelError: weights are missing, left over or of another shape, or names fit in two ways.
+        ModelError: weights are missing, superfluous or of another shape, or fit with two prefixes.
     """
     own = network.state_dict()
     given = _renamed(own, given, where)
@@ -93,7 +93,7 @@ def load_weights(
 
 
 def _tensors(state: Any) -> dict[str, Tensor] | None:
-    """The tensors by name of what a file held; None where there are none."""
+    """Returns the tensors by name of the content of a file, or None if it has no names."""
     import torch
 
     if not isinstance(state, dict):
@@ -107,7 +107,7 @@ def _tensors(state: Any) -> dict[str, Tensor] | None:
 def _renamed(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object
 ) -> Mapping[str, Tensor]:
-    """The weights without the wrappers' names, where one way to leave these out fits."""
+    """Returns the weights without the prefix of wrappers, if exactly one prefix fits."""
     needed = {name for name in own if not name.endswith(_COUNTER)}
     if needed <= given.keys():
         return given
@@ -133,7 +133,7 @@ def _left_over(
     given: Mapping[str, Tensor],
     others: Collection[str] | None,
 ) -> list[str]:
-    """The names given that the network lacks and that may not be left out."""
+    """Returns the names of tensors that the network lacks and that `others` does not allow."""
     buffers = {name for name, _ in network.named_buffers()}  # some are in no state dict
     found = [n for n in given if n not in own and n not in buffers and not n.endswith(_COUNTER)]
     if others is not None:

@@ -1,10 +1,10 @@
-"""Tiles: the inner loops of exact search, written in LLVM's own terms.
+"""Tiles: the inner loops of exact search, written as LLVM instructions.
 
-A tile is a few vectors against a few queries, with all sums in registers. What a compiler makes of
-plain loops depends on its version; these do not: the multiply-add of bytes (VNNI) is named, and the
-sums of a score are added in one stated order, on every machine.
+A tile compares a few vectors with a few queries, and keeps all sums in registers. The machine code
+of plain loops depends on the version of the compiler. A tile states its instructions, such as the
+multiply-add of bytes (VNNI), and adds the sums of a score in the same order on every machine.
 
-Each function is a numba intrinsic over addresses (int64) and is compiled into its caller.
+Each tile is a numba intrinsic over addresses (int64), which is compiled into its caller.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-PANEL = 32  # vectors whose codes lie together
+PANEL = 32  # number of vectors whose codes are stored together
 ROWS = 4  # vectors of a tile of floats
 SUMS = 16  # partial sums of a score
 
@@ -29,7 +29,7 @@ _VNNI = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 
 
 def features() -> frozenset[str]:
-    """Returns the names of what the processor can do, as numba compiles for it."""
+    """Returns the names of the processor features that numba compiles for."""
     listed = cpu_target.target_context.codegen().magic_tuple()[2]
     return frozenset(name[1:] for name in listed.split(",") if name.startswith("+"))
 
@@ -39,21 +39,21 @@ _WIDE = "avx512f" in _FEATURES
 # int32 lanes of the multiply-add of bytes; 0 where the processor has none
 INT8_LANES = 16 if "avx512vnni" in _FEATURES else 8 if "avxvnni" in _FEATURES else 0
 FLOAT_LANES = 16 if _WIDE else 8 if "avx2" in _FEATURES else 4
-# numba has no library for half precision: the processor must convert it
+# whether the processor converts half precision, for which numba has no library
 HALVES = "f16c" in _FEATURES or "neon" in _FEATURES
-# queries of a tile, widest first; what the registers hold
+# numbers of queries of a tile, widest first; the registers limit them
 INT8_QUERIES = (12, 4, 1) if INT8_LANES != 8 else (2, 1, 1)
 FLOAT_QUERIES = 6 if _WIDE else 2
 
 
 class _Code:  # pragma: no cover (runs while numba compiles, not when it loads what it compiled)
-    """Writes instructions at the place of a builder."""
+    """Writes instructions at the position of a builder."""
 
     def __init__(self, builder: Any) -> None:
         self.b = builder
 
     def external(self, name: str, result: Any, *args: Any) -> Any:
-        """An LLVM intrinsic function."""
+        """Returns an LLVM intrinsic function."""
         declared = self.b.module.globals.get(name)
         return declared or ir.Function(self.b.module, ir.FunctionType(result, args), name)
 
@@ -81,24 +81,24 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
         return self.b.call(fma, [x, y, z])
 
     def rounds(self, rest: Any, lanes: int) -> Any:
-        """In how many vectors of so many lanes the rest fits."""
+        """Returns the number of vectors with `lanes` lanes that hold `rest` components."""
         more = self.b.add(rest, ir.Constant(_I64, lanes - 1))
         return self.b.udiv(more, ir.Constant(_I64, lanes))
 
     def bits_at_least(self, value: Any, limit: Any, shift: int) -> Any:
-        """Bits, from `shift` on, of the lanes where value >= limit, int32."""
+        """Returns int32 with bit shift + i set for each lane i where value >= limit."""
         lanes = self.b.bitcast(
             self.b.fcmp_ordered(">=", value, limit), ir.IntType(value.type.count)
         )
         return self.b.shl(self.b.zext(lanes, _I32), ir.Constant(_I32, shift))
 
     def bit_if_any(self, mask: Any, number: int) -> Any:
-        """That bit, int32, if the mask is not 0."""
+        """Returns int32 with bit `number` set if the mask is not 0, else 0."""
         some = self.b.zext(self.b.icmp_unsigned("!=", mask, ir.Constant(_I32, 0)), _I32)
         return self.b.shl(some, ir.Constant(_I32, number))
 
     def sum_lanes(self, vector: Any) -> Any:
-        """The sum of the lanes: halves are added until one is left."""
+        """Returns the sum of the lanes; halves are added until one lane is left."""
         while vector.type.count > 1:
             half = vector.type.count // 2
             nothing = ir.Constant(vector.type, ir.Undefined)
@@ -113,7 +113,7 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
 
     @contextmanager
     def loop(self, count: Any, carried: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-        """A loop of `count` rounds; the list it yields is to be replaced by the new values."""
+        """Writes a loop of `count` rounds; the block replaces the items of the yielded list."""
         before = self.b.block
         body, after = self.b.append_basic_block(), self.b.append_basic_block()
         some = self.b.icmp_signed(">", count, ir.Constant(_I64, 0))
@@ -141,8 +141,10 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
         values[:] = results
 
     def floats(self, base: Any, offset: Any, lanes: int, stored: Any, rest: Any = None) -> Any:
-        """float32 lanes of a vector stored in half or single precision; `rest`: how many of the
-        lanes there are, the others become 0."""
+        """Returns float32 lanes of a vector stored in half or single precision.
+
+        Only the first `rest` lanes are read, and the others are 0. None reads all lanes.
+        """
         bits = _I16 if stored == _HALF else _I32
         kind = ir.VectorType(bits, lanes)
         if rest is None:
@@ -161,7 +163,7 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
 
 
 def _of_addresses(write: Callable[..., Any]) -> Any:
-    """An intrinsic of a tuple of int64 that returns an int64."""
+    """Returns an intrinsic that takes a tuple of int64 and returns an int64."""
 
     @intrinsic
     def tile(context: Any, values: Any) -> Any:  # pragma: no cover (runs while numba compiles)
@@ -174,7 +176,7 @@ def _of_addresses(write: Callable[..., Any]) -> Any:
 
 
 def int8_tile(queries: int) -> Any:
-    """A panel of codes against some queries.
+    """Returns the tile that compares a panel of codes with a number of queries.
 
     The call `tile((codes, query_codes, steps, starts, factors, limits, scales, errors, out,
     masks))` computes for vector i of the panel and query j
@@ -182,8 +184,8 @@ def int8_tile(queries: int) -> Any:
         out[j, i] = scales[i] * (starts[j] + sum over 4 * steps components of code * query code)
                     + factors[j] * errors[i]
 
-    and sets bit i of masks[j] where it is at least limits[j]; it returns bits of the masks that are
-    not 0.
+    and sets bit i of masks[j] if out[j, i] is at least limits[j]. The call returns an integer whose
+    bit j is set if masks[j] is not 0.
 
     Layout: codes uint8 [steps, PANEL, 4], query_codes int8 [steps, queries, 4], starts int32
     [queries], factors and limits float32 [queries], scales and errors float32 [PANEL], out float32
@@ -232,14 +234,15 @@ def int8_tile(queries: int) -> Any:
 
 
 def float_tile(queries: int, half: bool) -> Any:
-    """Some stored vectors against some queries, in float32.
+    """Returns the tile that compares ROWS stored vectors with a number of queries, in float32.
 
     The call `tile((row0, row1, row2, row3, factors, query, stride, limits, steps, rest, out,
     masks))` computes for vector i of ROWS and query j
 
         out[j, i] = factors[i] * sum over SUMS * steps + rest components of vector * query
 
-    and sets bit i of masks[j] where it is at least limits[j]; it returns all masks or'ed.
+    and sets bit i of masks[j] if out[j, i] is at least limits[j]. The call returns the bitwise or
+    of all masks.
 
     Layout: row0 to row3 are the addresses of the vectors (float16 if `half`, else float32);
     factors float32 [ROWS]; query float32 [queries, stride bytes], 0 after the last component;
@@ -295,14 +298,15 @@ def float_tile(queries: int, half: bool) -> Any:
 
 
 def score_tile(half: bool) -> Any:
-    """The score of one vector: a float64 dot product, added in an order that never differs.
+    """Returns the tile of the score of one vector: a float64 dot product, added in a fixed order.
 
     The call `tile((row, length, query, steps, rest, out))` divides each component of the stored
-    vector by the float32 at `length` in float32, as Vectors.read does, and writes the dot product
-    with the query and the squared length of what was divided, float64 [2], to out.
+    vector by the float32 at `length` in float32, as Vectors.read does. It writes the dot product of
+    the quotient with the query, and the squared length of the quotient, to out: float64 [2].
 
-    Products of two float32 are exact in float64. SUMS partial sums take every SUMS-th product and
-    are added by halves, so the result is the same alone and in company, on every processor.
+    Products of two float32 are exact in float64. Each of SUMS partial sums adds every SUMS-th
+    product, and halves of the partial sums are added. The result is therefore the same on every
+    processor, and with and without other queries.
 
     Layout: row float16 if `half`, else float32; query float32, 0 after the last component up to a
     multiple of SUMS.
@@ -335,7 +339,7 @@ def score_tile(half: bool) -> Any:
 
 
 def lowest_bit() -> Any:
-    """The call `lowest((mask,))` returns the number of the lowest bit that is set."""
+    """Returns the intrinsic `lowest((mask,))`: the number of the lowest bit that is set."""
 
     def write(c: _Code, mask: Any) -> Any:  # pragma: no cover (runs while numba compiles)
         count = c.external("llvm.cttz.i64", _I64, _I64, ir.IntType(1))

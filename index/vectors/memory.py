@@ -14,10 +14,10 @@ _UNKNOWN = 4 * 2**30
 
 
 def free_memory() -> int:
-    """Returns the bytes of memory that can be had without swapping; 4 GiB where nothing says.
+    """Returns the bytes of memory that are available without swapping; 4 GiB if unknown.
 
-    That is what the machine has, or what is left to the control groups of this process if that is
-    less; files kept in memory count as free in both, as they give way.
+    The number is the smaller one of the free memory of the machine and the free memory of the
+    control groups of this process. The file cache counts as free, because the system can drop it.
     """
     return min((_free_on_machine(), *_left_to_groups()))
 
@@ -43,14 +43,14 @@ def _left_to_groups() -> Iterator[int]:
             continue
         mount, files = (_MOUNT / "memory", _OLD) if controllers else (_MOUNT, _NEW)
         own = PurePosixPath(path.lstrip("/"))
-        for group in (own, *own.parents):  # each may set a limit to those in it
+        for group in (own, *own.parents):  # each group may limit the groups in it
             left = _left(mount / group, *files)
             if left is not None:
                 yield left
 
 
 def _left(group: Path, limit: str, usage: str) -> int | None:
-    """Returns what a group may still take; None where there is no such group, or no limit."""
+    """Returns the bytes that a group may still use; None without a group or a limit."""
     try:
         allowed, used = (int((group / name).read_text("ascii")) for name in (limit, usage))
         lines = (group / "memory.stat").read_text("ascii").splitlines()

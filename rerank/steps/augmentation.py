@@ -33,14 +33,14 @@ class Neighbourhoods:
     """The nearest pictures of each gallery picture.
 
     Attributes:
-        rows: int32 or int64 [gallery rows, n + 1], the row itself first, then its nearest by
-            cosine falling; NO_ROW where there are none, and throughout for rows of no picture.
-            One more than there are weights, so that leaving one out leaves enough.
-        weights: float64 [n], of the picture itself, its nearest...; falling (see
-            expansion.augmentation_weights).
+        rows: int32 or int64 [gallery rows, n + 1], the row itself, then its nearest rows by
+            falling cosine. NO_ROW fills shorter lists, and the lists of rows without a picture. A
+            list has one row more than there are weights, so that a row can be left out.
+        weights: float64 [n], falling: the weight of the picture itself, then of its nearest
+            pictures (see expansion.augmentation_weights).
 
     Raises:
-        ValueError: when rows and weights do not fit.
+        ValueError: the shapes of rows and weights do not match.
     """
 
     rows: NDArray[np.signedinteger]
@@ -82,16 +82,16 @@ class Neighbourhoods:
         """Orders each query's list by the cosines of the augmented pictures.
 
         Args:
-            queries: float32 [q, d].
-            neighbours: their neighbours by plain cosine, more than are wanted.
-            vectors: the gallery's.
-            k: neighbours kept; all unless given.
-            without: for each query rows that are left out, as if the gallery did not have them:
-                neither neighbours nor part of others. Exact for one row; where several are left out
-                of one neighbourhood, it is made of fewer pictures.
+            queries: the queries.
+            neighbours: the neighbours of the queries by plain cosine, more than are returned.
+            vectors: the vectors of the gallery.
+            k: number of neighbours to return. Default: all.
+            without: for each query the rows that count as absent from the gallery: they are no
+                neighbours and part of no augmented vector. The result is exact for one row. If
+                several rows are left out of one neighbourhood, it has fewer pictures.
 
         Raises:
-            ValueError: when `neighbours` or `without` is of other queries.
+            ValueError: `neighbours` or `without` belongs to other queries.
         """
         scores = self.cosines(queries, neighbours, vectors, without=without)
         return ranked(neighbours.rows, scores, neighbours.query_ids, k)
@@ -104,10 +104,11 @@ class Neighbourhoods:
         *,
         without: Sequence[NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float32]:
-        """The cosines of the augmented pictures, beside the neighbours: float32 [q, k].
+        """Returns the cosines of queries and augmented neighbours: float32 [q, k].
 
-        -inf where there is no neighbour, or one that is left out. Each row is read once for many
-        queries, and the answer to one does not depend on the others. Arguments as of `rerank`.
+        The cosine is -inf if there is no neighbour or it is left out. Each row is read once for
+        many queries. The result for a query does not depend on the other queries. The arguments are
+        those of `rerank`.
         """
         if neighbours.query_ids != queries.ids or not len(queries) == len(without or queries):
             raise ValueError("the neighbours or the rows left out are of other queries")
@@ -126,7 +127,7 @@ class Neighbourhoods:
     def _pairs(
         self, rows: NDArray[np.int64], without: Sequence[NDArray[np.int64]] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Query number and place of each neighbour that counts, and its list int64 [pairs, n]."""
+        """Returns query number, place and list (int64 [pairs, n]) of each neighbour that counts."""
         there = rows != NO_ROW
         for i, banned in enumerate(without or ()):
             there[i] &= ~np.isin(rows[i], banned)
@@ -135,7 +136,7 @@ class Neighbourhoods:
         for i, banned in enumerate(without or ()):
             mine = slice(*np.searchsorted(query, [i, i + 1]))
             lists[mine][np.isin(lists[mine], banned)] = NO_ROW
-        if without is not None:  # those that are left move up
+        if without is not None:  # the remaining rows move up
             order = np.argsort(lists == NO_ROW, axis=1, kind="stable")
             lists = np.take_along_axis(lists, order, axis=1)
         return query, place, lists[:, : len(self.weights)]
@@ -147,7 +148,7 @@ class Neighbourhoods:
         lists: NDArray[np.int64],
         vectors: Vectors,
     ) -> NDArray[np.float32]:
-        """The cosine of each pair's query and of the unit sum of its list: float32 [pairs]."""
+        """Returns the cosines of each pair's query and augmented vector: float32 [pairs]."""
         different, of_pair = _distinct(lists)
         members = np.unique(different[different != NO_ROW])
         read = vectors.read(members)
@@ -164,7 +165,7 @@ class Neighbourhoods:
 
 
 def _distinct(lists: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The different lists, and which of them each one is."""
+    """Returns the distinct lists, and the number of the distinct list for each list."""
     order = np.lexsort(lists.T)
     ordered = lists[order]
     fresh = np.ones(len(lists), np.bool_)
