@@ -1,6 +1,6 @@
-"""The SQLite side of the catalog: its format, its connections, and its errors in our words.
+"""The SQLite database of the catalog: its format, connections and error messages.
 
-What is read from the tables and written to them is in catalog.py.
+catalog.py reads the tables, and changes.py writes them.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-# What SQLite says where it cannot make that index: a read-only folder, a full disk.
+# Errors of SQLite if it cannot make that index, in a read-only folder or on a full disk.
 _NO_PLACE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 
 

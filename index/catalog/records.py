@@ -22,7 +22,7 @@ from lmk.index.vectors.files import FileRecord
 Precision = Literal["f16", "f32"]
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-# What a wrong number or name can raise where it is used.
+# Exceptions that the use of a wrong number or name can raise.
 CHANGED = (TypeError, ValueError, LookupError, OverflowError, AttributeError)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

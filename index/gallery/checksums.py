@@ -1,8 +1,8 @@
-"""Which files of a gallery were compared with their checksums, so that opening need not do it.
+"""A record of the files that were compared with their checksums, so that opening can skip them.
 
-The comparison costs about a second per gigabyte. What it found is noted in cache/files.json with
-the stamp the file had (inode, size, times of change); a file that was written to since has another
-one. Only `verify` looks for what changes no time: a disk that returns other bytes than it got.
+The comparison costs about a second per gigabyte. The result is stored in cache/files.json with the
+stamp of the file (inode, size, times of change). A file that is written later has another stamp. A
+disk that returns wrong bytes changes no stamp; only `verify` detects this damage.
 """
 
 from __future__ import annotations

@@ -47,18 +47,18 @@ def compact(t: Transaction) -> bool:
 
 
 def replace_vectors(t: Transaction, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-    """Stores other vectors for rows; what holds them is written anew.
+    """Stores other vectors for rows, and rewrites the parts that hold these rows.
 
-    Damaged vectors can be replaced where each of their rows is given or removed; where all are
-    removed, the part is written anew without being named.
+    A damaged part can be rewritten if each of its rows is in `rows` or removed. A damaged part with
+    removed rows only is rewritten in any case.
 
     Args:
         t: the transaction.
-        rows: int64 [n], ascending, different.
+        rows: int64 [n], ascending, without repetition.
         vectors: float32 [n, dim], of length 1.
 
     Raises:
-        GalleryDamaged: where a damaged part has a row that is neither given nor removed.
+        GalleryDamaged: a damaged part has a row that is neither in `rows` nor removed.
     """
     t.store_pending()
     alive, new = t.catalog.alive(t.state), vectors.astype(t.state.dtype)
@@ -167,9 +167,9 @@ def _masked(blocks: Iterable[NDArray[Any]], mask: NDArray[np.bool_]) -> Iterator
 def _carried(
     t: Transaction, header: dict[str, Any], alive: NDArray[np.bool_]
 ) -> NDArray[Any] | None:
-    """Returns an array without the numbers of removed rows; None for one that is out of date.
+    """Returns an array without the entries of removed rows, or None if it is out of date.
 
-    Format 1 did not say whether an array goes by row: then its length must.
+    Format 1 does not state whether an array has an entry for each row, so its length decides.
     """
     if header["generation"] != t.state.generation:
         return None

@@ -1,8 +1,8 @@
-"""Verify: every byte of a gallery compared with what the catalog says, and what is wrong, named.
+"""Verification: compares every byte of a gallery with the catalog, and lists the damage.
 
-Opening compares what was changed since the last comparison, and reads of the catalog what it needs.
-This reads everything, and goes on behind the first damage, so that a repair knows all of it. It
-may be done while somebody writes: what is verified is the gallery as it was at the beginning.
+Opening a gallery compares only files that changed since the last comparison, and reads a part of
+the catalog. Verification reads everything and does not stop at the first damage, so that a repair
+knows all damage. A writer may be active: the state at the beginning is verified.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ Mend = Literal["remake", "re-embed", "none"]
 
 @dataclass(frozen=True)
 class DamageFinding:
-    """Something that is not as it should be.
+    """A damage of a gallery.
 
     Attributes:
-        where: the file.
-        what: what is wrong with it, in words.
-        remedy: what the user can do.
-        mend: how a repair mends it: "remake" what is learnt or derived from the rest (arrays,
-            the embedder's files, cache/), "re-embed" the pictures of `rows`, or "none": it cannot.
-        rows: of which the vectors are lost; removed rows among them need nothing.
+        where: the damaged file.
+        what: a description of the damage.
+        remedy: advice to the user.
+        mend: the action of a repair. "remake" computes the file from the rest (arrays, the
+            embedder's files, cache/), "re-embed" embeds the pictures of `rows` again, and "none"
+            cannot repair the damage.
+        rows: the rows whose vectors are lost; removed rows among them need no repair.
     """
 
     where: Path

@@ -1,7 +1,7 @@
 """A collection on a Milvus server that holds the rows of one gallery.
 
-Fields: row (the primary key), id, labels, role, stamp, vector. What the collection is of, and
-whether it is whole, stands in its properties.
+Fields: row (the primary key), id, labels, role, stamp, vector. The properties of the collection
+name its gallery, and state whether the collection is complete.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Mark:
 
 
 def read_mark(server: Server, name: str) -> Mark | None:
-    """Returns what a collection says of itself, None where there is no such collection.
+    """Returns the mark of a collection, or None if the collection does not exist.
 
     Raises:
-        GalleryError: for a collection that lmk did not make, or a newer lmk.
-        ServerError: as Server.call.
+        GalleryError: the collection was made by another program or another version of lmk.
+        ServerError: see Server.call.
     """
     if not server.call("has_collection", name):
         return None
@@ -92,8 +92,8 @@ def read_mark(server: Server, name: str) -> Mark | None:
 
 
 def write_mark(server: Server, name: str, mark: Mark) -> None:
-    """Writes what a collection says of itself, and waits until the server says so too."""
-    # Twice: when it starts again, Milvus 2.3 has what stood before the last call (its issue 30144).
+    """Writes the mark of a collection, and waits until the server returns this mark."""
+    # Twice: after a restart, Milvus 2.3 has the properties before the last call (its issue 30144).
     for _ in range(2):
         server.call("alter_collection_properties", name, mark.properties())
     server.wait(lambda: read_mark(server, name), mark, "take over the state of the collection")

@@ -1,8 +1,8 @@
-"""Vectors: the stored vectors of all rows, in parts, read where they lie.
+"""Vectors: the stored vectors of all rows, in memory-mapped parts.
 
-Parts are memory-mapped, so opening a gallery of a million pictures reads nothing and several
-processes share what is read. What searches keep of their own (codes, FAISS files) is derived from
-a part and can be kept under its key.
+Opening a gallery of a million pictures therefore reads no vectors, and several processes share the
+memory. The data of searches (codes, FAISS files) are derived from a part and can be stored under
+the key of the part.
 """
 
 from __future__ import annotations

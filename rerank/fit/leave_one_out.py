@@ -57,18 +57,18 @@ def answers_of_gallery(
     pictures and is left out, too.
 
     Args:
-        pipeline: its threshold does not matter.
-        searcher: over the gallery's pictures, exact.
-        context: of the gallery, by the rows of `gallery`.
-        gallery: its labelled and unlabelled pictures.
-        distractors: may be none.
-        fitted_without: the context of the gallery fitted without these rows of distractors. Up to
-            2 * SAMPLE distractors are queries in two halves, each half without itself. Of more
-            distractors SAMPLE are queries.
-        rule: which pictures are copies of one photo; by the background of `context` unless given.
+        pipeline: the pipeline; its threshold is ignored.
+        searcher: an exact search over the pictures of the gallery.
+        context: the context of the gallery, by the rows of `gallery`.
+        gallery: the labelled and unlabelled pictures of the gallery.
+        distractors: the distractors, possibly none.
+        fitted_without: returns the context of the gallery fitted without some rows of distractors.
+            Up to 2 * SAMPLE distractors are queries in two halves; each half is answered without
+            its own rows. From a larger number, SAMPLE distractors are queries.
+        rule: the rule for copies of one photo. Default: the rule for the background of `context`.
 
     Returns:
-        The answers and their verdicts; none where the gallery has no labelled picture.
+        The answers and their verdicts; no answers if the gallery has no labelled picture.
     """
     pipeline = pipeline.per_query().with_threshold(None)
     rule = rule or CopyRule.for_background(context.background)

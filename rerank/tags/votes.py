@@ -28,7 +28,7 @@ def tag_votes(
 
     Args:
         rows: int64 [q, n], gallery rows in any order; -1 for no neighbour.
-        scores: float32 [q, n]. Of equal scores, the lower row votes first.
+        scores: float32 [q, n]. Among neighbours with equal scores the lower row votes first.
         label_offsets, label_codes: the tags of each row (see voting.vote).
         labels: number of tags.
         k: number of neighbours that vote.
