@@ -186,8 +186,8 @@ relations_option = click.option(
     "--relations",
     type=PATH,
     metavar="FILE",
-    help="Which tags imply others, such as forest,tree: a CSV with columns child and parent, or "
-    "another format of docs/tags.md.",
+    help="CSV with the columns child and parent, such as forest,tree: a child tag implies its "
+    "parent. docs/tags.md describes other formats.",
 )
 relations_by_option = click.option(
     "--relations-by",

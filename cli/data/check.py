@@ -118,8 +118,8 @@ def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
         if changed:
             files = counted(changed, "picture file")
             echo(
-                f"lmk: {index}: {files} gone or changed since the index was built, so copies of "
-                "them may be missed; `lmk index sync` brings the index up to date",
+                f"lmk: {index}: {files} disappeared or changed after the index was built, so their "
+                "copies may be missed; `lmk index sync` brings the index up to date",
                 err=True,
             )
         return manifest, check_gallery(manifest, extraction, embeddings, on_progress=progress)

@@ -68,8 +68,8 @@ _output = click.option(
     "--glosses",
     type=PATH,
     metavar="CSV",
-    help="Write the labels most similar to each text instead of words: a CSV with the columns "
-    "label and text (synonyms, a definition).",
+    help="CSV with the columns label and text (synonyms, a definition). The labels with the most "
+    "similar texts become the tags, instead of words.",
 )
 @click.option(
     "--sentences",

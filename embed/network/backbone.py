@@ -133,7 +133,7 @@ def start_global_context(backbone: nn.Module) -> None:
 
 def _hub_error(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"its weights could not be downloaded from the hub ({type(error).__name__})",
+        f"the weights could not be downloaded from the hub ({type(error).__name__})",
         where=name,
         remedy="check the network, or give a local file with --weights FILE",
     )

@@ -102,9 +102,9 @@ def require_local(config: EmbedderConfig) -> None:
         known = one.weights in own or one.weights in PACKAGES
         known = known or (one.weights == SHIPPED and one.name in preset_names())
         if not known or ":" in one.backbone or "/" in one.backbone:
-            raise ValueError(f"the network {one.backbone!r} with the weights {one.weights!r}")
+            raise ValueError(f"network or weights not allowed: {one.backbone!r}, {one.weights!r}")
         if not 1 <= one.size <= LARGEST:
-            raise ValueError(f"pictures of {one.size} pixels")
+            raise ValueError(f"the size must be from 1 to {LARGEST}, got {one.size}")
 
 
 def preset_names() -> tuple[str, ...]:

@@ -89,7 +89,7 @@ class RelationGraph:
             ValueError: the shapes do not fit.
         """
         if scores.ndim != 2 or scores.shape[1] != len(names):
-            raise ValueError(f"{len(names)} names for scores of shape {scores.shape}")
+            raise ValueError(f"got {len(names)} names for scores of shape {scores.shape}")
         column = {name: i for i, name in enumerate(names)}
         result = scores.copy()
         for name, own in column.items():
@@ -198,9 +198,9 @@ def _hierarchy_edges(path: Path, by: str) -> Edges:
         index, _, parent, _ = cells = [cell.strip() for cell in row]
         name = cells[_KEYS[by]]
         if name in seen:
-            raise ValueError(f"{by} {name!r} stands for two categories: read it by another column")
+            raise ValueError(f"the {by} {name!r} belongs to two categories: use another column")
         if index in categories:
-            raise ValueError(f"the index {index} stands for two categories")
+            raise ValueError(f"the index {index} belongs to two categories")
         seen.add(name)
         categories[index] = (name, parent)
     edges: list[tuple[str, str | None]] = []
