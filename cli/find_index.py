@@ -20,13 +20,9 @@ def find_index(named: Path | None) -> Path:
     if len(found) == 1:
         return Path(found[0])
     if not found:
-        raise UsageError(
-            "there is no index (*.lmk folder) in this folder",
-            where=here,
-            remedy="build one with: lmk build-index GALLERY, or name one with -i",
-        )
-    raise UsageError(
-        f"there are {len(found)} indexes here: {', '.join(found)}",
-        where=here,
-        remedy=f"name one, as in: -i {found[0]}",
-    )
+        what = "there is no index (*.lmk folder) in this folder"
+        remedy = "build one with: lmk build-index GALLERY, or name one with -i"
+        raise UsageError(what, where=here, remedy=remedy)
+    what = f"there are {len(found)} indexes here: {', '.join(found)}"
+    remedy = f"name one, as in: -i {found[0]}"
+    raise UsageError(what, where=here, remedy=remedy)

@@ -82,7 +82,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 
 @click.group(
     cls=_LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Start with: lmk build-index gallery/ (one sub-folder for each landmark), then: "
     "lmk query photo.jpg",
 )
@@ -135,16 +135,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _flush(code: int) -> int:
-    """Flushes stdout, and returns the exit code.
-
-    If the flush fails, as on a full disk, stdout is redirected to /dev/null. Otherwise Python would
-    flush again when it exits, print a traceback and exit with 120.
-    """
+    """Flushes stdout, and returns the exit code."""
     if sys.stdout is None:  # the shell closed it: >&-
         return code
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError as error:  # Python would flush again at its exit, and print a traceback
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

@@ -7,24 +7,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+from click.core import ParameterSource
 
 from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo
 from lmk.cli.ranges import FloatRange
+from lmk.cli.render import counted
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.embed.data.label_table import LabelTable
     from lmk.embed.tags.hierarchy import RelationGraph
     from lmk.index.search.settings import SearchSettings
-PATH = click.Path(path_type=Path)
 
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+pictures_argument = click.argument(
+    "images",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="IMAGE|FOLDER|CSV|-...",
+)
+index = click.option(
+    "-i", "--index", type=INDEX, help="The index to search.  [default: the only *.lmk folder here]"
+)
+json_lines = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 wait = click.option(
     "--wait",
     type=FloatRange(min=0),
     default=0.0,
-    show_default=True,
     metavar="SECONDS",
     help="Seconds to wait for another process that is changing the index.",
 )
@@ -146,6 +163,20 @@ def check_backend(given: SearchSettings, saved: SearchSettings | None = None) ->
         raise click.UsageError(own)
 
 
+def neighbour_count(neighbours: int, pictures: int) -> int:
+    """Returns the number of neighbours to use; prints a note if -k names more than exist.
+
+    Args:
+        neighbours: the value of the option -k.
+        pictures: the number of pictures in the index.
+    """
+    source = click.get_current_context().get_parameter_source("neighbours")
+    if neighbours > pictures and source is not ParameterSource.DEFAULT:
+        only = f"the index has only {counted(pictures, 'picture')}"
+        echo(f"lmk: -k {neighbours}: {only}", err=True)
+    return min(neighbours, pictures)
+
+
 def tell(text: str) -> None:
     """Prints a message of the library on stderr."""
     echo(f"lmk: {text}", err=True)
@@ -155,8 +186,8 @@ relations_option = click.option(
     "--relations",
     type=PATH,
     metavar="FILE",
-    help="Which tags imply others, such as forest,tree: a CSV with columns child and parent, or "
-    "another format of docs/tags.md.",
+    help="CSV with the columns child and parent, such as forest,tree: a child tag implies its "
+    "parent. docs/tags.md describes other formats.",
 )
 relations_by_option = click.option(
     "--relations-by",

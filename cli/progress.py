@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
 from lmk.embed.printable import printable
+from lmk.embed.progress import Count
 
 
-class StageProgress:
+class StageProgress(Progress):
     """Progress bars, one for each stage of the work; called with (stage, done, total)."""
 
     def __init__(self) -> None:
+        description = TextColumn("{task.description}", markup=False)
+        columns = (description, BarColumn(), MofNCompleteColumn(), TimeLeft())
         console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeLeft(),
-        )
-        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self._stages: dict[str, TaskID] = {}
 
-    def __enter__(self) -> StageProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
+    def stage(self, name: str, total: int) -> Count:
+        """Returns a function that updates the bar of a stage, called with the number done."""
+        return lambda done: self(name, done, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Updates the bar of a stage."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(printable(stage), total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+        if stage not in self._stages:
+            self._stages[stage] = self.add_task(printable(stage), total=total)
+        self.update(self._stages[stage], completed=done, total=total)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from lmk.embed.errors import storage_errors
 from lmk.embed.plain_files import open_folder
@@ -79,6 +81,15 @@ def stamp(path: Path) -> str:
     """
     status = path.lstat()
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+
+
+def try_lock(file: int | IO[Any]) -> bool:
+    """Locks a file until it is closed; returns False if another process has the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:

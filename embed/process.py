@@ -48,8 +48,6 @@ def check_process(opened_in: int, where: object) -> None:
         ForkedProcess: this process is a fork of it.
     """
     if os.getpid() != opened_in:
-        raise ForkedProcess(
-            f"was opened in process {opened_in}, of which this one is a fork",
-            where=where,
-            remedy=_REMEDY,
-        )
+        what = f"was opened in process {opened_in}, of which this one is a fork"
+        remedy = _REMEDY
+        raise ForkedProcess(what, where=where, remedy=remedy)

@@ -6,7 +6,6 @@ it ends. A folder whose lock is free is left over.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -14,9 +13,9 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
-from types import TracebackType
 
 from lmk.embed.errors import storage_errors
+from lmk.embed.files import try_lock
 
 _LOCK = ".lmk-lock"
 _NAME = re.compile(r"lmk-[a-z]+-[A-Za-z0-9_]{8}")
@@ -44,12 +43,7 @@ class ScratchFolder:
     def __enter__(self) -> Path:
         return self.path
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -66,7 +60,7 @@ def _make(purpose: str) -> tuple[Path, int]:
     while True:
         path = Path(mkdtemp(prefix=f"lmk-{purpose}-"))
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if _locked(lock) and (path / _LOCK).exists():  # else a sweep came in between
+        if try_lock(lock) and (path / _LOCK).exists():  # else a sweep came in between
             return path, lock
         os.close(lock)
 
@@ -78,18 +72,10 @@ def _sweep(path: Path) -> None:
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     lock = os.open(path / _LOCK, flags)  # FileNotFoundError: made just now, or not by this program
     try:
-        if _locked(lock):
+        if try_lock(lock):
             shutil.rmtree(path, ignore_errors=True)
     finally:
         os.close(lock)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _remove(path: Path, lock: int, process: int) -> None:

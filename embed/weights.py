@@ -119,11 +119,9 @@ def _renamed(
             if needed <= inner.keys():
                 fitting[start] = inner
     if len(fitting) > 1:
-        raise ModelError(
-            f"holds weights for this model under {' and '.join(sorted(fitting))}",
-            where=where,
-            remedy="give a file with one of them",
-        )
+        what = f"holds weights for this model under {' and '.join(sorted(fitting))}"
+        remedy = "give a file with one of them"
+        raise ModelError(what, where=where, remedy=remedy)
     return next(iter(fitting.values()), given)
 
 

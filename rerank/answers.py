@@ -24,7 +24,6 @@ _COLUMNS = (
     "query", "label", "best", "confidence", "probability", "threshold", "query_penalty",
     "landmark_score", "nearest", "nearest_score",
 )  # fmt: skip
-_HTML_COLUMNS = ("Picture", "Landmark", "Probability", "Nearest")
 _THUMBNAIL_PIXELS = 96
 
 
@@ -175,9 +174,7 @@ class Answers(Sequence[Answer]):
     def _repr_html_(self) -> str:
         """Returns a table with thumbnails, for notebooks."""
         rows = "".join(map(_html_row, self))
-        head = "".join(
-            f"<th>{name}</th>" for name in ("Picture", "Landmark", "Probability", "Near")
-        )
+        head = "<th>Picture</th><th>Landmark</th><th>Probability</th><th>Near</th>"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
@@ -218,23 +215,21 @@ def answers_of(
 def _answer(
     predictions: Predictions, i: int, gallery: Gallery, pipeline: Pipeline, k: int
 ) -> Answer:
-    rows, votes, after = predictions.neighbours.rows[i], predictions.votes[i], predictions.scores[i]
+    one, rows = predictions[i], predictions.neighbours.rows[i]
+    votes, after = predictions.votes[i], predictions.scores[i]
     shown = sorted(
         (j for j in range(len(rows)) if rows[j] >= 0), key=lambda j: (-votes[j], -after[j], j)
     )[:k]
-    confidence, threshold = float(predictions.confidence[i]), predictions.threshold
-    calibrated, landmark = predictions.probability, predictions.landmark_score
-    named = predictions.labels[i] is not None
     return Answer(
-        query=predictions.query_ids[i],
-        label=predictions.answers()[i],
-        best=predictions.labels[i],
-        confidence=confidence if named else None,
-        threshold=threshold if threshold > float("-inf") else None,
+        query=one.query,
+        label=one.label,
+        best=one.best,
+        confidence=one.confidence,
+        threshold=one.threshold,
         neighbours=_evidence(predictions, i, shown, gallery, pipeline),
-        probability=float(calibrated[i]) if named and calibrated is not None else None,
-        query_penalty=float(predictions.query_penalty[i]),
-        landmark_score=None if landmark is None else float(landmark[i]),
+        probability=one.probability,
+        query_penalty=one.query_penalty,
+        landmark_score=one.landmark_score,
         geometry_seconds=float(predictions.geometry_seconds[i]),
         labelled=gallery.has_labels,
     )

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
 
 from lmk.embed.data.images import Skipped
 from lmk.embed.data.manifest import Manifest
@@ -117,17 +116,14 @@ class Recognizer:
 
         Closing one of the two closes the gallery of both.
         """
-        return Recognizer(self.gallery, self.embedder, pipeline, searcher=self.searcher)
+        return Recognizer(
+            self.gallery, self.embedder, pipeline, searcher=self.searcher, batch=self._batch
+        )
 
     def __enter__(self) -> Recognizer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -238,7 +234,7 @@ class Recognizer:
     @cached_property
     def context(self) -> PipelineContext:
         """The values of the gallery that the steps need."""
-        context = saved_context(self.gallery, self.pipeline, self.searcher)
+        context = saved_context(self.gallery, self.pipeline, self.searcher, batch=self._batch)
         return context if self._points is None else replace(context, row_features=self._of_row)
 
     @cached_property

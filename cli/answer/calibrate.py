@@ -47,13 +47,11 @@ if TYPE_CHECKING:
     "--method",
     type=click.Choice(["isotonic", "logistic"]),
     default="isotonic",
-    show_default=True,
     help="Method of the calibration: isotonic regression, or logistic for few photos.",
 )
 @click.option(
     "--distractors/--no-distractors",
     default=True,
-    show_default=True,
     help="Add the distractors of INDEX where fewer than 10 photos of --data show no landmark.",
 )
 @wait
@@ -118,9 +116,9 @@ def calibrate(
 def _answers(
     recognizer: Recognizer, data: Path | None, manifest: Manifest | None, *, distractors: bool
 ) -> tuple[ScoredAnswers, dict[str, int] | None]:
-    """Returns answers to photos or pictures of the index, and counts of those without a landmark.
+    """Returns answers to photos, and how many of them and of distractors show no landmark.
 
-    The counts are those of photos and of distractors; None for pictures of the index.
+    Without photos the answers are those to the pictures of the index, and there are no numbers.
     """
     from lmk.cli.answer.labelled_photos import echo_unknown, indexed_landmarks, read_photos
     from lmk.cli.progress import StageProgress
@@ -135,9 +133,8 @@ def _answers(
     if data is None or manifest is None:
         return answers_of_index(recognizer.gallery), None
     with StageProgress() as progress:
-        photos = read_photos(
-            manifest, data, recognizer, lambda done: progress(str(data), done, len(manifest))
-        )
+        count = progress.stage(str(data), len(manifest))
+        photos = read_photos(manifest, data, recognizer, count)
         echo_unknown(photos, data, recognizer, 'the right answer is "none of these"')
         predictions = recognizer.predict(
             photos.embeddings, features=recognizer.features_of(photos.files)
@@ -158,17 +155,9 @@ def _warn(index: Path, data: Path, *, distractors: bool) -> None:
 
 
 def _calibrated(
-    answers: ScoredAnswers,
-    precision: float | None,
-    method: Method,
-    where: Path,
+    answers: ScoredAnswers, precision: float | None, method: Method, where: Path
 ) -> Calibrated:
-    """Returns the calibration and the threshold for answers.
-
-    Raises:
-        UsageError: there are too few answers.
-        LmkError: no threshold reaches the precision.
-    """
+    """Returns the calibration and the threshold; raises LmkError if there is none."""
     from lmk.embed.errors import LmkError
     from lmk.eval.tune.calibration_cv import balanced, calibrated
     from lmk.rerank.fit.calibration import threshold_for
@@ -178,11 +167,9 @@ def _calibrated(
     point = result.point
     if precision is not None and not point.feasible:
         best = f"the best is {point.precision:.3f}, with recall {point.recall:.3f}"
-        raise LmkError(
-            f"no threshold reaches precision {precision:g}: {best}; nothing is changed",
-            where=where,
-            remedy="set a lower --precision, or try other steps (lmk tune)",
-        )
+        what = f"no threshold reaches precision {precision:g}: {best}; nothing is changed"
+        remedy = "set a lower --precision, or try other steps (lmk tune)"
+        raise LmkError(what, where=where, remedy=remedy)
     return result
 
 
@@ -204,13 +191,8 @@ def _facts(
         return facts
     point, held_out = result.point, result.held_out
     facts |= {"calibration_error": result.ece, "precision": point.precision, "recall": point.recall}
-    return facts | {
-        "held_out": {
-            "folds": result.folds,
-            "precision": held_out.precision,
-            "recall": held_out.recall,
-        }
-    }
+    by_fold = {"precision": held_out.precision, "recall": held_out.recall}
+    return facts | {"held_out": {"folds": result.folds} | by_fold}
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from lmk.cli.options import PATH
 from lmk.cli.printing import echo_lines
 
 _IN_A_CLONE, _PACKAGED = Path("examples"), Path(__file__).parent / "sample"
@@ -17,17 +18,10 @@ _QUERIES = 6  # with a landmark, and as many without, in the report
 @click.command()
 @click.option(
     "--examples",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The sample gallery.  [default: examples/ in a clone of lmk, else a smaller one]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("demo"),
-    show_default=True,
-    help="Folder to write to.",
-)
+@click.option("-o", "--output", type=PATH, default=Path("demo"), help="Folder to write to.")
 def demo(examples: Path | None, output: Path) -> None:
     """Index the sample gallery, query it, write a submission and score it.
 
@@ -40,11 +34,8 @@ def demo(examples: Path | None, output: Path) -> None:
     if examples is None:
         examples = _IN_A_CLONE if (_IN_A_CLONE / "solution.csv").is_file() else _PACKAGED
     if not (examples / "solution.csv").is_file():
-        raise UsageError(
-            "the sample gallery is not here",
-            where=examples,
-            remedy="leave out --examples to use the sample gallery of lmk",
-        )
+        remedy = "leave out --examples to use the sample gallery of lmk"
+        raise UsageError("the sample gallery is not here", where=examples, remedy=remedy)
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     index, submission = output / "sample.lmk", output / "submission.csv"

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from lmk.cli.answer.answers import answer_lines, answers_page
 from lmk.cli.answer.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
-from lmk.cli.index_path import INDEX, TAGGER
-from lmk.cli.options import root
+from lmk.cli.index_path import TAGGER
+from lmk.cli.options import FILE, index, json_lines, neighbour_count, pictures_argument, root
 from lmk.cli.pictures import echo_without_landmarks, named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import check_output, counted, write_text
@@ -22,35 +21,17 @@ from lmk.embed.progress import Count, no_count
 
 if TYPE_CHECKING:
     from lmk.rerank.answers import Answer
-    from lmk.rerank.recognizer import Recognizer
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _ON_A_PAGE = 1000  # answers on a page; each has several thumbnails
 _SHOWN = 10  # pictures of a folder that are listed on stderr
 _AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
 
 
 @click.command()
-@click.argument(
-    "images",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
-    metavar="IMAGE|FOLDER|CSV|-...",
-)
+@pictures_argument
+@index
 @click.option(
-    "-i",
-    "--index",
-    type=INDEX,
-    help="The index to search.  [default: the only *.lmk folder here]",
-)
-@click.option(
-    "-k",
-    "neighbours",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Number of neighbours to show.",
+    "-k", "neighbours", type=click.IntRange(min=1), default=5, help="Number of neighbours to show."
 )
 @click.option(
     "--tagger",
@@ -60,18 +41,16 @@ _AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
     "or another index.  [default: the tagger of the index, if it has one]",
 )
 @root
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
-)
+@json_lines
 @click.option(
     "--html",
-    type=_FILE,
+    type=FILE,
     help=f"Write a page with the first {_ON_A_PAGE:,} pictures and their neighbours.",
 )
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=FILE,
     metavar="CSV",
     help="Write the answers to a CSV file, one row per picture, instead of printing them.",
 )
@@ -126,17 +105,16 @@ def query(
             if several or len(files) > _AT_ONCE:
                 # Pictures are read in blocks, but some steps count answers over all of them.
                 recognizer = recognizer.with_pipeline(recognizer.pipeline.per_query())
-            k = _at_most(recognizer, neighbours)
+            k = neighbour_count(neighbours, len(recognizer.gallery.role_rows("gallery")))
             progress = _progress(held, len(files), shown=output is not None)
             results = answered(recognizer, list(files.items()), k, missing, tagged, progress)
         else:
             results = (Failed(n, str(p), missing[n]) for n, p in files.items())
         rows = report.rows(results)
-        if output is None:
-            for _ in rows:
-                pass
-        else:
+        if output is not None:
             write_whole(output, rows)
+        for _ in rows:  # prints those that are left
+            pass
     report.end(html, output)
     if report.failed:
         click.get_current_context().exit(1)
@@ -144,29 +122,17 @@ def query(
 
 @dataclass
 class _Report:
-    """Prints results one by one, and collects the answers for the page.
-
-    Attributes:
-        as_json: whether to print a line of JSON for each result.
-        quiet: whether to print nothing else for each result.
-        page: whether to collect answers for a page.
-        many: whether to limit the number of failures on stderr.
-        table: formats an answer as a line.
-        failed: the reasons, by name, for pictures without an answer.
-        answers: the answers for the page.
-        answered: the number of answers.
-        named: the number of answers with a landmark.
-    """
+    """Prints results one by one, and collects the answers for the page."""
 
     as_json: bool
-    quiet: bool
-    page: bool
-    many: bool
-    table: Table | None = None
-    failed: dict[str, str] = field(default_factory=dict)
-    answers: list[Answer] = field(default_factory=list)
+    quiet: bool  # print nothing but JSON for each result
+    page: bool  # collect answers for a page
+    many: bool  # limit the number of failures on stderr
+    table: Table | None = None  # formats an answer as a line
+    failed: dict[str, str] = field(default_factory=dict)  # the reasons by name
+    answers: list[Answer] = field(default_factory=list)  # for the page
     answered: int = 0
-    named: int = 0
+    named: int = 0  # answers with a landmark
 
     def rows(self, results: Iterator[Answer | Failed]) -> Iterator[bytes]:
         """Prints the results, and yields the lines of a CSV file."""
@@ -218,16 +184,6 @@ class _Report:
             pictures = counted(self.answered, "picture")
             without = f", {len(self.failed):,} without an answer" if self.failed else ""
             echo(f"{output}: {pictures}, {self.named:,} of them with a landmark{without}")
-
-
-def _at_most(recognizer: Recognizer, neighbours: int) -> int:
-    """Returns the number of neighbours to show; prints a line where -k is more than exist."""
-    source = click.get_current_context().get_parameter_source("neighbours")
-    count = len(recognizer.gallery.role_rows("gallery"))
-    if neighbours > count and source is not ParameterSource.DEFAULT:
-        only = f"the index has only {counted(count, 'picture')}"
-        echo(f"lmk: -k {neighbours}: {only}", err=True)
-    return min(neighbours, count)
 
 
 def _missing(files: Mapping[str, Path]) -> dict[str, str]:

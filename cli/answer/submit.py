@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_path import INDEX
-from lmk.cli.options import retrieval_steps, root, tell
+from lmk.cli.options import FILE, PATH, index, retrieval_steps, root, tell
 from lmk.cli.pictures import echo_without_landmarks, read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
@@ -27,25 +26,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("queries", type=click.Path(path_type=Path))
-@click.option(
-    "-i",
-    "--index",
-    type=INDEX,
-    help="The index to search.  [default: the only *.lmk folder here]",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="CSV file to write.",
-)
+@click.argument("queries", type=PATH)
+@index
+@click.option("-o", "--output", type=FILE, required=True, help="CSV file to write.")
 @click.option(
     "--task",
     type=click.Choice(["recognition", "retrieval"]),
     default="recognition",
-    show_default=True,
     help="id,landmarks (a label and its confidence), or id,images (100 ids, best first).",
 )
 @root
@@ -128,19 +115,14 @@ def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
 
     retrieval = saved_retrieval(recognizer.gallery) if name is None else read_retrieval(name)
     if retrieval.k > MAX_IMAGES:
-        raise UsageError(
-            f"lists of {retrieval.k:,} pictures, a submission holds {MAX_IMAGES}",
-            where=name or recognizer.gallery.path,
-            remedy=f"set its k to {MAX_IMAGES}",
-        )
+        what = f"lists of {retrieval.k:,} pictures, a submission holds {MAX_IMAGES}"
+        remedy = f"set its k to {MAX_IMAGES}"
+        raise UsageError(what, where=name or recognizer.gallery.path, remedy=remedy)
     return retrieval
 
 
 def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retrieval) -> str:
-    """Returns a hash of task, index, steps and queries.
-
-    Only a run with the same hash continues a stopped one. A replaced picture changes the hash.
-    """
+    """Returns a hash of task, index, steps and queries; only a run with the same one continues."""
     from lmk.rerank.steps.step import digest_text
 
     gallery = recognizer.gallery
@@ -173,10 +155,7 @@ def _answer(
     recognizer: Recognizer,
     writer: SubmissionWriter,
 ) -> list[Skipped]:
-    """Writes the answers batch by batch in the manifest's order; returns unreadable pictures.
-
-    A step that needs all answers is applied at the end, to the answers of earlier runs too.
-    """
+    """Writes the answers batch by batch in the manifest's order; returns unreadable pictures."""
     whole = recognizer.pipeline
     recognizer = recognizer.with_pipeline(whole.per_query())
     left, file_of = iter(todo.rows), {row.id: todo.file(row) for row in todo.rows}
@@ -191,7 +170,7 @@ def _answer(
             _leave_blank_before(query, left, writer)
             writer.write(query, label, float(confidence))
     _leave_blank_before(None, left, writer)
-    if "all_queries" in whole.needs:
+    if "all_queries" in whole.needs:  # applied at the end, to the answers of earlier runs too
         writer.revise(lambda answers: whole.revise(answers.labels, answers.confidence))
     return skipped
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import PATH, as_json, root, wait
+from lmk.cli.options import FILE, PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -38,16 +38,10 @@ if TYPE_CHECKING:
 @click.option(
     "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Number of folds."
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Random seed for the folds.",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Random seed for the folds.")
 @click.option(
     "--grid",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="JSON file with the steps to try (docs/answers.md).  [default: the grid of lmk]",
 )
 @click.option("--geometry", is_flag=True, help="Also try steps that match points, which is slow.")
@@ -100,12 +94,8 @@ def tune(
             others = _photos(held_out, test, recognizer, progress)
             refuse_shared_photos(photos, others)
         pipelines = candidates(recognizer.pipeline, tried)
-        predictions = try_pipelines(
-            recognizer,
-            pipelines,
-            photos,
-            on_progress=lambda done: progress("pipelines", done, len(pipelines)),
-        )
+        count = progress.stage("pipelines", len(pipelines))
+        predictions = try_pipelines(recognizer, pipelines, photos, on_progress=count)
         tuning = tuning_of(pipelines, predictions, photos, folds=folds, seed=seed)
         best = pipelines[tuning.best]
         tested = None if others is None else _test(recognizer, pipelines[0], best, others)
@@ -125,16 +115,13 @@ def _photos(
     from lmk.cli.answer.labelled_photos import echo_unknown, read_photos
     from lmk.embed.errors import UsageError
 
-    photos = read_photos(
-        manifest, source, recognizer, lambda done: on_progress(str(source), done, len(manifest))
-    )
+    count = on_progress.stage(str(source), len(manifest))
+    photos = read_photos(manifest, source, recognizer, count)
     without = sum(not labels for labels in photos.labels)
     if without == len(photos):
-        raise UsageError(
-            "no photo shows a landmark, so there is no score",
-            where=source,
-            remedy="give labels in the column landmark_id of a CSV, or as sub-folders",
-        )
+        what = "no photo shows a landmark, so there is no score"
+        remedy = "give labels in the column landmark_id of a CSV, or as sub-folders"
+        raise UsageError(what, where=source, remedy=remedy)
     echo_unknown(photos, source, recognizer, "they are always missed")
     if not without:
         nothing = "every photo shows a landmark, so refusing other photos is not measured"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
+from lmk.cli.options import FILE, FOLDER, refuse_idle, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
@@ -28,11 +29,7 @@ if TYPE_CHECKING:
     help="Index whose network and vectors are used. Without FOLDER or CSV, its own pictures are "
     "checked.  [default, without FOLDER or CSV: the only *.lmk folder here]",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder at which relative paths in a CSV start.  [default: the folder of the CSV]",
-)
+@root
 @click.option(
     "--model",
     metavar="NAME|DIR",
@@ -40,20 +37,17 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all findings.")
 @click.option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page with the pictures of each finding side by side.",
+    "--html", type=FILE, help="Write a page with the pictures of each finding side by side."
 )
 @click.option(
     "--limit",
     type=click.IntRange(1),
     default=20,
-    show_default=True,
     help="Number of findings of each kind in the text and on the page.",
 )
 @click.option(
     "--save-features",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="FOLDER",
     help="Folder for computed features, which later runs reuse.",
 )
@@ -88,7 +82,11 @@ def check(
         check_output(html, reads=[] if manifest is None else [manifest])
     if index is None and (manifest is None or is_index(manifest)):
         index, manifest = find_index(manifest), None
-    _refuse(model, root, save_features, manifest, index)
+    if index is not None:
+        refuse_idle({"--model": model}, "with an index, which has its own network")
+    if manifest is None:
+        idle = {"--root": root, "--save-features": save_features}
+        refuse_idle(idle, "for an index, which holds its vectors")
     pictures: Manifest
     if manifest is None:
         assert index is not None
@@ -107,24 +105,6 @@ def check(
     ctx.exit(1 if found.findings else 0)
 
 
-def _refuse(
-    model: str | None,
-    root: Path | None,
-    features: Path | None,
-    manifest: Path | None,
-    index: Path | None,
-) -> None:
-    """Refuses options without an effect (UsageError)."""
-    from lmk.cli.options import refuse_idle
-
-    if index is not None:
-        refuse_idle({"--model": model}, "with an index, which has its own network")
-    if manifest is None:
-        refuse_idle(
-            {"--root": root, "--save-features": features}, "for an index, which holds its vectors"
-        )
-
-
 def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
     """Returns the pictures of an index, and their check by the vectors of the index."""
     from lmk.cli.progress import StageProgress
@@ -138,8 +118,8 @@ def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
         if changed:
             files = counted(changed, "picture file")
             echo(
-                f"lmk: {index}: {files} gone or changed since the index was built, so copies of "
-                "them may be missed; `lmk index sync` brings the index up to date",
+                f"lmk: {index}: {files} disappeared or changed after the index was built, so their "
+                "copies may be missed; `lmk index sync` brings the index up to date",
                 err=True,
             )
         return manifest, check_gallery(manifest, extraction, embeddings, on_progress=progress)
@@ -165,12 +145,8 @@ def _check(
         folder = features or held.enter_context(ScratchFolder("check"))
         progress = held.enter_context(StageProgress())
         store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
-        total = len(manifest)
+        count = progress.stage("pictures", len(manifest))
         extraction, embeddings = pictures_of_manifest(
-            manifest,
-            embedder,
-            store,
-            gallery=gallery,
-            on_progress=lambda done: progress("pictures", done, total),
+            manifest, embedder, store, gallery=gallery, on_progress=count
         )
         return check_gallery(manifest, extraction, embeddings, on_progress=progress)

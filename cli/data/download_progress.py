@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,46 +21,34 @@ if TYPE_CHECKING:
     from lmk.embed.gldv2.dataset import Item
 
 
-class DownloadProgress:
+class DownloadProgress(Progress):
     """Bars for the active files, and a line for each finished file; safe to call from threads."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self._tasks: dict[str, TaskID] = {}
-        self._bars = Progress(
+        console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=self._console,
+            console=console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not console.is_terminal,
         )
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
+        self._files: dict[str, TaskID] = {}
 
     def bytes_came(self, name: str, done: int, total: int | None) -> None:
         """Updates the bar of a file; only one thread may work on a file at a time."""
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(printable(name), total=total)
-        self._bars.update(self._tasks[name], completed=done, total=total)
+        if name not in self._files:
+            self._files[name] = self.add_task(printable(name), total=total)
+        self.update(self._files[name], completed=done, total=total)
 
     def item_ended(self, item: Item) -> None:
         """Removes the bar of a file and prints its result."""
-        task = self._tasks.pop(item.name, None)
+        task = self._files.pop(item.name, None)
         if task is not None:
-            self._bars.remove_task(task)
+            self.remove_task(task)
         if item.status == "present":
             text = "already here"
         elif item.status == "downloaded":
@@ -70,4 +57,4 @@ class DownloadProgress:
             text = "not tried"
         else:
             text = str(item.error)
-        self._console.print(printable(f"{item.name}: {text}"), markup=False, emoji=False)
+        self.console.print(printable(f"{item.name}: {text}"), markup=False, emoji=False)

@@ -11,6 +11,7 @@ from lmk.cli.data.check import check
 from lmk.cli.data.label_tables import add_tags, caption_tags
 from lmk.cli.data.relabel import relabel
 from lmk.cli.old_names import old_options
+from lmk.cli.options import FOLDER, as_json
 from lmk.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
@@ -46,25 +47,15 @@ for command in (check, relabel, caption_tags, add_tags):
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder to write. A second run continues where the first stopped.",
 )
+@click.option("--mirror", default=BASE_URL, metavar="URL", help="Base address of the server.")
 @click.option(
-    "--mirror",
-    default=BASE_URL,
-    show_default=True,
-    metavar="URL",
-    help="Base address of the server.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 32),
-    default=4,
-    show_default=True,
-    help="Number of simultaneous connections.",
+    "--jobs", type=click.IntRange(1, 32), default=4, help="Number of simultaneous connections."
 )
 @click.option("--keep-archives", is_flag=True, help="Keep the tar files after unpacking.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 @click.pass_context
 def gldv2(
     ctx: click.Context,

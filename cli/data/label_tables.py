@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.options import (
+    FILE,
+    PATH,
+    as_json,
     named_relations,
     note_root,
     refuse_idle,
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from lmk.embed.data.label_table import LabelTable
     from lmk.embed.tags.hierarchy import RelationGraph
 
-_PATH = click.Path(path_type=Path)
 _SHOWN = 10
 _WEIGHTED = re.compile(r".+:-?[\d.]+(e-?\d+)?")  # as --glosses and `lmk tag -o` write them
 LEAST, MOST, TOP = 5, 0.05, 5
@@ -33,16 +35,15 @@ SURE, ABOVE = 0.95, 0.5
 _output = click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     required=True,
     metavar="CSV",
     help="CSV file to write: TABLE with the new tags and all its other columns.",
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command("caption-tags", short_help="Make tags from captions and titles.")
-@click.argument("table", type=_PATH)
+@click.argument("table", type=PATH)
 @_output
 @click.option(
     "--columns",
@@ -65,10 +66,10 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 )
 @click.option(
     "--glosses",
-    type=_PATH,
+    type=PATH,
     metavar="CSV",
-    help="Write the labels most similar to each text instead of words: a CSV with the columns "
-    "label and text (synonyms, a definition).",
+    help="CSV with the columns label and text (synonyms, a definition). The labels with the most "
+    "similar texts become the tags, instead of words.",
 )
 @click.option(
     "--sentences",
@@ -77,7 +78,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
     "sentences) instead of words.",
 )
 @click.option("--top", type=click.IntRange(1), help=f"Labels of a text.  [default: {TOP}]")
-@_as_json
+@as_json
 def caption_tags(
     table: Path,
     output: Path,
@@ -153,13 +154,13 @@ def caption_tags(
 
 
 @click.command("add-tags", short_help="Add tags that other tags imply.")
-@click.argument("table", type=_PATH)
+@click.argument("table", type=PATH)
 @_output
 @relations_option
 @relations_by_option
 @click.option(
     "--predictions",
-    type=_PATH,
+    type=PATH,
     metavar="CSV",
     help="Output of `lmk tag -o` for the same pictures, preferably by a tagger trained on others. "
     "A tag predicted in most pictures of another tag is added to all of those.",
@@ -174,7 +175,7 @@ def caption_tags(
     type=FloatRange(0, 1),
     help=f"Share of a tag's pictures above which another tag is added.  [default: {ABOVE}]",
 )
-@_as_json
+@as_json
 def add_tags(
     table: Path,
     output: Path,
@@ -206,20 +207,15 @@ def add_tags(
     graph = named_relations(relations, relations_by) or RelationGraph({})
     pictures = LabelTable(table)
     if not any(pictures.labels.values()):
-        remedy = "give a CSV with a column tags, several apart by blanks"
+        remedy = "give a CSV with a column tags (several, separated by blanks)"
         raise ManifestError("no picture has a tag", where=table, remedy=remedy)
     if all(_WEIGHTED.fullmatch(tag) for own in pictures.labels.values() for tag in own):
         remedy = "add tags before weights"
         raise ManifestError("its tags have weights", where=table, remedy=remedy)
     together: dict[str, tuple[str, ...]] = {}
     if predictions is not None:
-        together = _together(
-            pictures,
-            predictions,
-            graph,
-            SURE if sure is None else sure,
-            ABOVE if above is None else above,
-        )
+        sure, above = (SURE if sure is None else sure), (ABOVE if above is None else above)
+        together = _together(pictures, predictions, graph, sure, above)
     labels = {id_: more_tags(own, together, graph) for id_, own in pictures.labels.items()}
     write_text(output, pictures.with_labels(labels))
     note_root(pictures, output)
@@ -269,11 +265,7 @@ def _together(
 
 
 def _read_glosses(path: Path) -> dict[str, str]:
-    """Returns the text of each label.
-
-    Raises:
-        ManifestError: the table cannot be read or lacks a column; a label is empty or repeated.
-    """
+    """Returns the text of each label."""
     from lmk.embed.data.manifest_table import read_table
     from lmk.embed.errors import ManifestError
     from lmk.embed.tables.label_text import plain_name

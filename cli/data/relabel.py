@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import note_root, refuse_idle, root
+from lmk.cli.options import FILE, PATH, as_json, note_root, refuse_idle, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
@@ -20,33 +20,31 @@ if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
     from lmk.eval.check.relabel import Candidate
 
-_PATH = click.Path(path_type=Path)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
 
 
 @click.command("relabel", short_help="Find missing and wrong tags; merge verdicts.")
-@click.argument("manifest", type=_PATH)
+@click.argument("manifest", type=PATH)
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=FILE,
     help="CSV file to write: the candidates, or with --merge the corrected labels.",
 )
 @click.option(
     "--html",
-    type=_FILE,
+    type=FILE,
     help="Write a page with the pictures and checkboxes, which saves verdicts for --merge.",
 )
 @click.option(
     "--merge",
-    type=_PATH,
+    type=PATH,
     metavar="CSV",
     help="Apply these verdicts (columns id, tag, verdict: yes or no) to MANIFEST; writes to -o.",
 )
 @click.option(
     "--tagger",
-    type=_PATH,
+    type=PATH,
     metavar="DIR",
     help="Also use a tagger that `lmk train` wrote, preferably trained on other pictures.  "
     "[default: only the nearest pictures]",
@@ -79,7 +77,7 @@ TOP, SHEET, ABOVE, DOUBT = 5, 200, 0.5, 0.05
     help=f"Number of pictures on the page, most evidence first.  [default: {SHEET}]",
 )
 @root
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def relabel(
     manifest: Path,
     output: Path | None,
@@ -160,12 +158,7 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
 
 
 def _candidates(
-    manifest: Manifest,
-    tagger: Path | None,
-    model: str | None,
-    top: int,
-    above: float,
-    doubt: float,
+    manifest: Manifest, tagger: Path | None, model: str | None, top: int, above: float, doubt: float
 ) -> list[Candidate]:
     """Returns the candidates of all pictures."""
     import numpy as np
@@ -181,7 +174,7 @@ def _candidates(
     from lmk.rerank.tags.taggers import HeadTagger, tag_files
 
     if not manifest.labelled:
-        remedy = "give a CSV with a column tags, separated by blanks"
+        remedy = "give a CSV with a column tags (several, separated by blanks)"
         raise ManifestError("no picture has a tag", where=manifest.root, remedy=remedy)
     head = None if tagger is None else HeadTagger.open(tagger)
     if head is not None and model is None:
@@ -191,9 +184,7 @@ def _candidates(
     total = len(manifest)
     with ScratchFolder("relabel") as folder, StageProgress() as progress:
         store = FeatureStore(folder, embedder.feature_fingerprint, embedder.feature_dim)
-        done = extract(
-            manifest, embedder, store, on_progress=lambda n: progress("neighbours", n, total)
-        )
+        done = extract(manifest, embedder, store, on_progress=progress.stage("neighbours", total))
         echo_skipped(done.skipped, f"of {manifest.root}")
         pictures = list(done.pictures)
         if not pictures:
@@ -207,7 +198,7 @@ def _candidates(
         probabilities = None
         if head is not None:  # a tagger scores raw features, which the store does not hold
             files = [(row.id, manifest.file(row)) for row in rows]
-            batches = tag_files(head, files, on_progress=lambda n: progress("tagger", n, total))
+            batches = tag_files(head, files, on_progress=progress.stage("tagger", total))
             probabilities = np.concatenate([batch.scores for batch in batches])
     known = () if head is None else head.names
     return relabel_candidates(

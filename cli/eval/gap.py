@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lmk.cli.eval.options import FILE, bootstrap, parts
+from lmk.cli.eval.options import bootstrap, parts
 from lmk.cli.eval.tables import (
     bounds_of,
     echo_findings,
@@ -19,7 +19,7 @@ from lmk.cli.eval.tables import (
     score_text,
 )
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import as_json, root
+from lmk.cli.options import FILE, PATH, as_json, root
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 from lmk.cli.tables import echo_table
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 @click.command("gap", short_help="Recognition: GAP of a submission.")
-@click.argument("submission", type=FILE)
-@click.argument("solution", type=FILE)
+@click.argument("submission", type=PATH)
+@click.argument("solution", type=PATH)
 @as_json
 @bootstrap
 @click.option(
     "--report",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write DIR/report.html with curves, confusions and the worst answers.",
 )
 @click.option(
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     help="The index. Labels that it lacks are reported; a report shows its neighbours.",
 )
 @click.option(
-    "--queries", type=FILE, help="The pictures of the queries for the report, a folder or CSV."
+    "--queries", type=PATH, help="The pictures of the queries for the report, a folder or CSV."
 )
 @root
 def gap(
@@ -129,8 +129,8 @@ def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None
 
 
 @click.command("compare", short_help="Compare submissions by GAP, and blend them.")
-@click.argument("submissions", nargs=-1, required=True, type=FILE)
-@click.argument("solution", type=FILE)
+@click.argument("submissions", nargs=-1, required=True, type=PATH)
+@click.argument("solution", type=PATH)
 @click.option(
     "--usage",
     type=click.Choice(["Public", "Private"]),
@@ -140,13 +140,12 @@ def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None
     "--top",
     type=click.IntRange(min=0),
     default=10,
-    show_default=True,
     help="Number of queries to list, those that change GAP most.",
 )
 @click.option(
     "--blend",
     "blended",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Write the blend of all SUBMISSIONS to this file, and score it too.",
 )
 @click.option(
@@ -156,7 +155,6 @@ def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None
     "--rule",
     type=click.Choice(["rank", "score"]),
     default="rank",
-    show_default=True,
     help="Values that the blend adds up: ranks, or the confidences themselves.",
 )
 @as_json
@@ -227,8 +225,7 @@ def _weights(text: str | None, count: int) -> list[float] | None:
         weights = []
     if len(weights) != count or not all(0 < weight < float("inf") for weight in weights):
         raise UsageError(
-            f"needs {count} numbers above 0, separated by commas; got {text!r}",
-            where="--weights",
+            f"needs {count} numbers above 0, separated by commas; got {text!r}", where="--weights"
         )
     return weights
 

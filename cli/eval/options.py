@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,29 +10,21 @@ import click
 if TYPE_CHECKING:
     from lmk.eval.files.truth import RetrievalTruth, Truth
 
-FILE = click.Path(path_type=Path)
+
+_seed = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Random seed for the draws."
+)
+_resamples = click.option(
+    "--resamples",
+    type=click.IntRange(min=0),
+    default=1000,
+    help="Number of bootstrap draws for the intervals; 0 for no intervals.",
+)
 
 
 def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options --resamples and --seed to a command."""
-    for option in (
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Random seed for the draws.",
-        ),
-        click.option(
-            "--resamples",
-            type=click.IntRange(min=0),
-            default=1000,
-            show_default=True,
-            help="Number of bootstrap draws for the intervals; 0 for no intervals.",
-        ),
-    ):
-        command = option(command)
-    return command
+    return _resamples(_seed(command))
 
 
 def parts(truth: Truth | RetrievalTruth) -> list[tuple[str, str | None]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.eval.options import FILE, bootstrap, parts
+from lmk.cli.eval.options import bootstrap, parts
 from lmk.cli.eval.tables import (
     bounds_of,
     echo_findings,
@@ -18,7 +18,7 @@ from lmk.cli.eval.tables import (
     score_text,
 )
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import as_json
+from lmk.cli.options import PATH, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.tables import echo_table
 
@@ -32,18 +32,13 @@ if TYPE_CHECKING:
 
 
 @click.command("retrieval", short_help="Retrieval: mAP@100 of a submission.")
-@click.argument("submission", type=FILE)
-@click.argument("solution", type=FILE)
+@click.argument("submission", type=PATH)
+@click.argument("solution", type=PATH)
 @click.option(
-    "-k",
-    "ranks",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="Number of ranks that count.",
+    "-k", "ranks", type=click.IntRange(min=1), default=100, help="Number of ranks that count."
 )
 @click.option("-i", "--index", type=INDEX, help="The index, which has the labels of the pictures.")
-@click.option("--gallery", type=FILE, help="A CSV id,landmark_id, instead of an index.")
+@click.option("--gallery", type=PATH, help="A CSV id,landmark_id, instead of an index.")
 @as_json
 @bootstrap
 def retrieval(
@@ -109,10 +104,7 @@ def retrieval(
 def _truth_by_label(
     solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
 ) -> RetrievalTruth:
-    """Returns the gallery pictures that share a landmark with each query.
-
-    Queries without such a picture become Ignored.
-    """
+    """Returns the gallery pictures that share a landmark with each query; Ignored without one."""
     from lmk.embed.errors import SubmissionError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
     from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
@@ -130,11 +122,9 @@ def _truth_by_label(
     wanted = {label for labels in truth.labels for label in labels}
     text = similar_text(similar_pairs(wanted, pictures), "label", others=f"those of {source}")
     if not any(images):
-        raise SubmissionError(
-            f"no query shows a landmark of {source}",
-            where=solution,
-            remedy=text or "do both use the same labels?",
-        )
+        what = f"no query shows a landmark of {source}"
+        remedy = text or "do both use the same labels?"
+        raise SubmissionError(what, where=solution, remedy=remedy)
     if text:
         echo_warnings(solution, [f"{text}, so they never match"])
     lost = sum(
@@ -212,11 +202,11 @@ def _echo_retrieval(
 
 
 @click.command("revisited", short_help="Revisited Oxford and Paris: mAP and mP.")
-@click.argument("ground_truth", type=FILE)
-@click.option("--ranks", type=FILE, help="Rank lists: a .npy file, or a CSV id,images of names.")
+@click.argument("ground_truth", type=PATH)
+@click.option("--ranks", type=PATH, help="Rank lists: a .npy file, or a CSV id,images of names.")
 @click.option("--columns", is_flag=True, help="The .npy of --ranks has a column for each query.")
-@click.option("--database", type=FILE, help="Features of the database: .npy or .safetensors.")
-@click.option("--queries", type=FILE, help="Features of the queries, cropped to their boxes.")
+@click.option("--database", type=PATH, help="Features of the database: .npy or .safetensors.")
+@click.option("--queries", type=PATH, help="Features of the queries, cropped to their boxes.")
 @as_json
 @bootstrap
 def revisited(
@@ -290,11 +280,9 @@ def _evaluate(
     of_database = read_features(database, len(truth.database))
     of_queries = read_features(queries, len(truth))
     if of_database.shape[1] != of_queries.shape[1]:
-        raise SubmissionError(
-            f"{of_queries.shape[1]} numbers a picture, {database} has {of_database.shape[1]}",
-            where=queries,
-            remedy="compute both with the same network",
-        )
+        what = f"{of_queries.shape[1]} numbers a picture, {database} has {of_database.shape[1]}"
+        remedy = "compute both with the same network"
+        raise SubmissionError(what, where=queries, remedy=remedy)
     return evaluate_features(of_database, of_queries, truth)
 
 

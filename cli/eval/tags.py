@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.eval.options import FILE, bootstrap
+from lmk.cli.eval.options import bootstrap
 from lmk.cli.eval.tables import bounds_of, echo_missing, echo_warnings, interval_note, score_text
-from lmk.cli.options import as_json, named_relations, relations_by_option, relations_option
+from lmk.cli.options import PATH, as_json, named_relations, relations_by_option, relations_option
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import Float
 from lmk.cli.tables import echo_table
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 
 @click.command("tags", short_help="Tags of pictures: F1 and average precision.")
-@click.argument("predictions", type=FILE)
-@click.argument("solution", type=FILE)
+@click.argument("predictions", type=PATH)
+@click.argument("solution", type=PATH)
 @click.option(
     "-k",
     "best",
     type=click.IntRange(min=1),
     default=5,
-    show_default=True,
     help="Number of best tags of each picture that count for P, R and F1.",
 )
 @click.option(
@@ -90,11 +89,7 @@ def tags(
 
 
 def _as_dict(
-    by_tag: TagScores,
-    pictures: PictureScores,
-    interval: Interval | None,
-    resamples: int,
-    seed: int,
+    by_tag: TagScores, pictures: PictureScores, interval: Interval | None, resamples: int, seed: int
 ) -> dict[str, object]:
     precision, recall, f1 = pictures.means()
     return {

@@ -20,6 +20,8 @@ from lmk.cli.index.notes import (
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.old_names import old_options
 from lmk.cli.options import (
+    PATH,
+    as_json,
     backend,
     check_backend,
     collection,
@@ -75,17 +77,13 @@ def _scales(
 
 
 @click.command("build-index", context_settings=old_options(precision="dtype"))
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
-    "-o",
-    "--output",
-    "index",
-    type=click.Path(path_type=Path),
-    help="The index to write.  [default: GALLERY.lmk]",
+    "-o", "--output", "index", type=PATH, help="The index to write.  [default: GALLERY.lmk]"
 )
 @click.option(
     "--distractors",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER|CSV",
     help="Pictures that show none of the landmarks. The index uses them to refuse such photos.",
 )
@@ -94,20 +92,11 @@ def _scales(
     "--model",
     metavar="NAME|DIR",
     default=DEFAULT,
-    show_default=True,
     help=f"Network: {DEFAULT}, lite1, lite0 (faster), an embedder's folder, or any timm model.",
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    help="Local weights file of a timm model.",
-)
+@click.option("--weights", type=PATH, help="Local weights file of a timm model.")
 @click.option("--pretrained", is_flag=True, help="Download the weights of the timm model.")
-@click.option(
-    "--size",
-    type=click.IntRange(32, 2048),
-    help="Size of pictures in pixels.",
-)
+@click.option("--size", type=click.IntRange(32, 2048), help="Size of pictures in pixels.")
 @click.option(
     "--flip", is_flag=True, help="Also embed the mirror image of each picture; takes twice as long."
 )
@@ -137,7 +126,6 @@ def _scales(
     "--dtype",
     type=click.Choice(["f16", "f32"]),
     default="f16",
-    show_default=True,
     help="Data type of the stored vectors: half or single precision floats.",
 )
 @duplicates
@@ -147,7 +135,7 @@ def _scales(
     help="Rebuild an existing index even if many of its pictures cannot be accessed now.",
 )
 @wait
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def build_index(
     gallery: Path,
     index: Path | None,

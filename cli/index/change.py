@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,9 +22,6 @@ from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
 from lmk.embed.shell_words import shell_word
-
-if TYPE_CHECKING:
-    from lmk.index.gallery.gallery import Gallery
 
 
 @index_command(short_help="Add pictures.")
@@ -130,6 +125,8 @@ def remove(
 
     Example: lmk index remove gallery.lmk eiffel_tower/1.jpg --label big_ben
     """
+    import numpy as np
+
     from lmk.cli.progress import StageProgress
     from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
@@ -141,8 +138,10 @@ def remove(
     emptied: list[str] = []
     if labels:
         with Gallery.open(index) as gallery:
-            emptied = [label for label in labels if _is_emptied(gallery, label)]
-            wanted += _ids_of(gallery, [label for label in labels if label not in emptied])
+            known = gallery.label_names
+            emptied = [name for name in labels if name not in known and gallery.had_label(name)]
+            left = [name for name in labels if name not in emptied]
+            wanted += gallery.ids(np.flatnonzero(gallery.view().allowed(left)))
     wanted = list(dict.fromkeys(wanted))
     if not wanted and not emptied:
         raise UsageError(
@@ -198,10 +197,8 @@ def merge(
     echo_duplicates(report.duplicates)
     echo_relabelled(report.relabelled)
     echo_conflicts(output, report.conflicts, ())
-    pictures, distractors = (
-        counted(report.pictures, "picture"),
-        counted(report.distractors, "distractor"),
-    )
+    pictures = counted(report.pictures, "picture")
+    distractors = counted(report.distractors, "distractor")
     several = f" ({report.repeated:,} in several of them)" if report.repeated else ""
     sources = counted(len(indexes), "index", "indexes")
     echo(f"{output}: {pictures} and {distractors} of {sources}{several}")
@@ -239,15 +236,3 @@ def _lines(file: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError("is not text in UTF-8", where=file) from error
     return [line.strip() for line in lines if line.strip()]
-
-
-def _is_emptied(gallery: Gallery, label: str) -> bool:
-    """Returns whether all pictures of a landmark were removed."""
-    return label not in gallery.label_names and gallery.had_label(label)
-
-
-def _ids_of(gallery: Gallery, labels: Sequence[str]) -> list[str]:
-    """Returns the ids of all pictures with one of the labels, in row order."""
-    import numpy as np
-
-    return gallery.ids(np.flatnonzero(gallery.view().allowed(labels)))

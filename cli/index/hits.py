@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lmk.cli.index_path import INDEX
-from lmk.cli.options import as_json
+from lmk.cli.options import FILE, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
 from lmk.embed.shell_words import shell_word
@@ -15,13 +15,7 @@ from lmk.embed.shell_words import shell_word
 
 @click.command(short_help="Write how often distractors are near a picture.")
 @click.argument("index", type=INDEX)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="The CSV file to write.",
-)
+@click.option("-o", "--output", type=FILE, required=True, help="The CSV file to write.")
 @click.option(
     "--top",
     type=click.IntRange(min=1),
@@ -52,20 +46,12 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
         rows = gallery.role_rows("gallery")
         bank = saved_distractors(gallery)
         if not bank.mask.any():
-            raise UsageError(
-                "holds no distractors",
-                where=index,
-                remedy=f"add some: lmk index add {shell_word(index)} pictures/ --distractors",
-            )
+            remedy = f"add some: lmk index add {shell_word(index)} pictures/ --distractors"
+            raise UsageError("holds no distractors", where=index, remedy=remedy)
         step = saved_pipeline(gallery).step_that_needs("hits")
         top = top or (PenaltySettings().top if step is None else step.table_size())
-        found = count_hits(
-            exact_searcher(gallery.view()),
-            bank,
-            rows=gallery.rows,
-            gallery=len(rows),
-            top=top,
-        )
+        searcher = exact_searcher(gallery.view())
+        found = count_hits(searcher, bank, rows=gallery.rows, gallery=len(rows), top=top)
         table = hits_table(found, gallery.ids(rows), rows)
     table = table.sort_values(["n_picked", "mean_cosine", "id"], ascending=[False, False, True])
     write_text(output, table.to_csv(index=False, lineterminator="\n"))

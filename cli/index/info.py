@@ -50,6 +50,7 @@ def info(index: Path, as_json: bool) -> None:
 
 def _facts(gallery: Gallery) -> dict[str, Any]:
     from lmk.embed.extract.embedder import Embedder
+    from lmk.index.gallery.info import bytes_below
     from lmk.rerank.fit.saved import saved_pipeline
     from lmk.rerank.lists.retrieval import saved_retrieval
 
@@ -59,7 +60,7 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
         "path": str(gallery.path),
         "removed": gallery.removed,
         "precision": gallery.precision,
-        "cache_bytes": _bytes_in(gallery.path / "cache"),
+        "cache_bytes": bytes_below(gallery.path / "cache"),
         "search": _search(gallery),
         "embedder": embedder.config.model_dump() | {"whitened": embedder.whitening is not None},
         "steps": [step.model_dump() for step in saved_pipeline(gallery).steps],
@@ -86,12 +87,6 @@ def _search(gallery: Gallery) -> str:
         return f"the next search first needs: {error}"
     except LmkError as error:
         return f"not possible now: {error}"
-
-
-def _bytes_in(folder: Path) -> int:
-    from lmk.index.gallery.info import bytes_below
-
-    return bytes_below(folder)
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from lmk.cli.options import index_command
+from lmk.cli.options import FILE, index_command
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
 
@@ -31,7 +31,7 @@ from lmk.cli.render import counted
 @click.option(
     "--from",
     "table",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="CSV",
     help="A table with the columns id and landmark_id; an empty cell removes the landmark.",
 )
@@ -118,11 +118,7 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
 
 
 def _read_labels(table: Path) -> dict[str, Sequence[str]]:
-    """Returns the labels of each picture of a table, by id.
-
-    Raises:
-        ManifestError: the table cannot be read, or has no column of labels.
-    """
+    """Returns the labels of each picture of a table, by id."""
     from lmk.embed.data.label_table import LabelTable
     from lmk.embed.errors import ManifestError
 

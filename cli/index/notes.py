@@ -82,10 +82,7 @@ def echo_conflicts(
     if without_own:
         names = first_of(without_own, _SHOWN_LANDMARKS)
         verb = "have" if len(without_own) > 1 else "has"
-        echo(
-            f"lmk: {names} {verb} no picture that is not also under another landmark",
-            err=True,
-        )
+        echo(f"lmk: {names} {verb} no picture that is not also under another landmark", err=True)
 
 
 def echo_relabelled(found: Sequence[LabelDifference]) -> None:

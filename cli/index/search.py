@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from lmk.cli.index_path import INDEX, INDEX_OR_OTHER
 from lmk.cli.options import (
+    FOLDER,
     as_json,
     backend,
     check_backend,
@@ -17,6 +18,7 @@ from lmk.cli.options import (
     index_command,
     kind,
     labels,
+    neighbour_count,
     recall,
     retrieval_steps,
     tell,
@@ -32,7 +34,7 @@ from lmk.cli.render import counted
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     required=True,
     help="Folder of Parquet files to write. A second run continues where the first stopped.",
 )
@@ -41,7 +43,6 @@ from lmk.cli.render import counted
     "neighbours",
     type=click.IntRange(min=1),
     default=100,
-    show_default=True,
     help="Number of neighbours of each query.",
 )
 @click.option(
@@ -75,7 +76,7 @@ def search(
     from lmk.index.search.settings import SearchSettings
 
     with Gallery.open(index) as gallery, open_queries(queries) as asked:
-        neighbours = _at_most(neighbours, len(gallery.role_rows("gallery")))
+        neighbours = max(1, neighbour_count(neighbours, len(gallery.role_rows("gallery"))))
         settings = SearchSettings(kind)
         batch = block_of(neighbours)
         searcher = choose(gallery, settings=settings, batch=batch, on_message=tell)
@@ -89,7 +90,7 @@ def search(
                 searched=state_of(gallery) | {"search": how},
                 allow=labels or None,
                 ids_of=gallery.ids,
-                on_progress=lambda done, total: progress("queries", done, total),
+                on_progress=partial(progress, "queries"),
             )
         reason = searcher.reason
     if as_json:
@@ -102,15 +103,6 @@ def search(
         f"in {counted(report.blocks, 'file')}{again}"
     )
     echo(f"search: {reason}", err=True)
-
-
-def _at_most(neighbours: int, held: int) -> int:
-    """Returns the possible number of neighbours; prints a note if it is below the one given."""
-    source = click.get_current_context().get_parameter_source("neighbours")
-    if neighbours > held and source is not ParameterSource.DEFAULT:
-        holds = f"the index holds only {counted(held, 'picture')}"
-        echo(f"lmk: -k {neighbours}: {holds}", err=True)
-    return max(1, min(neighbours, held))
 
 
 @index_command("set", short_help="Change how the index is searched.")

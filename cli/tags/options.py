@@ -14,7 +14,6 @@ from lmk.cli.index_path import INDEX, TAGGER
 if TYPE_CHECKING:
     from lmk.rerank.tags.taggers import Tagger
 
-_PATH = click.Path(path_type=Path)
 
 index_option = click.option(
     "-i",

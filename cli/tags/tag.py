@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import named_relations, relations_by_option, relations_option, root
+from lmk.cli.options import (
+    FILE,
+    PATH,
+    json_lines,
+    named_relations,
+    pictures_argument,
+    relations_by_option,
+    relations_option,
+    root,
+)
 from lmk.cli.pictures import named_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
@@ -27,8 +36,6 @@ if TYPE_CHECKING:
     from lmk.rerank.tags.taggers import Tagger
     from lmk.rerank.tags.thresholds import TagThresholds
 
-_PATH = click.Path(path_type=Path)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 BEST = 5  # best tags of a picture to report, given or not
 
 
@@ -58,13 +65,7 @@ class Tagged:
 
 
 @click.command()
-@click.argument(
-    "images",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
-    metavar="IMAGE|FOLDER|CSV|-...",
-)
+@pictures_argument
 @index_option
 @tagger_option
 @tiles_option
@@ -78,20 +79,18 @@ class Tagged:
 )
 @click.option(
     "--classes",
-    type=_PATH,
+    type=PATH,
     metavar="CSV",
     help="Tags for the classes of the detector: the columns class and tag.  [default: the tag of "
     "the same name]",
 )
 @root
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, one per line."
-)
-@click.option("--html", type=_FILE, help="Write a page with the pictures and their tags.")
+@json_lines
+@click.option("--html", type=FILE, help="Write a page with the pictures and their tags.")
 @click.option(
     "-o",
     "--output",
-    type=_FILE,
+    type=FILE,
     metavar="CSV",
     help="CSV file to write instead of printing: all scores and the tags, for `lmk eval tags`.",
 )
@@ -206,7 +205,7 @@ def _tagged(
             files,
             tiles=tiles,
             detector=detector,
-            on_progress=lambda done: progress("pictures", done, len(files)),
+            on_progress=progress.stage("pictures", len(files)),
         )
         for batch in batches:
             failed.update(

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.options import named_relations, relations_by_option, relations_option, root
+from lmk.cli.options import (
+    FOLDER,
+    PATH,
+    as_json,
+    named_relations,
+    relations_by_option,
+    relations_option,
+    root,
+)
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
@@ -30,7 +38,7 @@ _SHOWN = 5  # unknown tags
 @click.command("tag-thresholds")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="FOLDER|CSV",
     help="Pictures with tags that the tagger was not trained on.",
@@ -41,21 +49,18 @@ _SHOWN = 5  # unknown tags
     "--precision",
     type=FloatRange(0, 1),
     default=0.9,
-    show_default=True,
     help="Wanted precision of each tag: the share of right ones among pictures given the tag.",
 )
 @click.option(
     "--recall",
     type=FloatRange(0, 1),
     default=0.5,
-    show_default=True,
     help="Wanted recall: the share of a tag's pictures given the tag. Tags below it are listed.",
 )
 @click.option(
     "--confidence",
     type=FloatRange(0.5, 1, max_open=True),
     default=0.8,
-    show_default=True,
     help="Confidence that a tag reaches the precision on other pictures too; tags below it are "
     "listed. 0.5 accepts the measured precision, which is unreliable for few pictures.",
 )
@@ -65,12 +70,12 @@ _SHOWN = 5  # unknown tags
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="DIR",
     help="New folder for a copy of the tagger with these thresholds; the tagger stays unchanged.",
 )
 @root
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def tag_thresholds(
     data: Path,
     index: Path | None,
@@ -143,11 +148,7 @@ def tag_thresholds(
 
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
-    """Checks that the thresholds can be saved, before the work starts.
-
-    Raises:
-        UsageError: they cannot be saved.
-    """
+    """Checks that the thresholds can be saved (UsageError), before the work starts."""
     from lmk.cli.render import require_folder
     from lmk.embed.errors import UsageError
     from lmk.embed.network.config import embedder_folder, shipped_tagger
@@ -174,23 +175,15 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
         return
     for row in manifest.rows:
         if tagger.knows(manifest.file(row)):
-            raise UsageError(
-                "is a picture of the index and would vote for its own tags",
-                where=manifest.file(row),
-                remedy="give pictures that the index does not hold",
-            )
+            what = "is a picture of the index and would vote for its own tags"
+            remedy = "give pictures that the index does not hold"
+            raise UsageError(what, where=manifest.file(row), remedy=remedy)
 
 
 def _validation(
     tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns scores and truth, both [n, t], of the readable pictures.
-
-    Tags that a tag implies are true as well, even if the tagger does not know the implying tag.
-
-    Raises:
-        UsageError: no picture has a tag of the tagger.
-    """
+    """Returns scores and truth with implied tags, both [n, t], of the readable pictures."""
     import numpy as np
 
     from lmk.cli.progress import StageProgress
@@ -205,28 +198,19 @@ def _validation(
         echo(f"lmk: {data}: the tagger does not know {what}: {shown}", err=True)
     labels = {id_: set(relations.close(own)) for id_, own in labels.items()}
     if not any(own & set(tagger.names) for own in labels.values()):
-        remedy = "give a CSV with a column tags, separated by blanks"
+        remedy = "give a CSV with a column tags (several, separated by blanks)"
         raise UsageError("no picture has a tag that the tagger knows", where=data, remedy=remedy)
     files = [(row.id, manifest.file(row)) for row in manifest.rows]
     with StageProgress() as progress:
-        batches = list(
-            tag_files(
-                tagger,
-                files,
-                tiles=tiles,
-                on_progress=lambda done: progress("pictures", done, len(files)),
-            )
-        )
+        count = progress.stage("pictures", len(files))
+        batches = list(tag_files(tagger, files, tiles=tiles, on_progress=count))
     echo_skipped([skip for batch in batches for skip in batch.skipped], f"of {data}")
     ids = [id_ for batch in batches for id_ in batch.ids]
     truth = np.array([[name in labels[id_] for name in tagger.names] for id_ in ids], np.bool_)
     truth = truth.reshape(len(ids), len(tagger.names))
     if not truth.any():
-        raise UsageError(
-            "no picture with a known tag can be read",
-            where=data,
-            remedy=None if len(ids) else manifest.unreadable_remedy,
-        )
+        what = "no picture with a known tag can be read"
+        raise UsageError(what, where=data, remedy=None if ids else manifest.unreadable_remedy)
     return np.concatenate([batch.scores for batch in batches]), truth
 
 

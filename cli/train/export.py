@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.options import root
+from lmk.cli.options import PATH, as_json, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from lmk.embed.data.images import Picture
     from lmk.embed.data.manifest import Manifest
 
-_PATH = click.Path(path_type=Path)
 _KINDS = ("openvino", "onnx", "int8")
 _CALIBRATED_BY = 300  # pictures
 _COMPARED = 64
@@ -30,22 +29,22 @@ _COMPARED = 64
     required=True,
     help="Format to write: openvino (.xml and .bin), onnx, or int8 (quantised OpenVINO).",
 )
-@click.option("-o", "--output", type=_PATH, required=True, metavar="FILE", help="File to write.")
+@click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="File to write.")
 @click.option(
     "--data",
-    type=_PATH,
+    type=PATH,
     metavar="FOLDER|CSV",
     help="Pictures to compare both networks on, and to calibrate int8. If they have labels, GAP, "
     "mAP@100 and acc@1 of both networks are printed.",
 )
 @click.option(
     "--distractors",
-    type=_PATH,
+    type=PATH,
     metavar="FOLDER|CSV",
     help="Pictures of no landmark, added to the queries for the GAP.",
 )
 @root
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def export(
     model: str,
     kind: str,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.old_names import old_options
-from lmk.cli.options import root, tell
+from lmk.cli.options import PATH, as_json, root, tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lmk.embed.train.loop import Validate
     from lmk.embed.train.task_config import Tags
 
-_PATH = click.Path(path_type=Path)
 _SHORT = {"tags": "tags-lite1"}  # short names of presets
 
 
@@ -33,7 +32,7 @@ _SHORT = {"tags": "tags-lite1"}  # short names of presets
 @click.argument("config", metavar="PRESET|CONFIG")
 @click.option(
     "--data",
-    type=_PATH,
+    type=PATH,
     multiple=True,
     required=True,
     metavar="FOLDER|CSV",
@@ -43,7 +42,7 @@ _SHORT = {"tags": "tags-lite1"}  # short names of presets
     "-o",
     "--output",
     "out",
-    type=_PATH,
+    type=PATH,
     required=True,
     metavar="DIR",
     help="Folder of the embedder to write.",
@@ -51,20 +50,20 @@ _SHORT = {"tags": "tags-lite1"}  # short names of presets
 @click.option(
     "--val",
     "held_out",
-    type=_PATH,
+    type=PATH,
     metavar="FOLDER|CSV",
     help="Other pictures with labels for validation. After each epoch GAP, mAP@100 and acc@1 (or "
     "the mAP of tags) are measured on them; the best epoch becomes the result.",
 )
 @click.option(
     "--val-gallery",
-    type=_PATH,
+    type=PATH,
     metavar="FOLDER|CSV",
     help="Gallery for the validation.  [default: the other pictures of --val]",
 )
 @click.option(
     "--distractors",
-    type=_PATH,
+    type=PATH,
     metavar="FOLDER|CSV",
     help="Pictures of no landmark, added to the queries for the GAP of --val.",
 )
@@ -76,7 +75,6 @@ _SHORT = {"tags": "tags-lite1"}  # short names of presets
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    show_default=True,
     help="Device to train on; auto uses a GPU if there is one.",
 )
 @click.option(
@@ -94,11 +92,11 @@ _SHORT = {"tags": "tags-lite1"}  # short names of presets
 )
 @click.option(
     "--features",
-    type=_PATH,
+    type=PATH,
     metavar="DIR",
     help="Folder for features of teachers, which other runs reuse.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def train(
     config: str,
     data: tuple[Path, ...],
@@ -133,11 +131,9 @@ def train(
     from lmk.embed.train.task_config import Tags
 
     if weights and pretrained:
-        raise UsageError(
-            "weights are given twice, as a file and from the hub",
-            where="--weights",
-            remedy="give one of --weights and --pretrained",
-        )
+        what = "weights are given twice, as a file and from the hub"
+        remedy = "give one of --weights and --pretrained"
+        raise UsageError(what, where="--weights", remedy=remedy)
     require_folder(out)
     start = "hub" if pretrained else weights
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lmk.embed.data.manifest import Manifest
@@ -63,12 +63,8 @@ def _wrapper(folders: Collection[Folders]) -> str:
         if inner:
             return f"{top}/{inner}"
         return top if len(seconds) > 1 else ""
-    if len(seconds) > len(tops) or _are_parts(tops):
+    if len(seconds) > len(tops) or all(top.casefold() in _PARTS for top in tops):
         first = min(tops, key=lambda top: (top.casefold() not in ("train", "index"), top))
         inner = _wrapper({parts[1:] for parts in folders if parts[0] == first})
         return f"{first}/{inner}" if inner else first
     return ""
-
-
-def _are_parts(names: Iterable[str]) -> bool:
-    return all(name.casefold() in _PARTS for name in names)

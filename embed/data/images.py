@@ -51,6 +51,21 @@ def _new_budgets() -> None:
 os.register_at_fork(after_in_child=_new_budgets)
 
 
+@contextmanager
+def one_thread_opencv() -> Iterator[None]:
+    """Limits OpenCV to the calling thread, and restores its process-wide setting at the end.
+
+    Callers have threads of their own, and those of OpenCV cost more time than they save on small
+    pictures.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A file without a vector, and the reason."""
@@ -197,11 +212,7 @@ def _factors(shape: tuple[int, int], size: int) -> list[int]:
 
 @contextmanager
 def _room_for(memory: int) -> Iterator[None]:
-    """Waits until `memory` bytes are free in the decoding budget, and reserves them.
-
-    Raises:
-        Unreadable: the picture needs more than the whole budget.
-    """
+    """Reserves bytes of the decoding budget, or raises Unreadable if it is too small for them."""
     if memory > MAX_DECODING_BYTES:
         raise Unreadable(
             f"needs {memory / 1e6:,.0f} MB to be decoded, over the limit of "

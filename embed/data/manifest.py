@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -79,38 +78,28 @@ class Manifest:
         repeated = [id_ for id_, n in Counter(row.id for row in self.rows).items() if n > 1]
         if repeated:
             paths = [row.path for row in self.rows if row.id == repeated[0]]
-            raise ManifestError(
-                f"the id {repeated[0]!r} stands for several pictures ({', '.join(paths[:3])}), "
-                f"and {len(repeated) - 1} more ids are repeated"
-                if len(repeated) > 1
-                else f"the id {repeated[0]!r} stands for several pictures ({', '.join(paths[:3])})",
-                where=self.root,
-                remedy="give each picture an id of its own",
-            )
+            what = f"the id {repeated[0]!r} stands for several pictures ({', '.join(paths[:3])})"
+            if len(repeated) > 1:
+                what += f", and {len(repeated) - 1} more ids are repeated"
+            remedy = "give each picture an id of its own"
+            raise ManifestError(what, where=self.root, remedy=remedy)
         for row in self.rows:
             self._check(row)
 
     def _check(self, row: Row) -> None:
         # An id or label without blanks that is not empty splits into exactly itself.
         if len(row.id.split()) != 1 or " ".join(row.labels).split() != list(row.labels):
-            raise ManifestError(
-                f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})",
-                where=self.root,
-                remedy="write '_' for a blank",
-            )
+            what = f"an id or label is empty or holds a blank (id {row.id!r}, labels {row.labels})"
+            remedy = "write '_' for a blank"
+            raise ManifestError(what, where=self.root, remedy=remedy)
         if row.path in ("", "."):
-            raise ManifestError(
-                f"the path of {row.id} is empty",
-                where=self.root,
-                remedy="name the picture's file, or leave the row out",
-            )
+            remedy = "name the picture's file, or leave the row out"
+            raise ManifestError(f"the path of {row.id} is empty", where=self.root, remedy=remedy)
         if row.path.startswith("/") or ".." in row.path.split("/"):
             root = os.path.abspath(self.root)  # noqa: PTH100 (without following links)
             above = os.path.commonpath([root, os.path.normpath(os.path.join(root, row.path))])  # noqa: PTH118
-            remedy = (
-                f"name a folder above all pictures (--root {shell_word(above)}) and give paths "
-            )
-            remedy += "relative to it"
+            remedy = f"name a folder above all pictures (--root {shell_word(above)})"
+            remedy += " and give paths relative to it"
             if all(each.path.startswith("/") for each in self.rows):
                 folder = common_folder([each.path for each in self.rows])
                 remedy = f"name the folder above all pictures: --root {folder}"
@@ -120,11 +109,9 @@ class Manifest:
                 remedy=remedy,
             )
         if "\0" in row.path or "\0" in row.id:
-            raise ManifestError(
-                f"a NUL character in the id or path of {row.id!r}",
-                where=self.root,
-                remedy="remove the NUL character",
-            )
+            what = f"a NUL character in the id or path of {row.id!r}"
+            remedy = "remove the NUL character"
+            raise ManifestError(what, where=self.root, remedy=remedy)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -219,29 +206,22 @@ def _read(path: Path, root: Path | None) -> Manifest:
 
 def _from_folder(root: Path) -> Manifest:
     folder = read_folder(root)
-    flat = folder.gldv2 or all("/" not in name for name in folder.files)
-    ids = _file_ids(folder.files) if flat else _path_ids(folder.files)
-    rows = tuple(
-        Row(id_, name, () if flat else _folder_label(name))
-        for id_, name in zip(ids, folder.files, strict=True)
-    )
+    files = folder.files
+    flat = folder.gldv2 or all("/" not in name for name in files)
+    if flat:  # ids are file names, without the suffix where that is unique (picture_ids)
+        names = [PurePosixPath(name).name for name in files]
+        stems = [plain_name(PurePosixPath(name).stem) for name in names]
+        ids = unique_ids(names, stems, plain_name, exact_id)
+    else:
+        ids = unique_ids(files, [plain_name(name) for name in files], exact_id)
+    labels = [() if flat else _label(name) for name in files]
+    rows = tuple(Row(*cells) for cells in zip(ids, files, labels, strict=True))
     return Manifest(root, rows, folder.skipped, folder.unseen, folder.system)
 
 
-def _folder_label(name: str) -> tuple[str, ...]:
+def _label(name: str) -> tuple[str, ...]:
     folder, slash, _ = name.partition("/")
     return (plain_name(folder),) if slash else ()
-
-
-def _path_ids(files: Sequence[str]) -> list[str]:
-    return unique_ids(files, [plain_name(name) for name in files], exact_id)
-
-
-def _file_ids(files: Sequence[str]) -> list[str]:
-    """Returns ids from file names: without the suffix where that is unique (picture_ids)."""
-    names = [PurePosixPath(name).name for name in files]
-    stems = [plain_name(PurePosixPath(name).stem) for name in names]
-    return unique_ids(names, stems, plain_name, exact_id)
 
 
 def _from_table(path: Path, root: Path) -> Manifest:

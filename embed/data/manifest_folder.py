@@ -10,14 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from lmk.embed.data.images import Skipped
 from lmk.embed.data.system_names import is_system_name
-from lmk.embed.data.unseen import (
-    DEAD_LINK,
-    EMPTY,
-    Unseen,
-    is_left_out,
-    unnamed,
-    utf8_name,
-)
+from lmk.embed.data.unseen import DEAD_LINK, EMPTY, Unseen, is_left_out, unnamed, utf8_name
 from lmk.embed.decode.formats import PICTURE_SUFFIXES, reason_to_skip
 from lmk.embed.errors import ManifestError
 
@@ -94,13 +87,9 @@ class _Walk:
         self._links: list[str] = []
 
     def files(self) -> Iterator[str]:
-        """Yields relative paths: the files of a folder before its sub-folders, sorted by name.
-
-        Hidden files, galleries and files of a system are left out. A folder that several links
-        lead to is read once, under its own name if it is below the root.
-        """
+        """Yields relative paths: the files of a folder before its sub-folders, sorted by name."""
         yield from self._below("")
-        while self._links:
+        while self._links:  # last, so that a folder below the root is read under its own name
             links, self._links = sorted(self._links), []
             for link in links:
                 yield from self._below(link)
@@ -110,8 +99,7 @@ class _Walk:
         while folders:
             here = folders.pop()
             if self._enter(here):
-                entries = self._entries(here)
-                yield from self._sort_out(here, entries, folders)
+                yield from self._sort_out(here, self._entries(here), folders)
 
     def _enter(self, here: str) -> bool:
         """True if a folder can be read and was not read before under another name."""

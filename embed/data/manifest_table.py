@@ -78,11 +78,9 @@ def picture_rows(path: Path, root: Path) -> Iterator[tuple[str, str, tuple[str, 
     if "id" not in table and {"images", "landmark_id"} <= set(table):
         table = _one_row_a_picture(table)
     if "id" not in table:
-        raise ManifestError(
-            f"no column 'id' (its columns are: {', '.join(map(str, table.columns))[:200]})",
-            where=path,
-            remedy=_id_remedy(list(table.columns)),
-        )
+        what = f"no column 'id' (its columns are: {', '.join(map(str, table.columns))[:200]})"
+        remedy = _id_remedy(list(table.columns))
+        raise ManifestError(what, where=path, remedy=remedy)
     if not len(table):
         raise ManifestError("holds no rows", where=path, remedy="list at least one picture")
     ids = plain_ids(table["id"])

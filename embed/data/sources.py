@@ -118,17 +118,13 @@ def picture_sources(pictures: object) -> list[PictureSource]:
         UsageError: a folder is given as a picture.
     """
     single = isinstance(
-        pictures,
-        str | os.PathLike | bytes | bytearray | memoryview | Image.Image | PictureSource,
+        pictures, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | PictureSource
     )
     if single or (isinstance(pictures, np.ndarray) and pictures.ndim in (0, 2, 3)):
         source = picture_source(pictures)
         if isinstance(source.content, Path) and _is_folder(source.content):
-            raise UsageError(
-                "is a folder, not a picture",
-                where=source.content,
-                remedy="give the paths of its pictures, as in sorted(Path(folder).glob('*.jpg'))",
-            )
+            remedy = "give the paths of its pictures, as in sorted(Path(folder).glob('*.jpg'))"
+            raise UsageError("is a folder, not a picture", where=source.content, remedy=remedy)
         return [source]
     # An iteration would give the keys of a dict or the lines of an open file.
     if not isinstance(pictures, Iterable) or isinstance(pictures, Mapping | io.IOBase):

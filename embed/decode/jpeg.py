@@ -280,10 +280,7 @@ def _frame(marker: int, body: bytes) -> tuple[bool, int, int, dict[int, tuple[in
 def _scans(
     data: bytes, start: int, sampling: dict[int, tuple[int, int]], progressive: bool
 ) -> tuple[Scan, ...]:
-    """Returns the scans from `start` on; only the first if it is complete.
-
-    Scans of a picture that is appended to the file count too.
-    """
+    """Returns the scans from `start` on, to the end of the file; only the first if complete."""
     scans: list[Scan] = []
     at = start
     while at >= 0:

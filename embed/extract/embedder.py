@@ -53,6 +53,8 @@ from lmk.embed.scratch import ScratchFolder
 if TYPE_CHECKING:
     from lmk.embed.network.heads import EmbeddingNetwork
 
+_REBUILD = "build the index again with lmk build-index"
+
 
 class Embedder:
     """Turns pictures into unit vectors whose dot product is their similarity.
@@ -115,27 +117,20 @@ class Embedder:
                 has both), or the model does not support the size.
         """
         if weights and pretrained:
-            raise ModelError(
-                "weights from a file and from the hub",
-                where=name,
-                remedy="give one of --weights and --pretrained",
-            )
+            remedy = "give one of --weights and --pretrained"
+            raise ModelError("weights from a file and from the hub", where=name, remedy=remedy)
         folder = embedder_folder(name)
         if folder is not None:
             if weights or pretrained or size:
-                raise ModelError(
-                    "an embedder's folder has its own weights and size",
-                    where=name,
-                    remedy="leave out --weights, --pretrained and --size",
-                )
+                what = "an embedder's folder has its own weights and size"
+                remedy = "leave out --weights, --pretrained and --size"
+                raise ModelError(what, where=name, remedy=remedy)
             return cls.load(folder)
         if "+" in name:
             if weights or pretrained:
-                raise ModelError(
-                    "an ensemble's members have their own weights",
-                    where=name,
-                    remedy="leave out --weights and --pretrained",
-                )
+                remedy = "leave out --weights and --pretrained"
+                what = "an ensemble's members have their own weights"
+                raise ModelError(what, where=name, remedy=remedy)
             return cls.ensemble([cls.named(part, size=size) for part in name.split("+")])
         config = preset(name) if name in preset_names() else None
         if config is None:
@@ -159,10 +154,7 @@ class Embedder:
             network: a result of `lmk.embed.network.build.build_network`.
         """
         return cls(
-            config,
-            weights_sha256=state_sha256(network),
-            feature_dim=network.dim,
-            network=network,
+            config, weights_sha256=state_sha256(network), feature_dim=network.dim, network=network
         )
 
     @classmethod
@@ -177,11 +169,9 @@ class Embedder:
         """
         name = "+".join(member.config.name for member in members)
         if len(members) < 2 or any(member.whitening for member in members):
-            raise ModelError(
-                "an ensemble needs two members or more, none of them whitened",
-                where=name,
-                remedy="leave the whitening to the ensemble",
-            )
+            what = "an ensemble needs two members or more, none of them whitened"
+            remedy = "leave the whitening to the ensemble"
+            raise ModelError(what, where=name, remedy=remedy)
         config = ensemble_config([member.config for member in members])
         from lmk.embed.network.build import build_network
 
@@ -213,11 +203,8 @@ class Embedder:
             files=files,
         )
         if embedder.fingerprint != saved.fingerprint:
-            raise EmbedderMismatch(
-                "was made by another version of lmk, whose vectors differ",
-                where=folder,
-                remedy="build the index again with lmk build-index",
-            )
+            what = "was made by another version of lmk, whose vectors differ"
+            raise EmbedderMismatch(what, where=folder, remedy=_REBUILD)
         return embedder
 
     def save(self, folder: Path) -> None:
@@ -265,11 +252,9 @@ class Embedder:
             ValueError: a scale is out of range.
         """
         if self.whitening is not None:
-            raise ModelError(
-                "its whitening was fitted on single views",
-                where=self.config.name,
-                remedy="choose the views before the whitening is fitted",
-            )
+            what = "its whitening was fitted on single views"
+            remedy = "choose the views before the whitening is fitted"
+            raise ModelError(what, where=self.config.name, remedy=remedy)
         from lmk.embed.network.build import try_network
         from lmk.embed.network.heads import EmbeddingNetwork
 
@@ -297,11 +282,8 @@ class Embedder:
             weights = self.folder / WEIGHTS if self.folder else None
             self._network = build_network(self.config, weights, whole=True)
             if state_sha256(self._network) != self._weights_sha256:
-                raise EmbedderMismatch(
-                    "the weights are not the ones this index was built with",
-                    where=self.folder,
-                    remedy="build the index again with lmk build-index",
-                )
+                what = "the weights are not the ones this index was built with"
+                raise EmbedderMismatch(what, where=self.folder, remedy=_REBUILD)
         return self._network
 
     def start(self) -> Runtime:

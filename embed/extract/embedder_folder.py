@@ -83,11 +83,9 @@ class EmbedderFolder:
             return saved, load_whitening(self.path / WHITENING, saved.feature_dim)
         except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
             raise_system_cause(error)
-            raise ModelError(
-                f"is not an embedder's folder ({type(error).__name__})",
-                where=self.path,
-                remedy="build the index again",
-            ) from error
+            what = f"is not an embedder's folder ({type(error).__name__})"
+            remedy = "build the index again"
+            raise ModelError(what, where=self.path, remedy=remedy) from error
 
     def require(self, *names: str, remedy: str | None = None) -> bool:
         """Compares files with their checksums; returns False if the folder has no checksums.

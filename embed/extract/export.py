@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -30,6 +29,7 @@ from lmk.embed.network.runtime import (
     TorchRuntime,
     export_graph,
     import_openvino,
+    no_telemetry,
     openvino_usable,
 )
 
@@ -56,11 +56,8 @@ def export(embedder: Embedder, kind: str, path: Path, calibration: Sequence[Pict
     """
     needed = _NEEDED.get(kind)
     if needed is not None and find_spec(needed) is None:
-        raise ModelError(
-            f"the export needs the package {needed}",
-            where=kind,
-            remedy="pip install 'lmk-landmarks[export]'",
-        )
+        remedy = "pip install 'lmk-landmarks[export]'"
+        raise ModelError(f"the export needs the package {needed}", where=kind, remedy=remedy)
     if not openvino_usable():
         raise ModelError("OpenVINO is not installed", where=kind, remedy="pip install openvino")
     if kind == "onnx":
@@ -68,9 +65,8 @@ def export(embedder: Embedder, kind: str, path: Path, calibration: Sequence[Pict
     elif kind == "openvino":
         export_graph(embedder.network(), embedder.config.size, path)
     elif not calibration:
-        raise ModelError(
-            "needs pictures to set its scales by", where=kind, remedy="give some with --data"
-        )
+        remedy = "give some with --data"
+        raise ModelError("needs pictures to set its scales by", where=kind, remedy=remedy)
     else:
         _write_int8(embedder, path, calibration)
 
@@ -147,16 +143,9 @@ def _write_int8(embedder: Embedder, path: Path, calibration: Sequence[Picture]) 
 
 
 def _import_nncf() -> Any:
-    """Imports nncf without telemetry: nncf sends none if openvino_telemetry is not importable."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # wants a compiler
     import_openvino()
-    before = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
+    with no_telemetry():
         nncf = import_module("nncf")
         nncf.set_log_level(logging.ERROR)
         return nncf
-    finally:
-        del sys.modules["openvino_telemetry"]
-        if before is not None:
-            sys.modules["openvino_telemetry"] = before

@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.data.images import Picture, Skipped, decode, picture_bytes
+from lmk.embed.data.images import Picture, Skipped, decode, one_thread_opencv, picture_bytes
 from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract.embedder import Embedder
@@ -143,9 +142,10 @@ def extract(
             on_progress(done)
 
     computed = 0
-    with _one_thread_opencv():
+    stored = (known, store)
+    # A failure ends the reading threads before the caller closes `known`.
+    with one_thread_opencv(), closing(_read_all(manifest, embedder.config.size, stored)) as results:
         try:
-            results = _read_all(manifest, embedder.config.size, (known, store))
             for feature in embedder.features(to_compute(results)):
                 store.add(pending.popleft().sha256, feature)
                 computed += 1
@@ -157,11 +157,7 @@ def extract(
 
 
 def identify(
-    manifest: Manifest,
-    size: int,
-    known: Container[str] = (),
-    *,
-    on_progress: Count = no_count,
+    manifest: Manifest, size: int, known: Container[str] = (), *, on_progress: Count = no_count
 ) -> Extraction:
     """Reads, hashes and decodes the files of a manifest, without computing features.
 
@@ -182,11 +178,7 @@ def identify(
 
 
 def extract_stream(
-    manifest: Manifest,
-    embedder: Embedder,
-    *,
-    batch: int = 256,
-    on_progress: Count = no_count,
+    manifest: Manifest, embedder: Embedder, *, batch: int = 256, on_progress: Count = no_count
 ) -> Iterator[tuple[Embeddings, tuple[Skipped, ...]]]:
     """Embeds the pictures of a manifest in batches, in order; nothing is written to disk.
 
@@ -200,11 +192,7 @@ def extract_stream(
 
 
 def feature_stream(
-    manifest: Manifest,
-    embedder: Embedder,
-    *,
-    batch: int = 256,
-    on_progress: Count = no_count,
+    manifest: Manifest, embedder: Embedder, *, batch: int = 256, on_progress: Count = no_count
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32], tuple[Skipped, ...]]]:
     """Computes raw features of the pictures of a manifest in batches, in order.
 
@@ -233,8 +221,7 @@ def feature_stream(
         return result
 
     done = 0
-    with _one_thread_opencv():
-        results = _read_all(manifest, embedder.config.size, ())
+    with one_thread_opencv(), closing(_read_all(manifest, embedder.config.size, ())) as results:
         for feature in embedder.features(to_compute(results)):
             ids.append(pending.popleft())
             features.append(feature)
@@ -249,12 +236,8 @@ def feature_stream(
 
 def _read_all(
     manifest: Manifest, size: int, stored: Sequence[Container[str]]
-) -> Iterator[_Read | Skipped]:
-    """Reads, hashes and decodes files in threads; yields the results in order.
-
-    A bounded number of files is read ahead. Pictures whose SHA-256 is in one of the containers in
-    `stored` are not decoded.
-    """
+) -> Generator[_Read | Skipped, None, None]:
+    """Reads files in threads, and decodes those that are not stored; yields results in order."""
     workers = available_cores()
     waiting: deque[Future[_Read | Skipped]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="lmk-decode")
@@ -285,14 +268,3 @@ def _read(
     except OSError:
         return Skipped(row.path, "was removed while it was read")
     return _Read(place, sha256, length, mtime_ns, picture)
-
-
-@contextmanager
-def _one_thread_opencv() -> Iterator[None]:
-    """Limits OpenCV to one thread, as the caller has its own; restores the setting at the end."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

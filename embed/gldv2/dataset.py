@@ -14,7 +14,6 @@ https://github.com/cvdfoundation/google-landmark (version 2.1).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import queue
 import re
@@ -23,10 +22,12 @@ import urllib.parse
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from lmk.embed.errors import DownloadError, LmkError, StorageError, UsageError, storage_errors
+from lmk.embed.files import try_lock
 from lmk.embed.gldv2.download import Patience, StoppedError, fetch, file_md5, write_note
 from lmk.embed.gldv2.unpack import unpack
 
@@ -113,18 +114,13 @@ def parse_shards(spec: str, split: str) -> tuple[int, ...]:
     for piece in spec.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", piece)
         if match is None:
-            raise UsageError(
-                f"{piece!r} is no shard or range",
-                where="--shards",
-                remedy="write 0-3, 0,5,7-9 or all",
-            )
+            remedy = "write 0-3, 0,5,7-9 or all"
+            raise UsageError(f"{piece!r} is no shard or range", where="--shards", remedy=remedy)
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= count:
-            raise UsageError(
-                f"{split} has the shards 0 to {count - 1}, not {piece.strip()}",
-                where="--shards",
-                remedy="write 0-3, 0,5,7-9 or all",
-            )
+            what = f"{split} has the shards 0 to {count - 1}, not {piece.strip()}"
+            remedy = "write 0-3, 0,5,7-9 or all"
+            raise UsageError(what, where="--shards", remedy=remedy)
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))
 
@@ -289,42 +285,28 @@ class _Run:
         shard = PurePosixPath(name).stem
         md5_name = f"md5sum/{self.split}/md5.{shard}.txt"
         target = self.out / ".gldv2" / md5_name
-        fetch(
-            f"{self.base}/{md5_name}",
-            target,
-            patience=self.patience,
-            stop=stop,
-            most=_MOST_CHECKSUM,
-        )
+        url = f"{self.base}/{md5_name}"
+        fetch(url, target, patience=self.patience, stop=stop, most=_MOST_CHECKSUM)
         text = target.read_bytes().decode("utf-8", "replace")
         found: set[str] = set(re.findall(r"\b[0-9a-f]{32}\b", text.lower()))
         others = set(re.findall(r"images_\d+", text)) - {shard}
         if len(found) != 1 or others:
-            raise DownloadError(
-                f"not the checksum of {shard}.tar: {text[:80]!r}",
-                where=f"{self.base}/{md5_name}",
-                remedy="try again later, or name another mirror",
-            )
+            what = f"not the checksum of {shard}.tar: {text[:80]!r}"
+            remedy = "try again later, or name another mirror"
+            raise DownloadError(what, where=url, remedy=remedy)
         return found.pop()
 
     def _fetch(
-        self,
-        name: str,
-        target: Path,
-        stop: threading.Event,
-        *,
-        md5: str | None = None,
-        space_factor: float = 1.0,
+        self, name: str, target: Path, stop: threading.Event, **checks: Any
     ) -> tuple[int, str]:
         got = fetch(
             f"{self.base}/{name}",
             target,
-            md5=md5,
             patience=self.patience,
             stop=stop,
-            on_progress=lambda done, total: self.on_bytes(name, done, total),
-            space_factor=space_factor,
+            on_progress=partial(self.on_bytes, name),
             most=_MOST_SHARD if name.endswith(".tar") else _MOST_METADATA,
+            **checks,
         )
         return got.size, got.md5
 
@@ -332,11 +314,8 @@ class _Run:
 def _base(mirror: str) -> str:
     parts = urllib.parse.urlsplit(mirror)
     if parts.scheme not in ("http", "https") or not parts.netloc or re.search(r"[\s?#]", mirror):
-        raise UsageError(
-            f"{mirror!r} is no http or https address",
-            where="--mirror",
-            remedy=f"give the address that stands for {BASE_URL}",
-        )
+        remedy = f"give the address that stands for {BASE_URL}"
+        raise UsageError(f"{mirror!r} is no http or https address", where="--mirror", remedy=remedy)
     return mirror.rstrip("/")
 
 
@@ -347,14 +326,10 @@ def _alone(out: Path) -> Iterator[None]:
         (out / ".gldv2").mkdir(parents=True, exist_ok=True)
         lock = (out / ".gldv2" / "lock").open("w")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                "another download is writing into this folder",
-                where=out,
-                remedy="wait for it, or choose another folder",
-            ) from error
+        if not try_lock(lock):
+            remedy = "wait for it, or choose another folder"
+            what = "another download is writing into this folder"
+            raise StorageError(what, where=out, remedy=remedy)
         yield
 
 

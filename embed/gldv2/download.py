@@ -131,11 +131,9 @@ def fetch(
                 part.finish(target)
                 return Fetched(part.size, found)
             part.discard()
-    raise DownloadError(
-        f"wrong checksum twice: expected md5 {md5}, found {found}",
-        where=url,
-        remedy="try again later, or name another mirror",
-    )
+    what = f"wrong checksum twice: expected md5 {md5}, found {found}"
+    remedy = "try again later, or name another mirror"
+    raise DownloadError(what, where=url, remedy=remedy)
 
 
 def file_md5(path: Path) -> str:
@@ -163,11 +161,9 @@ def _writing(where: Path) -> Iterator[None]:
         with storage_errors(where):
             yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write: {(error.strerror or str(error)).lower()}",
-            where=error.filename or where,
-            remedy="check the folder and the disk, then run the same command again",
-        ) from error
+        what = f"cannot write: {(error.strerror or str(error)).lower()}"
+        remedy = "check the folder and the disk, then run the same command again"
+        raise StorageError(what, where=error.filename or where, remedy=remedy) from error
 
 
 class _Part:
@@ -247,11 +243,9 @@ class _Transfer:
                 failures = 1 if self.part.size > best else failures + 1
                 best = max(best, self.part.size)
                 if failures >= self.patience.attempts:
-                    raise DownloadError(
-                        f"gave up after {failures} tries without progress: {trouble}",
-                        where=self.part.url,
-                        remedy=_AGAIN,
-                    ) from trouble
+                    what = f"gave up after {failures} tries without progress: {trouble}"
+                    remedy = _AGAIN
+                    raise DownloadError(what, where=self.part.url, remedy=remedy) from trouble
                 wait = self.patience.wait or self.stop.wait
                 wait(self.patience.delay(failures, trouble.asked_wait))
 
@@ -265,11 +259,9 @@ class _Transfer:
                 raise _PassingError("the server sent another range than the one asked for")
             chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
             if total is None and not chunked and not self.checked:
-                raise DownloadError(
-                    "the server does not say how long the file is, so a cut would go unseen",
-                    where=part.url,
-                    remedy="name another mirror",
-                )
+                what = "the server does not say how long the file is, so a cut would go unseen"
+                remedy = "name another mirror"
+                raise DownloadError(what, where=part.url, remedy=remedy)
             self._check_size(total or 0)
             self._check_space(total, part.size if resumed else 0)
             with _writing(part.path):
@@ -288,11 +280,9 @@ class _Transfer:
             return
         with _writing(self.part.path):
             self.part.discard()
-        raise DownloadError(
-            f"the server sends more than {most:,} bytes, which this file cannot have",
-            where=self.part.url,
-            remedy="name another mirror",
-        )
+        what = f"the server sends more than {most:,} bytes, which this file cannot have"
+        remedy = "name another mirror"
+        raise DownloadError(what, where=self.part.url, remedy=remedy)
 
     def _check_space(self, total: int | None, have: int) -> None:
         """Checks that the disk has room for the rest of a file (StorageError)."""

@@ -70,9 +70,7 @@ def _safe_name(member: tarfile.TarInfo, archive: Path) -> str:
     path = PurePosixPath(member.name)
     unsafe = not member.isreg() or member.issparse() or path.is_absolute() or "\0" in member.name
     if unsafe or not path.parts or ".." in path.parts:
-        raise DownloadError(
-            f"unsafe member {member.name!r}: only regular files below the folder are unpacked",
-            where=archive,
-            remedy="nothing of it was unpacked; name another mirror",
-        )
+        what = f"unsafe member {member.name!r}: only regular files below the folder are unpacked"
+        remedy = "nothing of it was unpacked; name another mirror"
+        raise DownloadError(what, where=archive, remedy=remedy)
     return str(path)

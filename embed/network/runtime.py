@@ -11,6 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -64,11 +65,9 @@ class OpenVinoRuntime:
             self._compiled = openvino.Core().compile_model(graph, "CPU", options)
         except RuntimeError as error:
             raise_system_cause(error)
-            raise ModelError(
-                "OpenVINO cannot read this graph",
-                where=graph,
-                remedy="build the index again, or install the openvino it was built with",
-            ) from error
+            what = "OpenVINO cannot read this graph"
+            remedy = "build the index again, or install the openvino it was built with"
+            raise ModelError(what, where=graph, remedy=remedy) from error
         self._requests = streams * _REQUESTS_PER_STREAM
 
     def stream(self, pictures: Iterable[Picture]) -> Iterator[NDArray[np.float32]]:
@@ -163,33 +162,37 @@ def export_graph(network: EmbeddingNetwork, size: int, path: Path) -> None:
         openvino.save_model(graph, path)
     except RuntimeError as error:  # OpenVINO gives no reason
         raise_system_cause(error)
-        raise StorageError(
-            "cannot write the network's graph",
-            where=path.parent,
-            remedy="free some space there, or name another folder with TMPDIR",
-        ) from error
+        what = "cannot write the network's graph"
+        remedy = "free some space there, or name another folder with TMPDIR"
+        raise StorageError(what, where=path.parent, remedy=remedy) from error
 
 
-def import_openvino() -> Any:
-    """Imports and returns openvino, without its telemetry.
+@contextmanager
+def no_telemetry() -> Iterator[None]:
+    """Makes openvino_telemetry impossible to import, so that openvino and nncf send nothing.
 
-    openvino sends a report when it is imported, and has no setting against it. If
-    openvino_telemetry cannot be imported, openvino uses its own stub and sends nothing.
+    Both send a report when they are imported, and have no setting against it. Without the module
+    they use a stub of their own.
     """
-    if sys.modules.get("openvino") is not None:
-        return sys.modules["openvino"]
     telemetry = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        raise_system_cause(error)
-        raise ModelError(
-            f"OpenVINO is installed, but cannot be imported ({error})",
-            where="openvino",
-            remedy="install it again, or uninstall it: lmk then uses torch",
-        ) from error
+        yield
     finally:
         del sys.modules["openvino_telemetry"]
         if telemetry is not None:
             sys.modules["openvino_telemetry"] = telemetry
+
+
+def import_openvino() -> Any:
+    """Imports and returns openvino, without its telemetry."""
+    if sys.modules.get("openvino") is not None:
+        return sys.modules["openvino"]
+    try:
+        with no_telemetry():
+            return importlib.import_module("openvino")
+    except ImportError as error:
+        raise_system_cause(error)
+        what = f"OpenVINO is installed, but cannot be imported ({error})"
+        remedy = "install it again, or uninstall it: lmk then uses torch"
+        raise ModelError(what, where="openvino", remedy=remedy) from error

@@ -9,6 +9,7 @@ import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lmk.embed.errors import LmkError
 
@@ -21,6 +22,7 @@ _OTHERS = {
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 # A CSV shrinks to a hundredth at the most, a file of one repeated letter to a thousandth.
 MAX_RATIO = 300
+_UNPACK = "unpack it first"
 FREE_BYTES = 64 * 2**20  # smaller files are always read
 
 
@@ -45,15 +47,16 @@ def open_bytes(path: str | os.PathLike[str], error: type[LmkError]) -> io.Buffer
     file = Path(path).open("rb")  # noqa: SIM115
     try:
         head = file.peek(8)[:8]
+        source: Any = None
         if head.startswith(GZIP):
-            return _bounded(gzip.GzipFile(fileobj=file), file, path, error)  # type: ignore[arg-type]
-        if head.startswith((ZIP, _EMPTY_ZIP)):
-            return _bounded(_member(file, path, error), file, path, error)
+            source = gzip.GzipFile(fileobj=file)
+        elif head.startswith((ZIP, _EMPTY_ZIP)):
+            source = _member(file, path, error)
+        if source is not None:
+            return io.BufferedReader(_Bounded(source, file, path, error), 1 << 16)
         for mark, name in _OTHERS.items():
             if head.startswith(mark):
-                raise error(
-                    f"is compressed by {name}", where=_first_line(path), remedy="unpack it first"
-                )
+                raise error(f"is compressed by {name}", where=_first_line(path), remedy=_UNPACK)
         return file
     except BaseException:
         file.close()
@@ -74,13 +77,9 @@ def _member(
         if len(found) != 1:
             shown = ", ".join(each.filename for each in (found or names)[:3])
             what = f"{len(found)} CSV files ({shown})" if found else f"no CSV file ({shown})"
-            raise error(
-                f"the archive holds {what}", where=_first_line(path), remedy="unpack it first"
-            )
+            raise error(f"the archive holds {what}", where=_first_line(path), remedy=_UNPACK)
         if found[0].flag_bits & 1:
-            raise error(
-                "the archive is encrypted", where=_first_line(path), remedy="unpack it first"
-            )
+            raise error("the archive is encrypted", where=_first_line(path), remedy=_UNPACK)
         return archive.open(found[0])  # type: ignore[return-value]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as reason:
         raise _damaged(path, error, reason) from reason
@@ -138,12 +137,3 @@ class _Bounded(io.RawIOBase):
     def close(self) -> None:
         super().close()
         self._file.close()
-
-
-def _bounded(
-    source: io.RawIOBase,
-    file: io.BufferedReader,
-    path: str | os.PathLike[str],
-    error: type[LmkError],
-) -> io.BufferedReader:
-    return io.BufferedReader(_Bounded(source, file, path, error), 1 << 16)

@@ -204,11 +204,9 @@ class CsvFile:
         missing = [name for name in names if name not in self.columns]
         if missing:
             there = ", ".join(self.columns)
-            raise self._error(
-                f"no column {' or '.join(map(repr, missing))} (its columns are: {there[:200]})",
-                where=at(self.path, self.line),
-                remedy=f"put the names of the columns on the first line: {','.join(names)}",
-            )
+            what = f"no column {' or '.join(map(repr, missing))} (its columns are: {there[:200]})"
+            remedy = f"put the names of the columns on the first line: {','.join(names)}"
+            raise self._error(what, where=at(self.path, self.line), remedy=remedy)
 
     def _fitted(self, row: Row, width: int) -> Row:
         if len(row.cells) < width and self._pad:
@@ -264,11 +262,9 @@ def known_columns(
     for name, count in Counter(found).items():
         if count > 1 and name in known:
             spelt = [text for text in plain if column_key(text) == column_key(name)]
-            raise error(
-                f"a column name stands twice: {', '.join(spelt)}",
-                where=where,
-                remedy="rename or remove one of them",
-            )
+            what = f"a column name stands twice: {', '.join(spelt)}"
+            remedy = "rename or remove one of them"
+            raise error(what, where=where, remedy=remedy)
     return found
 
 
@@ -316,11 +312,8 @@ def _rows(
         try:
             cells = next(reader, None)
         except csv.Error as reason:
-            raise error(
-                f"not a CSV row: {reason}",
-                where=at(path, line),
-                remedy="look for an open quote or a binary file",
-            ) from reason
+            remedy = "look for an open quote or a binary file"
+            raise error(f"not a CSV row: {reason}", where=at(path, line), remedy=remedy) from reason
         if cells is None:
             return
         if "\0" in "".join(cells):

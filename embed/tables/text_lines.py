@@ -66,11 +66,9 @@ class Lines:
             raise StopIteration
         self.number += 1
         if len(line) == MAX_LINE:
-            raise self._error(
-                f"a line of more than {MAX_LINE:,} letters",
-                where=at(self._path, self.number),
-                remedy="is it a CSV file?",
-            )
+            what = f"a line of more than {MAX_LINE:,} letters"
+            remedy = "is it a CSV file?"
+            raise self._error(what, where=at(self._path, self.number), remedy=remedy)
         return line
 
 

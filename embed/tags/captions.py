@@ -90,11 +90,7 @@ def keywords(
 
 
 def weighted_labels(
-    texts: Sequence[str],
-    glosses: Mapping[str, str],
-    *,
-    top: int = 5,
-    encode: Encode | None = None,
+    texts: Sequence[str], glosses: Mapping[str, str], *, top: int = 5, encode: Encode | None = None
 ) -> list[tuple[tuple[str, float], ...]]:
     """Returns the labels nearest to each text, with the cosine as weight.
 
@@ -162,11 +158,9 @@ def read_contexts(path: Path, columns: Sequence[str] | None = None) -> dict[str,
     missing = [c for c in ("id", *wanted) if c not in table]
     if missing or not wanted:
         lacking = ", ".join(missing) or " or ".join(CONTEXT_COLUMNS)
-        raise UsageError(
-            f"has no column {lacking} (its columns are: {', '.join(map(str, table.columns))})",
-            where=path,
-            remedy="name the columns that hold the texts",
-        )
+        what = f"has no column {lacking} (its columns are: {', '.join(map(str, table.columns))})"
+        remedy = "name the columns that hold the texts"
+        raise UsageError(what, where=path, remedy=remedy)
     ids = plain_ids(table["id"])
     if len(set(ids)) < len(ids):
         twice = next(id_ for id_, count in Counter(ids).items() if count > 1)

@@ -84,11 +84,7 @@ def add_tags(
 
 
 def pseudo_labels(
-    probabilities: NDArray[np.floating],
-    own: NDArray[np.bool_],
-    *,
-    top: int = 5,
-    above: float = 0.5,
+    probabilities: NDArray[np.floating], own: NDArray[np.bool_], *, top: int = 5, above: float = 0.5
 ) -> NDArray[np.bool_]:
     """Returns the given labels and the most probable ones of a network, bool [n, t].
 

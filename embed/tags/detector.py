@@ -118,11 +118,9 @@ def _fetched(published: Any) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = published.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError, a wrong hash the other
         raise_system_cause(error)
-        raise DownloadError(
-            f"cannot be fetched: {error}",
-            where=published.url,
-            remedy="fetch it elsewhere and name the file",
-        ) from error
+        what = f"cannot be fetched: {error}"
+        remedy = "fetch it elsewhere and name the file"
+        raise DownloadError(what, where=published.url, remedy=remedy) from error
     return state
 
 

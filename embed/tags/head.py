@@ -133,9 +133,7 @@ def load_tag_head(
             f"is no file of tags ({type(error).__name__})", where=path, remedy="train it again"
         ) from error
     if feature_fingerprint not in (None, head.feature_fingerprint):
-        raise EmbedderMismatch(
-            "these tags were trained with another embedder",
-            where=path,
-            remedy="use the embedder of the same folder",
-        )
+        what = "these tags were trained with another embedder"
+        remedy = "use the embedder of the same folder"
+        raise EmbedderMismatch(what, where=path, remedy=remedy)
     return head

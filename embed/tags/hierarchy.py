@@ -89,7 +89,7 @@ class RelationGraph:
             ValueError: the shapes do not fit.
         """
         if scores.ndim != 2 or scores.shape[1] != len(names):
-            raise ValueError(f"{len(names)} names for scores of shape {scores.shape}")
+            raise ValueError(f"got {len(names)} names for scores of shape {scores.shape}")
         column = {name: i for i, name in enumerate(names)}
         result = scores.copy()
         for name, own in column.items():
@@ -124,11 +124,9 @@ def read_relations(path: Path, *, by: Literal["name", "id", "index"] = "name") -
         return _graph(_csv_edges(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"cannot be read as relations: {' '.join(str(reason).split())}",
-            where=path,
-            remedy="see docs/tags.md for the forms",
-        ) from None
+        what = f"cannot be read as relations: {' '.join(str(reason).split())}"
+        remedy = "see docs/tags.md for the forms"
+        raise UsageError(what, where=path, remedy=remedy) from None
 
 
 Edges = Iterable[tuple[str, str | None]]
@@ -200,9 +198,9 @@ def _hierarchy_edges(path: Path, by: str) -> Edges:
         index, _, parent, _ = cells = [cell.strip() for cell in row]
         name = cells[_KEYS[by]]
         if name in seen:
-            raise ValueError(f"{by} {name!r} stands for two categories: read it by another column")
+            raise ValueError(f"the {by} {name!r} belongs to two categories: use another column")
         if index in categories:
-            raise ValueError(f"the index {index} stands for two categories")
+            raise ValueError(f"the index {index} belongs to two categories")
         seen.add(name)
         categories[index] = (name, parent)
     edges: list[tuple[str, str | None]] = []

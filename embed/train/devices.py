@@ -79,11 +79,8 @@ def chosen_device(name: str) -> torch.device:
         UsageError: the name is "cuda" and there is no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "there is no GPU that torch can use",
-            where="--device cuda",
-            remedy="train on the CPU with --device cpu, or check nvidia-smi",
-        )
+        remedy = "train on the CPU with --device cpu, or check nvidia-smi"
+        raise UsageError("there is no GPU that torch can use", where="--device cuda", remedy=remedy)
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -111,9 +108,7 @@ def chosen_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16":
         able = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
         if not able:
-            raise UsageError(
-                f"this {'GPU' if on_gpu else 'CPU'} has no bf16 arithmetic",
-                where="precision bf16",
-                remedy="choose fp32, or auto",
-            )
+            what = f"this {'GPU' if on_gpu else 'CPU'} has no bf16 arithmetic"
+            remedy = "choose fp32, or auto"
+            raise UsageError(what, where="precision bf16", remedy=remedy)
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -117,11 +117,9 @@ def train(
     pictures = TrainingPictures.of(manifests)
     with joined(place) as world:
         if config.batch % world.size:
-            raise UsageError(
-                f"{config.batch} pictures cannot be divided among {world.size} processes",
-                where="batch",
-                remedy=f"choose a multiple of {world.size}",
-            )
+            what = f"{config.batch} pictures cannot be divided among {world.size} processes"
+            remedy = f"choose a multiple of {world.size}"
+            raise UsageError(what, where="batch", remedy=remedy)
         folder = RunFolder(out)
         network = start_network(config)
         checkpoint = folder.start(config, pictures.digest, resume=resume, write=world.first)
@@ -159,64 +157,45 @@ def train(
             world=world,
             memory=begun.memory,
         )
-        run = _Run(
-            config,
-            pictures,
-            folder,
-            learner,
-            start,
-            world,
-            validate=validate,
-            on_progress=on_progress,
-            epoch_done=epoch_done,
-            on_message=on_message,
-        )
+        calls = (validate, on_progress, epoch_done, on_message)
+        run = _Run(config, pictures, folder, learner, start, world, *calls)
         if checkpoint is not None:
             run.load(*checkpoint)
         run.skip((*begun.skipped, *unread))
         return run.finish()
 
 
+@dataclass(eq=False)
 class _Run:
     """One run; `finish` trains the epochs that are left."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        pictures: TrainingPictures,
-        folder: RunFolder,
-        learner: Learner,
-        start: Mapping[str, Tensor],
-        world: World,
-        *,
-        validate: Validate | None,
-        on_progress: Progress,
-        epoch_done: Callable[[Mapping[str, Any]], None],
-        on_message: Message,
-    ) -> None:
-        self._config = config
-        self._pictures = pictures
-        self._folder = folder
-        self._learner = learner
-        self._start = start
-        self._world = world
-        self._validate = validate
-        self._progress = on_progress
-        self._epoch_done = epoch_done
-        self._on_message = on_message
+    config: TrainConfig
+    pictures: TrainingPictures
+    folder: RunFolder
+    learner: Learner
+    start: Mapping[str, Tensor]
+    world: World
+    validate: Validate | None
+    on_progress: Progress
+    epoch_done: Callable[[Mapping[str, Any]], None]
+    on_message: Message
+
+    def __post_init__(self) -> None:
+        tasks = self.learner.tasks
         self._last_message: str | None = None
-        self._repeats = learner.tasks[0].repeats(config.sampling)
-        self._codes = class_codes(pictures.labels, background=False)[1]
-        self._figures = FIGURES if learner.tag_task is None else TAG_FIGURES
-        self._names = _different([task.name for task in learner.tasks])
-        self._at = _Position(sums=[0.0] * len(learner.tasks))
-        self._steps = len(self._micro_batches(0)) // config.accumulate  # the same in every epoch
+        self._repeats = tasks[0].repeats(self.config.sampling)
+        self._codes = class_codes(self.pictures.labels, background=False)[1]
+        self._figures = FIGURES if self.learner.tag_task is None else TAG_FIGURES
+        self._names = _different([task.name for task in tasks])
+        self._at = _Position(sums=[0.0] * len(tasks))
+        # The number of steps is the same in every epoch.
+        self._steps = len(self._micro_batches(0)) // self.config.accumulate
         self._waiting: list[tuple[int, float, Tensor]] = []
         self._saved = time.monotonic()
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Restores the state of a checkpoint."""
-        self._learner.load(tensors, state["learner"])
+        self.learner.load(tensors, state["learner"])
         self._at = _Position(**state["position"])
 
     def skip(self, unread: Sequence[Skipped]) -> None:
@@ -226,22 +205,22 @@ class _Run:
     def finish(self) -> TrainingResult:
         """Trains the epochs that are left, and writes the embedder."""
         rows: tuple[dict[str, str], ...] = ()
-        if self._world.first:
+        if self.world.first:
             self._open_logs()
-        for epoch in range(self._at.epoch, self._config.epochs):
+        for epoch in range(self._at.epoch, self.config.epochs):
             self._train_epoch(epoch)
             self._end_epoch(epoch)
-        if self._world.first:
+        if self.world.first:
             self._steps_log.close()
             self._epochs_log.close()
             self._publish()
             rows = tuple(self._epochs_log.rows())
-        self._world.wait()
+        self.world.wait()
         skipped = tuple(Skipped(path, reason) for path, reason in self._at.skipped.items())
-        return TrainingResult(self._folder.out, rows, self._at.best or self._at.epoch, skipped)
+        return TrainingResult(self.folder.out, rows, self._at.best or self._at.epoch, skipped)
 
     def _open_logs(self) -> None:
-        training, at = self._folder.training, self._at
+        training, at = self.folder.training, self._at
         board = training / "tensorboard"
         done = at.epoch * self._steps + at.step
         self._steps_log = Log(training / STEPS, ("step", "rate", *self._names), done, board)
@@ -249,7 +228,7 @@ class _Run:
         self._epochs_log = Log(training / EPOCHS, columns, at.epoch + 1, board)
 
     def _micro_batches(self, epoch: int) -> NDArray[np.int64]:
-        config = self._config
+        config = self.config
         if config.groups is not None:
             return grouped_micro_batches(
                 self._codes, config.groups, config.sampling, config.seed, epoch
@@ -259,13 +238,13 @@ class _Run:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """This process's slice of the micro-batches that are left in an epoch."""
-        config, world = self._config, self._world
+        config, world = self.config, self.world
         micro_batches = self._micro_batches(epoch)
         rng = np.random.default_rng([config.seed, epoch, _CHANGES])
         seeds = rng.integers(0, 2**62, micro_batches.shape)
         left = slice(self._at.step * config.accumulate, None)
         return read_micro_batches(
-            self._pictures,
+            self.pictures,
             rank_slice(micro_batches, world.rank, world.size)[left],
             size=config.size_of(epoch),
             augment=config.augment,
@@ -275,16 +254,16 @@ class _Run:
 
     def _workers(self, size: int) -> int:
         """Returns the number of reading processes that the shared memory has room for."""
-        config, world = self._config, self._world
+        config, world = self.config, self.world
         batch = Shape(config.batch // world.size, size, config.accumulate, world.local_size)
         workers, note = usable_workers(config.workers, batch)
         if note is not None and note != self._last_message:
             self._last_message = note
-            self._on_message(note)
+            self.on_message(note)
         return workers
 
     def _train_epoch(self, epoch: int) -> None:
-        config, at = self._config, self._at
+        config, at = self.config, self._at
         total = self._steps * config.epochs
         batches = self._batches(epoch)
         while at.step < self._steps:
@@ -294,13 +273,13 @@ class _Run:
             for each in micro_batches:
                 at.skipped.update({skip.path: skip.reason for skip in each.skipped})
             factor = lr_factor(config.schedule, (done + 0.5) / self._steps, config.epochs)
-            losses = self._learner.step(done, micro_batches, factor)
+            losses = self.learner.step(done, micro_batches, factor)
             self._waiting.append((done, factor, losses))
             at.step += 1
             at.seconds += time.monotonic() - began
             if len(self._waiting) >= _FLUSHED:
                 self._flush()
-            self._progress("training", done + 1, total)
+            self.on_progress("training", done + 1, total)
             if time.monotonic() - self._saved >= 60 * config.save_minutes:
                 self._save()
 
@@ -313,14 +292,12 @@ class _Run:
         values = torch.stack(losses).double().cpu().numpy()
         if not np.isfinite(values).all():
             first = steps[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
-            raise LmkError(
-                f"the loss is not finite at step {first}",
-                where=self._folder.out,
-                remedy="train anew with a smaller optimizer.lr, with clip, or in fp32",
-            )
+            what = f"the loss is not finite at step {first}"
+            remedy = "train anew with a smaller optimizer.lr, with clip, or in fp32"
+            raise LmkError(what, where=self.folder.out, remedy=remedy)
         for row in values.tolist():  # one by one, so that the sums do not depend on the flushes
             self._at.sums = [a + b for a, b in zip(self._at.sums, row, strict=True)]
-        if self._world.first:
+        if self.world.first:
             rows = [
                 {"step": step, "rate": f"{factor:.9g}"}
                 | {name: f"{value:.9g}" for name, value in zip(self._names, row, strict=True)}
@@ -329,61 +306,61 @@ class _Run:
             self._steps_log.add(rows)
 
     def _end_epoch(self, epoch: int) -> None:
-        config, at = self._config, self._at
+        config, at = self.config, self._at
         self._flush()
-        for skipped in self._world.gather(at.skipped):
+        for skipped in self.world.gather(at.skipped):
             at.skipped.update(skipped)
         figures: Mapping[str, float] = {}
-        if self._world.first and self._validate is not None:
-            figures = self._validate(*self._embedder(self._learner.result()))
+        if self.world.first and self.validate is not None:
+            figures = self.validate(*self._embedder(self.learner.result()))
             if figures[config.best_by] > at.best_value:
                 at.best, at.best_value = epoch + 1, figures[config.best_by]
-                save_checkpoint(self._folder.best, self._learner.result(), {})
-        if self._world.first:
+                save_checkpoint(self.folder.best, self.learner.result(), {})
+        if self.world.first:
             row: dict[str, Any] = {"epoch": epoch + 1, "size": config.size_of(epoch)}
             row |= {n: f"{s / self._steps:.6g}" for n, s in zip(self._names, at.sums, strict=True)}
             row |= {"seconds": f"{at.seconds:.1f}"}
             row |= {n: f"{figures[n]:.4f}" if n in figures else "" for n in self._figures}
             self._epochs_log.add([row])
-            self._epoch_done(row)
+            self.epoch_done(row)
         at.epoch, at.step, at.seconds = epoch + 1, 0, 0.0
         at.sums = [0.0] * len(at.sums)
         self._save()
-        self._world.wait()
+        self.world.wait()
 
     def _save(self) -> None:
         self._flush()
         self._saved = time.monotonic()
-        if self._world.first:
-            tensors, numbers = self._learner.state()
+        if self.world.first:
+            tensors, numbers = self.learner.state()
             state = {
-                "config": self._config.model_dump(mode="json"),
-                "data": self._pictures.digest,
+                "config": self.config.model_dump(mode="json"),
+                "data": self.pictures.digest,
                 "learner": numbers,
                 "position": vars(self._at),
             }
             skipped = [Skipped(path, reason) for path, reason in self._at.skipped.items()]
-            self._folder.save(tensors, state, skipped)
+            self.folder.save(tensors, state, skipped)
 
     def _publish(self) -> None:
         """Writes the embedder of the best epoch, or of the last one without a validation."""
         weights = None
         if self._at.best:
-            weights = load_checkpoint(self._folder.best, remedy=self._folder.anew)[0]
-        self._folder.publish(*self._embedder(weights or self._learner.result()))
+            weights = load_checkpoint(self.folder.best, remedy=self.folder.anew)[0]
+        self.folder.publish(*self._embedder(weights or self.learner.result()))
 
     def _embedder(self, weights: Mapping[str, Tensor]) -> tuple[Embedder, TagHead | None]:
         """Returns an embedder with a copy of these weights on the CPU, and its tags, if any."""
         head = part("tags", weights)
         weights = {name: each for name, each in weights.items() if not name.startswith("tags.")}
-        config = embedder_config(self._config)
+        config = embedder_config(self.config)
         with torch.random.fork_rng(devices=[]):
             network = build_network(config, None)
         network.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
-        if self._config.keep_start:
-            _blend(network, self._start, self._config.keep_start)
+        if self.config.keep_start:
+            _blend(network, self.start, self.config.keep_start)
         embedder = Embedder.of(config, network)
-        task = self._learner.tag_task
+        task = self.learner.tag_task
         if task is None:
             return embedder, None
         return embedder, task.published(**head, feature_fingerprint=embedder.feature_fingerprint)

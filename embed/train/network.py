@@ -35,9 +35,8 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
 
     model = config.model
     if not is_model(model.backbone):
-        raise ModelError(
-            "timm knows no such model", where=model.backbone, remedy="check model.backbone"
-        )
+        remedy = "check model.backbone"
+        raise ModelError("timm knows no such model", where=model.backbone, remedy=remedy)
     known = get_pretrained_cfg(model.backbone)
     resolve: Any = resolve_data_config
     data = resolve(pretrained_cfg=asdict(known) if known else {})
@@ -90,11 +89,7 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
 
 
 def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
-    """Loads the network of an embedder's folder as initial weights.
-
-    A missing neck or power of GeM starts as in other runs. Parts that the settings do not have are
-    ignored. Parts that both have must fit.
-    """
+    """Returns a network with the weights of an embedder's folder; other parts start afresh."""
     network = build_network(wanted, None)
     own, given = network.state_dict(), read_state(folder / _WEIGHTS)
     for ending in (_POOL, _NECK):
@@ -102,13 +97,9 @@ def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
         if not fresh or not any(name.startswith(ending) for name in given):
             given = {name: each for name, each in given.items() if not name.startswith(ending)}
             given |= fresh
-    load_weights(
-        network,
-        given,
-        folder,
-        what="this embedder's network is not that of the settings",
-        remedy="give the settings of `model` that this embedder was trained with",
-    )
+    what = "this embedder's network is not that of the settings"
+    remedy = "give the settings of `model` that this embedder was trained with"
+    load_weights(network, given, folder, what=what, remedy=remedy)
     return network
 
 
@@ -117,11 +108,9 @@ def _freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
         found = [p for name, p in network.named_parameters() if name.startswith(beginning)]
         if not found:
             first = next(name for name, _ in network.named_parameters())
-            raise UsageError(
-                f"no weight's name begins with {beginning!r} (the first is {first})",
-                where="freeze",
-                remedy="see the names in weights.safetensors",
-            )
+            what = f"no weight's name begins with {beginning!r} (the first is {first})"
+            remedy = "see the names in weights.safetensors"
+            raise UsageError(what, where="freeze", remedy=remedy)
         for parameter in found:
             parameter.requires_grad_(False)
 

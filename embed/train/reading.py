@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from lmk.embed.data.images import Skipped
+from lmk.embed.data.images import Skipped, one_thread_opencv
 from lmk.embed.errors import LmkError
 from lmk.embed.network.runtime import available_cores
 from lmk.embed.train.config import Augment
@@ -141,21 +142,14 @@ def _end_worker(error: Exception, _: object) -> None:
 
 
 def _started(loader: DataLoader[Any]) -> Any:
-    """Returns the loader's batches, with a start of the workers that avoids two problems.
-
-    OpenCV's threads are ended first, as a forked process would wait for ever for threads that it
-    does not have. The handler of SIGCHLD that torch installs is removed: it can run on a signal
-    stack of another library and crash the process. The death of a worker is noticed without it,
-    some seconds later.
-    """
-    before, threads = signal.getsignal(signal.SIGCHLD), cv2.getNumThreads()
-    if loader.num_workers:
-        cv2.setNumThreads(1)
-    batches = iter(loader)
-    cv2.setNumThreads(threads)
-    if (
-        threading.current_thread() is threading.main_thread()
-    ):  # only the main thread may set handlers
+    """Returns the loader's batches; its workers have neither OpenCV's threads nor a handler."""
+    before = signal.getsignal(signal.SIGCHLD)
+    # A forked process would wait for ever for threads of OpenCV that it does not have.
+    with one_thread_opencv() if loader.num_workers else nullcontext():
+        batches = iter(loader)
+    # torch's handler of SIGCHLD can run on a signal stack of another library and crash the process.
+    # The death of a worker is noticed without it, some seconds later.
+    if threading.current_thread() is threading.main_thread():  # only it may set handlers
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return batches
 

@@ -65,11 +65,9 @@ class RunFolder:
         if self.last.exists():
             return self._checkpoint(config, digest, resume=resume)
         if self._foreign():
-            raise UsageError(
-                "exists already and is not a training run",
-                where=self.out,
-                remedy="name another with -o",
-            )
+            what = "exists already and is not a training run"
+            remedy = "name another with -o"
+            raise UsageError(what, where=self.out, remedy=remedy)
         if write:
             with storage_errors(self.out):
                 self.training.mkdir(parents=True, exist_ok=True)
@@ -78,11 +76,8 @@ class RunFolder:
         return None
 
     def _foreign(self) -> bool:
-        """True if the folder has other files than those of a run.
-
-        The folder is listed once, as another process of this run may create it now.
-        """
-        try:
+        """True if the folder has other files than those of a run."""
+        try:  # lists it once, as another process of this run may create it now
             held = {entry.name for entry in self.out.iterdir()}
         except FileNotFoundError:
             return False
@@ -94,11 +89,8 @@ class RunFolder:
         self, config: TrainConfig, digest: str, *, resume: bool
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not resume:
-            raise UsageError(
-                "holds a training run already",
-                where=self.out,
-                remedy="continue it with --resume, or name another with -o",
-            )
+            remedy = "continue it with --resume, or name another with -o"
+            raise UsageError("holds a training run already", where=self.out, remedy=remedy)
         tensors, state = self._last()
         if state.get("format") != FORMAT:
             raise UsageError(
@@ -112,11 +104,9 @@ class RunFolder:
         if state["data"] != digest:
             different.append("the training pictures")
         if different:
-            raise UsageError(
-                f"was started with other settings: {', '.join(different)}",
-                where=self.out,
-                remedy="give the same ones (training/config.json), or name another with -o",
-            )
+            what = f"was started with other settings: {', '.join(different)}"
+            remedy = "give the same ones (training/config.json), or name another with -o"
+            raise UsageError(what, where=self.out, remedy=remedy)
         return tensors, state
 
     @property

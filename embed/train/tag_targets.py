@@ -114,11 +114,9 @@ def tag_targets(
     counts = Counter(n for own in labels for n, value in values(own).items() if value > yes_above)
     names = sorted(name for name, count in counts.items() if count >= least)
     if len(names) < 2:
-        raise ManifestError(
-            f"{len(names)} tags have {least} pictures or more, but at least two are needed",
-            where="--data",
-            remedy="give a CSV with a column tags, separated by blanks",
-        )
+        what = f"{len(names)} tags have {least} pictures or more, but at least two are needed"
+        remedy = "give a CSV with a column tags, separated by blanks"
+        raise ManifestError(what, where="--data", remedy=remedy)
     number = {name: i for i, name in enumerate(names)}
     codes, weights, offsets = array("i"), array("f"), array("q", [0])
     for own in labels:
@@ -170,17 +168,12 @@ def _weights(
         except ValueError:
             weight = float("nan")
         if likely and weight > 1:
-            raise ManifestError(
-                f"the label {label!r} has a probability above 1",
-                where=where,
-                remedy="write probabilities as in beach:0.77, or set tasks.0.positive_from",
-            )
+            what = f"the label {label!r} has a probability above 1"
+            remedy = "write probabilities as in beach:0.77, or set tasks.0.positive_from"
+            raise ManifestError(what, where=where, remedy=remedy)
         if not name or not np.isfinite(weight):
-            raise ManifestError(
-                f"the label {label!r} has no weight",
-                where=where,
-                remedy="write labels as in beach:0.77, or set tasks.0.weighted=false",
-            )
+            remedy = "write labels as in beach:0.77, or set tasks.0.weighted=false"
+            raise ManifestError(f"the label {label!r} has no weight", where=where, remedy=remedy)
         found[name] = max(weight, found.get(name, -np.inf))
     return found
 

@@ -36,9 +36,12 @@ class Task(nn.Module, ABC):
     name: str
     loss_weight: float
 
-    @abstractmethod
     def targets(self, pictures: NDArray[np.int64]) -> Tensor:
-        """Returns the targets [n, ...] of pictures, given by their numbers in the training set."""
+        """Returns the targets [n, ...] of pictures, given by their numbers in the training set.
+
+        They are the numbers int64 [n] themselves, unless a task overrides this method.
+        """
+        return torch.from_numpy(pictures)
 
     def step_targets(
         self, number: int, micro_batches: Sequence[NDArray[np.int64]], world: World
@@ -86,11 +89,9 @@ class ClassTask(Task):
         self.loss_weight = settings.loss_weight
         self.classes, self._codes = class_codes(labels, settings.unlabelled == "background")
         if len(self.classes) < 2:
-            raise ManifestError(
-                f"the pictures have {len(self.classes)} landmarks, but at least two are needed",
-                where="--data",
-                remedy="give a CSV with a column landmark_id, or one sub-folder for each landmark",
-            )
+            what = f"the pictures have {len(self.classes)} landmarks, but at least two are needed"
+            remedy = "give a CSV with a column landmark_id, or one sub-folder for each landmark"
+            raise ManifestError(what, where="--data", remedy=remedy)
         counts = np.bincount(self._codes[self._codes >= 0], minlength=len(self.classes))
         self.loss = class_loss(settings, counts, dim)
         weights = class_weights(counts) if settings.class_weights else np.ones(len(counts))

@@ -13,14 +13,14 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.data.images import Skipped, stored_size
+from lmk.embed.data.images import Skipped, one_thread_opencv, stored_size
 from lmk.embed.data.manifest import Manifest, Row
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.extract.extract import Extracted, Extraction
 from lmk.embed.network.runtime import available_cores
 from lmk.embed.progress import Progress, no_progress
 from lmk.eval.check.label_spelling import similar_labels
-from lmk.eval.check.same_photo import SAME_PHOTO, Grey, alikeness, one_thread_opencv, read_grey
+from lmk.eval.check.same_photo import SAME_PHOTO, Grey, alikeness, read_grey
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.neighbours import NO_ROW
 
@@ -330,11 +330,7 @@ def _small(manifest: Manifest, rows: Iterable[Row], limit: int) -> list[DataFind
 def _label_errors(
     rows: Sequence[Row], near: _Near, groups: dict[int, frozenset[int]], disputed: set[str]
 ) -> list[DataFinding]:
-    """Returns pictures whose neighbours nearly all have one other label, and none their own.
-
-    Copies of a picture do not vote. Pictures with a conflict of labels have a finding already and
-    are left out.
-    """
+    """Returns undisputed pictures whose neighbours nearly all have one other label, none theirs."""
     findings = []
     for i, others in near.items():
         own = set(rows[i].labels)

@@ -237,18 +237,14 @@ def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> M
     """
     rows = LabelTable(table)
     if rows.column is None:
-        raise ManifestError(
-            "verdicts need a CSV with the columns id and tags",
-            where=table,
-            remedy="give the table that the candidates came from",
-        )
+        what = "verdicts need a CSV with the columns id and tags"
+        remedy = "give the table that the candidates came from"
+        raise ManifestError(what, where=table, remedy=remedy)
     unknown = sorted(set(verdicts) - set(rows.labels))
     if unknown:
-        raise UsageError(
-            f"{len(unknown)} pictures with verdicts are not in it (the first is {unknown[0]})",
-            where=table,
-            remedy="give the table that the candidates came from",
-        )
+        what = f"{len(unknown)} pictures with verdicts are not in it (the first is {unknown[0]})"
+        remedy = "give the table that the candidates came from"
+        raise UsageError(what, where=table, remedy=remedy)
     before = {tag for own in rows.labels.values() for tag in own}
     added: Counter[str] = Counter()
     removed: Counter[str] = Counter()

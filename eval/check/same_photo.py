@@ -7,8 +7,7 @@ photos of one place and agree between two copies of one photo.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,20 +71,6 @@ def alikeness(a: Grey, b: Grey) -> float:
     zooms = [coarse[best].zoom * step for step in _FINE_STEPS]
     place = _find(one, other, _FINE_SIDE, _FINE_BLUR, zooms)
     return max(frames, _overlap_alike(one, other, place))
-
-
-@contextmanager
-def one_thread_opencv() -> Iterator[None]:
-    """Restricts OpenCV to the calling thread, and restores its process-wide setting afterwards.
-
-    The threads of OpenCV cost more time than they save on pictures of this size.
-    """
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 class _Place(NamedTuple):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from lmk.embed.errors import SubmissionError, UsageError, storage_errors
-from lmk.embed.files import sync_folder
+from lmk.embed.files import sync_folder, try_lock
 
 
 class AtomicRows:
@@ -62,7 +60,7 @@ class AtomicRows:
             word = secrets.token_hex(8) if self._resume is None else self._resume
             part = self.path.parent / f".{self.path.name}.{word}.part"
             file = part.open("a+", encoding="utf-8", newline="")
-            if not _lock(file):
+            if not try_lock(file):
                 file.close()
                 raise UsageError(
                     "another process is writing this file", where=self.path, remedy="wait for it"
@@ -83,11 +81,9 @@ class AtomicRows:
         """
         for cell in cells:
             if "\n" in cell or "\r" in cell or "\0" in cell or _surrogate(cell):
-                raise SubmissionError(
-                    f"cannot be written to a CSV file: {cell!r}",
-                    where=self.path,
-                    remedy="rename the picture or landmark (UTF-8, no line breaks)",
-                )
+                what = f"cannot be written to a CSV file: {cell!r}"
+                remedy = "rename the picture or landmark (UTF-8, no line breaks)"
+                raise SubmissionError(what, where=self.path, remedy=remedy)
         with storage_errors(self.path):
             self._writer.writerow(cells)
             if self._resume is not None:
@@ -113,29 +109,24 @@ class AtomicRows:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            try:
-                with storage_errors(self.path):
-                    if self._replaced:
-                        self._part.unlink(missing_ok=True)
-                    else:
-                        self._file.flush()
-                        os.fsync(self._file.fileno())
-                        self._part.replace(self.path)
-                        sync_folder(self.path.parent)
-            except BaseException:
-                self._abandon()
-                raise
-            self._file.close()
-            self._remove_left_over()
-        else:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
             self._abandon()
+            return
+        try:
+            with storage_errors(self.path):
+                if self._replaced:
+                    self._part.unlink(missing_ok=True)
+                else:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    self._part.replace(self.path)
+                    sync_folder(self.path.parent)
+        except BaseException:
+            self._abandon()
+            raise
+        self._file.close()
+        self._remove_left_over()
 
     def _abandon(self) -> None:
         with suppress(OSError):  # closing flushes, and the disk may be full
@@ -150,17 +141,8 @@ class AtomicRows:
             for part in self.path.parent.iterdir():
                 if of_target.fullmatch(part.name):
                     with part.open("rb") as file:
-                        if _lock(file):
+                        if try_lock(file):
                             part.unlink()
-
-
-def _lock(file: IO[Any]) -> bool:
-    """Locks a file until it is closed; returns False where another process has the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _still_at(path: Path, file: IO[str]) -> bool:

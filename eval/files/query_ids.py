@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 
 from lmk.embed.errors import SubmissionError
 from lmk.embed.tables.label_forms import similar_pairs
+
+
+class QueryIds:
+    """Queries by id; common to submissions and solutions."""
+
+    query_ids: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each query id."""
+        return {query: row for row, query in enumerate(self.query_ids)}
 
 
 def unknown_id(

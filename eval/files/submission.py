@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from lmk.embed.notices import notice
 from lmk.embed.tables.label_text import are_floats, whole_number
 from lmk.embed.tables.text_lines import at
 from lmk.eval.files.contest_csv import AtomicRows
+from lmk.eval.files.query_ids import QueryIds
 from lmk.eval.files.submission_rows import (
     RECOGNITION_HEADER,
     RETRIEVAL_HEADER,
@@ -29,20 +29,10 @@ from lmk.rerank.steps.predictions import Predictions
 MAX_IMAGES = 100
 
 
-class _QueryRows:
-    """Rows by query id, with the file and the lines that they were read from."""
+class _QueryRows(QueryIds):
+    """Rows by query id, with the lines that they were read from."""
 
-    query_ids: tuple[str, ...]
-    source: str
     lines: tuple[int, ...] | None
-
-    def __len__(self) -> int:
-        return len(self.query_ids)
-
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """The row of each query id."""
-        return {query: row for row, query in enumerate(self.query_ids)}
 
     def where(self, row: int) -> str:
         """Returns the file and line of a row, or `source` where there are no lines."""
@@ -200,18 +190,7 @@ class RetrievalSubmission(_QueryRows):
 
 
 class _AnswerRows(AtomicRows):
-    """Rows of an id and a cell, written whole or not at all; the ids written stay in memory.
-
-    Args:
-        path: the file to write.
-        header: the two column names.
-        resume: a word that names the work. With it, a run that was stopped continues
-            (AtomicRows).
-
-    Attributes:
-        written: the ids written so far, including those of an earlier run.
-        blank: the number of these with an empty cell.
-    """
+    """Rows of an id and a cell: the ids in `written`, those with an empty cell in `blank`."""
 
     def __init__(
         self, path: str | os.PathLike[str], header: tuple[str, str], resume: str | None
@@ -221,12 +200,7 @@ class _AnswerRows(AtomicRows):
         self.blank = sum(not cell for _, cell in self.done)
 
     def write_cell(self, query_id: str, cell: str) -> None:
-        """Writes one row.
-
-        Raises:
-            SubmissionError: the id is empty or was written before.
-            StorageError: the disk is full.
-        """
+        """Writes one row; raises SubmissionError for an id that is empty or was written before."""
         if query_id in self.written:
             raise SubmissionError(f"id {query_id} is written twice", where=self.path)
         if not query_id.strip():
@@ -245,7 +219,13 @@ class SubmissionWriter(_AnswerRows):
 
     Use as `with SubmissionWriter(path) as writer: writer.write(query_id, label, confidence)`.
 
-    Args and attributes as in _AnswerRows.
+    Args:
+        path: the file to write.
+        resume: a word that names the work. With it, a run that was stopped continues (AtomicRows).
+
+    Attributes:
+        written: the ids written so far, including those of an earlier run.
+        blank: the number of these with an empty cell.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
@@ -262,11 +242,9 @@ class SubmissionWriter(_AnswerRows):
         if math.isnan(confidence):
             raise SubmissionError(f"query {query_id}: the confidence is NaN", where=self.path)
         if label is not None and confidence != -math.inf and label.split() != [label]:
-            raise SubmissionError(
-                f"the label {label!r} has a blank in it, which a submission cannot hold",
-                where=self.path,
-                remedy="name the landmark without blanks (as Eiffel_Tower)",
-            )
+            what = f"the label {label!r} has a blank in it, which a submission cannot hold"
+            remedy = "name the landmark without blanks (as Eiffel_Tower)"
+            raise SubmissionError(what, where=self.path, remedy=remedy)
         self.write_cell(query_id, _answer_cell(label, confidence))
 
     def revise(self, change: Callable[[Submission], NDArray[np.floating]]) -> None:
@@ -287,7 +265,7 @@ class SubmissionWriter(_AnswerRows):
 class RetrievalWriter(_AnswerRows):
     """Writes a retrieval submission row by row, whole or not at all.
 
-    Args and attributes as in _AnswerRows.
+    Args and attributes as in SubmissionWriter.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
@@ -308,11 +286,9 @@ class RetrievalWriter(_AnswerRows):
             )
         for image in images:
             if image.split() != [image]:
-                raise SubmissionError(
-                    f"the id {image!r} has a blank in it, which a submission cannot hold",
-                    where=self.path,
-                    remedy="rename the picture, or give it an id in a CSV manifest",
-                )
+                what = f"the id {image!r} has a blank in it, which a submission cannot hold"
+                remedy = "rename the picture, or give it an id in a CSV manifest"
+                raise SubmissionError(what, where=self.path, remedy=remedy)
         self.write_cell(query_id, " ".join(images))
 
 

@@ -55,11 +55,9 @@ def read_answers(
         query = parse_id(path, row.line, cells[id_place])
         answer = parse(cells[answer_place], path, row.line)
         if query in lines:
-            raise SubmissionError(
-                f"id {query} is repeated",
-                where=at(path, row.line),
-                remedy=f"it stands on line {lines[query]}",
-            )
+            what = f"id {query} is repeated"
+            remedy = f"it stands on line {lines[query]}"
+            raise SubmissionError(what, where=at(path, row.line), remedy=remedy)
         lines[query] = row.line
         answers.append(answer)
     return lines, answers
@@ -76,11 +74,9 @@ def parse_answer(cell: str, path: str | os.PathLike[str], line: int) -> tuple[st
         return None, -math.inf
     tokens = cell.split(" ")
     if len(tokens) != 2 or tokens[0].split() != [tokens[0]]:
-        raise SubmissionError(
-            f"{cell[:60]!r} must be a label and a confidence with one blank between them",
-            where=at(path, line),
-            remedy="or empty, for no answer",
-        )
+        what = f"{cell[:60]!r} must be a label and a confidence with one blank between them"
+        remedy = "or empty, for no answer"
+        raise SubmissionError(what, where=at(path, line), remedy=remedy)
     label, number = tokens
     try:
         # float() alone also takes 1_000 and the digits of other scripts.
@@ -106,11 +102,8 @@ def parse_images(cell: str, path: str | os.PathLike[str], line: int) -> tuple[st
     images = tuple(cell.split(" ")) if cell else ()
     for rank, image in enumerate(images, start=1):
         if image.split() != [image]:
-            raise SubmissionError(
-                f"image {rank} is {image!r}",
-                where=at(path, line),
-                remedy="separate the ids by one blank",
-            )
+            remedy = "separate the ids by one blank"
+            raise SubmissionError(f"image {rank} is {image!r}", where=at(path, line), remedy=remedy)
     return tuple(map(nfc, images))
 
 
@@ -120,11 +113,9 @@ def _read_columns(
     """Returns the two column names, which may stand in either order."""
     line, columns = read_header(path, rows)
     if sorted(columns) != sorted(header):
-        raise SubmissionError(
-            f"the header must be {','.join(header)}, it says {','.join(columns)[:60]}",
-            where=at(path, line),
-            remedy=_header_remedy(columns, header),
-        )
+        what = f"the header must be {','.join(header)}, it says {','.join(columns)[:60]}"
+        remedy = _header_remedy(columns, header)
+        raise SubmissionError(what, where=at(path, line), remedy=remedy)
     return columns
 
 

@@ -153,21 +153,17 @@ def _read(
     with CsvFile(path, _COLUMNS) as rows:
         columns = rows.columns
         if not {"id", "tags"} <= set(columns):
-            raise SubmissionError(
-                f"the header must name the columns id and tags, it says {','.join(columns)[:60]}",
-                where=at(path, rows.line),
-                remedy="put the names of the columns on the first line",
-            )
+            what = f"the header must name the columns id and tags, it says {','.join(columns)[:60]}"
+            remedy = "put the names of the columns on the first line"
+            raise SubmissionError(what, where=at(path, rows.line), remedy=remedy)
         missing = Counter[str]()
         for row in rows:
             cells = dict(zip(columns, row.cells, strict=True))
             id_ = parse_id(path, row.line, cells["id"])
             if id_ in rows_by_id:
-                raise SubmissionError(
-                    f"id {id_} is repeated",
-                    where=at(path, row.line),
-                    remedy=f"it stands on line {rows_by_id[id_][0]}",
-                )
+                what = f"id {id_} is repeated"
+                remedy = f"it stands on line {rows_by_id[id_][0]}"
+                raise SubmissionError(what, where=at(path, row.line), remedy=remedy)
             if (word := cells[column].strip()) in MISSING_WORDS:
                 missing[word] += 1
             rows_by_id[id_] = (row.line, parse(cells[column], at(path, row.line)))

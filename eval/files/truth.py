@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 from lmk.embed.errors import SubmissionError, UsageError
@@ -13,6 +12,7 @@ from lmk.embed.notices import notice
 from lmk.embed.tables.csv_file import CsvFile, Row, parse_id
 from lmk.embed.tables.label_text import MISSING_WORDS, nfc, read_labels
 from lmk.embed.tables.text_lines import at
+from lmk.eval.files.query_ids import QueryIds
 
 PUBLIC, PRIVATE, IGNORED = "Public", "Private", "Ignored"
 USAGES = (PUBLIC, PRIVATE, IGNORED)
@@ -20,20 +20,10 @@ LABEL_COLUMNS = ("landmarks", "landmark_id", "labels", "label")
 _COLUMNS = ("id", *LABEL_COLUMNS, "images", "Usage")
 
 
-class _Solution:
+class _Solution(QueryIds):
     """Queries by id, and the queries that a usage scores; common to both kinds of truth."""
 
-    query_ids: tuple[str, ...]
     usage: tuple[str | None, ...]
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.query_ids)
-
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """The row of each query id."""
-        return {query: row for row, query in enumerate(self.query_ids)}
 
     def rows(self, usage: str | None = None) -> tuple[int, ...]:
         """Returns the rows that are scored: those of a usage, or with None all but the Ignored.
@@ -219,11 +209,9 @@ def _true_images(
         return ()
     images = () if cell.strip() in MISSING_WORDS else tuple(map(nfc, cell.split()))
     if not images:
-        raise SubmissionError(
-            f"query {query} has no true picture",
-            where=at(path, line),
-            remedy="leave the row out, or give it the Usage Ignored",
-        )
+        what = f"query {query} has no true picture"
+        remedy = "leave the row out, or give it the Usage Ignored"
+        raise SubmissionError(what, where=at(path, line), remedy=remedy)
     if len(set(images)) != len(images):
         raise SubmissionError("an image stands twice", where=at(path, line))
     return images
@@ -238,9 +226,7 @@ def _missing_columns(rows: CsvFile, needed: str) -> SubmissionError:
 
 
 def _check(
-    query_ids: tuple[str, ...],
-    values: tuple[tuple[str, ...], ...],
-    usage: tuple[str | None, ...],
+    query_ids: tuple[str, ...], values: tuple[tuple[str, ...], ...], usage: tuple[str | None, ...]
 ) -> None:
     if not len(query_ids) == len(values) == len(usage):
         raise ValueError(f"{len(query_ids)} queries, {len(values)} values, {len(usage)} usages")

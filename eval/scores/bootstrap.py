@@ -162,29 +162,21 @@ def gap_test(
     ):
         raise ValueError("the two systems were not judged on the same queries and truth")
     require_positives(first)
-    difference = (
-        gap_of_judged(second, ignore_non_landmark=ignore_non_landmark).value
-        - gap_of_judged(first, ignore_non_landmark=ignore_non_landmark).value
+    before, after = (
+        gap_of_judged(each, ignore_non_landmark=ignore_non_landmark).value
+        for each in (first, second)
     )
     a, b = _Ranked(first, ignore_non_landmark), _Ranked(second, ignore_non_landmark)
-    return _paired(
-        *bootstrap(
-            difference,
-            lambda counts: b.gap(counts) - a.gap(counts),
-            len(first),
-            resamples=resamples,
-            level=level,
-            seed=seed,
-        )
-    )
+
+    def score(counts: NDArray[np.int64]) -> float:
+        return b.gap(counts) - a.gap(counts)
+
+    n, difference = len(first), after - before
+    return _paired(*bootstrap(difference, score, n, resamples=resamples, level=level, seed=seed))
 
 
 def mean_interval(
-    values: NDArray[np.floating],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    values: NDArray[np.floating], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     """Returns the mean of a value per query (AP, P@k, right or wrong, F1) with its interval.
 
@@ -229,28 +221,19 @@ def _bootstrap_mean(
     n = len(defined)
     if not n:
         raise ValueError("no query has a value")
-    return bootstrap(
-        float(defined.mean()),
-        lambda counts: float(counts @ defined) / n,
-        n,
-        resamples=resamples,
-        level=level,
-        seed=seed,
-    )
+
+    def score(counts: NDArray[np.int64]) -> float:
+        return float(counts @ defined) / n
+
+    mean = float(defined.mean())
+    return bootstrap(mean, score, n, resamples=resamples, level=level, seed=seed)
 
 
 def _paired(interval: Interval, draws: NDArray[np.float64]) -> PairedTest:
     tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     p_value = min(1.0, 2 * (int(tail) + 1) / (len(draws) + 1))
-    return PairedTest(
-        interval.value,
-        interval.low,
-        interval.high,
-        p_value,
-        interval.level,
-        interval.resamples,
-        interval.seed,
-    )
+    facts = vars(interval).copy()
+    return PairedTest(difference=facts.pop("value"), p_value=p_value, **facts)
 
 
 class _Ranked:

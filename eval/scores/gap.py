@@ -198,11 +198,9 @@ def contest_weights(
     with_landmark = require_positives(judged)
     without = len(judged) - with_landmark
     if not without:
-        raise SubmissionError(
-            "every query shows a landmark, so none can stand for the contest's others",
-            where="solution",
-            remedy="add queries without a landmark",
-        )
+        what = "every query shows a landmark, so none can stand for the contest's others"
+        remedy = "add queries without a landmark"
+        raise SubmissionError(what, where="solution", remedy=remedy)
     weight = without * (1 - share_without) / (with_landmark * share_without)
     return np.where(judged.has_landmark, weight, 1.0)
 

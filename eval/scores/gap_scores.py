@@ -133,23 +133,12 @@ def contest_interval(
         with_landmark = int(counts[judged.has_landmark].sum())
         if not 0 < with_landmark < len(judged):
             return float("nan")
-        return _contest_gap_of_draw(judged, order, counts, with_landmark, share_without)
+        without = len(judged) - with_landmark
+        weight = without * (1 - share_without) / (with_landmark * share_without)
+        ranked = np.repeat(order, counts[order])
+        hits = judged.correct[ranked]
+        right = weight * np.cumsum(hits)
+        above = np.cumsum(np.where(judged.has_landmark[ranked], weight, 1.0))
+        return float((right[hits] / above[hits]).sum() / with_landmark)
 
     return bootstrap(value, score, len(judged), resamples=resamples, level=level, seed=seed)[0]
-
-
-def _contest_gap_of_draw(
-    judged: Judged,
-    order: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    with_landmark: int,
-    share_without: float,
-) -> float:
-    """Returns `contest_gap` of the draw in which query i stands counts[i] times."""
-    without = len(judged) - with_landmark
-    weight = without * (1 - share_without) / (with_landmark * share_without)
-    ranked = np.repeat(order, counts[order])
-    hits = judged.correct[ranked]
-    right = weight * np.cumsum(hits)
-    above = np.cumsum(np.where(judged.has_landmark[ranked], weight, 1.0))
-    return float((right[hits] / above[hits]).sum() / with_landmark)

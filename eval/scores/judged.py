@@ -106,9 +106,7 @@ def judge(submission: Submission, truth: Truth, usage: str | None = None) -> Jud
 def require_positives(judged: Judged) -> int:
     """Returns M; raises SubmissionError where M is 0, since no score is then defined."""
     if not judged.positives:
-        raise SubmissionError(
-            "no query shows a landmark, so the score is not defined",
-            where="solution",
-            remedy="is it the right file?",
-        )
+        what = "no query shows a landmark, so the score is not defined"
+        remedy = "is it the right file?"
+        raise SubmissionError(what, where="solution", remedy=remedy)
     return judged.positives

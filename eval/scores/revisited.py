@@ -95,9 +95,7 @@ class ProtocolScore:
 
 
 def evaluate_ranks(
-    ranks: Sequence[NDArray[np.integer]],
-    truth: RevisitedTruth,
-    kappas: Sequence[int] = KAPPAS,
+    ranks: Sequence[NDArray[np.integer]], truth: RevisitedTruth, kappas: Sequence[int] = KAPPAS
 ) -> dict[Protocol, ProtocolScore]:
     """Returns the scores of rank lists by all three protocols.
 
@@ -226,22 +224,18 @@ def read_ground_truth(path: str | os.PathLike[str]) -> RevisitedTruth:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError("no such file", where=path) from error
     except _Refused as error:
-        raise SubmissionError(
-            f"the pickle would load {error}, which plain data does not need",
-            where=path,
-            remedy="download the file from the page of the benchmark",
-        ) from error
+        what = f"the pickle would load {error}, which plain data does not need"
+        remedy = "download the file from the page of the benchmark"
+        raise SubmissionError(what, where=path, remedy=remedy) from error
     except Exception as error:  # a cut or foreign pickle can fail in any way
         raise_system_cause(error)
         raise SubmissionError(f"not a pickle that can be read: {error!r}", where=path) from error
     try:
         return _ground_truth(loaded)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SubmissionError(
-            f"not a ground truth of revisited Oxford or Paris: {error!r}",
-            where=path,
-            remedy="it must hold imlist, qimlist and gnd with bbx, easy, hard, junk",
-        ) from error
+        what = f"not a ground truth of revisited Oxford or Paris: {error!r}"
+        remedy = "it must hold imlist, qimlist and gnd with bbx, easy, hard, junk"
+        raise SubmissionError(what, where=path, remedy=remedy) from error
 
 
 def _ground_truth(loaded: Any) -> RevisitedTruth:

@@ -57,11 +57,9 @@ def read_features(path: str | os.PathLike[str], rows: int) -> NDArray[np.floatin
     else:
         raise UsageError("features must be a .npy or .safetensors file", where=path)
     if features.ndim != 2 or features.dtype.kind != "f" or len(features) != rows:
-        raise SubmissionError(
-            f"needs {rows} rows of floats, has {features.dtype} {list(features.shape)}",
-            where=path,
-            remedy="one row for each picture, in the order of the ground truth",
-        )
+        what = f"needs {rows} rows of floats, has {features.dtype} {list(features.shape)}"
+        remedy = "one row for each picture, in the order of the ground truth"
+        raise SubmissionError(what, where=path, remedy=remedy)
     if not np.isfinite(features).all():
         raise SubmissionError("a feature is NaN or infinite", where=path)
     return features.astype(np.promote_types(features.dtype, np.float32), copy=False)
@@ -71,8 +69,7 @@ def _ranks_of_array(path: str | os.PathLike[str], truth: RevisitedTruth, columns
     ranks, q, n = _load_array(path), len(truth), len(truth.database)
     if ranks.ndim != 2 or ranks.dtype.kind not in "iu":
         raise SubmissionError(
-            f"needs whole numbers [q, k], has {ranks.dtype} {list(ranks.shape)}",
-            where=path,
+            f"needs whole numbers [q, k], has {ranks.dtype} {list(ranks.shape)}", where=path
         )
     by_query = ranks.T if columns else ranks
     if len(by_query) != q:
@@ -110,11 +107,9 @@ def _ranks_of_csv(
             raise SubmissionError(f"the ground truth has no query {query}", where=where)
         for image in images:
             if image not in database:
-                raise SubmissionError(
-                    f"the ground truth has no database picture {image}",
-                    where=where,
-                    remedy="write the names without .jpg",
-                )
+                what = f"the ground truth has no database picture {image}"
+                remedy = "write the names without .jpg"
+                raise SubmissionError(what, where=where, remedy=remedy)
         if len(set(images)) != len(images):
             raise SubmissionError("a database picture stands twice", where=where)
         lists[queries[query]] = np.array([database[image] for image in images], dtype=np.int64)

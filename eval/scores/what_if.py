@@ -55,9 +55,7 @@ def gain_if_right(judged: Judged) -> NDArray[np.float64]:
     return np.where(wrong, gains, 0.0) / positives
 
 
-def _ranked(
-    judged: Judged,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+def _ranked(judged: Judged) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Returns the rows with an answer best first, which of them are right, and C(i)."""
     rows = np.flatnonzero(judged.answered)
     order = rows[ranking(judged.confidence[rows])]

@@ -71,10 +71,7 @@ class LabelledPhotos:
 
 
 def read_labelled_photos(
-    manifest: Manifest,
-    recognizer: Recognizer,
-    *,
-    on_progress: Count = no_count,
+    manifest: Manifest, recognizer: Recognizer, *, on_progress: Count = no_count
 ) -> LabelledPhotos:
     """Returns the photos of a manifest, embedded for an index that does not contain them.
 
@@ -127,16 +124,13 @@ def refuse_shared_photos(first: LabelledPhotos, second: LabelledPhotos) -> None:
 def _numbers(
     embeddings: Embeddings, content: NDArray[np.int64], rule: CopyRule
 ) -> NDArray[np.int64]:
-    """Returns the number of each photo.
-
-    A rule that joins more than half of the different files cannot distinguish copies from other
-    photos, for example with a network of random weights. Then only equal files count as copies.
-    """
+    """Returns the number of each photo."""
     if not content.size:
         return content
     rows = np.arange(len(embeddings))
     near = exact_searcher(View.of_embeddings(embeddings)).search(embeddings, MOST_COPIES)
     photo = photo_numbers(rows, rule.among(near))
+    # A rule that joins most files cannot tell copies from others (a network of random weights).
     return photo if 2 * len(np.unique(photo)) >= len(np.unique(content)) else content
 
 
@@ -157,10 +151,7 @@ def _refuse_indexed(photos: LabelledPhotos, gallery: Gallery) -> None:
 
 @contextmanager
 def _features(recognizer: Recognizer) -> Iterator[FeatureStore]:
-    """Yields the store of photo features in the index, or a temporary one.
-
-    The temporary store serves a read-only index and one that another process writes to.
-    """
+    """Yields the store in the index, or a temporary one if the index cannot be written now."""
     with ExitStack() as held:
         below = recognizer.gallery.path
         folder = below / PHOTOS

@@ -70,11 +70,9 @@ class Validation:
                 counts[label] = counts.get(label, 0) + 1
         least = 2 if gallery is None else 1
         if not any(counts.get(label, 0) >= least for own in labels for label in own):
-            raise ManifestError(
-                "no picture shares a landmark with another one",
-                where="--val",
-                remedy="give pictures with labels, two or more of a landmark, or --val-gallery",
-            )
+            what = "no picture shares a landmark with another one"
+            remedy = "give pictures with labels, two or more of a landmark, or --val-gallery"
+            raise ManifestError(what, where="--val", remedy=remedy)
 
     def __call__(self, embedder: Embedder) -> dict[str, float]:
         """Returns the scores "gap", "map" and "accuracy", each 0 to 1."""
@@ -129,21 +127,14 @@ class TagValidation:
     """
 
     def __init__(
-        self,
-        held_out: Manifest,
-        settings: Tags,
-        *,
-        on_progress: Progress = no_progress,
+        self, held_out: Manifest, settings: Tags, *, on_progress: Progress = no_progress
     ) -> None:
         self._held_out = held_out
         self._progress = on_progress
         self._tags = {row.id: positive_tags(row.labels, settings, "--val") for row in held_out.rows}
         if not any(self._tags.values()):
-            raise ManifestError(
-                "no picture has a tag",
-                where="--val",
-                remedy="give a CSV with a column tags, which blanks separate",
-            )
+            remedy = "give a CSV with a column tags, which blanks separate"
+            raise ManifestError("no picture has a tag", where="--val", remedy=remedy)
 
     def __call__(self, embedder: Embedder, head: TagHead | None) -> dict[str, float]:
         """Returns the score "tag_map", 0 to 1; 0 where the head has none of the tags."""
@@ -169,11 +160,7 @@ class TagValidation:
 def _ranked(
     queries: _Labelled, gallery: _Labelled, *, leave_out: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]:
-    """Returns hits bool [q, k], true pictures int64 [q] and the best cosine float32 [q].
-
-    Ties are ordered by row. With `leave_out` the queries are the gallery, and each query is left
-    out of its own list.
-    """
+    """Returns hits bool [q, k], true pictures int64 [q] and the best cosine float32 [q]."""
     names = sorted(set().union(*gallery.labels, *queries.labels))
     number = {name: i for i, name in enumerate(names)}
     own, theirs = (

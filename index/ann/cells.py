@@ -26,8 +26,8 @@ from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, release
 from lmk.index.exact.compiled import addresses, bits_of, check_damage, merge
 from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
 from lmk.index.exact.tiles import HALVES, INT8_LANES
-from lmk.index.vectors.neighbours import NO_ROW
-from lmk.index.vectors.rescoring import best
+from lmk.index.vectors.neighbours import RowScores
+from lmk.index.vectors.rescoring import best_of
 from lmk.index.vectors.scores import padded
 from lmk.index.vectors.view import View
 
@@ -84,7 +84,7 @@ class CellIndex:
         effort: int,
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the nearest k of all vectors in `effort` cells; see approximate.Index."""
         parts = []
         together = max(1, _MEMORY // (12 * _room(k) * faiss.omp_get_max_threads()))
@@ -99,7 +99,9 @@ class CellIndex:
             for part in self._view.stored.parts:
                 release(part.array)
         rows, scores = (np.concatenate(some) for some in zip(*parts, strict=True))
-        return (rows, scores) if previous is None else _joined(previous, rows, scores)
+        if previous is None:
+            return rows, scores
+        return best_of([(previous.rows, previous.scores), (rows, scores)], k)
 
     def propose(
         self, queries: NDArray[np.float32], depth: int, effort: int, search_filter: SearchFilter
@@ -115,11 +117,8 @@ class CellIndex:
         effort: int,
         floors: NDArray[np.float32] | None,
         search_filter: SearchFilter,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Returns the nearest of the vectors in the `effort` best cells but the `done` best.
-
-        Those below a query's floor may be left out.
-        """
+    ) -> RowScores:
+        """Returns the nearest of the vectors in the `effort` best cells but the `done` best."""
         panels, stored = self._ready(search_filter)
         # The fewer rows may be returned, the further apart they lie.
         further = len(self.built.rows) / max(search_filter.count, 1)
@@ -188,10 +187,7 @@ class CellIndex:
     def _visits(
         self, queries: NDArray[np.float32], coded: QueryCodes, done: int, effort: int
     ) -> Visits:
-        """Returns which cells each query visits: the `effort` best but the `done` best.
-
-        Cells as good as the last of either count as it does.
-        """
+        """Returns which cells each query visits: the `effort` best but the `done` best."""
         means = self._cells.means
         if len(queries) == 1:  # for so little work BLAS would keep all its threads waiting
             products = np.einsum("ij,j->i", means, queries[0])[None]
@@ -216,16 +212,6 @@ class CellIndex:
 def _room(k: int) -> int:
     """Returns the number of rows that a worker holds for each query."""
     return k + max(_GATHERED, 2 * k)
-
-
-def _joined(
-    previous: PreviousResult, rows: NDArray[np.int64], scores: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Returns the best of a previous result and a new one."""
-    rows = np.concatenate([previous.rows, rows], axis=1)
-    scores = np.concatenate([previous.scores, scores], axis=1)
-    query, place = np.nonzero(rows != NO_ROW)
-    return best(query, rows[query, place], scores[query, place], len(rows), previous.rows.shape[1])
 
 
 def _best_of(promise: NDArray[np.float32], effort: int) -> NDArray[np.bool_]:

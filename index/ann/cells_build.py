@@ -25,7 +25,7 @@ from lmk.embed.progress import Message
 from lmk.index.ann import index_files
 from lmk.index.ann.faiss_factory import CELLS, number_of_cells, rows_to_train
 from lmk.index.ann.index_files import StoredIndex
-from lmk.index.exact.codes import aligned, code_block
+from lmk.index.exact.codes import code_block, in_memory
 from lmk.index.exact.flat import blas
 from lmk.index.exact.tiles import PANEL
 from lmk.index.vectors.neighbours import NO_ROW
@@ -79,13 +79,7 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class _Sorted:
-    """Which vectors belong to which cell.
-
-    Attributes:
-        rows: int64 [panels, PANEL], see Cells.
-        firsts: int64 [cells + 1], see Cells.
-        means: float32 [cells, dim], see Cells.
-    """
+    """Which vectors belong to which cell; see Cells."""
 
     rows: NDArray[np.int64]
     firsts: NDArray[np.int64]
@@ -139,9 +133,10 @@ def build(view: View, on_message: Message) -> StoredIndex:
 
     path = index_files.save(view, stem, described, write)
     cells = None if path is None else _read(view.dim, len(view.mask), path, len(rows))
-    return StoredIndex(
-        cells or _in_memory(view.stored, sorted_vectors), rows, view.mask, stem, factory
-    )
+    if cells is None:
+        size = _size(len(sorted_vectors.rows), len(sorted_vectors.means), view.dim)
+        cells = _split(in_memory(size, partial(sorted_vectors.write, view.stored)), view.dim)
+    return StoredIndex(cells, rows, view.mask, stem, factory)
 
 
 def _centres(
@@ -185,19 +180,6 @@ def _sorted(stored: Vectors, rows: NDArray[np.int64], centres: NDArray[np.float3
     return _Sorted(slots, firsts, means)
 
 
-def _in_memory(stored: Vectors, sorted_vectors: _Sorted) -> Cells:
-    whole = aligned(_size(len(sorted_vectors.rows), len(sorted_vectors.means), stored.dim))
-    done = 0
-
-    def append(array: NDArray[Any]) -> None:
-        nonlocal done
-        whole[done : done + array.nbytes] = array.reshape(-1).view(np.uint8)
-        done += array.nbytes
-
-    sorted_vectors.write(stored, append)
-    return _split(whole, stored.dim)
-
-
 def _read(dim: int, rows_of_gallery: int, path: Path, rows: int) -> Cells | None:
     """Maps a file, if it holds cells of so many rows of the gallery."""
     with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
@@ -224,11 +206,7 @@ def _size(panels: int, cells: int, dim: int) -> int:
 
 
 def _split(whole: NDArray[np.uint8], dim: int, file: mmap.mmap | None = None) -> Cells:
-    """The arrays of a file.
-
-    Raises:
-        ValueError: for what is no file of cells of this many components.
-    """
+    """Returns the arrays of a file, or raises ValueError for one without cells of this dim."""
     if len(whole) < _HEADER:
         raise ValueError("no header")
     mark, panels, cells, of_dim = (int(number) for number in whole[:_HEADER].view("<i8")[:4])

@@ -134,17 +134,10 @@ def scan_cells(
 ) -> None:  # pragma: no cover (compiled)
     """Compares the cells `start` to `stop` of those visited with the queries that visit them."""
     steps = given.codes.shape[1]
-    codes, scales, errors = (
-        address_of(given.codes),
-        address_of(given.scales),
-        address_of(given.errors),
-    )
-    query_codes, starts, factors, limits = (
-        address_of(group.codes),
-        address_of(group.starts),
-        address_of(group.factors),
-        address_of(group.limits),
-    )
+    codes, query_codes = address_of(given.codes), address_of(group.codes)
+    scales, errors = address_of(given.scales), address_of(given.errors)
+    starts, factors = address_of(group.starts), address_of(group.factors)
+    limits = address_of(group.limits)
     out, masks = address_of(top.out), address_of(top.masks)
     for i in range(start, stop):
         cell, end = visits.cells[i], visits.firsts[i + 1]

@@ -16,9 +16,17 @@ from lmk.embed.memory_errors import raise_system_cause
 from lmk.embed.plain_files import open_plain
 from lmk.embed.progress import Message
 from lmk.index.ann import index_files
-from lmk.index.ann.faiss_factory import factory_of, in_brackets, new_index, train, training_rows
+from lmk.index.ann.faiss_factory import (
+    cells_of,
+    factory_of,
+    in_brackets,
+    new_index,
+    rows_to_train,
+    train,
+)
 from lmk.index.ann.index_files import StoredIndex
 from lmk.index.exact.flat import blas
+from lmk.index.vectors.vectors import row_blocks
 from lmk.index.vectors.view import View
 
 faiss: Any = typed_faiss  # its stubs do not know all classes
@@ -57,16 +65,15 @@ def _build(view: View, kind: str, on_message: Message) -> StoredIndex:
         if index.is_trained:
             on_message(f"building {factory} of {len(rows)} vectors")
         else:
-            count = training_rows(index, len(rows))
+            count = rows_to_train(cells_of(index), len(rows))
             on_message(f"training {factory} with {count} of {len(rows)} vectors")
             sample = np.random.default_rng(0).choice(rows, count, replace=False)
             with blas(count):
                 train(index, read(np.sort(sample)))
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = rows[start : start + _BLOCK_ROWS]
+        for block in row_blocks(rows, _BLOCK_ROWS):
             with blas(len(block)):
                 index.add(read(block))
-            on_message(f"added {start + len(block)} of {len(rows)} vectors to {factory}")
+            on_message(f"added {index.ntotal} of {len(rows)} vectors to {factory}")
     except (RuntimeError, MemoryError) as error:
         raise_system_cause(error)
         raise UsageError(

@@ -96,11 +96,6 @@ def cells_of(index: Any) -> int:
     return int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else 0
 
 
-def training_rows(index: Any, rows: int) -> int:
-    """Returns how many of the rows to train with."""
-    return rows_to_train(cells_of(index), rows)
-
-
 def rows_to_train(cells: int, rows: int) -> int:
     """Returns how many of the rows to train so many cells with."""
     return min(rows, max(65_536, (PER_CELL + 1) * cells))

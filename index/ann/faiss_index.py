@@ -10,7 +10,7 @@ from lmk.index.ann.faiss_build import load_or_build
 from lmk.index.ann.faiss_factory import describe_effort, efforts, search_parameters
 from lmk.index.ann.index_files import PreviousResult, SearchFilter
 from lmk.index.exact.flat import blas
-from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.neighbours import NO_ROW, RowScores
 from lmk.index.vectors.rescoring import rescore
 from lmk.index.vectors.view import View
 
@@ -49,7 +49,7 @@ class FaissIndex:
         effort: int,
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the best k of `depth` candidates, with their scores; see approximate.Index."""
         proposed = self.propose(queries, depth, effort, search_filter)
         query, place = np.nonzero(proposed != NO_ROW)

@@ -142,12 +142,12 @@ def save(view: View, stem: str, described: bytes, write: Callable[[Path], None])
         Its file; None where nothing can be kept.
     """
     derived, parts = view.derived, [part.key for part in view.stored.parts]
-    path = derived.save(f"{stem}.index", write, parts)
-    if path is None:
+    saved = derived.save(f"{stem}.index", write, parts)
+    if saved is None:
         return None
-    derived.save(f"{stem}.rows.json", lambda p: write_bytes(p, described), parts)
+    derived.save(f"{stem}.rows.json", lambda path: path.write_bytes(described), parts)
     _remove_replaced(view, stem)
-    return path
+    return saved
 
 
 def _remove_replaced(view: View, built: str) -> None:
@@ -173,11 +173,6 @@ def _remove_replaced(view: View, built: str) -> None:
     for name in derived.names():
         if name.split(".", 1)[0] in gone:
             derived.remove(name)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, for DerivedFiles.save."""
-    path.write_bytes(data)
 
 
 def _covered(view: View, described: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

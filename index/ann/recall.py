@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.view import View
 
@@ -111,24 +110,15 @@ def tune(
 
 
 class _Sample:
-    """Queries from the gallery and their true neighbours.
-
-    Attributes:
-        available: rows that a query can find.
-        rows: int64 [q], the query's own.
-        vectors: float32 [q, dim].
-        true: int64 [q, n], the nearest other rows, best first.
-        scores: float32 [q, n], theirs.
-    """
+    """Queries from the gallery, and their nearest other rows `true` [q, n] with their scores."""
 
     def __init__(self, view: View) -> None:
         rows = np.flatnonzero(view.mask)
-        self.available = len(rows) - 1
+        self.available = len(rows) - 1  # rows that a query can find
         count = min(2 * SAMPLE, len(rows))
         self.rows = np.random.default_rng(0).choice(rows, count, replace=False)
-        self.vectors = view.stored.read(self.rows)
-        names = tuple(map(str, range(count)))
-        queries = Embeddings(self.vectors, names, view.fingerprint)
+        queries = view.embeddings(self.rows)
+        self.vectors = queries.vectors
         deepest = min(self.available, max(_FACTORS) + _TIES)
         exact = FlatSearcher(view, hold=False).search(queries, deepest + 1)
         own = exact.rows == self.rows[:, None]
@@ -140,13 +130,8 @@ class _Sample:
 class _Trials:
     """The k nearest rows that each effort proposes, for one k.
 
-    Attributes:
-        k: the neighbours wanted.
-        scored: see tune.
-        factors: candidates for each neighbour, to choose from, rising.
-        tried: the efforts tried, rising, up to the first that finds enough with all candidates.
-        places: for each of them int64 [q, n], the place of each true neighbour among the
-            candidates; _MISSING if it is none of them.
+    `tried` has the efforts up to the first that finds enough with all candidates. `places` has for
+    each of them int64 [q, n], the place of each true neighbour among the candidates or _MISSING.
     """
 
     def __init__(
@@ -160,7 +145,7 @@ class _Trials:
     ) -> None:
         self.k = k
         self.scored = scored
-        self.factors = (1,) if scored else _FACTORS[k]
+        self.factors = (1,) if scored else _FACTORS[k]  # candidates for each neighbour
         self._wanted = min(k, sample.available)
         self._scores = sample.scores
         self._right = sample.scores >= sample.scores[:, self._wanted - 1 : self._wanted]
@@ -194,16 +179,15 @@ class _Trials:
 
 
 def _places(sample: _Sample, proposed: NDArray[np.int64]) -> NDArray[np.int64]:
-    places = np.empty(sample.true.shape, np.int64)
+    places = np.full(sample.true.shape, _MISSING, np.int64)
     for i, row in enumerate(sample.rows):
         others = proposed[i][(proposed[i] != row) & (proposed[i] >= 0)]
+        if not len(others):
+            continue
         order = np.argsort(others)
         at = np.minimum(np.searchsorted(others, sample.true[i], sorter=order), len(others) - 1)
-        if len(others):
-            place = order[at]
-            places[i] = np.where(others[place] == sample.true[i], place, _MISSING)
-        else:
-            places[i] = _MISSING
+        place = order[at]
+        places[i] = np.where(others[place] == sample.true[i], place, _MISSING)
     return places
 
 
@@ -251,12 +235,9 @@ def _choices(trials: _Trials, half: slice, want: float) -> Iterator[_Choice]:
 def _work(
     trials: _Trials, effort: int, second_effort: int, second_share: float, candidates: int
 ) -> float:
-    """Returns the expected work of a query.
-
-    Where the second search continues the first, many pairs of efforts take about the same work. The
-    better pair is the one in which six of ten single queries take less.
-    """
+    """Returns the expected work of a query."""
     if trials.scored:
+        # Many pairs take about the same work; the best is that of the least in six of ten queries.
         six_of_ten = effort if second_share <= 0.4 else second_effort
         return effort + second_share * (second_effort - effort) + six_of_ten
     return effort + candidates + second_share * (second_effort + candidates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +16,11 @@ from lmk.embed.plain_files import parse_json
 from lmk.embed.progress import Message, no_message
 from lmk.index.ann.faiss_factory import CELLS
 from lmk.index.ann.faiss_index import FaissIndex
-from lmk.index.ann.index_files import PreviousResult, SearchFilter, StoredIndex, write_bytes
+from lmk.index.ann.index_files import PreviousResult, SearchFilter, StoredIndex
 from lmk.index.ann.recall import Tuned, tune
 from lmk.index.exact.flat import FlatSearcher
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
-from lmk.index.vectors.rescoring import best
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
+from lmk.index.vectors.rescoring import best_of
 from lmk.index.vectors.view import Allow, View
 
 FEW_ROWS = 10_000  # of those allowed are compared one by one rather than looked for
@@ -51,7 +52,7 @@ class Index(Protocol):
         effort: int,
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns near rows of each query, with their scores.
 
         Args:
@@ -134,7 +135,7 @@ class ApproximateSearcher:
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, search_filter: SearchFilter
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns rows and scores [q, k] of what the index finds."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
         depth = max(k, setting.k) * setting.factor
@@ -170,11 +171,8 @@ class ApproximateSearcher:
         """Adds the rows that the index does not hold."""
         assert self._beside is not None
         others = self._beside.search(queries, near.k, allowed)
-        rows = np.concatenate([near.rows, others.rows], axis=1)
-        scores = np.concatenate([near.scores, others.scores], axis=1)
-        query, place = np.nonzero(rows != NO_ROW)
-        merged = best(query, rows[query, place], scores[query, place], len(queries), near.k)
-        return Neighbours(*merged, near.query_ids)
+        results = [(near.rows, near.scores), (others.rows, others.scores)]
+        return Neighbours(*best_of(results, near.k), near.query_ids)
 
     def _tuning(self, goal: float, on_message: Message) -> tuple[Tuned, ...]:
         """Returns the settings of the search, from their file or by measuring."""
@@ -187,15 +185,11 @@ class ApproximateSearcher:
         on_message(f"measuring the recall of {self.factory}")
         index = self._index
         view = replace(self._view, mask=self._ready.inside)
-        tuned = tune(view, self._propose_ready, index.efforts, goal, scored=index.scored)
+        propose = partial(index.propose, search_filter=self._ready)
+        tuned = tune(view, propose, index.efforts, goal, scored=index.scored)
         text = json.dumps([one.to_json() for one in tuned]).encode()
-        self._view.derived.save(name, lambda path: write_bytes(path, text))
+        self._view.derived.save(name, lambda path: path.write_bytes(text))
         return tuned
-
-    def _propose_ready(
-        self, queries: NDArray[np.float32], depth: int, effort: int
-    ) -> NDArray[np.int64]:
-        return self._index.propose(queries, depth, effort, self._ready)
 
     def _description(self, kind: str, goal: float) -> str:
         one = self.tuned[0]

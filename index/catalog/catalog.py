@@ -50,7 +50,7 @@ from lmk.index.catalog.records import (
     checksum,
     text_bytes,
 )
-from lmk.index.vectors.files import REBUILD, FileRecord
+from lmk.index.vectors.files import REBUILD, FileRecord, closing_on_error
 from lmk.index.vectors.labels import ROLES, Membership, Packed, Role
 
 COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
@@ -110,12 +110,9 @@ class Catalog:
             raise no_gallery(folder)
         with sqlite_errors(folder):
             catalog = cls(folder, connect_reader(folder))
-        try:
+        with closing_on_error([catalog]):
             catalog.format = catalog_format(catalog._connection, folder)
             catalog._connection = in_todays_format(catalog._connection, folder)
-        except BaseException:
-            catalog.close()
-            raise
         return catalog
 
     @classmethod

@@ -17,6 +17,7 @@ from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import Picture, PictureRow, State, batch_digest, checksum, text_bytes
 from lmk.index.vectors.files import FileRecord
 from lmk.index.vectors.labels import Packed, Role, join_codes
+from lmk.index.vectors.vectors import row_blocks
 
 BATCH_ROWS = 65_536  # pictures under one checksum, so that a batch stays small in memory
 SMALL_BATCHES = 256  # so many smaller ones at the end are folded
@@ -108,8 +109,7 @@ class Changes:
         self.drop_vectors(0)
         first = 0
         for rows, record in segments:
-            self.add_files([record])
-            self._all("INSERT INTO segment VALUES (?, ?, ?)", (first, rows, record.path))
+            self.add_segment(first, rows, record)
             first += rows
 
     def replace_segment(self, old: str, record: FileRecord) -> None:
@@ -185,8 +185,7 @@ class Changes:
         self._all("DELETE FROM removed")
         old = np.flatnonzero(alive)
         moved = np.flatnonzero(old != np.arange(len(old)))  # the first ones may stay
-        for start in range(0, len(moved), _BLOCK_ROWS):
-            new = moved[start : start + _BLOCK_ROWS]
+        for new in row_blocks(moved, _BLOCK_ROWS):
             found = PictureTable(self._catalog).rows(old[new])
             bounds = (int(old[new[0]]), int(old[new[-1]]))
             self._all("DELETE FROM picture WHERE row BETWEEN ? AND ?", bounds)

@@ -27,7 +27,7 @@ from lmk.index.catalog.layout import CATALOG, LOCK, refuse_links
 from lmk.index.catalog.limits import check_schema, limit_steps, set_limits, size_of
 from lmk.index.catalog.lock import writing
 from lmk.index.catalog.migrations import FORMAT, MIGRATIONS, OLDEST_READ
-from lmk.index.vectors.files import REBUILD
+from lmk.index.vectors.files import REBUILD, closing_on_error
 
 APPLICATION_ID = 0x6C6D6B67  # "lmkg": tells a gallery from another program's SQLite file
 _BUSY_SECONDS = 30.0
@@ -194,10 +194,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _refuse_journal(catalog: Path) -> None:
-    """Refuses a rollback journal that names a super-journal, a file that SQLite would delete.
-
-    No transaction of lmk spans two databases, so none of its journals ends with such a name.
-    """
+    """Refuses a rollback journal that names a super-journal, a file that SQLite would delete."""
     journal = catalog.with_name(f"{catalog.name}-journal")
     try:
         with os.fdopen(open_plain(journal, below=catalog.parent), "rb") as file:
@@ -216,11 +213,8 @@ def _connect(uri: str) -> sqlite3.Connection:
         uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-    try:
+    with closing_on_error([connection]):
         set_limits(connection)
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -240,15 +234,12 @@ def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Co
         return connection
     with sqlite_errors(folder):
         copy = _connect("")
-        try:
+        with closing_on_error([copy]):
             connection.backup(copy)
             connection.close()
             copy.execute("BEGIN")
             limit_steps(copy, len(MIGRATIONS) * size_of(copy))
             _migrate(copy, version, folder)
-        except BaseException:
-            copy.close()
-            raise
     return copy
 
 
@@ -280,13 +271,10 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
 
 
 def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:
-    try:
+    with closing_on_error([connection]):
         connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
         connection.execute("SELECT name FROM sqlite_schema LIMIT 1").fetchone()
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 

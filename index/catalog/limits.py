@@ -10,6 +10,7 @@ check of its structure, a commit) have no limit: they take as long as the file i
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -128,10 +129,7 @@ def check_schema(connection: sqlite3.Connection, folder: Path, version: int) -> 
 @cache
 def objects_of(version: int) -> Objects:
     """Returns (type, name, table, SQL) of all that a catalog of a format holds."""
-    fresh = sqlite3.connect(":memory:")
-    try:
+    with closing(sqlite3.connect(":memory:")) as fresh:
         for step in MIGRATIONS[:version]:
             step(fresh, Path())
         return tuple(fresh.execute(_OBJECTS).fetchall())
-    finally:
-        fresh.close()

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,7 @@ def codes_of(
         path = derived.load(name) or derived.save(name, write, [part.key])
     mapped = None if path is None else _mapped(path, size)
     if mapped is None:
-        whole = aligned(size)
-        done = 0
-
-        def append(block: Any) -> None:
-            nonlocal done
-            whole[done : done + block.nbytes] = block.reshape(-1).view(np.uint8)
-            done += block.nbytes
-
-        _code(stored, part, workers, int8, append)
+        whole = in_memory(size, partial(_code, stored, part, workers, int8))
         return _split(whole, panels, steps, int8)
     return _split(np.frombuffer(mapped, np.uint8), panels, steps, int8, mapped)
 
@@ -117,10 +110,21 @@ def _mapped(path: Path, size: int) -> mmap.mmap | None:
         return None
 
 
-def aligned(size: int) -> NDArray[np.uint8]:
-    """Returns memory that begins with a cache line, as a mapped file does."""
-    whole = np.empty(size + 63, np.uint8)
-    return whole[-whole.ctypes.data % 64 :][:size]
+def in_memory(
+    size: int, write: Callable[[Callable[[NDArray[Any]], object]], object]
+) -> NDArray[np.uint8]:
+    """Returns memory with the arrays that `write` appends; it begins with a cache line."""
+    room = np.empty(size + 63, np.uint8)
+    whole = room[-room.ctypes.data % 64 :][:size]
+    done = 0
+
+    def append(array: NDArray[Any]) -> None:
+        nonlocal done
+        whole[done : done + array.nbytes] = array.reshape(-1).view(np.uint8)
+        done += array.nbytes
+
+    write(append)
+    return whole
 
 
 def _split(

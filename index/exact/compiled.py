@@ -13,7 +13,7 @@ from lmk.index.exact import scan
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, float_slacks, release
 from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
 from lmk.index.exact.tiles import HALVES, INT8_LANES, PANEL
-from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.neighbours import NO_ROW, RowScores
 from lmk.index.vectors.scores import padded
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
@@ -56,7 +56,7 @@ class CompiledScan:
 
     def nearest(
         self, allowed: NDArray[np.bool_], queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the k nearest of the rows allowed for each query, best first.
 
         Args:
@@ -207,7 +207,7 @@ def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, 
     ]
 
 
-def merge(tops: list[TopK], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def merge(tops: list[TopK], k: int) -> RowScores:
     """Returns the k best rows of all workers, by score falling, then row rising."""
     empty = [np.arange(k) >= top.filled[:, None] for top in tops]
     pairs = list(zip(tops, empty, strict=True))

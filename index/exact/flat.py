@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.index.exact import gpu
 from lmk.index.vectors.memory import free_memory
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.rescoring import best, score_pairs
+from lmk.index.vectors.vectors import row_blocks
 from lmk.index.vectors.view import Allow, View
 
 _BLOCK_ROWS = 65_536  # vectors compared with the queries at a time
@@ -49,7 +50,9 @@ class FlatSearcher:
     def __init__(self, view: View, *, hold: bool | None = None) -> None:
         self._view = view
         self._rows = np.flatnonzero(view.mask)
-        self._hold = _fits(len(self._rows) * view.dim * 4) if hold is None else hold
+        size = len(self._rows) * view.dim * 4
+        fits = size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
+        self._hold = fits if hold is None else hold
         self._held: list[NDArray[np.float32]] | None = None
         self._gpus: list[gpu.Shard] | None = None
         self._lock = threading.Lock()
@@ -83,7 +86,7 @@ class FlatSearcher:
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns rows and scores [q, k], for k not above the rows allowed (ascending)."""
         depth = min(k + _MARGIN, len(allowed))
         if len(allowed) == len(self._rows) and depth <= gpu.MOST_NEIGHBOURS:
@@ -117,7 +120,7 @@ class FlatSearcher:
         allowed: NDArray[np.int64],
         candidates: NDArray[np.int64],
         proposed: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the k best rows of the candidates, or of all where those may not hold them."""
         least = proposed[:, k - 1] - 2 * self._error  # below it a row cannot be among the k best
         query, place = np.nonzero(~(proposed < least[:, None]))
@@ -126,14 +129,13 @@ class FlatSearcher:
         rows, values = best(query, chosen, scores, len(queries), k)
         if candidates.shape[1] < len(allowed):
             tied = np.flatnonzero(~(proposed[:, -1] < least))
-            for start in range(0, len(tied), _TIED_QUERIES):
-                some = tied[start : start + _TIED_QUERIES]
+            for some in row_blocks(tied, _TIED_QUERIES):
                 rows[some], values[some] = self._among_all(queries[some], k, allowed, least[some])
         return rows, values
 
     def _propose(
         self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
         rows = np.full((len(queries), 0), NO_ROW, np.int64)
         scores = np.full((len(queries), 0), -np.inf, np.float32)
@@ -155,7 +157,7 @@ class FlatSearcher:
         k: int,
         allowed: NDArray[np.int64],
         least: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         """Returns the k best of all rows with a float32 score of at least `least`, [q]."""
         query = np.empty(0, np.int64)
         rows, scores = query, np.empty(0, np.float32)
@@ -168,15 +170,12 @@ class FlatSearcher:
             rows, scores = best_rows[query, place], values[query, place]
         return best_rows, values
 
-    def _blocks(
-        self, allowed: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def _blocks(self, allowed: NDArray[np.int64]) -> Iterator[RowScores]:
         """Yields the rows allowed in blocks: row numbers [n] and vectors [n, dim]."""
         few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
         held = None if few and self._held is None else self._vectors()
         if held is None:
-            for start in range(0, len(allowed), _BLOCK_ROWS):
-                block = allowed[start : start + _BLOCK_ROWS]
+            for block in row_blocks(allowed, _BLOCK_ROWS):
                 yield block, self._view.stored.read(block)
             return
         for number, vectors in enumerate(held):
@@ -192,8 +191,7 @@ class FlatSearcher:
         """Returns the vectors on GPUs; none where there are no GPUs, or few vectors."""
         with self._lock:
             if self._gpus is None:
-                starts = range(0, len(self._rows), _BLOCK_ROWS)
-                blocks = (self._rows[start : start + _BLOCK_ROWS] for start in starts)
+                blocks = row_blocks(self._rows, _BLOCK_ROWS)
                 pairs = ((block, self._view.stored.read(block)) for block in blocks)
                 self._gpus = gpu.load(pairs, len(self._rows), self._view.dim)
             return self._gpus
@@ -202,14 +200,9 @@ class FlatSearcher:
         """Returns the copy of the vectors, in blocks, if it is kept."""
         with self._lock:
             if self._hold and self._held is None:
-                starts = range(0, len(self._rows), _BLOCK_ROWS)
-                read = self._view.stored.read
-                self._held = [read(self._rows[start : start + _BLOCK_ROWS]) for start in starts]
+                blocks = row_blocks(self._rows, _BLOCK_ROWS)
+                self._held = [self._view.stored.read(block) for block in blocks]
             return self._held
-
-
-def _fits(size: int) -> bool:
-    return size <= _HELD_ANYHOW or size <= _HELD_SHARE * free_memory()
 
 
 @contextmanager

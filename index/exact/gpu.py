@@ -10,12 +10,14 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.index.vectors.neighbours import RowScores
+
 faiss: Any = typed_faiss  # its stubs do not know what only some builds have
 
 LEAST_ROWS = 100_000  # fewer are found sooner than a GPU is ready
 MOST_NEIGHBOURS = 2048  # that FAISS finds on a GPU
 
-Block = tuple[NDArray[np.int64], NDArray[np.float32]]
+Block = RowScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +64,7 @@ def load(blocks: Iterable[Block], rows: int, dim: int) -> list[Shard]:
     ]
 
 
-def search(
-    shards: list[Shard], queries: NDArray[np.float32], depth: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def search(shards: list[Shard], queries: NDArray[np.float32], depth: int) -> RowScores:
     """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
     answers = [
         (shard, *shard.index.search(queries, min(depth, len(shard.rows)))) for shard in shards

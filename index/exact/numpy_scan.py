@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.neighbours import NO_ROW, RowScores
 from lmk.index.vectors.scores import scores
-from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.vectors import Vectors, row_blocks
 
 _BLOCK_ROWS = 4096
 _BLOCK_QUERIES = 256
@@ -15,7 +15,7 @@ _BLOCK_QUERIES = 256
 
 def nearest(
     stored: Vectors, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> RowScores:
     """Returns the k nearest of some rows for each query, by score falling, then row rising.
 
     A float32 matrix product says which rows of a block may belong to the answer (any float32 sum
@@ -38,8 +38,7 @@ def nearest(
     values = np.full((len(queries), k), -np.inf, np.float32)
     norms = np.linalg.norm(queries.astype(np.float64), axis=1)
     errors = 1.01 * (stored.dim + 8) * 2.0**-24 * norms + 2.0**-23 * (norms + 1)
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        block = rows[start : start + _BLOCK_ROWS]
+    for block in row_blocks(rows, _BLOCK_ROWS):
         vectors = stored.read(block)
         for first in range(0, len(queries), _BLOCK_QUERIES):
             products = queries[first : first + _BLOCK_QUERIES] @ vectors.T

@@ -123,11 +123,8 @@ def scan_codes(
     steps = given.codes.shape[1]
     size = steps * PANEL * 4
     out, masks = address_of(top.out), address_of(top.masks)
-    lanes, rows, next_rows = (
-        np.empty(PANEL, np.int64),
-        np.empty(PANEL, np.int64),
-        np.empty(PANEL, np.int64),
-    )
+    lanes, rows = np.empty(PANEL, np.int64), np.empty(PANEL, np.int64)
+    next_rows = np.empty(PANEL, np.int64)
     filled = 0
     for panel in range(start, stop + 1):
         allowed, n, few = np.int64(0), 0, False
@@ -144,19 +141,13 @@ def scan_codes(
             continue
         if few or panel == stop:  # what is packed is to be compared
             allowed = (np.int64(1) << filled) - 1
-            codes, scales, errors = (
-                address_of(packed.codes),
-                address_of(packed.scales),
-                address_of(packed.errors),
-            )
-            here = rows
+            codes, here = address_of(packed.codes), rows
+            scales, errors = address_of(packed.scales), address_of(packed.errors)
         else:
             at_panel = panel * PANEL * 4
             codes = address_of(given.codes) + panel * size
-            scales, errors = (
-                address_of(given.scales) + at_panel,
-                address_of(given.errors) + at_panel,
-            )
+            scales = address_of(given.scales) + at_panel
+            errors = address_of(given.errors) + at_panel
             for i in range(PANEL):
                 next_rows[i] = first_row + panel * PANEL + i
             here = next_rows

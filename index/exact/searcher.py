@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.index.exact import numpy_scan
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.view import Allow, View
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ExactSearcher:
 
     def _nearest(
         self, allowed: NDArray[np.bool_], queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> RowScores:
         compiled = None
         if self._scan is not None or not self._little_work(len(queries)):
             compiled = self._compiled()

@@ -129,11 +129,7 @@ def _has_neighbours(t: Transaction) -> bool:
 
 
 def _without_removed(t: Transaction, alive: NDArray[np.bool_]) -> list[tuple[int, FileRecord]]:
-    """Writes new segments in place of those that are small or lose rows.
-
-    Returns:
-        (rows, file) of each segment after the change.
-    """
+    """Writes segments that lose rows or are small anew; returns (rows, file) of all segments."""
     records = {record.path: record for record in t.catalog.files()}
     segments: list[tuple[int, FileRecord]] = []
     parts: list[tuple[Iterable[NDArray[Any]], NDArray[np.bool_]]] = []
@@ -167,14 +163,11 @@ def _masked(blocks: Iterable[NDArray[Any]], mask: NDArray[np.bool_]) -> Iterator
 def _carried(
     t: Transaction, header: dict[str, Any], alive: NDArray[np.bool_]
 ) -> NDArray[Any] | None:
-    """Returns an array without the entries of removed rows, or None if it is out of date.
-
-    Format 1 does not state whether an array has an entry for each row, so its length decides.
-    """
+    """Returns an array without the numbers of removed rows; None for one that is out of date."""
     if header["generation"] != t.state.generation:
         return None
     array = np.frombuffer(t.content(header["file"]), header["dtype"]).reshape(header["shape"])
-    by_row = header.get("by_row")
+    by_row = header.get("by_row")  # None in format 1: then the length must say it
     if by_row is None and (array.ndim == 0 or len(array) != len(alive)):
         return None
     return array[alive] if by_row is not False else array

@@ -122,18 +122,13 @@ def admit(
 
 
 class _Given:
-    """Decides on pictures with new ids, in their order.
-
-    Attributes:
-        replaced: ids of pictures that the gallery holds, and the id that takes the place of each.
-        dropped: positions of pictures that were admitted and then gave way to another.
-    """
+    """Decides on pictures with new ids, in their order."""
 
     def __init__(self, catalog: Catalog, role: Role, duplicates: bool) -> None:
         self._pictures, self._role, self._duplicates = PictureTable(catalog), role, duplicates
         self._first: dict[str, list[_Twin]] = {}
-        self.replaced: dict[str, str] = {}
-        self.dropped: set[int] = set()
+        self.replaced: dict[str, str] = {}  # stored ids, and the id that takes the place of each
+        self.dropped: set[int] = set()  # positions of admitted pictures that gave way to another
 
     def admit(self, i: int, picture: Picture, found: Admission) -> None:
         """Decides on the picture at position i."""

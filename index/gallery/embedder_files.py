@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 
 from lmk.embed.errors import GalleryError, storage_errors
@@ -54,13 +54,10 @@ def _new_folder(t: Transaction) -> Path:
 
 
 def _intact(folder: Path, records: Sequence[FileRecord]) -> bool:
-    for record in records:
-        with suppress(GalleryError):
-            file = StoredFile(folder, record)
-            try:
+    try:
+        for record in records:
+            with closing(StoredFile(folder, record)) as file:
                 file.check()
-                continue
-            finally:
-                file.close()
+    except GalleryError:
         return False
     return True

@@ -18,7 +18,7 @@ import json
 import os
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from lmk.index.gallery.parts import vector_parts
 from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.files import StoredFile, closing_on_error
 from lmk.index.vectors.labels import Role
-from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.vectors import Vectors, row_blocks
 from lmk.index.vectors.view import View
 
 _BLOCK_ROWS = 8192
@@ -188,9 +188,7 @@ class Gallery:
 
     def entries(self) -> Iterator[tuple[int, Picture, Role]]:
         """Yields (row, picture, role) in row order, without removed rows; reads as it goes."""
-        rows = np.flatnonzero(self.alive)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = rows[start : start + _BLOCK_ROWS]
+        for block in row_blocks(np.flatnonzero(self.alive), _BLOCK_ROWS):
             for row, picture in zip(block.tolist(), self.pictures(block), strict=True):
                 yield row, picture, "distractor" if self.membership.distractor[row] else "gallery"
 
@@ -337,11 +335,7 @@ class Gallery:
 
 @contextmanager
 def _damage(catalog: Catalog) -> Iterator[None]:
-    """Turns the errors that a changed number or name in the catalog causes into GalleryDamaged.
-
-    Entries without a checksum of their own (counts, names of files) are checked by what they must
-    agree with; where one is not even of the right type that check itself fails.
-    """
+    """Turns the errors that a changed number or name in the catalog causes into GalleryDamaged."""
     try:
         yield
     except CHANGED as error:
@@ -350,11 +344,8 @@ def _damage(catalog: Catalog) -> Iterator[None]:
 
 def moved_on(folder: Path, state: State | None) -> bool:
     """Returns whether a gallery has changed since that state."""
-    catalog = Catalog.read(folder)
-    try:
+    with closing(Catalog.read(folder)) as catalog:
         return catalog.state() != state
-    finally:
-        catalog.close()
 
 
 def _close(catalog: Catalog, files: list[StoredFile]) -> None:
@@ -365,8 +356,7 @@ def _close(catalog: Catalog, files: list[StoredFile]) -> None:
 
 def class_sizes(gallery: Gallery) -> dict[str, int]:
     """Returns the number of gallery pictures of each landmark, without distractors."""
-    rows = np.zeros(gallery.rows, dtype=bool)
-    rows[gallery.role_rows("gallery")] = True
-    codes = gallery.label_codes[np.repeat(rows, np.diff(gallery.label_offsets))]
+    rows, labels = gallery.membership.role("gallery"), np.diff(gallery.label_offsets)
+    codes = gallery.label_codes[np.repeat(rows, labels)]
     counts = np.bincount(codes, minlength=len(gallery.label_names))
     return dict(zip(gallery.label_names, counts.tolist(), strict=True))

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -148,16 +148,9 @@ def _append_all(
 
 def _blocks(gallery: Gallery) -> Iterator[tuple[list[int], list[Picture], Role]]:
     """Yields (rows, pictures, role) of some rows at a time."""
-    block: list[tuple[int, Picture]] = []
     for role, entries in groupby(gallery.entries(), key=lambda entry: entry[2]):
-        for row, picture, _ in entries:
-            block.append((row, picture))
-            if len(block) == _BLOCK_ROWS:
-                yield [row for row, _ in block], [picture for _, picture in block], role
-                block = []
-        if block:
-            yield [row for row, _ in block], [picture for _, picture in block], role
-            block = []
+        while block := list(islice(entries, _BLOCK_ROWS)):
+            yield [row for row, _, _ in block], [picture for _, picture, _ in block], role
 
 
 def _require_one_embedder(galleries: Sequence[Gallery]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -212,26 +212,22 @@ class Transaction:
 
     def content(self, path: str) -> bytes:
         """Reads a file whole, checked: writing it anew must not give damage a new checksum."""
-        records = {record.path: record for record in self.catalog.files()}
-        file = StoredFile(self.folder, records[path])
-        try:
+        with closing(self._open(path)) as file:
             file.check()
             return file.read(0, file.record.size)
-        finally:
-            file.close()
 
     def blocks(self, path: str) -> Iterator[NDArray[Any]]:
         """Yields the vectors of a segment, checked as a whole before the first, block by block."""
-        records = {record.path: record for record in self.catalog.files()}
-        file = StoredFile(self.folder, records[path])
         block_bytes = _BLOCK_ROWS * self.state.dim * self.state.dtype.itemsize
-        try:
+        with closing(self._open(path)) as file:
             file.check()
             for start in range(0, file.record.size, block_bytes):
                 size = min(block_bytes, file.record.size - start)
                 yield self.vectors(file.read(start, size))
-        finally:
-            file.close()
+
+    def _open(self, path: str) -> StoredFile:
+        records = {record.path: record for record in self.catalog.files()}
+        return StoredFile(self.folder, records[path])
 
     def vectors(self, data: bytes) -> NDArray[Any]:
         """Returns stored bytes as vectors, [n, dim], not to be changed."""
@@ -239,16 +235,14 @@ class Transaction:
 
     def stored(self) -> Vectors:
         """Returns the vectors of all rows, with those not committed yet."""
-        opened: dict[str, StoredFile] = {}
         records = {record.path: record for record in self.catalog.files()}
-        try:
-            for _, _, path in self.catalog.segments():
-                opened[path] = StoredFile(self.folder, records[path])
-            rows = self.state.rows - self._pending_rows()
+        rows = self.state.rows - self._pending_rows()
+        with ExitStack() as stack:
+            opened = {
+                path: stack.enter_context(closing(StoredFile(self.folder, records[path])))
+                for _, _, path in self.catalog.segments()
+            }
             parts = vector_parts(self.catalog, opened, self.state, rows)
-        finally:
-            for file in opened.values():
-                file.close()
         if self._pending:
             block = np.concatenate(self._pending)
             key = hashlib.sha256(block.tobytes()).hexdigest()

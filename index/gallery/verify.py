@@ -30,6 +30,7 @@ from lmk.index.gallery.embedder_paths import embedder_files, embedder_folder
 from lmk.index.gallery.gallery import moved_on
 from lmk.index.gallery.verify_cache import bytes_behind, damaged_cache, drop_cached
 from lmk.index.vectors.files import REBUILD, REPAIR, StoredFile
+from lmk.index.vectors.vectors import row_blocks
 
 _BLOCK_ROWS = 8192
 Mend = Literal["remake", "re-embed", "none"]
@@ -78,7 +79,9 @@ def verify(path: str | os.PathLike[str]) -> tuple[DamageFinding, ...]:
             if not found and state is not None:
                 found += _of_files(catalog, state, opened, errors)
                 found += _of_graph(catalog, state)
-        return (*found, *_of_cache(folder))
+        what = "the file is missing or has changed; it is made again when it is needed"
+        cached = (DamageFinding(path, what, REPAIR, "remake") for path in damaged_cache(folder))
+        return (*found, *cached)
 
 
 def _open_files(
@@ -103,20 +106,14 @@ def _open_files(
 
 def _of_catalog(catalog: Catalog) -> Iterator[DamageFinding]:
     """Reads every entry there is."""
-    for check in (_check_structure, _check_entries):
-        try:
-            check(catalog)
-        except GalleryDamaged as error:
-            yield _finding(catalog.folder, error, "none")
-            return
-        except CHANGED as error:
-            damage = catalog.damaged(f"an entry has changed: {error}")
-            yield _finding(catalog.folder, damage, "none")
-            return
-
-
-def _check_structure(catalog: Catalog) -> None:
-    catalog.check_structure(whole=True)
+    try:
+        catalog.check_structure(whole=True)
+        _check_entries(catalog)
+    except GalleryDamaged as error:
+        yield _finding(catalog.folder, error, "none")
+    except CHANGED as error:
+        damage = catalog.damaged(f"an entry has changed: {error}")
+        yield _finding(catalog.folder, damage, "none")
 
 
 def _check_entries(catalog: Catalog) -> None:
@@ -136,8 +133,8 @@ def _check_entries(catalog: Catalog) -> None:
     pictures = PictureTable(catalog).picture_count()
     if pictures != len(alive):
         raise catalog.damaged(f"{pictures} pictures, {len(alive)} expected")
-    for start in range(0, len(alive), _BLOCK_ROWS):
-        for entry in PictureTable(catalog).rows(alive[start : start + _BLOCK_ROWS]):
+    for block in row_blocks(alive, _BLOCK_ROWS):
+        for entry in PictureTable(catalog).rows(block):
             low, high = membership.offsets[entry.row : entry.row + 2]
             expected = [membership.names[code] for code in membership.codes[low:high]]
             given = [nfc(labels[int(code)]) for code in entry.labels.split(",")[:-1]]
@@ -148,13 +145,7 @@ def _check_entries(catalog: Catalog) -> None:
 def _of_files(
     catalog: Catalog, state: State, opened: list[StoredFile], errors: list[GalleryError]
 ) -> Iterator[DamageFinding]:
-    """Compares every file with its checksum, and the parts of the vectors with the rows.
-
-    Args:
-        catalog, state: of the gallery.
-        opened: its files.
-        errors: of those that could not be opened.
-    """
+    """Compares every file with its checksum, and the parts of the vectors with the rows."""
     behind = bytes_behind(catalog.folder)
     if behind:
         what = f"{behind:,} bytes behind its end, which are no part of it"
@@ -176,10 +167,7 @@ def _of_files(
 
 
 def _of_graph(catalog: Catalog, state: State) -> Iterator[DamageFinding]:
-    """Returns whether the graph that OpenVINO runs is missing; the catalog does not name it then.
-
-    Files that are damaged are named by `_of_files`; an embedder that cannot be opened is no damage.
-    """
+    """Yields a missing graph of OpenVINO, which the catalog does not name then."""
     files = embedder_files(state.fingerprint, catalog.files())
     if not files or any(Path(record.path).stem == "graph" for record in files):
         return  # both halves are written together
@@ -188,13 +176,6 @@ def _of_graph(catalog: Catalog, state: State) -> Iterator[DamageFinding]:
         if Embedder.load(folder, checked=True).lacks_graph():
             what = "the network has no graph, so every command makes one before it begins"
             yield DamageFinding(folder / "graph.xml", what, REPAIR, "remake")
-
-
-def _of_cache(folder: Path) -> Iterator[DamageFinding]:
-    """Compares the files of cache/ with their own checksums."""
-    for path in damaged_cache(folder):
-        what = "the file is missing or has changed; it is made again when it is needed"
-        yield DamageFinding(path, what, REPAIR, "remake")
 
 
 def _finding(

@@ -150,8 +150,9 @@ class GalleryWriter:
         Raises:
             ValueError: for an empty fingerprint, one that cannot name a folder, or a dim below 1.
         """
-        fresh = self._open_transaction().new_state(fingerprint, dim, precision)
-        with self._changing() as t:
+        t = self._open_transaction()
+        fresh = t.new_state(fingerprint, dim, precision)
+        with self._changing(t):
             t.reset(fresh)
 
     def install_embedder(self, save: Callable[[Path], None], *, replace: bool = False) -> None:
@@ -163,8 +164,7 @@ class GalleryWriter:
             save: writes the files into the folder that it is given.
             replace: write it even if the gallery has an intact embedder of the same fingerprint.
         """
-        t = self._t
-        with self._changing():
+        with self._changing() as t:
             install_embedder(t, save, replace=replace)
 
     def append(
@@ -293,20 +293,17 @@ class GalleryWriter:
 
     def skip(self, path: str, reason: str) -> None:
         """Records a file that was left out, and why."""
-        t = self._t
-        with self._changing():
+        with self._changing() as t:
             t.changes.add_skipped(path, reason)
 
     def unskip(self, path: str) -> None:
         """Deletes the record of a file that was left out."""
-        t = self._t
-        with self._changing():
+        with self._changing() as t:
             t.changes.drop_skipped(path)
 
     def set(self, name: str, value: Any) -> None:
         """Saves a JSON value with the gallery (Gallery.setting)."""
-        t = self._t
-        with self._changing():
+        with self._changing() as t:
             t.changes.set_meta(f"setting:{name}", value)
 
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool = False) -> None:
@@ -327,14 +324,12 @@ class GalleryWriter:
 
     def drop_array(self, name: str) -> None:
         """Deletes an array."""
-        t = self._t
-        with self._changing():
+        with self._changing() as t:
             t.drop_array(name)
 
     def commit(self) -> None:
         """Makes the changes since the last commit durable and visible to later readers."""
-        t = self._t
-        with self._changing():
+        with self._changing() as t:
             interrupts.check()
             written = t.finish()
             t.changes.commit()
@@ -385,15 +380,15 @@ class GalleryWriter:
             raise
 
     @contextmanager
-    def _changing(self) -> Iterator[Transaction]:
+    def _changing(self, transaction: Transaction | None = None) -> Iterator[Transaction]:
         """After an error in the block nothing can be committed: half of a change may be there."""
+        t = self._t if transaction is None else transaction
         if self._failed:
             raise GalleryError(
                 "an error has undone this change", where=self.path, remedy="open the writer again"
             )
-        transaction = self._open_transaction()
         try:
-            yield transaction
+            yield t
         except BaseException:
             self._failed = True
             raise

@@ -7,7 +7,7 @@ name its gallery, and state whether the collection is complete.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -80,15 +80,9 @@ def read_mark(server: Server, name: str) -> Mark | None:
             f"use another: `lmk index push INDEX --uri {shell_word(server.uri)} --collection NAME`"
         )
         raise GalleryError(what, where=where, remedy=remedy)
-    return Mark(
-        gallery=values["gallery"],
-        content=values["content"],
-        fingerprint=values["fingerprint"],
-        generation=int(values["generation"]),
-        complete=values["complete"] == "True",
-        index=values["index"],
-        push=values["push"],
-    )
+    known = {field.name: values[field.name] for field in fields(Mark)}
+    known |= {"generation": int(known["generation"]), "complete": known["complete"] == "True"}
+    return Mark(**known)
 
 
 def write_mark(server: Server, name: str, mark: Mark) -> None:

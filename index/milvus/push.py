@@ -215,8 +215,13 @@ class _Push:
 
     def _finish(self) -> None:
         """Flushes and indexes all rows, counts them, and marks the collection as complete."""
+
+        def rows_without_index() -> int:
+            found = self._server.call("describe_index", self._name, "vector")
+            return int(found["pending_index_rows"])
+
         self._server.call("flush", self._name, patience=10)
-        self._server.wait(self._rows_without_index, 0, "build the index", patience=10)
+        self._server.wait(rows_without_index, 0, "build the index", patience=10)
         found = count_rows(self._server, self._name)
         if found != self._rows:
             raise ServerError(
@@ -227,10 +232,6 @@ class _Push:
         self._check_alone()
         self._mark = dataclasses.replace(self._mark, complete=True)
         write_mark(self._server, self._name, self._mark)
-
-    def _rows_without_index(self) -> int:
-        found = self._server.call("describe_index", self._name, "vector")
-        return int(found["pending_index_rows"])
 
 
 def _batches(gallery: Gallery, entries: Sequence[Entry]) -> Iterator[list[dict[str, Any]]]:

@@ -30,8 +30,8 @@ from lmk.index.milvus.collection import (
 from lmk.index.milvus.push import PushReport, push, text
 from lmk.index.milvus.server import Server
 from lmk.index.vectors.labels import Role
-from lmk.index.vectors.neighbours import NO_ROW, Neighbours
-from lmk.index.vectors.scores import scores as true_scores
+from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
+from lmk.index.vectors.rescoring import score_pairs
 from lmk.index.vectors.view import Allow
 
 __all__ = ["MilvusSearcher", "PushReport", "push"]
@@ -41,20 +41,14 @@ _BLOCK_QUERIES = 256
 _BLOCK_HITS = 1 << 18  # in one answer of the server
 _NAMED_ROWS = 8192  # rows that a filter can name
 _LOCAL_ROWS = 2048  # so few are compared here, when the server cannot tell them apart
-_RESCORE_ROWS = 8192  # candidates in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """The rows that a search may return.
-
-    Attributes:
-        mask: bool [rows].
-        filter: for the server; leaves these rows, and perhaps others.
-    """
+    """The rows that a search may return, bool [rows]."""
 
     mask: NDArray[np.bool_]
-    filter: str
+    filter: str  # for the server; leaves these rows, and perhaps others
 
     def between(self, low: int, high: int) -> _Wanted:
         """Returns the wanted rows from low to high - 1."""
@@ -147,9 +141,7 @@ class MilvusSearcher:
                 raise self._unusable("the collection has been replaced", "open the gallery again")
         return Neighbours(rows, values, queries.ids)
 
-    def _nearest(
-        self, queries: NDArray[np.float32], k: int, wanted: _Wanted
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _nearest(self, queries: NDArray[np.float32], k: int, wanted: _Wanted) -> RowScores:
         """Returns rows and scores, [q, k], of the queries, for k not above the rows wanted."""
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
@@ -173,17 +165,11 @@ class MilvusSearcher:
             rows[query], scores[query] = self._halves(queries[query], k, wanted)
         return rows, scores
 
-    def _halves(
-        self, query: NDArray[np.float32], k: int, wanted: _Wanted
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The same for one query that the deepest answer of the server does not settle.
-
-        So many rows have nearly the same score, or so many are not wanted, that each half of the
-        rows is asked for by itself, down to few enough to compare them here.
-        """
+    def _halves(self, query: NDArray[np.float32], k: int, wanted: _Wanted) -> RowScores:
+        """Searches each half of the rows for a query that the deepest answer leaves open."""
         left = np.flatnonzero(wanted.mask)
         if len(left) <= max(_LOCAL_ROWS, k):
-            return _first(left, self._score(query, left), k)
+            return _first(left, self._scores(query, left), k)
         middle = len(left) // 2
         found = []
         for part in (left[:middle], left[middle:]):
@@ -227,19 +213,14 @@ class MilvusSearcher:
         """Returns the best of the hits that are wanted, their scores, and an error of `values`."""
         known = (hits >= 0) & (hits < len(wanted.mask))
         kept = np.flatnonzero(known)[wanted.mask[hits[known]]]
-        exact = self._score(query, hits[kept])
+        exact = self._scores(query, hits[kept])
         # A server may compute in less than float32: then what it was seen to be off by counts.
         seen = 4 * float(np.abs(exact - values[kept]).max(initial=0))
         best, scores = _first(hits[kept], exact, k)
         return best, scores, self._error if seen <= 4 * self._error else seen
 
-    def _score(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns the scores of rows as the Searcher protocol defines them, float32 [n]."""
-        found = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), _RESCORE_ROWS):
-            block = slice(start, start + _RESCORE_ROWS)
-            found[block] = true_scores(query, self._view.stored.read(rows[block]))
-        return found
+    def _scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return score_pairs(self._view.stored, query[None], np.zeros(len(rows), np.int64), rows)
 
     def _wanted(self, allow: Allow | None) -> _Wanted:
         """Returns the rows allowed; the server filters by labels or by few rows."""
@@ -278,9 +259,7 @@ class MilvusSearcher:
             raise self._unusable(what, f"mend it with {self._again}")
 
 
-def _first(
-    rows: NDArray[np.int64], scores: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _first(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> RowScores:
     """The first k by score falling, then row rising."""
     best = np.lexsort((rows, -scores))[:k]
     return rows[best], scores[best]

@@ -90,7 +90,7 @@ class DerivedFiles:
         return False
 
     def save(
-        self, name: str, write: Callable[[Path], None], of: Collection[str] = ()
+        self, name: str, write: Callable[[Path], object], of: Collection[str] = ()
     ) -> Path | None:
         """Saves a file and returns its path, or None if the folder cannot be written.
 
@@ -165,9 +165,8 @@ class DerivedFiles:
         """Returns the keys of the parts that a file is derived from, as far as known."""
         assert self._folder is not None
         try:
-            return [
-                str(key) for key in parse_json(self._text(_note(self._folder / name)) or "")["of"]
-            ]
+            note = parse_json(self._text(_note(self._folder / name)) or "")
+            return [str(key) for key in note["of"]]
         except (ValueError, KeyError, TypeError):
             return []
 

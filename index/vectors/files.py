@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -190,8 +190,8 @@ def _unreadable(path: Path, error: OSError) -> StorageError:
 
 
 @contextmanager
-def closing_on_error(files: list[StoredFile]) -> Iterator[None]:
-    """Closes `files` when the block fails, so that a refused gallery leaves nothing open."""
+def closing_on_error(files: Sequence[Any]) -> Iterator[None]:
+    """Closes files or connections when the block fails, so that a refused one stays not open."""
     try:
         yield
     except BaseException:

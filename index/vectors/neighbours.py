@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_ROW = -1
+RowScores = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and their scores, of one shape
 
 
 @dataclass(frozen=True, eq=False)

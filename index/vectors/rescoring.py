@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.index.vectors.neighbours import NO_ROW
+from lmk.index.vectors.neighbours import NO_ROW, RowScores
 from lmk.index.vectors.scores import scores as true_scores
 from lmk.index.vectors.vectors import Vectors
 
@@ -47,7 +49,7 @@ def best(
     scores: NDArray[np.float32],
     queries: int,
     k: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> RowScores:
     """Returns the k best rows of each query: score falling, then row rising.
 
     Args:
@@ -71,13 +73,23 @@ def best(
     return best_rows, values
 
 
+def best_of(results: Sequence[RowScores], k: int) -> RowScores:
+    """Returns the k best rows of each query in several results (rows and scores [q, n]), as `best`.
+
+    No row is in two results of one query.
+    """
+    rows, scores = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
+    query, place = np.nonzero(rows != NO_ROW)
+    return best(query, rows[query, place], scores[query, place], len(rows), k)
+
+
 def rescore(
     stored: Vectors,
     queries: NDArray[np.float32],
     query: NDArray[np.int64],
     rows: NDArray[np.int64],
     k: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> RowScores:
     """Returns the k best of the rows proposed for each query, as `best`, with their scores.
 
     A rough look at all of them comes first: a stored vector is of length 1 within 1e-3, so only

@@ -150,6 +150,12 @@ class Vectors:
                 yield part, low, high
 
 
+def row_blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """Yields rows, `size` of them at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
 def lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the lengths of vectors, float32 [n]; what is too long for float32 is not a number."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -56,6 +56,10 @@ class View:
         """Components of a vector."""
         return self.stored.dim
 
+    def embeddings(self, rows: NDArray[np.int64]) -> Embeddings:
+        """Returns the vectors of rows as queries, each with the number of its row as its id."""
+        return Embeddings(self.stored.read(rows), tuple(map(str, rows)), self.fingerprint)
+
     def allowed(self, allow: Allow | None) -> NDArray[np.bool_]:
         """Returns the rows of the view that `allow` leaves, bool [rows].
 

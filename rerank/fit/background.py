@@ -8,27 +8,18 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.index.vectors.labels import Membership
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 
 MOST_BACKGROUND = 0.9  # so that a gallery of copies does not divide by nothing
 _BLOCK = 8192  # vectors in memory as float64
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """The pictures of a gallery at one moment: bool [rows], and the labels of all rows."""
-
-    mask: NDArray[np.bool_]
-    labels: Membership | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +51,15 @@ class LandmarkSums:
         cosines = float(self.total @ self.total) - self.squares
         return float(np.clip(cosines / unknown_landmark, 0.0, most))
 
-    def updated(self, stored: Vectors, *, before: Pictures, after: Pictures) -> LandmarkSums:
+    def updated(self, *, before: View, after: View) -> LandmarkSums:
         """Returns the sums after a change.
 
         Args:
-            stored: the vectors of all rows, the removed ones too.
             before: the pictures these are the sums of.
-            after: the pictures there are now; those that stay have the labels they had.
+            after: the pictures there are now, over the vectors of all rows; those that stay have
+                the labels they had.
         """
+        stored = after.stored
         mask = np.zeros(stored.rows, np.bool_)
         mask[: len(before.mask)] = before.mask
         landmark = _landmarks(stored.rows, before, after)
@@ -83,12 +75,7 @@ class LandmarkSums:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the sums as JSON values."""
-        return {
-            "pictures": self.pictures,
-            "total": self.total.tolist(),
-            "squares": self.squares,
-            "pairs": self.pairs,
-        }
+        return {**vars(self), "total": self.total.tolist()}
 
     @classmethod
     def of_json(cls, value: dict[str, Any], dim: int) -> LandmarkSums | None:
@@ -105,12 +92,11 @@ class LandmarkSums:
 
 def landmark_sums(gallery: View) -> LandmarkSums:
     """Returns the sums of all pictures of a view."""
-    nothing = Pictures(np.zeros(0, np.bool_), None)
-    there = Pictures(gallery.mask, gallery.labels)
-    return LandmarkSums.none(gallery.dim).updated(gallery.stored, before=nothing, after=there)
+    nothing = replace(gallery, mask=np.zeros_like(gallery.mask))
+    return LandmarkSums.none(gallery.dim).updated(before=nothing, after=gallery)
 
 
-def _landmarks(rows: int, *sides: Pictures) -> NDArray[np.int64]:
+def _landmarks(rows: int, *sides: View) -> NDArray[np.int64]:
     """Returns a number for each row: one for each set of labels, one for each row without any."""
     landmark = -1 - np.arange(rows, dtype=np.int64)
     numbers: dict[object, int] = {}  # of names, and of sets of their numbers

@@ -104,11 +104,10 @@ class ScoredAnswers:
         The weights of the copies of one photo have the sum 1.
 
         Args:
-            known: gallery pictures; the gallery answers each one without this picture.
-            right: bool, whether the answer to each picture of `known` is right.
-            unknown_landmark: the same pictures; the gallery answers each one without all pictures
-                of its landmark, so that its landmark is unknown.
-            distractors: distractors; the gallery answers each one.
+            known: gallery pictures, each answered by the gallery without itself.
+            right: whether each of these answers was right.
+            unknown_landmark: the same pictures, each answered without its whole landmark.
+            distractors: answered by the gallery.
         """
         parts = (known, unknown_landmark, distractors)
         weights = [part.weight() for part in parts]
@@ -359,11 +358,9 @@ def _curve(
     """Returns falling thresholds, and the weights of the right and of all answers above each."""
     given = np.isfinite(answers.confidence)
     values, inverse = np.unique(-answers.confidence[given], return_inverse=True)
-    values = -values
-    weight = answers.weight[given]
-    above, right = np.zeros(len(values)), np.zeros(len(values))
-    np.add.at(above, inverse, weight)
-    np.add.at(right, inverse, weight * answers.right[given])
+    values, weight = -values, answers.weight[given]
+    above = np.bincount(inverse, weight, len(values))
+    right = np.bincount(inverse, weight * answers.right[given], len(values))
     middle = ((values + np.append(values[1:], values[-1:])) / 2).astype(np.float32)
     below = np.append(values[1:], -np.inf)
     return np.where(middle > below, middle, values), np.cumsum(right), np.cumsum(above)

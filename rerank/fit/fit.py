@@ -72,7 +72,8 @@ def fit(
         _changed(old, new)
         for old, new in ((before.tables.gallery, gallery), (before.tables.distractors, distractors))
     )
-    kept = changed <= KEPT_THRESHOLD * before.weighed and _same_rule(before.pipeline, pipeline)
+    same_steps = before.pipeline.with_threshold(None) == pipeline.with_threshold(None)
+    kept = same_steps and changed <= KEPT_THRESHOLD * before.weighed
     if kept or writer.setting(CALIBRATED) == "photos":
         threshold = (before.pipeline if kept else pipeline).threshold()
         calibration, weighed = saved_calibration(writer), before.weighed
@@ -250,9 +251,12 @@ def _threshold_and_calibration(answers: ScoredAnswers) -> tuple[float | None, Ca
 
 
 def _is_cheap(gallery: View, others: View, pipeline: Pipeline) -> bool:
-    """Returns whether a whole new fit takes about a second."""
+    """Returns whether a whole new fit takes about a second.
+
+    A search of all distractors in two halves counts for every pipeline, with or without a penalty.
+    """
     pictures, distractors = int(gallery.mask.sum()), int(others.mask.sum())
-    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
+    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
     compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
     compared *= min(pipeline.candidates, pictures)
     costs = (
@@ -260,10 +264,6 @@ def _is_cheap(gallery: View, others: View, pipeline: Pipeline) -> bool:
         for _, kind, size in needed_tables(pipeline)
     )
     return (asked * pictures + sum(costs)) * gallery.dim <= CHEAP
-
-
-def _same_rule(one: Pipeline, other: Pipeline) -> bool:
-    return one.with_threshold(None) == other.with_threshold(None)
 
 
 def _changed(before: View, after: View) -> int:

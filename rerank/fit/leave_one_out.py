@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
 from lmk.rerank.fit.calibration import AskedPhotos, ScoredAnswers
@@ -102,7 +101,7 @@ def answers_of_distractors(
     confidences, photos = [], []
     for part in _parts(distractors, others, rule):
         without = fitted_without(part.left_out) if pipeline.uses_distractors() else context
-        asked = _embeddings(distractors, part.rows)
+        asked = distractors.embeddings(part.rows)
         found = searcher.search(asked, pipeline.candidates)
         answers = pipeline.predict(QueryBatch(asked), found, without)
         own = np.array([not copies.size for copies in rule.among(found)], np.bool_)
@@ -119,10 +118,7 @@ def _of_pictures(
     others: Searcher | None,
     rule: CopyRule,
 ) -> tuple[AskedPhotos, NDArray[np.bool_], AskedPhotos]:
-    """Returns answers to pictures without themselves, whether they are right, and without landmark.
-
-    `others` searches the distractors.
-    """
+    """Returns answers without the pictures, whether they are right, and without their landmarks."""
     rows = _spread(np.flatnonzero(gallery.mask & (np.diff(context.label_offsets) > 0)))
     if not rows.size:
         return _NOBODY, np.zeros(0, np.bool_), _NOBODY
@@ -131,7 +127,7 @@ def _of_pictures(
     landmarks = _landmarks(context, rows, own, gallery.mask)
     # As deep as it takes to have k neighbours left when a whole landmark is left out.
     deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
-    asked = _embeddings(gallery, rows)
+    asked = gallery.embeddings(rows)
     found = searcher.search(asked, k + deeper)
     copies = [np.union1d(row, more) for row, more in zip(rows, rule.among(found), strict=True)]
     unused = None if others is None else rule.among(others.search(asked, MOST_COPIES))
@@ -145,10 +141,9 @@ def _of_pictures(
         label in {context.label_names[code] for code in codes}
         for label, codes in zip(answers.labels, own, strict=True)
     ]
-    several = np.array(
-        [not np.isin(*both).all() for both in zip(landmarks, copies, strict=True)], np.bool_
-    )
-    unknown_landmark = answered([np.union1d(*both) for both in zip(landmarks, copies, strict=True)])
+    both = list(zip(landmarks, copies, strict=True))
+    several = np.array([not np.isin(*pair).all() for pair in both], np.bool_)
+    unknown_landmark = answered([np.union1d(*pair) for pair in both])
     photo = photo_numbers(rows, copies)
     return (
         AskedPhotos(answers.confidence[several], photo[several]),
@@ -159,36 +154,26 @@ def _of_pictures(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Distractors that are queries together: int64 arrays.
-
-    Attributes:
-        rows: the queries.
-        left_out: distractors that the gallery is fitted without.
-        photo: the number of the photo that each of `rows` shows.
-    """
+    """Distractors that are queries together."""
 
     rows: NDArray[np.int64]
-    left_out: NDArray[np.int64]
-    photo: NDArray[np.int64]
+    left_out: NDArray[np.int64]  # distractors that the gallery is fitted without
+    photo: NDArray[np.int64]  # the number of the photo that each of `rows` shows
 
 
 def _parts(distractors: View, others: Searcher, rule: CopyRule) -> list[_Part]:
-    """Returns the parts in which distractors are queries. `others` searches the distractors.
-
-    A checksum of each vector decides. The row of a picture depends on when it was added, so parts
-    by row would differ between an index that grew and the same one built at once. Copies stay
-    together.
-    """
+    """Returns the parts in which distractors are queries; copies of a photo stay together."""
     rows = np.flatnonzero(distractors.mask)
+    # Checksums decide: row numbers differ between an index that grew and one built at once.
     chance = [
         zlib.crc32(vector.tobytes())
-        for _, some in blocks(distractors.stored, rows)
-        for vector in some
+        for block in blocks(rows)
+        for vector in distractors.stored.read(block)
     ]
     rows = rows[np.argsort(np.array(chance, np.int64), kind="stable")]
     whole = len(rows) <= 2 * SAMPLE
     rows = rows if whole else rows[:SAMPLE]
-    copies = rule.among(others.search(_embeddings(distractors, rows), MOST_COPIES))
+    copies = rule.among(others.search(distractors.embeddings(rows), MOST_COPIES))
     photo = photo_numbers(rows, copies)
     first = np.unique(photo, return_index=True)[1][photo]  # where the first of its copies stands
     half, order = first <= first[(len(rows) - 1) // 2], np.argsort(rows)
@@ -204,10 +189,6 @@ def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows
     places = np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))
     return np.asarray(rows[places], np.int64)
-
-
-def _embeddings(view: View, rows: NDArray[np.int64]) -> Embeddings:
-    return Embeddings(view.stored.read(rows), tuple(map(str, rows)), view.fingerprint)
 
 
 def _landmarks(

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.embed.progress import CountOfTotal, no_count_of_total
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
@@ -125,9 +124,8 @@ class NearestTable:
     def _ask(self, searcher: Searcher, there: View, asked: Rows, on_progress: CountOfTotal) -> None:
         """Searches the lists of some rows and writes them into the table."""
         done = 0
-        for chosen, vectors in blocks(there.stored, asked):
-            queries = Embeddings(vectors, tuple(map(str, chosen)), there.fingerprint)
-            found = searcher.search(queries, self.n + 1)
+        for chosen in blocks(asked):
+            found = searcher.search(there.embeddings(chosen), self.n + 1)
             # itself last, where it is found at all
             order = np.argsort(found.rows == chosen[:, None], axis=1, kind="stable")[:, : self.n]
             self.rows[chosen] = np.take_along_axis(found.rows, order, axis=1)

@@ -87,11 +87,9 @@ def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:
 def saved_distractors(gallery: Gallery) -> View:
     """Returns the distractors that the gallery was fitted with; all where none are noted."""
     used, distractors = saved_array(gallery, DISTRACTORS, 1), gallery.view("distractor")
-    return (
-        distractors
-        if used is None
-        else replace(distractors, mask=distractors.mask & used.astype(np.bool_))
-    )
+    if used is None:
+        return distractors
+    return replace(distractors, mask=distractors.mask & used.astype(np.bool_))
 
 
 def saved_state(gallery: Gallery) -> FittedState | None:
@@ -114,7 +112,9 @@ def saved_state(gallery: Gallery) -> FittedState | None:
     return FittedState(pipeline, saved_calibration(gallery), fitted, fit.weighed, fit.changed)
 
 
-def saved_context(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> PipelineContext:
+def saved_context(
+    gallery: Gallery, pipeline: Pipeline, searcher: Searcher, *, batch: int | None = None
+) -> PipelineContext:
     """Returns what the steps of a pipeline need of an opened gallery.
 
     It is read where it was fitted with the same parameters. For other steps than the saved ones it
@@ -124,6 +124,7 @@ def saved_context(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> P
         gallery: opened.
         pipeline: maybe not the saved one.
         searcher: over the gallery's pictures.
+        batch: number of queries at a time, if known, for the search of the distractors.
     """
     view, distractors = gallery.view("gallery"), saved_distractors(gallery)
     tables: dict[str, FittedTable] = {}
@@ -139,7 +140,7 @@ def saved_context(gallery: Gallery, pipeline: Pipeline, searcher: Searcher) -> P
             change = Change(Sides.none(0), view, distractors, exact_searcher, searcher)
             tables[need] = kind.empty(size).updated(change, no_count_of_total)
     background = read_setting(gallery, BACKGROUND, Cosine) or 0.0
-    return context_of(pipeline, view, distractors, background, tables, values)
+    return context_of(pipeline, view, distractors, background, tables, values, batch=batch)
 
 
 def save(

@@ -104,15 +104,15 @@ class FittedTable(ABC):
         """
 
     @classmethod
-    @abstractmethod
     def cost(cls, size: int, pictures: int, distractors: int, compared: int) -> int:
-        """Returns the products of vectors that it takes to make and use the table.
+        """Returns the products of vectors that the table adds to those that every fit counts.
 
         Args:
             size: of the table.
             pictures, distractors: of the gallery.
             compared: pairs of a query and a neighbour that a fit compares.
         """
+        return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,63 +183,42 @@ class DistractorHits(FittedTable):
             return None
         return self.table.hits(distractors=others, gallery=pictures, top=self.top)
 
-    @classmethod
-    def cost(cls, size: int, pictures: int, distractors: int, compared: int) -> int:
-        """Returns the products of vectors that it takes to make and use the table.
-
-        Each distractor hits twice, because half of the distractors at a time are left out.
-        """
-        return 2 * distractors * pictures
-
 
 @dataclass(frozen=True, eq=False)
 class _Lists(FittedTable):
-    """The nearest rows of each gallery picture.
+    """The nearest rows of each gallery picture; `among` is the field of Sides that they are of."""
 
-    Attributes:
-        table: of all rows.
-    """
+    among: ClassVar[str]
 
     table: NearestTable
 
-    @staticmethod
-    @abstractmethod
-    def parties(sides: Sides) -> Parties:
-        """Returns which rows have a list, and which may be in one."""
-
     @property
     def size(self) -> int:
-        """The length of each list."""
         return self.table.n
 
     @classmethod
     def empty(cls, size: int) -> Self:
-        """Returns the table of a gallery without rows."""
         return cls(NearestTable.empty(0, size))
 
     def updated(self, change: Change, on_progress: CountOfTotal) -> Self:
-        """Returns the table after a change."""
+        before, after = (
+            Parties(sides.gallery, getattr(sides, self.among))
+            for sides in (change.before, change.after)
+        )
+        stored, fingerprint = change.gallery.stored, change.gallery.fingerprint
         table = self.table.updated(
-            change.search,
-            change.gallery.stored,
-            change.gallery.fingerprint,
-            before=self.parties(change.before),
-            after=self.parties(change.after),
-            on_progress=on_progress,
+            change.search, stored, fingerprint, before=before, after=after, on_progress=on_progress
         )
         return replace(self, table=table)
 
     def renumbered(self, alive: Mask) -> Self:
-        """Returns the table when only the rows alive, bool [rows], are left."""
         return replace(self, table=self.table.renumbered(alive))
 
     def to_arrays(self) -> tuple[NDArray[Any], ...]:
-        """Returns the rows and the cosines of the lists."""
         return self.table.rows, self.table.scores
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[NDArray[Any]], size: int) -> Self | None:
-        """Returns the table that `to_arrays` saved, or None for other arrays."""
         rows, scores = arrays
         if rows.shape != scores.shape or rows.shape[1] != size or rows.dtype.kind != "i":
             return None
@@ -254,11 +233,7 @@ class NearestPictures(_Lists):
     need = "neighbours"
     stage = "neighbourhoods"
     arrays = {"neighbours": 2, "neighbours cosines": 2}  # noqa: RUF012
-
-    @staticmethod
-    def parties(sides: Sides) -> Parties:
-        """Returns which rows have a list, and which may be in one."""
-        return Parties(sides.gallery, sides.gallery)
+    among = "gallery"
 
     def value(self, gallery: View, distractors: View) -> Any:
         """Returns int32 [rows, size + 1], each picture in front of its own nearest."""
@@ -276,11 +251,7 @@ class NearestDistractors(_Lists):
     need = "distractor_similarity"
     stage = "likeness to distractors"
     arrays = {"likeness": 2, "likeness cosines": 2}  # noqa: RUF012
-
-    @staticmethod
-    def parties(sides: Sides) -> Parties:
-        """Returns which rows have a list, and which may be in one."""
-        return Parties(sides.gallery, sides.distractors)
+    among = "distractors"
 
     def value(self, gallery: View, distractors: View) -> Any:
         """Returns float32 [rows, size], the largest cosines of each picture to distractors."""

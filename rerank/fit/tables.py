@@ -22,7 +22,7 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.search.choose import searcher_of
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.background import LandmarkSums, Pictures, landmark_sums
+from lmk.rerank.fit.background import LandmarkSums, landmark_sums
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.table_kinds import KINDS, Change, DistractorHits, FittedTable
 from lmk.rerank.steps.context import PipelineContext
@@ -104,8 +104,7 @@ class FitTables:
                 table, sides = kind.empty(size), Sides.none(0)
             change = Change(sides, gallery, distractors, exact_searcher)
             tables[need] = table.updated(change, partial(on_progress, kind.stage))
-        pictures = (Pictures(view.mask, view.labels) for view in (self.gallery, gallery))
-        sums = self.sums.updated(gallery.stored, before=next(pictures), after=next(pictures))
+        sums = self.sums.updated(before=self.gallery, after=gallery)
         return FitTables(gallery, distractors, sums, tables)
 
     def renumbered(self, alive: NDArray[np.bool_], gallery: View, distractors: View) -> FitTables:
@@ -143,6 +142,8 @@ def context_of(
     background: float,
     tables: Mapping[str, FittedTable],
     saved_values: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    batch: int | None = _MANY,
 ) -> PipelineContext:
     """Returns what the steps of a pipeline need of a gallery.
 
@@ -153,6 +154,7 @@ def context_of(
         background: the mean cosine of two pictures of different landmarks.
         tables: by need, with the sizes that the steps want.
         saved_values: values of the context that need no table.
+        batch: number of queries at a time, if known, for the search of the distractors.
     """
     labels = gallery.labels
     assert labels is not None  # a gallery and its writer have them
@@ -168,15 +170,15 @@ def context_of(
         labels.codes,
         background=background,
         vectors=gallery.stored,
-        distractor_searcher=exact_searcher(distractors) if compares else None,
+        distractor_searcher=exact_searcher(distractors, batch) if compares else None,
         pictures=gallery.mask,
         **values,
     )
 
 
-def exact_searcher(view: View) -> Searcher:
-    """Returns an exact search for many queries, the fastest for the size of the view."""
-    return searcher_of(view, recall=1.0, batch=_MANY)
+def exact_searcher(view: View, batch: int | None = _MANY) -> Searcher:
+    """Returns an exact search, the fastest for the size of the view and of a batch of queries."""
+    return searcher_of(view, recall=1.0, batch=batch)
 
 
 def copy_rule(tables: FitTables) -> CopyRule:

@@ -86,12 +86,7 @@ def _cut(
     weight: NDArray[np.float64],
     right_weight: NDArray[np.float64] | None = None,
 ) -> float:
-    """Returns the cut between two values with most of `right` and least of `wrong` above it.
-
-    Each wrong answer counts as its weight says, and so does each right one, all alike unless given.
-    The lowest value keeps all, for confidences that say nothing; above the highest nothing is
-    better than there.
-    """
+    """Returns the cut between two values with most of `right` and least of `wrong` above it."""
     if not wrong.size:
         return float("-inf")
     values = np.unique(np.concatenate([right, wrong]))

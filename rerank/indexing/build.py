@@ -47,6 +47,7 @@ from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.tags.thresholds import HEAD_SETTING, THRESHOLDS_FILE, load_thresholds
 
 Pictures = Manifest | str | os.PathLike[str]
+_STAGES: dict[Role, str] = {"gallery": "gallery", "distractor": "distractors"}
 
 
 @dataclass(frozen=True)
@@ -182,27 +183,28 @@ def build_index(
         GalleryError: many pictures cannot be read (`allow_removals`); the index is not changed.
         GalleryLocked, StorageError: the folder is locked or cannot be written.
     """
-    path, gallery = Path(path), _manifest(gallery)
-    distractors = None if distractors is None else _manifest(distractors)
+    path = Path(path)
+    wholes: dict[Role, Manifest] = {"gallery": _manifest(gallery)}
+    if distractors is not None:
+        wholes["distractor"] = _manifest(distractors)
     embedder = embedder or Embedder.named()
     if shard is not None and whiten:
         raise UsageError("a shard has no whitening", remedy="whiten when the shards are merged")
-    part = part_of(gallery, shard)
-    distractor_part = None if distractors is None else part_of(distractors, shard)
+    parts = {role: part_of(whole, shard) for role, whole in wholes.items()}
     # Before hours of embedding. The size of a merge is not known.
-    check_kind(search, embedder.dim, rows=None if shard else len(part))
+    check_kind(search, embedder.dim, rows=None if shard else len(parts["gallery"]))
     with GalleryWriter(path, create=True, wait=wait) as writer:
         store = open_store(path, embedder)
-        pictures = extract_all(part, embedder, store, "gallery", on_progress)
-        others = NOTHING
-        if distractor_part is not None:
-            others = extract_all(distractor_part, embedder, store, "distractors", on_progress)
-        if len(part) or shard is None:
-            require_pictures(part, pictures)
+        read = {
+            role: extract_all(part, embedder, store, _STAGES[role], on_progress)
+            for role, part in parts.items()
+        }
+        pictures, others = read["gallery"], read.get("distractor", NOTHING)
+        if len(parts["gallery"]) or shard is None:
+            require_pictures(parts["gallery"], pictures)
         if not allow_removals:
-            _require_seen(writer, "gallery", gallery, part, pictures)
-            if distractors is not None and distractor_part is not None:
-                _require_seen(writer, "distractor", distractors, distractor_part, others)
+            for role, part in parts.items():
+                _require_seen(writer, role, wholes[role], part, read[role])
         if whiten is None:
             counts = len(pictures.pictures), len(others.pictures)
             whiten = shard is None and whitening_helps(embedder, *counts)
@@ -210,17 +212,13 @@ def build_index(
             embedder = whitened(embedder, store, pictures.pictures, others.pictures)
         writer.reset(embedder.fingerprint, embedder.dim, precision)
         writer.install_embedder(embedder.save)
-        added = append_all(
-            writer, store, embedder, pictures.pictures, part.root, duplicates=duplicates
-        )
-        against = 0
-        if distractor_part is not None:
-            against = append_all(
-                writer, store, embedder, others.pictures, distractor_part.root, role="distractor",
+        added: dict[Role, int] = {}
+        for role, part in parts.items():
+            added[role] = append_all(
+                writer, store, embedder, read[role].pictures, part.root, role=role,
                 duplicates=duplicates,
             )  # fmt: skip
-        record_skipped(writer, pictures.skipped, "gallery")
-        record_skipped(writer, others.skipped, "distractor")
+            record_skipped(writer, read[role].skipped, role)
         writer.set(SEARCH, search.to_json())
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
@@ -235,8 +233,8 @@ def build_index(
         shared, without_own = shared_ids(writer), landmarks_without_own_picture(writer)
         writer.commit()
         return BuildReport(
-            pictures=added,
-            distractors=against,
+            pictures=added["gallery"],
+            distractors=added.get("distractor", 0),
             computed=pictures.computed + others.computed,
             skipped=(*pictures.skipped, *others.skipped),
             duplicates=tuple(writer.duplicates),

@@ -32,6 +32,7 @@ from lmk.index.vectors.labels import Role
 
 DISTRACTOR_PREFIX = "distractor:"  # keeps the ids of distractors apart from the gallery's
 DUPLICATES = "duplicates"  # setting: whether pictures with equal content are added
+FEATURES = Path("cache", "features")  # features of the pictures
 PHOTOS = Path("cache", "photos")  # features of photos used to tune or calibrate the gallery
 BLOCK = 8192  # number of pictures whose vectors are in memory
 
@@ -43,11 +44,10 @@ def prefix_of(role: Role) -> str:
     return DISTRACTOR_PREFIX if role == "distractor" else ""
 
 
-def open_store(path: Path, embedder: Embedder) -> FeatureStore:
-    """Returns the store with the raw features of a gallery's pictures."""
-    folder = path / "cache" / "features"
+def open_store(path: Path, embedder: Embedder, folder: Path = FEATURES) -> FeatureStore:
+    """Returns the store with the raw features of a gallery's pictures, or of PHOTOS."""
     key, dim = embedder.feature_fingerprint, embedder.feature_dim
-    return FeatureStore(folder, key, dim, below=path)
+    return FeatureStore(path / folder, key, dim, below=path)
 
 
 def extract_all(
@@ -205,9 +205,7 @@ def prune_cache(path: Path, gallery: Gallery) -> int:
     with ExitStack() as held, suppress(GalleryLocked):
         held.callback(os.close, take_lock(path / PHOTOS))
         embedder = Embedder.load(gallery.embedder_dir, checked=True)
-        key, dim = embedder.feature_fingerprint, embedder.feature_dim
-        store = FeatureStore(path / PHOTOS, key, dim, below=path)
-        dropped += store.prune(_contents(gallery))
+        dropped += open_store(path, embedder, PHOTOS).prune(_contents(gallery))
     return dropped
 
 

@@ -21,6 +21,7 @@ from lmk.embed.tables.label_text import plain_name
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
+from lmk.index.vectors.vectors import row_blocks
 from lmk.rerank.fit.fit import fit_change
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.indexing.ingest import BLOCK, label_counts
@@ -229,8 +230,7 @@ def _append_again(
     labels: Mapping[int, tuple[str, ...]],
 ) -> None:
     """Replaces rows of one role, in ascending order, by the same rows with other labels."""
-    for start in range(0, len(rows), BLOCK):
-        some = rows[start : start + BLOCK]
+    for some in row_blocks(rows, BLOCK):
         role: Role = "distractor" if old.membership.distractor[some[0]] else "gallery"
         pictures = [
             replace(picture, labels=labels[row])

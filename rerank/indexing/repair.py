@@ -32,6 +32,7 @@ from lmk.index.catalog.records import Picture
 from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.verify import drop_derived, verify
 from lmk.index.gallery.writer import GalleryWriter
+from lmk.index.vectors.vectors import row_blocks
 from lmk.rerank.fit.fit import fit
 from lmk.rerank.fit.tables import PIPELINE, SHARD
 from lmk.rerank.indexing.ingest import BLOCK, extract_all, open_store
@@ -129,8 +130,8 @@ def _reembed(
     parts = [np.array([row for row in rows if alive[row]], np.int64) for rows in damaged]
     lost: list[Picture] = []
     for rows in parts:
-        for start in range(0, len(rows), BLOCK):
-            pictures = writer.uncommitted.pictures(rows[start : start + BLOCK])
+        for block in row_blocks(rows, BLOCK):
+            pictures = writer.uncommitted.pictures(block)
             _compute(pictures, embedder, store, on_progress)
             lost += [picture for picture in pictures if picture.sha256 not in store]
     if not drop_lost:
@@ -147,17 +148,14 @@ def _replace(
     """Writes new vectors for those rows that were not removed."""
     rows = rows[writer.uncommitted.membership().alive[rows]]
     vectors = [np.empty((0, embedder.dim), np.float32)]
-    for start in range(0, len(rows), BLOCK):
-        pictures = writer.uncommitted.pictures(rows[start : start + BLOCK])
+    for block in row_blocks(rows, BLOCK):
+        pictures = writer.uncommitted.pictures(block)
         vectors.append(embedder.vectors(store.read([picture.sha256 for picture in pictures])))
     writer.replace_vectors(rows, np.concatenate(vectors))
 
 
 def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
-    """Raises GalleryError unless pictures are certainly lost.
-
-    If no file of a manifest's folder exists, its drive may not be mounted.
-    """
+    """Raises GalleryError unless pictures are certainly lost."""
     noun = "picture" if len(lost) == 1 else "pictures"
     what = f"{len(lost):,} {noun} with damaged vectors would be lost: "
     remedy = "make the files readable again, or remove the lost pictures with --drop-lost"
@@ -165,7 +163,7 @@ def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
         reason = _out_of_reach(picture)
         if reason is not None:
             raise GalleryError(what + reason, where=_file(picture), remedy=remedy)
-    gone = {picture.root for picture in lost}
+    gone = {picture.root for picture in lost}  # their drives may not be mounted
     for picture in (*lost, *_all_pictures(writer)):
         if not gone:
             return
@@ -194,9 +192,8 @@ def _file(picture: Picture) -> Path:
 
 
 def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
-    rows = np.flatnonzero(writer.uncommitted.membership().alive)
-    for start in range(0, len(rows), BLOCK):
-        yield from writer.uncommitted.pictures(rows[start : start + BLOCK])
+    for block in row_blocks(np.flatnonzero(writer.uncommitted.membership().alive), BLOCK):
+        yield from writer.uncommitted.pictures(block)
 
 
 def _compute(

@@ -25,6 +25,7 @@ from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
+from lmk.index.vectors.vectors import row_blocks
 from lmk.rerank.fit.fit import fit_change
 from lmk.rerank.fit.tables import SHARD
 from lmk.rerank.indexing.ingest import (
@@ -154,8 +155,8 @@ def sync_index(
         if not allow_removals:
             require_few(path, losses)
         for plan in plans:
-            for start in range(0, len(plan.going), BLOCK):
-                writer.remove(old.ids(plan.going[start : start + BLOCK]))
+            for block in row_blocks(plan.going, BLOCK):
+                writer.remove(old.ids(block))
         added = sum(_append(plan, writer, old, store, embedder) for plan in plans)
         _record_skipped(writer, old, plans)
         taken = len(writer.relabelled)  # unlabelled copies that a labelled picture replaces
@@ -244,17 +245,18 @@ def _append(
 
 def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) -> None:
     """Updates the skipped files of the synchronised roles in the catalog."""
-    before, synced = old.skipped(), {plan.role for plan in plans}
-    now = {(plan.role, skip.path) for plan in plans for skip in plan.skipped}
-    stamps: dict[str, Stamp] = {}
-    for path, _ in before:
-        role: Role = "distractor" if path.startswith(DISTRACTOR_PREFIX) else "gallery"
-        if role in synced and (role, path.removeprefix(prefix_of(role))) not in now:
-            writer.unskip(path)
-    for path, stamp in (read_setting(old, _UNREADABLE, dict[str, Stamp]) or {}).items():
+    synced = {plan.role for plan in plans}
+    now = {prefix_of(plan.role) + skip.path for plan in plans for skip in plan.skipped}
+
+    def is_synced(path: str) -> bool:
         role = "distractor" if path.startswith(DISTRACTOR_PREFIX) else "gallery"
-        if role not in synced:
-            stamps[path] = stamp
+        return role in synced
+
+    for path, _ in old.skipped():
+        if is_synced(path) and path not in now:
+            writer.unskip(path)
+    stamps = read_setting(old, _UNREADABLE, dict[str, Stamp]) or {}
+    stamps = {path: stamp for path, stamp in stamps.items() if not is_synced(path)}
     for plan in plans:
         record_skipped(writer, plan.extraction.skipped, plan.role)
         stamps |= plan.stamps

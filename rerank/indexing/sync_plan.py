@@ -24,6 +24,7 @@ from lmk.embed.progress import Progress
 from lmk.index.catalog.records import Picture
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import Role
+from lmk.index.vectors.vectors import row_blocks
 from lmk.rerank.indexing.ingest import BLOCK, NOTHING, part_of, prefix_of
 from lmk.rerank.indexing.removals import Removals, UnseenPictures, removals, unseen_pictures
 
@@ -61,6 +62,7 @@ class Plan:
         role: the role of the pictures.
         manifest: the pictures of the gallery's shard, or all pictures.
         stays: bool [rows], the rows that do not change.
+        held: the rows that do not stay, by the SHA-256 of their content; their vectors are reused.
         items: the pictures to append, by verb; numbers are positions in `extraction.pictures`.
         relabelled: the same for pictures that need not be read; numbers are manifest rows.
         extraction: the pictures that were read.
@@ -91,7 +93,7 @@ class Plan:
         self.hidden: list[tuple[str, str]] = []
         self.taken = 0
         self._candidates: list[Row] = []
-        self._held: dict[str, list[int]] = {}
+        self.held: dict[str, list[int]] = {}
 
     # Before files are read
 
@@ -112,17 +114,12 @@ class Plan:
             on_progress("comparing", min(start + BLOCK, len(rows)), len(rows))
         self._keep_unseen()
         for at, picture in self._entries(np.flatnonzero(self.alive & ~self.stays)):
-            self._held.setdefault(picture.sha256, []).append(at)
+            self.held.setdefault(picture.sha256, []).append(at)
 
     @property
     def candidates(self) -> Manifest:
         """The pictures whose files must be read."""
         return Manifest(self.manifest.root, tuple(self._candidates), self.manifest.skipped)
-
-    @property
-    def held(self) -> dict[str, list[int]]:
-        """Rows that do not stay, by the SHA-256 of their content; their vectors are reused."""
-        return self._held
 
     # After they were read
 
@@ -134,7 +131,7 @@ class Plan:
         """
         self.extraction = extraction
         gone = self.alive & ~self._listed
-        free = {key: [row for row in rows if gone[row]] for key, rows in self._held.items()}
+        free = {key: [row for row in rows if gone[row]] for key, rows in self.held.items()}
         for start in range(0, len(extraction.pictures), BLOCK):
             block = extraction.pictures[start : start + BLOCK]
             known = self._known(picture.row for picture in block)
@@ -160,18 +157,12 @@ class Plan:
             known = [*held.get(content, ()), *(set(self._old.labels(at)) for at in twins)]
             if self.role == "distractor":
                 labels = set()
-            if (
-                self.role == "gallery"
-                and labels
-                and set() in known
-                and not any(labels <= other for other in known)
-            ):
-                self.taken += 1  # it replaces a copy without a label
-                self.items["relabel"].add(row, number)
-                held.setdefault(content, []).append(labels)
-            elif not any(labels <= other for other in known):
-                self.items["add"].add(row, number)
-                held.setdefault(content, []).append(labels)
+            if any(labels <= other for other in known):
+                continue
+            replaces = set() in known  # a copy without a label
+            self.taken += replaces
+            self.items["relabel" if replaces else "add"].add(row, number)
+            held.setdefault(content, []).append(labels)
 
     @property
     def losses(self) -> Removals:
@@ -258,13 +249,11 @@ class Plan:
                 yield from ((verb, self._prefix + picture.row.id) for picture in pictures)
         for _, entries in self.relabelled_batches():
             yield from (("relabel", picture.id) for picture in entries)
-        gone = self.removed
-        for start in range(0, len(gone), BLOCK):
-            yield from (("remove", id_) for id_ in self._old.ids(gone[start : start + BLOCK]))
+        for block in row_blocks(self.removed, BLOCK):
+            yield from (("remove", id_) for id_ in self._old.ids(block))
 
     def _entries(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Picture]]:
-        for start in range(0, len(rows), BLOCK):
-            part = rows[start : start + BLOCK]
+        for part in row_blocks(rows, BLOCK):
             yield from zip(part.tolist(), self._old.pictures(part), strict=True)
 
     def _keep_unseen(self) -> None:
@@ -317,7 +306,7 @@ class Plan:
         self, number: int, picture: Extracted, known: tuple[int, Picture] | None,
         free: dict[str, list[int]],
     ) -> None:  # fmt: skip
-        held = self._held.get(picture.sha256, [COMPUTED])[0]
+        held = self.held.get(picture.sha256, [COMPUTED])[0]
         if known is None:
             gone = free.get(picture.sha256)
             if gone:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, cg
 
-from lmk.embed.embeddings import Embeddings
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.searcher import Searcher
+from lmk.index.vectors.vectors import row_blocks
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.ranking import ranked
 
@@ -54,11 +54,8 @@ class NeighbourGraph:
         if neighbours < 1:
             raise ValueError(f"neighbours must be at least 1, got {neighbours}")
         starts, ends, cosines = [], [], []
-        rows = np.flatnonzero(view.mask)
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
-            near = searcher.search(asked, neighbours + 1)
+        for block in row_blocks(np.flatnonzero(view.mask), _BLOCK):
+            near = searcher.search(view.embeddings(block), neighbours + 1)
             others = (near.rows != NO_ROW) & (near.rows != block[:, None])
             others &= np.cumsum(others, axis=1) <= neighbours
             starts.append(np.repeat(block, others.sum(axis=1)))

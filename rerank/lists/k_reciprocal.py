@@ -78,7 +78,8 @@ class KReciprocal:
         apart = np.divide(apart, largest, out=np.zeros_like(apart), where=largest > 0)
         order = np.argsort(apart, axis=1, kind="stable")
         # A copy of a picture can stand before it in its own list.
-        order = _self_first(order)
+        first = np.argsort(order != np.arange(len(order))[:, None], axis=1, kind="stable")
+        order = np.take_along_axis(order, first, axis=1)
         members = self._expanded(order)
         encoding = np.exp(-apart) * members
         encoding /= encoding.sum(axis=1, keepdims=True)
@@ -91,12 +92,10 @@ class KReciprocal:
         return final
 
     def _expanded(self, order: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns bool [m, m], the expanded set of k-reciprocal neighbours of each vector.
-
-        The set of a member is added when more than two thirds of it belong to the set already.
-        """
+        """Returns bool [m, m], the expanded set of k-reciprocal neighbours of each vector."""
         near = _mutual(order, self.k1)
         nearer = _mutual(order, round(self.k1 / 2))
+        # The set of a member is added if more than two thirds of it belong to the set already.
         shared = near.astype(np.float32) @ nearer.T.astype(np.float32)
         fits = near & (shared > 2 / 3 * nearer.sum(axis=1))
         added = fits.astype(np.float32) @ nearer.astype(np.float32)
@@ -109,9 +108,3 @@ def _mutual(order: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     mask = np.zeros(order.shape, np.bool_)
     np.put_along_axis(mask, order[:, : k + 1], True, axis=1)
     return mask & mask.T
-
-
-def _self_first(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    own = np.arange(len(order))[:, None]
-    first = np.argsort(order != own, axis=1, kind="stable")
-    return np.take_along_axis(order, first, axis=1)

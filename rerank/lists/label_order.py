@@ -179,11 +179,8 @@ def _in_tiers(
     query_ids: tuple[str, ...],
     k: int,
 ) -> Neighbours:
-    """Returns lists by tier falling, then score falling, then place.
-
-    The order is made before the tiers are added, so that rounding makes no ties. Rounding cannot
-    reverse an order.
-    """
+    """Returns lists by tier falling, then score falling, then place."""
+    # Before the tiers are added, so that rounding makes no ties.
     order = np.lexsort((-scores, -np.where(rows == NO_ROW, -1, tiers)), axis=1)[:, :k]
     raised = (scores + _TIER * tiers).astype(np.float32)
     return Neighbours(

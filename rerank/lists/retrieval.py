@@ -14,7 +14,6 @@ labels the list stays in the order of the search.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -127,10 +126,21 @@ class Lists:
     neighbours: Neighbours
 
 
-class ExpandStep(BaseModel):
-    """Searches again with each query moved towards its n nearest pictures (expansion.expand)."""
+class ListStep(BaseModel):
+    """A step that changes lists. A subclass has its name in the field `step`."""
 
     model_config = _DATA
+
+    def apply(self, lists: Lists, collection: Collection) -> Lists:
+        """Returns the lists in a new order."""
+        return replace(lists, neighbours=self._reordered(lists, collection))
+
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
+        raise NotImplementedError
+
+
+class ExpandStep(ListStep):
+    """Searches again with each query moved towards its n nearest pictures (expansion.expand)."""
 
     step: Literal["expand"] = "expand"
     n: int = Field(default=10, ge=1, le=MOST)
@@ -143,43 +153,36 @@ class ExpandStep(BaseModel):
         return Lists(queries, collection.searcher.search(queries, lists.neighbours.k))
 
 
-class DbaListStep(BaseModel):
+class DbaListStep(ListStep):
     """Compares each picture together with its own nearest pictures (augmentation.py)."""
-
-    model_config = _DATA
 
     step: Literal["dba"] = "dba"
     n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
 
-    def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists."""
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
         near = collection.neighbourhoods(self)
-        neighbours = near.rerank(lists.queries, lists.neighbours, collection.view.stored)
-        return replace(lists, neighbours=neighbours)
+        return near.rerank(lists.queries, lists.neighbours, collection.view.stored)
 
 
-class KReciprocalStep(BaseModel):
+class KReciprocalStep(ListStep):
     """Puts mutual neighbours first (k_reciprocal.py)."""
-
-    model_config = _DATA
 
     step: Literal["k_reciprocal"] = "k_reciprocal"
     k1: int = Field(default=20, ge=1, le=MOST)
     k2: int = Field(default=6, ge=1, le=MOST)
     share: float = Field(default=0.3, ge=0, le=1)
 
-    def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists."""
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
         rule = KReciprocal(self.k1, self.k2, self.share)
-        neighbours = rule.rerank(lists.queries, lists.neighbours, collection.view.stored)
-        return replace(lists, neighbours=neighbours)
+        return rule.rerank(lists.queries, lists.neighbours, collection.view.stored)
 
 
-class DiffuseStep(BaseModel):
-    """Spreads similarity along the graph of mutual neighbours (diffusion.py)."""
+class DiffuseStep(ListStep):
+    """Spreads similarity along the graph of mutual neighbours (diffusion.py).
 
-    model_config = _DATA
+    The scores of a list are divided by its largest one.
+    """
 
     step: Literal["diffuse"] = "diffuse"
     neighbours: int = Field(default=50, ge=1, le=MOST)
@@ -187,39 +190,32 @@ class DiffuseStep(BaseModel):
     sources: int = Field(default=10, ge=1, le=MOST)
     alpha: float = Field(default=0.99, ge=0, lt=1)
 
-    def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists; the scores of a list are divided by its largest one."""
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
         graph = collection.graph(self)
         spread = graph.rerank(lists.neighbours, sources=self.sources, alpha=self.alpha)
         largest = np.abs(np.where(spread.rows == NO_ROW, 0, spread.scores)).max(
             axis=1, keepdims=True, initial=0
         )
         scores = spread.scores / np.where(largest > 0, largest, 1)
-        neighbours = ranked(spread.rows, scores, spread.query_ids, keep_order=True)
-        return replace(lists, neighbours=neighbours)
+        return ranked(spread.rows, scores, spread.query_ids, keep_order=True)
 
 
-class SortByLabelStep(BaseModel):
+class SortByLabelStep(ListStep):
     """Moves pictures of the query's landmark to the front (label_order.sort_by_label).
 
     Attributes:
         n: nearest pictures that give the query's landmark.
     """
 
-    model_config = _DATA
-
     step: Literal["sort_by_label"] = "sort_by_label"
     n: int = Field(default=3, ge=1, le=MOST)
 
-    def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists."""
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
         queries = soft_labels(lists.neighbours, *collection.labels, n=self.n)
-        return replace(
-            lists, neighbours=sort_by_label(lists.neighbours, queries, collection.own_labels)
-        )
+        return sort_by_label(lists.neighbours, queries, collection.own_labels)
 
 
-class InsertByLabelStep(BaseModel):
+class InsertByLabelStep(ListStep):
     """Sorts by label, and adds the pictures of the landmark that the search missed.
 
     Attributes:
@@ -229,23 +225,19 @@ class InsertByLabelStep(BaseModel):
         n: nearest pictures that give the query's landmark.
     """
 
-    model_config = _DATA
-
     step: Literal["insert_by_label"] = "insert_by_label"
     sure: float = Field(default=0.0, ge=0, le=1)
     n: int = Field(default=3, ge=1, le=MOST)
 
-    def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists, and adds pictures that were not in them."""
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
         neighbours = lists.neighbours
         queries = soft_labels(neighbours, *collection.labels, n=self.n)
-        inserted = insert_by_label(
+        return insert_by_label(
             neighbours, queries, collection.own_labels, sure=1 + self.sure, k=neighbours.k
         )
-        return replace(lists, neighbours=inserted)
 
 
-class BoostByTagsStep(BaseModel):
+class BoostByTagsStep(ListStep):
     """Adds to each score the share that the picture's landmark has among the n nearest.
 
     Attributes:
@@ -253,18 +245,14 @@ class BoostByTagsStep(BaseModel):
         n: nearest pictures that give the shares.
     """
 
-    model_config = _DATA
-
     step: Literal["boost_by_tags"] = "boost_by_tags"
     weight: float = Field(default=1.0, gt=0)
     n: int = Field(default=3, ge=1, le=MOST)
 
-    def apply(self, lists: Lists, collection: Collection) -> Lists:
-        """Orders the lists."""
+    def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
         tags = tags_of(lists.neighbours, *collection.labels, n=self.n)
         codes = collection.own_labels.codes
-        neighbours = boost_by_tags(lists.neighbours, tags, codes, weight=self.weight)
-        return replace(lists, neighbours=neighbours)
+        return boost_by_tags(lists.neighbours, tags, codes, weight=self.weight)
 
 
 RetrievalStep = Annotated[
@@ -358,20 +346,14 @@ def rerank_lists(retrieval: Retrieval, queries: Embeddings, collection: Collecti
         Rows of the collection, best first, with the scores of the last step. Only the order of the
         scores has a meaning.
     """
-    parts = [_listed(retrieval, block, collection) for block in _blocks(queries)]
-    if not parts:
-        return _listed(retrieval, queries, collection)
+    pieces = [slice(start, start + _BLOCK) for start in range(0, max(len(queries), 1), _BLOCK)]
+    blocks = (replace(queries, vectors=queries.vectors[p], ids=queries.ids[p]) for p in pieces)
+    parts = [_listed(retrieval, block, collection) for block in blocks]
     return Neighbours(
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.scores for part in parts]),
         queries.ids,
     )
-
-
-def _blocks(queries: Embeddings) -> Iterator[Embeddings]:
-    for start in range(0, len(queries), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        yield replace(queries, vectors=queries.vectors[part], ids=queries.ids[part])
 
 
 def _listed(retrieval: Retrieval, queries: Embeddings, collection: Collection) -> Neighbours:

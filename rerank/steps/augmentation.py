@@ -1,9 +1,10 @@
 """Augmentation of the short list: gallery pictures are compared together with their nearest.
 
-The vectors are those of expansion.augment, but only of the pictures that a search returned. A
-gallery then saves the row numbers of each picture's nearest instead of a second set of vectors, and
-the search stays as it is. A picture can be left out of all augmented vectors. Leave-one-out needs
-this, because augmented vectors contain the very pictures that are queries, and would flatter.
+An augmented vector is the weighted mean of a picture and its nearest (database augmentation). Only
+those of the pictures that a search returned are computed. A gallery then saves the row numbers of
+each picture's nearest instead of a second set of vectors, and the search stays as it is. A picture
+can be left out of all augmented vectors. Leave-one-out needs this, because augmented vectors
+contain the very pictures that are queries, and would flatter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.scores import scores as dots
 from lmk.index.vectors.searcher import Searcher
-from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.vectors import Vectors, row_blocks
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.expansion import augmentation_weights, itself_first
 from lmk.rerank.steps.ranking import ranked
@@ -63,11 +64,9 @@ class Neighbourhoods:
         """
         by_rank = augmentation_weights() if weights is None else np.asarray(weights, np.float64)
         lists = np.full((view.stored.rows, len(by_rank) + 1), NO_ROW, np.int32)
-        rows = np.flatnonzero(view.mask)
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
-            lists[block] = itself_first(block, searcher.search(asked, lists.shape[1]))
+        for block in row_blocks(np.flatnonzero(view.mask), _BLOCK):
+            near = searcher.search(view.embeddings(block), lists.shape[1])
+            lists[block] = itself_first(block, near)
         return cls(lists, by_rank)
 
     def rerank(

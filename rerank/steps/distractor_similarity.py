@@ -18,31 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import UsageError
-from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.steps.hits import Hits
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def distractor_cosines(
-    distractors: Searcher, pictures: Embeddings, top: int
-) -> NDArray[np.float32]:
-    """Returns the `top` largest cosines of each picture to distractors, falling: float32 [n, top].
-
-    -inf where there are fewer distractors. B is the mean of the first 5 of a gallery picture, and C
-    that of the first 10 of a query (`mean_of`).
-    """
-    return distractors.search(pictures, top).scores
-
-
 def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:
     """Returns the mean of the m largest, or of all where there are fewer: float32 [n], 0 for none.
 
     Args:
-        cosines: [n, at least m], falling (distractor_cosines).
+        cosines: [n, at least m], falling; -inf where there are fewer (Neighbours.scores).
         m: how many.
 
     Raises:
@@ -64,7 +51,7 @@ def thresholded_demotion(
     The second place of 2020 subtracted it from a confidence (float32 [n], never negative).
 
     Args:
-        cosines: [n, at least nth], falling (distractor_cosines).
+        cosines: [n, at least nth], of the queries to distractors, falling.
         nth: counted from 1.
         at: where the demotion begins.
         factor: of the cosine.
@@ -110,7 +97,7 @@ def landmark_score(
 
     Args:
         gallery_cosines: [q, at least m], falling (Neighbours.scores).
-        cosines: [q, at least m], falling (distractor_cosines).
+        cosines: the same of distractors.
         m: nearest pictures of each that count.
     """
     return mean_of(gallery_cosines, m) - mean_of(cosines, m)
@@ -126,13 +113,8 @@ def hits_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.D
     """
     import pandas as pd  # takes half a second
 
-    return pd.DataFrame(
-        {
-            "id": list(ids),
-            "mean_cosine": picks.mean[rows],
-            "n_picked": picks.counts[rows],
-        }
-    )
+    columns = {"id": list(ids), "mean_cosine": picks.mean[rows], "n_picked": picks.counts[rows]}
+    return pd.DataFrame(columns)
 
 
 def shared_content(
@@ -143,15 +125,9 @@ def shared_content(
     Args:
         first, second: SHA-256 of the files; None where it is not known, which equals nothing.
     """
-    where: dict[str, int] = {}
-    for place, content in enumerate(second):
-        if content is not None:
-            where.setdefault(content, place)
-    return [
-        (place, where[content])
-        for place, content in enumerate(first)
-        if content is not None and content in where
-    ]
+    where = {content: place for place, content in reversed([*enumerate(second)])}
+    matches = ((place, where.get(content)) for place, content in enumerate(first) if content)
+    return [(place, match) for place, match in matches if match is not None]
 
 
 def refuse_queries_in_distractors(

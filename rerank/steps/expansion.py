@@ -1,21 +1,16 @@
-"""Expansion: vectors move towards their neighbours before another search.
+"""Expansion: queries move towards their neighbours before another search.
 
-Query expansion adds the neighbours of a query to the query. Augmentation does the same to gallery
-pictures, once, when an index is built. Recognition and retrieval lists use both.
+Augmentation (augmentation.py) does the same to gallery pictures. Its weights are here.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
-from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
-from lmk.index.vectors.view import View
 
 _BLOCK = 1024  # queries whose neighbours' vectors are in memory at a time
 
@@ -72,31 +67,6 @@ def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64
         raise ValueError(f"n must be at least 1, got {n}")
     weights = np.logspace(0, -spread, n)
     return np.asarray(weights / weights.sum(), np.float64)
-
-
-def augment(
-    searcher: Searcher, view: View, weights: NDArray[np.float64] | None = None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yields each picture as a weighted mean of itself and its nearest (database augmentation).
-
-    Args:
-        searcher: over the view.
-        view: the pictures to be augmented.
-        weights: of the picture itself, its nearest, its second nearest...; falling.
-            `augmentation_weights()` unless given. Where there are fewer pictures, the first ones.
-
-    Yields:
-        Rows int64 [b], rising, and their new unit vectors float32 [b, d].
-    """
-    by_rank = augmentation_weights() if weights is None else np.asarray(weights, np.float64)
-    rows = np.flatnonzero(view.mask)
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        asked = Embeddings(view.stored.read(block), tuple(map(str, block)), view.fingerprint)
-        neighbours = searcher.search(asked, len(by_rank))
-        near = itself_first(block, neighbours)
-        used = np.where(near == NO_ROW, 0, by_rank)
-        yield block, unit_rows(_sums(view.stored, near, used))
 
 
 def itself_first(block: NDArray[np.int64], neighbours: Neighbours) -> NDArray[np.int64]:

@@ -182,12 +182,8 @@ def _inliers(
 
 
 def _possible(homography: NDArray[np.float64], points: NDArray[np.float32]) -> bool:
-    """Returns whether a homography can be a view of a plane.
-
-    A mirror image, points behind the camera, and a very large or very small area are impossible.
-    The determinant of the map's derivative at a point is det(H) / w ** 3, where w is the third
-    coordinate of the point's image. It is negative for a mirror image, and is the factor of areas.
-    """
+    """Returns whether a view of a plane can be so: not mirrored, behind the camera or vanishing."""
+    # det(H) / w ** 3 is the factor of the area at a point, w the third coordinate of its image.
     w = points.astype(np.float64) @ homography[2, :2] + homography[2, 2]
     if not w.size or (np.sign(w) != np.sign(w[0])).any() or not w.all():
         return False

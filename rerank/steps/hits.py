@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.embeddings import Embeddings
 from lmk.embed.progress import Count, CountOfTotal, no_count, no_count_of_total
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
-from lmk.index.vectors.vectors import Vectors
+from lmk.index.vectors.vectors import Vectors, row_blocks
 from lmk.index.vectors.view import View
 
 _BATCH = 4096  # rows at a time
@@ -157,9 +156,8 @@ class HitTable:
             on_progress: called with the number of rows that are done, after each block.
         """
         rows, done = len(self.counts), 0
-        for chosen, vectors in blocks(distractors.stored, asked):
-            queries = Embeddings(vectors, tuple(map(str, chosen)), distractors.fingerprint)
-            found = searcher.search(queries, top, allow)
+        for chosen in blocks(asked):
+            found = searcher.search(distractors.embeddings(chosen), top, allow)
             there = found.rows != NO_ROW
             picked = found.rows[there]
             self.counts[:] += times * np.bincount(picked, minlength=rows)
@@ -176,20 +174,13 @@ def nearer(
     if not others.size:
         return others
     near = np.zeros(len(rows), np.bool_)
-    for start, vectors in zip(range(0, len(rows), _BATCH), _vectors(stored, rows), strict=True):
-        piece = slice(start, start + len(vectors))
-        for some in _vectors(stored, others):
-            near[piece] |= (vectors @ some.T).max(axis=1) >= worst[piece] - _SLACK
+    for places in blocks(np.arange(len(rows))):
+        vectors = stored.read(rows[places])
+        for some in blocks(others):
+            near[places] |= (vectors @ stored.read(some).T).max(axis=1) >= worst[places] - _SLACK
     return rows[near]
 
 
-def blocks(stored: Vectors, rows: Rows) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
-    """Yields rows with their vectors, some thousand at a time."""
-    for start in range(0, len(rows), _BATCH):
-        chosen = rows[start : start + _BATCH]
-        yield chosen, stored.read(chosen)
-
-
-def _vectors(stored: Vectors, rows: Rows) -> Iterator[NDArray[np.float32]]:
-    for _, vectors in blocks(stored, rows):
-        yield vectors
+def blocks(rows: Rows) -> Iterator[Rows]:
+    """Yields rows, some thousand at a time."""
+    return row_blocks(rows, _BATCH)

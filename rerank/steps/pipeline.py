@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAn
 from lmk.embed.local.features import Extractor
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.distractor_similarity import distractor_cosines, landmark_score
+from lmk.rerank.steps.distractor_similarity import landmark_score
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch, RankingState, leave_out
 from lmk.rerank.steps.step import Place, Step, read_step, step_names, with_new_names
@@ -36,9 +36,7 @@ DEFAULT_STEPS: tuple[Step, ...] = (
     VoteStep(k=10, prior=-0.5),
     QueryPenaltyStep(),
 )
-_LANDMARK = (
-    5  # nearest pictures of gallery and distractors that say whether a query shows a landmark
-)
+_LANDMARK = 5  # nearest pictures of gallery and distractors in the landmark score
 
 
 class Pipeline(BaseModel):
@@ -115,11 +113,9 @@ class Pipeline(BaseModel):
             return None
         depth = max([_LANDMARK, *(step.distractor_depth() for step in self.steps)])
         without = queries.without_distractors
-        if without is None:
-            return distractor_cosines(context.distractor_searcher, queries.embeddings, depth)
-        most = max((len(rows) for rows in without), default=0)
+        most = max((len(rows) for rows in without or ()), default=0)
         found = context.distractor_searcher.search(queries.embeddings, depth + most)
-        return leave_out(found, without, depth).scores
+        return found.scores if without is None else leave_out(found, without, depth).scores
 
     @property
     def needs(self) -> frozenset[str]:

@@ -21,15 +21,16 @@ class QueryBatch:
 
     Attributes:
         embeddings: unit vectors [q, d].
-        without: for each query gallery rows that count as absent, such as the picture itself when
-            a gallery answers its own pictures. They are no neighbours and in no neighbourhood.
-        features: local features of a query by its number, or the reason why there are none; the
-            geometric check is left out without.
+        without: for each query the gallery rows that count as absent, such as the picture itself
+            when a gallery answers its own pictures. These rows are no neighbours and in no
+            neighbourhood.
+        features: function from the number of a query to its local features, or to the reason why
+            there are none. None skips the geometric check.
         without_distractors: for each query rows of distractors that count as absent, such as its
             copies.
 
     Raises:
-        ValueError: when the rows left out are of another number of queries.
+        ValueError: the lists of rows are not as many as the queries.
     """
 
     embeddings: Embeddings
@@ -40,7 +41,8 @@ class QueryBatch:
     def __post_init__(self) -> None:
         for rows in (self.without, self.without_distractors):
             if rows is not None and len(rows) != len(self.embeddings):
-                raise ValueError(f"{len(self.embeddings)} queries, {len(rows)} lists of rows")
+                count = len(self.embeddings)
+                raise ValueError(f"got {count} queries but {len(rows)} lists of rows")
 
     def __len__(self) -> int:
         return len(self.embeddings)

@@ -179,9 +179,7 @@ class GeometryStep(GeometrySettings, Step):
     def local_extractor(self) -> Extractor:
         """Returns the extractor of the points."""
         sizes = {} if self.longest is None else {"longest": self.longest}
-        if self.extractor == "xfeat":
-            return XFeat(most=self.points, **sizes)
-        return RootSift(most=self.points, **sizes)
+        return (XFeat if self.extractor == "xfeat" else RootSift)(most=self.points, **sizes)
 
     def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
         """Raises `scores` by the inliers there are: none before the second pass."""

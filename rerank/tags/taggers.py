@@ -374,13 +374,10 @@ def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[
 
 
 def _merged(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Merges the scores [n, looks, t] of photos and their tiles into float32 [n, t].
-
-    The result has the mean of the log odds of the photo and of the largest score of its tiles. The
-    maximum alone would trust a single tile with a false object.
-    """
+    """Merges the scores [n, looks, t] of photos and their tiles into float32 [n, t]."""
     from scipy.special import expit, logit
 
+    # Mean log odds of photo and best tile: the best tile alone may show a false object.
     both = np.stack([scores[:, 0], scores[:, 1:].max(axis=1)]).astype(np.float64)
     merged: NDArray[np.float64] = expit(logit(both.clip(_SURE, 1 - _SURE)).mean(axis=0))
     return merged.astype(np.float32)

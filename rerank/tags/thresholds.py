@@ -95,12 +95,8 @@ class TagThresholds(BaseModel):
 
     def values(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Returns the thresholds float64 [t] of tags; inf for a tag without a threshold."""
-        found = []
-        for name in names:
-            own = self.tags.get(name)
-            value = self.default if own is None else own.value
-            found.append(np.inf if value is None else value)
-        return np.array(found, np.float64)
+        own = (self.tags[name].value if name in self.tags else self.default for name in names)
+        return np.array([np.inf if value is None else value for value in own], np.float64)
 
     def with_ancestors(
         self, scores: NDArray[np.floating], names: Sequence[str]

@@ -85,7 +85,7 @@ def test_files_that_are_gone_are_told(lmk: Run, faulty: Path, no_network: None) 
     done = lmk("data", "check", "sample.lmk", "--json")
     assert done.code == 1
     (told,) = done.complaints
-    assert "sample.lmk: 5 picture files gone or changed" in told and "lmk index sync" in told
+    assert "sample.lmk: 5 picture files disappeared or changed" in told and "lmk index sync" in told
     assert ("duplicate_conflict", ["tower/0.jpg", "castle/t.jpg"]) in findings(done)
 
 

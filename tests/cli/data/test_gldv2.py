@@ -184,8 +184,8 @@ def test_a_terminal_sees_bars_that_go_away():
     with DownloadProgress(console) as progress:
         progress.bytes_came("test/images_000.tar", 1_000_000, 4_000_000)
         progress.bytes_came("test/images_000.tar", 2_000_000, 4_000_000)
-        progress._bars.refresh()
+        progress.refresh()
         assert "2.0/4.0 MB" in screen.getvalue()
         progress.item_ended(Item("test/images_000.tar", "downloaded", 7, 4_000_000))
-        assert progress._bars.tasks == []
+        assert progress.tasks == []
     assert "test/images_000.tar: 4.0 MB, 7 pictures" in screen.getvalue()

@@ -63,7 +63,7 @@ def test_no_more_neighbours_than_there_are_pictures(lmk: Run, here: Path) -> Non
     call = ("index", "search", "sample.lmk", "queries.lmk", "-o")
     done = lmk(*call, "all", "-k", "2000000000")
     assert (done.code, done.out) == (0, "all: 12 neighbours of 9 queries in 1 file\n")
-    assert done.complaints[0] == ("lmk: -k 2000000000: the index holds only 12 pictures")
+    assert done.complaints[0] == ("lmk: -k 2000000000: the index has only 12 pictures")
     assert np.stack(pd.read_parquet("all")["ids"]).tolist() == wanted(12)[1].tolist()
     done = lmk(*call, "usual")
     assert (done.out, len(done.complaints)) == ("usual: 12 neighbours of 9 queries in 1 file\n", 1)

@@ -346,6 +346,20 @@ class TestExtract:
         assert len(result.pictures) == 12 and 0 < result.computed <= 8
         assert not [t for t in threading.enumerate() if t.name.startswith("lmk-decode")]
 
+    def test_a_failure_ends_the_threads_that_look_pictures_up(
+        self, gallery: Path, tiny: Embedder, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(self: Embedder, pictures: Iterator[object]) -> Iterator[np.ndarray]:
+            next(pictures)
+            raise ZeroDivisionError
+            yield
+
+        monkeypatch.setattr(Embedder, "features", failing)
+        with pytest.raises(ZeroDivisionError) as raised:  # holds the frames of `extract`
+            extract(read_manifest(gallery), tiny, store())
+        assert raised.tb is not None
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("lmk-decode")]
+
     def test_look_ahead_is_bounded(
         self, gallery: Path, tiny: Embedder, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -137,7 +137,7 @@ class TestFiles:
         by_index = read_relations(path, by="index")
         assert by_index.ancestors("2") == ("1", "0") and by_index.ancestors("0") == ()
         assert read_relations(path, by="id").ancestors("n2") == ("n00001740",)
-        with pytest.raises(UsageError, match="name 'crane' stands for two categories"):
+        with pytest.raises(UsageError, match="name 'crane' belongs to two categories"):
             read_relations(path)
         path.write_text("\n".join(HIERARCHY.splitlines()[:4]))
         assert read_relations(path).close(["crane"]) == ("crane", "plant", "physical_object")
@@ -155,7 +155,7 @@ class TestFiles:
             ("r.yaml", "a: [b\n", "while parsing"),
             ("r.txt", "0\tn1\t-1\n", "line 1 of the categories has 3 cells, not 4"),
             ("r.tsv", "0\tn1\t7\tplant\n", "'plant' has the parent 7, which there is not"),
-            ("r.tsv", "0\tn1\t-1\ta\n0\tn2\t-1\tb\n", "the index 0 stands for two categories"),
+            ("r.tsv", "0\tn1\t-1\ta\n0\tn2\t-1\tb\n", "the index 0 belongs to two categories"),
             ("r.toml", "", "relations are .csv, .json, .yaml, .txt or .tsv"),
         ],
     )

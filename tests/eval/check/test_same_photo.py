@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from lmk.embed.data.images import one_thread_opencv
 from lmk.eval.check.same_photo import (
     READ_SIDE,
     SAME_PHOTO,
     alikeness,
-    one_thread_opencv,
     read_grey,
 )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import GalleryDamaged
-from lmk.index.ann import cells, cells_build, index_files
+from lmk.index.ann import cells, cells_build
 from lmk.index.ann import searcher as ann_searcher
 from lmk.index.ann.cells import CellIndex
 from lmk.index.ann.cells_build import Cells
@@ -282,7 +282,7 @@ def test_damaged_files_are_made_again(tmp_path: Path, damage: str) -> None:
         fewer = view_of(pictures(1400, 1), folder=tmp_path / "other")
         (other,) = [n for n in _built(fewer).derived.names() if n.endswith(".index")]
         whole = (tmp_path / "other" / other).read_bytes()
-        view.derived.save(name, lambda to: index_files.write_bytes(to, whole))
+        view.derived.save(name, lambda to: to.write_bytes(whole))
     else:
         path.write_bytes(changed[damage])
     found, made = open_(view)
@@ -301,7 +301,7 @@ def test_whole_files_of_strange_content_are_made_again(tmp_path: Path, content: 
     view = view_of(pictures(1500, 1), folder=tmp_path)
     expected, _ = open_(view)
     (name,) = [name for name in view.derived.names() if name.endswith(".index")]
-    view.derived.save(name, lambda to: index_files.write_bytes(to, content))
+    view.derived.save(name, lambda to: to.write_bytes(content))
     found, made = open_(view)
     assert made
     np.testing.assert_array_equal(found, expected)

@@ -233,7 +233,7 @@ def test_whole_files_of_strange_content_are_made_again(
     view = view_of(tmp_path, 1500)
     open_(view)
     (name,) = names(view, ending)
-    view.derived.save(name, lambda path: index_files.write_bytes(path, content))
+    view.derived.save(name, lambda path: path.write_bytes(content))
     searcher, told = open_(view)
     assert told.measured == (ending == ".0.99.json") or told.built
     check_answers(searcher, view)

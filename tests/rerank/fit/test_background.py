@@ -10,7 +10,7 @@ from lmk.index.vectors.labels import Membership
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.fit import background as background_module
-from lmk.rerank.fit.background import LandmarkSums, Pictures, landmark_sums
+from lmk.rerank.fit.background import LandmarkSums, landmark_sums
 from lmk.rerank.steps.context import PipelineContext
 
 Labels = list[tuple[str, ...]]
@@ -69,18 +69,17 @@ def test_brought_up_to_date_it_is_what_it_would_be_anew(seed: int) -> None:
     vectors = unit_rows(rng.standard_normal((40, 4)) + 1)
     labels = [CHOICES[i] for i in rng.integers(0, 5, 40)]
     sums = LandmarkSums.none(4)
-    before = Pictures(np.zeros(0, np.bool_), None)
+    before = view_of(vectors[:0], [])
     for rows in (10, 25, 25, 40, 40):
         mask = rng.random(rows) < 0.7
         mask[rows // 2] = True
         view = view_of(vectors[:rows], labels[:rows], mask)
-        after = Pictures(view.mask, view.labels)
         sums = LandmarkSums.of_json(sums.as_json(), len(sums.total))
-        sums = sums.updated(view.stored, before=before, after=after)
+        sums = sums.updated(before=before, after=view)
         anew = landmark_sums(view)
         assert (sums.pictures, sums.pairs) == (anew.pictures, anew.pairs)
         assert sums.mean_cosine() == pytest.approx(anew.mean_cosine(), abs=1e-9)
         there = np.flatnonzero(mask)
         expected = all_pairs(vectors[there], [labels[row] for row in there])
         assert sums.mean_cosine() == pytest.approx(expected, abs=1e-6)
-        before = after
+        before = view

@@ -305,6 +305,7 @@ def test_a_small_gallery_keeps_no_tables(tmp_path: Path, monkeypatch: pytest.Mon
         (3000, 2000, (PenaltyStep(), VoteStep()), True),
         (40_000, 2000, (PenaltyStep(), VoteStep()), False),
         (0, 0, (DbaStep(n=10), VoteStep()), True),
+        (10_000, 8000, (VoteStep(),), False),  # the distractors count without a penalty, too
     ],
 )
 def test_what_is_learnt_anew_takes_a_second_or_two(

@@ -16,16 +16,19 @@ from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.steps import augmentation
 from lmk.rerank.steps.augmentation import Neighbourhoods
-from lmk.rerank.steps.expansion import augment, augmentation_weights
+from lmk.rerank.steps.expansion import augmentation_weights
 
 Embed = Callable[..., Embeddings]
 Scan = Callable[[Embeddings], Searcher]
 
 
 def augmented(embed: Embed, scan: Scan, known: Embeddings, weights: np.ndarray) -> Embeddings:
-    """A gallery of augmented vectors."""
-    blocks = [new for _, new in augment(scan(known), View.of_embeddings(known), weights)]
-    return embed(np.concatenate([np.zeros((0, known.dim), np.float32), *blocks]))
+    """A gallery of augmented vectors: each picture first, then its nearest."""
+    total = np.zeros((len(known), known.dim))
+    for i, row in enumerate(scan(known).search(known, len(known) or 1).rows):
+        near = [i, *(j for j in row.tolist() if j not in (i, -1))]
+        total[i] = sum(w * known.vectors[j] for w, j in zip(weights, near, strict=False))
+    return embed(total)
 
 
 @given(
@@ -123,3 +126,17 @@ def test_what_cannot_be(embed: Embed, neighbours: Callable[..., Neighbours]) -> 
         made.rerank(embed([[1, 0]], "x"), found, vectors)
     with pytest.raises(ValueError, match="other queries"):
         made.rerank(embed([[1, 0]], "q"), found, vectors, without=[np.array([0])] * 2)
+
+
+def test_a_search_that_misses_the_picture_itself(embed: Embed, scan: Scan) -> None:
+    """An approximate one may; the picture counts first all the same."""
+    known = embed([[1, 0], [0.6, 0.8], [0, 1]])
+
+    class Others:
+        reason = ""
+
+        def search(self, queries: Embeddings, k: int, allow: object = None) -> Neighbours:
+            return scan(known).search(queries, k, np.array([False, True, True]))
+
+    made = Neighbourhoods.build(Others(), View.of_embeddings(known), np.array([0.75, 0.25]))
+    assert made.rows[0].tolist() == [0, 1, 2]

@@ -13,9 +13,8 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
-from lmk.index.vectors.view import View
 from lmk.rerank.steps import expansion
-from lmk.rerank.steps.expansion import augment, augmentation_weights, expand
+from lmk.rerank.steps.expansion import augmentation_weights, expand
 
 Embed = Callable[..., Embeddings]
 Scan = Callable[[Embeddings], Searcher]
@@ -64,14 +63,10 @@ def test_blocks_change_nothing(embed: Embed, scan: Scan, monkeypatch: pytest.Mon
     rng = np.random.default_rng(0)
     known, asked = embed(rng.standard_normal((9, 5))), embed(rng.standard_normal((7, 5)), "q")
     vectors, searcher = Vectors.of_array(known.vectors), scan(known)
-    found, view = searcher.search(asked, 4), View.of_embeddings(known)
+    found = searcher.search(asked, 4)
     whole = expand(asked, found, vectors).vectors
-    augmented = np.concatenate([new for _, new in augment(searcher, view)])
     monkeypatch.setattr(expansion, "_BLOCK", 2)
     assert np.array_equal(expand(asked, found, vectors).vectors, whole)
-    parts = [*augment(searcher, view)]
-    assert [len(part) for part, _ in parts] == [2, 2, 2, 2, 1]
-    assert np.array_equal(np.concatenate([new for _, new in parts]), augmented)
 
 
 def test_golden_weights() -> None:
@@ -81,51 +76,6 @@ def test_golden_weights() -> None:
     assert augmentation_weights(1).tolist() == [1]
     with pytest.raises(ValueError, match="at least 1"):
         augmentation_weights(0)
-
-
-@given(seed=st.integers(0, 10_000), gallery=st.integers(1, 12), n=st.integers(1, 5))
-def test_augmentation_against_a_loop(
-    embed: Embed, scan: Scan, seed: int, gallery: int, n: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    values = rng.standard_normal((gallery, 4))
-    values[gallery // 2 :] = values[: gallery - gallery // 2]  # every picture has a copy
-    known = embed(values)
-    weights = augmentation_weights(n)
-    ((rows, got),) = augment(scan(known), View.of_embeddings(known), weights)
-    assert rows.tolist() == list(range(gallery))
-    for i, x in enumerate(known.vectors):
-        others = sorted(
-            (j for j in range(gallery) if j != i),
-            key=lambda j: (-np.float32(x.astype(np.float64) @ known.vectors[j]), j),
-        )
-        total = sum(w * known.vectors[j] for w, j in zip(weights, [i, *others], strict=False))
-        np.testing.assert_allclose(got[i], total / np.linalg.norm(total), atol=2e-6)
-
-
-def test_a_picture_alone_stays_as_it_is(embed: Embed, scan: Scan) -> None:
-    known = embed([[0.6, 0.8]])
-    view = View.of_embeddings(known)
-    ((rows, got),) = augment(scan(known), view)
-    assert rows.tolist() == [0]
-    np.testing.assert_allclose(got, known.vectors, atol=1e-7)
-    view.mask[:] = False
-    assert [*augment(scan(known), view)] == []
-
-
-def test_a_search_that_misses_the_picture_itself(embed: Embed, scan: Scan) -> None:
-    """An approximate one may; the picture counts first all the same."""
-    known = embed([[1, 0], [0.6, 0.8], [0, 1]])
-
-    class Others:
-        reason = ""
-
-        def search(self, queries: Embeddings, k: int, allow: object = None) -> object:
-            return scan(known).search(queries, k, np.array([False, True, True]))
-
-    blocks = [*augment(Others(), View.of_embeddings(known), np.array([0.75, 0.25]))]
-    expected = [0.75 * 1 + 0.25 * 0.6, 0.25 * 0.8]
-    np.testing.assert_allclose(blocks[0][1][0], expected / np.linalg.norm(expected), atol=1e-6)
 
 
 def test_what_cannot_be(embed: Embed, neighbours: Callable[..., Neighbours]) -> None:

@@ -110,7 +110,7 @@ class TestWithoutFacts:
         asked = Embeddings(unit_rows([[1, 0]]), ("x",), "f")
         with pytest.raises(ValueError, match="other queries"):
             Pipeline().predict(QueryBatch(asked), neighbours([(0, 0.9)]), context("a"))
-        with pytest.raises(ValueError, match="1 queries, 2 lists"):
+        with pytest.raises(ValueError, match="1 queries but 2 lists"):
             QueryBatch(asked, [np.zeros(1, np.int64)] * 2)
 
 
