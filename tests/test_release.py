@@ -28,7 +28,8 @@ SAMPLE = Path(__file__).parent / "golden" / "release-0.1.tar.xz"
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(SAMPLE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.2
+        archive.extractall(folder)
     return folder / "release"
 
 

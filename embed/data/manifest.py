@@ -109,7 +109,7 @@ class Manifest:
                 remedy=remedy,
             )
         if "\0" in row.path or "\0" in row.id:
-            what = f"a NUL character in the id or path of {row.id!r}"
+            what = f"the id or path of {row.id!r} has a NUL character"
             remedy = "remove the NUL character"
             raise ManifestError(what, where=self.root, remedy=remedy)
 

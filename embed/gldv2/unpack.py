@@ -28,13 +28,15 @@ def unpack(archive: Path, stage: Path, into: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     try:
         with tarfile.open(archive, "r:") as tar:
+            # Python 3.11.2, which Debian 12 has, knows no filters and ignores the attribute.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
             for member in tar:
                 if member.isdir():
                     continue
                 name = _safe_name(member, archive)
                 _check(name not in sizes, f"two members are called {name!r}", archive)
                 _check(len(sizes) < MOST_MEMBERS, f"more than {MOST_MEMBERS:,} members", archive)
-                tar.extract(member, stage, set_attrs=False, filter="data")
+                tar.extract(member, stage, set_attrs=False)
                 sizes[name] = (stage / name).stat().st_size
         for name in sizes:
             place = into / name
