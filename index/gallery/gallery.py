@@ -28,10 +28,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
-from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.catalog import Catalog, entry_errors
 from lmk.index.catalog.database import unfinished
 from lmk.index.catalog.pictures import PictureTable
-from lmk.index.catalog.records import CHANGED, Picture, State, picture_of
+from lmk.index.catalog.records import Picture, State, picture_of
 from lmk.index.gallery.checksums import check_files
 from lmk.index.gallery.embedder_paths import EMBEDDER, embedder_folder
 from lmk.index.gallery.info import GalleryInfo, bytes_below
@@ -84,7 +84,7 @@ class Gallery:
         self._pictures = PictureTable(catalog)
         self._files: dict[str, StoredFile] = {}
         opened: list[StoredFile] = []
-        with closing_on_error(opened), _damage(catalog):
+        with closing_on_error(opened), entry_errors(catalog.damaged):
             self._open_files(opened, verify=verify)
             records = [file.record for file in opened]
             self.embedder_dir = embedder_folder(self.path, state.fingerprint, records)
@@ -118,7 +118,7 @@ class Gallery:
             catalog = Catalog.read(folder)
             state = None
             try:
-                with _damage(catalog):
+                with entry_errors(catalog.damaged):
                     state = catalog.snapshot_state()
                 if state is None:
                     raise unfinished(folder)
@@ -292,7 +292,7 @@ class Gallery:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         self.check_open()
-        with _damage(self._catalog):
+        with entry_errors(self._catalog.damaged):
             yield
 
     def check_open(self) -> None:
@@ -331,15 +331,6 @@ class Gallery:
         check_files(self.path, opened, verify)
         for file in embedder:
             file.close()
-
-
-@contextmanager
-def _damage(catalog: Catalog) -> Iterator[None]:
-    """Turns the errors that a changed number or name in the catalog causes into GalleryDamaged."""
-    try:
-        yield
-    except CHANGED as error:
-        raise catalog.damaged(f"an entry has changed: {error}") from error
 
 
 def moved_on(folder: Path, state: State | None) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError, UnsafeIndex
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.tables.label_text import nfc
-from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.catalog import Catalog, entry_errors
 from lmk.index.catalog.database import unfinished
 from lmk.index.catalog.layout import CACHE, CATALOG
 from lmk.index.catalog.pictures import PictureTable
@@ -107,13 +107,11 @@ def _open_files(
 def _of_catalog(catalog: Catalog) -> Iterator[DamageFinding]:
     """Reads every entry there is."""
     try:
-        catalog.check_structure(whole=True)
-        _check_entries(catalog)
+        with entry_errors(catalog.damaged):
+            catalog.check_structure(whole=True)
+            _check_entries(catalog)
     except GalleryDamaged as error:
         yield _finding(catalog.folder, error, "none")
-    except CHANGED as error:
-        damage = catalog.damaged(f"an entry has changed: {error}")
-        yield _finding(catalog.folder, damage, "none")
 
 
 def _check_entries(catalog: Catalog) -> None:
