@@ -204,14 +204,7 @@ def test_a_killed_search_goes_on(
     tmp_path: Path, search: Callable[..., BatchReport], step: int
 ) -> None:
     """Killed while it writes what all is made from, a block, and the note of a block."""
-    command = [
-        sys.executable,
-        "-c",
-        KILLED,
-        str(Path(__file__).parent),
-        str(tmp_path),
-        str(step),
-    ]
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path), str(step)]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     assert list((tmp_path / "found").glob(".*.part"))
     assert search().kept == {1: 0, 4: 1, 5: 1}[step]

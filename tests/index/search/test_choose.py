@@ -216,9 +216,7 @@ class Chosen:
         return view, kind, named["recall"]
 
 
-def test_what_is_not_given_is_what_was_chosen_at_the_build(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_not_given_is_what_was_chosen_at_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Chosen(monkeypatch, None)
     assert plain.choose() == ("view of gallery", "auto", search_choose.RECALL)
     saved = Chosen(monkeypatch, {"kind": "hnsw", "recall": 0.9})
