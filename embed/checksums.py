@@ -45,14 +45,14 @@ def parse_checksums(content: bytes, file: Path) -> Checksums:
     Raises:
         ModelDamaged: a line is not a checksum.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    checksums: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
             what = f"line {number} is no checksum"
             raise ModelDamaged(what, where=file, remedy=way_out(file.parent))
-        found[match[2]] = (*found.get(match[2], ()), match[1])
-    return found
+        checksums[match[2]] = (*checksums.get(match[2], ()), match[1])
+    return checksums
 
 
 def write_checksums(folder: Path, known: Checksums | None = None) -> None:
@@ -113,8 +113,8 @@ def require_unchanged(
         elif expected is None:
             what = f"{CHECKSUMS_FILE} beside it has no checksum of the file"
             raise ModelDamaged(what, where=file, remedy=remedy)
-        elif (found := file_sha256(file)) not in expected:
-            what = f"the file has changed: sha256 {found[:12]}…, {expected[0][:12]}… expected"
+        elif (digest := file_sha256(file)) not in expected:
+            what = f"the file has changed: sha256 {digest[:12]}…, {expected[0][:12]}… expected"
             raise ModelDamaged(what, where=file, remedy=remedy)
 
 

@@ -1,25 +1,4 @@
-"""Error classes with their exit codes; each error has what, where and a remedy.
-
-LmkError                      1  the work failed
-  UsageError                  2  the call was wrong (no such folder, a bad option, -k of 0)
-    ManifestError             2  a list of pictures cannot be read
-    ModelError                2  an embedder cannot be loaded: unknown name, missing weights
-      ModelDamaged          1  a file of an embedder is missing or has changed
-  CheckpointDamaged         1  a file of a training is cut or has changed
-  GalleryError                1  a gallery folder that cannot be used
-    NotAGallery               2  the folder is no gallery, or its build never finished
-    GalleryDamaged            1  a file is missing, cut or changed
-    GalleryLocked             1  another process is writing
-    FormatTooNew              1  written by a newer lmk
-    UnsafeIndex               1  it holds a link, a pipe or a device
-    EmbedderMismatch          1  built by another embedder than the one asked for
-  SubmissionError             1  a submission or solution file with a wrong line
-  StorageError                1  the disk is full, the folder read-only
-  NotEnoughMemory             1  memory, or the limit on it, is used up
-  DownloadError               1  a file that could not be fetched whole
-  ServerError                 1  a search server that cannot be reached, or that fails
-  ForkedProcess               1  something that was opened before a fork is used after it
-"""
+"""Error classes with their exit codes; each error has what, where and a remedy."""
 
 from __future__ import annotations
 
@@ -56,7 +35,7 @@ class LmkError(Exception):
 
 
 class UsageError(LmkError):
-    """The call was wrong."""
+    """The call was wrong, such as a missing folder or a bad option."""
 
     exit_code = 2
 
@@ -66,7 +45,7 @@ class ManifestError(UsageError):
 
 
 class ModelError(UsageError):
-    """An embedder cannot be loaded."""
+    """An embedder cannot be loaded, as its name is unknown or its weights are missing."""
 
 
 class ModelDamaged(ModelError):
@@ -191,7 +170,7 @@ def _no_inodes(where: str | os.PathLike[str]) -> bool:
     while not os.path.exists(path) and path != os.path.dirname(path):  # noqa: PTH110, PTH120
         path = os.path.dirname(path)  # noqa: PTH120
     try:
-        found = os.statvfs(path)
+        status = os.statvfs(path)
     except OSError:
         return False
-    return found.f_files > 0 and found.f_ffree == 0
+    return status.f_files > 0 and status.f_ffree == 0

@@ -79,7 +79,11 @@ def stamp(path: Path) -> str:
     Raises:
         OSError: see os.lstat.
     """
-    status = path.lstat()
+    return stamp_of(path.lstat())
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Returns the stamp of a file with this status; see `stamp`."""
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
 

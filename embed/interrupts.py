@@ -23,43 +23,32 @@ EXIT_CODE = 130
 _SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 
 
-class _Interrupts:
-    """The interrupts of this process."""
+_count = 0  # interrupts of this process
+_process = 0  # the process that called `install`
+_ending = False
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.process = 0  # the process that called `install`
-        self.ending = False
 
-    def handle(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handles SIGINT."""
-        self.count += 1
-        if self.count > 1 or self.ending:
-            self.leave()
-        raise KeyboardInterrupt
+def _handle(_signal: int, _frame: FrameType | None) -> None:
+    """Handles SIGINT."""
+    global _count
+    _count += 1
+    if _count > 1 or _ending:
+        leave()
+    raise KeyboardInterrupt
 
-    def at_exit(self) -> None:
-        """Ends an interrupted process with its exit code; it is the last function that runs.
 
-        Without it, Python ends the process by the signal if the interrupt came through exec() of a
-        string, as in the definition of a dataclass (run_eval_code_obj in pythonrun.c).
-        """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what follows takes Ctrl-C for a kill
-        if self.count and os.getpid() == self.process:
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
-                    stream.flush()
-            os._exit(EXIT_CODE)
+def _at_exit() -> None:
+    """Ends an interrupted process with its exit code; it is the last function that runs.
 
-    def leave(self) -> NoReturn:
-        """Ends the process without any clean-up."""
-        if os.getpid() == self.process and not self.ending:
-            with suppress(OSError):
-                os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"lmk: stopped\n")
+    Without it, Python ends the process by the signal if the interrupt came through exec() of a
+    string, as in the definition of a dataclass (run_eval_code_obj in pythonrun.c).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest of Python's exit would report a kill
+    if _count and os.getpid() == _process:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+                stream.flush()
         os._exit(EXIT_CODE)
-
-
-_interrupts = _Interrupts()
 
 
 def install() -> None:
@@ -67,27 +56,32 @@ def install() -> None:
 
     A process that ignores SIGINT (`nohup`, a background job of a shell) continues to ignore it.
     """
+    global _process
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        _interrupts.process = os.getpid()
-        signal.signal(signal.SIGINT, _interrupts.handle)
-        atexit.register(_interrupts.at_exit)  # registered first, so called last
+        _process = os.getpid()
+        signal.signal(signal.SIGINT, _handle)
+        atexit.register(_at_exit)  # registered first, so called last
 
 
 def leave() -> NoReturn:
-    """Ends the process as a second Ctrl-C does."""
-    _interrupts.leave()
+    """Ends the process without any clean-up, as a second Ctrl-C does."""
+    if os.getpid() == _process and not _ending:
+        with suppress(OSError):
+            os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"lmk: stopped\n")
+    os._exit(EXIT_CODE)
 
 
 def ending() -> None:
     """Makes Ctrl-C end the process silently, after the program has printed its last line."""
-    _interrupts.ending = True
+    global _ending
+    _ending = True
 
 
 def received() -> bool:
     """True if Ctrl-C was pressed since `install`."""
-    return _interrupts.count > 0
+    return _count > 0
 
 
 def check() -> None:

@@ -24,8 +24,8 @@ class NotPlainError(OSError):
     """A file inside a folder is a link, or no plain file.
 
     Args:
-        what: what it is, as "is a link".
-        path: where it is.
+        what: a description such as "is a link".
+        path: the path of the file.
     """
 
     def __init__(self, what: str, path: str | os.PathLike[str]) -> None:
@@ -37,13 +37,13 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, below: Path | None = Non
 
     Args:
         path: the file.
-        flags: of os.open, to which those that make it safe are added.
+        flags: flags of os.open; flags that make it safe are added.
         below: a folder that holds the file; no component below it may be a link. None: links are
             followed.
 
     Raises:
-        NotPlainError: it is no plain file, or a link below `below`.
-        OSError: as os.open.
+        NotPlainError: the path is no plain file, or contains a link below `below`.
+        OSError: see os.open.
     """
     if below is None:
         return _open(os.fspath(path), flags, path)
@@ -52,7 +52,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, below: Path | None = Non
 
 
 def read_plain(path: Path, *, below: Path | None = None) -> bytes:
-    """Returns the content of a plain file; arguments and errors as of `open_plain`."""
+    """Returns the content of a plain file; see `open_plain` for arguments and errors."""
     with os.fdopen(open_plain(path, below=below), "rb") as file:
         return file.read()
 
@@ -70,13 +70,13 @@ def open_folder(folder: Path, *, below: Path, create: bool = False) -> Iterator[
     """Opens a folder below another one without following a link, for the `dir_fd` of os calls.
 
     Args:
-        folder: to open.
-        below: the folder that holds it, or the same; it may be reached by links.
-        create: make the folders below `below` that are missing.
+        folder: the folder to open.
+        below: a parent of `folder`, or `folder` itself; it may be reached by links.
+        create: create the missing folders below `below`.
 
     Raises:
-        NotPlainError: for a link below `below`.
-        OSError: as os.open.
+        NotPlainError: there is a link below `below`.
+        OSError: see os.open.
     """
     here, path = os.open(below, _FOLDER & ~os.O_NOFOLLOW), below
     try:
@@ -95,17 +95,24 @@ def open_folder(folder: Path, *, below: Path, create: bool = False) -> Iterator[
         os.close(here)
 
 
+def make_folder(folder: Path, *, below: Path) -> None:
+    """Creates a folder and its parents; no component below `below` may be a link (OSError)."""
+    below.mkdir(parents=True, exist_ok=True)
+    with open_folder(folder, below=below, create=True):
+        pass
+
+
 def require_plain_tree(folder: Path, wanted: Callable[[str], bool]) -> None:
     """Checks that entries of a folder, and all below them, are plain files and folders.
 
-    Entries that disappear meanwhile are passed over, and so is a folder that cannot be read.
+    Entries that disappear meanwhile, and folders that cannot be read, are ignored.
 
     Args:
         folder: the folder, which may be reached by links.
-        wanted: says by its name whether an entry of `folder` is looked at.
+        wanted: returns whether the entry of `folder` with a name is checked.
 
     Raises:
-        NotPlainError: names the first that is something else, or folders nested too deep.
+        NotPlainError: an entry is something else, or folders are nested too deep.
     """
     todo: list[tuple[str, int]] = [(os.fspath(folder), 0)]
     while todo:
@@ -117,8 +124,8 @@ def require_plain_tree(folder: Path, wanted: Callable[[str], bool]) -> None:
 
 
 def _inner_folders(path: str, wanted: Callable[[str], bool]) -> list[str]:
-    """Folders in a folder, after a look at its entries; see require_plain_tree."""
-    found: list[str] = []
+    """Returns the folders in a folder, after a check of its entries; see require_plain_tree."""
+    folders: list[str] = []
     gone = (FileNotFoundError, NotADirectoryError, PermissionError)
     with suppress(*gone), os.scandir(path) as entries:
         for entry in entries:
@@ -127,15 +134,15 @@ def _inner_folders(path: str, wanted: Callable[[str], bool]) -> list[str]:
             if entry.is_file(follow_symlinks=False):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                found.append(entry.path)
+                folders.append(entry.path)
             else:
                 with suppress(FileNotFoundError):
                     _require_plain(entry.stat(follow_symlinks=False).st_mode, entry.path)
-    return found
+    return folders
 
 
 def _open(name: str, flags: int, path: Path, folder: int | None = None) -> int:
-    """Opens a plain file by its name in a folder; looks at it before and after."""
+    """Opens a plain file by its name in a folder, with a check before and after."""
     follow = not flags & os.O_NOFOLLOW
     with suppress(FileNotFoundError):  # opening a device can move it
         _require_file(os.stat(name, dir_fd=folder, follow_symlinks=follow).st_mode, path)
@@ -163,7 +170,7 @@ def _require_plain(mode: int, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Gives an error of a relative name the whole path."""
+    """Replaces the relative name in an error by the whole path."""
     try:
         yield
     except NotPlainError:

@@ -15,7 +15,7 @@ _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 def printable(text: str) -> str:
-    """The text with every character that could move, hide or colour other text escaped.
+    """Returns a text with every character escaped that could move, hide or colour other text.
 
     Escapes are those of Python's string literals: the escape character becomes `\\x1b`. A
     backslash of the text itself stays as it is, so the result cannot always be turned back.
@@ -24,11 +24,7 @@ def printable(text: str) -> str:
 
 
 def json_escaped(text: str) -> str:
-    """JSON text with the same characters as JSON escapes, which readers turn back exactly.
-
-    Args:
-        text: as json.dumps returns it, without indents.
-    """
+    """Returns a JSON text (without indents) with the same characters as JSON escapes."""
     return _UNSAFE.sub(_json_escaped, text)
 
 

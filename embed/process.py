@@ -1,8 +1,8 @@
-"""Forks: threads and database connections do not survive one, and waiting for them never ends.
+"""Detects the use of threads and database connections after a fork, which would never end.
 
 The child of a fork has the objects of its parent but none of its threads. OpenVINO, OpenMP (FAISS,
-torch) and Milvus's client then wait for threads that do not exist, and SQLite forbids to use a
-connection across a fork (sqlite.org/howtocorrupt.html, 2.6). Both are noticed by the process id.
+torch) and Milvus's client then wait for threads that do not exist, and SQLite forbids the use of a
+connection across a fork (sqlite.org/howtocorrupt.html, 2.6). The process id reveals both.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _REMEDY = (
 
 
 def start_threads() -> None:
-    """Notes that threads are started in this process, before a network runs or a search begins.
+    """Records that this process starts threads, before a network runs or a search begins.
 
     Raises:
-        ForkedProcess: they were started already in a process of which this one is a fork.
+        ForkedProcess: threads were started in a process of which this one is a fork.
     """
     global _started
     here = os.getpid()
@@ -38,16 +38,15 @@ def start_threads() -> None:
 
 
 def check_process(opened_in: int, where: object) -> None:
-    """Checks that something is used in the process that opened it.
+    """Checks that an object is used in the process that opened it.
 
     Args:
-        opened_in: the id of that process.
-        where: what was opened.
+        opened_in: the id of the process that opened the object.
+        where: the object, for the error.
 
     Raises:
-        ForkedProcess: this process is a fork of it.
+        ForkedProcess: this process is a fork of the process that opened the object.
     """
     if os.getpid() != opened_in:
         what = f"was opened in process {opened_in}, of which this one is a fork"
-        remedy = _REMEDY
-        raise ForkedProcess(what, where=where, remedy=remedy)
+        raise ForkedProcess(what, where=where, remedy=_REMEDY)

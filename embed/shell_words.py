@@ -6,5 +6,5 @@ import shlex
 
 
 def shell_word(value: object) -> str:
-    """A path or a name as one word of a shell: quoted where it has blanks or the like."""
+    """Returns a path or a name as one word of a shell, quoted if necessary."""
     return shlex.quote(str(value))

@@ -133,8 +133,8 @@ def _left_over(
 ) -> list[str]:
     """Returns the names of tensors that the network lacks and that `others` does not allow."""
     buffers = {name for name, _ in network.named_buffers()}  # some are in no state dict
-    found = [n for n in given if n not in own and n not in buffers and not n.endswith(_COUNTER)]
+    unknown = [n for n in given if n not in own and n not in buffers and not n.endswith(_COUNTER)]
     if others is not None:
-        return [name for name in found if not name.startswith(tuple(others))]
+        return [name for name in unknown if not name.startswith(tuple(others))]
     parts = {name.split(".")[0] for name in own}
-    return [name for name in found if name.split(".")[0] in parts]
+    return [name for name in unknown if name.split(".")[0] in parts]

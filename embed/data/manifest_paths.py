@@ -103,14 +103,14 @@ def _as_on_disk(path: str, root: Path) -> str:
     """Returns the path in the Unicode form that exists on disk; unchanged if none exists."""
     if is_there(root / path):
         return path
-    found = PurePosixPath()
+    existing = PurePosixPath()
     for part in PurePosixPath(path).parts:
         forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
-        there = next((form for form in forms if is_there(root / found / form)), None)
+        there = next((form for form in forms if is_there(root / existing / form)), None)
         if there is None:
             return path
-        found /= there
-    return found.as_posix()
+        existing /= there
+    return existing.as_posix()
 
 
 def paths_by_id(texts: Sequence[str], root: Path, table: Path) -> list[str]:

@@ -154,11 +154,11 @@ def read_table(path: Path, known: Collection[str] = COLUMNS) -> pd.DataFrame:
 def _unique(names: Iterable[str]) -> list[str]:
     """Returns the names, with ".1", ".2" after repeated ones."""
     seen: Counter[str] = Counter()
-    found = []
+    unique = []
     for name in names:
-        found.append(f"{name}.{seen[name]}" if seen[name] else name)
+        unique.append(f"{name}.{seen[name]}" if seen[name] else name)
         seen[name] += 1
-    return found
+    return unique
 
 
 def _as_text(column: pd.Series[Any]) -> pd.Series[str]:

@@ -20,11 +20,11 @@ def root_remedy(exists: Callable[[Path], bool], root: Path) -> str:
         exists: returns whether pictures of the table exist below a folder.
         root: the folder without pictures.
     """
-    found = next((folder for folder in _near(root) if exists(folder)), None)
+    suggested = next((folder for folder in _near(root) if exists(folder)), None)
     start = f"its paths start at {shell_word(root.resolve())}"
-    if found is None:
+    if suggested is None:
         return f"{start}: name the folder in which they start with --root"
-    return f"{start}, and pictures are found with: --root {shell_word(found)}"
+    return f"{start}, and pictures are found with: --root {shell_word(suggested)}"
 
 
 def any_below(paths: Sequence[str]) -> Callable[[Path], bool]:

@@ -129,11 +129,11 @@ def picture_sources(pictures: object) -> list[PictureSource]:
     # An iteration would give the keys of a dict or the lines of an open file.
     if not isinstance(pictures, Iterable) or isinstance(pictures, Mapping | io.IOBase):
         raise TypeError(f"no picture: {_described(pictures)}; give {ACCEPTED}, or several of them")
-    found: dict[str, PictureSource] = {}
+    sources: dict[str, PictureSource] = {}
     for number, picture in enumerate(pictures):
         source = picture_source(picture, number)
-        found.setdefault(source.id, source)
-    return list(found.values())
+        sources.setdefault(source.id, source)
+    return list(sources.values())
 
 
 def url_reason(path: str | os.PathLike[str]) -> str | None:

@@ -77,20 +77,20 @@ def picture_format(data: bytes) -> str:
         Unreadable: the format is another one; the reason names it if it is known.
     """
     start = data[:512]
-    found = next((kind for signature, kind in _SIGNATURES if start.startswith(signature)), None)
-    if found is None and start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        found = "WEBP"
-    if found is None and start[4:8] == b"ftyp":
-        found = _by_brand(start)
-    if found == "TIFF" and start[8:10] == b"CR":
-        found = RAW
-    if found is None and _is_dib(start):
-        found = "BMP"
-    if found is None:
-        found = _other(start)
-    if found not in FORMATS:
-        raise Unreadable(found)
-    return found
+    kind = next((name for signature, name in _SIGNATURES if start.startswith(signature)), None)
+    if kind is None and start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        kind = "WEBP"
+    if kind is None and start[4:8] == b"ftyp":
+        kind = _by_brand(start)
+    if kind == "TIFF" and start[8:10] == b"CR":
+        kind = RAW
+    if kind is None and _is_dib(start):
+        kind = "BMP"
+    if kind is None:
+        kind = _other(start)
+    if kind not in FORMATS:
+        raise Unreadable(kind)
+    return kind
 
 
 def reason_to_skip(suffix: str) -> str:

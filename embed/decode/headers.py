@@ -191,15 +191,15 @@ def _first_directory(tiff: memoryview) -> list[tuple[int, Tag]]:
         return []
     begin = start + struct.calcsize(order + count_form)
     count = min(count, 65_535, (len(tiff) - begin) // entry.size)
-    found = []
+    tags = []
     for at in range(begin, begin + count * entry.size, entry.size):
         number, kind, values, raw = entry.unpack_from(tiff, at)
         size = _TIFF_SIZES.get(kind, 0)
         value = raw[:size] if size * values <= len(raw) else raw
-        found.append(
+        tags.append(
             (number, Tag(kind, values, int.from_bytes(value, "little" if little else "big")))
         )
-    return found
+    return tags
 
 
 def _raw_profile(text: bytes, packed: bool) -> bytes:

@@ -20,8 +20,8 @@ _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
     """Returns the orientation (1 to 8) of an EXIF block or an XMP packet; 1 if neither has one."""
     turn = _from_exif(exif.removeprefix(b"Exif\0\0"))
-    if turn is None and (found := _XMP.search(xmp)):
-        turn = int(found[1])
+    if turn is None and (match := _XMP.search(xmp)):
+        turn = int(match[1])
     return turn if turn is not None and 1 <= turn <= 8 else 1
 
 

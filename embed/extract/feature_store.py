@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 
 from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
 from lmk.embed.files import LEFTOVER, stamp, write_whole
-from lmk.embed.plain_files import NotPlainError, open_folder, parse_json, read_plain
+from lmk.embed.plain_files import NotPlainError, make_folder, parse_json, read_plain
 
 _KEY_BYTES = 32  # of a sha256
 _KEY = np.dtype(f"S{_KEY_BYTES}")
@@ -73,9 +73,8 @@ class FeatureStore:
         self._known: Places
         self._shards: list[str]
         with storage_errors(self._folder):
-            self._below.mkdir(parents=True, exist_ok=True)
-            with open_folder(self._folder, below=self._below, create=True):
-                self._open()
+            make_folder(self._folder, below=self._below)
+            self._open()
 
     def __len__(self) -> int:
         return len(self._known[0]) + len(self._fresh) + len(self._waiting)

@@ -288,13 +288,13 @@ class _Run:
         url = f"{self.base}/{md5_name}"
         fetch(url, target, patience=self.patience, stop=stop, most=_MOST_CHECKSUM)
         text = target.read_bytes().decode("utf-8", "replace")
-        found: set[str] = set(re.findall(r"\b[0-9a-f]{32}\b", text.lower()))
+        checksums: set[str] = set(re.findall(r"\b[0-9a-f]{32}\b", text.lower()))
         others = set(re.findall(r"images_\d+", text)) - {shard}
-        if len(found) != 1 or others:
+        if len(checksums) != 1 or others:
             what = f"not the checksum of {shard}.tar: {text[:80]!r}"
             remedy = "try again later, or name another mirror"
             raise DownloadError(what, where=url, remedy=remedy)
-        return found.pop()
+        return checksums.pop()
 
     def _fetch(
         self, name: str, target: Path, stop: threading.Event, **checks: Any

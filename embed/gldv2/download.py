@@ -73,10 +73,10 @@ class Patience:
     wait: Callable[[float], object] | None = None
     clock: Callable[[], float] = time.monotonic
 
-    def delay(self, failure: int, asked: float = 0.0) -> float:
+    def delay(self, failure: int, retry_after: float = 0.0) -> float:
         """Returns the seconds to wait after a number of successive failures, from 1."""
         limit = min(self.longest_wait, self.first_wait * 2.0 ** (failure - 1))
-        return max(limit * self.jitter(), min(asked, self.longest_wait))
+        return max(limit * self.jitter(), min(retry_after, self.longest_wait))
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,16 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         part = _Part(url, target)
     transfer = _Transfer(part, patience, stop, on_progress, space_factor, md5 is not None, most)
-    found = ""
+    digest = ""
     for _ in range(2):  # a wrong checksum gets one fresh try
         transfer.run()
-        found = part.hash.hexdigest()
+        digest = part.hash.hexdigest()
         with _writing(target):
-            if md5 is None or found == md5:
+            if md5 is None or digest == md5:
                 part.finish(target)
-                return Fetched(part.size, found)
+                return Fetched(part.size, digest)
             part.discard()
-    what = f"wrong checksum twice: expected md5 {md5}, found {found}"
+    what = f"wrong checksum twice: expected md5 {md5}, found {digest}"
     remedy = "try again later, or name another mirror"
     raise DownloadError(what, where=url, remedy=remedy)
 

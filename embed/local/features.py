@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 from lmk.embed.data.images import decode_grey
 from lmk.embed.errors import StorageError, storage_errors
 from lmk.embed.files import LEFTOVER, write_whole
-from lmk.embed.plain_files import open_folder, read_plain
+from lmk.embed.plain_files import make_folder, read_plain
 
 if TYPE_CHECKING:
     from lmk.embed.local.xfeat import XFeatNetwork
@@ -139,12 +139,12 @@ class RootSift:
     def extract(self, picture: NDArray[np.uint8]) -> LocalFeatures:
         """Returns the features of a grey picture uint8 [height, width]; possibly without points."""
         height, width = picture.shape
-        found, raw = cv2.SIFT.create(nfeatures=self.most).detectAndCompute(picture, None)
+        keypoints, raw = cv2.SIFT.create(nfeatures=self.most).detectAndCompute(picture, None)
         none = np.zeros((0, 128), np.float32)
         raw = none if raw is None else np.asarray(raw, np.float32)
-        points = np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+        points = np.array([point.pt for point in keypoints], np.float32).reshape(-1, 2)
         # Sorted by strength, as OpenCV returns more points if the last ones are equally strong.
-        keys = [(-p.response, p.pt[0], p.pt[1], p.size, p.angle) for p in found]
+        keys = [(-p.response, p.pt[0], p.pt[1], p.size, p.angle) for p in keypoints]
         order = sorted(range(len(keys)), key=keys.__getitem__)[: self.most]
         roots = np.sqrt(raw[order] / np.maximum(raw[order].sum(axis=1, keepdims=True), 1))
         return LocalFeatures(points[order], roots.astype(np.float16), width, height)
@@ -241,9 +241,7 @@ class FeatureCache:
             return
         try:
             with storage_errors(self._folder):
-                self._below.mkdir(parents=True, exist_ok=True)
-                with open_folder(self._folder, below=self._below, create=True):
-                    pass
+                make_folder(self._folder, below=self._below)
             parts = [hashlib.sha256(data).digest(), data]
             write_whole(self._path(content, extractor), parts, below=self._below)
         except StorageError:

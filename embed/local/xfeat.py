@@ -68,9 +68,9 @@ class XFeatNetwork:
         if min(picture.shape) < _LEAST_SIDE:
             return np.zeros((0, 2), np.float32), np.zeros((0, DIM), np.float32)
         grey = torch.from_numpy(picture.astype(np.float32) / 255)[None, None]
-        found = self._network.detectAndCompute(grey)[0]
-        points = found["keypoints"].float().cpu().numpy()
-        return points, found["descriptors"].float().cpu().numpy()
+        result = self._network.detectAndCompute(grey)[0]
+        points = result["keypoints"].float().cpu().numpy()
+        return points, result["descriptors"].float().cpu().numpy()
 
 
 class LighterGlue:
@@ -120,8 +120,8 @@ class LighterGlue:
         """
         if not len(first[0]) or not len(second[0]):
             return np.zeros((0, 2), np.int64)
-        found = self._network({"image0": _tensors(first), "image1": _tensors(second)})
-        pairs: NDArray[np.int64] = found["matches"][0].cpu().numpy().astype(np.int64)
+        result = self._network({"image0": _tensors(first), "image1": _tensors(second)})
+        pairs: NDArray[np.int64] = result["matches"][0].cpu().numpy().astype(np.int64)
         return pairs
 
 

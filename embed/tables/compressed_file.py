@@ -71,16 +71,16 @@ def _member(
         archive = zipfile.ZipFile(file)
         names = [each for each in archive.infolist() if not each.is_dir()]
         names = [each for each in names if not _is_hidden(each.filename)]
-        found = [each for each in names if each.filename.lower().endswith(TEXT_ENDINGS)]
+        members = [each for each in names if each.filename.lower().endswith(TEXT_ENDINGS)]
         if len(names) == 1:
-            found = names
-        if len(found) != 1:
-            shown = ", ".join(each.filename for each in (found or names)[:3])
-            what = f"{len(found)} CSV files ({shown})" if found else f"no CSV file ({shown})"
+            members = names
+        if len(members) != 1:
+            shown = ", ".join(each.filename for each in (members or names)[:3])
+            what = f"{len(members)} CSV files ({shown})" if members else f"no CSV file ({shown})"
             raise error(f"the archive holds {what}", where=_first_line(path), remedy=_UNPACK)
-        if found[0].flag_bits & 1:
+        if members[0].flag_bits & 1:
             raise error("the archive is encrypted", where=_first_line(path), remedy=_UNPACK)
-        return archive.open(found[0])  # type: ignore[return-value]
+        return archive.open(members[0])  # type: ignore[return-value]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as reason:
         raise _damaged(path, error, reason) from reason
 

@@ -227,9 +227,9 @@ class CsvFile:
         """The line that names the columns, and what separates its cells."""
         given = None
         for line in self._lines:
-            found = _SEPARATOR_LINE.fullmatch(line)
-            if found and self._lines.number == 1:
-                given = found[1]
+            choice = _SEPARATOR_LINE.fullmatch(line)
+            if choice and self._lines.number == 1:
+                given = choice[1]
                 continue
             if not line.strip(' \t\r\n,;|"'):
                 continue
@@ -255,17 +255,17 @@ def known_columns(
     wanted = {column_key(name): name for name in known}
     plain = [nfc(name).strip() for name in names]
     exact = Counter(name for name in plain if name in known)
-    found = []
+    columns = []
     for name in plain:
         meant = wanted.get(column_key(name))
-        found.append(name if meant is None or (name != meant and exact[meant]) else meant)
-    for name, count in Counter(found).items():
+        columns.append(name if meant is None or (name != meant and exact[meant]) else meant)
+    for name, count in Counter(columns).items():
         if count > 1 and name in known:
             spelt = [text for text in plain if column_key(text) == column_key(name)]
             what = f"a column name stands twice: {', '.join(spelt)}"
             remedy = "rename or remove one of them"
             raise error(what, where=where, remedy=remedy)
-    return found
+    return columns
 
 
 def column_key(name: str) -> str:

@@ -90,12 +90,12 @@ def whole_number(text: str) -> str:
 
 def are_floats(names: Iterable[str]) -> bool:
     """True if there are names and all are whole numbers written as floats ("123.0")."""
-    found = False
+    any_name = False
     for name in names:
         if not _FLOAT.fullmatch(name):
             return False
-        found = True
-    return found
+        any_name = True
+    return any_name
 
 
 def read_labels(cells: Sequence[str], column: str) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -61,13 +61,13 @@ def cooccurring_tags(
     """
     if rates.shape != (len(names), len(seen_names)):
         raise ValueError(f"{len(names)} and {len(seen_names)} names for {rates.shape}")
-    found: dict[str, tuple[str, ...]] = {}
+    tags: dict[str, tuple[str, ...]] = {}
     for name, row in zip(names, rates, strict=True):
         others = (other for other, rate in zip(seen_names, row, strict=True) if rate > above)
         added = tuple(other for other in others if not relations.related(name, other))
         if added:
-            found[name] = added
-    return found
+            tags[name] = added
+    return tags
 
 
 def add_tags(

@@ -99,15 +99,15 @@ class SsdLite:
 
         with torch.inference_mode():
             pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
-            found = self._network([pixels])[0]
+            result = self._network([pixels])[0]
         height, width = picture.shape[:2]
         sides = np.array([width, height, width, height], np.float64)
         return [
             Box(self._classes[label], score, tuple((corners / sides).tolist()))
             for label, score, corners in zip(
-                found["labels"].tolist(),
-                found["scores"].tolist(),
-                found["boxes"].numpy().astype(np.float64),
+                result["labels"].tolist(),
+                result["scores"].tolist(),
+                result["boxes"].numpy().astype(np.float64),
                 strict=True,
             )
         ]
@@ -163,16 +163,16 @@ def read_classes(path: Path) -> dict[str, str]:
     Raises:
         UsageError: the file or a column does not exist, or a class is repeated.
     """
-    found: dict[str, str] = {}
+    tags: dict[str, str] = {}
     with CsvFile(path, ("class", "tag"), error=UsageError, pad=True) as rows:
         rows.require("class", "tag")
         class_, tag = (rows.columns.index(name) for name in ("class", "tag"))
         for row in rows:
             label, named = row.cells[class_].strip(), plain_name(row.cells[tag])
-            if label in found:
+            if label in tags:
                 raise UsageError(f"the class {label!r} stands twice", where=at(path, row.line))
             if not named:
                 raise UsageError(f"the tag of {label!r} is empty", where=at(path, row.line),
                                  remedy="as in: cell phone,phone")  # fmt: skip
-            found[label] = named
-    return found
+            tags[label] = named
+    return tags

@@ -11,7 +11,7 @@ from torch import Tensor
 from lmk.embed.data.images import Skipped
 from lmk.embed.data.manifest import Manifest
 from lmk.embed.progress import Progress, no_progress
-from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.checkpoint import computed_once
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.contrastive_tasks import ContrastTask, NeighboursTask, RepulsionTask
 from lmk.embed.train.dataset import TrainingPictures
@@ -19,14 +19,7 @@ from lmk.embed.train.devices import World
 from lmk.embed.train.distillation import DistillationTask, TeacherVectors, teacher_vectors
 from lmk.embed.train.memory_bank import Memory
 from lmk.embed.train.tag_task import TagTask
-from lmk.embed.train.task_config import (
-    Contrast,
-    Distillation,
-    Neighbours,
-    Repulsion,
-    Tags,
-    Taught,
-)
+from lmk.embed.train.task_config import Contrast, Distillation, Neighbours, Repulsion, Tags, Taught
 from lmk.embed.train.tasks import ClassTask, Task, class_codes
 
 
@@ -108,15 +101,11 @@ def _teacher(
     on_progress: Progress,
 ) -> TeacherVectors:
     """Returns the teacher's vectors; the first process computes them, and all read the file."""
-    if world.first and not stored.exists():
-        asked = teacher_vectors(settings, manifests, dim, features, on_progress=on_progress)
-        tensors = {
-            "vectors": torch.from_numpy(asked.vectors),
-            "known": torch.from_numpy(asked.known),
-        }
-        skipped = [[skip.path, skip.reason] for skip in asked.skipped]
-        save_checkpoint(stored, tensors, {"skipped": skipped})
-    world.wait()
-    tensors, state = load_checkpoint(stored)
-    unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
-    return TeacherVectors(tensors["vectors"].numpy(), tensors["known"].numpy(), unread)
+
+    def compute() -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
+        result = teacher_vectors(settings, manifests, dim, features, on_progress=on_progress)
+        arrays = {"vectors": result.vectors, "known": result.known}
+        return {name: torch.from_numpy(each) for name, each in arrays.items()}, result.skipped
+
+    tensors, skipped = computed_once(stored, world, compute)
+    return TeacherVectors(tensors["vectors"].numpy(), tensors["known"].numpy(), skipped)

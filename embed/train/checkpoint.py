@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lmk.embed.data.images import Skipped
 from lmk.embed.errors import CheckpointDamaged
 from lmk.embed.files import write_whole
+from lmk.embed.train.devices import World
 
 _HEADER, _DIGEST = "lmk", "sha256"  # in the file's own header
 
@@ -57,6 +59,24 @@ def load_checkpoint(
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"is not a checkpoint ({type(error).__name__})"
         raise CheckpointDamaged(what, where=path, remedy=remedy) from error
+
+
+def computed_once(
+    path: Path, world: World, compute: Callable[[], tuple[Mapping[str, Tensor], Sequence[Skipped]]]
+) -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
+    """Returns tensors and unreadable pictures that the first process computes and stores.
+
+    Args:
+        path: the checkpoint that stores the result. A stored result is not computed again.
+        world: the processes, which all return the same result.
+        compute: computes the result.
+    """
+    if world.first and not path.exists():
+        tensors, skipped = compute()
+        save_checkpoint(path, tensors, {"skipped": [[each.path, each.reason] for each in skipped]})
+    world.wait()
+    stored, state = load_checkpoint(path)
+    return stored, tuple(Skipped(file, reason) for file, reason in state["skipped"])
 
 
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:

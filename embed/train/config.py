@@ -293,8 +293,8 @@ class TrainConfig(Settings):
 def training_presets() -> tuple[str, ...]:
     """Returns the names of the shipped training presets."""
     names = (file.name for file in (resources.files("lmk.embed") / "presets").iterdir())
-    found = (name for name in names if name.endswith(TRAINING_SUFFIX))
-    return tuple(sorted(name.removesuffix(TRAINING_SUFFIX) for name in found))
+    presets = (name for name in names if name.endswith(TRAINING_SUFFIX))
+    return tuple(sorted(name.removesuffix(TRAINING_SUFFIX) for name in presets))
 
 
 def training_config(source: str, changes: Sequence[str] = ()) -> TrainConfig:

@@ -17,7 +17,7 @@ from lmk.embed.network.config import EmbedderConfig
 from lmk.embed.network.heads import CentredNeck, EmbeddingNetwork
 from lmk.embed.network.whitening import fit_whitening
 from lmk.embed.progress import Progress, no_progress
-from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
+from lmk.embed.train.checkpoint import computed_once
 from lmk.embed.train.config import TrainConfig
 from lmk.embed.train.devices import World
 from lmk.embed.train.memory_bank import Memory
@@ -69,31 +69,28 @@ def prepare_start(
     whitened = config.model.neck_form == "centred" and not starts_with_neck(config)
     if not whitened and not config.remembers:
         return Start(None, ())
-    if world.first and not stored.exists():
+
+    def compute() -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
         tensors: dict[str, Tensor] = {}
         skipped: tuple[Skipped, ...] = ()
         wanted = embedder_config(config)
         if whitened:
             tensors, skipped = _whiten(config, wanted, network, manifests, features, on_progress)
         if config.remembers:
-            embedder = Embedder.of(wanted, copy.deepcopy(network))
-            found = stored_features(
-                manifests, embedder, features, "the starting network", on_progress
-            )
+            embedder, stage = Embedder.of(wanted, copy.deepcopy(network)), "the starting network"
+            read = stored_features(manifests, embedder, features, stage, on_progress)
             vectors = torch.zeros(sum(map(len, manifests)), network.dim)
-            vectors[found.numbers] = torch.from_numpy(found.store.read(found.sha256s))
-            tensors, skipped = tensors | {_VECTORS: vectors}, found.skipped
-        pairs = [[skip.path, skip.reason] for skip in skipped]
-        save_checkpoint(stored, tensors, {"skipped": pairs})
-    world.wait()
-    tensors, state = load_checkpoint(stored)
+            vectors[read.numbers] = torch.from_numpy(read.store.read(read.sha256s))
+            tensors, skipped = tensors | {_VECTORS: vectors}, read.skipped
+        return tensors, skipped
+
+    tensors, skipped = computed_once(stored, world, compute)
     if whitened:
         _set_neck(network, tensors)
-    unread = tuple(Skipped(path, reason) for path, reason in state["skipped"])
     memory = None
     if config.remembers:
         memory = Memory(tensors[_VECTORS], config.memory_keep, device)
-    return Start(memory, unread)
+    return Start(memory, skipped)
 
 
 def _whiten(
@@ -109,16 +106,14 @@ def _whiten(
     pooled = EmbeddingNetwork(copy.deepcopy(network.backbone), plain).eval()
     pooled.pool.load_state_dict(network.pool.state_dict())
     embedder = Embedder.of(plain, pooled)
-    found = stored_features(manifests, embedder, features, "features to whiten", on_progress)
-    require_enough(len(found.numbers), pooled.dim, network.dim)
-    sample = [found.sha256s[i] for i in spread(len(found.numbers))]
-    whitening = fit_whitening(found.store.read(sample), network.dim, config.model.whitening_power)
-    tensors = {
-        _MEAN: torch.from_numpy(whitening.mean),
-        _MATRIX: torch.from_numpy(whitening.matrix),
-    }
+    read = stored_features(manifests, embedder, features, "features to whiten", on_progress)
+    require_enough(len(read.numbers), pooled.dim, network.dim)
+    sample = [read.sha256s[i] for i in spread(len(read.numbers))]
+    whitening = fit_whitening(read.store.read(sample), network.dim, config.model.whitening_power)
+    arrays = {_MEAN: whitening.mean, _MATRIX: whitening.matrix}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     _set_neck(network, tensors)
-    return tensors, found.skipped
+    return tensors, read.skipped
 
 
 def _set_neck(network: EmbeddingNetwork, tensors: dict[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,13 @@ class Log:
         self._path = path
         self._columns = tuple(columns)
         rows = [row for row in read_log(path) if int(row[columns[0]]) < keep]
-        write_whole(path, _text([self._columns, *(row.values() for row in rows)]).encode())
+        write_whole(path, csv_text([self._columns, *(row.values() for row in rows)]).encode())
         self._board = None if board is None else _board(board, keep)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows; each has all columns."""
         with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(_text([[row[name] for name in self._columns] for row in rows]))
+            file.write(csv_text([row[name] for name in self._columns] for row in rows))
         if self._board is not None:
             for row in rows:
                 place = int(row[self._columns[0]])
@@ -65,7 +65,8 @@ def read_log(path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
-def _text(rows: Sequence[Any]) -> str:
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Returns rows of cells as the text of a CSV file."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import cos, floor, pi
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,13 +12,13 @@ from torch import nn
 from lmk.embed.errors import ModelError, UsageError
 from lmk.embed.network.backbone import PACKAGED
 from lmk.embed.network.build import build_network
-from lmk.embed.network.config import FILE, HUB, EmbedderConfig
+from lmk.embed.network.config import EMBEDDER_FILE, FILE, HUB, EmbedderConfig, timm_data
 from lmk.embed.network.heads import EmbeddingNetwork, GeM
 from lmk.embed.train.config import NONE, Optimizer, Schedule, TrainConfig
 from lmk.embed.weights import load_weights, read_state
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-_WEIGHTS, _CONFIG = "weights.safetensors", "config.json"  # of an embedder's folder
+_WEIGHTS = "weights.safetensors"  # of an embedder's folder
 _POOL, _NECK = "pool.", "neck."  # beginnings of weights' names
 
 
@@ -30,16 +28,10 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
     Raises:
         ModelError: timm knows no such backbone.
     """
-    from timm.data.config import resolve_data_config
-    from timm.models import get_pretrained_cfg, is_model
-
-    model = config.model
-    if not is_model(model.backbone):
+    model, data = config.model, timm_data(config.model.backbone)
+    if data is None:
         remedy = "check model.backbone"
         raise ModelError("timm knows no such model", where=model.backbone, remedy=remedy)
-    known = get_pretrained_cfg(model.backbone)
-    resolve: Any = resolve_data_config
-    data = resolve(pretrained_cfg=asdict(known) if known else {})
     return EmbedderConfig(
         name=config.name,
         backbone=model.backbone,
@@ -59,7 +51,7 @@ def embedder_config(config: TrainConfig) -> EmbedderConfig:
 def starts_with_neck(config: TrainConfig) -> bool:
     """True if the run starts from an embedder's folder whose network has a neck."""
     folder = Path(config.model.weights)
-    if not (folder / _CONFIG).is_file():
+    if not (folder / EMBEDDER_FILE).is_file():
         return False
     return any(name.startswith(_NECK) for name in read_state(folder / _WEIGHTS))
 
@@ -77,7 +69,7 @@ def start_network(config: TrainConfig) -> EmbeddingNetwork:
             network = build_network(wanted.model_copy(update={"weights": source}), None)
         elif source == NONE:
             network = build_network(wanted, None)
-        elif (Path(source) / _CONFIG).is_file():
+        elif (Path(source) / EMBEDDER_FILE).is_file():
             network = _from_folder(wanted, Path(source))
         else:
             network = build_network(wanted, Path(source))
@@ -105,13 +97,13 @@ def _from_folder(wanted: EmbedderConfig, folder: Path) -> EmbeddingNetwork:
 
 def _freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
     for beginning in beginnings:
-        found = [p for name, p in network.named_parameters() if name.startswith(beginning)]
-        if not found:
+        frozen = [p for name, p in network.named_parameters() if name.startswith(beginning)]
+        if not frozen:
             first = next(name for name, _ in network.named_parameters())
             what = f"no weight's name begins with {beginning!r} (the first is {first})"
             remedy = "see the names in weights.safetensors"
             raise UsageError(what, where="freeze", remedy=remedy)
-        for parameter in found:
+        for parameter in frozen:
             parameter.requires_grad_(False)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +19,7 @@ from lmk.embed.network.config import EMBEDDER_FILE
 from lmk.embed.tags.head import TAGS_FILE, TagHead, save_tag_head
 from lmk.embed.train.checkpoint import load_checkpoint, save_checkpoint
 from lmk.embed.train.config import TrainConfig
+from lmk.embed.train.log import csv_text
 
 FORMAT = 1
 _FREE = {"workers", "save_minutes"}  # settings that may change when a run is resumed
@@ -130,12 +129,8 @@ class RunFolder:
         self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], skipped: Sequence[Skipped]
     ) -> None:
         """Writes the checkpoint and the list of skipped files."""
-        buffer = io.StringIO()
-        rows = [(skip.path, skip.reason) for skip in skipped]
-        csv.writer(buffer, lineterminator="\n").writerows([("path", "reason"), *rows])
-        write_whole(
-            self.training / "skipped.csv", buffer.getvalue().encode(errors="surrogateescape")
-        )
+        text = csv_text([("path", "reason"), *((skip.path, skip.reason) for skip in skipped)])
+        write_whole(self.training / "skipped.csv", text.encode(errors="surrogateescape"))
         self._keep_previous()
         save_checkpoint(self.last, tensors, {"format": FORMAT, **state})
 

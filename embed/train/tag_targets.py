@@ -160,7 +160,7 @@ def _weights(
     labels: Sequence[str], where: str = "--data", *, likely: bool = False
 ) -> dict[str, float]:
     """Returns weights by name from labels like "beach:0.77"; optional if `likely`."""
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for label in labels:
         name, _, text = (label if ":" in label or not likely else f"{label}:1").rpartition(":")
         try:
@@ -174,8 +174,8 @@ def _weights(
         if not name or not np.isfinite(weight):
             remedy = "write labels as in beach:0.77, or set tasks.0.weighted=false"
             raise ManifestError(f"the label {label!r} has no weight", where=where, remedy=remedy)
-        found[name] = max(weight, found.get(name, -np.inf))
-    return found
+        weights[name] = max(weight, weights.get(name, -np.inf))
+    return weights
 
 
 def repeat_factors(targets: TagTargets, threshold: float, phi: str) -> NDArray[np.float64]:

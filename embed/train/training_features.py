@@ -64,11 +64,11 @@ def stored_features(
         def count(done: int, before: int = before) -> None:
             on_progress(stage, before + done, total)
 
-        found = extract(manifest, embedder, store, on_progress=count)
+        result = extract(manifest, embedder, store, on_progress=count)
         place = {row.id: before + i for i, row in enumerate(manifest.rows)}
-        numbers += [place[picture.row.id] for picture in found.pictures]
-        sha256s += [picture.sha256 for picture in found.pictures]
-        skipped += found.skipped
+        numbers += [place[picture.row.id] for picture in result.pictures]
+        sha256s += [picture.sha256 for picture in result.pictures]
+        skipped += result.skipped
         before += len(manifest)
     return Stored(store, np.array(numbers, np.int64), sha256s, tuple(skipped))
 

@@ -23,9 +23,9 @@ from lmk.index.ann.cells_scan import Group, Panels, Visits, scan_cells
 from lmk.index.ann.faiss_factory import steps_of
 from lmk.index.ann.index_files import PreviousResult, SearchFilter
 from lmk.index.exact.codes import PartCodes, QueryCodes, codes_of, release
-from lmk.index.exact.compiled import addresses, bits_of, check_damage, merge
+from lmk.index.exact.compiled import CompiledScan, addresses, bits_of, check_damage, merge
 from lmk.index.exact.heap import SPARE, ScanQueries, Stored, TopK, rescore_all
-from lmk.index.exact.tiles import HALVES, INT8_LANES
+from lmk.index.exact.tiles import INT8_LANES
 from lmk.index.vectors.neighbours import RowScores
 from lmk.index.vectors.rescoring import best_of
 from lmk.index.vectors.scores import padded
@@ -35,23 +35,24 @@ faiss: Any = typed_faiss  # its stubs do not know all functions
 
 _GATHERED = 256  # rows gathered for a query before the best of them are scored
 _MEMORY = 128 << 20  # bytes that all workers of a search may gather
-_LEAST_VISITS = 1024  # of a worker: one query is bound by memory, which one core can keep busy
-_TASKS = 8  # a worker, so that none waits long for another
-_RELEASE_AFTER = 16  # queries: what their scores have mapped is let go
-# How far towards a query the best of a cell is expected, of the cell's spread. Measured on vectors
-# clustered like landmarks: from .2 to .4 take a fifth to a quarter less work than 0 for a recall.
+_LEAST_VISITS = 1024  # of a worker: one core can use the memory bandwidth that one query needs
+_TASKS = 8  # tasks of a worker, so that no worker waits long for another
+_RELEASE_AFTER = 16  # queries after which the memory of mapped vectors is released
+# The expected distance of a cell's best vector from the mean towards a query, relative to the
+# cell's spread. On vectors clustered like landmarks, .2 to .4 take a fifth to a quarter less work
+# than 0 for the same recall.
 _REACH = 0.3
 
 
 class CellIndex:
-    """Cells of codes; see approximate.Index.
+    """Cells of codes; see searcher.Index.
 
     Args:
-        view: what is searched.
-        on_message: called with a line of text while the cells are made.
+        view: the view to search.
+        on_message: called with a line of text while the cells are built.
 
     Raises:
-        UsageError: where the processor cannot multiply and add bytes.
+        UsageError: the processor cannot multiply and add bytes.
         GalleryDamaged: see Vectors.read.
     """
 
@@ -64,16 +65,16 @@ class CellIndex:
                 remedy="choose ivfpq, or auto",
             )
         self._view = view
-        self._inside: NDArray[np.bool_]  # what self._panels allows
+        self._inside: NDArray[np.bool_]  # the rows that self._panels allows
         self._panels: Panels
-        self._asked = 0  # queries since the mapped vectors were let go
+        self._asked = 0  # queries since the memory of mapped vectors was released
         self._loading = threading.Lock()
         self.built = load_or_build(view, on_message)
         self._load(self.built.index)
         self.efforts = steps_of(1, len(self._cells))
 
     def describe(self, effort: int) -> str:
-        """Returns what an effort means, in words."""
+        """Returns a description of an effort."""
         return f"{effort} of {len(self._cells)} cells are looked at"
 
     def nearest(
@@ -85,7 +86,7 @@ class CellIndex:
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
     ) -> RowScores:
-        """Returns the nearest k of all vectors in `effort` cells; see approximate.Index."""
+        """Returns the k nearest of all vectors in `effort` cells; see searcher.Index."""
         parts = []
         together = max(1, _MEMORY // (12 * _room(k) * faiss.omp_get_max_threads()))
         for start in range(0, len(queries), together):
@@ -106,7 +107,7 @@ class CellIndex:
     def propose(
         self, queries: NDArray[np.float32], depth: int, effort: int, search_filter: SearchFilter
     ) -> NDArray[np.int64]:
-        """Returns the nearest rows, int64 [q, depth]; see approximate.Index."""
+        """Returns the nearest rows, int64 [q, depth]; see searcher.Index."""
         return self.nearest(queries, depth, depth, effort, search_filter)[0]
 
     def _search(
@@ -118,9 +119,9 @@ class CellIndex:
         floors: NDArray[np.float32] | None,
         search_filter: SearchFilter,
     ) -> RowScores:
-        """Returns the nearest of the vectors in the `effort` best cells but the `done` best."""
+        """Returns the nearest vectors in the best `effort` cells without the best `done` cells."""
         panels, stored = self._ready(search_filter)
-        # The fewer rows may be returned, the further apart they lie.
+        # Fewer allowed rows lie further apart.
         further = len(self.built.rows) / max(search_filter.count, 1)
         coded = QueryCodes.of(queries)
         visits = self._visits(queries, coded, round(done * further), round(effort * further))
@@ -148,7 +149,7 @@ class CellIndex:
         return merge(tops, k)
 
     def _ready(self, search_filter: SearchFilter) -> tuple[Panels, Stored]:
-        """Returns panels and vectors that can be read; what was cut meanwhile is made again."""
+        """Returns readable panels and vectors; rebuilds those whose files were cut."""
         with self._loading:
             whole = self._cells.whole
             if not (whole and all(codes.whole for codes in self._codes)):
@@ -187,9 +188,9 @@ class CellIndex:
     def _visits(
         self, queries: NDArray[np.float32], coded: QueryCodes, done: int, effort: int
     ) -> Visits:
-        """Returns which cells each query visits: the `effort` best but the `done` best."""
+        """Returns the cells that each query visits: the best `effort` without the best `done`."""
         means = self._cells.means
-        if len(queries) == 1:  # for so little work BLAS would keep all its threads waiting
+        if len(queries) == 1:  # BLAS would start all its threads for little work
             products = np.einsum("ij,j->i", means, queries[0])[None]
         else:
             products = queries @ means.T
@@ -225,12 +226,11 @@ def _best_of(promise: NDArray[np.float32], effort: int) -> NDArray[np.bool_]:
 
 def possible(view: View) -> bool:
     """Returns whether the processor can search a view in cells."""
-    single = all(part.array.dtype == np.float32 for part in view.stored.parts)
-    return bool(INT8_LANES) and (HALVES or single)
+    return bool(INT8_LANES) and CompiledScan.possible(view.stored)
 
 
 def _tasks(visits: Visits, wanted: int) -> list[tuple[int, int]]:
-    """Cuts the cells visited into runs of about as many visits each."""
+    """Returns about `wanted` ranges of the visited cells with similar numbers of visits."""
     bounds = np.linspace(0, len(visits.queries), wanted + 1)
     cuts = np.unique(np.searchsorted(visits.firsts, bounds)).tolist()
     return list(pairwise(cuts))

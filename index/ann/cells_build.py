@@ -1,8 +1,8 @@
 """Cells: the codes of exact search sorted by cell, so that near vectors lie together.
 
-The cells are those of a spherical k-means that FAISS trains; each vector belongs to the cell whose
-centre is nearest. A cell is known by the mean of its vectors, whose length says how much they are
-spread: vectors of length 1 are spread around a mean m by sqrt(1 - |m|^2).
+FAISS trains the cells by spherical k-means; each vector belongs to the cell with the nearest
+centre. A cell is represented by the mean of its vectors, whose length determines their spread: the
+root mean square distance of vectors of length 1 from their mean m is sqrt(1 - |m|^2).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from lmk.embed.progress import Message
 from lmk.index.ann import index_files
 from lmk.index.ann.faiss_factory import CELLS, number_of_cells, rows_to_train
 from lmk.index.ann.index_files import StoredIndex
-from lmk.index.exact.codes import code_block, in_memory
+from lmk.index.exact.codes import Forms, code_block, in_memory, is_whole, size_of, split
 from lmk.index.exact.flat import blas
 from lmk.index.exact.tiles import PANEL
 from lmk.index.vectors.neighbours import NO_ROW
@@ -34,9 +34,9 @@ from lmk.index.vectors.view import View
 
 faiss: Any = typed_faiss  # its stubs do not know all classes
 
-_MARK = 0x31736C6C6563  # "cells1": another number for another layout
-_HEADER = 64  # bytes; the codes begin with a cache line
-_ROUNDS = 8  # of k-means; more move few vectors
+_MARK = 0x31736C6C6563  # "cells1", the version of the layout
+_HEADER = 64  # bytes; the codes begin at a cache line
+_ROUNDS = 8  # of k-means; more rounds move few vectors
 _BLOCK_ROWS = 16_384  # assigned to cells at a time
 _BLOCK_PANELS = 128  # coded at a time
 
@@ -48,10 +48,10 @@ class Cells:
     Attributes:
         codes: uint8 [panels, steps, PANEL, 4], see PartCodes.
         scales, errors: float32 [panels, PANEL], see PartCodes.
-        rows: int64 [panels, PANEL], which vectors; NO_ROW fills a cell's last panel.
-        firsts: int64 [cells + 1], the first panel of each cell, and their number.
-        means: float32 [cells, dim], of the vectors of each.
-        file: what they are mapped from, if anything.
+        rows: int64 [panels, PANEL], the row numbers; NO_ROW fills a cell's last panel.
+        firsts: int64 [cells + 1], the first panel of each cell, and the number of panels.
+        means: float32 [cells, dim], the mean of the vectors of each cell.
+        file: the mapped file, or None.
     """
 
     codes: NDArray[np.uint8]
@@ -67,19 +67,19 @@ class Cells:
 
     @property
     def whole(self) -> bool:
-        """Whether the file was not cut since it was mapped (reading on would end the process)."""
-        return self.file is None or self.file.size() == len(self.file)
+        """True if the file was not cut since it was mapped."""
+        return is_whole(self.file)
 
     @property
     def spreads(self) -> NDArray[np.float32]:
-        """float32 [cells], the root mean square distance of a cell's vectors from their mean."""
+        """The root mean square distance of each cell's vectors from their mean, float32 [cells]."""
         squares = np.einsum("ij,ij->i", self.means, self.means)
         return np.asarray(np.sqrt(np.maximum(1 - squares, 0)), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sorted:
-    """Which vectors belong to which cell; see Cells."""
+    """The vectors of each cell; see Cells."""
 
     rows: NDArray[np.int64]
     firsts: NDArray[np.int64]
@@ -100,7 +100,7 @@ class _Sorted:
             vectors[there] = stored.read(rows[there])
             codes = np.full((len(rows), -(-stored.dim // 4), PANEL, 4), 128, np.uint8)
             flat = vectors.reshape(rows.size, stored.dim)
-            flat[~there.reshape(-1)] = 1  # anything that can be coded; it is never returned
+            flat[~there.reshape(-1)] = 1  # any vector that can be coded; it is never returned
             numbers = scales[piece].reshape(-1), errors[piece].reshape(-1)
             code_block(flat, codes, *numbers)
             append(codes)
@@ -109,7 +109,7 @@ class _Sorted:
 
 
 def load_or_build(view: View, on_message: Message) -> StoredIndex:
-    """Returns the cells of a view, StoredIndex.index, from their file where there is a good one.
+    """Returns the cells of a view (StoredIndex.index), from a suitable file or built.
 
     Raises:
         GalleryDamaged: see Vectors.read.
@@ -120,7 +120,7 @@ def load_or_build(view: View, on_message: Message) -> StoredIndex:
 
 
 def build(view: View, on_message: Message) -> StoredIndex:
-    """Makes the cells of a view, and keeps them."""
+    """Builds and saves the cells of a view."""
     rows = np.flatnonzero(view.mask)
     factory = f"Cells{number_of_cells(len(rows))}"
     sorted_vectors = _sorted(view.stored, rows, _centres(view.stored, rows, factory, on_message))
@@ -134,15 +134,16 @@ def build(view: View, on_message: Message) -> StoredIndex:
     path = index_files.save(view, stem, described, write)
     cells = None if path is None else _read(view.dim, len(view.mask), path, len(rows))
     if cells is None:
-        size = _size(len(sorted_vectors.rows), len(sorted_vectors.means), view.dim)
-        cells = _split(in_memory(size, partial(sorted_vectors.write, view.stored)), view.dim)
+        forms = _forms(len(sorted_vectors.rows), len(sorted_vectors.means), view.dim)
+        size = _HEADER + size_of(forms)
+        cells = _cells(in_memory(size, partial(sorted_vectors.write, view.stored)), view.dim)
     return StoredIndex(cells, rows, view.mask, stem, factory)
 
 
 def _centres(
     stored: Vectors, rows: NDArray[np.int64], factory: str, on_message: Message
 ) -> NDArray[np.float32]:
-    """Trains the centres of cells, float32 [cells, dim] of length 1."""
+    """Returns trained centres of cells, float32 [cells, dim] of length 1."""
     cells = number_of_cells(len(rows))
     count = rows_to_train(cells, len(rows))
     on_message(f"training {factory} with {count} of {len(rows)} vectors")
@@ -154,7 +155,7 @@ def _centres(
 
 
 def _sorted(stored: Vectors, rows: NDArray[np.int64], centres: NDArray[np.float32]) -> _Sorted:
-    """Sorts rows by the cell whose centre is nearest; cells without any are left out."""
+    """Sorts rows by the cell with the nearest centre; empty cells are left out."""
     nearest = faiss.IndexFlatIP(stored.dim)
     nearest.add(centres)
     cell = np.empty(len(rows), np.int64)
@@ -181,46 +182,34 @@ def _sorted(stored: Vectors, rows: NDArray[np.int64], centres: NDArray[np.float3
 
 
 def _read(dim: int, rows_of_gallery: int, path: Path, rows: int) -> Cells | None:
-    """Maps a file, if it holds cells of so many rows of the gallery."""
+    """Returns the cells in a file if they have `rows` rows of the gallery, else None."""
     with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    cells = _split(np.frombuffer(mapped, np.uint8), dim, mapped)
+    cells = _cells(np.frombuffer(mapped, np.uint8), dim, mapped)
     within = rows_of_gallery > int(cells.rows.max(initial=NO_ROW))
     return cells if within and np.count_nonzero(cells.rows != NO_ROW) == rows else None
 
 
-def _shapes(panels: int, cells: int, dim: int) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Shapes and types of codes, scales, errors, rows, firsts and means."""
-    yield (panels, math.ceil(dim / 4), PANEL, 4), "u1"
-    yield (panels, PANEL), "<f4"
-    yield (panels, PANEL), "<f4"
-    yield (panels, PANEL), "<i8"
-    yield (cells + 1,), "<i8"
-    yield (cells, dim), "<f4"
+def _forms(panels: int, cells: int, dim: int) -> Forms:
+    """Returns shapes and types of codes, scales, errors, rows, firsts and means."""
+    of_panels = [((panels, PANEL), kind) for kind in ("<f4", "<f4", "<i8")]
+    codes = (panels, math.ceil(dim / 4), PANEL, 4)
+    return [(codes, "u1"), *of_panels, ((cells + 1,), "<i8"), ((cells, dim), "<f4")]
 
 
-def _size(panels: int, cells: int, dim: int) -> int:
-    """The bytes of a file."""
-    arrays = _shapes(panels, cells, dim)
-    return _HEADER + sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays)
-
-
-def _split(whole: NDArray[np.uint8], dim: int, file: mmap.mmap | None = None) -> Cells:
-    """Returns the arrays of a file, or raises ValueError for one without cells of this dim."""
-    if len(whole) < _HEADER:
+def _cells(data: NDArray[np.uint8], dim: int, file: mmap.mmap | None = None) -> Cells:
+    """Returns the cells in the data of a file (ValueError if they have another dim)."""
+    if len(data) < _HEADER:
         raise ValueError("no header")
-    mark, panels, cells, of_dim = (int(number) for number in whole[:_HEADER].view("<i8")[:4])
-    if mark != _MARK or of_dim != dim or len(whole) != _size(panels, cells, dim):
-        raise ValueError("not the cells that are wanted")
-    arrays: list[Any] = []
-    at = _HEADER
-    for shape, kind in _shapes(panels, cells, dim):
-        size = math.prod(shape) * np.dtype(kind).itemsize
-        arrays.append(whole[at : at + size].view(kind).reshape(shape))
-        at += size
-    codes, scales, errors, rows, firsts, means = arrays
-    # Compiled code follows these numbers without looking: a file may come from somebody else.
-    steps = np.diff(firsts)
-    if firsts[0] != 0 or firsts[-1] != panels or (steps < 0).any() or (rows < NO_ROW).any():
-        raise ValueError("panels or rows that there are not")
-    return Cells(codes, scales, errors, rows, firsts, means, file)
+    mark, panels, count, of_dim = (int(number) for number in data[:_HEADER].view("<i8")[:4])
+    forms = _forms(panels, count, dim)
+    if mark != _MARK or of_dim != dim or len(data) != _HEADER + size_of(forms):
+        raise ValueError("not the cells of this dim")
+    cells = Cells(*[*split(data[_HEADER:], forms), file])
+    # Compiled code uses these numbers without a check, and a file may come from somebody else.
+    firsts = cells.firsts
+    if firsts[0] != 0 or firsts[-1] != panels or (np.diff(firsts) < 0).any():
+        raise ValueError("the panels do not fit the cells")
+    if (cells.rows < NO_ROW).any():
+        raise ValueError("a row number is negative")
+    return cells

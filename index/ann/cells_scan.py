@@ -1,8 +1,8 @@
-"""Scan of cells: the compiled pass over those cells that each query visits.
+"""Scan of cells: the compiled pass over the cells that each query visits.
 
 As in exact search (scan.py), a panel of codes is compared with a tile of queries by numbers that
-are at least the scores less a known slack, and what reaches a query's limit is gathered and scored
-(heap.py): of the rows visited, none that belongs to the answer is missed.
+are at least the scores less a known slack. The rows that reach a query's limit are gathered and
+scored (heap.py), so no visited row that belongs to the answer is missed.
 """
 
 from __future__ import annotations

@@ -35,17 +35,17 @@ _BLOCK_ROWS = 65_536
 
 
 def load_or_build(view: View, kind: str, on_message: Message) -> StoredIndex:
-    """Returns the index of a view by its kind, from its file where there is a good one.
+    """Returns the index of a view by its kind, from a suitable file or built.
 
     The positions of the index are those of StoredIndex.rows.
 
     Args:
-        view: what it indexes.
+        view: the view to index.
         kind: see factory_of.
-        on_message: is told what is going on before and while it is built.
+        on_message: called with a line of text before and while the index is built.
 
     Raises:
-        UsageError: see new_index; or where FAISS cannot build it of so few vectors.
+        UsageError: see new_index; or the vectors are too few for FAISS.
     """
     return index_files.load(view, kind, partial(_read, view.dim)) or _build(view, kind, on_message)
 
@@ -89,6 +89,6 @@ def _write(index: Any, path: Path) -> None:
     with path.open("wb") as file:
         try:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-        except RuntimeError as error:  # what FAISS makes of an OSError
+        except RuntimeError as error:  # FAISS raises it for an OSError
             raise_system_cause(error)
             raise OSError(errno.EIO, "FAISS could not write", str(path)) from error

@@ -1,4 +1,4 @@
-"""Recipes of FAISS indexes: kinds and factory strings, what they need, how hard they search."""
+"""Factory strings of FAISS indexes, their training and the effort of their searches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ faiss: Any = typed_faiss  # its stubs know neither keyword arguments nor all cla
 
 CELLS = "ivf"  # the kind that is no FAISS index, see cells.py
 PER_CELL = 39  # vectors that FAISS wants to train a cell or a code word with
-LEAST_ROWS = 1000  # below, there is nothing to gain over comparing with every vector
-_MOST_CELLS = 16_384  # their training takes time and memory that grow with the square
-_LARGEST = 2**20  # of the numbers in a factory string: FAISS sets aside memory for such a size
+LEAST_ROWS = 1000  # for fewer rows, an index saves no time
+_MOST_CELLS = 16_384  # time and memory of the training grow with the square
+_LARGEST = 2**20  # largest number in a factory string, as FAISS allocates memory for it
 _KINDS = "auto, exact, flat, ivf, ivfpq, hnsw, or a FAISS factory string such as IVF1024,PQ128x4fs"
 
 
@@ -27,7 +27,7 @@ def factory_of(kind: str, rows: int, dim: int) -> str:
 
     ivfpq: 2 to 4 sqrt(rows) cells, never more than the rows can train, and one code word of 4 bits
     for every two components (dim / 4 bytes a vector). hnsw: 32 links a vector, a byte a component.
-    Neither keeps the vectors: what they find is scored again from the gallery's own.
+    Neither stores the vectors; candidates are scored again from the vectors of the gallery.
     """
     if kind == "hnsw":
         return "HNSW32,SQ8"
@@ -48,12 +48,12 @@ def new_index(factory: str, dim: int, rows: int) -> Any:
 
     Args:
         factory: see https://github.com/facebookresearch/faiss/wiki/The-index-factory.
-        dim: components of a vector.
-        rows: vectors it will hold.
+        dim: number of components of a vector.
+        rows: number of vectors that the index will have.
 
     Raises:
-        UsageError: for what FAISS does not know or cannot use with dot products, and for more cells
-            than the vectors can train.
+        UsageError: FAISS does not know the factory string or cannot use it with dot products, or
+            the vectors cannot train so many cells.
     """
     _check_sizes(factory)
     try:
@@ -74,7 +74,7 @@ def new_index(factory: str, dim: int, rows: int) -> Any:
 
 
 def _check_sizes(factory: str) -> None:
-    """Refuses the numbers at which FAISS ends the process instead of raising an error."""
+    """Raises UsageError for numbers at which FAISS ends the process."""
     sizes = [int(number) for number in re.findall("[0-9]{1,9}", factory)]
     wrong = [f"a size of {size}" for size in sizes if not 1 <= size <= _LARGEST]
     if re.search("(HNSW|NSG)0*1(?![0-9])", factory):
@@ -84,7 +84,7 @@ def _check_sizes(factory: str) -> None:
 
 
 def in_brackets(error: Exception) -> str:
-    """Returns what FAISS says went wrong, as " (words)", without the place in its source files."""
+    """Returns FAISS's message as " (message)", without the place in its source files."""
     text = " ".join(str(error).split())
     message = re.sub("^Error in .*[.](cpp|h):[0-9]+: ", "", text).removeprefix("Error: ")
     return "" if not message or message.startswith("Error in ") else f" ({message[:120]})"
@@ -97,18 +97,18 @@ def cells_of(index: Any) -> int:
 
 
 def rows_to_train(cells: int, rows: int) -> int:
-    """Returns how many of the rows to train so many cells with."""
+    """Returns the number of rows to train a number of cells with."""
     return min(rows, max(65_536, (PER_CELL + 1) * cells))
 
 
 def train(index: Any, vectors: NDArray[np.float32]) -> None:
     """Trains an index with float32 [n, dim].
 
-    The cells first, with all threads; then what is left with one: code words are trained in so many
-    small steps that threads wait for each other 25 times as long as one works.
+    All threads train the cells, then one thread trains the rest. Code words are trained in many
+    small steps, in which threads would wait for each other 25 times as long as one thread works.
 
     Raises:
-        RuntimeError: for what FAISS cannot train with so few vectors.
+        RuntimeError: FAISS cannot train the index with so few vectors.
     """
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexIVF) and isinstance(
@@ -124,10 +124,7 @@ def train(index: Any, vectors: NDArray[np.float32]) -> None:
 
 
 def efforts(index: Any, rows: int) -> tuple[int, ...]:
-    """Returns how hard an index can search, rising: cells looked at, or nodes kept in view.
-
-    (1,) for an index that has no such choice.
-    """
+    """Returns the ascending efforts of an index: numbers of cells or nodes; (1,) for others."""
     inner = _innermost(index)
     if isinstance(inner, faiss.IndexIVF):
         first, last = 1, int(inner.nlist)
@@ -139,7 +136,7 @@ def efforts(index: Any, rows: int) -> tuple[int, ...]:
 
 
 def steps_of(first: int, last: int) -> tuple[int, ...]:
-    """Returns efforts from the first to the last, each 1.4 times the one before."""
+    """Returns efforts from the first to the last, each 1.4 times the previous one."""
     steps = [first]
     while steps[-1] < last:
         steps.append(min(last, max(steps[-1] + 1, round(steps[-1] * 1.4))))
@@ -150,9 +147,9 @@ def search_parameters(index: Any, effort: int, allowed: NDArray[np.bool_] | None
     """Returns the parameters of one search.
 
     Args:
-        index: the index searched.
+        index: the index.
         effort: see `efforts`.
-        allowed: bool [ntotal], the positions that may be found; None for all.
+        allowed: bool [ntotal], the positions that may be returned; None for all.
     """
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
@@ -163,7 +160,7 @@ def search_parameters(index: Any, effort: int, allowed: NDArray[np.bool_] | None
         return faiss.IndexRefineSearchParameters(k_factor=4.0, base_index_params=inner)
     chosen: dict[str, Any] = {}
     if allowed is not None:
-        # it refers to the array, which SWIG keeps alive with it
+        # The selector refers to the array, which SWIG keeps alive.
         chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(nprobe=effort, **chosen)
@@ -173,7 +170,7 @@ def search_parameters(index: Any, effort: int, allowed: NDArray[np.bool_] | None
 
 
 def describe_effort(index: Any, effort: int) -> str:
-    """Returns what an effort means, in words."""
+    """Returns a description of an effort."""
     inner = _innermost(index)
     if isinstance(inner, faiss.IndexIVF):
         return f"{effort} of {inner.nlist} cells are looked at"

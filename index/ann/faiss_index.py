@@ -1,4 +1,4 @@
-"""A FAISS index as a proposer of candidates: what it proposes is scored from the vectors."""
+"""A FAISS index that proposes candidates, which are scored from the vectors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lmk.index.vectors.neighbours import NO_ROW, RowScores
 from lmk.index.vectors.rescoring import rescore
 from lmk.index.vectors.view import View
 
-_REFUSAL = "params"  # in what FAISS says where an index cannot search among chosen positions
+_REFUSAL = "params"  # in FAISS's message if an index cannot search among chosen positions
 
 
 class FaissIndex:
-    """A FAISS index of the rows of a view; see approximate.Index.
+    """A FAISS index of the rows of a view; see searcher.Index.
 
     Args:
-        view: what is searched.
+        view: the view to search.
         kind: "ivfpq", "hnsw" or a FAISS factory string.
-        on_message: is told what is going on while the index is built.
+        on_message: called with a line of text while the index is built.
 
     Raises:
-        UsageError: for a factory string that FAISS cannot build for this gallery.
+        UsageError: FAISS cannot build the factory string for this gallery.
     """
 
-    scored = False  # its codes say roughly how near a vector is
+    scored = False  # scores by codes are approximate
 
     def __init__(self, view: View, kind: str, on_message: Message) -> None:
         self._stored = view.stored
@@ -38,7 +38,7 @@ class FaissIndex:
         self._filters = True  # the index can search among chosen positions
 
     def describe(self, effort: int) -> str:
-        """Returns what an effort means, in words."""
+        """Returns a description of an effort."""
         return describe_effort(self.built.index, effort)
 
     def nearest(
@@ -50,7 +50,7 @@ class FaissIndex:
         search_filter: SearchFilter,
         previous: PreviousResult | None = None,
     ) -> RowScores:
-        """Returns the best k of `depth` candidates, with their scores; see approximate.Index."""
+        """Returns the best k of `depth` candidates, with their scores; see searcher.Index."""
         proposed = self.propose(queries, depth, effort, search_filter)
         query, place = np.nonzero(proposed != NO_ROW)
         return rescore(self._stored, queries, query, proposed[query, place], k)
@@ -63,7 +63,7 @@ class FaissIndex:
         depth = min(depth, len(rows))
         if search_filter.positions is None:
             positions = self._query(queries, depth, effort, None)
-        else:  # those that may be found lie further apart
+        else:  # fewer allowed rows lie further apart
             share = search_filter.count / len(rows)
             last = self.efforts[-1]
             effort = max(1, min(last, round(effort / share)))
@@ -82,7 +82,7 @@ class FaissIndex:
         effort: int,
         positions: NDArray[np.bool_] | None,
     ) -> NDArray[np.int64] | None:
-        """Returns the positions the index finds; None if it cannot search among chosen ones."""
+        """Returns the nearest positions; None if the index cannot search among chosen ones."""
         if positions is not None and not self._filters:
             return None
         index = self.built.index

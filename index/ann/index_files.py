@@ -1,7 +1,7 @@
-"""Indexes as derived files: kept with what they were built from.
+"""Indexes as derived files, stored with a description of their source.
 
-An index goes on serving while pictures are added and removed, as long as most of its rows are still
-what they were: the rows it stands for are those whose part of the vectors has the same key.
+An index stays in use while pictures are added and removed, as long as most of its rows have not
+changed. It covers the rows whose part of the vectors has the same key as when it was built.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from lmk.embed.plain_files import parse_json
 from lmk.index.vectors.view import View
 
 _FORMAT = 1
-_INDEX = "index-"  # what the names of all these files begin with
-_MOST_BESIDE = 0.1  # of the indexed rows may be searched beside the index before it is built anew
-_SOME_BESIDE = 4096  # rows that may always
-_KEPT = 4  # indexes of the same rows, of different kinds
-_MOST_GONE = 0.3  # of the indexed rows may be gone before it is built anew
+_INDEX = "index-"  # the beginning of the names of all these files
+_MOST_BESIDE = 0.1  # largest part of rows beside the index, relative to the indexed rows
+_SOME_BESIDE = 4096  # rows that may always be beside the index
+_MOST_INDEXES = 4  # of the same rows, of different kinds
+_MOST_GONE = 0.3  # largest part of the indexed rows that may be removed or changed
 
 
 @dataclass(frozen=True, eq=False)
 class StoredIndex:
-    """An index and the rows it stands for.
+    """An index and its rows.
 
     Attributes:
         index: the index, a FAISS index or Cells.
-        rows: int64 [n], the row numbers it was built of, ascending.
-        covered: bool [rows of the view's gallery], those it stands for still.
-        stem: what the names of its files begin with.
-        factory: how it was built, in short: a factory string, or what names the cells.
+        rows: int64 [n], the ascending row numbers that the index was built from.
+        covered: bool [rows of the view's gallery], the rows that have not changed since.
+        stem: the beginning of the names of its files.
+        factory: the factory string, or the name of the cells.
     """
 
     index: Any
@@ -54,8 +54,8 @@ class SearchFilter:
 
     Attributes:
         inside: bool [rows of the gallery], the rows.
-        positions: bool [n], their positions in StoredIndex.rows; None if that is all of them.
-        count: how many there are.
+        positions: bool [n], their positions in StoredIndex.rows; None for all.
+        count: number of the rows.
     """
 
     inside: NDArray[np.bool_]
@@ -64,7 +64,7 @@ class SearchFilter:
 
     @classmethod
     def of(cls, built: StoredIndex, allowed: NDArray[np.bool_]) -> SearchFilter:
-        """The rows allowed, bool [rows of the gallery], that the index stands for."""
+        """Returns the filter for those allowed rows, bool [rows], that the index covers."""
         inside = allowed & built.covered
         positions = inside[built.rows]
         count = int(np.count_nonzero(positions))
@@ -86,15 +86,15 @@ class PreviousResult:
 
 
 def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> StoredIndex | None:
-    """Returns the index of a view by its kind from its file, where there is a good one.
+    """Returns the index of a view by its kind from a suitable file, or None.
 
-    A good one may have been built of fewer or more rows, by a factory string for those.
+    A suitable index may have been built from fewer or more rows, with another factory string.
 
     Args:
-        view: what the index is to serve.
-        kind: of search.
-        read: reads the index of a file and so many rows; raises ValueError or RuntimeError, or
-            returns None, where it holds another.
+        view: the view to search.
+        kind: the kind of search.
+        read: returns the index in a file for a number of rows. If the file holds another index, it
+            returns None or raises ValueError or RuntimeError.
     """
     prefix = _prefix(kind, view.dim)
     for name in view.derived.names():
@@ -105,12 +105,12 @@ def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> StoredIndex
         if described is None or path is None:
             continue
         try:
-            said = parse_json(described)
-            rows, covered = _covered(view, said)
+            source = parse_json(described)
+            rows, covered = _covered(view, source)
             if _good_enough(view, rows, covered):
                 index = read(path, len(rows))
                 if index is not None:
-                    return StoredIndex(index, rows, covered, stem, str(said["factory"]))
+                    return StoredIndex(index, rows, covered, stem, str(source["factory"]))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise_system_cause(error)
             continue  # removed meanwhile, or not written by this program
@@ -118,7 +118,7 @@ def load(view: View, kind: str, read: Callable[[Path, int], Any]) -> StoredIndex
 
 
 def describe(view: View, kind: str, factory: str) -> tuple[str, bytes]:
-    """Returns what the names of an index built now begin with, and what it is built from."""
+    """Returns the beginning of the names of a new index, and the description of its source."""
     described = {
         "factory": factory,
         "rows": len(view.mask),
@@ -130,16 +130,15 @@ def describe(view: View, kind: str, factory: str) -> tuple[str, bytes]:
 
 
 def save(view: View, stem: str, described: bytes, write: Callable[[Path], None]) -> Path | None:
-    """Saves an index and removes those it replaces, and those of other kinds that are too many.
+    """Saves an index, and removes replaced indexes and too many indexes of other kinds.
 
     Args:
-        view: what it was built of.
-        stem: see `describe`.
-        described: see `describe`.
-        write: writes the index.
+        view: the view that the index was built from.
+        stem, described: see `describe`.
+        write: writes the index to a path.
 
     Returns:
-        Its file; None where nothing can be kept.
+        The file of the index; None if it cannot be stored.
     """
     derived, parts = view.derived, [part.key for part in view.stored.parts]
     saved = derived.save(f"{stem}.index", write, parts)
@@ -151,7 +150,7 @@ def save(view: View, stem: str, described: bytes, write: Callable[[Path], None])
 
 
 def _remove_replaced(view: View, built: str) -> None:
-    """Removes what the index with this stem replaces."""
+    """Removes the files that the index with this stem replaces."""
     derived = view.derived
     prefix = built.rsplit("-", 1)[0]
     kinds: list[tuple[int, str]] = []
@@ -161,7 +160,7 @@ def _remove_replaced(view: View, built: str) -> None:
         if not stem.startswith(_INDEX):
             continue
         if stem == built:
-            if ending not in ("index", "rows.json"):  # measured with another one
+            if ending not in ("index", "rows.json"):  # measured with an older index
                 derived.remove(name)
         elif ending == "index" and not _of_other_rows(view, stem):
             path = derived.load(name)
@@ -169,14 +168,14 @@ def _remove_replaced(view: View, built: str) -> None:
                 gone.add(stem)
             else:
                 kinds.append((path.stat().st_mtime_ns, stem))
-    gone |= {stem for _, stem in sorted(kinds, reverse=True)[_KEPT - 1 :]}
+    gone |= {stem for _, stem in sorted(kinds, reverse=True)[_MOST_INDEXES - 1 :]}
     for name in derived.names():
         if name.split(".", 1)[0] in gone:
             derived.remove(name)
 
 
 def _covered(view: View, described: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Returns the rows an index was built of, and which of the view's rows it stands for."""
+    """Returns the rows that an index was built from, and the rows that it covers."""
     packed = np.frombuffer(base64.b64decode(described["mask"], validate=True), np.uint8)
     built = np.unpackbits(packed, count=described["rows"]).astype(np.bool_)
     covered = np.zeros(len(view.mask), np.bool_)
@@ -199,7 +198,7 @@ def _good_enough(view: View, rows: NDArray[np.int64], covered: NDArray[np.bool_]
 
 
 def _of_other_rows(view: View, stem: str) -> bool:
-    """Whether an index serves rows of this gallery, none of which are the view's."""
+    """Returns whether an index covers rows of this gallery, but none of the view."""
     described = view.derived.content(f"{stem}.rows.json")
     if described is None:
         return False

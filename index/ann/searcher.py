@@ -1,4 +1,4 @@
-"""Approximate search with FAISS indexes: what they propose is scored again from the vectors."""
+"""Approximate search with indexes whose candidates are scored again from the vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.rescoring import best_of
 from lmk.index.vectors.view import Allow, View
 
-FEW_ROWS = 10_000  # of those allowed are compared one by one rather than looked for
+FEW_ROWS = 10_000  # up to this number, allowed rows are compared one by one
 _BLOCK_QUERIES = 1024
 
 
@@ -136,7 +136,7 @@ class ApproximateSearcher:
     def _nearest(
         self, queries: NDArray[np.float32], k: int, search_filter: SearchFilter
     ) -> RowScores:
-        """Returns rows and scores [q, k] of what the index finds."""
+        """Returns rows and scores [q, k] of the index."""
         setting = next((one for one in self.tuned if one.k >= k), self.tuned[-1])
         depth = max(k, setting.k) * setting.factor
         rows, scores = self._index.nearest(queries, k, depth, setting.effort, search_filter)
@@ -168,7 +168,7 @@ class ApproximateSearcher:
     def _with_others(
         self, near: Neighbours, queries: Embeddings, allowed: NDArray[np.bool_]
     ) -> Neighbours:
-        """Adds the rows that the index does not hold."""
+        """Adds the rows that the index does not cover."""
         assert self._beside is not None
         others = self._beside.search(queries, near.k, allowed)
         results = [(near.rows, near.scores), (others.rows, others.scores)]

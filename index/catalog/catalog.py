@@ -1,13 +1,14 @@
 """Catalog: the SQLite file that describes a gallery and names its other files.
 
 A file of a gallery that no row of the catalog names does not belong to the gallery.
-This module and pictures.py read it, changes.py changes it, migrations.py holds the tables and
-database.py the connections. The write-ahead log lets readers keep the state they opened while a
-writer commits, and neither waits for the other.
+This module and pictures.py read the catalog, changes.py changes it, migrations.py defines the
+tables, and database.py opens the connections. The write-ahead log lets a reader keep the state that
+it opened while a writer commits, and neither waits for the other.
 
-SQLite does not notice a changed byte in a text or a number, so rows carry a CRC-32 that is
-compared whenever they are read, and what is read for all pictures at once (roles, labels, removed
-rows) a SHA-256 per batch. Texts that are not UTF-8 (names of files) are kept byte by byte.
+SQLite does not notice a changed byte in a text or a number. Each row therefore has a CRC-32, which
+is compared whenever the row is read. The data that are read for all pictures at once (roles,
+labels, removed rows) have a SHA-256 per batch. Texts that are not UTF-8 (names of files) are stored
+byte by byte.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
 from operator import index
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,32 +57,27 @@ from lmk.index.vectors.labels import ROLES, Membership, Packed, Role
 
 COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
 _INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
-Parameters = ParamSpec("Parameters")
-Value = TypeVar("Value")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class _HasDamage(Protocol):
-    @property
-    def damaged(self) -> Callable[[str], GalleryDamaged]:
-        """Makes the error for a damaged catalog."""
+@contextmanager
+def entry_errors(damaged: Callable[[str], GalleryDamaged]) -> Iterator[None]:
+    """Turns the errors that a changed number or name in the catalog causes into GalleryDamaged."""
+    try:
+        yield
+    except CHANGED as error:
+        raise damaged(f"an entry has changed: {error}") from error
 
 
-Reader = TypeVar("Reader", bound=_HasDamage)
+def reads(method: Method) -> Method:
+    """Applies `entry_errors` to a method of an object that has a method `damaged`."""
 
+    @wraps(method)
+    def reading(self: Any, *args: Any, **options: Any) -> Any:
+        with entry_errors(self.damaged):
+            return method(self, *args, **options)
 
-def reads(
-    read: Callable[Concatenate[Reader, Parameters], Value],
-) -> Callable[Concatenate[Reader, Parameters], Value]:
-    """Turns the errors that a wrong number or name causes in a method into GalleryDamaged."""
-
-    @wraps(read)
-    def reading(self: Reader, /, *args: Parameters.args, **options: Parameters.kwargs) -> Value:
-        try:
-            return read(self, *args, **options)
-        except CHANGED as error:
-            raise self.damaged(f"an entry has changed: {error}") from error
-
-    return reading
+    return cast(Method, reading)
 
 
 class Catalog:
@@ -89,15 +86,15 @@ class Catalog:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self._connection = connection
-        self._lock = threading.RLock()  # sqlite3 connections are shared, but not at the same time
+        self._lock = threading.RLock()  # threads take turns on the connection
         self._process = os.getpid()
-        self._entries: dict[str, int] = {}  # a reader knows how many there must be
-        self._size: int | None = None  # in bytes; None: to be asked for
+        self._entries: dict[str, int] = {}  # required number of rows of a table, for a reader
+        self._size: int | None = None  # in bytes; None if unknown
         self.format = FORMAT  # on disk
 
     @classmethod
     def read(cls, folder: Path) -> Catalog:
-        """Opens a snapshot: what is committed now, whatever is committed later.
+        """Opens a snapshot of the committed state; later commits do not change it.
 
         Raises:
             NotAGallery: there is no catalog, or nothing was ever committed to it.
@@ -117,7 +114,7 @@ class Catalog:
 
     @classmethod
     def write(cls, folder: Path) -> Catalog:
-        """Opens the catalog for the one writer (who holds the lock), inside a transaction."""
+        """Opens the catalog for the one writer, which holds the lock, inside a transaction."""
         return cls(folder, connect_writer(folder))
 
     def close(self) -> None:
@@ -126,7 +123,7 @@ class Catalog:
         A fork leaves the connection to its parent: closing it would end the parent's log.
         """
         if self.inherited:
-            _INHERITED.append(self._connection)  # or it is closed when nobody knows it any more
+            _INHERITED.append(self._connection)  # else the garbage collector would close it
         else:
             self._connection.close()
 
@@ -142,16 +139,16 @@ class Catalog:
     # Reading
 
     def check_structure(self, *, whole: bool = False) -> None:
-        """Checks that every table can be read and written, beyond `state` (GalleryDamaged).
+        """Checks that every table can be read and written (GalleryDamaged).
 
         Args:
-            whole: also that the indexes say what the tables say.
+            whole: also check that the indexes agree with the tables.
         """
         with self._lock:
             check_structure(self._connection, self.folder, whole=whole)
 
     def snapshot_state(self) -> State | None:
-        """Returns the state of a snapshot; later reads check the tables against its counts."""
+        """Returns the state of a snapshot; later reads compare the tables with its counts."""
         state = self.state()
         self._entries = {} if state is None else state.entries
         return state
@@ -171,8 +168,8 @@ class Catalog:
     @reads
     def metas(self, prefix: str) -> dict[str, Any]:
         """Returns the JSON values saved under names with a prefix, by the rest of the name."""
-        found = self._meta().items()
-        return {n.removeprefix(prefix): parse_json(v) for n, v in found if n.startswith(prefix)}
+        values = self._meta().items()
+        return {n.removeprefix(prefix): parse_json(v) for n, v in values if n.startswith(prefix)}
 
     @reads
     def array(self, name: str) -> dict[str, Any] | None:
@@ -186,24 +183,24 @@ class Catalog:
         return {name: checked_array(header) for name, header in self.metas("array:").items()}
 
     def _meta(self) -> dict[str, str]:
-        found = self._table("meta", "name")
-        for name, value, crc in found:  # all of them: a changed name would only be missed
+        rows = self._table("meta", "name")
+        for name, value, crc in rows:  # all rows, as a changed name looks like a missing one
             self.compare(crc, name, value)
-        return {name: value for name, value, _ in found}
+        return {name: value for name, value, _ in rows}
 
     @reads
     def files(self) -> list[FileRecord]:
-        """Returns every file the catalog names, by path."""
+        """Returns the records of all files that the catalog names, sorted by path."""
         return [checked_file(*row) for row in self._table("file", "path")]
 
     @reads
     def segments(self) -> list[tuple[int, int, str]]:
         """Returns (first row, rows, file) of each segment, by first row."""
-        found = self.all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
-        return [(index(first), index(rows), str(path)) for first, rows, path in found]
+        segments = self.all("SELECT first_row, rows, file FROM segment ORDER BY first_row")
+        return [(index(first), index(rows), str(path)) for first, rows, path in segments]
 
     def inline(self) -> list[tuple[int, int, bytes]]:
-        """Returns (first row, rows, vectors as stored) of each small add, by first row."""
+        """Returns (first row, rows, vectors as stored) of each small addition, by first row."""
         parts = []
         for first, rows, vectors in self.inline_entries():
             if vectors is None:
@@ -222,7 +219,7 @@ class Catalog:
 
     @reads
     def inline_rows(self) -> int:
-        """Returns how many rows have their vectors in the catalog."""
+        """Returns the number of rows whose vectors are in the catalog."""
         return int(self.all("SELECT coalesce(sum(rows), 0) FROM inline")[0][0])
 
     @reads
@@ -247,16 +244,16 @@ class Catalog:
             "SELECT first_row, rows, data, sha256 FROM batch WHERE first_row >= ?"
             " ORDER BY first_row"
         )
-        found = []
+        batches = []
         for first, rows, data, sha256 in self.all(query, (first_row,)):
             if batch_digest(first, rows, data) != sha256:
                 raise self.damaged(f"the labels from row {first} on have changed")
-            found.append((first, rows, Packed.from_bytes(data, rows)))
-        return found
+            batches.append((first, rows, Packed.from_bytes(data, rows)))
+        return batches
 
     @reads
     def alive(self, state: State) -> NDArray[np.bool_]:
-        """Returns which rows were not removed, bool [rows] (GalleryDamaged)."""
+        """Returns a mask of the rows that were not removed, bool [rows] (GalleryDamaged)."""
         alive = np.ones(state.rows, np.bool_)
         for rows in self.removals():
             alive[rows] = False
@@ -267,26 +264,27 @@ class Catalog:
     @reads
     def removals(self) -> list[NDArray[np.int64]]:
         """Returns the rows of each removal, ascending (GalleryDamaged)."""
-        found = []
-        for number, rows, sha256 in self._table("removal", "number"):
-            if hashlib.sha256(rows).hexdigest() != sha256:
+        removals = []
+        for number, data, sha256 in self._table("removal", "number"):
+            if hashlib.sha256(data).hexdigest() != sha256:
                 raise self.damaged(f"the rows of removal {number} have changed")
-            found.append(np.frombuffer(rows, "<i8"))
-            if found[-1].size and (found[-1][0] < 0 or (np.diff(found[-1]) <= 0).any()):
-                raise ValueError(f"the rows of removal {number} do not rise")
-        return found
+            rows = np.frombuffer(data, "<i8")
+            if (np.diff(rows, prepend=-1) <= 0).any():
+                raise ValueError(f"the rows of removal {number} are not in ascending order")
+            removals.append(rows)
+        return removals
 
     @reads
     def removed_ids(self, ids: Iterable[str]) -> set[str]:
-        """Returns those ids whose picture was removed since the last `compact`.
+        """Returns those of `ids` whose picture was removed since the last `compact`.
 
-        Only for a catalog of format 3, as a writer has it.
+        The catalog must have format 3, as that of a writer has.
         """
         query = "SELECT id, crc FROM removed WHERE id = CAST(? AS TEXT)"
-        found = [row for id_ in ids for row in self.all(query, (text_bytes(id_),))]
-        for id_, crc in found:
+        removed = [row for id_ in ids for row in self.all(query, (text_bytes(id_),))]
+        for id_, crc in removed:
             self.compare(crc, id_)
-        return {id_ for id_, _ in found}
+        return {id_ for id_, _ in removed}
 
     @reads
     def check_removed_ids(self) -> None:
@@ -296,7 +294,7 @@ class Catalog:
                 self.compare(crc, id_)
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
-        """Checks that (first row, rows) pairs hold rows 0 to `rows`, each once (GalleryDamaged)."""
+        """Checks that (first row, rows) pairs cover each of `rows` rows once (GalleryDamaged)."""
         for (first, size), (after, _) in pairwise([(0, 0), *parts, (rows, 0)]):
             if first + size != after:
                 raise self.damaged(f"rows {first + size} to {after} are not accounted for")
@@ -319,19 +317,20 @@ class Catalog:
     def roots(self) -> list[str]:
         """Returns the folders of the manifests, absolute, by code."""
         base = os.path.realpath(self.folder)
-        if any(os.path.isabs(r) or "\0" in r for r in self.codes("root")):  # noqa: PTH117
-            raise ValueError("a folder of pictures that is not told from the gallery")
-        return [os.path.normpath(os.path.join(base, r)) for r in self.codes("root")]  # noqa: PTH118
+        roots = self.codes("root")
+        if any(os.path.isabs(root) or "\0" in root for root in roots):  # noqa: PTH117
+            raise ValueError("a folder of pictures is not relative to the gallery")
+        return [os.path.normpath(os.path.join(base, root)) for root in roots]  # noqa: PTH118
 
     @reads
     def skipped(self) -> list[tuple[str, str]]:
-        """Returns (path, reason) of every file left out, by path."""
-        found = self._table("skipped", "path")
-        for path, reason, crc in found:
+        """Returns (path, reason) of every skipped file, sorted by path."""
+        rows = self._table("skipped", "path")
+        for path, reason, crc in rows:
             self.compare(crc, path, reason)
             if not isinstance(path, str) or not isinstance(reason, str):
                 raise TypeError("a skipped file is no text")
-        return [(path, reason) for path, reason, _ in found]
+        return [(path, reason) for path, reason, _ in rows]
 
     @reads
     def role(self, row: int) -> Role:
@@ -340,27 +339,25 @@ class Catalog:
             "SELECT substr(data, 1 + ?1 - first_row, 1) FROM batch WHERE first_row <= ?1"
             " ORDER BY first_row DESC LIMIT 1"
         )
-        found = self.all(query, (row,))
-        if not found or len(found[0][0]) != 1:
+        codes = self.all(query, (row,))
+        if not codes or len(codes[0][0]) != 1:
             raise self.damaged(f"row {row} has no role")
-        role: Role = ROLES[found[0][0][0]]
+        role: Role = ROLES[codes[0][0][0]]
         return role
 
     def counts(self) -> dict[str, int]:
-        """Returns how many entries each table has that State.entries counts."""
+        """Returns the number of rows of each table that State.entries counts."""
         return {table: self.all(f"SELECT count(1) FROM {table}")[0][0] for table in COUNTED}
-
-    # Parts
 
     def damaged(self, what: str) -> GalleryDamaged:
         """Returns the error for a damaged catalog."""
         return GalleryDamaged(what, where=self.folder / CATALOG, remedy=REBUILD)
 
     def _table(self, table: str, key: str) -> list[Any]:
-        found = self.all(f"SELECT * FROM {table} ORDER BY {key}")
-        if len(found) != self._entries.get(table, len(found)):
-            raise self.damaged(f"{len(found)} of {self._entries[table]} entries of {table}")
-        return found
+        rows = self.all(f"SELECT * FROM {table} ORDER BY {key}")
+        if len(rows) != self._entries.get(table, len(rows)):
+            raise self.damaged(f"{len(rows)} of {self._entries[table]} entries of {table}")
+        return rows
 
     def compare(self, crc: Any, *values: Any) -> None:
         """Compares the values of an entry with its checksum (GalleryDamaged)."""
@@ -372,22 +369,22 @@ class Catalog:
 
         Args:
             sql, values: the statement.
-            limited: whether it may take no more steps than a catalog of this size can need.
+            limited: limit the steps to those that a catalog of this size can need.
         """
         self.check_process()
         with self._lock, sqlite_errors(self.folder):
             if self._size is None:
                 self._size = size_of(self._connection)
             limit_steps(self._connection, self._size if limited else None)
-            found = bounded(self._connection.execute(sql, values), self._connection, self.folder)
+            rows = bounded(self._connection.execute(sql, values), self._connection, self.folder)
             if not sql.startswith("SELECT"):
                 self._size = None
-            return found
+            return rows
 
     def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a statement once for each of `rows`."""
         self.check_process()
         with self._lock, sqlite_errors(self.folder):
-            limit_steps(self._connection, None)  # one row a statement
+            limit_steps(self._connection, None)  # each statement changes one row
             self._connection.executemany(sql, rows)
             self._size = None

@@ -20,7 +20,7 @@ from lmk.index.vectors.labels import Packed, Role, join_codes
 from lmk.index.vectors.vectors import row_blocks
 
 BATCH_ROWS = 65_536  # pictures under one checksum, so that a batch stays small in memory
-SMALL_BATCHES = 256  # so many smaller ones at the end are folded
+SMALL_BATCHES = 256  # from this number on, smaller batches at the end are joined
 _BLOCK_ROWS = 8192
 _REMOVAL_ROWS = 1 << 22  # in one entry: 32 MiB, far below limits.LONGEST_CELL
 _TABLES = (
@@ -57,8 +57,8 @@ class Changes:
             self._all(f"DELETE FROM {table}")
 
     def set_state(self, state: State) -> None:
-        """Replaces the state, as the last thing before a commit."""
-        self.set_meta("state", None)  # counted with the others
+        """Replaces the state, as the last change before a commit."""
+        self.set_meta("state", None)  # so that the counts include it
         self.set_meta("state", asdict(replace(state, entries=self._catalog.counts())))
 
     def set_meta(self, name: str, value: Any) -> None:
@@ -81,31 +81,29 @@ class Changes:
         self._many("DELETE FROM file WHERE path = ?", ((path,) for path in paths))
 
     def add_skipped(self, path: str, reason: str) -> None:
-        """Records a file left out, in place of what was said of it before."""
+        """Records a skipped file, in place of an earlier record of the same path."""
         insert = "INSERT OR REPLACE INTO skipped VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?)"
         self._all(insert, (text_bytes(path), text_bytes(reason), checksum(path, reason)))
 
     def drop_skipped(self, path: str) -> None:
-        """Deletes the record of a file that was left out."""
+        """Deletes the record of a skipped file."""
         self._all("DELETE FROM skipped WHERE path = CAST(? AS TEXT)", (text_bytes(path),))
 
-    # Vectors
-
     def add_segment(self, first_row: int, rows: int, record: FileRecord) -> None:
-        """Names a segment in place of the segments and inline vectors that began at its rows."""
+        """Adds a segment in place of the segments and inline vectors from its first row on."""
         self.drop_vectors(first_row)
         self.add_files([record])
         self._all("INSERT INTO segment VALUES (?, ?, ?)", (first_row, rows, record.path))
 
     def drop_vectors(self, first_row: int) -> None:
-        """Names the segments and inline vectors that begin at a row or behind it no longer."""
-        replaced = "SELECT file FROM segment WHERE first_row >= ?"
-        self.drop_files([path for (path,) in self._all(replaced, (first_row,))])
+        """Deletes the entries of the segments and inline vectors from a row on."""
+        query = "SELECT file FROM segment WHERE first_row >= ?"
+        self.drop_files([path for (path,) in self._all(query, (first_row,))])
         self._all("DELETE FROM segment WHERE first_row >= ?", (first_row,))
         self._all("DELETE FROM inline WHERE first_row >= ?", (first_row,))
 
     def set_segments(self, segments: Iterable[tuple[int, FileRecord]]) -> None:
-        """Names segments, given as (rows, file), in place of all vectors there were."""
+        """Replaces all vectors by segments, given as (rows, file)."""
         self.drop_vectors(0)
         first = 0
         for rows, record in segments:
@@ -113,54 +111,46 @@ class Changes:
             first += rows
 
     def replace_segment(self, old: str, record: FileRecord) -> None:
-        """Names another file for the rows of a segment."""
+        """Replaces the file of a segment."""
         self.add_files([record])
         self._all("UPDATE segment SET file = ? WHERE file = ?", (record.path, old))
         self.drop_files([old])
 
     def add_inline(self, first_row: int, rows: int, vectors: bytes) -> None:
-        """Saves the vectors of a small add, in place of earlier ones of the same rows."""
+        """Saves the vectors of a small addition, in place of earlier ones of the same rows."""
         digest = hashlib.sha256(vectors).hexdigest()
         values = (first_row, rows, vectors, digest)
         self._all("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", values)
 
-    # Pictures
-
     def add_pictures(self, first_row: int, pictures: Sequence[Picture], role: Role) -> None:
-        """Adds pictures with new ids, with row numbers from `first_row` on."""
+        """Adds pictures with new ids; their row numbers start at `first_row`."""
         base = os.path.realpath(self._catalog.folder)
         relative = {root: os.path.relpath(root, base) for root in {p.root for p in pictures}}
         roots = self._new_codes("root", relative.values())
         labels = self._new_codes("label", (name for p in pictures for name in p.labels))
         codes = [[labels[name] for name in p.labels] for p in pictures]
         if self._all("SELECT 1 FROM removed LIMIT 1"):
-            forget = "DELETE FROM removed WHERE id = CAST(? AS TEXT)"
-            self._many(forget, ((text_bytes(p.id),) for p in pictures))
+            delete = "DELETE FROM removed WHERE id = CAST(? AS TEXT)"
+            self._many(delete, ((text_bytes(p.id),) for p in pictures))
         self._insert(
             PictureRow(
-                row,
-                p.id,
-                roots[relative[p.root]],
-                p.path,
-                p.sha256,
-                int(p.size),
-                int(p.mtime_ns),
-                join_codes(own),
+                *(row, p.id, roots[relative[p.root]], p.path, p.sha256),
+                *(int(p.size), int(p.mtime_ns), join_codes(own)),
             )
             for row, (p, own) in enumerate(zip(pictures, codes, strict=True), first_row)
         )
         self._add_batches(first_row, Packed.of(role, codes))
 
     def remove_pictures(self, pictures: Mapping[str, int]) -> None:
-        """Deletes the entries of pictures; the numbers of their rows are not given again.
+        """Deletes the entries of pictures; their row numbers are not used again.
 
         Args:
-            pictures: the row of each id, none removed before; several ids may have one row.
+            pictures: the row of each id, which is not removed yet; several ids may have one row.
         """
         rows = np.unique(np.array(list(pictures.values()), np.int64))
         self._many("DELETE FROM picture WHERE row = ?", ((row,) for row in rows.tolist()))
-        keep_id = "INSERT OR REPLACE INTO removed VALUES (CAST(? AS TEXT), ?)"
-        self._many(keep_id, ((text_bytes(id_), checksum(id_)) for id_ in pictures))
+        insert = "INSERT OR REPLACE INTO removed VALUES (CAST(? AS TEXT), ?)"
+        self._many(insert, ((text_bytes(id_), checksum(id_)) for id_ in pictures))
         older = self._catalog.removals()
         if len(older) >= SMALL_BATCHES:
             self._all("DELETE FROM removal")
@@ -173,23 +163,19 @@ class Changes:
             number += 1
 
     def renumber(self, alive: NDArray[np.bool_]) -> None:
-        """Numbers the rows that were not removed from 0 on, in their order.
-
-        Args:
-            alive: bool [rows].
-        """
+        """Numbers the rows of a mask bool [rows] from 0 on, in their order."""
         packed = self._catalog.packed(len(alive)).keep(alive)
         self._all("DELETE FROM batch")
         self._add_batches(0, packed)
         self._all("DELETE FROM removal")
         self._all("DELETE FROM removed")
         old = np.flatnonzero(alive)
-        moved = np.flatnonzero(old != np.arange(len(old)))  # the first ones may stay
+        moved = np.flatnonzero(old != np.arange(len(old)))  # the first rows may keep their numbers
         for new in row_blocks(moved, _BLOCK_ROWS):
-            found = PictureTable(self._catalog).rows(old[new])
+            entries = PictureTable(self._catalog).rows(old[new])
             bounds = (int(old[new[0]]), int(old[new[-1]]))
             self._all("DELETE FROM picture WHERE row BETWEEN ? AND ?", bounds)
-            numbered = zip(new.tolist(), found, strict=True)
+            numbered = zip(new.tolist(), entries, strict=True)
             self._insert(entry._replace(row=row) for row, entry in numbered)
 
     def _insert(self, entries: Iterable[PictureRow]) -> None:
@@ -215,25 +201,25 @@ class Changes:
             first_row += rows
 
     def _small_batches(self) -> tuple[int, list[Packed]]:
-        """Returns the batches at the end that are not full once they are many, else none."""
+        """Returns the first row of the small batches at the end, and these batches if many."""
         query = "SELECT coalesce(max(first_row + rows), 0) FROM batch WHERE rows >= ?"
         first = self._all(query, (BATCH_ROWS,))[0][0]
-        many = self._all("SELECT count(1) FROM batch WHERE first_row >= ?", (first,))[0][0]
-        if many < SMALL_BATCHES:
+        count = self._all("SELECT count(1) FROM batch WHERE first_row >= ?", (first,))[0][0]
+        if count < SMALL_BATCHES:
             return first, []
         return first, [packed for _, _, packed in self._catalog.batches(first)]
 
     def _new_codes(self, table: Literal["label", "root"], texts: Iterable[str]) -> dict[str, int]:
-        """Returns the code of each text, giving the next ones to new texts."""
+        """Returns the code of each text; new texts get the next codes."""
         codes: dict[str, int] = {}
         free = int(self._all(f"SELECT coalesce(max(code) + 1, 0) FROM {table}")[0][0])
         for text in texts:
             if text in codes:
                 continue
             query = f"SELECT code FROM {table} WHERE text = CAST(? AS TEXT)"
-            found = self._all(query, (text_bytes(text),))
-            codes[text] = found[0][0] if found else free
-            if not found:
+            rows = self._all(query, (text_bytes(text),))
+            codes[text] = rows[0][0] if rows else free
+            if not rows:
                 insert = f"INSERT INTO {table} VALUES (?, CAST(? AS TEXT), ?)"
                 self._all(insert, (free, text_bytes(text), checksum(free, text)))
                 free += 1

@@ -29,10 +29,10 @@ from lmk.index.catalog.lock import writing
 from lmk.index.catalog.migrations import FORMAT, MIGRATIONS, OLDEST_READ
 from lmk.index.vectors.files import REBUILD, closing_on_error
 
-APPLICATION_ID = 0x6C6D6B67  # "lmkg": tells a gallery from another program's SQLite file
+APPLICATION_ID = 0x6C6D6B67  # "lmkg": marks the SQLite file of a gallery
 _BUSY_SECONDS = 30.0
-_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal with such a name
-_CACHE_KIB = 65_536  # a build of millions finds its way through indexes this large
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # end of a journal that names a super-journal
+_CACHE_KIB = 65_536  # holds the indexes of millions of pictures during a build
 
 
 def unfinished(folder: Path) -> NotAGallery:
@@ -46,7 +46,7 @@ def unfinished(folder: Path) -> NotAGallery:
 
 
 def no_gallery(folder: Path) -> NotAGallery:
-    """Returns the error for a path without a catalog, by what is there instead."""
+    """Returns the error for a path without a catalog; it describes the content of the path."""
     if not folder.exists():
         what = "there is no such folder"
     elif not folder.is_dir():
@@ -55,44 +55,43 @@ def no_gallery(folder: Path) -> NotAGallery:
         return unfinished(folder)
     else:
         what = "this folder is no gallery"
-    whole = folder.with_name(f"{folder.name}.lmk") if folder.name else folder
+    similar = folder.with_name(f"{folder.name}.lmk") if folder.name else folder
     remedy = "make a gallery with `lmk build-index`"
-    if whole != folder and whole.is_dir():  # `lmk build-index album` writes album.lmk
-        remedy = f"did you mean {whole}?"
+    if similar != folder and similar.is_dir():  # `lmk build-index album` writes album.lmk
+        remedy = f"did you mean {similar}?"
     return NotAGallery(what, where=folder, remedy=remedy)
 
 
 def has_our_header(folder: Path) -> bool:
-    """Returns whether the header of a catalog is ours.
+    """Returns whether the header of a catalog was written by lmk.
 
-    A catalog may be ours without: as long as all that was committed is in its log, or damaged.
+    A catalog of lmk lacks this header if it is damaged, or if all commits are still in its log.
 
-    SQLite is asked, because a program that opens and closes the file itself frees the locks of its
-    own connections to it, and another process may then delete the log they write to
-    (sqlite.org/howtocorrupt.html, 2.2). "immutable" leaves no file and waits for nobody.
+    SQLite reads the header. A program that opens and closes the file itself would free the locks of
+    its own connections, and another process could then delete the log that they write to
+    (sqlite.org/howtocorrupt.html, 2.2). "immutable" creates no file and takes no lock.
     """
     path = folder / CATALOG
     try:
         if not path.is_file() or not path.stat().st_size:
             return False
         with closing(connect(path, "mode=ro&immutable=1")) as connection:
-            found = connection.execute("PRAGMA application_id").fetchone()[0]
-            return bool(found == APPLICATION_ID)
+            return bool(_number(connection, "application_id") == APPLICATION_ID)
     except sqlite3.Error:
         return False
 
 
 def catalog_format(connection: sqlite3.Connection, folder: Path) -> int:
-    """Returns the format of the catalog, after its schema was checked; 0: nothing was committed.
+    """Returns the format of the catalog after a check of its schema; 0 if nothing was committed.
 
     Raises:
-        GalleryDamaged: it has other tables than its format.
-        FormatTooNew: a newer lmk wrote it.
-        NotAGallery: another program wrote it.
+        GalleryDamaged: the tables are not those of the format.
+        FormatTooNew: a newer lmk wrote the catalog.
+        NotAGallery: another program wrote the catalog.
     """
     with sqlite_errors(folder):
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = _number(connection, "user_version")
+        application = _number(connection, "application_id")
         foreign = application != APPLICATION_ID and (version or application or _tables(connection))
     if foreign or version < 0:
         remedy = "choose another folder for the gallery, or move this file away"
@@ -105,12 +104,16 @@ def catalog_format(connection: sqlite3.Connection, folder: Path) -> int:
     return version
 
 
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
 def connect_writer(folder: Path) -> sqlite3.Connection:
-    """Connects the one writer (who holds the lock) and begins a transaction, in today's format."""
+    """Connects the one writer, which holds the lock, and begins a transaction in today's format."""
     with sqlite_errors(folder):
         connection = connect(folder / CATALOG, "mode=rwc")
         try:
-            version = catalog_format(connection, folder)  # first: nothing of others is changed
+            version = catalog_format(connection, folder)  # before a file of others is changed
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
@@ -119,7 +122,8 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
             _migrate(connection, version, folder)
         except BaseException as error:
             connection.close()
-            if _is_read_only(error) and os.access(folder / CATALOG, os.W_OK):
+            code = getattr(error, "sqlite_errorcode", None) or 0
+            if code & 0xFF == sqlite3.SQLITE_READONLY and os.access(folder / CATALOG, os.W_OK):
                 # The header asks for a SQLite that does not exist yet.
                 what = "its header is damaged"
                 raise GalleryDamaged(what, where=folder, remedy=REBUILD) from error
@@ -127,29 +131,24 @@ def connect_writer(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def _is_read_only(error: BaseException) -> bool:
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF == sqlite3.SQLITE_READONLY
-
-
 def check_structure(connection: sqlite3.Connection, folder: Path, *, whole: bool) -> None:
-    """Checks that every table is there and every page of it can be used (GalleryDamaged).
+    """Checks that every table exists and every page of it can be used (GalleryDamaged).
 
     Args:
         connection: to the catalog.
         folder: the gallery.
-        whole: also that the indexes say what the tables say.
+        whole: also check that the indexes agree with the tables.
     """
     version = catalog_format(connection, folder)
     with sqlite_errors(folder), closing(sqlite3.connect(":memory:")) as fresh:
         _migrate(fresh, 0, folder, to=version)
         check = "integrity_check" if whole else "quick_check"
         limit_steps(connection, None)
-        found = str(connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
-        if found == "ok" and _tables(connection) != _tables(fresh):
-            found = "the tables are others than expected"
-    if found != "ok":
-        raise GalleryDamaged(f"SQLite says: {found}", where=folder / CATALOG, remedy=REBUILD)
+        result = str(connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
+        if result == "ok" and _tables(connection) != _tables(fresh):
+            result = "the tables are others than expected"
+    if result != "ok":
+        raise GalleryDamaged(f"SQLite says: {result}", where=folder / CATALOG, remedy=REBUILD)
 
 
 def _migrate(
@@ -166,12 +165,13 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Connects in autocommit; `mode` is the query of SQLite's file URI, as "mode=rw".
+    """Connects in autocommit; `mode` is the query of SQLite's file URI, such as "mode=rw".
 
-    SQLite opens files by their names, and follows links. They are looked at before and after.
+    SQLite opens files by their names and follows links. The files are therefore checked before and
+    after.
 
     Raises:
-        UnsafeIndex: one of its files is a link or no plain file, or the journal names others.
+        UnsafeIndex: one of the files is a link or no plain file, or the journal names another file.
     """
     refuse_links(path.parent, lambda name: name.startswith(path.name))
     _refuse_journal(path)
@@ -187,10 +187,10 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _refuse_journal(catalog: Path) -> None:
@@ -199,10 +199,10 @@ def _refuse_journal(catalog: Path) -> None:
     try:
         with os.fdopen(open_plain(journal, below=catalog.parent), "rb") as file:
             file.seek(-len(_SUPER_JOURNAL), os.SEEK_END)
-            found = file.read()
+            end = file.read()
     except OSError:  # there is none, or it is shorter
         return
-    if found == _SUPER_JOURNAL:
+    if end == _SUPER_JOURNAL:
         what = "this journal names another file, which SQLite would delete"
         remedy = "delete it, then see `lmk index verify`"
         raise UnsafeIndex(what, where=journal, remedy=remedy)
@@ -219,13 +219,13 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 
 def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Connection:
-    """Returns the snapshot of a reader in a format that it can read: a migrated copy of an old one.
+    """Returns the snapshot of a reader; one in an old format is replaced by a migrated copy.
 
-    The copy is SQLite's own temporary file; the gallery stays as it is until somebody writes.
+    The copy is a temporary file of SQLite; the gallery does not change until a writer opens it.
 
     Raises:
-        NotAGallery, FormatTooNew: see catalog_format; also where nothing was ever committed.
-        GalleryDamaged: where the older one cannot be migrated.
+        NotAGallery, FormatTooNew: see catalog_format; also if nothing was ever committed.
+        GalleryDamaged: the snapshot cannot be migrated.
     """
     version = catalog_format(connection, folder)
     if version == 0:
@@ -244,11 +244,11 @@ def in_todays_format(connection: sqlite3.Connection, folder: Path) -> sqlite3.Co
 
 
 def connect_reader(folder: Path) -> sqlite3.Connection:
-    """Connects and begins a snapshot, also where the folder cannot be written.
+    """Connects and begins a snapshot, even if the folder cannot be written.
 
-    SQLite reads a write-ahead log only where it can make its index beside it. In a read-only
-    folder, or on a full disk, a catalog without a log needs none ("immutable"), and one with a log
-    (copied while it was being written, or after a crash) is read from a private copy.
+    SQLite reads a write-ahead log only if it can create the index of the log beside it. In a
+    read-only folder, or on a full disk, a catalog without a log is opened as "immutable". A catalog
+    with a log (copied while it was being written, or left by a crash) is read from a private copy.
     """
     path, log = folder / CATALOG, folder / f"{CATALOG}-wal"
     connection = connect(path, "mode=rw")
@@ -266,7 +266,7 @@ def connect_reader(folder: Path) -> sqlite3.Connection:
                 (scratch / file.name).open("xb") as target,
             ):
                 shutil.copyfileobj(source, target)
-        # The descriptors stay open after the names are gone; there is no writer to need them.
+        # The descriptors stay open after the files are removed, and no writer needs the names.
         return _snapshot(connect(scratch / CATALOG, "mode=rw"))
 
 
@@ -278,42 +278,38 @@ def _snapshot(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-# Errors of SQLite if it cannot make that index, in a read-only folder or on a full disk.
+# Errors of SQLite if it cannot create the index of a log.
 _NO_PLACE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 
 
 @contextmanager
 def sqlite_errors(folder: Path) -> Iterator[None]:
-    """Turns SQLite's errors into ours, by what the user can do about them."""
+    """Turns SQLite's errors into errors of lmk, each with a remedy for the user."""
+    where = folder / CATALOG
     try:
         yield
     except UnicodeDecodeError as error:  # SQLite quotes a damaged name in its message
-        raise GalleryDamaged(
-            "the tables are damaged", where=folder / CATALOG, remedy=REBUILD
-        ) from error
+        raise GalleryDamaged("the tables are damaged", where=where, remedy=REBUILD) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None:  # the call was wrong, as on a closed connection
             raise
-        where = folder / CATALOG
         kind = code & 0xFF  # the low byte of an extended code
         if kind == sqlite3.SQLITE_INTERRUPT:
             what = "reading a table takes longer than a file of this size can need"
             raise GalleryDamaged(what, where=where, remedy=REBUILD) from error
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
             raise GalleryLocked("another process is writing", where=where) from error
-        remedy = _STORAGE_REMEDIES.get(kind)
-        if remedy is not None:
-            raise StorageError(
-                f"cannot use the catalog: {error}", where=where, remedy=remedy
-            ) from error
+        if (remedy := _STORAGE_REMEDIES.get(kind)) is not None:
+            what = f"cannot use the catalog: {error}"
+            raise StorageError(what, where=where, remedy=remedy) from error
         raise GalleryDamaged(f"SQLite says: {error}", where=where, remedy=REBUILD) from error
 
 
 _STORAGE_REMEDIES = {
     sqlite3.SQLITE_FULL: "free some space and run the same command again",
     sqlite3.SQLITE_IOERR: "check the disk and the free space, then run the same command again",
-    sqlite3.SQLITE_READONLY: "check the permissions, or choose another folder",
-    sqlite3.SQLITE_CANTOPEN: "check the permissions, or choose another folder",
-    sqlite3.SQLITE_PERM: "check the permissions, or choose another folder",
-}
+} | dict.fromkeys(
+    (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM),
+    "check the permissions, or choose another folder",
+)

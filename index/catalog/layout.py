@@ -1,4 +1,4 @@
-"""The names in the folder of a gallery, and the check that all are plain files and folders."""
+"""Names in the folder of a gallery, and the check that all are plain files and folders."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lmk.embed.plain_files import NotPlainError, require_plain_tree
 
 CATALOG = "catalog.db"
 LOCK = ".lock"
-BESIDE = ("", "-wal", "-shm")  # what SQLite keeps beside a file
+BESIDE = ("", "-wal", "-shm")  # suffixes of SQLite's files
 CACHE = "cache"
-# The files the catalog names, and what a killed writer leaves of them; never cache/.
+# The folders whose files the catalog names, and the form of the names.
 NAMED = {
     "segments": re.compile(r"[0-9]{6,}\.f(16|32)"),
     "arrays": re.compile(r"[0-9]{6,}\.bin"),
@@ -25,14 +25,14 @@ NAMED = {
 def refuse_links(folder: Path, wanted: Callable[[str], bool] | None = None) -> None:
     """Checks that there is no link, pipe, socket or device in a gallery.
 
-    Only what lmk itself looks at counts: other names in the folder are never touched.
+    Entries with names that lmk does not use are ignored.
 
     Args:
-        folder: of the gallery; it may be reached by links, and may be missing.
-        wanted: says by its name whether an entry is looked at; all of ours unless given.
+        folder: the gallery folder. It may be reached by links, and may be missing.
+        wanted: returns whether the entry with a name is checked. Default: all names of lmk.
 
     Raises:
-        UnsafeIndex: names the first one.
+        UnsafeIndex: there is one; the error names it.
     """
     try:
         require_plain_tree(folder, wanted or is_name_of_ours)
@@ -43,18 +43,18 @@ def refuse_links(folder: Path, wanted: Callable[[str], bool] | None = None) -> N
 
 
 def is_name_of_ours(name: str) -> bool:
-    """Returns whether an entry of a gallery's folder has a name that lmk gives."""
+    """Returns whether lmk gives this name to an entry of a gallery's folder."""
     return name in {LOCK, CACHE, *NAMED} or name.startswith(CATALOG)
 
 
 def is_ours(path: str) -> bool:
-    """Returns whether a path, relative to the gallery and in a folder of NAMED, is of our form."""
+    """Returns whether lmk gives this relative path to a file in a folder of NAMED."""
     top, _, rest = path.partition("/")
     return bool(NAMED[top].fullmatch(rest) or ("/" not in rest and LEFTOVER.fullmatch(rest)))
 
 
 def stays_inside(path: str) -> bool:
-    """Returns whether a path of a catalog stays below the folder that it is relative to."""
+    """Returns whether a relative path in a catalog stays below its folder."""
     parts = PurePosixPath(path).parts
     plain = path and "\0" not in path and not path.startswith("/")
     return bool(plain and parts and ".." not in parts)

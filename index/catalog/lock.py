@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from lmk.embed.errors import GalleryError, GalleryLocked, storage_errors
+from lmk.embed.files import try_lock
 from lmk.embed.plain_files import open_plain
 from lmk.index.catalog.layout import LOCK
 
@@ -17,25 +18,25 @@ _PID = re.compile(rb"[0-9\n\0]{0,31}")  # NUL: after a power cut
 
 
 def take_lock(folder: Path, wait: float = 0.0) -> int:
-    """Locks the gallery; the kernel frees the lock when the process ends, however it ends.
+    """Locks the gallery; the kernel frees the lock when the process ends, even by a kill.
 
     Args:
         folder: the gallery.
-        wait: seconds to wait for who holds it.
+        wait: seconds to wait for the holder of the lock.
 
     Returns:
         The descriptor that holds the lock; closing it frees the lock.
 
     Raises:
-        GalleryLocked: another process, or another writer in this one, holds it.
-        GalleryError: the file holds something else than a process id; it is left as it is.
+        GalleryLocked: another process, or another writer in this one, holds the lock.
+        GalleryError: the file contains something else than a process id; it is not changed.
     """
     path = folder / LOCK
     deadline = time.monotonic() + wait
     with storage_errors(path):
         descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, below=folder)
         try:
-            while not _locked(descriptor):
+            while not try_lock(descriptor):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise _held(folder, descriptor, wait)
@@ -56,18 +57,10 @@ def is_process_id(content: bytes) -> bool:
     return _PID.fullmatch(content) is not None
 
 
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def writing(folder: Path) -> str | None:
     """Returns the holder of the lock of a gallery, or None if there is none or it is unknown.
 
-    Asking takes the lock for a moment; a writer that does not wait could be refused by it.
+    The check takes the lock for a moment, in which a writer that does not wait is refused.
     """
     try:
         descriptor = open_plain(folder / LOCK, below=folder)

@@ -1,4 +1,4 @@
-"""The formats of the catalog: step n brings a catalog of format n to format n + 1.
+"""Formats of the catalog: step n migrates a catalog of format n to format n + 1.
 
 A released step is never changed. A sample of each released format is in tests/golden.
 """
@@ -38,8 +38,8 @@ _FORMAT_1 = (
     "CREATE TABLE skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL, crc INTEGER NOT NULL)"
     " WITHOUT ROWID",
 )
-# Format 2: rows can be removed, contents are found by their checksum, and what opening reads of
-# all rows (role and labels) is packed (labels.pack) instead of being joined from the pictures.
+# Format 2: rows can be removed, contents are looked up by their checksum, and roles and labels,
+# which opening reads for all rows, are packed (labels.Packed) instead of joined from the pictures.
 _FORMAT_2 = (
     "DROP TABLE batch",
     "CREATE TABLE batch (first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL,"
@@ -48,8 +48,8 @@ _FORMAT_2 = (
     "CREATE TABLE removal (number INTEGER PRIMARY KEY, rows BLOB NOT NULL, sha256 TEXT NOT NULL)",
     "CREATE INDEX picture_content ON picture (substr(sha256, 1, 16))",
 )
-# Format 3: the files named say where the embedder is (embedder/FINGERPRINT or
-# embedder/FINGERPRINT-NUMBER), and the ids of removed pictures are kept until `compact`.
+# Format 3: the records of files name the folder of the embedder (embedder/FINGERPRINT or
+# embedder/FINGERPRINT-NUMBER), and the ids of removed pictures are stored until `compact`.
 _FORMAT_3 = ("CREATE TABLE removed (id TEXT PRIMARY KEY, crc INTEGER NOT NULL) WITHOUT ROWID",)
 
 
@@ -72,7 +72,7 @@ def _to_format_2(connection: sqlite3.Connection, folder: Path) -> None:
 def _packed_of_format_1(
     connection: sqlite3.Connection, folder: Path, first: int, rows: int, role: str, sha256: str
 ) -> bytes:
-    """Packs role and labels of a batch, after comparing them with the batch's checksum."""
+    """Returns role and labels of a batch, packed, after a comparison with the batch's checksum."""
     query = (
         "SELECT count(*), group_concat(labels, '|') FROM"
         " (SELECT labels FROM picture WHERE row BETWEEN ? AND ? ORDER BY row)"
@@ -89,7 +89,7 @@ def _packed_of_format_1(
 
 
 def _parse_codes(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Parses labels of rows joined by "|": "3,17,||5," has the counts 2, 0, 1, codes 3, 17, 5."""
+    """Returns counts and codes of labels joined by "|": 2, 0, 1 and 3, 17, 5 for "3,17,||5,"."""
     data = np.frombuffer(text.encode(), np.uint8)
     ends = np.flatnonzero(np.append(data, ord("|")) == ord("|"))
     so_far = np.concatenate([[0], np.cumsum(data == ord(","))])[ends]

@@ -24,10 +24,7 @@ _PICTURE = ", ".join((*PictureRow._fields, "crc"))
 
 
 class PictureTable:
-    """The pictures of an open catalog.
-
-    Every entry is compared with its checksum when it is read (GalleryDamaged).
-    """
+    """Pictures of an open catalog; each entry is compared with its checksum (GalleryDamaged)."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -50,7 +47,7 @@ class PictureTable:
                 *values, crc = block[row]
                 self._catalog.compare(crc, *values)
                 entries[position] = checked_picture(values)
-        return entries  # type: ignore[return-value]  # each is there by now
+        return entries  # type: ignore[return-value]  # none is None now
 
     @reads
     def pictures(self, rows: NDArray[np.int64]) -> list[Picture]:
@@ -66,7 +63,7 @@ class PictureTable:
     def labels(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
         """Returns the labels of rows that were not removed, in the order of `rows`.
 
-        Only the names that these rows have are read, so a few rows cost little in a large gallery.
+        Only the names of their labels are read, so a few rows cost little in a large gallery.
         """
         names: dict[int, str] = {}
         labels = []
@@ -89,8 +86,8 @@ class PictureTable:
     def lookup(self, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
         """Returns (row, SHA-256) of those pictures among `ids` that are in the gallery.
 
-        Where an id is missing, its other forms are tried: as manifests write it, and decomposed
-        (NFD), as older galleries may store it.
+        If an id is missing, its other forms are tried: the form of manifests, and the decomposed
+        form (NFD) of older galleries.
         """
         query = "SELECT row, sha256 FROM picture WHERE id = CAST(? AS TEXT)"
         rows_by_id: dict[str, tuple[int, str]] = {}
@@ -114,8 +111,8 @@ class PictureTable:
         return [(row, id_) for row, id_ in same if self._catalog.role(row) == role]
 
     def picture_count(self) -> int:
-        """Returns how many pictures there are.
+        """Returns the number of pictures.
 
-        SQLite runs count(*) as one step, which no limit on steps can end.
+        count(*) is not used, as SQLite runs it as one step, which no limit on steps can end.
         """
         return int(self._all("SELECT count(1) FROM picture NOT INDEXED")[0][0])

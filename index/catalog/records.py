@@ -1,7 +1,7 @@
-"""The entries of a catalog as values that check themselves.
+"""Entries of a catalog as values that check themselves.
 
 A catalog may come from somebody else, with checksums that fit. Its values are therefore checked
-where they are read: types, ranges, and that paths stay inside the gallery.
+when they are read: types, ranges, and that paths stay inside the gallery.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CODES = re.compile(r"([0-9]{1,10},)*")
 _MOST = 1 << 48  # rows, bytes, files
 _MOST_COMPONENTS = 1 << 20
+_PICTURE_TYPES = (int, str, int, str, str, int, int, str)  # of the fields of PictureRow
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as the catalog knows it.
+    """One picture of a gallery.
 
     Attributes:
         id: unique in the gallery.
@@ -56,12 +57,12 @@ class Picture:
 
 
 class PictureRow(NamedTuple):
-    """One picture as its table keeps it, without the checksum.
+    """One row of the table of pictures, without the checksum.
 
     Attributes:
         row, id, path, sha256, size, mtime_ns: as in Picture.
-        root: its code.
-        labels: their codes, as join_codes makes it.
+        root: the code of the root.
+        labels: the codes of the labels, in the form of join_codes.
     """
 
     row: int
@@ -76,22 +77,23 @@ class PictureRow(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """The state of the gallery as a whole; written anew by every commit.
+    """State of the gallery as a whole; every commit replaces it.
 
     Attributes:
-        fingerprint: of the embedder that made every vector.
-        dim: components of a vector.
-        rows: row numbers given so far; rows are 0 to rows - 1.
-        removed: how many of them were removed.
-        precision: of the stored vectors: "f16" moves a cosine by less than 1e-3, "f32" by nothing.
-        generation: counts the changes of the rows; never falls.
-        next_file: number of the next file; never used twice, so a name never changes its content.
+        fingerprint: fingerprint of the embedder of all vectors.
+        dim: number of components of a vector.
+        rows: number of row numbers used so far; rows are 0 to rows - 1.
+        removed: number of rows that were removed.
+        precision: precision of the stored vectors: "f16" changes a cosine by less than 1e-3, "f32"
+            does not change it.
+        generation: number of changes of the rows; it never decreases.
+        next_file: number of the next file. No number is used twice, so a name has one content.
         created, updated: UTC, ISO 8601.
-        entries: how many entries each table has that is not counted by `rows`; SQLite does not
-            notice all damage that loses some.
+        entries: number of entries of each table that `rows` does not count. SQLite does not notice
+            all damage that loses some of them.
 
     Raises:
-        ValueError, TypeError: for values that lmk does not write.
+        ValueError, TypeError: a value is not one that lmk writes.
     """
 
     fingerprint: str
@@ -130,7 +132,7 @@ def _require_count(name: str, value: object, least: int = 0, most: int = _MOST) 
 
 
 def checked_file(path: object, size: object, sha256: object) -> FileRecord:
-    """Returns the entry of a file, which must be one of ours below the gallery (ValueError)."""
+    """Returns the record of a file, which must be a file of lmk below the gallery (ValueError)."""
     if not isinstance(path, str) or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise ValueError(f"a file of {str(path)[:80]!r}")
     top, _, rest = path.partition("/")
@@ -141,7 +143,7 @@ def checked_file(path: object, size: object, sha256: object) -> FileRecord:
 
 
 def checked_array(header: Any) -> dict[str, Any]:
-    """Returns what the catalog says of an array (ValueError, TypeError, LookupError)."""
+    """Returns the header of an array after a check (ValueError, TypeError, LookupError)."""
     path, dtype, shape = header["file"], np.dtype(header["dtype"]), header["shape"]
     for size in (*shape, header["generation"]):
         _require_count("array", size)
@@ -154,38 +156,36 @@ def checked_picture(values: list[Any]) -> PictureRow:
     """Returns the entry of a picture, whose path must lie below the folder of its manifest.
 
     Raises:
-        ValueError: for anything that lmk does not write.
+        ValueError: a value is not one that lmk writes.
     """
-    row, id_, root, path, sha256, size, mtime_ns, labels = values
-    texts = type(id_) is str and type(path) is str and type(sha256) is str and type(labels) is str
-    numbers = type(row) is int and type(root) is int and type(size) is int
-    if not texts or not numbers or type(mtime_ns) is not int or root < 0:
+    entry = PictureRow(*values)
+    if tuple(map(type, entry)) != _PICTURE_TYPES or entry.root < 0:
         raise ValueError("a picture of other types")
-    if not stays_inside(path) or "\0" in id_:
-        raise ValueError(f"a path outside the folder of the pictures: {path[:80]!r}")
-    if not _SHA256.fullmatch(sha256) or not _CODES.fullmatch(labels):
+    if not stays_inside(entry.path) or "\0" in entry.id:
+        raise ValueError(f"a path outside the folder of the pictures: {entry.path[:80]!r}")
+    if not _SHA256.fullmatch(entry.sha256) or not _CODES.fullmatch(entry.labels):
         raise ValueError("a picture without a checksum or with strange labels")
-    return PictureRow(*values)
+    return entry
 
 
 def picture_of(entry: PictureRow, labels: tuple[str, ...], root: str) -> Picture:
-    """Returns the picture of an entry whose codes were looked up."""
+    """Returns the picture of an entry, with the texts of its codes."""
     size, mtime_ns = entry.size, entry.mtime_ns
     return Picture(entry.id, labels, root, entry.path, entry.sha256, size, mtime_ns)
 
 
 def batch_digest(first: int, rows: int, data: bytes) -> str:
-    """Returns the checksum kept with a batch; it also holds the batch to its place."""
+    """Returns the checksum of a batch, which includes its place."""
     return hashlib.sha256(b"%d %d " % (first, rows) + data).hexdigest()
 
 
 def text_bytes(text: str) -> bytes:
-    """Returns a text as the bytes to bind under CAST(? AS TEXT): sqlite3 refuses surrogates."""
+    """Returns a text as bytes for CAST(? AS TEXT), as sqlite3 refuses surrogates in a text."""
     if "\0" in text:
         raise ValueError(f"a NUL character in {text!r}")
     return text.encode("utf-8", "surrogateescape")
 
 
 def checksum(*values: Any) -> int:
-    """Returns the CRC-32 kept with an entry."""
+    """Returns the CRC-32 of the values of an entry."""
     return zlib.crc32(repr(values).encode())

@@ -9,7 +9,7 @@ from lmk.embed.errors import GalleryDamaged
 from lmk.index.catalog.layout import CATALOG
 from lmk.index.vectors.files import REBUILD
 
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 
 class HasSettings(Protocol):
@@ -22,16 +22,16 @@ class HasSettings(Protocol):
         ...
 
 
-def read_setting(gallery: HasSettings, name: str, kind: type[Kept]) -> Kept | None:
-    """Returns the setting of that name, None where there is none.
+def read_setting(gallery: HasSettings, name: str, kind: type[Value]) -> Value | None:
+    """Returns the setting with a name, or None if it was never saved.
 
     Args:
-        gallery: or its writer.
-        name: of the setting.
+        gallery: the gallery or its writer.
+        name: the name of the setting.
         kind: a pydantic model, or any type that pydantic checks.
 
     Raises:
-        GalleryDamaged: for a value of another type, as in an index of somebody else.
+        GalleryDamaged: the value has another type, as in an index of somebody else.
     """
     value = gallery.setting(name)
     if value is None:

@@ -1,18 +1,19 @@
 """Codes: stored vectors and queries as bytes, with the error of each code.
 
-A vector x is coded as scale * c, c whole numbers from -127 to 127, the scale its largest component
-over 127. For codes x~ of x and q~ of q
+A vector x is coded as scale * c, where c are integers from -127 to 127 and the scale is the largest
+component over 127. For codes x~ of x and q~ of q
 
     |q . x - q~ . x~|  <=  |q| |x - x~| + |q - q~| |x~|        (Cauchy-Schwarz)
 
-and both differences are known exactly, so a search over the codes knows what it may leave out.
+and both differences are known exactly, so a search over the codes can exclude vectors.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +29,13 @@ from lmk.index.exact.tiles import INT8_QUERIES, PANEL
 from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.vectors import VectorPart, Vectors, lengths
 
-_EDITION = 1  # of the file: another number for another layout
-_KEPT_ROWS = 1024  # of a part: fewer are coded in no time, and soon are in another part
+_EDITION = 1  # of the layout of the file
+_LEAST_ROWS = 1024  # smaller parts have no file, as they are coded fast and soon replaced
 _BLOCK_ROWS = 4096  # coded at a time; a multiple of PANEL
 _MAX_LENGTH = 1.001  # of a vector divided by its length, in float32
-_ROUNDING = 1e-6  # of the scan's few float32 operations and of a score: 4 2^-24 each, twice over
+_ROUNDING = 1e-6  # of the scan's few float32 operations and of a score: twice 4 2^-24 each
+
+Forms = Sequence[tuple[tuple[int, ...], str]]  # shape and type of each array
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +43,12 @@ class PartCodes:
     """The codes of one part of the stored vectors.
 
     Attributes:
-        codes: uint8 [panels, steps, PANEL, 4]: four components of PANEL vectors, plus 128, and so
-            on; [0, steps, PANEL, 4] where only the lengths are wanted.
+        codes: uint8 [panels, steps, PANEL, 4]: in each step four components of PANEL vectors, plus
+            128; [0, steps, PANEL, 4] if only the lengths are computed.
         scales: float32 [panels, PANEL].
         errors: float32 [panels, PANEL], at least the length of vector - scale * code.
-        lengths: float32 [panels, PANEL], of the vectors as stored.
-        file: what they are mapped from, if anything.
+        lengths: float32 [panels, PANEL], of the stored vectors.
+        file: the mapped file, or None.
     """
 
     codes: NDArray[np.uint8]
@@ -61,28 +64,33 @@ class PartCodes:
 
     @property
     def whole(self) -> bool:
-        """Whether the file was not cut since it was mapped (reading on would end the process)."""
-        return self.file is None or self.file.size() == len(self.file)
+        """True if the file was not cut since it was mapped."""
+        return is_whole(self.file)
+
+
+def is_whole(file: mmap.mmap | None) -> bool:
+    """Returns whether a mapped file was not cut, as reading past its end would end the process."""
+    return file is None or file.size() == len(file)
 
 
 def codes_of(
     stored: Vectors, part: VectorPart, derived: DerivedFiles, workers: Executor, *, int8: bool
 ) -> PartCodes:
-    """Returns the codes of a part, from their file where it is intact.
+    """Returns the codes of a part, from their file if it is intact.
 
     Args:
-        stored: the vectors the part belongs to.
+        stored: the vectors that the part belongs to.
         part: the part.
-        derived: where codes are kept; only those of a part with a key that is not small.
-        workers: what codes the blocks.
+        derived: the files of codes. Small parts and parts without a key have no file.
+        workers: threads that code the blocks.
         int8: False for the lengths alone.
 
     Raises:
-        GalleryDamaged: for a vector that has not the length of a stored one.
+        GalleryDamaged: a vector does not have the length of a stored vector.
     """
-    panels = -(-part.rows // PANEL)
-    steps = -(-stored.dim // 4)
-    size = (panels * steps * PANEL * 4 if int8 else 0) + 3 * 4 * panels * PANEL
+    panels, steps = -(-part.rows // PANEL), -(-stored.dim // 4)
+    forms = [((panels if int8 else 0, steps, PANEL, 4), "u1"), *[((panels, PANEL), "<f4")] * 3]
+    size = size_of(forms)
     name = f"{'int8' if int8 else 'lengths'}-{_EDITION}-{part.key}"
 
     def write(path: Path) -> None:
@@ -90,17 +98,29 @@ def codes_of(
             _code(stored, part, workers, int8, lambda block: file.write(block.data))
 
     path = None
-    if part.key and part.rows >= _KEPT_ROWS:
+    if part.key and part.rows >= _LEAST_ROWS:
         path = derived.load(name) or derived.save(name, write, [part.key])
     mapped = None if path is None else _mapped(path, size)
     if mapped is None:
-        whole = in_memory(size, partial(_code, stored, part, workers, int8))
-        return _split(whole, panels, steps, int8)
-    return _split(np.frombuffer(mapped, np.uint8), panels, steps, int8, mapped)
+        data = in_memory(size, partial(_code, stored, part, workers, int8))
+        return PartCodes(*split(data, forms))
+    return PartCodes(*[*split(np.frombuffer(mapped, np.uint8), forms), mapped])
+
+
+def size_of(forms: Forms) -> int:
+    """Returns the number of bytes of arrays."""
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in forms)
+
+
+def split(data: NDArray[np.uint8], forms: Forms) -> list[Any]:
+    """Returns the arrays that are stored one behind the other in `data`."""
+    ends = [size_of(forms[: i + 1]) for i in range(len(forms))]
+    pieces = zip(np.split(data, ends), forms, strict=False)
+    return [piece.view(kind).reshape(shape) for piece, (shape, kind) in pieces]
 
 
 def _mapped(path: Path, size: int) -> mmap.mmap | None:
-    """Maps a file; None where it is gone or has another size, as one of another program."""
+    """Returns the mapped file, or None if it does not exist or has another size."""
     try:
         with os.fdopen(open_plain(path, below=path.parent), "rb") as file:
             if os.fstat(file.fileno()).st_size != size:
@@ -113,28 +133,18 @@ def _mapped(path: Path, size: int) -> mmap.mmap | None:
 def in_memory(
     size: int, write: Callable[[Callable[[NDArray[Any]], object]], object]
 ) -> NDArray[np.uint8]:
-    """Returns memory with the arrays that `write` appends; it begins with a cache line."""
+    """Returns memory with the arrays that `write` appends, aligned to a cache line."""
     room = np.empty(size + 63, np.uint8)
-    whole = room[-room.ctypes.data % 64 :][:size]
+    data = room[-room.ctypes.data % 64 :][:size]
     done = 0
 
     def append(array: NDArray[Any]) -> None:
         nonlocal done
-        whole[done : done + array.nbytes] = array.reshape(-1).view(np.uint8)
+        data[done : done + array.nbytes] = array.reshape(-1).view(np.uint8)
         done += array.nbytes
 
     write(append)
-    return whole
-
-
-def _split(
-    whole: NDArray[np.uint8], panels: int, steps: int, int8: bool, file: mmap.mmap | None = None
-) -> PartCodes:
-    coded = panels if int8 else 0
-    size = coded * steps * PANEL * 4
-    codes = whole[:size].reshape(coded, steps, PANEL, 4)
-    scales, errors, lengths_ = whole[size:].view(np.float32).reshape(3, panels, PANEL)
-    return PartCodes(codes, scales, errors, lengths_, file)
+    return data
 
 
 def _code(
@@ -176,7 +186,8 @@ def _code(
 def release(array: NDArray[Any]) -> None:
     """Releases the memory that reading a mapped file has taken; later reads load it again.
 
-    Scoring reads few vectors, but the system maps the pages around each, soon the whole file.
+    Scoring reads few vectors, but the system maps the pages around each one, and soon the whole
+    file.
     """
     base: Any = array
     while isinstance(base, np.ndarray | memoryview):
@@ -192,12 +203,9 @@ def code_block(
     scales: NDArray[np.float32],
     errors: NDArray[np.float32],
 ) -> None:  # pragma: no cover (compiled)
-    """Codes unit vectors.
+    """Codes unit vectors float32 [n, dim] into codes, scales and errors; see PartCodes.
 
-    Args:
-        vectors: float32 [n, dim].
-        codes: uint8 [panels, steps, PANEL, 4], 128 throughout: written.
-        scales, errors: float32 [n]: written; see PartCodes.
+    The codes must be 128 before.
     """
     for row in range(vectors.shape[0]):
         largest = np.float32(0)
@@ -219,14 +227,14 @@ def code_block(
 
 @dataclass(frozen=True, eq=False)
 class QueryCodes:
-    """Queries as the scan wants them.
+    """Queries in the form of the scan.
 
     Attributes:
         plain: int8 [q and the queries that fill the last tile, 4 * steps], the codes.
-        codes: int8 [all tiles, each [steps, width, 4] of its width], the same.
-        starts: int32 [q and the queries that fill the last tile], what takes back the 128 that is
-            in every code of a vector.
-        factors: float32 [the same], what the error of a vector counts in units.
+        codes: int8 [all tiles, each [steps, width, 4] of its width], the same codes.
+        starts: int32 [q and the queries that fill the last tile], the correction for the 128 in
+            every code of a vector.
+        factors: float32, as many as starts: factor of a vector's error, in units.
         units: float64 [q], the scales.
         slacks: float64 [q]: a score is at most unit * (value of the scan) + slack.
     """
@@ -270,10 +278,10 @@ def _norms(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def float_slacks(queries: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns for each query by how much a score may exceed the scan's float32 value, float64 [q].
+    """Returns the bound of a score minus the scan's float32 value for each query, float64 [q].
 
-    Any float32 sum of d products is within d u / (1 - d u) of the true one, u = 2^-24 (Higham,
-    Accuracy and Stability of Numerical Algorithms, section 3.1), times the lengths.
+    Any float32 sum of d products is within d u / (1 - d u) of the true sum, u = 2^-24, times the
+    lengths (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
     """
     dim = queries.shape[1]
     length = _norms(queries.astype(np.float64))

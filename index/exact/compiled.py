@@ -20,22 +20,22 @@ from lmk.index.vectors.view import View
 
 _GATHERED = 256  # rows gathered for a query before the best of them are scored
 _MEMORY = 128 << 20  # bytes that all workers of a search may gather
-_QUERY_BYTES = 1 << 20  # codes of queries compared in one pass: they stay in a core's cache
-_TASKS = 8  # a worker, so that none waits long for another
+_QUERY_BYTES = 1 << 20  # codes of queries compared in one pass, which fit a core's cache
+_TASKS = 8  # tasks of a worker, so that no worker waits long for another
 _LEAST_TASK, _LARGEST_TASK = 32, 2048  # panels
-_RELEASE_AFTER = 16  # queries: what their scores have mapped is let go
+_RELEASE_AFTER = 16  # queries after which the memory of mapped vectors is released
 
 
 class CompiledScan:
     """Exact search by the compiled scans.
 
     Args:
-        view: what to search.
-        int8: compare bytes where the processor has a multiply-add of bytes; else float32.
-        threads: workers at most.
+        view: the view to search.
+        int8: compare bytes if the processor has a multiply-add of bytes, else float32.
+        threads: largest number of workers.
 
     Attributes:
-        reason: the way taken and why, in words for a user.
+        reason: description of the method for a user.
     """
 
     def __init__(self, view: View, *, int8: bool, threads: int) -> None:
@@ -45,30 +45,30 @@ class CompiledScan:
         self._whole = self._bits(view.mask)
         self._codes: list[PartCodes] = []
         self._loading = threading.Lock()
-        self._asked = 0  # queries since the mapped vectors were let go
+        self._asked = 0  # queries since the memory of mapped vectors was released
         self._int8 = int8 and bool(INT8_LANES)
         self.reason = "in bytes, a bound proves the answer" if self._int8 else "in float32"
 
     @staticmethod
     def possible(stored: Vectors) -> bool:
-        """Whether the processor can read these vectors."""
+        """Returns whether the processor can read these vectors."""
         return HALVES or all(part.array.dtype == np.float32 for part in stored.parts)
 
     def nearest(
         self, allowed: NDArray[np.bool_], queries: NDArray[np.float32], k: int
     ) -> RowScores:
-        """Returns the k nearest of the rows allowed for each query, best first.
+        """Returns the k nearest of the allowed rows for each query, best first.
 
         Args:
-            allowed: bool [rows], true for at least k.
+            allowed: bool [rows], True for at least k rows.
             queries: float32 [q, dim].
-            k: neighbours wanted, at least 1.
+            k: number of neighbours, at least 1.
 
         Returns:
             rows int64 [q, k] and scores float32 [q, k].
 
         Raises:
-            GalleryDamaged: for a vector that has not the length of a stored one.
+            GalleryDamaged: a vector does not have the length of a stored vector.
         """
         with self._loading:
             self._load()
@@ -130,13 +130,13 @@ class CompiledScan:
                 vectors = self._view.stored.parts[part]
                 if coded:
                     codes = self._codes[part]
-                    given = scan.Codes(
+                    panels = scan.Codes(
                         *(codes.fours, codes.scales, codes.errors, bits[part]),
                         *(coded.codes, coded.starts, coded.factors),
                     )
                     row = vectors.first_row
                     scan.scan_codes(
-                        self._stored, scan_queries, top, given, packed, row, start, stop
+                        self._stored, scan_queries, top, panels, packed, row, start, stop
                     )
                 else:
                     inverse, allowed = self._inverse[part], bits[part]
@@ -208,10 +208,11 @@ def _tasks(bits: list[NDArray[np.uint32]], wanted: int) -> list[tuple[int, int, 
 
 
 def merge(tops: list[TopK], k: int) -> RowScores:
-    """Returns the k best rows of all workers, by score falling, then row rising."""
-    empty = [np.arange(k) >= top.filled[:, None] for top in tops]
-    pairs = list(zip(tops, empty, strict=True))
-    rows = np.concatenate([np.where(e, NO_ROW, f.best) for f, e in pairs], axis=1)
-    scores = np.concatenate([np.where(e, -np.inf, f.scores) for f, e in pairs], axis=1)
+    """Returns the k best rows of all workers, by descending score, then ascending row."""
+    for top in tops:
+        empty = np.arange(k) >= top.filled[:, None]
+        top.best[empty], top.scores[empty] = NO_ROW, -np.inf
+    rows = np.concatenate([top.best for top in tops], axis=1)
+    scores = np.concatenate([top.scores for top in tops], axis=1)
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.embeddings import Embeddings
-from lmk.index.exact import gpu
+from lmk.index.exact import gpu, numpy_scan
 from lmk.index.vectors.memory import free_memory
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours, RowScores
 from lmk.index.vectors.rescoring import best, score_pairs
@@ -20,11 +20,10 @@ from lmk.index.vectors.view import Allow, View
 
 _BLOCK_ROWS = 65_536  # vectors compared with the queries at a time
 _BLOCK_QUERIES = 1024
-_TIED_QUERIES = 16  # at a time, of those that need a look at every row
-_MARGIN = 32  # candidates beyond k: enough to hold the near ties at the k-th place, nearly always
-_HELD_SHARE = 0.5  # of the memory that is free, at most, goes into a copy of the vectors
-_HELD_ANYHOW = 64 * 2**20  # bytes
-_BLAS_QUERIES = 16  # below, FAISS's own loop is faster
+_MARGIN = 32  # candidates beyond k, which nearly always contain the near ties of the k-th place
+_HELD_SHARE = 0.5  # largest part of the free memory for a copy of the vectors
+_HELD_ANYHOW = 64 * 2**20  # bytes of a copy that is always held
+_BLAS_QUERIES = 16  # for fewer queries FAISS's own loop is faster
 _threshold_lock = threading.Lock()
 
 
@@ -32,15 +31,15 @@ class FlatSearcher:
     """Exact search: every query against every vector.
 
     FAISS proposes candidates by float32 sums, which differ in the last bits with the number of
-    queries and the place of a vector; those that can belong to the answer are scored again in
-    float64, so a query gets the same answer alone and in a batch, and equal vectors get equal
+    queries and the place of a vector. The candidates that can belong to the answer are scored again
+    in float64, so a query gets the same answer alone and in a batch, and equal vectors get equal
     scores. Any float32 sum of d products of unit vectors is within d 2^-24 / (1 - d 2^-24) of the
-    true one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1): where the rows
-    that were not proposed could belong to the answer by that bound, every row is looked at again.
+    true sum (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). If by this bound
+    other rows could belong to the answer, numpy_scan compares all rows.
 
-    Large galleries are searched on GPUs where there are any that can hold them, except among
-    allowed rows. Else the vectors are kept as a float32 copy, made by the first search, where that
-    takes at most half of the free memory; else they are read in blocks for every batch of queries.
+    Large galleries are searched on GPUs that can hold them, unless only some rows are allowed.
+    Otherwise the first search makes a float32 copy of the vectors if it takes at most half of the
+    free memory. Without a copy, each batch of queries reads the vectors in blocks.
 
     Args:
         view: the view to search.
@@ -65,7 +64,7 @@ class FlatSearcher:
 
     @property
     def reason(self) -> str:
-        """Which kind of search this is and why it was chosen, in words for a user."""
+        """Description of the search for a user."""
         where = f", on GPUs ({len(self._gpus)})" if self._gpus else ""
         return f"exact search: {len(self._rows)} vectors are compared with each query{where}"
 
@@ -87,7 +86,7 @@ class FlatSearcher:
     def _nearest(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64]
     ) -> RowScores:
-        """Returns rows and scores [q, k], for k not above the rows allowed (ascending)."""
+        """Returns rows and scores [q, k]; at least k rows must be allowed, in ascending order."""
         depth = min(k + _MARGIN, len(allowed))
         if len(allowed) == len(self._rows) and depth <= gpu.MOST_NEIGHBOURS:
             shards = self._on_gpus()
@@ -105,7 +104,7 @@ class FlatSearcher:
         candidates: NDArray[np.int64],
         proposed: NDArray[np.float32],
     ) -> bool:
-        """Whether a GPU multiplied in float32: some settings of its driver round the factors."""
+        """Returns whether a GPU has multiplied in float32, as some drivers round the factors."""
         every = np.arange(len(queries))
         for place in (0, -1):
             scores = score_pairs(self._view.stored, queries, every, candidates[:, place])
@@ -121,22 +120,24 @@ class FlatSearcher:
         candidates: NDArray[np.int64],
         proposed: NDArray[np.float32],
     ) -> RowScores:
-        """Returns the k best rows of the candidates, or of all where those may not hold them."""
-        least = proposed[:, k - 1] - 2 * self._error  # below it a row cannot be among the k best
+        """Returns the k best rows: of the candidates, or of all rows if others may be better."""
+        least = proposed[:, k - 1] - 2 * self._error  # a row below it is not among the k best
         query, place = np.nonzero(~(proposed < least[:, None]))
         chosen = candidates[query, place]
         scores = score_pairs(self._view.stored, queries, query, chosen)
         rows, values = best(query, chosen, scores, len(queries), k)
         if candidates.shape[1] < len(allowed):
             tied = np.flatnonzero(~(proposed[:, -1] < least))
-            for some in row_blocks(tied, _TIED_QUERIES):
-                rows[some], values[some] = self._among_all(queries[some], k, allowed, least[some])
+            if tied.size:
+                rows[tied], values[tied] = numpy_scan.nearest(
+                    self._view.stored, allowed, queries[tied], k
+                )
         return rows, values
 
     def _propose(
         self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64]
     ) -> RowScores:
-        """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
+        """Returns the rows of highest float32 score with descending scores, [q, depth]."""
         rows = np.full((len(queries), 0), NO_ROW, np.int64)
         scores = np.full((len(queries), 0), -np.inf, np.float32)
         for block, vectors in self._blocks(allowed):
@@ -151,27 +152,8 @@ class FlatSearcher:
             scores = np.take_along_axis(scores, order, axis=1)
         return rows, scores
 
-    def _among_all(
-        self,
-        queries: NDArray[np.float32],
-        k: int,
-        allowed: NDArray[np.int64],
-        least: NDArray[np.float32],
-    ) -> RowScores:
-        """Returns the k best of all rows with a float32 score of at least `least`, [q]."""
-        query = np.empty(0, np.int64)
-        rows, scores = query, np.empty(0, np.float32)
-        for block, vectors in self._blocks(allowed):
-            got, place = np.nonzero(~(queries @ vectors.T < least[:, None]))
-            query, rows = np.concatenate([query, got]), np.concatenate([rows, block[place]])
-            more = score_pairs(self._view.stored, queries, got, block[place])
-            best_rows, values = best(query, rows, np.concatenate([scores, more]), len(queries), k)
-            query, place = np.nonzero(best_rows != NO_ROW)
-            rows, scores = best_rows[query, place], values[query, place]
-        return best_rows, values
-
     def _blocks(self, allowed: NDArray[np.int64]) -> Iterator[RowScores]:
-        """Yields the rows allowed in blocks: row numbers [n] and vectors [n, dim]."""
+        """Yields blocks of allowed rows: row numbers [n] and vectors [n, dim]."""
         few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
         held = None if few and self._held is None else self._vectors()
         if held is None:
@@ -188,7 +170,7 @@ class FlatSearcher:
                 yield chosen, vectors[np.searchsorted(rows, chosen)]
 
     def _on_gpus(self) -> list[gpu.Shard]:
-        """Returns the vectors on GPUs; none where there are no GPUs, or few vectors."""
+        """Returns the vectors on GPUs; none if there are no GPUs, or few vectors."""
         with self._lock:
             if self._gpus is None:
                 blocks = row_blocks(self._rows, _BLOCK_ROWS)
@@ -197,7 +179,7 @@ class FlatSearcher:
             return self._gpus
 
     def _vectors(self) -> list[NDArray[np.float32]] | None:
-        """Returns the copy of the vectors, in blocks, if it is kept."""
+        """Returns the copy of the vectors in blocks, or None if no copy is held."""
         with self._lock:
             if self._hold and self._held is None:
                 blocks = row_blocks(self._rows, _BLOCK_ROWS)
@@ -209,8 +191,9 @@ class FlatSearcher:
 def blas(queries: int) -> Iterator[None]:
     """Context in which FAISS multiplies matrices for a batch of queries.
 
-    By default it does so from some hundred queries on and leaves the others to a loop, which at 32
-    is three times slower. The setting is one for the whole process, hence set back.
+    By default FAISS multiplies matrices only for some hundred queries or more, and runs a loop for
+    fewer, which takes three times as long for 32 queries. The setting applies to the whole process
+    and is restored.
     """
     if queries < _BLAS_QUERIES:
         yield

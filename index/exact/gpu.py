@@ -1,4 +1,4 @@
-"""Vectors on GPUs, as many on each, searched by FAISS in float32."""
+"""Vectors on GPUs, distributed evenly, which FAISS searches in float32."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from numpy.typing import NDArray
 
 from lmk.index.vectors.neighbours import RowScores
 
-faiss: Any = typed_faiss  # its stubs do not know what only some builds have
+faiss: Any = typed_faiss  # its stubs lack functions that only some builds have
 
-LEAST_ROWS = 100_000  # fewer are found sooner than a GPU is ready
-MOST_NEIGHBOURS = 2048  # that FAISS finds on a GPU
-
-Block = RowScores
+LEAST_ROWS = 100_000  # fewer rows are searched faster without a GPU
+MOST_NEIGHBOURS = 2048  # limit of FAISS on a GPU
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The rows that one GPU holds.
+    """The rows on one GPU.
 
     Attributes:
-        rows: int64 [n], their row numbers.
-        index: of FAISS, on the GPU.
-        resources: that the index uses; kept as long as it.
+        rows: int64 [n], the row numbers.
+        index: the FAISS index on the GPU.
+        resources: resources of the index, which must live as long as it.
     """
 
     rows: NDArray[np.int64]
@@ -35,13 +33,13 @@ class Shard:
     resources: Any
 
 
-def load(blocks: Iterable[Block], rows: int, dim: int) -> list[Shard]:
-    """Puts vectors on the GPUs there are; none where there is no GPU, or too little memory on them.
+def load(blocks: Iterable[RowScores], rows: int, dim: int) -> list[Shard]:
+    """Copies vectors to all GPUs; returns no shard without a GPU or enough memory on the GPUs.
 
     Args:
         blocks: row numbers [n] and vectors [n, dim].
-        rows: in all blocks.
-        dim: components of a vector.
+        rows: number of rows of all blocks.
+        dim: number of components of a vector.
     """
     count = min(faiss.get_num_gpus(), rows // LEAST_ROWS)
     if not count:
@@ -55,7 +53,7 @@ def load(blocks: Iterable[Block], rows: int, dim: int) -> list[Shard]:
             indexes[device][0].add(vectors)
             held[device].append(numbers)
             done += len(numbers)
-    except RuntimeError:  # what FAISS makes of an error of CUDA, as when its memory is full
+    except RuntimeError:  # FAISS raises it for errors of CUDA, such as a lack of memory
         return []
     return [
         Shard(np.concatenate(numbers), index, resources)
@@ -65,7 +63,7 @@ def load(blocks: Iterable[Block], rows: int, dim: int) -> list[Shard]:
 
 
 def search(shards: list[Shard], queries: NDArray[np.float32], depth: int) -> RowScores:
-    """Returns the rows of highest float32 score and these scores, falling, [q, depth]."""
+    """Returns the rows of highest float32 score with descending scores, [q, depth]."""
     answers = [
         (shard, *shard.index.search(queries, min(depth, len(shard.rows)))) for shard in shards
     ]

@@ -1,4 +1,4 @@
-"""Exact search with numpy alone: for little work, where loading the compiled scan costs more."""
+"""Exact search with numpy alone, for less work than loading the compiled scan costs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _BLOCK_QUERIES = 256
 def nearest(
     stored: Vectors, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int
 ) -> RowScores:
-    """Returns the k nearest of some rows for each query, by score falling, then row rising.
+    """Returns the k nearest of some rows for each query, by descending score, then ascending row.
 
-    A float32 matrix product says which rows of a block may belong to the answer (any float32 sum
-    of d products is within d u / (1 - d u), u = 2^-24, of the true one, times the lengths: Higham,
-    Accuracy and Stability of Numerical Algorithms, section 3.1); those are scored.
+    A float32 matrix product selects the rows of a block that may belong to the answer, and only
+    these are scored. Any float32 sum of d products is within d u / (1 - d u), u = 2^-24, of the
+    true sum, times the lengths (Higham, Accuracy and Stability of Numerical Algorithms, section
+    3.1).
 
     Args:
         stored: the vectors.
         rows: int64 [n], ascending, at least k.
         queries: float32 [q, dim].
-        k: neighbours wanted, at least 1.
+        k: number of neighbours, at least 1.
 
     Returns:
         rows int64 [q, k] and scores float32 [q, k].

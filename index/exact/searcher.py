@@ -1,14 +1,14 @@
 """Exact search on CPUs: every vector is compared with each query, and the answer is proven.
 
-Three ways lead to the same answer, bit for bit:
+Three methods give the same answer, bit for bit:
 
-- codes: vectors and queries in bytes are compared by the processor's multiply-add of bytes, which
-  reads a quarter of what float32 takes and computes four times as fast; a bound on each score's
-  error says which vectors may belong to the answer, and those are scored (codes.py, scan.py);
-- floats: the same with the stored vectors themselves, in float32, on other processors;
-- blocks: numpy alone, until the work done so would have paid for loading the compiled ways.
+- codes: the processor's multiply-add of bytes compares vectors and queries in bytes, which takes a
+  quarter of the memory bandwidth and of the time of float32. A bound on each score's error selects
+  the vectors that may belong to the answer, and these are scored (codes.py, scan.py);
+- floats: the same with the stored vectors in float32, on other processors;
+- blocks: numpy alone, until its time exceeds the time for loading the compiled methods.
 
-Codes are used where the processor has a multiply-add of bytes (AVX-512 VNNI or AVX-VNNI).
+Codes need a multiply-add of bytes (AVX-512 VNNI or AVX-VNNI).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from lmk.index.exact.compiled import CompiledScan
 
 _SECONDS_BEFORE_COMPILED = 0.5
-_SECONDS_TO_READ = 3e-9  # a component, in numpy
-_SECONDS_TO_MULTIPLY = 3e-11  # a component by a component, in numpy
+_SECONDS_TO_READ = 3e-9  # one component, in numpy
+_SECONDS_TO_MULTIPLY = 3e-11  # two components, in numpy
 
 
 class ExactSearcher:
@@ -37,21 +37,21 @@ class ExactSearcher:
 
     Args:
         view: the view to search.
-        int8: compare bytes where the processor has a multiply-add of bytes; else float32.
-        threads: number of workers, which changes no answer. Default: the processors that this
-            process may use.
+        int8: compare bytes if the processor has a multiply-add of bytes, else float32.
+        threads: number of workers, which does not change answers. Default: the processors that
+            this process may use.
     """
 
     def __init__(self, view: View, *, int8: bool = True, threads: int | None = None) -> None:
         self._view = view
         self._int8 = int8
         self._threads = threads or _processors()
-        self._seconds = 0.0  # spent with numpy, as estimated
+        self._seconds = 0.0  # estimated time of numpy so far
         self._scan: CompiledScan | None = None
 
     @property
     def reason(self) -> str:
-        """Which kind of search this is and why it was chosen, in words for a user."""
+        """Description of the search for a user."""
         text = f"exact search: {int(self._view.mask.sum())} vectors are compared with each query"
         if self._scan is None and self._little_work(1):
             return f"{text} in float32, too few for more to pay"
@@ -82,16 +82,16 @@ class ExactSearcher:
         return numpy_scan.nearest(self._view.stored, np.flatnonzero(allowed), queries, k)
 
     def _estimate(self, queries: int) -> float:
-        """Seconds that comparing so many queries takes with numpy."""
+        """Returns the seconds that numpy needs for a number of queries."""
         components = self._view.stored.rows * self._view.dim
         return components * (_SECONDS_TO_READ + _SECONDS_TO_MULTIPLY * queries)
 
     def _little_work(self, queries: int) -> bool:
-        """Returns whether numpy answers before the compiled scan is loaded."""
+        """Returns whether numpy is faster than loading the compiled scan."""
         return self._seconds + self._estimate(queries) < _SECONDS_BEFORE_COMPILED
 
     def _compiled(self) -> CompiledScan | None:
-        """The compiled scan; None where the processor cannot read the vectors."""
+        """Returns the compiled scan, or None if the processor cannot read the vectors."""
         if self._scan is None:
             from lmk.index.exact.compiled import CompiledScan  # numba takes a while to import
 
@@ -101,6 +101,6 @@ class ExactSearcher:
 
 
 def _processors() -> int:
-    """The number of processors this process may use."""
+    """Returns the number of processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -28,11 +28,12 @@ def check_files(folder: Path, files: Sequence[StoredFile], verify: bool | None) 
 
     Args:
         folder: the gallery.
-        files: open, of which the sizes are right.
-        verify: None: those that were changed since the last comparison, True: all, False: none.
+        files: open files with the right sizes.
+        verify: None: compare the files that have changed since the last comparison; True: compare
+            all files; False: compare none.
 
     Raises:
-        GalleryDamaged: for the first one that has changed.
+        GalleryDamaged: a file has changed; the error is that of the first one.
     """
     failed = [] if verify is False else damaged_files(folder, files, verify)
     if failed:
@@ -49,32 +50,31 @@ def damaged_files(
     if not todo:
         return []
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(_compared, todo))
-    bad = {file.record.path for file, error in zip(todo, found, strict=True) if error}
-    for file in todo:  # changed while it was read: not noted
-        if file.stamp() != now[file.record.path][1]:
-            bad.add(file.record.path)
+        errors = list(pool.map(_error_of, todo))
+    bad = {file.record.path for file, error in zip(todo, errors, strict=True) if error}
+    # A file that has changed while it was read is not noted either.
+    bad |= {file.record.path for file in todo if file.stamp() != now[file.record.path][1]}
     _write(folder, {path: value for path, value in now.items() if path not in bad})
-    return [error for error in found if error]
+    return [error for error in errors if error]
 
 
 def note_written(
     folder: Path, written: Iterable[tuple[FileRecord, str]], named: Container[str]
 ) -> None:
-    """Notes files as compared that were just written with their checksum.
+    """Records new files as compared with their checksums.
 
     Args:
         folder: the gallery.
-        written: the files, each with the stamp it had when it was written: one that was changed
-            since has another, and is compared when it is opened.
-        named: paths of all files the catalog names; what was noted of others is forgotten.
+        written: the files, each with its stamp when it was written. A file that has changed since
+            then has another stamp and is compared when it is opened.
+        named: paths of all files that the catalog names. Records of other files are dropped.
     """
     note = {path: value for path, value in _known(folder).items() if path in named}
     note |= {record.path: [record.sha256, stamp] for record, stamp in written}
     _write(folder, note)
 
 
-def _compared(file: StoredFile) -> GalleryError | None:
+def _error_of(file: StoredFile) -> GalleryError | None:
     try:
         file.check()
     except GalleryDamaged as error:
@@ -91,7 +91,7 @@ def _known(folder: Path) -> dict[str, list[str]]:
 
 
 def _write(folder: Path, note: dict[str, list[str]]) -> None:
-    """Replaces the note; not fsynced, because one that is lost costs a comparison at most."""
+    """Replaces the record; it is not fsynced, as its loss costs only a comparison."""
     path, part = folder / NOTE, f".files.{secrets.token_hex(8)}.part"
     with suppress(OSError), open_folder(path.parent, below=folder, create=True) as cache:
         try:

@@ -1,10 +1,10 @@
-"""Which of the pictures given to a gallery are new to it."""
+"""Deduplication: selects the pictures that are added to a gallery."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ class LabelDifference:
     """Two pictures with the same content and different labels.
 
     Attributes:
-        id, labels: of the picture that was given.
-        other, other_labels: of the picture that the gallery holds.
+        id, labels: the new picture.
+        other, other_labels: the picture that is in the gallery.
     """
 
     id: str
@@ -34,160 +34,152 @@ class LabelDifference:
 
 
 @dataclass(frozen=True)
-class Admission:
-    """The decisions on pictures given to a gallery.
-
-    Attributes:
-        new: positions of the pictures to add.
-        unchanged: how many the gallery has already, by id and content.
-        duplicates: (id given, id that has this content) of the pictures left out.
-        relabelled: pictures that are added in the place of one that the gallery holds, because
-            only their labels are new.
-        conflicts: pictures whose content the gallery also holds under another label.
-    """
-
-    new: list[int]
-    unchanged: int
-    duplicates: list[tuple[str, str]]
-    relabelled: list[LabelDifference]
-    conflicts: list[LabelDifference]
-
-
-@dataclass(frozen=True)
-class _Twin:
-    """A picture with the content of one that is given; `position` where it was given before it."""
+class _Copy:
+    """A picture with the content of another; `position` if it is not in the gallery yet."""
 
     id: str
     labels: tuple[str, ...]
     position: int | None = None
 
 
-def admit(
+def deduplicate(
     catalog: Catalog,
     pictures: Sequence[Picture],
     role: Role,
     *,
     duplicates: bool,
     replace_labels: bool = True,
-) -> Admission:
-    """Decides which pictures are added to a gallery.
+) -> Deduplication:
+    """Selects the pictures to add to a gallery.
 
-    A picture that the gallery holds under the same id and content is added again, in the place of
-    the old one, when it brings other labels. A picture whose content the gallery holds under
-    another id is left out, unless it brings a label that none of these has: no label is lost,
-    in whatever order the copies come. A copy without any label gives way to one that has some.
+    A picture with the id and content of a picture in the gallery replaces that picture if its
+    labels differ. A picture with the content of a picture with another id is left out, unless it
+    has a label that none of these pictures has. No label is lost, whatever the order of the copies.
+    A copy with labels replaces a copy without labels.
 
     Args:
-        catalog: of the gallery.
-        pictures: given, with different ids.
-        role: of the pictures. The labels of distractors do not matter.
-        duplicates: also add pictures whose content another picture of the role has.
-        replace_labels: whether the labels of a picture given replace other labels that the gallery
-            holds under the same id; without it they only replace none.
+        catalog: the catalog of the gallery.
+        pictures: the new pictures, with different ids.
+        role: the role of the pictures. Labels of distractors are ignored.
+        duplicates: also add pictures with the content of another picture of this role.
+        replace_labels: replace the labels of a picture in the gallery with the same id and content.
+            If False, labels replace only an absence of labels.
 
     Raises:
-        GalleryError: for an id that the gallery has with another content.
+        GalleryError: the gallery has an id of the pictures with another content.
     """
-    known = PictureTable(catalog).lookup(picture.id for picture in pictures)
+    stored = PictureTable(catalog).lookup(picture.id for picture in pictures)
     for picture in pictures:
-        if known.get(picture.id, (0, picture.sha256))[1] != picture.sha256:
+        if stored.get(picture.id, (0, picture.sha256))[1] != picture.sha256:
             raise GalleryError(
                 "another picture has this id",
                 where=picture.id,
                 remedy="give it another id, or let `lmk index sync` replace the old one",
             )
-    held = [] if role == "distractor" else [row for row, _ in known.values()]
-    labels = dict(zip(held, PictureTable(catalog).labels(held), strict=True))
-    found = Admission([], 0, [], [], [])
-    unchanged, given = 0, _Given(catalog, role, duplicates)
-    for i, picture in enumerate(pictures):
-        row = known.get(picture.id, (-1, ""))[0]
-        if row < 0:
-            given.admit(i, picture, found)
-        elif picture.id in given.replaced:
-            found.duplicates.append((picture.id, given.replaced[picture.id]))
+    rows = [] if role == "distractor" else [row for row, _ in stored.values()]
+    labels = dict(zip(rows, PictureTable(catalog).labels(rows), strict=True))
+    selection = Deduplication(catalog, role, duplicates)
+    for position, picture in enumerate(pictures):
+        if picture.id in stored:
+            old_labels = labels.get(stored[picture.id][0], ())
+            selection.add_stored(position, picture, old_labels, replace_labels)
         else:
-            old = labels.get(row, ())
-            news = LabelDifference(picture.id, picture.labels, picture.id, old)
-            differ = role == "gallery" and picture.labels and set(picture.labels) != set(old)
-            if differ and (replace_labels or not old):
-                found.relabelled.append(news)
-                given.take(i, picture, found)
-                continue
-            if differ:
-                found.conflicts.append(news)
-            unchanged += 1
-    new = sorted(set(found.new) - given.dropped)
-    return replace(found, new=new, unchanged=unchanged)
+            selection.add_unknown(position, picture)
+    return selection
 
 
-class _Given:
-    """Decides on pictures with new ids, in their order."""
+class Deduplication:
+    """Selection of the pictures to add to a gallery, from the new pictures in their order.
 
-    def __init__(self, catalog: Catalog, role: Role, duplicates: bool) -> None:
-        self._pictures, self._role, self._duplicates = PictureTable(catalog), role, duplicates
-        self._first: dict[str, list[_Twin]] = {}
-        self.replaced: dict[str, str] = {}  # stored ids, and the id that takes the place of each
-        self.dropped: set[int] = set()  # positions of admitted pictures that gave way to another
+    Attributes:
+        new: positions of the pictures to add.
+        unchanged: number of pictures that are in the gallery with the same id and content.
+        duplicates: (id, id of a picture with the same content) of the pictures left out.
+        relabelled: pictures that replace a picture in the gallery with the same content.
+        conflicts: pictures whose content the gallery also has with other labels.
+    """
 
-    def admit(self, i: int, picture: Picture, found: Admission) -> None:
-        """Decides on the picture at position i."""
-        twins = self._twins(picture.sha256)
-        if not self._duplicates:
-            own = set(picture.labels) if self._role == "gallery" else set()
-            same = next((twin for twin in twins if own <= set(twin.labels)), None)
+    def __init__(self, catalog: Catalog, role: Role, allow_duplicates: bool) -> None:
+        self.new: set[int] = set()
+        self.unchanged = 0
+        self.duplicates: list[tuple[str, str]] = []
+        self.relabelled: list[LabelDifference] = []
+        self.conflicts: list[LabelDifference] = []
+        self._pictures, self._role = PictureTable(catalog), role
+        self._allow_duplicates = allow_duplicates
+        self._selected: dict[str, list[_Copy]] = {}  # by content
+        self._replaced: dict[str, str] = {}  # the id of the replacement, by the id in the gallery
+
+    def add_stored(
+        self, position: int, picture: Picture, old: tuple[str, ...], replace_labels: bool
+    ) -> None:
+        """Decides on a picture whose id and content are in the gallery, with the labels `old`."""
+        if picture.id in self._replaced:
+            self.duplicates.append((picture.id, self._replaced[picture.id]))
+            return
+        difference = LabelDifference(picture.id, picture.labels, picture.id, old)
+        differ = self._role == "gallery" and picture.labels and set(picture.labels) != set(old)
+        if differ and (replace_labels or not old):
+            self.relabelled.append(difference)
+            self._replaced[picture.id] = picture.id
+            self._select(position, picture)
+            return
+        if differ:
+            self.conflicts.append(difference)
+        self.unchanged += 1
+
+    def add_unknown(self, position: int, picture: Picture) -> None:
+        """Decides on a picture whose id is not in the gallery."""
+        copies = self._copies(picture.sha256)
+        if not self._allow_duplicates:
+            labels = set(picture.labels) if self._role == "gallery" else set()
+            same = next((copy for copy in copies if labels <= set(copy.labels)), None)
             if same is not None:
-                found.duplicates.append((picture.id, same.id))
+                self.duplicates.append((picture.id, same.id))
                 return
         if self._role == "gallery" and picture.labels:
-            self._compare(picture, twins, found)
-        self._add(i, picture, found)
+            self._compare(picture, copies)
+        self._select(position, picture)
 
-    def take(self, i: int, picture: Picture, found: Admission) -> None:
-        """Adds the picture at position i in the place of the one that the gallery holds."""
-        self.replaced[picture.id] = picture.id
-        self._add(i, picture, found)
+    def _select(self, position: int, picture: Picture) -> None:
+        self.new.add(position)
+        copy = _Copy(picture.id, picture.labels, position)
+        self._selected.setdefault(picture.sha256, []).append(copy)
 
-    def _add(self, i: int, picture: Picture, found: Admission) -> None:
-        found.new.append(i)
-        self._first.setdefault(picture.sha256, []).append(_Twin(picture.id, picture.labels, i))
-
-    def _compare(self, picture: Picture, twins: Sequence[_Twin], found: Admission) -> None:
-        for twin in twins:
-            if twin.labels and not set(twin.labels) & set(picture.labels):
-                found.conflicts.append(
-                    LabelDifference(picture.id, picture.labels, twin.id, twin.labels)
-                )
+    def _compare(self, picture: Picture, copies: Sequence[_Copy]) -> None:
+        """Records a conflict of labels, and replaces copies without labels."""
+        for copy in copies:
+            if copy.labels and not set(copy.labels) & set(picture.labels):
+                difference = LabelDifference(picture.id, picture.labels, copy.id, copy.labels)
+                self.conflicts.append(difference)
                 break
-        for twin in twins:
-            if twin.labels or self._duplicates:
+        for copy in copies:
+            if copy.labels or self._allow_duplicates:
                 continue
-            if twin.position is None:
-                self.replaced[twin.id] = picture.id
-                found.relabelled.append(LabelDifference(picture.id, picture.labels, twin.id, ()))
+            if copy.position is None:
+                self._replaced[copy.id] = picture.id
+                self.relabelled.append(LabelDifference(picture.id, picture.labels, copy.id, ()))
             else:
-                self.dropped.add(twin.position)
-                self._first[picture.sha256].remove(twin)
-                found.duplicates.append((twin.id, picture.id))
+                self.new.remove(copy.position)
+                self._selected[picture.sha256].remove(copy)
+                self.duplicates.append((copy.id, picture.id))
 
-    def _twins(self, content: str) -> list[_Twin]:
-        held = self._pictures.same_content(content, self._role)
-        labels = self._pictures.labels([row for row, _ in held]) if held else []
-        stored = [
-            _Twin(id_, own)
-            for (_, id_), own in zip(held, labels, strict=True)
-            if id_ not in self.replaced
-        ]
-        return stored + self._first.get(content, [])
+    def _copies(self, content: str) -> list[_Copy]:
+        """Returns the pictures with a content, in the gallery and among the selected ones."""
+        stored = self._pictures.same_content(content, self._role)
+        labels = self._pictures.labels([row for row, _ in stored]) if stored else []
+        pairs = zip(stored, labels, strict=True)
+        copies = [_Copy(id_, own) for (_, id_), own in pairs if id_ not in self._replaced]
+        return copies + self._selected.get(content, [])
 
 
 def shared_content(catalog: Catalog, membership: Membership) -> NDArray[np.int64]:
-    """Returns the rows of distractors whose content a gallery picture has too, ascending.
+    """Returns the ascending rows of distractors whose content a gallery picture has too.
 
-    It costs a look into the catalog for each content of a distractor.
+    The catalog is queried once for the contents of each run of distractors.
     """
     distractors = np.flatnonzero(membership.role("distractor"))
-    query = (  # each content once: many pictures may have the same
+    query = (  # distinct, as many pictures may have the same content
         "SELECT other.row, other.sha256 FROM"
         " (SELECT DISTINCT substr(sha256, 1, 16) AS start FROM picture WHERE row BETWEEN ? AND ?)"
         " JOIN picture AS other INDEXED BY picture_content"
@@ -196,14 +188,14 @@ def shared_content(catalog: Catalog, membership: Membership) -> NDArray[np.int64
     gallery, shared = membership.role("gallery"), set()
     for start, stop in runs(distractors):
         first, last = int(distractors[start]), int(distractors[stop - 1])
-        found = catalog.all(query, (first, last))
-        contents = {content for row, content in found if gallery[row]}
-        shared |= {row for row, content in found if content in contents and not gallery[row]}
+        copies = catalog.all(query, (first, last))
+        contents = {content for row, content in copies if gallery[row]}
+        shared |= {row for row, content in copies if content in contents and not gallery[row]}
     return np.array(sorted(shared), np.int64)
 
 
 def check_vectors(state: State, dim: int, fingerprint: str) -> None:
-    """Refuses vectors of another embedder or another dim (EmbedderMismatch)."""
+    """Checks that vectors are of the gallery's embedder and dim (EmbedderMismatch)."""
     what = None
     if fingerprint != state.fingerprint:
         what = f"of embedder {fingerprint[:16]} for a gallery of embedder {state.fingerprint[:16]}"
@@ -215,7 +207,7 @@ def check_vectors(state: State, dim: int, fingerprint: str) -> None:
 
 
 def check_pictures(pictures: Sequence[Picture], role: Role) -> None:
-    """Refuses what no gallery can hold (ValueError)."""
+    """Checks role, roots and paths of new pictures (ValueError)."""
     if role not in ROLES:
         raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
     for picture in pictures:

@@ -1,7 +1,8 @@
-"""Check that the embedder in a gallery is the one that was written, not only the one installed.
+"""Compares the embedder of a gallery with its own checksums.
 
-The catalog knows the files as they were when they were installed, SHA256SUMS among them as the
-embedder was written. A file that agrees with the catalog alone was damaged before.
+The catalog has the checksums of the files when they were installed. SHA256SUMS has those of the
+files when the embedder was written. A file that agrees with the catalog alone was damaged before it
+was installed.
 """
 
 from __future__ import annotations
@@ -15,30 +16,29 @@ from lmk.index.vectors.files import REPAIR, StoredFile
 
 
 def embedder_damage(files: Sequence[StoredFile]) -> list[GalleryDamaged]:
-    """An error for each file that differs from what SHA256SUMS beside it says.
+    """Returns an error for each file that differs from the SHA256SUMS beside it.
 
     Args:
         files: open files of a gallery that agree with the catalog.
     """
-    found = []
+    errors = []
     for sums in files:
         if sums.path.name != CHECKSUMS_FILE:
             continue
         try:
             expected = parse_checksums(sums.read(0, sums.record.size), sums.path)
         except ModelDamaged as error:
-            found.append(GalleryDamaged(error.what, where=sums.path, remedy=REPAIR))
+            errors.append(GalleryDamaged(error.what, where=sums.path, remedy=REPAIR))
             continue
-        found += [
-            GalleryDamaged(
-                "the file was damaged before it came into the index", where=file.path, remedy=REPAIR
-            )
+        what = "the file was damaged before it came into the index"
+        errors += [
+            GalleryDamaged(what, where=file.path, remedy=REPAIR)
             for file in files
             if file.path.parent == sums.path.parent
             and file is not sums
             and file.record.sha256 not in expected.get(file.path.name, ())
         ]
-    return found
+    return errors
 
 
 def check_embedder(gallery: Gallery) -> None:

@@ -1,7 +1,7 @@
-"""The embedder in a gallery: a folder of files that the catalog names.
+"""Writes the embedder of a gallery: a folder of files that the catalog names.
 
-A folder that is there is never changed: an embedder that replaces a damaged one gets a folder of
-its own, which readers see from the commit on, and the next writer sweeps the old one.
+An existing folder is never changed. An embedder that replaces a damaged one gets another folder,
+which readers use after the commit. The next writer removes the old folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def install_embedder(
 ) -> None:
     """Writes the embedder into the gallery; see GalleryWriter.install_embedder."""
     fingerprint = t.state.fingerprint
-    kept = embedder_files(fingerprint, t.committed)
-    if kept and not replace and _intact(t.folder, kept):
-        t.changes.add_files(kept)
+    committed = embedder_files(fingerprint, t.committed)
+    if committed and not replace and _intact(t.folder, committed):
+        t.changes.add_files(committed)
         return
     folder = _new_folder(t)
     path = folder.relative_to(t.folder).as_posix()
@@ -33,7 +33,7 @@ def install_embedder(
         t.written.append(folder)
         folder.mkdir(parents=True)
         save(folder)
-        stamps = {item: stamp(item) for item in folder.rglob("*")}  # before they are hashed
+        stamps = {item: stamp(item) for item in folder.rglob("*")}  # before the files are hashed
         records = record_tree(t.folder, path)
         t.records += [(record, stamps[t.folder / record.path]) for record in records]
         sync_folder(folder.parent)
@@ -44,7 +44,7 @@ def install_embedder(
 
 
 def _new_folder(t: Transaction) -> Path:
-    """Returns a folder for the embedder that is not there yet."""
+    """Returns a folder for the embedder that does not exist yet."""
     plain = embedder_folder(t.folder, t.state.fingerprint, ())
     folder = plain
     while os.path.lexists(folder):

@@ -1,4 +1,4 @@
-"""Which files of a gallery belong to its embedder, and in which folder they are."""
+"""Files of a gallery that belong to its embedder, and their folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def embedder_folder(folder: Path, fingerprint: str, files: Iterable[FileRecord])
     Args:
         folder: the gallery.
         fingerprint: fingerprint of the embedder.
-        files: the files that the catalog names. Where none belongs to the embedder, the folder
-            returned does not exist.
+        files: the files that the catalog names. If none belongs to the embedder, the result is a
+            folder that does not exist.
 
     Raises:
         ValueError: the files are in several folders.
@@ -30,6 +30,6 @@ def embedder_folder(folder: Path, fingerprint: str, files: Iterable[FileRecord])
 
 
 def embedder_files(fingerprint: str, files: Iterable[FileRecord]) -> list[FileRecord]:
-    """Returns those files that belong to the embedder of a fingerprint."""
+    """Returns the files that belong to the embedder with a fingerprint."""
     below = re.compile(rf"{EMBEDDER}/{re.escape(fingerprint[:16])}(-[0-9]+)?/.+", re.DOTALL)
     return [record for record in files if below.fullmatch(record.path)]

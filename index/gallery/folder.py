@@ -1,7 +1,7 @@
-"""The folder a gallery is written to: what may be in it, and what is swept.
+"""The folder of a gallery: its creation, and the removal of old files.
 
-A folder may hold what a user keeps there, also under names such as `segments`. Nothing is written
-to a folder that is not recognised as a gallery's, and only files of our exact names are removed.
+A folder may contain files of the user, even under names such as `segments`. Nothing is written to a
+folder that is not recognised as a gallery, and only files with the exact names of lmk are removed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from lmk.embed.plain_files import read_plain
 from lmk.index.catalog.database import has_our_header
 from lmk.index.catalog.layout import BESIDE, CACHE, CATALOG, LOCK, NAMED, is_ours, refuse_links
 from lmk.index.catalog.lock import is_process_id
+from lmk.index.vectors.derived_files import DerivedFiles
 
 _DAMAGED = f"{CATALOG}.damaged"
 _ASIDE = re.compile(rf"{re.escape(_DAMAGED)}(\.[0-9]+)?(-wal|-shm)?")
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder of a gallery.
+    """Creates the folder of a gallery.
 
     Raises:
-        UsageError: where there is something else: a folder without a catalog of ours must be empty
-            or hold what a build leaves that was killed before its first commit.
-        UnsafeIndex: for a gallery with a link or a special file in it.
+        UsageError: the path holds something else. A folder without a catalog of lmk must be empty,
+            or contain only files of a build that was killed before its first commit.
+        UnsafeIndex: the gallery contains a link or a special file.
     """
     with storage_errors(folder):
         new = not folder.exists()
@@ -54,17 +55,17 @@ def make_folder(folder: Path) -> None:
 class SetAside:
     """A catalog that cannot be read, renamed to catalog.db.damaged (or .damaged.1, ...).
 
-    Nothing is replaced by that: an older one stays until `settle`.
+    No file is replaced; older damaged catalogs stay until `settle`.
 
     Args:
-        folder: of the gallery.
+        folder: the gallery folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         names = chain([_DAMAGED], (f"{_DAMAGED}.{number}" for number in count(1)))
         self._name = next(name for name in names if not os.path.lexists(folder / name))
-        self._move(CATALOG, self._name)  # the catalog first: a log without it means nothing
+        self._move(CATALOG, self._name)  # the catalog before its log, which is useless without it
 
     def settle(self) -> None:
         """Renames this catalog to catalog.db.damaged, in place of older ones, after the commit."""
@@ -89,20 +90,24 @@ class SetAside:
             sync_folder(self._folder)
 
 
+def search_files(folder: Path) -> DerivedFiles:
+    """Returns the files that searches of a gallery derive from its vectors."""
+    return DerivedFiles(folder / CACHE / "search", below=folder)
+
+
 def next_number(folder: Path) -> int:
-    """Returns a number above those of all files there are, for a gallery without a catalog."""
-    found = (re.match("[0-9]+", path.rpartition("/")[2]) for path in _files(folder))
+    """Returns a number above those of all existing files, for a gallery without a catalog."""
+    files = (re.match("([0-9]+)", path.rpartition("/")[2]) for path in _files(folder))
     folders = (re.search("-([0-9]+)$", item.name) for item in (folder / "embedder").glob("*-*"))
-    numbers = [int(match[0].removeprefix("-")) for match in (*found, *folders) if match]
-    return 1 + max(numbers, default=0)
+    return 1 + max((int(match[1]) for match in (*files, *folders) if match), default=0)
 
 
 def sweep(folder: Path, named: Container[str]) -> None:
-    """Removes those of our files that the catalog does not name.
+    """Removes the files of lmk that the catalog does not name.
 
     Args:
         folder: the gallery.
-        named: the paths the catalog names, relative to it.
+        named: the paths that the catalog names, relative to the gallery.
     """
     with storage_errors(folder):
         for path in _files(folder):
@@ -116,14 +121,14 @@ def sweep(folder: Path, named: Container[str]) -> None:
 
 
 def _in_the_way(folder: Path) -> str | None:
-    """Returns the first name in a folder without a catalog of ours that is not ours either."""
-    fine = {CACHE}
-    if _has_lock(folder):  # it is the first thing that we write
-        fine |= {LOCK, *NAMED}
-        fine |= {f"{CATALOG}{beside}" for beside in BESIDE}
-        fine |= {item.name for item in folder.iterdir() if _ASIDE.fullmatch(item.name)}
+    """Returns the first name in a folder that is not of lmk, or None."""
+    allowed = {CACHE}
+    if _has_lock(folder):  # the first file that lmk writes
+        allowed |= {LOCK, *NAMED}
+        allowed |= {f"{CATALOG}{beside}" for beside in BESIDE}
+        allowed |= {item.name for item in folder.iterdir() if _ASIDE.fullmatch(item.name)}
     for item in sorted(folder.iterdir()):
-        if item.is_symlink() or item.name not in fine:  # what it leads to may be another's
+        if item.is_symlink() or item.name not in allowed:  # a link may lead to files of others
             return item.name
         if item.is_dir() != (item.name in {CACHE, *NAMED}):
             return item.name
@@ -138,7 +143,7 @@ def _has_lock(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Paths, relative to the gallery, of the files in the folders whose files the catalog names."""
+    """Yields relative paths of the files in the folders whose files the catalog names."""
     for name in NAMED:
         for below, _, files in os.walk(folder / name):
             base = Path(below).relative_to(folder)

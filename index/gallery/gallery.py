@@ -1,14 +1,14 @@
 """Gallery: a folder of labelled vectors, opened for reading.
 
-An open gallery stays as it was: a writer's later commits, even a rebuild, change neither the rows
-nor the labels of a Gallery that is open. Its parts on disk (the folder NAME.lmk):
+Later commits of a writer, even a rebuild, change neither the rows nor the labels of an open
+Gallery. The gallery folder NAME.lmk contains:
 
-    catalog.db           says everything; names every other file with its checksum (index/catalog)
-    segments/000001.f16  vectors, half precision (or .f32), never changed (index/vectors/files.py)
-    embedder/<16 characters of its fingerprint>/  what turns pictures into these vectors; with a
-                         number behind (-000003) where a folder of that name was there before
-    arrays/000002.bin    numbers per row or per label that later steps keep
-    cache/               anything that can be made again; not named by the catalog
+    catalog.db           names every other file with its checksum (index/catalog)
+    segments/000001.f16  vectors in half precision (or .f32), never changed (index/vectors/files.py)
+    embedder/<16 characters of its fingerprint>/  files of the embedder; the name ends with a
+                         number (-000003) if a folder with this name existed before
+    arrays/000002.bin    numbers per row or per label that later steps store
+    cache/               data that can be computed again; the catalog does not name them
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
-from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.catalog import Catalog, entry_errors
 from lmk.index.catalog.database import unfinished
 from lmk.index.catalog.pictures import PictureTable
-from lmk.index.catalog.records import CHANGED, Picture, State, picture_of
+from lmk.index.catalog.records import Picture, State, picture_of
 from lmk.index.gallery.checksums import check_files
 from lmk.index.gallery.embedder_paths import EMBEDDER, embedder_folder
+from lmk.index.gallery.folder import search_files
 from lmk.index.gallery.info import GalleryInfo, bytes_below
 from lmk.index.gallery.parts import vector_parts
-from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.files import StoredFile, closing_on_error
 from lmk.index.vectors.labels import Role
 from lmk.index.vectors.vectors import Vectors, row_blocks
@@ -46,27 +46,26 @@ _BLOCK_ROWS = 8192
 
 
 class Gallery:
-    """A gallery as it was when it was opened; use `Gallery.open`, and `with` or `close`.
+    """A gallery in the state in which it was opened; use `Gallery.open`, and `with` or `close`.
 
-    It may be used from several threads, not across a fork: there it raises ForkedProcess.
+    Several threads may use it. In a fork of its process it raises ForkedProcess.
 
     Attributes:
-        path: its folder.
-        fingerprint: of the embedder that made its vectors.
-        dim: components of a vector.
-        rows: row numbers ever given, to pictures of both roles: they are 0 to rows - 1.
-        removed: how many of them were removed.
-        precision: of the stored vectors: "f16" or "f32".
-        generation: counts the changes of the rows; what is derived from them can be kept under it.
-        created: UTC, ISO 8601, to the microsecond: tells galleries apart whose folders were moved.
+        path: the gallery folder.
+        fingerprint: fingerprint of the embedder of its vectors.
+        dim: number of components of a vector.
+        rows: number of row numbers used so far, for pictures of both roles; they are 0 to rows - 1.
+        removed: number of rows that were removed.
+        precision: precision of the stored vectors: "f16" or "f32".
+        generation: number of changes of the rows; a key for data that are derived from them.
+        created: UTC, ISO 8601, to the microsecond; identifies a gallery whose folder was moved.
         embedder_dir: folder of the embedder; a rebuild or a repair uses another folder.
-        stored: the vectors of all rows, mapped.
-        derived: where searches keep what they derive from the vectors.
-        membership: role and labels of each row, also as these three:
-        alive: bool [rows], false for removed rows.
+        stored: the memory-mapped vectors of all rows.
+        derived: files that searches derive from the vectors.
+        membership: role and labels of each row, also in the next four attributes.
+        alive: bool [rows], False for removed rows.
         label_names: the labels, sorted.
-        label_offsets: int64 [rows + 1], and
-        label_codes: int32 [...]: row r has the labels
+        label_offsets, label_codes: int64 [rows + 1], int32 [...]; row r has the labels
             label_names[c] for c in label_codes[label_offsets[r] : label_offsets[r + 1]].
     """
 
@@ -84,7 +83,7 @@ class Gallery:
         self._pictures = PictureTable(catalog)
         self._files: dict[str, StoredFile] = {}
         opened: list[StoredFile] = []
-        with closing_on_error(opened), _damage(catalog):
+        with closing_on_error(opened), entry_errors(catalog.damaged):
             self._open_files(opened, verify=verify)
             records = [file.record for file in opened]
             self.embedder_dir = embedder_folder(self.path, state.fingerprint, records)
@@ -95,12 +94,12 @@ class Gallery:
         self.label_offsets = self.membership.offsets
         self.label_codes = self.membership.codes
         self.alive = self.membership.alive
-        self.derived = DerivedFiles(self.path / "cache" / "search", below=self.path)
+        self.derived = search_files(self.path)
         self.close = weakref.finalize(self, _close, catalog, opened)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Gallery:
-        """Opens the gallery folder `path` as it is now.
+        """Returns the gallery in a folder, in its present state.
 
         Args:
             path: the folder.
@@ -109,24 +108,24 @@ class Gallery:
 
         Raises:
             NotAGallery: the folder is no gallery, or its build never finished.
-            FormatTooNew: a newer lmk wrote it.
+            FormatTooNew: a newer lmk wrote the gallery.
             GalleryDamaged: a file is missing, cut or changed.
-            UnsafeIndex: there is a link or a special file in it.
+            UnsafeIndex: the folder contains a link or a special file.
         """
         folder = Path(path)
         while True:
             catalog = Catalog.read(folder)
             state = None
             try:
-                with _damage(catalog):
+                with entry_errors(catalog.damaged):
                     state = catalog.snapshot_state()
                 if state is None:
                     raise unfinished(folder)
                 return cls(catalog, state, verify=verify)
             except BaseException as error:
                 catalog.close()
-                # Between reading the catalog and opening its files two writers may have passed,
-                # the second of which sweeps what the first replaced: then look again.
+                # Between reading the catalog and opening its files, two writers may have run: the
+                # second one removes the files that the first one has replaced. Then try again.
                 if not isinstance(error, GalleryDamaged) or not moved_on(folder, state):
                     raise
 
@@ -137,22 +136,22 @@ class Gallery:
         self.close()
 
     def role_rows(self, role: Role) -> NDArray[np.int64]:
-        """Returns the row numbers of that role, ascending, without removed ones, int64 [n]."""
+        """Returns the ascending row numbers of a role, without removed rows, int64 [n]."""
         return np.flatnonzero(self.membership.role(role)).astype(np.int64)
 
     def view(self, role: Role = "gallery") -> View:
-        """Returns the view that a search of that role reads; it outlives the gallery."""
+        """Returns the view for a search of a role; it stays usable when the gallery closes."""
         mask = self.membership.role(role)
         return View(self.stored, mask, self.fingerprint, self.membership, self.derived)
 
     def vectors(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Returns the vectors of rows (any order, repeats allowed), float32 [n, dim], unit rows.
 
-        They are kept in half precision, which moves a cosine by less than 1e-3.
+        Half precision changes a cosine by less than 1e-3.
 
         Raises:
-            IndexError: for a row that the gallery does not have.
-            GalleryDamaged: when a file was cut or changed since it was opened.
+            IndexError: the gallery does not have a row.
+            GalleryDamaged: a file was cut or changed since it was opened.
         """
         return self.stored.read(self._checked(rows))
 
@@ -177,17 +176,17 @@ class Gallery:
             ]
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
-        """Returns the rows of those ids that the gallery has."""
+        """Returns the row of each id that the gallery has."""
         with self._reading():
             return {id_: row for id_, (row, _) in self._pictures.lookup(ids).items()}
 
     def same_content(self, sha256: str, role: Role) -> list[int]:
-        """Returns the rows of that role whose picture has that SHA-256, ascending."""
+        """Returns the ascending rows of a role whose picture has a SHA-256."""
         with self._reading():
             return [row for row, _ in self._pictures.same_content(sha256, role)]
 
     def entries(self) -> Iterator[tuple[int, Picture, Role]]:
-        """Yields (row, picture, role) in row order, without removed rows; reads as it goes."""
+        """Yields (row, picture, role) in row order, without removed rows; reads them in blocks."""
         for block in row_blocks(np.flatnonzero(self.alive), _BLOCK_ROWS):
             for row, picture in zip(block.tolist(), self.pictures(block), strict=True):
                 yield row, picture, "distractor" if self.membership.distractor[row] else "gallery"
@@ -201,16 +200,16 @@ class Gallery:
 
     @property
     def has_labels(self) -> bool:
-        """Whether any picture that is no distractor has a label."""
+        """True if any picture that is no distractor has a label."""
         return bool(np.diff(self.label_offsets)[self.membership.role("gallery")].any())
 
     def had_label(self, name: str) -> bool:
-        """Returns whether a picture has that label, or had it and was removed."""
+        """Returns whether a picture has a label, or a removed picture had it."""
         with self._reading():
             return name in self._catalog.codes("label")
 
     def file(self, picture: Picture) -> Path:
-        """Returns the path of the file of a picture, which may have been removed since."""
+        """Returns the path of a picture's file, which may not exist any more."""
         return Path(picture.root) / picture.path
 
     def read(self, picture: Picture) -> bytes | str:
@@ -227,7 +226,7 @@ class Gallery:
         return "has changed since the index was built"
 
     def skipped(self) -> list[tuple[str, str]]:
-        """Returns (path, reason) of each file that was left out, by path."""
+        """Returns (path, reason) of each skipped file, sorted by path."""
         with self._reading():
             return self._catalog.skipped()
 
@@ -237,14 +236,14 @@ class Gallery:
             return self._catalog.meta(f"setting:{name}")
 
     def settings(self) -> dict[str, Any]:
-        """Returns every JSON value saved, by name."""
+        """Returns all saved JSON values by name."""
         with self._reading():
             return self._catalog.metas("setting:")
 
     def array(self, name: str) -> NDArray[Any] | None:
         """Returns the array saved under `name` (GalleryWriter.put_array).
 
-        None where there is none, or where rows were added after it was saved.
+        The result is None if there is no such array, or if the rows have changed since.
         """
         with self._reading():
             header = self._catalog.array(name)
@@ -255,7 +254,7 @@ class Gallery:
             return np.frombuffer(data, header["dtype"]).reshape(header["shape"]).copy()
 
     def info(self) -> GalleryInfo:
-        """Returns the gallery in numbers."""
+        """Returns figures of the gallery."""
         counts = np.diff(self.label_offsets)
         of_gallery = self.membership.role("gallery")
         used = self.label_codes[np.repeat(of_gallery, counts)]
@@ -280,7 +279,7 @@ class Gallery:
 
     @cached_property
     def content(self) -> str:
-        """A digest of the vectors and of what was removed: another one after any such change."""
+        """A digest of the vectors and the removed rows."""
         keys = json.dumps([part.key for part in self.stored.parts])
         removed = hashlib.sha256(np.packbits(self.alive).tobytes()).hexdigest()
         return hashlib.sha256(f"{keys} {removed}".encode()).hexdigest()
@@ -292,11 +291,11 @@ class Gallery:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         self.check_open()
-        with _damage(self._catalog):
+        with entry_errors(self._catalog.damaged):
             yield
 
     def check_open(self) -> None:
-        """Checks that it can be used: ValueError once it is closed, ForkedProcess in a fork."""
+        """Checks that the gallery is open (ValueError) and in its process (ForkedProcess)."""
         if not self.close.alive:
             raise ValueError(f"the gallery {self.path} is closed")
         self._catalog.check_process()
@@ -313,13 +312,13 @@ class Gallery:
 
     def _living(self, rows: ArrayLike) -> NDArray[np.int64]:
         wanted = self._checked(rows)
-        gone = wanted[~self.alive[wanted]]
-        if gone.size:
-            raise IndexError(f"row {gone[0]} was removed")
+        removed = wanted[~self.alive[wanted]]
+        if removed.size:
+            raise IndexError(f"row {removed[0]} was removed")
         return wanted
 
     def _open_files(self, opened: list[StoredFile], *, verify: bool | None) -> None:
-        """Opens every file the catalog names, and keeps all but the embedder's open."""
+        """Opens all files that the catalog names, and closes those of the embedder."""
         embedder = []
         for record in self._catalog.files():
             file = StoredFile(self.path, record)
@@ -333,17 +332,8 @@ class Gallery:
             file.close()
 
 
-@contextmanager
-def _damage(catalog: Catalog) -> Iterator[None]:
-    """Turns the errors that a changed number or name in the catalog causes into GalleryDamaged."""
-    try:
-        yield
-    except CHANGED as error:
-        raise catalog.damaged(f"an entry has changed: {error}") from error
-
-
 def moved_on(folder: Path, state: State | None) -> bool:
-    """Returns whether a gallery has changed since that state."""
+    """Returns whether a gallery has changed since a state."""
     with closing(Catalog.read(folder)) as catalog:
         return catalog.state() != state
 

@@ -1,4 +1,4 @@
-"""GalleryInfo: a gallery in numbers."""
+"""GalleryInfo: figures of a gallery."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """A gallery in numbers.
+    """Figures of a gallery.
 
     Attributes:
-        path: its folder.
-        format: of its catalog.
-        fingerprint: of its embedder.
-        dim: components of a vector.
-        precision: of the stored vectors: "f16" or "f32".
-        pictures: with role "gallery".
-        landmarks: different labels of these pictures.
-        distractors: pictures with role "distractor".
-        unlabelled: pictures with role "gallery" that have no label.
-        removed: rows that were removed; `compact` gives their space back.
-        skipped: files left out.
-        segments: files of vectors.
-        bytes_on_disk: of everything in the folder, cache/ too.
+        path: the gallery folder.
+        format: format of the catalog.
+        fingerprint: fingerprint of the embedder.
+        dim: number of components of a vector.
+        precision: precision of the stored vectors: "f16" or "f32".
+        pictures: number of pictures with the role "gallery".
+        landmarks: number of different labels of these pictures.
+        distractors: number of pictures with the role "distractor".
+        unlabelled: number of pictures with the role "gallery" and without a label.
+        removed: number of removed rows; `compact` frees their space.
+        skipped: number of skipped files.
+        segments: number of files of vectors.
+        bytes_on_disk: size of all files in the folder, including cache/.
         created, updated: UTC, ISO 8601.
-        generation: counts the changes of the rows.
+        generation: number of changes of the rows.
     """
 
     path: Path
@@ -49,10 +49,10 @@ class GalleryInfo:
 
 
 def bytes_below(folder: Path) -> int:
-    """Returns the bytes of all files below a folder; a link counts itself."""
+    """Returns the number of bytes of all files below a folder; links are not followed."""
     total = 0
     for below, _, files in os.walk(folder):
         for name in files:
-            with suppress(FileNotFoundError):  # a writer may have removed it meanwhile
+            with suppress(FileNotFoundError):  # a writer may remove the file
                 total += os.lstat(os.path.join(below, name)).st_size  # noqa: PTH118
     return total

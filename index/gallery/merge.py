@@ -1,4 +1,4 @@
-"""Merge: several galleries of one embedder into one, as after extraction in parts."""
+"""Merges several galleries of one embedder into one, for example after extraction in parts."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class MergeReport:
     """Result of a merge.
 
     Attributes:
-        pictures, distractors: in the merged gallery.
-        repeated: pictures that were in several galleries under one id, with one content.
-        duplicates: (id given, id that has this content) of pictures left out.
-        relabelled: pictures of a later gallery that brought labels to an earlier one's.
-        conflicts: pictures with the same content under different labels. Both are kept where their
-            ids differ; where one id has two labels, the earlier gallery's label is kept.
+        pictures, distractors: numbers of pictures in the merged gallery.
+        repeated: number of pictures with the same id and content in several galleries.
+        duplicates: (id, id of a picture with the same content) of the pictures left out.
+        relabelled: pictures of a later gallery that have added labels to those of an earlier one.
+        conflicts: pictures with the same content and different labels. If their ids differ, the
+            merged gallery has both; otherwise it has the label of the earlier gallery.
     """
 
     pictures: int
@@ -56,25 +56,25 @@ def merge(
     wait: float = 0.0,
     on_progress: CountOfTotal = no_count_of_total,
 ) -> MergeReport:
-    """Makes the gallery `out` of the rows of several, in the order given; a gallery there is lost.
+    """Writes a gallery with the rows of several galleries, in order; replaces a gallery in `out`.
 
-    Vectors keep every bit, and nothing more than a block of them is held in memory. Settings are
-    those of the first gallery; arrays are not carried over, because they belong to its rows.
+    Vectors are copied bit by bit, and memory holds one block of them. Settings are those of the
+    first gallery. Arrays are not copied, because they belong to the rows of one gallery.
 
     Args:
         out: the new gallery, not one of `paths`.
         paths: the galleries.
-        duplicates: keep pictures whose content another one of the same role has too.
-        embedder: the galleries' own with a whitening, by which their vectors are mapped.
-        finish: called with all rows in their place, before they are committed.
-        wait: seconds to wait for who writes to `out`.
-        on_progress: called with (rows done, rows in all).
+        duplicates: also add pictures with the content of another picture of the same role.
+        embedder: the embedder of the galleries with a whitening that transforms their vectors.
+        finish: called with the writer after all rows are added, before the commit.
+        wait: seconds to wait for another writer of `out`.
+        on_progress: called with (rows done, total number of rows).
 
     Raises:
-        UsageError: for no galleries, or `out` among them.
-        EmbedderMismatch: for galleries of different embedders.
-        GalleryError: when two galleries give one id to different pictures.
-        NotAGallery, GalleryDamaged, StorageError: as the folders are.
+        UsageError: there are no galleries, or `out` is one of them.
+        EmbedderMismatch: the galleries have different embedders.
+        GalleryError: two galleries have different pictures with the same id.
+        NotAGallery, GalleryDamaged, StorageError: a folder cannot be read or written.
     """
     if not paths or out.resolve() in {path.resolve() for path in paths}:
         what = "a gallery cannot be merged into itself" if paths else "no galleries to merge"
@@ -99,10 +99,10 @@ def merge(
         finish(writer)
         distractor = writer.uncommitted.membership().distractor
         writer.commit()
-        bank = int(np.count_nonzero(distractor))
+        distractors = int(np.count_nonzero(distractor))
         return MergeReport(
-            pictures=len(distractor) - bank - len(writer.relabelled),
-            distractors=bank,
+            pictures=len(distractor) - distractors - len(writer.relabelled),
+            distractors=distractors,
             repeated=writer.unchanged + sum(one.id == one.other for one in writer.relabelled),
             duplicates=tuple(writer.duplicates),
             relabelled=tuple(writer.relabelled),
@@ -134,20 +134,14 @@ def _append_all(
             fingerprint = gallery.fingerprint
             if embedder is not None:
                 vectors, fingerprint = embedder.vectors(vectors), embedder.fingerprint
-            writer.append_stored(
-                vectors,
-                fingerprint,
-                pictures,
-                role,
-                duplicates=duplicates,
-                replace_labels=False,
-            )
+            options = {"duplicates": duplicates, "replace_labels": False}
+            writer.append_stored(vectors, fingerprint, pictures, role, **options)
             done += len(rows)
             on_progress(done, total)
 
 
 def _blocks(gallery: Gallery) -> Iterator[tuple[list[int], list[Picture], Role]]:
-    """Yields (rows, pictures, role) of some rows at a time."""
+    """Yields (rows, pictures, role) of blocks of rows."""
     for role, entries in groupby(gallery.entries(), key=lambda entry: entry[2]):
         while block := list(islice(entries, _BLOCK_ROWS)):
             yield [row for row, _, _ in block], [picture for _, picture, _ in block], role
@@ -157,12 +151,10 @@ def _require_one_embedder(galleries: Sequence[Gallery]) -> None:
     first = galleries[0]
     for other in galleries[1:]:
         if (other.fingerprint, other.dim) != (first.fingerprint, first.dim):
-            raise EmbedderMismatch(
-                f"made by embedder {other.fingerprint[:16]}, and {first.path} by"
-                f" {first.fingerprint[:16]}",
-                where=other.path,
-                remedy="build it again with the other's embedder (`lmk build-index --model`)",
-            )
+            what = f"made by embedder {other.fingerprint[:16]}, and {first.path} by"
+            what += f" {first.fingerprint[:16]}"
+            remedy = "build it again with the other's embedder (`lmk build-index --model`)"
+            raise EmbedderMismatch(what, where=other.path, remedy=remedy)
 
 
 def _require_same_pictures(
@@ -171,17 +163,15 @@ def _require_same_pictures(
     starts: Sequence[int],
     pictures: Sequence[Picture],
 ) -> None:
-    """Refuses an id that an earlier gallery gave to another content."""
-    known = writer.uncommitted.find(picture.id for picture in pictures)
-    if not known:
+    """Checks that no id has another content in an earlier gallery (GalleryError)."""
+    rows = writer.uncommitted.find(picture.id for picture in pictures)
+    if not rows:
         return
-    contents = {p.id: p.sha256 for p in writer.uncommitted.pictures(list(known.values()))}
+    contents = {p.id: p.sha256 for p in writer.uncommitted.pictures(list(rows.values()))}
     for picture in pictures:
         if contents.get(picture.id, picture.sha256) != picture.sha256:
-            earlier = galleries[bisect_right(starts, known[picture.id]) - 1]
-            raise GalleryError(
-                f"{earlier.path} and {galleries[len(starts) - 1].path} have different pictures"
-                " under this id",
-                where=picture.id,
-                remedy="remove one of them (`lmk index remove`)",
-            )
+            earlier = galleries[bisect_right(starts, rows[picture.id]) - 1]
+            later = galleries[len(starts) - 1]
+            what = f"{earlier.path} and {later.path} have different pictures under this id"
+            remedy = "remove one of them (`lmk index remove`)"
+            raise GalleryError(what, where=picture.id, remedy=remedy)

@@ -1,4 +1,4 @@
-"""The vectors of a gallery as parts: its segments, mapped, and the vectors in its catalog."""
+"""Vectors of a gallery as parts: its memory-mapped segments and the vectors in its catalog."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def vector_parts(
     """Returns the parts of rows 0 to `rows`; they stay usable when the files are closed.
 
     Args:
-        catalog: names the parts.
-        files: the segments, open, by the path in the catalog.
-        state: of the gallery.
-        rows: rows that the catalog has vectors of.
+        catalog: the catalog, which names the parts.
+        files: the open segments by their path in the catalog.
+        state: the state of the gallery.
+        rows: number of rows whose vectors the catalog has.
 
     Raises:
-        GalleryDamaged: where rows are missing or a part has another size than its rows.
+        GalleryDamaged: rows are missing, or the size of a part does not fit its rows.
     """
     segments, inline = catalog.segments(), catalog.inline()
     catalog.check_tiling([part[:2] for part in (*segments, *inline)], rows)

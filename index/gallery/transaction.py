@@ -1,4 +1,4 @@
-"""Transaction: the uncommitted changes of a writer, and the vectors that it has written."""
+"""Transaction: the uncommitted changes of a writer and their files."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from lmk.index.gallery.parts import vector_parts
 from lmk.index.vectors.files import FileRecord, StoredFile, write_file
 from lmk.index.vectors.vectors import VectorPart, Vectors
 
-INLINE_ROWS = 1024  # fewer rows than this stay in the catalog; adding one writes no file
+INLINE_ROWS = 1024  # fewer rows than this are stored in the catalog, without a file
 SMALL_SEGMENT_ROWS = 65_536
-SMALL_SEGMENTS = 64  # so many small segments at the end are folded
+SMALL_SEGMENTS = 64  # from this number on, small segments at the end are joined
 _BLOCK_ROWS = 8192
 
 
 class Transaction:
-    """The state of one writer between two commits.
+    """State of one writer between two commits.
 
     Attributes:
         folder: the gallery.
-        catalog, changes: its catalog, to read and to change.
+        catalog, changes: the catalog and its changes.
         committed: the files that the last commit names.
-        written: paths written since then; they are removed if the transaction fails.
-        records: those files that the catalog will name, each with its stamp.
+        written: paths written since the last commit; they are removed if the transaction fails.
+        records: written files that the catalog will name, each with its stamp.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Transaction:
         self.written: list[Path] = []
         self.records: list[tuple[FileRecord, str]] = []
         self._state: State | None = None
-        self._pending: list[NDArray[Any]] = []  # vectors of the last rows, not stored yet
+        self._pending: list[NDArray[Any]] = []  # vectors of the last rows, which are not stored yet
 
     def start(self) -> None:
         """Reads the committed state."""
@@ -60,7 +60,7 @@ class Transaction:
 
     @property
     def state(self) -> State:
-        """The state as it will be committed."""
+        """The state that the next commit will write."""
         if self._state is None:
             raise ValueError("a new gallery: call reset first")
         return self._state
@@ -91,12 +91,11 @@ class Transaction:
         self._pending, self._state = [], state
 
     def finish(self) -> list[tuple[FileRecord, str]]:
-        """Puts everything that was changed into the catalog, as the last step before a commit.
+        """Writes all changes into the catalog, as the last step before a commit.
 
         Returns:
-            The new files, with the stamp of each. From here on the commit may or may not reach the
-            disk, so `undo` leaves them to the next writer, which knows whether the catalog names
-            them.
+            The new files, each with its stamp. The commit may or may not reach the disk, so `undo`
+            leaves them to the next writer, which reads in the catalog whether they are used.
         """
         self.store_pending()
         self.change_state(updated=_now())
@@ -106,14 +105,11 @@ class Transaction:
 
     @property
     def old_state(self) -> State | None:
-        """The state, None in a new gallery."""
+        """The state, or None in a new gallery."""
         return self._state
 
     def undo(self) -> None:
-        """Rolls back, and removes the files that were written.
-
-        In a fork nothing happens: the transaction belongs to the parent.
-        """
+        """Rolls back and removes the written files; does nothing in a fork of the process."""
         self.catalog.close()
         if self.catalog.inherited:
             return
@@ -122,7 +118,7 @@ class Transaction:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write(self, folder: str, suffix: str, chunks: Iterable[bytes | memoryview]) -> FileRecord:
-        """Writes a file under the next number; the caller has the catalog name it."""
+        """Writes a file under the next number; the caller adds its record to the catalog."""
         path = f"{folder}/{self.state.next_file:06d}.{suffix}"
         self.change_state(next_file=self.state.next_file + 1)
         self.written.append(self.folder / path)
@@ -157,10 +153,10 @@ class Transaction:
         self._pending = []
 
     def write_segments(self, blocks: Iterable[NDArray[Any]]) -> list[tuple[int, FileRecord]]:
-        """Writes vectors, block by block, as segments none of which is too large to rewrite.
+        """Writes vectors block by block as segments that are small enough to be rewritten.
 
         Returns:
-            (rows, file) of each; the caller has the catalog name them.
+            (rows, file) of each segment; the caller adds the records to the catalog.
         """
         most = 4 * SMALL_SEGMENT_ROWS
         rest = (block for block in blocks if len(block))
@@ -189,7 +185,7 @@ class Transaction:
             raise ValueError(f"an array of {array.shape} for {self.state.rows} rows")
 
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool) -> None:
-        """Saves an array in place of the one of that name."""
+        """Saves an array; replaces an array with the same name."""
         data = np.ascontiguousarray(array)
         record = self.write("arrays", "bin", [data.tobytes()])
         self.drop_array(name)
@@ -204,20 +200,20 @@ class Transaction:
         self.changes.set_meta(f"array:{name}", header)
 
     def drop_array(self, name: str) -> None:
-        """Deletes the array of that name, if there is one."""
+        """Deletes the array with a name, if there is one."""
         old = self.catalog.array(name)
         if old is not None:
             self.changes.drop_files([old["file"]])
             self.changes.drop_meta(f"array:{name}")
 
     def content(self, path: str) -> bytes:
-        """Reads a file whole, checked: writing it anew must not give damage a new checksum."""
+        """Returns the content of a file after a check, so that no damage gets a new checksum."""
         with closing(self._open(path)) as file:
             file.check()
             return file.read(0, file.record.size)
 
     def blocks(self, path: str) -> Iterator[NDArray[Any]]:
-        """Yields the vectors of a segment, checked as a whole before the first, block by block."""
+        """Yields the vectors of a segment in blocks, after a check of the whole segment."""
         block_bytes = _BLOCK_ROWS * self.state.dim * self.state.dtype.itemsize
         with closing(self._open(path)) as file:
             file.check()
@@ -230,11 +226,11 @@ class Transaction:
         return StoredFile(self.folder, records[path])
 
     def vectors(self, data: bytes) -> NDArray[Any]:
-        """Returns stored bytes as vectors, [n, dim], not to be changed."""
+        """Returns stored bytes as read-only vectors [n, dim]."""
         return np.frombuffer(data, self.state.dtype).reshape(-1, self.state.dim)
 
     def stored(self) -> Vectors:
-        """Returns the vectors of all rows, with those not committed yet."""
+        """Returns the vectors of all rows, including uncommitted ones."""
         records = {record.path: record for record in self.catalog.files()}
         rows = self.state.rows - self._pending_rows()
         with ExitStack() as stack:
@@ -250,7 +246,7 @@ class Transaction:
         return Vectors(parts, self.state.dim, self.folder)
 
     def part_keys(self) -> set[str]:
-        """Returns the keys of the parts (VectorPart.key) of what is committed."""
+        """Returns the keys (VectorPart.key) of the committed parts."""
         inline = b"".join(data for _, _, data in self.catalog.inline())
         return {record.sha256 for record in self.committed} | {hashlib.sha256(inline).hexdigest()}
 
@@ -258,7 +254,7 @@ class Transaction:
         return sum(len(block) for block in self._pending)
 
     def _small_segments(self) -> list[tuple[int, int, str]]:
-        """Returns the small segments at the end once they are many (else none), to be folded."""
+        """Returns the small segments at the end if they are many enough to be joined, else none."""
         segments = self.catalog.segments()
         large = [i for i, (_, rows, _) in enumerate(segments) if rows >= SMALL_SEGMENT_ROWS]
         small = segments[large[-1] + 1 :] if large else segments
@@ -270,13 +266,13 @@ def open_transaction(folder: Path, *, create: bool) -> tuple[Transaction, SetAsi
 
     Args:
         folder: the gallery.
-        create: set a catalog aside that cannot be read, and begin a new one.
+        create: rename a catalog that cannot be read, and begin a new one.
 
     Returns:
-        The transaction, and the catalog that was set aside, if any.
+        The transaction, and the renamed catalog, if any.
 
     Raises:
-        GalleryDamaged: without `create`, for a catalog that cannot be read.
+        GalleryDamaged: the catalog cannot be read, and `create` is False.
     """
     try:
         return _started(folder, whole=create), None

@@ -1,4 +1,4 @@
-"""Uncommitted: a gallery as the next commit of its writer will leave it."""
+"""Uncommitted: a gallery with the uncommitted changes of its writer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Uncommitted:
 
     Attributes:
         path: the gallery folder.
-        rows: number of row numbers given so far.
+        rows: number of row numbers used so far.
         fingerprint: fingerprint of the embedder of the gallery.
 
     Args:
@@ -48,7 +48,7 @@ class Uncommitted:
         return embedder_folder(self.path, self.fingerprint, self._catalog.files())
 
     def embedder_checksums(self) -> dict[Path, str]:
-        """Returns the SHA-256 that each file of the embedder must have."""
+        """Returns the required SHA-256 of each file of the embedder."""
         files = embedder_files(self.fingerprint, self._catalog.files())
         return {self.path / record.path: record.sha256 for record in files}
 
@@ -62,41 +62,37 @@ class Uncommitted:
         return self._catalog.membership(self._transaction.state)
 
     def view(self, role: Role = "gallery") -> View:
-        """Returns the view that a search of that role reads (GalleryDamaged)."""
+        """Returns the view for a search of a role (GalleryDamaged)."""
         membership = self.membership()
         stored, mask = self._transaction.stored(), membership.role(role)
         return View(stored, mask, self.fingerprint, membership, self._derived)
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
-        """Returns the row of each of those ids that the gallery has."""
+        """Returns the row of each id that the gallery has."""
         return {id_: row for id_, (row, _) in self._pictures.lookup(ids).items()}
 
     def require(self, ids: Iterable[str]) -> dict[str, int]:
-        """Returns the row of each of those ids (GalleryError for one that the gallery lacks)."""
+        """Returns the row of each id (GalleryError for an id that the gallery does not have)."""
         wanted = list(dict.fromkeys(ids))
         rows = self.find(wanted)
         for id_ in wanted:
             if id_ not in rows:
+                what = "no picture of the gallery has this id"
                 listing = f"`lmk index list {shell_word(self.path)} --pictures`"
-                raise GalleryError(
-                    "no picture of the gallery has this id",
-                    where=id_,
-                    remedy=f"{listing} shows the ids there are",
-                )
+                raise GalleryError(what, where=id_, remedy=f"{listing} shows the ids there are")
         return rows
 
     def removed_ids(self, ids: Iterable[str]) -> set[str]:
-        """Returns those ids whose picture was removed since the last `compact`."""
+        """Returns the ids whose picture was removed since the last `compact`."""
         return self._catalog.removed_ids(ids)
 
     def shared(self) -> NDArray[np.int64]:
-        """Returns the rows of distractors whose content a gallery picture has too, ascending."""
+        """Returns the ascending rows of distractors whose content a gallery picture has too."""
         return shared_content(self._catalog, self.membership())
 
     def pictures(self, rows: ArrayLike) -> list[Picture]:
         """Returns the pictures of rows that were not removed (GalleryDamaged).
 
-        The vectors are not read, so this works where they are missing or damaged and the gallery
-        cannot be opened.
+        The vectors are not read, so missing or damaged vectors do not matter.
         """
         return self._pictures.pictures(np.asarray(rows, np.int64))

@@ -19,7 +19,7 @@ import numpy as np
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, GalleryError, LmkError, UnsafeIndex
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.tables.label_text import nfc
-from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.catalog import Catalog, entry_errors
 from lmk.index.catalog.database import unfinished
 from lmk.index.catalog.layout import CACHE, CATALOG
 from lmk.index.catalog.pictures import PictureTable
@@ -58,11 +58,11 @@ class DamageFinding:
 
 
 def verify(path: str | os.PathLike[str]) -> tuple[DamageFinding, ...]:
-    """Returns all that is wrong with a gallery; nothing where it is whole.
+    """Returns all damages of a gallery; none if it is intact.
 
     Raises:
         NotAGallery: the folder is no gallery, or its build never finished.
-        StorageError: a file is there but cannot be read.
+        StorageError: an existing file cannot be read.
     """
     folder = Path(path)
     while True:
@@ -71,29 +71,29 @@ def verify(path: str | os.PathLike[str]) -> tuple[DamageFinding, ...]:
         except (GalleryDamaged, FormatTooNew, UnsafeIndex) as error:
             return (_finding(folder, error, "none"),)
         with closing(catalog), ExitStack() as stack:
-            # Before all that takes long: what is open stays when a writer replaces it.
+            # Files are opened before the slow checks, as an open file outlives its replacement.
             state, opened, errors = _open_files(catalog, stack)
             if errors and moved_on(folder, state):
                 continue
-            found = list(_of_catalog(catalog))
-            if not found and state is not None:
-                found += _of_files(catalog, state, opened, errors)
-                found += _of_graph(catalog, state)
+            findings = list(_of_catalog(catalog))
+            if not findings and state is not None:
+                findings += _of_files(catalog, state, opened, errors)
+                findings += _of_graph(catalog, state)
         what = "the file is missing or has changed; it is made again when it is needed"
         cached = (DamageFinding(path, what, REPAIR, "remake") for path in damaged_cache(folder))
-        return (*found, *cached)
+        return (*findings, *cached)
 
 
 def _open_files(
     catalog: Catalog, stack: ExitStack
 ) -> tuple[State | None, list[StoredFile], list[GalleryError]]:
-    """Opens the files a catalog names, as far as they can be; nothing of a damaged catalog."""
+    """Returns the state, the open files and an error for each file that cannot be opened."""
     opened: list[StoredFile] = []
     errors: list[GalleryError] = []
     try:
         state, records = catalog.state(), catalog.files()
     except (GalleryDamaged, *CHANGED):
-        return None, [], []  # _of_catalog names it
+        return None, [], []  # _of_catalog reports the damage
     for record in records:
         try:
             opened.append(StoredFile(catalog.folder, record))
@@ -105,15 +105,13 @@ def _open_files(
 
 
 def _of_catalog(catalog: Catalog) -> Iterator[DamageFinding]:
-    """Reads every entry there is."""
+    """Yields the damage of the catalog, after reading all entries."""
     try:
-        catalog.check_structure(whole=True)
-        _check_entries(catalog)
+        with entry_errors(catalog.damaged):
+            catalog.check_structure(whole=True)
+            _check_entries(catalog)
     except GalleryDamaged as error:
         yield _finding(catalog.folder, error, "none")
-    except CHANGED as error:
-        damage = catalog.damaged(f"an entry has changed: {error}")
-        yield _finding(catalog.folder, damage, "none")
 
 
 def _check_entries(catalog: Catalog) -> None:
@@ -145,7 +143,7 @@ def _check_entries(catalog: Catalog) -> None:
 def _of_files(
     catalog: Catalog, state: State, opened: list[StoredFile], errors: list[GalleryError]
 ) -> Iterator[DamageFinding]:
-    """Compares every file with its checksum, and the parts of the vectors with the rows."""
+    """Yields the damages of the files, and of vectors in the catalog."""
     behind = bytes_behind(catalog.folder)
     if behind:
         what = f"{behind:,} bytes behind its end, which are no part of it"
@@ -159,18 +157,18 @@ def _of_files(
             yield DamageFinding(where, what, REPAIR, "re-embed", range(first, first + rows))
     changed = damaged_files(catalog.folder, opened, verify=True)
     named = {error.where for error in changed}
-    whole = [file for file in opened if str(file.path) not in named]
-    for damage in (*errors, *changed, *embedder_damage(whole)):
+    intact = [file for file in opened if str(file.path) not in named]
+    for damage in (*errors, *changed, *embedder_damage(intact)):
         path = Path(damage.where or "").relative_to(catalog.folder).as_posix()
         lost = segments.get(path, range(0))
         yield _finding(catalog.folder, damage, "re-embed" if lost else "remake", lost)
 
 
 def _of_graph(catalog: Catalog, state: State) -> Iterator[DamageFinding]:
-    """Yields a missing graph of OpenVINO, which the catalog does not name then."""
+    """Yields a finding if the embedder has no graph of OpenVINO."""
     files = embedder_files(state.fingerprint, catalog.files())
     if not files or any(Path(record.path).stem == "graph" for record in files):
-        return  # both halves are written together
+        return  # both files of a graph are written together
     folder = embedder_folder(catalog.folder, state.fingerprint, files)
     with suppress(LmkError):
         if Embedder.load(folder, checked=True).lacks_graph():
@@ -186,13 +184,9 @@ def _finding(
 
 
 def drop_derived(path: str | os.PathLike[str], findings: tuple[DamageFinding, ...]) -> int:
-    """Removes the damaged files of cache/ among findings; they are made again when needed.
-
-    Returns:
-        How many there were.
-    """
+    """Removes the damaged files of cache/ among findings, and returns their number."""
     folder = Path(path)
-    found = [item.where for item in findings if item.where.is_relative_to(folder / CACHE)]
-    for item in found:
+    damaged = [item.where for item in findings if item.where.is_relative_to(folder / CACHE)]
+    for item in damaged:
         drop_cached(folder, item)
-    return len(found)
+    return len(damaged)

@@ -1,4 +1,4 @@
-"""Verification of files with checksums of their own, and of the catalog's end."""
+"""Verification of files in cache/, which have checksums of their own, and of the catalog's end."""
 
 from __future__ import annotations
 
@@ -14,22 +14,17 @@ from lmk.embed.plain_files import open_plain, read_plain
 from lmk.index.catalog.database import connect, sqlite_errors
 from lmk.index.catalog.layout import CACHE, CATALOG
 from lmk.index.catalog.limits import size_of
-from lmk.index.vectors.derived_files import DerivedFiles
+from lmk.index.gallery.folder import search_files
 
 _HEX_DIGEST, _DIGEST = 64, 32
 _STORES = ("features", "photos")
 
 
-def search_files(folder: Path) -> DerivedFiles:
-    """Returns what searches of a gallery keep."""
-    return DerivedFiles(folder / CACHE / "search", below=folder)
-
-
 def damaged_cache(folder: Path) -> Iterator[Path]:
-    """Yields the files in cache/ that are not as they were written.
+    """Yields the files in cache/ that have changed since they were written.
 
     Args:
-        folder: the gallery, in which nothing is a link.
+        folder: the gallery, which must not contain links.
     """
     derived = search_files(folder)
     for name in derived.names():
@@ -50,9 +45,9 @@ def damaged_cache(folder: Path) -> Iterator[Path]:
 
 
 def bytes_behind(folder: Path) -> int:
-    """Returns how many bytes lie behind the end of the catalog, which SQLite never looks at.
+    """Returns the number of bytes behind the end of the catalog, which SQLite never reads.
 
-    The end is what the header of the file says; pages in the log come later.
+    The header of the file has the position of the end; pages in the log are not counted.
     """
     path = folder / CATALOG
     with sqlite_errors(folder), closing(connect(path, "mode=ro&immutable=1")) as connection:
@@ -61,7 +56,7 @@ def bytes_behind(folder: Path) -> int:
 
 
 def drop_cached(folder: Path, path: Path) -> None:
-    """Removes a file in cache/, with its note if it has one."""
+    """Removes a file in cache/, and its note if there is one."""
     if path.parent == folder / CACHE / "search":
         search_files(folder).remove(path.name)
     else:
@@ -76,7 +71,7 @@ def _items(folder: Path) -> list[Path]:
 
 
 def _is_other(shard: Path, folder: Path) -> bool:
-    """Returns whether the content of a shard differs from its name; False if it is gone."""
+    """Returns whether the content of a shard differs from its name; False if it does not exist."""
     try:
         with os.fdopen(open_plain(shard, below=folder), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() != shard.stem
@@ -87,7 +82,7 @@ def _is_other(shard: Path, folder: Path) -> bool:
 
 
 def _begins_with_digest(path: Path, folder: Path, size: int) -> bool:
-    """Returns whether a file begins with the SHA-256 of its rest, as bytes or in hex."""
+    """Returns whether a file begins with the SHA-256 of its rest, in bytes or in hexadecimal."""
     try:
         content = read_plain(path, below=folder)
     except FileNotFoundError:

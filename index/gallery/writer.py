@@ -1,8 +1,8 @@
 """GalleryWriter: the one process that changes a gallery.
 
-A commit is one transaction of the catalog. Files are fsynced and named by the transaction before it
-commits, and no reader sees them until then. The next writer removes the files that a failed writer
-left and those that a commit replaced, so readers can still open the latter.
+A commit is one transaction of the catalog. It names files that are already fsynced, and readers see
+them after the commit. The next writer removes the files that a failed writer has left and those
+that a commit has replaced, so readers can still open the latter.
 """
 
 from __future__ import annotations
@@ -28,39 +28,41 @@ from lmk.index.catalog.records import Picture, Precision
 from lmk.index.gallery import transaction as sizes  # read when used: tests make them small
 from lmk.index.gallery.checksums import note_written
 from lmk.index.gallery.compact import check_replacement, compact, replace_vectors
-from lmk.index.gallery.deduplicate import LabelDifference, admit, check_pictures, check_vectors
+from lmk.index.gallery.deduplicate import (
+    LabelDifference,
+    check_pictures,
+    check_vectors,
+    deduplicate,
+)
 from lmk.index.gallery.embedder_files import install_embedder
-from lmk.index.gallery.folder import SetAside, make_folder, sweep
+from lmk.index.gallery.folder import SetAside, make_folder, search_files, sweep
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.transaction import Transaction, open_transaction
 from lmk.index.gallery.uncommitted import Uncommitted
-from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.labels import Role
 
 
 class GalleryWriter:
     """Context manager that changes a gallery; leaving it without `commit` undoes the changes.
 
-    Other processes can read the gallery meanwhile, and none can write to it.
+    Meanwhile, other processes can read the gallery but not write to it.
 
     Attributes:
         path: the gallery folder.
-        unchanged: pictures given to `append` that the gallery had already.
-        duplicates: (id given, id that has this content) of the pictures `append` left out.
-        relabelled: labelled pictures that `append` put in place of one with the same content.
-        conflicts: pictures whose content the gallery also holds under another label.
+        unchanged, duplicates, relabelled, conflicts: results of all calls of `append`; see
+            `lmk.index.gallery.deduplicate.Deduplication`.
 
     Args:
         path: the gallery folder.
-        create: make the folder where there is none; `reset` must follow. A catalog that cannot be
-            read is renamed to catalog.db.damaged until the commit, or for good after it.
+        create: create the folder if it does not exist; `reset` must follow. A catalog that cannot
+            be read is renamed to catalog.db.damaged; it returns unless there is a commit.
         wait: seconds to wait for another writer.
 
     Raises:
-        NotAGallery: without `create`, where there is no finished gallery.
-        UsageError: with `create`, where the folder holds something else.
+        NotAGallery: there is no finished gallery, and `create` is False.
+        UsageError: the folder holds something else, and `create` is True.
         GalleryLocked: another process is writing.
-        FormatTooNew, GalleryDamaged, UnsafeIndex, StorageError: as the folder is.
+        FormatTooNew, GalleryDamaged, UnsafeIndex, StorageError: the folder cannot be used.
     """
 
     def __init__(
@@ -73,22 +75,22 @@ class GalleryWriter:
         self.conflicts: list[LabelDifference] = []
         self._failed = self._compacted = self._sweeps_later = False
         self._aside: SetAside | None = None
-        self._derived = DerivedFiles(self.path / "cache" / "search", below=self.path)
+        self._derived = search_files(self.path)
         self._transaction: Transaction | None = None
         self._process = os.getpid()
         if create:
             make_folder(self.path)
         else:
             refuse_links(self.path)
-            if not (self.path / LOCK).exists():  # then nothing is made there
-                Catalog.read(self.path).close()  # says what is wrong with it
+            if not (self.path / LOCK).exists():  # no lock is created in a folder without a gallery
+                Catalog.read(self.path).close()
         self._lock = take_lock(self.path, wait)
         try:
             if not create:
                 self._require_gallery()
             t, self._aside = open_transaction(self.path, create=create)
             self._transaction = t
-            # Files without a catalog may belong to one that was lost, or that is set aside.
+            # Files without a catalog may belong to a catalog that was lost or is set aside.
             self._sweeps_later = t.old_state is None
             if not self._sweeps_later:
                 sweep(self.path, {record.path for record in t.committed})
@@ -112,11 +114,9 @@ class GalleryWriter:
         if os.getpid() == self._process:
             if self._aside is not None and self.gallery() is None:  # nothing was committed
                 self._aside.undo()
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forks that still run hold a copy of it
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forks that still run have a copy of it
         os.close(self._lock)
         self._lock = -1
-
-    # Reading
 
     def gallery(self, *, verify: bool | None = None) -> Gallery | None:
         """Opens the committed gallery; returns None if there is none."""
@@ -127,42 +127,39 @@ class GalleryWriter:
 
     @property
     def uncommitted(self) -> Uncommitted:
-        """The gallery with the changes that are not committed yet."""
+        """The gallery with the uncommitted changes."""
         return Uncommitted(self._t, self._derived)
 
     def setting(self, name: str) -> Any:
         """Returns the JSON value that `set` saved under `name`, or None."""
         return self._t.catalog.meta(f"setting:{name}")
 
-    # Changing
-
     def reset(self, fingerprint: str, dim: int, precision: Precision = "f16") -> None:
-        """Empties the gallery (rows, labels, settings, embedder) for vectors of that embedder.
+        """Empties the gallery (rows, labels, settings, embedder) for vectors of an embedder.
 
-        Readers keep seeing the old state until `commit`.
+        Readers see the old state until `commit`.
 
         Args:
-            fingerprint: of the embedder.
-            dim: components of a vector.
-            precision: of the stored vectors: "f16" moves a cosine by less than 1e-3, "f32" by
-                nothing, and takes twice the space.
+            fingerprint: fingerprint of the embedder.
+            dim: number of components of a vector.
+            precision: precision of the stored vectors: "f16" changes a cosine by less than 1e-3,
+                "f32" does not change it and takes twice the space.
 
         Raises:
-            ValueError: for an empty fingerprint, one that cannot name a folder, or a dim below 1.
+            ValueError: the fingerprint cannot be the name of a folder, or dim is below 1.
         """
         t = self._open_transaction()
-        fresh = t.new_state(fingerprint, dim, precision)
+        state = t.new_state(fingerprint, dim, precision)
         with self._changing(t):
-            t.reset(fresh)
+            t.reset(state)
 
     def install_embedder(self, save: Callable[[Path], None], *, replace: bool = False) -> None:
-        """Writes the embedder into a new folder of the gallery.
-
-        A damaged one stays until the commit.
+        """Writes the embedder into a new folder of the gallery; an old one stays until the commit.
 
         Args:
-            save: writes the files into the folder that it is given.
-            replace: write it even if the gallery has an intact embedder of the same fingerprint.
+            save: writes the files into the folder that it receives.
+            replace: write the files even if the gallery has an intact embedder with the same
+                fingerprint.
         """
         with self._changing() as t:
             install_embedder(t, save, replace=replace)
@@ -178,19 +175,19 @@ class GalleryWriter:
         """Adds pictures, except those that the gallery has with the same SHA-256 and labels.
 
         Args:
-            embeddings: their vectors.
-            pictures: one for each vector, with the same ids in the same order.
-            role: "gallery" for pictures to be found, "distractor" for known non-landmarks.
-            duplicates: also add a picture whose content and labels a picture of that role has.
+            embeddings: the vectors of the pictures.
+            pictures: the pictures, with the ids of the vectors in the same order.
+            role: "gallery" for landmarks, "distractor" for known non-landmarks.
+            duplicates: also add pictures with the content and labels of a picture of this role.
 
         Returns:
-            The number of pictures added. `unchanged`, `duplicates` and `relabelled` count the
-            others, see `lmk.index.gallery.deduplicate.admit`.
+            The number of pictures added. `unchanged`, `duplicates` and `relabelled` describe the
+            others; see `lmk.index.gallery.deduplicate.deduplicate`.
 
         Raises:
-            EmbedderMismatch: for vectors of another embedder or another dim.
-            GalleryError: for an id that the gallery has with another content.
-            ValueError: for ids or a role that do not fit.
+            EmbedderMismatch: the vectors have another embedder or another dim.
+            GalleryError: the gallery has an id of the pictures with another content.
+            ValueError: the ids or the role do not fit.
         """
         if embeddings.ids != tuple(picture.id for picture in pictures):
             raise ValueError("embeddings and pictures have different ids")
@@ -207,26 +204,26 @@ class GalleryWriter:
         duplicates: bool = False,
         replace_labels: bool = True,
     ) -> int:
-        """Adds pictures like `append`, with vectors [n, dim] as another gallery stored them.
+        """Adds pictures like `append`, with vectors [n, dim] in the form of another gallery.
 
-        The bits are kept unless the precision of this gallery is the lower one. Without
-        `replace_labels` a picture keeps its labels when another one with its id and content is
-        given.
+        The vectors do not change unless this gallery has a lower precision. If `replace_labels` is
+        False, a picture in the gallery keeps its labels when a picture with its id and content is
+        added.
         """
         t = self._t
         check_vectors(t.state, vectors.shape[1], fingerprint)
         check_pictures(pictures, role)
-        admission = admit(
+        selection = deduplicate(
             t.catalog, pictures, role, duplicates=duplicates, replace_labels=replace_labels
         )
-        self.unchanged += admission.unchanged
-        self.duplicates += admission.duplicates
-        self.conflicts += admission.conflicts
-        new = admission.new
+        self.unchanged += selection.unchanged
+        self.duplicates += selection.duplicates
+        self.conflicts += selection.conflicts
+        new = sorted(selection.new)
         if not new:
             return 0
-        replaced = self.remove(change.other for change in admission.relabelled)
-        self.relabelled += admission.relabelled
+        replaced = self.remove(change.other for change in selection.relabelled)
+        self.relabelled += selection.relabelled
         with self._changing():
             most = 4 * sizes.SMALL_SEGMENT_ROWS  # so that no segment is too large to rewrite
             for start in range(0, len(new), most):
@@ -236,21 +233,21 @@ class GalleryWriter:
         return len(new) - replaced
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Removes pictures; the row numbers of the others stay, and the ids are free again.
+        """Removes pictures; other row numbers do not change, and the ids can be used again.
 
         Returns:
             The number of pictures removed.
 
         Raises:
-            GalleryError: for an id that the gallery does not have; then nothing is removed.
+            GalleryError: the gallery does not have one of the ids. Nothing is removed.
         """
         t = self._t
-        known = self.uncommitted.require(ids)
-        if not known:
+        rows = self.uncommitted.require(ids)
+        if not rows:
             return 0
-        count = len(set(known.values()))  # two ids may be forms of one name
+        count = len(set(rows.values()))  # two ids may be forms of one name
         with self._changing():
-            t.changes.remove_pictures(known)
+            t.changes.remove_pictures(rows)
             removed, generation = t.state.removed + count, t.state.generation + 1
             t.change_state(removed=removed, generation=generation)
         return count
@@ -258,13 +255,13 @@ class GalleryWriter:
     def compact(self) -> bool:
         """Numbers the rows densely, frees the space of removed rows and joins small files.
 
-        Arrays saved for the present rows are renumbered too. Open readers are not disturbed.
+        Arrays of the present rows are renumbered too. Open readers do not change.
 
         Returns:
-            Whether anything was changed.
+            True if anything has changed.
 
         Raises:
-            GalleryDamaged: when a file that must be written anew has changed.
+            GalleryDamaged: a file that must be rewritten has changed.
         """
         with self._changing() as t:
             done = compact(t)
@@ -272,7 +269,7 @@ class GalleryWriter:
             return done
 
     def rewrite_catalog(self) -> None:
-        """Makes the next commit write the catalog anew, without bytes behind its end."""
+        """Makes the next commit rewrite the catalog, without bytes behind its end."""
         self._compacted = True
 
     def replace_vectors(self, rows: ArrayLike, vectors: NDArray[np.float32]) -> None:
@@ -283,8 +280,8 @@ class GalleryWriter:
             vectors: float32 [n, dim], of length 1.
 
         Raises:
-            GalleryDamaged: where damaged vectors have a row that is neither given nor removed.
-            ValueError: for rows that are not there, or vectors that do not fit.
+            GalleryDamaged: damaged vectors have a row that is neither in `rows` nor removed.
+            ValueError: a row does not exist, or the vectors do not fit.
         """
         t = self._t
         wanted, unit_vectors = check_replacement(t, np.asarray(rows, np.int64), vectors)
@@ -292,12 +289,12 @@ class GalleryWriter:
             replace_vectors(t, wanted, unit_vectors)
 
     def skip(self, path: str, reason: str) -> None:
-        """Records a file that was left out, and why."""
+        """Records a skipped file and the reason."""
         with self._changing() as t:
             t.changes.add_skipped(path, reason)
 
     def unskip(self, path: str) -> None:
-        """Deletes the record of a file that was left out."""
+        """Deletes the record of a skipped file."""
         with self._changing() as t:
             t.changes.drop_skipped(path)
 
@@ -307,15 +304,15 @@ class GalleryWriter:
             t.changes.set_meta(f"setting:{name}", value)
 
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool = False) -> None:
-        """Saves numbers that belong to the rows as they are now (Gallery.array).
+        """Saves numbers that belong to the present rows (Gallery.array).
 
         Args:
-            name: replaces what was saved under it.
+            name: name of the array; an array with this name is replaced.
             array: plain numbers.
-            by_row: array[r] belongs to row r, and moves with it in `compact`.
+            by_row: array[r] belongs to row r, and `compact` renumbers it.
 
         Raises:
-            ValueError: for an array that does not hold plain numbers, or not one for each row.
+            ValueError: the array does not hold plain numbers, or lacks one for each row.
         """
         t = self._t
         t.check_array(array, by_row=by_row)
@@ -334,23 +331,21 @@ class GalleryWriter:
             written = t.finish()
             t.changes.commit()
             if self._compacted:
-                with suppress(LmkError):  # it needs twice the room for a while
+                with suppress(LmkError):  # it needs twice the space for a while
                     t.changes.vacuum()
                 self._compacted = False
             t.changes.begin()
             t.start()
             named = {record.path for record in t.committed}
             self._tidy_after_another(named)
-            kept = [(record, stamp) for record, stamp in written if record.path in named]
-            if kept:
-                note_written(self.path, kept, named)
+            new = [(record, stamp) for record, stamp in written if record.path in named]
+            if new:
+                note_written(self.path, new, named)
             self._derived.prune(self._t.part_keys())
 
-    # Parts
-
     def _tidy_after_another(self, named: Collection[str]) -> None:
-        """Removes, after the first commit, what belongs to a catalog that was lost or set aside."""
-        with suppress(StorageError):  # the next writer does it
+        """Removes the files of a catalog that was lost or set aside, after the first commit."""
+        with suppress(StorageError):  # the next writer removes them
             if self._aside is not None:
                 self._aside.settle()
             if self._sweeps_later:
@@ -359,9 +354,9 @@ class GalleryWriter:
 
     @property
     def _t(self) -> Transaction:
-        """The transaction, of a gallery that was committed or reset."""
+        """The transaction of a gallery that was committed or reset."""
         t = self._open_transaction()
-        _ = t.state  # refuses a new gallery
+        _ = t.state  # raises ValueError for a new gallery
         return t
 
     def _open_transaction(self) -> Transaction:
@@ -371,22 +366,21 @@ class GalleryWriter:
         return self._transaction
 
     def _require_gallery(self) -> None:
-        """Raises the error of an unusable catalog; its first build may just have ended."""
+        """Checks that the catalog is usable; its first build may just have ended."""
         try:
             Catalog.read(self.path).close()
         except NotAGallery:
-            self.close()  # or this process would be named as the one that builds it
+            self.close()  # else the error would name this process as the builder
             Catalog.read(self.path).close()
             raise
 
     @contextmanager
     def _changing(self, transaction: Transaction | None = None) -> Iterator[Transaction]:
-        """After an error in the block nothing can be committed: half of a change may be there."""
+        """Context of a change; an error in the block, perhaps in mid-change, ends the writer."""
         t = self._t if transaction is None else transaction
         if self._failed:
-            raise GalleryError(
-                "an error has undone this change", where=self.path, remedy="open the writer again"
-            )
+            what, remedy = "an error has undone this change", "open the writer again"
+            raise GalleryError(what, where=self.path, remedy=remedy)
         try:
             yield t
         except BaseException:

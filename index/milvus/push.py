@@ -1,10 +1,10 @@
-"""Copying a gallery to a Milvus server, so that it can be searched there.
+"""Copies a gallery to a Milvus server, which can then search it.
 
-The gallery's folder stays what is true; the collection is a copy that a push brings up to date and
-can always be made again. Every row carries a stamp of all that is copied of it. A push compares the
-stamps and sends what differs, so one that was stopped goes on, and one after a few changes is
-short. From its first change to its end the collection says that it is not complete, and searches
-refuse it.
+The gallery folder remains the original. The collection is a copy that a push updates and that can
+always be created again. Every row has a stamp: a digest of its copied data. A push compares the
+stamps and sends the rows that differ, so a push that was stopped continues, and a push after a few
+changes is short. From the first change to the end of a push, the collection is marked as incomplete
+and searches refuse it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from lmk.index.milvus.collection import (
 from lmk.index.milvus.server import Server
 from lmk.index.vectors.labels import Role
 
-_BATCH_BYTES = 4 << 20  # of one request; servers refuse those of 64 MB
-_BLOCK_ROWS = 8192  # compared at a time, and held in memory
+_BATCH_BYTES = 4 << 20  # bytes of one request; servers refuse 64 MB
+_BLOCK_ROWS = 8192  # rows that are compared at a time
 Entry = tuple[int, Picture, Role]
 
 
@@ -51,12 +51,12 @@ class PushReport:
     """Result of a push.
 
     Attributes:
-        uri: the server.
-        collection: its collection.
-        index: the kind of its index.
-        rows: in the collection now.
-        sent: rows that were not there, or not like this.
-        deleted: rows that no longer are in the gallery.
+        uri: address of the server.
+        collection: name of the collection.
+        index: kind of the collection's index.
+        rows: number of rows in the collection now.
+        sent: number of rows that were missing or different.
+        deleted: number of rows that are no longer in the gallery.
     """
 
     uri: str
@@ -83,20 +83,20 @@ def push(
     After an error the same call continues; rows on the server are not sent again.
 
     Args:
-        gallery: all its rows are copied, distractors too.
-        uri: of the server, http://HOST:PORT.
-        collection: its name; "lmk_" and the gallery's name unless given.
-        index: of a new collection; chosen by the number of rows unless given.
-        replace: drop a collection of that name first, whatever it holds.
-        timeout: seconds that one request may take.
-        on_progress: called with the rows done and their number.
-        connect: makes the client, as for Server.
+        gallery: the gallery. All rows are copied, including distractors.
+        uri: address of the server, http://HOST:PORT.
+        collection: name of the collection. Default: "lmk_" and the gallery's name.
+        index: kind of index of a new collection. Default: chosen by the number of rows.
+        replace: drop an existing collection with this name first, whatever it holds.
+        timeout: longest time of one request, in seconds.
+        on_progress: called with the number of rows done and their total.
+        connect: see Server.
 
     Raises:
-        GalleryError: for a collection of something else, or of a newer state of this gallery.
-        EmbedderMismatch: for one with the vectors of another embedder.
-        ServerError: when the server cannot be reached, or fails.
-        UsageError: for a bad URI or name, or without pymilvus.
+        GalleryError: the collection holds something else, or a newer state of this gallery.
+        EmbedderMismatch: the collection has the vectors of another embedder.
+        ServerError: the server cannot be reached, or fails.
+        UsageError: the URI or name is invalid, or pymilvus is not installed.
     """
     name = collection_name(gallery.path, collection)
     server = Server(uri, timeout, connect)
@@ -120,8 +120,7 @@ class _Push:
         self._gallery = gallery
         self._server = server
         self._name = name
-        self._where = f"{server.uri}, collection {name}"
-        self._progress = on_progress
+        self._on_progress = on_progress
         self._rows = int(gallery.alive.sum())
         self._sent = self._deleted = 0
         self._mark = Mark(
@@ -137,66 +136,59 @@ class _Push:
     def run(self, *, replace: bool) -> PushReport:
         if replace and self._server.call("has_collection", self._name):
             self._server.call("drop_collection", self._name)
-        found = read_mark(self._server, self._name)
-        if found is None or not self._is_current(found):
-            self._begin(found)
-            self._copy(new=found is None)
+        mark = read_mark(self._server, self._name)
+        if mark is None or not self._is_current(mark):
+            if mark is None:
+                create_collection(self._server, self._name, self._gallery.dim, self._mark)
+            else:
+                write_mark(self._server, self._name, self._mark)
+            prepare_collection(self._server, self._name, self._mark.index)
+            self._copy(new=mark is None)
             self._finish()
-        self._progress(self._rows, self._rows)
+        self._on_progress(self._rows, self._rows)
         return PushReport(
             self._server.uri, self._name, self._mark.index, self._rows, self._sent, self._deleted
         )
 
-    def _is_current(self, found: Mark) -> bool:
-        check_belongs(found, self._gallery, self._server, self._name)
-        self._mark = dataclasses.replace(self._mark, index=found.index)
-        if found != dataclasses.replace(self._mark, complete=True, push=found.push):
+    def _is_current(self, mark: Mark) -> bool:
+        """Returns whether the collection with this mark has all rows of the gallery."""
+        check_belongs(mark, self._gallery, self._server, self._name)
+        self._mark = dataclasses.replace(self._mark, index=mark.index)
+        if mark != dataclasses.replace(self._mark, complete=True, push=mark.push):
             return False
-        prepare_collection(self._server, self._name, found.index)
+        prepare_collection(self._server, self._name, mark.index)
         return count_rows(self._server, self._name) == self._rows
 
-    def _begin(self, found: Mark | None) -> None:
-        if found is None:
-            create_collection(self._server, self._name, self._gallery.dim, self._mark)
-        else:
-            write_mark(self._server, self._name, self._mark)
-        prepare_collection(self._server, self._name, self._mark.index)
-
     def _copy(self, *, new: bool) -> None:
-        """Makes the rows of the collection those of the gallery, block by block."""
+        """Copies the rows of the gallery block by block, and deletes other rows."""
         entries = self._gallery.entries()
         done = 0
         for first in range(0, self._gallery.rows, _BLOCK_ROWS):
             after = first + _BLOCK_ROWS
-            here = list(islice(entries, int(self._gallery.alive[first:after].sum())))
-            there = {} if new else self._there(f"row >= {first} and row < {after}")
-            done = self._send(here, there, done)
-            self._delete(there.keys() - {row for row, _, _ in here})
-        while not new and (beyond := self._there(f"row >= {self._gallery.rows}")):
+            block = list(islice(entries, int(self._gallery.alive[first:after].sum())))
+            stamps = {} if new else self._stamps(f"row >= {first} and row < {after}")
+            done = self._send(block, stamps, done)
+            self._delete(stamps.keys() - {row for row, _, _ in block})
+        while not new and (beyond := self._stamps(f"row >= {self._gallery.rows}")):
             self._delete(beyond.keys())
 
-    def _there(self, condition: str) -> dict[int, int]:
-        """Returns row -> stamp of what the collection holds, at most MOST rows."""
-        found = self._server.call(
-            "query",
-            self._name,
-            filter=condition,
-            limit=MOST,
-            output_fields=["row", "stamp"],
-            consistency_level="Strong",
-        )
-        return {item["row"]: item["stamp"] for item in found}
+    def _stamps(self, condition: str) -> dict[int, int]:
+        """Returns the stamps of at most MOST rows of the collection, by row."""
+        options: dict[str, Any] = {"output_fields": ["row", "stamp"], "consistency_level": "Strong"}
+        rows = self._server.call("query", self._name, filter=condition, limit=MOST, **options)
+        return {item["row"]: item["stamp"] for item in rows}
 
-    def _send(self, entries: Sequence[Entry], there: dict[int, int], done: int) -> int:
+    def _send(self, entries: Sequence[Entry], stamps: dict[int, int], done: int) -> int:
+        """Sends the rows with another stamp; returns the number of rows done."""
         for records in _batches(self._gallery, entries):
-            new = [record for record in records if there.get(record["row"]) != record["stamp"]]
+            new = [record for record in records if stamps.get(record["row"]) != record["stamp"]]
             if new:
                 self._check_alone()
-                # Not insert: where an answer was lost the rows may be there, or still come.
+                # Not insert: if an answer was lost, the rows may exist already, or appear later.
                 self._server.call("upsert", self._name, new)
                 self._sent += len(new)
             done += len(records)
-            self._progress(done, self._rows)
+            self._on_progress(done, self._rows)
         return done
 
     def _delete(self, rows: Collection[int]) -> None:
@@ -206,36 +198,33 @@ class _Push:
             self._deleted += len(rows)
 
     def _check_alone(self) -> None:
+        """Checks that no other push has changed the mark (GalleryError)."""
         if read_mark(self._server, self._name) != self._mark:
-            raise GalleryError(
-                "another push to this collection has begun since",
-                where=self._where,
-                remedy="let it end, then push once more if the gallery has changed",
-            )
+            what = "another push to this collection has begun since"
+            remedy = "let it end, then push once more if the gallery has changed"
+            raise GalleryError(what, where=self._server.place(self._name), remedy=remedy)
 
     def _finish(self) -> None:
         """Flushes and indexes all rows, counts them, and marks the collection as complete."""
 
         def rows_without_index() -> int:
-            found = self._server.call("describe_index", self._name, "vector")
-            return int(found["pending_index_rows"])
+            index = self._server.call("describe_index", self._name, "vector")
+            return int(index["pending_index_rows"])
 
         self._server.call("flush", self._name, patience=10)
         self._server.wait(rows_without_index, 0, "build the index", patience=10)
-        found = count_rows(self._server, self._name)
-        if found != self._rows:
-            raise ServerError(
-                f"the collection holds {found} rows after a push of {self._rows}",
-                where=self._where,
-                remedy="push once more: only what is missing is sent",
-            )
+        rows = count_rows(self._server, self._name)
+        if rows != self._rows:
+            what = f"the collection holds {rows} rows after a push of {self._rows}"
+            remedy = "push once more: only what is missing is sent"
+            raise ServerError(what, where=self._server.place(self._name), remedy=remedy)
         self._check_alone()
         self._mark = dataclasses.replace(self._mark, complete=True)
         write_mark(self._server, self._name, self._mark)
 
 
 def _batches(gallery: Gallery, entries: Sequence[Entry]) -> Iterator[list[dict[str, Any]]]:
-    """The records of entries, so many at a time that their vectors fit one request."""
+    """Yields the records of entries in batches whose vectors fit one request."""
     size = max(1, _BATCH_BYTES // (4 * gallery.dim))
     for start in range(0, len(entries), size):
         batch = entries[start : start + size]
@@ -255,5 +244,5 @@ def _record(row: int, picture: Picture, role: Role, vector: NDArray[np.float32])
 
 
 def text(value: str) -> str:
-    """Returns a string as Milvus keeps it: bytes that are not UTF-8 are shown as \\udc80 is."""
+    """Returns a string in valid UTF-8; other bytes are escaped, as in \\udc80."""
     return value.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The connection to a Milvus server: each failure is one line, and nothing waits for ever."""
+"""Connection to a Milvus server: each failure is one line, and no call waits for ever."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lmk.embed.errors import LmkError, ServerError, UsageError
 from lmk.embed.memory_errors import raise_system_cause
 
 TOKEN = "LMK_MILVUS_TOKEN"  # environment variable
-_OLDEST = (2, 3)  # the first with upsert
-_POLL = 0.2  # seconds between two questions for something the server is doing
+_OLDEST = (2, 3)  # the first version with upsert
+_POLL = 0.2  # seconds between two checks of the server's state
 _AGAIN = "then run the same command again"
 _NOT_LOADED = 101
 _LOADING = re.compile("not loaded|not fully loaded|on recovering|no available|not servi?ceable")
@@ -28,13 +28,12 @@ class Server:
 
     Args:
         uri: http://HOST:PORT or https://HOST:PORT.
-        timeout: the longest, in seconds, that one call may take, and that a server which has just
-            been started may take to load what it serves.
-        connect: makes the client, a pymilvus.MilvusClient unless given.
+        timeout: longest time in seconds of one call, and of loading after a start of the server.
+        connect: returns the client. Default: pymilvus.MilvusClient.
 
     Raises:
-        UsageError: for another kind of URI, or where pymilvus is not installed.
-        ServerError: for a server that does not answer or is too old.
+        UsageError: the URI has another form, or pymilvus is not installed.
+        ServerError: the server does not answer or is too old.
     """
 
     def __init__(
@@ -51,16 +50,20 @@ class Server:
             raise self._failed("connecting", error) from error
         self._check_version()
 
+    def place(self, collection: str) -> str:
+        """Returns the place of an error: the server and a collection."""
+        return f"{self.uri}, collection {collection}"
+
     def call(self, name: str, *arguments: Any, patience: float = 1, **options: Any) -> Any:
-        """Calls a method of the client, and waits while the server loads what is asked for.
+        """Calls a method of the client; waits while the server loads the collection.
 
         Args:
-            name: of the method.
-            patience: how many times the timeout it may take.
-            *arguments, **options: of the method.
+            name: name of the method.
+            patience: longest time as a multiple of the timeout.
+            *arguments, **options: arguments of the method.
 
         Raises:
-            ServerError: when it cannot be reached, fails, or takes longer than that.
+            ServerError: the server cannot be reached, fails, or exceeds the time.
         """
         deadline = time.monotonic() + patience * self.timeout
         while True:
@@ -73,16 +76,16 @@ class Server:
             time.sleep(_POLL)
 
     def wait(self, state: Callable[[], Any], done: Any, what: str, patience: float = 1) -> None:
-        """Waits until `state()` equals `done`, for as long as it changes.
+        """Waits until `state()` equals `done`, as long as the state changes.
 
         Args:
-            state: asks the server.
+            state: returns the state of the server.
             done: the value to wait for.
-            what: is waited for, in words.
-            patience: how many times the timeout it may stand still.
+            what: a verb phrase that describes the work of the server.
+            patience: longest time without a change, as a multiple of the timeout.
 
         Raises:
-            ServerError: when it stands still for longer.
+            ServerError: the state did not change for this time.
         """
         limit = patience * self.timeout
         last, since = state(), time.monotonic()
@@ -101,30 +104,25 @@ class Server:
 
     def _check_version(self) -> None:
         version = str(self.call("get_server_version"))
-        found = re.search(r"(\d+)\.(\d+)", version)
-        if found and (int(found[1]), int(found[2])) < _OLDEST:
-            raise ServerError(
-                f"the server runs Milvus {version}",
-                where=self.uri,
-                remedy="update it to {}.{} or newer".format(*_OLDEST),
-            )
+        number = re.search(r"(\d+)\.(\d+)", version)
+        if number and (int(number[1]), int(number[2])) < _OLDEST:
+            remedy = "update it to {}.{} or newer".format(*_OLDEST)
+            raise ServerError(f"the server runs Milvus {version}", where=self.uri, remedy=remedy)
 
     def _failed(self, name: str, error: Exception) -> LmkError:
-        """Returns the message for an error of pymilvus, gRPC or the network."""
+        """Returns the error for an exception of pymilvus, gRPC or the network."""
         message = str(getattr(error, "message", None) or error)
+        what, remedy = f"the Milvus server refused ({name}): {message}", f"see its log, {_AGAIN}"
         if _loading(error):
             what = f"the Milvus server has not loaded the collection within {self.timeout:g} s"
-            return ServerError(what, where=self.uri, remedy=f"give it time, {_AGAIN}")
-        if _DENIED.search(message):
+            remedy = f"give it time, {_AGAIN}"
+        elif _DENIED.search(message):
             what = "the Milvus server denies access"
             remedy = f"set {TOKEN} to a token or to USER:PASSWORD that it accepts"
-            return ServerError(what, where=self.uri, remedy=remedy)
-        if _SILENT.search(message) or _SILENT.search(str(getattr(error, "code", ""))):
+        elif _SILENT.search(message) or _SILENT.search(str(getattr(error, "code", ""))):
             what = "the Milvus server does not answer"
             remedy = f"start it, or give the address of another, {_AGAIN}"
-            return ServerError(what, where=self.uri, remedy=remedy)
-        what = f"the Milvus server refused ({name}): {message}"
-        return ServerError(what, where=self.uri, remedy=f"see its log, {_AGAIN}")
+        return ServerError(what, where=self.uri, remedy=remedy)
 
 
 def _check_uri(uri: str) -> None:
@@ -132,20 +130,20 @@ def _check_uri(uri: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         remedy = "give an address such as http://127.0.0.1:19530"
         raise UsageError(f"{uri!r} is no address of a Milvus server", remedy=remedy)
-    if parts.username or parts.password:  # it would be kept with the gallery, and be shown
+    if parts.username or parts.password:  # the gallery would store and show the address
         remedy = f"set {TOKEN} to USER:PASSWORD instead"
         where = f"{parts.scheme}://{parts.hostname}"
         raise UsageError("a password in the address of a Milvus server", where=where, remedy=remedy)
 
 
 def _loading(error: Exception) -> bool:
-    """Whether a server is still at work on what it was asked to serve, as after its start."""
+    """Returns whether an error means that the server is still loading the collection."""
     code, message = getattr(error, "code", None), str(getattr(error, "message", ""))
     return code == _NOT_LOADED or bool(_LOADING.search(message))
 
 
 def _pymilvus() -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
-    """Returns the class of clients, and what its methods raise when a call fails."""
+    """Returns the class of clients, and the exceptions of its methods."""
     try:
         import grpc
         from pymilvus import MilvusClient, MilvusException
@@ -155,6 +153,6 @@ def _pymilvus() -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
             "search on a Milvus server needs pymilvus",
             remedy="install it with `pip install 'lmk-landmarks[milvus]'`",
         ) from error
-    # It prints a traceback of each error that it also raises.
+    # pymilvus prints a traceback of each error that it raises.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
     return MilvusClient, (MilvusException, grpc.RpcError, OSError)

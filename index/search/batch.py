@@ -1,13 +1,13 @@
-"""Batch search: queries are streamed from disk, their neighbours to disk, and it resumes.
+"""Batch search: streams queries from disk and their neighbours to disk, and can be resumed.
 
 A folder of results:
 
-    _search.json      what all of it was made from: searched gallery, queries, k, block
+    _search.json      description of the search: gallery, queries, k, block
     000000.parquet    the neighbours of the first block of queries: query, rows, scores, ids
-    _000000.json      the size and SHA-256 of that file, and a digest of what it was made from
+    _000000.json      a note: size and SHA-256 of that file, and a digest of the description
 
-A block without a note, or that is not as its note says, counts as not made. Names that begin with
-"_" are passed over by what reads a folder of Parquet files, such as pandas.read_parquet.
+A block without a note, or that differs from its note, is searched again. Readers of a folder of
+Parquet files, such as pandas.read_parquet, ignore names that begin with "_".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.searcher import Searcher
 
 BLOCK = 4096  # queries of a block: 8 MB of vectors of 512 components
-_HITS = 2**22  # neighbours of a block: 50 MB of row numbers and scores, and as much again of ids
+_HITS = 2**22  # neighbours of a block: 50 MB of row numbers and scores, and as much of ids
 FORMAT = 1
 _SEARCH = "_search.json"
 _AGAIN = "run the same search again: what is whole is not searched twice"
@@ -47,8 +47,8 @@ class BatchReport:
     """Result of a batch search.
 
     Attributes:
-        queries: of the whole search.
-        blocks: files of neighbours.
+        queries: number of queries of the whole search.
+        blocks: number of files of neighbours.
         kept: number of blocks from an earlier run.
     """
 
@@ -110,13 +110,13 @@ def search_batches(
         "count": queries.count,
         "block": block,
     }
-    found = _read_search(out)
-    if found is not None:
-        _require_same(found, search, out)
-    elif queries.count:  # an embedder or label that is wrong is said before anything is written
+    saved = _read_search(out)
+    if saved is not None:
+        _require_same(saved, search, out)
+    elif queries.count:  # a wrong embedder or label raises an error before anything is written
         searcher.search(queries.read(0, 1), k, allow)
     with _locked(out):
-        if found is None:
+        if saved is None:
             write_whole(out / _SEARCH, json.dumps(search, indent=1).encode())
         kept = 0
         blocks = _blocks(queries.count, block)
@@ -131,11 +131,11 @@ def search_batches(
 
 
 def read_neighbours(out: Path) -> Iterator[Neighbours]:
-    """Returns the neighbours of a finished batch search, a block at a time, in query order.
+    """Yields the neighbours of a finished batch search block by block, in query order.
 
     Raises:
         UsageError: there is no batch search in the folder.
-        LmkError: a block is missing, cut or changed; found when it is reached.
+        LmkError: the next block is missing, cut or changed.
     """
     search = _read_search(out)
     if search is None:
@@ -143,11 +143,8 @@ def read_neighbours(out: Path) -> Iterator[Neighbours]:
     for number in range(len(_blocks(search["count"], search["block"]))):
         content = _whole(out, number, search)
         if content is None:
-            raise LmkError(
-                "this block of neighbours is missing or damaged",
-                where=out / _name(number),
-                remedy=_AGAIN,
-            )
+            what = "this block of neighbours is missing or damaged"
+            raise LmkError(what, where=out / _name(number), remedy=_AGAIN)
         yield _neighbours(content)
 
 
@@ -175,9 +172,8 @@ def _read_search(out: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         search = None
     except NotADirectoryError as error:
-        raise UsageError("is a file, a folder is wanted", where=out, remedy="name another") from (
-            error
-        )
+        what = "is a file, a folder is wanted"
+        raise UsageError(what, where=out, remedy="name another") from error
     except ValueError:
         search = {}
     if search is None:
@@ -188,11 +184,8 @@ def _read_search(out: Path) -> dict[str, Any] | None:
             raise UsageError(what, where=out, remedy="name a folder of its own")
         return None
     if not isinstance(search, dict) or search.get("format") != FORMAT:
-        raise UsageError(
-            "was not written by this version of lmk, or has changed",
-            where=path,
-            remedy="remove the folder or name another",
-        )
+        what = "was not written by this version of lmk, or has changed"
+        raise UsageError(what, where=path, remedy="remove the folder or name another")
     return search
 
 
@@ -207,14 +200,12 @@ _DIFFERS = {
 }
 
 
-def _require_same(found: Mapping[str, Any], search: Mapping[str, Any], out: Path) -> None:
+def _require_same(saved: Mapping[str, Any], search: Mapping[str, Any], out: Path) -> None:
     for key, text in _DIFFERS.items():
-        if found.get(key) != search[key]:
-            raise UsageError(
-                f"holds another search ({text.format(was=found.get(key), now=search[key])})",
-                where=out,
-                remedy="remove the folder or name another",
-            )
+        if saved.get(key) != search[key]:
+            difference = text.format(was=saved.get(key), now=search[key])
+            remedy = "remove the folder or name another"
+            raise UsageError(f"holds another search ({difference})", where=out, remedy=remedy)
 
 
 @contextmanager
@@ -258,7 +249,7 @@ def _write(
         "size": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    write_whole(out / _name(number), content)  # the note last: it says that the file is whole
+    write_whole(out / _name(number), content)  # the note comes last, as it marks a whole file
     write_whole(out / _note(number), json.dumps(note).encode())
 
 

@@ -15,13 +15,13 @@ from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import Allow, View
 
 RECALL = 0.99
-LEAST_INDEXED = 1000  # rows; comparing with fewer takes no time worth saving
-FLAT_ROWS = 20_000  # up to here FAISS answers a first large batch before the codes are made
-_SECONDS_A_QUERY = 0.1  # that exact search may take, before an index is worth its recall
-_BYTES_A_SECOND = 8e9  # that one query reads of the codes of exact search, on two cores
+LEAST_INDEXED = 1000  # rows; an index saves no time for fewer
+FLAT_ROWS = 20_000  # up to this number, FAISS is faster for a first large batch than coding
+_SECONDS_A_QUERY = 0.1  # limit for exact search
+_BYTES_A_SECOND = 8e9  # codes that exact search reads for one query, on two cores
 _BATCH = 64  # queries at a time, from which on exact search multiplies matrices
-_PRODUCTS_A_SECOND = 4e11  # it then computes
-_MEMORY_SHARE = 0.7  # of the free memory that the codes of exact search may take
+_PRODUCTS_A_SECOND = 4e11  # of that multiplication
+_MEMORY_SHARE = 0.7  # largest part of the free memory for the codes of exact search
 
 DEFAULT = SearchSettings()
 KINDS = ("auto", "exact", "flat", "ivf", "ivfpq", "hnsw")

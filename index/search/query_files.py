@@ -1,4 +1,4 @@
-"""Queries: vectors to search for that stay on disk and are read a block at a time."""
+"""Queries on disk: vectors that are read block by block."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class QueryFile:
     """Vectors on disk.
 
     Attributes:
-        count: how many there are.
-        dim: components of a vector.
-        fingerprint: of the embedder that made them.
-        identity: says which queries these are, JSON values; of other queries it is another.
+        count: number of queries.
+        dim: number of components of a vector.
+        fingerprint: fingerprint of their embedder.
+        identity: JSON values that identify the queries.
         read: read(low, high) returns queries low to high - 1.
     """
 
@@ -43,7 +43,7 @@ class QueryFile:
 
     @classmethod
     def of_gallery(cls, gallery: Gallery) -> QueryFile:
-        """The pictures of a gallery, in row order, without distractors; it must stay open."""
+        """Returns the pictures of an open gallery in row order, without distractors."""
         rows = gallery.role_rows("gallery")
 
         def read(low: int, high: int) -> Embeddings:
@@ -55,24 +55,25 @@ class QueryFile:
 
     @classmethod
     def of_file(cls, path: Path) -> QueryFile:
-        """The vectors of a safetensors file.
+        """Returns the vectors of a safetensors file.
 
-        It holds `vectors`, float32 or float16 [n, dim], rows of length 1; `ids`, uint8, the n
+        The file has `vectors`, float32 or float16 [n, dim], rows of length 1; `ids`, uint8, the n
         different ids as UTF-8 with a line feed between two; and in its metadata `embedder`, the
         fingerprint of the embedder. Vectors are memory-mapped, ids are held in memory.
 
         Raises:
-            UsageError: for a file that is not so. A vector that is not of length 1 is found when
-                it is read.
+            UsageError: the file has another form. The lengths of vectors are checked by `read`.
         """
         tensors, fingerprint = _open(path)
         vectors = tensors.get_slice(VECTORS)
         dtype, shape = vectors.get_dtype(), vectors.get_shape()
         if dtype not in _DTYPES or len(shape) != 2:
             raise _wrong(path, f"its vectors are {dtype} {shape}, not F32 or F16 [n, dim]")
-        told = tensors.get_slice(IDS)
-        if told.get_dtype() != "U8" or len(told.get_shape()) != 1:
-            raise _wrong(path, f"its ids are {told.get_dtype()} {told.get_shape()}, not U8 [bytes]")
+        ids_slice = tensors.get_slice(IDS)
+        if ids_slice.get_dtype() != "U8" or len(ids_slice.get_shape()) != 1:
+            raise _wrong(
+                path, f"its ids are {ids_slice.get_dtype()} {ids_slice.get_shape()}, not U8 [bytes]"
+            )
         ids = _Ids(tensors.get_tensor(IDS), path)
         if len(ids) != shape[0]:
             raise _wrong(path, f"{shape[0]:,} vectors but {len(ids):,} ids")
@@ -87,10 +88,10 @@ class QueryFile:
 
 @contextmanager
 def open_queries(path: Path) -> Iterator[QueryFile]:
-    """Opens a gallery (NAME.lmk) or a safetensors file of vectors; see Queries.
+    """Opens a gallery (NAME.lmk) or a safetensors file of vectors; see QueryFile.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: the path is neither.
         GalleryError: the gallery cannot be used.
     """
     if path.is_dir():
@@ -111,7 +112,7 @@ def state_of(gallery: Gallery) -> dict[str, Any]:
 
 
 class _Ids:
-    """Ids, held as they lie in the file: a million take tens of megabytes."""
+    """Ids in the form of the file, as a million then take tens of megabytes."""
 
     def __init__(self, data: NDArray[Any], path: Path) -> None:
         self._data, self._path = data.tobytes(), path
@@ -126,7 +127,7 @@ class _Ids:
     def _repeated(self) -> bool:
         bounds = self._bounds.tolist()
         lines = (self._data[low + 1 : high] for low, high in pairwise(bounds))
-        # 8 bytes an id, where a set of them would take a hundred.
+        # A hash takes 8 bytes, an id in a set a hundred.
         hashes = np.fromiter(map(hash, lines), np.int64, len(self))
         if len(np.unique(hashes)) == len(self):
             return False
@@ -143,11 +144,8 @@ class _Ids:
 
 def _open(path: Path) -> tuple[Any, str]:
     if not path.is_file():
-        raise UsageError(
-            "no such file",
-            where=path,
-            remedy="name an index (NAME.lmk) or a safetensors file of vectors",
-        )
+        remedy = "name an index (NAME.lmk) or a safetensors file of vectors"
+        raise UsageError("no such file", where=path, remedy=remedy)
     try:
         tensors: Any = safe_open(path, framework="numpy")
     except SafetensorError as error:

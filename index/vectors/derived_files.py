@@ -21,19 +21,19 @@ from pathlib import Path
 
 from lmk.embed.errors import StorageError, storage_errors
 from lmk.embed.files import stamp, sync_folder, write_whole
-from lmk.embed.plain_files import open_folder, open_plain, parse_json, read_plain
+from lmk.embed.plain_files import make_folder, open_plain, parse_json, read_plain
 
 _NOTE = ".note"
 _PART = re.compile(r"\..*\.(?P<pid>[0-9]{1,10})\.[0-9a-f]{8}\.part", re.DOTALL)  # being written
-_FORGOTTEN = 3600.0  # seconds after which nobody is going to write a file's note
+_FORGOTTEN = 3600.0  # seconds after which no process will write the note of a file
 
 
 class DerivedFiles:
     """The derived files of one gallery.
 
     Args:
-        folder: where they are kept; made when the first is saved. None: nothing is kept.
-        below: the gallery, below which no link is followed; `folder` itself unless given.
+        folder: the folder of the files, created with the first file. None: nothing is stored.
+        below: the gallery, below which no link is followed. Default: `folder`.
     """
 
     def __init__(self, folder: Path | None, *, below: Path | None = None) -> None:
@@ -41,10 +41,10 @@ class DerivedFiles:
         self._below = below or folder
 
     def load(self, name: str) -> Path | None:
-        """Returns the path of a file that is as it was saved, or None.
+        """Returns the path of a file that has not changed since it was saved, or None.
 
         Args:
-            name: must say what the file was derived from (a checksum, a generation, parameters).
+            name: the name, which must identify the source of the file (a checksum, parameters).
         """
         if self._folder is None:
             return None
@@ -54,7 +54,7 @@ class DerivedFiles:
             now = stamp(path)
             digest = self._digest(path) if note["stamp"] != now else None
             if digest is None:
-                os.close(open_plain(path, below=self._below))  # it is a plain file
+                os.close(open_plain(path, below=self._below))  # checks that it is a plain file
                 return path
             if digest != note["sha256"] or stamp(path) != now:
                 return None
@@ -65,7 +65,7 @@ class DerivedFiles:
         return path
 
     def content(self, name: str) -> bytes | None:
-        """Returns the content of a file that is as it was saved, or None; see `load`."""
+        """Returns the content of a file that has not changed since it was saved, or None."""
         path = self.load(name)
         try:
             return None if path is None else read_plain(path, below=self._below)
@@ -95,10 +95,10 @@ class DerivedFiles:
         """Saves a file and returns its path, or None if the folder cannot be written.
 
         Args:
-            name: as for `load`; a file of that name is replaced. Files with the same name up to
-                the first dot belong together.
-            write: writes the content to the path it is given.
-            of: the keys of the parts of the vectors it is derived from (VectorPart.key).
+            name: see `load`; a file with this name is replaced. Files with the same name up to the
+                first dot belong together.
+            write: writes the content to a path.
+            of: keys of the parts of the vectors that the file is derived from (VectorPart.key).
         """
         if self._folder is None:
             return None
@@ -106,17 +106,17 @@ class DerivedFiles:
         part = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part")
         try:
             with storage_errors(self._folder):
-                self._make_folder()
+                make_folder(self._folder, below=self._below or self._folder)
                 write(part)
                 with os.fdopen(open_plain(part, below=self._below), "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     os.fsync(file.fileno())
-                # A file without a note is not there; with another's it would be damaged.
+                # A file without a note is ignored; with the note of another it would be damaged.
                 _note(path).unlink(missing_ok=True)
                 part.replace(path)
                 sync_folder(self._folder)
                 self._write_note(path, digest, of)
-        except (StorageError, FileNotFoundError):  # full, or emptied by somebody meanwhile
+        except (StorageError, FileNotFoundError):  # the disk is full, or the folder was emptied
             return None
         finally:
             with suppress(OSError):
@@ -124,7 +124,7 @@ class DerivedFiles:
         return path
 
     def names(self) -> list[str]:
-        """Returns the names of the files there are, sorted; `load` says which are whole."""
+        """Returns the names of all files, sorted; `load` checks whether a file has changed."""
         if self._folder is None:
             return []
         try:
@@ -134,7 +134,7 @@ class DerivedFiles:
         return sorted(name.removesuffix(_NOTE) for name in notes)
 
     def remove(self, name: str) -> None:
-        """Removes a file if it is there and the folder can be written."""
+        """Removes a file if it exists and the folder can be written."""
         if self._folder is not None:
             for path in (_note(self._folder / name), self._folder / name):
                 with suppress(OSError):
@@ -173,13 +173,6 @@ class DerivedFiles:
     def _write_note(self, path: Path, digest: str, of: Collection[str]) -> None:
         note = {"sha256": digest, "stamp": stamp(path), "of": sorted(of)}
         write_whole(_note(path), json.dumps(note).encode(), below=self._below)
-
-    def _make_folder(self) -> None:
-        assert self._folder is not None
-        assert self._below is not None
-        self._below.mkdir(parents=True, exist_ok=True)
-        with open_folder(self._folder, below=self._below, create=True):
-            pass
 
     def _digest(self, path: Path) -> str:
         with os.fdopen(open_plain(path, below=self._below), "rb") as file:

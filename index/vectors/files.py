@@ -1,10 +1,10 @@
 """The files of a gallery: written once, checksummed, never changed.
 
 A file is written under another name, fsynced, renamed and its folder fsynced before the catalog
-names it, so a file with a name in the catalog is whole. Reading goes through a descriptor that
-stays open: a file unlinked by a later writer stays readable, and a file cut by someone else gives
-an error. Vectors are read through a memory map, which ends the process where the file was cut, so
-its size is asked for before each use.
+names it, so a file with a name in the catalog is whole. A reader keeps the descriptor open: a file
+that a later writer removes stays readable, and a file that another program cuts gives an error.
+Vectors are read through a memory map, which ends the process if the file was cut, so the size of
+the file is checked before each use.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import GalleryDamaged, StorageError, storage_errors
-from lmk.embed.files import sync_folder, write_whole
+from lmk.embed.files import stamp_of, sync_folder, write_whole
 from lmk.embed.plain_files import NotPlainError, open_folder, open_plain
 
 REBUILD = "rebuild it with `lmk build-index`"
 REPAIR = "mend it with `lmk index repair`"
 _CHUNK = 1 << 20  # bytes hashed at a time
-_GAP = 8  # rows read in vain rather than starting another read
-_RUN = 8192  # rows read at once
+_GAP = 8  # unneeded rows that cost less than another read
+_RUN = 8192  # rows of one read
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class FileRecord:
 
     Attributes:
         path: relative to the gallery folder, with forward slashes.
-        size: in bytes.
-        sha256: of the whole file, in hex.
+        size: size in bytes.
+        sha256: SHA-256 of the content, in hexadecimal.
     """
 
     path: str
@@ -52,7 +52,7 @@ def write_file(folder: Path, path: str, chunks: Iterable[bytes | memoryview]) ->
     """Writes `chunks` as the file `path` of the gallery `folder`, durably.
 
     Raises:
-        StorageError: when the disk is full or the folder read-only; nothing is left behind.
+        StorageError: the disk is full or the folder read-only. No file is left.
     """
     target = folder / path
     digest, size = hashlib.sha256(), 0
@@ -93,8 +93,8 @@ class StoredFile:
     """A file of the gallery, open for reading; its size is checked when it is opened.
 
     Raises:
-        GalleryDamaged: when it is missing or has another size than the catalog says.
-        StorageError: when it is there but cannot be opened.
+        GalleryDamaged: the file is missing or has another size than in the catalog.
+        StorageError: the file exists but cannot be opened.
     """
 
     def __init__(self, folder: Path, record: FileRecord) -> None:
@@ -110,29 +110,27 @@ class StoredFile:
             raise self._damaged(f"the file {error.strerror}") from error
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        found = os.fstat(self._descriptor).st_size
-        if found != record.size:
+        size = os.fstat(self._descriptor).st_size
+        if size != record.size:
             self.close()
-            raise self._damaged(f"the file has {found} bytes, {record.size} expected")
+            raise self._damaged(f"the file has {size} bytes, {record.size} expected")
 
     def stamp(self) -> str:
         """Returns a text that changes whenever the file is written."""
-        found = os.fstat(self._descriptor)
-        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+        return stamp_of(os.fstat(self._descriptor))
 
     def check(self) -> None:
         """Compares the content with the checksum in the catalog (GalleryDamaged)."""
         digest = hashlib.sha256()
         for offset in range(0, self.record.size, _CHUNK):
             digest.update(self.read(offset, min(_CHUNK, self.record.size - offset)))
-        found = digest.hexdigest()
-        if found != self.record.sha256:
-            raise self._damaged(
-                f"the file has changed: sha256 {found[:12]}…, {self.record.sha256[:12]}… expected"
-            )
+        sha256, expected = digest.hexdigest(), self.record.sha256
+        if sha256 != expected:
+            what = f"the file has changed: sha256 {sha256[:12]}…, {expected[:12]}… expected"
+            raise self._damaged(what)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Returns `size` bytes from `offset` (GalleryDamaged when they are not there)."""
+        """Returns `size` bytes from `offset` (GalleryDamaged if the file was cut)."""
         pieces = []
         while size:
             try:
@@ -146,13 +144,13 @@ class StoredFile:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def map(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], Callable[[], None]]:
-        """Returns the content as numbers that are read when they are used, and a check.
+        """Returns the memory-mapped content as numbers, and a check.
 
-        Both stay usable when the file is closed. The check raises GalleryDamaged where the file
-        was cut, to be called before the numbers are used.
+        Both stay usable when the file is closed. The check must be called before the numbers are
+        used; it raises GalleryDamaged if the file was cut.
         """
         try:
-            # It keeps a descriptor of its own, and the system needs the size at once.
+            # The mapping has its own descriptor, and the system checks the size at once.
             mapping = mmap.mmap(self._descriptor, self.record.size, access=mmap.ACCESS_READ)
         except ValueError as error:
             raise self._damaged("the file was cut while it was open") from error
@@ -174,7 +172,7 @@ class StoredFile:
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Cuts ascending row numbers where one read would fetch too much, or too much in vain."""
+    """Yields (start, stop) of runs of ascending rows, each suitable for one read."""
     if not rows.size:
         return
     cuts = np.flatnonzero((np.diff(rows) > _GAP) | (np.diff(rows // _RUN) > 0)) + 1
@@ -191,7 +189,7 @@ def _unreadable(path: Path, error: OSError) -> StorageError:
 
 @contextmanager
 def closing_on_error(files: Sequence[Any]) -> Iterator[None]:
-    """Closes files or connections when the block fails, so that a refused one stays not open."""
+    """Closes files or connections if the block raises an exception."""
     try:
         yield
     except BaseException:

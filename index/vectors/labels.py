@@ -1,4 +1,4 @@
-"""Roles and labels of all rows, in their packed form and as arrays."""
+"""Roles and labels of all rows, packed and as arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Role and labels of consecutive rows, the labels by their code in the catalog.
+    """Roles and labels of consecutive rows; labels are represented by their code in the catalog.
 
     Attributes:
         roles: uint8 [rows], positions in ROLES.
@@ -31,7 +31,7 @@ class Packed:
 
     @classmethod
     def of(cls, role: Role, labels: Sequence[Sequence[int]]) -> Packed:
-        """Packs the label codes of rows of one role."""
+        """Returns the packed label codes of rows with one role."""
         return cls(
             np.full(len(labels), ROLES.index(role), np.uint8),
             np.array([len(codes) for codes in labels], np.uint32),
@@ -40,7 +40,7 @@ class Packed:
 
     @classmethod
     def from_bytes(cls, data: bytes, rows: int) -> Packed:
-        """Reads what `to_bytes` made of `rows` rows (ValueError for anything else)."""
+        """Returns `rows` rows from a result of `to_bytes` (ValueError for other data)."""
         roles = np.frombuffer(data, np.uint8, rows)
         counts = np.frombuffer(data, "<u4", rows, offset=rows)
         codes = np.frombuffer(data, "<u4", offset=5 * rows)
@@ -50,12 +50,10 @@ class Packed:
 
     @classmethod
     def joined(cls, parts: Sequence[Packed]) -> Packed:
-        """Joins parts in the order of their rows."""
-        return cls(
-            np.concatenate([np.empty(0, np.uint8), *(part.roles for part in parts)]),
-            np.concatenate([np.empty(0, np.uint32), *(part.counts for part in parts)]),
-            np.concatenate([np.empty(0, np.uint32), *(part.codes for part in parts)]),
-        )
+        """Returns the rows of all parts, in order."""
+        parts = [cls.of("gallery", []), *parts]
+        columns = zip(*((part.roles, part.counts, part.codes) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def to_bytes(self) -> bytes:
         """Returns roles, counts and codes one behind the other, little-endian."""
@@ -63,11 +61,11 @@ class Packed:
         return b"".join(array.tobytes() for array in arrays)
 
     def keep(self, mask: NDArray[np.bool_]) -> Packed:
-        """Returns the rows of a mask, bool [rows]."""
+        """Returns the rows in a mask, bool [rows]."""
         return Packed(self.roles[mask], self.counts[mask], self.codes[np.repeat(mask, self.counts)])
 
     def pieces(self, rows: int) -> list[Packed]:
-        """Cuts it into pieces of `rows` rows."""
+        """Returns pieces of `rows` rows."""
         cuts = np.arange(rows, len(self.roles), rows)
         ends = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
         columns = (
@@ -80,12 +78,12 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class Membership:
-    """Role and labels of every row; a removed row has no label.
+    """Roles and labels of all rows; a removed row has no label.
 
     Attributes:
-        distractor: bool [rows].
-        alive: bool [rows]; false for rows that were removed.
-        names: the labels that a row has, sorted.
+        distractor: bool [rows], True for distractors.
+        alive: bool [rows], False for removed rows.
+        names: the labels of all rows, sorted.
         offsets, codes: int64 [rows + 1], int32 [...]; row r has the labels
             names[c] for c in codes[offsets[r] : offsets[r + 1]].
     """
@@ -101,10 +99,10 @@ class Membership:
         """Returns the membership for packed roles and labels.
 
         Args:
-            packed: of all rows.
-            alive: bool [rows].
-            names: the labels by their code; two that differ only in their Unicode form, as older
-                galleries may have them, are one label.
+            packed: roles and labels of all rows.
+            alive: bool [rows], False for removed rows.
+            names: the labels by their code. Labels that differ only in their Unicode form, as in
+                older galleries, become one label.
         """
         codes = packed.codes[np.repeat(alive, packed.counts)]
         used = np.flatnonzero(np.bincount(codes, minlength=len(names))).tolist()
@@ -123,11 +121,11 @@ class Membership:
         )
 
     def role(self, role: Role) -> NDArray[np.bool_]:
-        """Returns the rows of that role, without the removed, bool [rows]."""
+        """Returns a mask of the rows of a role, without removed rows, bool [rows]."""
         of_role: NDArray[np.bool_] = self.distractor == (role == "distractor")
         return self.alive & of_role
 
 
 def join_codes(codes: Sequence[int]) -> str:
-    """Returns the codes of one row's labels as the catalog keeps them with it: "3,17,"."""
+    """Returns the codes of one row's labels in the form of the catalog: "3,17,"."""
     return "".join(f"{code}," for code in codes)

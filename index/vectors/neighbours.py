@@ -16,13 +16,13 @@ class Neighbours:
     """The k nearest gallery rows of each of q queries.
 
     Attributes:
-        rows: int64 [q, k], gallery row numbers, best first; NO_ROW (-1) fills the end where
-            the gallery has fewer than k rows.
-        scores: float32 [q, k], cosine similarities, falling; -inf where there is no row.
+        rows: int64 [q, k], gallery row numbers, best first; NO_ROW (-1) fills the end if the
+            gallery has fewer than k rows.
+        scores: float32 [q, k], descending cosine similarities; -inf for NO_ROW.
         query_ids: the q query ids.
 
     Raises:
-        ValueError: on wrong shapes or dtypes, rising scores, repeated rows, NaN.
+        ValueError: a shape or dtype is wrong, scores ascend, a row is repeated, or a score is NaN.
     """
 
     rows: NDArray[np.int64]

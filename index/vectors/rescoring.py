@@ -12,17 +12,14 @@ from lmk.index.vectors.scores import scores as true_scores
 from lmk.index.vectors.vectors import Vectors
 
 _PAIRS = 1024  # pairs of vectors in memory as float64 at a time
-_ROUGH_PAIRS = 1024  # candidates in memory at a time: what the processor's cache holds
-_ROUGH = 2.5e-3  # twice what rounding to half precision changes of a score, and more
+_ROUGH_PAIRS = 1024  # candidates in memory at a time, which fit the processor's cache
+_ROUGH = 2.5e-3  # more than twice the change of a score by rounding to half precision
 
 
 def score_pairs(
-    stored: Vectors,
-    queries: NDArray[np.float32],
-    query: NDArray[np.int64],
-    rows: NDArray[np.int64],
+    stored: Vectors, queries: NDArray[np.float32], query: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Returns the score of each pair of a query and a row, to the bit as every search gives it.
+    """Returns the score of each pair of a query and a row, with the same bits as in every search.
 
     Args:
         stored: the vectors of the rows.
@@ -50,14 +47,14 @@ def best(
     queries: int,
     k: int,
 ) -> RowScores:
-    """Returns the k best rows of each query: score falling, then row rising.
+    """Returns the k best rows of each query, by descending score, then ascending row.
 
     Args:
         query: int64 [n], the query of each pair, in any order.
-        rows: int64 [n]; no pair twice.
+        rows: int64 [n], the row of each pair; no pair is repeated.
         scores: float32 [n].
-        queries: how many there are.
-        k: rows wanted of each.
+        queries: number of queries.
+        k: number of rows of each query.
 
     Returns:
         Rows int64 [queries, k] and scores float32 [queries, k]; NO_ROW and -inf fill the end.
@@ -76,7 +73,7 @@ def best(
 def best_of(results: Sequence[RowScores], k: int) -> RowScores:
     """Returns the k best rows of each query in several results (rows and scores [q, n]), as `best`.
 
-    No row is in two results of one query.
+    No row may be in two results of one query.
     """
     rows, scores = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
     query, place = np.nonzero(rows != NO_ROW)
@@ -92,15 +89,15 @@ def rescore(
 ) -> RowScores:
     """Returns the k best of the rows proposed for each query, as `best`, with their scores.
 
-    A rough look at all of them comes first: a stored vector is of length 1 within 1e-3, so only
-    those within twice that of the k-th best are scored in float64.
+    Stored vectors have length 1 within 1e-3. Only rows whose float32 score is within twice this
+    distance of the k-th best are scored in float64.
 
     Args:
         stored: the vectors of the rows.
         queries: float32 [q, dim].
         query: int64 [n], positions in queries, ascending.
-        rows: int64 [n], row numbers; no pair twice.
-        k: rows wanted of each query.
+        rows: int64 [n], row numbers; no pair is repeated.
+        k: number of rows of each query.
     """
     counts = np.bincount(query, minlength=len(queries))
     firsts = np.cumsum(counts) - counts

@@ -1,4 +1,4 @@
-"""Scores: the one number that every search gives for a query and a stored vector."""
+"""Scores: the number that every search returns for a query and a stored vector."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def padded(vectors: NDArray[np.float32], rows: int = 0) -> NDArray[np.float32]:
 def scores(query: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the float64 dot products of a query, or of several, and vectors, rounded to float32.
 
-    A product of two float32 is exact in float64; the sums are added in a stated order (SUMS partial
-    sums of every SUMS-th product, added by halves), in which the compiled search adds them too. So
-    a vector gets the same score alone and in company, on any processor.
+    A product of two float32 is exact in float64. The sums are added in a fixed order (SUMS partial
+    sums of every SUMS-th product, added by halves), which the compiled search uses too. A vector
+    therefore gets the same score alone and with others, on any processor.
 
     Args:
         query: float32 [dim], or [n, dim] for a query of its own for each vector.

@@ -10,25 +10,24 @@ from lmk.index.vectors.view import Allow
 
 
 class Searcher(Protocol):
-    """Finds the rows of a View nearest to queries."""
+    """Searches the rows of a View that are nearest to queries."""
 
     @property
     def reason(self) -> str:
-        """Which kind of search this is and why it was chosen, in words for a user."""
+        """Description of the search and the reason for its choice, for a user."""
         ...
 
     def search(self, queries: Embeddings, k: int, allow: Allow | None = None) -> Neighbours:
-        """Returns the k nearest rows of each query, by score falling, then row rising.
+        """Returns the k nearest rows of each query, by descending score, then ascending row.
 
-        A score is the float64 dot product of the query and of what Vectors.read gives for the row,
-        rounded to float32: every searcher that is exact or refines gives the same number.
-        Where there are fewer than k rows, NO_ROW and -inf fill the end; beyond the rows of the
-        gallery and LEAST_WIDTH there is no end to fill (View.check).
+        A score is the float64 dot product of the query and the result of Vectors.read for the row,
+        rounded to float32. All searchers return the same score. If there are fewer than k rows,
+        NO_ROW and -inf fill the end, up to a width that View.check limits.
 
         Args:
-            queries: of the gallery's embedder.
-            k: neighbours wanted.
-            allow: the rows of the view that may be found; all unless given.
+            queries: vectors of the gallery's embedder.
+            k: number of neighbours.
+            allow: the rows of the view that may be returned. Default: all.
 
         Raises:
             UsageError, EmbedderMismatch, ValueError, GalleryDamaged: see View.check, View.allowed.

@@ -24,15 +24,14 @@ _NORM_TOLERANCE = 1e-2  # rounding to half precision moves a length by less than
 
 @dataclass(frozen=True, eq=False)
 class VectorPart:
-    """Consecutive rows.
+    """The vectors of consecutive rows.
 
     Attributes:
-        first_row: the row number of its first vector.
-        array: float16 or float32 [rows, dim], not changed by anybody; rows of length 1 within
-            rounding, as they were stored.
-        key: names the content: two parts with one key hold the same bytes.
-        check: raises GalleryDamaged where the file behind it has been cut since it was mapped;
-            reading a mapping past the end of its file would end the process.
+        first_row: the row number of the first vector.
+        array: float16 or float32 [rows, dim], never changed; rows of length 1 within rounding.
+        key: identifier of the content: two parts with the same key have the same bytes.
+        check: raises GalleryDamaged if the mapped file was cut; reading a mapping past the end of
+            its file would end the process.
     """
 
     first_row: int
@@ -51,12 +50,12 @@ class Vectors:
     """The vectors of rows 0 to `rows` - 1.
 
     Attributes:
-        parts: in the order of their rows, without a gap.
-        dim: components of a vector.
+        parts: the parts in the order of their rows, without a gap.
+        dim: number of components of a vector.
         where: the gallery, for errors.
 
     Raises:
-        ValueError: for parts of another dim or dtype, or with a gap.
+        ValueError: a part has another dim or dtype, or there is a gap.
     """
 
     parts: tuple[VectorPart, ...]
@@ -75,7 +74,7 @@ class Vectors:
 
     @classmethod
     def of_array(cls, array: NDArray[np.float32], key: str = "") -> Vectors:
-        """Vectors held in memory, float32 [n, dim]."""
+        """Returns vectors in memory, float32 [n, dim]."""
         parts = (VectorPart(0, array, key),) if len(array) else ()
         return cls(parts, array.shape[1])
 
@@ -98,7 +97,7 @@ class Vectors:
             rows: int64 [n], each from 0 to `rows` - 1.
 
         Raises:
-            GalleryDamaged: when a vector has no length near 1, as every stored one has.
+            GalleryDamaged: a vector does not have a length near 1, as every stored vector has.
         """
         vectors = self.gather(rows)
         norms = lengths(vectors)
@@ -107,9 +106,9 @@ class Vectors:
         return vectors
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns the vectors of rows as they are stored, of length 1 within rounding or damage.
+        """Returns the stored vectors of rows, whose length is 1 within rounding or damage.
 
-        For a rough look at many; what is kept of them is read by `read`.
+        They are for rough scores; `read` returns the vectors for exact ones.
 
         Args:
             rows: int64 [n], any order, repeats allowed, each from 0 to `rows` - 1.
@@ -122,27 +121,27 @@ class Vectors:
         wanted = rows[order]
         for part, low, high in self._spans(wanted):
             part.check()
-            stored = np.asarray(part.array)  # indexing a memmap itself takes twice as long
+            stored = np.asarray(part.array)  # as indexing a memmap takes twice the time
             vectors[order[low:high]] = stored.take(wanted[low:high] - part.first_row, axis=0)
         return vectors
 
-    def check_lengths(self, found: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        """Checks that vectors have the length of stored ones.
+    def check_lengths(self, norms: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Checks that vectors have the length of stored vectors.
 
         Args:
-            found: float32 [n], what `lengths` returned.
-            rows: int64 [n], of which rows.
+            norms: float32 [n], a result of `lengths`.
+            rows: int64 [n], the rows of the vectors.
 
         Raises:
-            GalleryDamaged: naming the first row that has another length.
+            GalleryDamaged: a vector has another length; the error names the first row.
         """
-        wrong = np.flatnonzero(~(np.abs(found - 1) <= _NORM_TOLERANCE))  # NaN compares false
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # NaN compares false
         if wrong.size:
-            what = f"the vector of row {rows[wrong[0]]} has length {found[wrong[0]]:g}, not 1"
+            what = f"the vector of row {rows[wrong[0]]} has length {norms[wrong[0]]:g}, not 1"
             raise GalleryDamaged(what, where=self.where, remedy=REPAIR)
 
     def _spans(self, wanted: NDArray[np.int64]) -> Iterator[tuple[VectorPart, int, int]]:
-        """For each part the piece of the ascending rows that lies in it, if any."""
+        """Yields each part with the range of the ascending rows that lie in it, if any."""
         firsts = [part.first_row for part in self.parts]
         bounds: Sequence[int] = np.searchsorted(wanted, [*firsts, self.rows]).tolist()
         for part, (low, high) in zip(self.parts, pairwise(bounds), strict=True):
@@ -157,6 +156,6 @@ def row_blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]
 
 
 def lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the lengths of vectors, float32 [n]; what is too long for float32 is not a number."""
+    """Returns the lengths of vectors, float32 [n]; NaN or inf for too large numbers."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))

@@ -1,4 +1,4 @@
-"""View: what a search looks at: the rows of one role, their vectors and their labels."""
+"""View: the rows of one role with their vectors and labels, for a search."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.labels import Membership
 from lmk.index.vectors.vectors import Vectors
 
-LEAST_WIDTH = 1024  # neighbours that a search may be asked for, however small the gallery is
-# Rows that may be found: bool [rows], or labels, of which a picture must carry at least one.
+LEAST_WIDTH = 1024  # neighbours that a search of any gallery can return, including NO_ROW
+# Rows that may be returned: bool [rows], or labels, of which a picture must have at least one.
 Allow = NDArray[np.bool_] | Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The rows to search; it stays usable when the gallery it came from closes.
+    """The rows to search; the view stays usable when its gallery closes.
 
     Attributes:
         stored: the vectors of all rows of the gallery.
-        mask: bool [rows], the rows that belong to the view: those of one role, without the removed.
-        fingerprint: of the embedder that made the vectors.
-        labels: of all rows; None where the rows have none.
-        derived: where a search keeps what it derives from the vectors.
+        mask: bool [rows], the rows of the view: those of one role, without removed rows.
+        fingerprint: fingerprint of the embedder of the vectors.
+        labels: roles and labels of all rows; None if the rows have no labels.
+        derived: files that a search derives from the vectors.
     """
 
     stored: Vectors
@@ -47,13 +47,13 @@ class View:
 
     @classmethod
     def of_embeddings(cls, embeddings: Embeddings) -> View:
-        """All of some embeddings; their positions are the row numbers."""
+        """Returns a view of embeddings; their positions are the row numbers."""
         stored = Vectors.of_array(np.ascontiguousarray(embeddings.vectors))
         return cls(stored, np.ones(len(embeddings), np.bool_), embeddings.fingerprint)
 
     @property
     def dim(self) -> int:
-        """Components of a vector."""
+        """The number of components of a vector."""
         return self.stored.dim
 
     def embeddings(self, rows: NDArray[np.int64]) -> Embeddings:
@@ -61,11 +61,13 @@ class View:
         return Embeddings(self.stored.read(rows), tuple(map(str, rows)), self.fingerprint)
 
     def allowed(self, allow: Allow | None) -> NDArray[np.bool_]:
-        """Returns the rows of the view that `allow` leaves, bool [rows].
+        """Returns a mask of the rows of the view that `allow` contains, bool [rows].
+
+        Labels may be in any Unicode form, with blanks.
 
         Raises:
-            UsageError: for a label that no row has; it may be in any Unicode form, with blanks.
-            ValueError: for a mask of another length or dtype.
+            UsageError: no row has one of the labels.
+            ValueError: a mask has another length or dtype.
         """
         if allow is None:
             return self.mask
@@ -77,16 +79,16 @@ class View:
         return self.mask & self._labelled(allow)
 
     def check(self, queries: Embeddings, k: int) -> int:
-        """Checks a search before it begins, and returns how many neighbours it gives.
+        """Checks a search before it begins, and returns the number of neighbours of each query.
 
-        Those are k, but no more than the rows of the gallery or LEAST_WIDTH, which is more: a k
-        of a billion would take the memory of a billion for each query.
+        The number is k, limited to the larger one of LEAST_WIDTH and the rows of the gallery, as
+        the memory of a search grows with it.
 
         Raises:
-            UsageError: for k below 1.
-            EmbedderMismatch: for queries of another embedder.
-            ValueError: for queries of another dim.
-            GalleryDamaged: where a file behind the vectors was cut since it was opened.
+            UsageError: k is below 1.
+            EmbedderMismatch: the queries have another embedder.
+            ValueError: the queries have another dim.
+            GalleryDamaged: a file of the vectors was cut since it was opened.
             ForkedProcess: this process is a fork of one in which a search has run.
         """
         start_threads()
@@ -115,9 +117,9 @@ class View:
                     remedy = f"there is {similar[0][1]!r}, and {remedy}"
                 raise UsageError(f"no picture has the label {name!r}", remedy=remedy)
         names = [name if name in code_of else plain_name(name) for name in names]
-        found = np.zeros(len(self.mask), np.bool_)
+        mask = np.zeros(len(self.mask), np.bool_)
         if self.labels is not None:
             wanted = np.isin(self.labels.codes, [code_of[name] for name in names])
             counts = np.diff(self.labels.offsets)
-            found[np.repeat(np.arange(len(counts)), counts)[wanted]] = True
-        return found
+            mask[np.repeat(np.arange(len(counts)), counts)[wanted]] = True
+        return mask

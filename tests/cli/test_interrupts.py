@@ -79,7 +79,7 @@ def test_nothing_is_committed_after_an_interrupt_that_got_lost(
         writer.set("x", 1)
         writer.commit()
         writer.set("x", 2)
-        monkeypatch.setattr(interrupts._interrupts, "count", 1)
+        monkeypatch.setattr(interrupts, "_count", 1)
         with pytest.raises(KeyboardInterrupt):
             writer.commit()
     with Gallery.open(tmp_path / "g") as gallery:

@@ -74,9 +74,17 @@ def save_embedder(folder: Path) -> None:
     (folder / "weights" / "w.bin").write_bytes(bytes(range(100)))
 
 
+@contextlib.contextmanager
+def committing(path: Path, **options: Any) -> Iterator[GalleryWriter]:
+    """Opens a writer, and commits at the end of the block."""
+    with GalleryWriter(path, **options) as writer:
+        yield writer
+        writer.commit()
+
+
 def rebuild(path: Path, fingerprint: str = A, count: int = 6) -> None:
     """Builds a whole gallery in one commit, or replaces the one that is there."""
-    with GalleryWriter(path, create=True) as writer:
+    with committing(path, create=True) as writer:
         writer.reset(fingerprint, DIMS[fingerprint])
         writer.install_embedder(save_embedder)
         writer.append(*batch(range(count), fingerprint))
@@ -84,17 +92,15 @@ def rebuild(path: Path, fingerprint: str = A, count: int = 6) -> None:
         writer.put_array("penalty", np.arange(count, dtype=np.float32))
         writer.skip("broken.jpg", "cut short")
         writer.set("pipeline", {"k": count})
-        writer.commit()
 
 
 def grow(path: Path) -> None:
     """Adds pictures in two commits, the second of which folds the first into a segment."""
-    with GalleryWriter(path) as writer:
+    with committing(path) as writer:
         writer.append(*batch(range(100, 102)))
         writer.commit()
         writer.append(*batch(range(102, 105)))
         writer.set("pipeline", {"k": 9})
-        writer.commit()
 
 
 def changed(number: int) -> tuple[Embeddings, list[Picture]]:
@@ -106,7 +112,7 @@ def changed(number: int) -> tuple[Embeddings, list[Picture]]:
 
 def sync(path: Path) -> None:
     """Removes pictures, replaces one and adds some, in one commit."""
-    with GalleryWriter(path) as writer:
+    with committing(path) as writer:
         writer.remove(writer.uncommitted.find(["00000.jpg", "01000.jpg"]))
         row = writer.uncommitted.find(["00001.jpg"])["00001.jpg"]
         new = changed(1)
@@ -116,23 +122,20 @@ def sync(path: Path) -> None:
         writer.append(*batch(range(300, 305)))
         rows = writer.uncommitted.rows
         writer.put_array("penalty", np.arange(rows, dtype=np.float32), by_row=True)
-        writer.commit()
 
 
 def compact(path: Path) -> None:
     """Removes pictures and compacts, in one commit."""
-    with GalleryWriter(path) as writer:
+    with committing(path) as writer:
         writer.remove(writer.uncommitted.find(["00002.jpg", "01001.jpg"]))
         writer.compact()
-        writer.commit()
 
 
 def mend(path: Path) -> None:
     """Replaces the vectors of some rows."""
-    with GalleryWriter(path) as writer:
+    with committing(path) as writer:
         rows = [0, 3, 7]
         writer.replace_vectors(rows, np.array([vector_of(90_000 + row) for row in rows]))
-        writer.commit()
 
 
 def join(path: Path) -> None:

@@ -45,10 +45,7 @@ def test_no_id_passes_to_another_picture_when_more_come(few: set[str], more: set
 def test_the_three_forms() -> None:
     assert ids_of(["a b.jpg", "c.jpg"]) == {"a b.jpg": "a_b", "c.jpg": "c"}
     assert ids_of(["a b.jpg", "a_b.png"]) == {"a b.jpg": "a_b.jpg", "a_b.png": "a_b.png"}
-    assert ids_of(["a b.jpg", "a_b.jpg"]) == {
-        "a b.jpg": "./a%20b.jpg",
-        "a_b.jpg": "./a_b.jpg",
-    }
+    assert ids_of(["a b.jpg", "a_b.jpg"]) == {"a b.jpg": "./a%20b.jpg", "a_b.jpg": "./a_b.jpg"}
     assert ids_of(["é.jpg", "e\u0301.jpg"]) == {
         "é.jpg": "./%C3%A9.jpg",
         "e\u0301.jpg": "./e%CC%81.jpg",

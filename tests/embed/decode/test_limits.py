@@ -293,8 +293,7 @@ class TestMetadata:
 
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize(
-        ("kind", "form"),
-        [(1, "B3x"), (3, "H2x"), (4, "I"), (6, "b3x"), (8, "h2x"), (9, "i")],
+        ("kind", "form"), [(1, "B3x"), (3, "H2x"), (4, "I"), (6, "b3x"), (8, "h2x"), (9, "i")]
     )
     def test_orientation(self, order: str, kind: int, form: str) -> None:
         start = b"II*\0" if order == "<" else b"MM\0*"

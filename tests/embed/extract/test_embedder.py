@@ -263,12 +263,7 @@ class TestFolder:
 
     @pytest.mark.parametrize(
         "change",
-        [
-            {"size": 50},
-            {"mean": [0.1, 0.5, 0.5]},
-            {"gem_p": 2.0},
-            {"backbone": "test_vit"},
-        ],
+        [{"size": 50}, {"mean": [0.1, 0.5, 0.5]}, {"gem_p": 2.0}, {"backbone": "test_vit"}],
     )
     def test_a_changed_config(self, copied: Path, change: dict[str, object]) -> None:
         content = json.loads((copied / "config.json").read_text())
@@ -278,16 +273,7 @@ class TestFolder:
         assert "build the index again" in text
 
     @pytest.mark.parametrize(
-        "content",
-        [
-            "",
-            "{",
-            "[]",
-            "{}",
-            "null",
-            '{"format": 1}',
-            '{"format": "one"}',
-        ],
+        "content", ["", "{", "[]", "{}", "null", '{"format": 1}', '{"format": "one"}']
     )
     def test_no_config(self, copied: Path, content: str) -> None:
         (copied / "config.json").write_text(content)

@@ -133,8 +133,8 @@ def test_passing_failures_are_waited_out_with_exponential_backoff(server, faults
 def test_backoff_has_full_jitter_and_a_limit():
     patience = Patience(jitter=lambda: 0.25)
     assert [patience.delay(n) for n in (1, 2, 3, 10)] == [0.25, 0.5, 1.0, 15.0]
-    assert patience.delay(1, asked=7.0) == 7.0
-    assert patience.delay(1, asked=1e9) == 60.0
+    assert patience.delay(1, retry_after=7.0) == 7.0
+    assert patience.delay(1, retry_after=1e9) == 60.0
     assert all(0.0 <= Patience().delay(n) < 60.0 for n in range(1, 40))
 
 

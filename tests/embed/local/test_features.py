@@ -13,13 +13,7 @@ import pytest
 
 from lmk.embed.errors import StorageError
 from lmk.embed.local import features as module
-from lmk.embed.local.features import (
-    FeatureCache,
-    LocalFeatures,
-    RootSift,
-    XFeat,
-    local_features,
-)
+from lmk.embed.local.features import FeatureCache, LocalFeatures, RootSift, XFeat, local_features
 
 
 def texture(seed: int, width: int = 200, height: int = 150) -> np.ndarray:

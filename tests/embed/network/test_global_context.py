@@ -128,10 +128,7 @@ class TestEmbedder:
     @pytest.mark.parametrize(
         ("name", "fingerprint"),
         [
-            (
-                "landmarks-lite1",
-                "f3f13f452f72a1fcae1f67901d7b604e97e0241944be48eab22ff477eb55ba4c",
-            ),
+            ("landmarks-lite1", "f3f13f452f72a1fcae1f67901d7b604e97e0241944be48eab22ff477eb55ba4c"),
             ("lite0", "254ef479438a14ab2e5e879352b75962f998eaabf41ccb0315062681e629679f"),
             ("lite1", "6c7636c17aa7e6201360338c7bb9fb573bf0e4dd0b6f897cce8286264a675f07"),
         ],

@@ -135,10 +135,7 @@ def test_short_rows(save: Save) -> None:
 )  # fmt: skip
 def test_refused_in_one_line(save: Save, data: str | bytes, says: str) -> None:
     path = save(data)
-    with (
-        pytest.raises(ManifestError) as caught,
-        CsvFile(path, KNOWN, error=ManifestError) as rows,
-    ):
+    with pytest.raises(ManifestError) as caught, CsvFile(path, KNOWN, error=ManifestError) as rows:
         list(rows)
         rows.require("id")
     text = str(caught.value)

@@ -65,10 +65,7 @@ def taught(gallery: Manifest, bank: Manifest, store: Path) -> TeacherVectors:
 
 
 def test_the_ensemble(
-    taught: TeacherVectors,
-    gallery: Manifest,
-    bank: Manifest,
-    teachers: Callable[..., Embedder],
+    taught: TeacherVectors, gallery: Manifest, bank: Manifest, teachers: Callable[..., Embedder]
 ) -> None:
     """Sizes summed, networks side by side, PCA-whitened: once more, picture by picture."""
     files = [m.file(row) for m in (gallery, bank) for row in m.rows]

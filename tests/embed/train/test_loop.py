@@ -272,11 +272,7 @@ class TestRefusals:
             train(small(), [gallery], done[0].folder, device="cpu")
 
     def test_a_run_of_other_settings_or_pictures(
-        self,
-        done: tuple[TrainingResult, Any],
-        small: Small,
-        gallery: Manifest,
-        bank: Manifest,
+        self, done: tuple[TrainingResult, Any], small: Small, gallery: Manifest, bank: Manifest
     ) -> None:
         def resume(config: TrainConfig, *manifests: Manifest) -> None:
             train(config, manifests, done[0].folder, resume=True, device="cpu")

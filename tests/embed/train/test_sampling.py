@@ -57,9 +57,7 @@ class TestOrder:
         assert epoch_order(repeats, 7, 1).tolist() == GOLDEN[1]
 
     @given(
-        st.lists(st.floats(0, 9), min_size=1, max_size=40),
-        st.integers(0, 1000),
-        st.integers(0, 50),
+        st.lists(st.floats(0, 9), min_size=1, max_size=40), st.integers(0, 1000), st.integers(0, 50)
     )
     def test_each_comes_floor_or_ceil_times_and_the_total_is_exact(
         self, repeats: list[float], seed: int, epoch: int

@@ -147,11 +147,7 @@ def test_pictures_that_cannot_be_read(
 
 
 def test_a_run_that_goes_on_computes_nothing_again(
-    recipe: Small,
-    gallery: Manifest,
-    tmp_path: Path,
-    store: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    recipe: Small, gallery: Manifest, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, begun = prepared(recipe(), [gallery], tmp_path, store)
     monkeypatch.setattr(start_module, "stored_features", None)

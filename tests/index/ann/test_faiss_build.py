@@ -149,11 +149,11 @@ def test_an_index_serves_while_the_cells_for_so_many_rows_change(tmp_path: Path)
 
 def test_indexes_of_too_many_kinds_go(tmp_path: Path) -> None:
     view = view_of(tmp_path, 1500)
-    kinds = [f"IVF{cells},SQ8" for cells in range(4, 4 + index_files._KEPT + 2)]
+    kinds = [f"IVF{cells},SQ8" for cells in range(4, 4 + index_files._MOST_INDEXES + 2)]
     for kind in kinds:
         open_(view, kind)
-    assert len(names(view)) == len(names(view, ".rows.json")) == index_files._KEPT
-    for kind in kinds[-index_files._KEPT :]:
+    assert len(names(view)) == len(names(view, ".rows.json")) == index_files._MOST_INDEXES
+    for kind in kinds[-index_files._MOST_INDEXES :]:
         assert not open_(view, kind)[1]
 
 

@@ -90,10 +90,9 @@ def test_a_reader_cannot_write(catalog: Catalog) -> None:
 
 
 def test_statements_that_rewrite_the_file_have_no_limit(path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.remove(["00000.jpg"])
         writer.compact()
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert "00000.jpg" not in gallery.ids(range(gallery.rows))
 

@@ -22,7 +22,6 @@ from lmk.index.exact.compiled import CompiledScan
 from lmk.index.exact.searcher import ExactSearcher
 from lmk.index.exact.tiles import INT8_LANES, INT8_QUERIES, PANEL
 from lmk.index.gallery.gallery import Gallery
-from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.scores import scores
 from lmk.index.vectors.vectors import VectorPart, Vectors
@@ -134,7 +133,7 @@ needs_bytes = pytest.mark.skipif(not INT8_LANES, reason="no multiply-add of byte
 
 @pytest.fixture(autouse=True)
 def small_parts_are_kept(monkeypatch):
-    monkeypatch.setattr(exact_codes, "_KEPT_ROWS", 1)
+    monkeypatch.setattr(exact_codes, "_LEAST_ROWS", 1)
 
 
 def view_in(folder: Path | None, vectors: NDArray[np.float32]) -> View:
@@ -185,7 +184,7 @@ def test_codes_are_kept_by_the_key_of_their_part(tmp_path, vectors, monkeypatch)
 @needs_bytes
 @pytest.mark.usefixtures("compiled")
 def test_codes_of_a_small_part_are_not_kept(tmp_path, vectors, monkeypatch):
-    monkeypatch.setattr(exact_codes, "_KEPT_ROWS", 100)
+    monkeypatch.setattr(exact_codes, "_LEAST_ROWS", 100)
     answer(ExactSearcher(view_in(tmp_path, vectors), int8=True), vectors)
     assert list(files(tmp_path)) == ["int8-1-second"]
 
@@ -207,15 +206,13 @@ def test_a_commit_removes_the_codes_of_parts_that_are_no_more(path, scenario, mo
 
     for number in range(300, 312):
         searched()
-        with GalleryWriter(path) as writer:
+        with scenario.committing(path) as writer:
             writer.append(*scenario.batch([number]))
             ExactSearcher(writer.uncommitted.view(), int8=True).search(scenario.batch([0])[0], 1)
-            writer.commit()
     before = searched()
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.remove(["00000.jpg"])
         writer.compact()
-        writer.commit()
     assert not before & set(files(folder))
     searched()
 

@@ -15,7 +15,6 @@ from lmk.embed.errors import EmbedderMismatch, UsageError
 from lmk.index.exact import flat
 from lmk.index.exact.flat import FlatSearcher
 from lmk.index.gallery.gallery import Gallery
-from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import choose
 from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors import rescoring
@@ -160,11 +159,10 @@ def test_the_setting_of_faiss_is_set_back() -> None:
 
 @pytest.fixture
 def gallery(tmp_path: Path, scenario: ModuleType):
-    with GalleryWriter(tmp_path / "g.lmk", create=True) as writer:
+    with scenario.committing(tmp_path / "g.lmk", create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(*scenario.batch(range(1000, 1010)), role="distractor")
         writer.append(*scenario.batch(range(20)))
-        writer.commit()
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         yield gallery
 
@@ -190,9 +188,8 @@ def test_a_searcher_outlives_its_gallery(gallery: Gallery, scenario: ModuleType)
 
 
 def test_no_rows_and_no_queries(tmp_path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(tmp_path / "e", create=True) as writer:
+    with scenario.committing(tmp_path / "e", create=True) as writer:
         writer.reset(scenario.A, 8)
-        writer.commit()
     queries, _ = scenario.batch([1, 2])
     with Gallery.open(tmp_path / "e") as empty:
         found = choose(empty).search(queries, 3)

@@ -82,9 +82,8 @@ def _save(folder: Path) -> None:
 
 
 def test_files_swapped_with_each_other_are_noticed(path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.append(*scenario.batch(range(400, 403)))  # with the 2 in the catalog: 5 rows
-        writer.commit()
     one, other = path / "segments/000003.f16", path / "segments/000005.f16"
     assert one.stat().st_size == other.stat().st_size
     one.rename(path / "x")
@@ -230,10 +229,9 @@ def test_any_bit_of_the_catalog_can_be_mended(path: Path, scenario: ModuleType) 
     for at in [*range(16, 60), *range(64, 68), *(rng.choice(used) for _ in range(60))]:
         (path / "catalog.db").write_bytes(whole)
         flip(path / "catalog.db", 8 * at + rng.randrange(8))
-        with GalleryWriter(path, create=True) as writer:
+        with scenario.committing(path, create=True) as writer:
             writer.reset(scenario.A, 8)
             writer.append(*scenario.batch(range(6)))
-            writer.commit()
         with Gallery.open(path) as gallery:
             assert gallery.rows == 6, at
         for extra in path.glob("catalog.db-*"):
@@ -243,8 +241,7 @@ def test_any_bit_of_the_catalog_can_be_mended(path: Path, scenario: ModuleType) 
 def test_the_catalog_of_an_older_state(path: Path, scenario: ModuleType, tmp_path: Path) -> None:
     old = shutil.copy(path / "catalog.db", tmp_path)
     scenario.rebuild(path, scenario.B)
-    with GalleryWriter(path):
-        pass
+    GalleryWriter(path).close()
     shutil.copy(old, path)
     with pytest.raises(GalleryDamaged, match="the file is missing"):
         Gallery.open(path)

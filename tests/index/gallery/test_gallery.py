@@ -140,11 +140,10 @@ def test_a_gallery_can_be_empty(tmp_path: Path) -> None:
 
 def test_many_rows_of_a_batch_and_many_batches(tmp_path: Path, scenario: ModuleType) -> None:
     numbers = list(range(1500))
-    with GalleryWriter(tmp_path / "g", create=True) as writer:
+    with scenario.committing(tmp_path / "g", create=True) as writer:
         writer.reset(scenario.A, 8)
         for start in range(0, 1500, 250):
             writer.append(*scenario.batch(numbers[start : start + 250]))
-        writer.commit()
     with Gallery.open(tmp_path / "g") as gallery:
         rows = np.random.default_rng(0).permutation(1500)
         assert gallery.pictures(rows) == [scenario.picture(int(n)) for n in rows]
@@ -158,10 +157,9 @@ def test_gallery_and_pictures_can_be_moved_together(
     embeddings, (picture,) = scenario.batch([1])
     here = tmp_path / "here" / "out" / "g.lmk"
     moved = Picture(**{**vars(picture), "root": str(tmp_path / "here" / "photos")})
-    with GalleryWriter(here, create=True) as writer:
+    with scenario.committing(here, create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(embeddings, [moved])
-        writer.commit()
     (tmp_path / "here").rename(tmp_path / "there")
     with Gallery.open(tmp_path / "there" / "out" / "g.lmk") as gallery:
         assert gallery.pictures([0])[0].root == str(tmp_path / "there" / "photos")
@@ -176,12 +174,11 @@ def test_names_that_are_not_utf8_come_back_byte_by_byte(
     name = os.fsdecode(b"caf\xe9 \xf0\x9f\x97\xbc.jpg")
     picture = Picture(name, (name, "Καστρο"), f"/x/{name}", f"{name * 300}", "00" * 32, 1, 2)
     vector = scenario.vector_of(1)[None]
-    with GalleryWriter(tmp_path / name, create=True) as writer:
+    with scenario.committing(tmp_path / name, create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(Embeddings(vector, (name,), scenario.A), [picture])
         assert writer.append(Embeddings(vector, (name,), scenario.A), [picture]) == 0
         writer.skip(name, "odd")
-        writer.commit()
     with Gallery.open(tmp_path / name) as gallery:
         assert gallery.pictures([0]) == [picture]
         assert gallery.skipped() == [(name, "odd")]
@@ -193,8 +190,7 @@ def test_a_reader_keeps_what_it_opened(path: Path, scenario: ModuleType) -> None
     scenario.rebuild(path, scenario.B, 40)
     between = Gallery.open(path)
     scenario.rebuild(path, scenario.A, 3)
-    with GalleryWriter(path):  # sweeps everything that only the first reader knew
-        pass
+    GalleryWriter(path).close()  # sweeps everything that only the first reader knew
     assert not [f for f in path.rglob("*.f16") if f.name < "000005.f16"]
     assert scenario.answers(before) == expected
     assert between.fingerprint == scenario.B
@@ -214,8 +210,7 @@ def test_a_reader_that_loses_the_race_against_two_writers_looks_again(
     def slow(gallery: Gallery, opened: list, *, verify: bool) -> None:
         monkeypatch.setattr(Gallery, "_open_files", real)
         scenario.rebuild(path, scenario.B, 20)
-        with GalleryWriter(path):
-            pass
+        GalleryWriter(path).close()
         real(gallery, opened, verify=verify)
 
     monkeypatch.setattr(Gallery, "_open_files", slow)
@@ -360,11 +355,10 @@ def test_the_sample_of_format_1_opens(tmp_path: Path, scenario: ModuleType) -> N
         assert gallery.info().format == 3
         assert gallery.pictures(range(5)) == before
         assert gallery.rows == 10
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.put_array("penalty", np.arange(10), by_row=True)
         writer.remove(["00001.jpg"])
         writer.compact()
-        writer.commit()
     assert verify(path) == ()
     assert len(scenario.answers_at(path)["ids"]) == 9
 
@@ -382,10 +376,9 @@ def test_the_sample_of_format_2_opens(tmp_path: Path, scenario: ModuleType) -> N
     content = (path / "catalog.db").read_bytes()
     assert verify(path) == ()
     assert (path / "catalog.db").read_bytes() == content
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         assert writer.uncommitted.removed_ids(["00008.jpg"]) == set()  # format 2 did not keep them
         writer.remove(["00007.jpg"])
-        writer.commit()
     with GalleryWriter(path) as writer:
         assert writer.uncommitted.removed_ids(["00007.jpg", "00000.jpg"]) == {"00007.jpg"}
     assert verify(path) == ()
@@ -398,7 +391,7 @@ def test_arrays_of_format_1_are_carried_over_where_they_go_by_row(
 ) -> None:
     """It did not say so: one for each row does, another length is dropped by compact."""
     path = tmp_path / "g"
-    with GalleryWriter(path, create=True) as writer:
+    with scenario.committing(path, create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(*scenario.batch(range(4)))
         writer.remove(["00001.jpg"])
@@ -408,7 +401,6 @@ def test_arrays_of_format_1_are_carried_over_where_they_go_by_row(
             del header["by_row"]
             writer._t.changes.set_meta(f"array:{name}", header)
         writer.compact()
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.array("rows").tolist() == [0, 2, 3]
         assert gallery.array("other") is None

@@ -14,20 +14,18 @@ from lmk.index.gallery import merge as merging
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.merge import MergeReport, merge
 from lmk.index.gallery.verify import verify
-from lmk.index.gallery.writer import GalleryWriter
 
 
 @pytest.fixture
 def other(tmp_path: Path, scenario: ModuleType, small: None) -> Path:
     """Shares pictures 2 and 1001 with `path`; picture 700 was removed; full precision."""
     path = tmp_path / "other.lmk"
-    with GalleryWriter(path, create=True) as writer:
+    with scenario.committing(path, create=True) as writer:
         writer.reset(scenario.A, 8, "f32")
         writer.append(*scenario.batch([700, 2, 701, 702]))
         writer.append(*scenario.batch([1001, 1002]), role="distractor")
         writer.remove(["00700.jpg"])
         writer.skip("odd.jpg", "no picture")
-        writer.commit()
     return path
 
 
@@ -59,10 +57,9 @@ def test_merging_halves_of_half_precision_is_the_whole(
     tmp_path: Path, scenario: ModuleType
 ) -> None:
     for name, numbers in (("a", range(9)), ("b", range(9, 20)), ("all", range(20))):
-        with GalleryWriter(tmp_path / name, create=True) as writer:
+        with scenario.committing(tmp_path / name, create=True) as writer:
             writer.reset(scenario.A, 8)
             writer.append(*scenario.batch(numbers))
-            writer.commit()
     merge(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
     assert scenario.answers_at(tmp_path / "out") == scenario.answers_at(tmp_path / "all")
 
@@ -70,12 +67,11 @@ def test_merging_halves_of_half_precision_is_the_whole(
 def test_equal_contents_of_two_galleries(path: Path, tmp_path: Path, scenario: ModuleType) -> None:
     twin = tmp_path / "twin.lmk"
     embeddings, (picture,) = scenario.batch([800])
-    with GalleryWriter(twin, create=True) as writer:
+    with scenario.committing(twin, create=True) as writer:
         writer.reset(scenario.A, 8)
         three = scenario.picture(3)
         alike = replace(picture, sha256=three.sha256, labels=three.labels)
         writer.append(embeddings, [alike])
-        writer.commit()
     assert merge(tmp_path / "o", [path, twin]).duplicates == (("00800.jpg", "00003.jpg"),)
     assert merge(tmp_path / "o", [path, twin], duplicates=True).pictures == 14
     assert scenario.answers_at(tmp_path / "o")["ids"][-1] == "00800.jpg"
@@ -89,10 +85,9 @@ def test_labels_that_differ_between_two_galleries(
     embeddings, pictures = scenario.batch([0, 1, 3])
     assert pictures[2].labels == ()
     given = [pictures[0], replace(pictures[1], labels=("x",)), replace(pictures[2], labels=("y",))]
-    with GalleryWriter(other, create=True) as writer:
+    with scenario.committing(other, create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(embeddings, given)
-        writer.commit()
     report = merge(tmp_path / "o", [path, other])
     assert [(one.id, one.labels) for one in report.conflicts] == [("00001.jpg", ("x",))]
     assert [(one.id, one.labels) for one in report.relabelled] == [("00003.jpg", ("y",))]
@@ -109,10 +104,9 @@ def test_one_id_of_two_contents_names_both_galleries(
 ) -> None:
     third = tmp_path / "third.lmk"
     embeddings, (picture,) = scenario.batch([701])
-    with GalleryWriter(third, create=True) as writer:
+    with scenario.committing(third, create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(embeddings, [replace(picture, sha256="e" * 64)])
-        writer.commit()
     with pytest.raises(GalleryError, match=r"^00701\.jpg: .*other.lmk and .*third.lmk have diff"):
         merge(tmp_path / "out.lmk", [path, other, third])
 

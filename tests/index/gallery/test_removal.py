@@ -91,13 +91,12 @@ def test_a_changed_picture_is_removed_and_added_in_one_commit(
 ) -> None:
     embeddings, (picture,) = scenario.batch([2])
     changed = replace(picture, sha256="f" * 64, labels=("landmark new",))
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.remove([picture.id])
         writer.append(embeddings, [changed])
         assert writer.uncommitted.find([picture.id]) == {picture.id: 15}
         writer.remove([picture.id])
         writer.append(embeddings, [changed])
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.find([picture.id]) == {picture.id: 16}
         assert np.flatnonzero(~gallery.alive).tolist() == [2, 15]
@@ -139,10 +138,9 @@ def test_compact_numbers_densely_and_carries_everything_over(
 ) -> None:
     remove(path, GONE)
     left = [row for row in range(15) if row not in GONE]
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.put_array("by row", np.arange(15) * 10, by_row=True)
         writer.put_array("whole", np.array([7, 8]))
-        writer.commit()
     with Gallery.open(path) as before, GalleryWriter(path) as writer:
         writer.compact()
         writer.commit()
@@ -157,10 +155,9 @@ def test_compact_numbers_densely_and_carries_everything_over(
             assert gallery.array("penalty") is None  # of other rows, and dropped
             assert gallery.setting("pipeline") == {"k": 9}
             assert gallery.generation > before.generation
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         assert len(list((path / "segments").iterdir())) == 1
         assert writer.append(*scenario.batch([1, 500])) == 2
-        writer.commit()
     assert verify(path) == ()
 
 
@@ -168,7 +165,10 @@ def test_compact_keeps_large_segments_that_lose_nothing(
     tmp_path: Path, scenario: ModuleType
 ) -> None:
     path = tmp_path / "g"
-    with scenario.small_segments(inline=2, small=8, many=9), GalleryWriter(path, create=True) as w:
+    with (
+        scenario.small_segments(inline=2, small=8, many=9),
+        scenario.committing(path, create=True) as w,
+    ):
         w.reset(scenario.A, 8)
         for start in (0, 10, 20, 30):
             w.append(*scenario.batch(range(start, start + 10)))
@@ -176,7 +176,6 @@ def test_compact_keeps_large_segments_that_lose_nothing(
         w.commit()
         w.remove([name(12), name(31), name(40)])
         w.compact()
-        w.commit()
     with Gallery.open(path) as gallery:
         numbers = [n for n in range(41) if n not in (12, 31, 40)]
         assert gallery.pictures(range(38)) == [scenario.picture(n) for n in numbers]
@@ -194,10 +193,9 @@ def test_compact_without_removed_rows_joins_small_files_once(
     path: Path, scenario: ModuleType
 ) -> None:
     before = scenario.answers_at(path)
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.put_array("by row", np.arange(15), by_row=True)
         assert writer.compact()
-        writer.commit()
     with GalleryWriter(path) as writer:
         generation = writer._t.state.generation
         assert not writer.compact()
@@ -211,14 +209,12 @@ def test_compact_without_removed_rows_joins_small_files_once(
 
 def test_compact_gives_the_space_of_the_catalog_back(path: Path, scenario: ModuleType) -> None:
     numbers = range(2000, 4000)
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.append(*scenario.batch(numbers))
-        writer.commit()
     full = (path / "catalog.db").stat().st_size
     remove_all = [name(number) for number in numbers]
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.remove(remove_all)
-        writer.commit()
     assert (path / "catalog.db").stat().st_size == full
     with Gallery.open(path) as before, GalleryWriter(path) as writer:
         assert writer.compact()
@@ -252,10 +248,12 @@ def test_no_segment_becomes_too_large_to_rewrite(tmp_path: Path, scenario: Modul
 
 def test_an_old_segment_that_is_too_large_is_cut(tmp_path: Path, scenario: ModuleType) -> None:
     path = tmp_path / "g"
-    with scenario.small_segments(inline=2, small=60), GalleryWriter(path, create=True) as writer:
+    with (
+        scenario.small_segments(inline=2, small=60),
+        scenario.committing(path, create=True) as writer,
+    ):
         writer.reset(scenario.A, 8)
         writer.append(*scenario.batch(range(60)))
-        writer.commit()
     with scenario.small_segments(inline=2, small=8), GalleryWriter(path) as writer:
         (_, _, file), *others = writer._t.catalog.segments()
         assert not others and {len(block) for block in writer._t.blocks(file)} == {3}
@@ -269,7 +267,7 @@ def test_an_old_segment_that_is_too_large_is_cut(tmp_path: Path, scenario: Modul
 
 
 def test_a_gallery_can_be_emptied_and_compacted(path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         assert writer.remove([name(n) for n in NUMBERS]) == 15
         writer.commit()
         with Gallery.open(path) as gallery:
@@ -280,7 +278,6 @@ def test_a_gallery_can_be_emptied_and_compacted(path: Path, scenario: ModuleType
         with Gallery.open(path) as gallery:
             assert gallery.rows == 0
         writer.append(*scenario.batch([3]))
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.pictures([0]) == [scenario.picture(3)]
     assert verify(path) == ()
@@ -336,9 +333,8 @@ def test_damaged_vectors_are_replaced_where_all_are_given(
         with pytest.raises(GalleryDamaged, match="nothing is given for row 3"):
             writer.replace_vectors([0, 2], np.array([scenario.vector_of(n) for n in (0, 2)]))
     rows = [0, 2, 3, 4, 5, 6, 7]
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.replace_vectors(rows, np.array([scenario.vector_of(NUMBERS[r]) for r in rows]))
-        writer.commit()
     assert verify(path) == ()
     with Gallery.open(path) as gallery:
         expected = [scenario.vector_of(NUMBERS[row]) for row in rows]
@@ -348,7 +344,7 @@ def test_damaged_vectors_are_replaced_where_all_are_given(
 def test_replace_vectors_refuses_what_does_not_fit(path: Path, scenario: ModuleType) -> None:
     remove(path, [1])
     one = scenario.vector_of(1)[None]
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         for rows in ([1], [15], [-1]):
             with pytest.raises(ValueError, match="does not have"):
                 writer.replace_vectors(rows, one)
@@ -359,15 +355,16 @@ def test_replace_vectors_refuses_what_does_not_fit(path: Path, scenario: ModuleT
         with pytest.raises(ValueError, match="6 components in a gallery of 8"):
             writer.replace_vectors([0], scenario.vector_of(1, scenario.B)[None])
         writer.replace_vectors([0], one)
-        writer.commit()
 
 
 def test_a_large_append_is_cut_into_segments(tmp_path: Path, scenario: ModuleType) -> None:
     path = tmp_path / "g"
-    with scenario.small_segments(inline=2, small=4), GalleryWriter(path, create=True) as writer:
+    with (
+        scenario.small_segments(inline=2, small=4),
+        scenario.committing(path, create=True) as writer,
+    ):
         writer.reset(scenario.A, 8)
         writer.append(*scenario.batch(range(50)))
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert [part.rows for part in gallery.stored.parts] == [16, 16, 16, 2]
         assert gallery.pictures(range(50)) == [scenario.picture(n) for n in range(50)]
@@ -384,7 +381,7 @@ def test_equal_contents_are_added_once_unless_asked(path: Path, scenario: Module
     alike = {"sha256": first.sha256, "labels": first.labels}
     same = [first, *(replace(p, **alike) for p in pictures[1:3])]
     twin = replace(pictures[3], sha256=four.sha256, labels=four.labels)
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         assert writer.append(embeddings, [*same, twin]) == 1
         assert writer.duplicates == [
             (name(301), name(300)), (name(302), name(300)), (name(303), name(4)),
@@ -392,7 +389,6 @@ def test_equal_contents_are_added_once_unless_asked(path: Path, scenario: Module
         assert writer.unchanged == 0
         assert writer.append(embeddings, [*same, twin], duplicates=True) == 3
         assert writer.unchanged == 1
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.ids(range(15, 19)) == [name(n) for n in (300, 301, 302, 303)]
 
@@ -403,10 +399,9 @@ def test_equal_contents_of_another_role_or_a_removed_picture_are_new(
     embeddings, pictures = scenario.batch([300, 301])
     as_distractor = replace(pictures[0], sha256=scenario.picture(1000).sha256)
     as_removed = replace(pictures[1], sha256=scenario.picture(3).sha256)
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.remove([name(3)])
         assert writer.append(embeddings, [as_distractor, as_removed]) == 2
-        writer.commit()
 
 
 def test_contents_whose_checksums_begin_alike_are_different(
@@ -435,22 +430,20 @@ def test_equal_contents_are_looked_up_in_an_index(path: Path) -> None:
 def test_single_precision_keeps_every_bit(tmp_path: Path, scenario: ModuleType) -> None:
     path = tmp_path / "g.lmk"
     embeddings, pictures = scenario.batch(range(20))
-    with scenario.small_segments(inline=4), GalleryWriter(path, create=True) as writer:
+    with scenario.small_segments(inline=4), scenario.committing(path, create=True) as writer:
         writer.reset(scenario.A, 8, "f32")
         writer.append(embeddings, pictures)
         writer.commit()
         writer.append(*scenario.batch([30]))
         writer.remove([name(3)])
-        writer.commit()
     with Gallery.open(path) as gallery:
         assert gallery.precision == gallery.info().precision == "f32"
         assert {part.array.dtype for part in gallery.stored.parts} == {np.dtype("<f4")}
         rows = np.arange(20)
         np.testing.assert_array_equal(gallery.stored.gather(rows), embeddings.vectors)
     assert [file.suffix for file in (path / "segments").iterdir()] == [".f32"]
-    with scenario.small_segments(inline=4), GalleryWriter(path) as writer:
+    with scenario.small_segments(inline=4), scenario.committing(path) as writer:
         writer.compact()
-        writer.commit()
     assert verify(path) == ()
     with pytest.raises(ValueError, match="f64"), GalleryWriter(path) as writer:
         writer.reset(scenario.A, 8, "f64")

@@ -60,8 +60,7 @@ def test_nothing_is_visible_before_the_commit(path: Path, scenario: ModuleType) 
 
 
 def test_leaving_without_a_commit_undoes_everything(path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(path):  # sweeps what the array of the fixture replaced
-        pass
+    GalleryWriter(path).close()  # sweeps what the array of the fixture replaced
     before, files = scenario.answers_at(path), sorted(path.rglob("*"))
     with GalleryWriter(path) as writer:
         writer.reset(scenario.B, 6)
@@ -126,7 +125,7 @@ def test_an_unfinished_build_goes_on_in_its_folder(tmp_path: Path, scenario: Mod
 
 
 def test_another_embedder_is_refused_with_the_way_out(path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         with pytest.raises(EmbedderMismatch, match=r"bbbb for a gallery.*rebuild it with"):
             writer.append(*scenario.batch([7], scenario.B))
         embeddings, pictures = scenario.batch([7])
@@ -140,20 +139,18 @@ def test_another_embedder_is_refused_with_the_way_out(path: Path, scenario: Modu
         with pytest.raises(ValueError, match="not absolute: photos"):
             writer.append(embeddings, [replace(pictures[0], root="photos")])
         assert writer.append(embeddings, pictures) == 1  # a refusal undoes nothing
-        writer.commit()
 
 
 def test_a_known_picture_is_left_as_it_is_and_a_changed_one_refused(
     path: Path, scenario: ModuleType
 ) -> None:
     before = scenario.answers_at(path)
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         assert writer.append(*scenario.batch([0, 1, 100, 50])) == 1
         assert writer.unchanged == 3
         embeddings, (picture,) = scenario.batch([2])
         with pytest.raises(GalleryError, match=r"00002.jpg: another picture has this id; give it"):
             writer.append(embeddings, [replace(picture, sha256="other")])
-        writer.commit()
     after = scenario.answers_at(path)
     assert after["pictures"] == [*before["pictures"], scenario.picture(50)]
 
@@ -206,7 +203,7 @@ def test_small_adds_stay_in_the_catalog_until_they_are_enough(
 def test_many_small_segments_become_one(tmp_path: Path, scenario: ModuleType) -> None:
     path = tmp_path / "g"
     with scenario.small_segments(inline=2, small=8, many=3):
-        with GalleryWriter(path, create=True) as writer:
+        with scenario.committing(path, create=True) as writer:
             writer.reset(scenario.A, 8)
             writer.append(*scenario.batch(range(100, 109)))  # a large one, never folded
             for start in range(0, 9, 3):
@@ -219,7 +216,6 @@ def test_many_small_segments_become_one(tmp_path: Path, scenario: ModuleType) ->
                 (0, 9), (9, 3), (12, 3), (15, 3), (18, 1),
             ]  # fmt: skip
             writer.append(*scenario.batch([10]))
-            writer.commit()
         with Gallery.open(path) as gallery:
             assert parts_of(gallery) == [(0, 9, False), (9, 11, False)]
             numbers = [*range(100, 109), *range(11)]
@@ -283,13 +279,12 @@ def test_an_array_is_for_the_rows_it_was_saved_for(path: Path, scenario: ModuleT
         "empty": np.zeros((0, 3), np.float16),
         "scalar": np.array(3.5),
     }
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         for name, array in arrays.items():
             writer.put_array(name, array)
         with pytest.raises(ValueError, match="plain numbers"):
             writer.put_array("o", np.array([object()]))
         writer.put_array("i", np.array([[3, 4]], np.int64))
-        writer.commit()
     arrays["i"] = np.array([[3, 4]], np.int64)
     with Gallery.open(path) as gallery:
         for name, array in arrays.items():
@@ -299,11 +294,10 @@ def test_an_array_is_for_the_rows_it_was_saved_for(path: Path, scenario: ModuleT
             assert found.shape == array.shape
             assert found.flags.writeable
     with Gallery.open(path) as before:
-        with GalleryWriter(path) as writer:
+        with scenario.committing(path) as writer:
             writer.put_array("f", np.zeros(1))
             writer.append(*scenario.batch([300]))
             writer.put_array("i", np.ones(1))
-            writer.commit()
         with Gallery.open(path) as gallery:
             assert gallery.array("f") is None
             assert gallery.array("b") is None
@@ -318,13 +312,11 @@ def test_an_intact_embedder_of_the_same_fingerprint_is_kept(
         raise AssertionError("saved again")
 
     expected = scenario.answers_at(path)["embedder"]
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         writer.reset(scenario.A, 8)
         writer.install_embedder(never)
-        writer.commit()
     assert scenario.answers_at(path)["embedder"] == expected
-    with GalleryWriter(path):
-        pass
+    GalleryWriter(path).close()
     assert scenario.answers_at(path)["embedder"] == expected
 
 
@@ -345,8 +337,7 @@ def test_another_embedder_comes_beside_the_old_until_the_next_writer(
     scenario.rebuild(path, scenario.B)
     folders = path / "embedder"
     assert sorted(f.name for f in folders.iterdir()) == ["a" * 16, "b" * 16]
-    with GalleryWriter(path):
-        pass
+    GalleryWriter(path).close()
     assert [f.name for f in folders.iterdir()] == ["b" * 16]
 
 
@@ -355,8 +346,7 @@ def test_a_failing_save_is_passed_on(path: Path, scenario: ModuleType) -> None:
         (folder / "half").write_text("x")
         raise OSError(28, "No space left on device")
 
-    with GalleryWriter(path):  # sweeps what the array of the fixture replaced
-        pass
+    GalleryWriter(path).close()  # sweeps what the array of the fixture replaced
     before, files = scenario.answers_at(path), sorted(path.rglob("*"))
     with GalleryWriter(path) as writer:
         writer.reset(scenario.B, 6)
@@ -394,16 +384,13 @@ def write_all(folder: Path, names: Iterable[str]) -> None:
 
 
 def test_the_sweep_takes_what_is_ours_and_nothing_else(path: Path, scenario: ModuleType) -> None:
-    with GalleryWriter(path):  # sweeps what the fixture's commits replaced
-        pass
+    GalleryWriter(path).close()  # sweeps what the fixture's commits replaced
     before, files = scenario.answers_at(path), sorted(path.rglob("*"))
     write_all(path, LEFT_BY_US)
-    with GalleryWriter(path):
-        pass
+    GalleryWriter(path).close()
     assert sorted(path.rglob("*")) == files
     write_all(path, (*OF_THE_USER, "cache/f/x"))
-    with GalleryWriter(path, create=True):
-        pass
+    GalleryWriter(path, create=True).close()
     assert all((path / name).read_text() == "x" for name in (*OF_THE_USER, "cache/f/x"))
     assert scenario.answers_at(path) == before
 
@@ -469,11 +456,10 @@ def test_the_second_writer_is_told_who_writes(path: Path, scenario: ModuleType) 
             GalleryWriter(path)
         assert scenario.answers_at(path)["fingerprint"] == scenario.A  # reading needs no lock
         other.kill()  # the kernel frees its lock
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         with pytest.raises(GalleryLocked):
             GalleryWriter(path)
         writer.append(*scenario.batch([300]))
-        writer.commit()
 
 
 def test_a_writer_waits_for_another_as_long_as_it_is_told(path: Path, scenario: ModuleType) -> None:
@@ -483,9 +469,8 @@ def test_a_writer_waits_for_another_as_long_as_it_is_told(path: Path, scenario: 
         GalleryWriter(path, wait=0.2)
     timer = threading.Timer(0.2, first.close)
     timer.start()
-    with GalleryWriter(path, wait=60) as second:
+    with scenario.committing(path, wait=60) as second:
         second.append(*scenario.batch([300]))
-        second.commit()
     timer.join()
 
 
@@ -498,8 +483,7 @@ def test_another_program_in_the_catalog_keeps_a_writer_out(
     with pytest.raises(GalleryLocked, match=r"catalog.db: another process is writing"):
         GalleryWriter(path)
     shell.close()
-    with GalleryWriter(path):
-        pass
+    GalleryWriter(path).close()
 
 
 def test_generation_and_file_names_never_come_back(path: Path, scenario: ModuleType) -> None:
@@ -518,8 +502,7 @@ def test_closing_twice_does_nothing(path: Path) -> None:
     writer = GalleryWriter(path)
     writer.close()
     writer.close()
-    with GalleryWriter(path):
-        pass
+    GalleryWriter(path).close()
 
 
 def test_who_comes_while_the_first_build_runs(tmp_path: Path, scenario: ModuleType) -> None:

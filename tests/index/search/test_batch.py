@@ -23,7 +23,6 @@ from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.embed.errors import EmbedderMismatch, GalleryLocked, LmkError, StorageError, UsageError
 from lmk.index.catalog.lock import take_lock
 from lmk.index.gallery.gallery import Gallery
-from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search import batch
 from lmk.index.search.batch import BatchReport, read_neighbours, search_batches
 from lmk.index.search.query_files import QueryFile, open_queries, state_of
@@ -205,14 +204,7 @@ def test_a_killed_search_goes_on(
     tmp_path: Path, search: Callable[..., BatchReport], step: int
 ) -> None:
     """Killed while it writes what all is made from, a block, and the note of a block."""
-    command = [
-        sys.executable,
-        "-c",
-        KILLED,
-        str(Path(__file__).parent),
-        str(tmp_path),
-        str(step),
-    ]
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path), str(step)]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     assert list((tmp_path / "found").glob(".*.part"))
     assert search().kept == {1: 0, 4: 1, 5: 1}[step]
@@ -419,10 +411,9 @@ def test_galleries_made_alike_are_told_apart(tmp_path: Path, scenario: ModuleTyp
     """Of one embedder, in one second, with as many rows."""
     states = []
     for name, numbers in (("a", range(5)), ("b", range(5, 10))):
-        with GalleryWriter(tmp_path / name, create=True) as writer:
+        with scenario.committing(tmp_path / name, create=True) as writer:
             writer.reset(scenario.A, 8)
             writer.append(*scenario.batch(numbers))
-            writer.commit()
         with Gallery.open(tmp_path / name) as gallery:
             states.append(state_of(gallery) | {"created": "now"})
     assert states[0] != states[1]

@@ -216,9 +216,7 @@ class Chosen:
         return view, kind, named["recall"]
 
 
-def test_what_is_not_given_is_what_was_chosen_at_the_build(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_not_given_is_what_was_chosen_at_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Chosen(monkeypatch, None)
     assert plain.choose() == ("view of gallery", "auto", search_choose.RECALL)
     saved = Chosen(monkeypatch, {"kind": "hnsw", "recall": 0.9})
@@ -311,13 +309,11 @@ def test_a_container_has_less_memory_than_the_machine(
 
 def test_the_setting_of_a_gallery_is_followed(tmp_path: Path, scenario: ModuleType) -> None:
     from lmk.index.gallery.gallery import Gallery
-    from lmk.index.gallery.writer import GalleryWriter
 
-    with GalleryWriter(tmp_path / "g.lmk", create=True) as writer:
+    with scenario.committing(tmp_path / "g.lmk", create=True) as writer:
         writer.reset(scenario.A, 8)
         writer.append(*scenario.batch(range(20)))
         writer.set("search", {"kind": "exact"})
-        writer.commit()
     with Gallery.open(tmp_path / "g.lmk") as gallery:
         assert isinstance(choose(gallery), ExactSearcher)
         assert isinstance(choose(gallery, settings=SearchSettings("flat")), FlatSearcher)
@@ -335,16 +331,14 @@ def test_what_is_kept_and_does_not_serve_is_said_with_the_gallery_and_the_way_ou
     tmp_path: Path, scenario: ModuleType, kept: dict[str, Any], way_out: str
 ) -> None:
     from lmk.index.gallery.gallery import Gallery
-    from lmk.index.gallery.writer import GalleryWriter
 
     path = tmp_path / "g.lmk"
     vectors = unit_rows(np.random.default_rng(0).standard_normal((1100, 8)))
-    with GalleryWriter(path, create=True) as writer:
+    with scenario.committing(path, create=True) as writer:
         writer.reset(scenario.A, 8)
         _, pictures = scenario.batch(range(1100))
         writer.append(Embeddings(vectors, tuple(p.id for p in pictures), scenario.A), pictures)
         writer.set("search", kept)
-        writer.commit()
     with Gallery.open(path) as gallery:
         with pytest.raises(UsageError) as caught:
             choose(gallery)

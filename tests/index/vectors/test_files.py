@@ -12,13 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmk.embed.errors import GalleryDamaged, StorageError
-from lmk.index.vectors.files import (
-    FileRecord,
-    StoredFile,
-    record_tree,
-    runs,
-    write_file,
-)
+from lmk.index.vectors.files import FileRecord, StoredFile, record_tree, runs, write_file
 
 
 def test_a_written_file_is_what_was_given_and_has_its_checksum(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def old(tmp_path: Path, scenario: ModuleType) -> Path:
     """Rows: NFD label and id, NFC label and id, another label."""
     path = tmp_path / "g.lmk"
     scenario.rebuild(path)
-    with GalleryWriter(path) as writer:
+    with scenario.committing(path) as writer:
         embeddings, pictures = scenario.batch([300, 301, 302])
         names = (NFD, NFC, "plain")
         pictures = [
@@ -33,7 +33,6 @@ def old(tmp_path: Path, scenario: ModuleType) -> Path:
         ]
         ids = tuple(picture.id for picture in pictures)
         writer.append(replace(embeddings, ids=ids), pictures)
-        writer.commit()
     return path
 
 
