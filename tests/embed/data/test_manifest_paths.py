@@ -155,5 +155,5 @@ def test_a_nul_character(root: Path) -> None:
     with pytest.raises(ManifestError, match="the path of a holds a NUL character; write"):
         read_manifest(table, root=root)
     pd.DataFrame({"id": ["a\0"], "path": ["a.jpg"]}).to_parquet(table)
-    with pytest.raises(ManifestError, match=r"a NUL character in the id or path of"):
+    with pytest.raises(ManifestError, match=r"the id or path of .* has a NUL character"):
         read_manifest(table, root=root)
