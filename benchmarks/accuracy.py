@@ -31,8 +31,9 @@ from lmk.eval.scores.gap import contest_gap, gap_of
 from lmk.eval.scores.judged import judge
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 TOP1 = VoteStep(k=1, power=1)
 PIPELINES = {

@@ -41,8 +41,8 @@ from lmk.eval.tune.scores import judged_of
 from lmk.eval.tune.trial import try_pipelines
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.penalty import PenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import PenaltyStep
 
 PRESET = "landmarks-lite1"
 HALVES = ("bank", "query")

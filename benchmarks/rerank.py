@@ -41,18 +41,17 @@ from lmk.rerank.fit.calibration import threshold_for
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.steps import (
-    DbaStep,
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import (
     DemoteStep,
     DistractorSimilarityStep,
-    GeometryStep,
-    PenaltyStep,
     QueryPenaltyStep,
-    RescaleStep,
-    VoteStep,
 )
+from lmk.rerank.steps.geometry import GeometryStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.voting import VoteStep
 
 FOLDS = 5
 SMALL = 15  # pictures of a landmark of the long tail

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from lmk.embed.data.images import Skipped
     from lmk.index.gallery.gallery import Gallery
-    from lmk.rerank.steps.geometry import Match
     from lmk.rerank.steps.pipeline import Pipeline
     from lmk.rerank.steps.predictions import Predictions
+    from lmk.rerank.steps.state import Match
 
 
 _COLUMNS = (

@@ -39,7 +39,7 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     from lmk.rerank.fit.saved import saved_distractors, saved_pipeline
     from lmk.rerank.fit.tables import exact_searcher
     from lmk.rerank.steps.distractor_similarity import hits_table
-    from lmk.rerank.steps.penalty import PenaltySettings, count_hits
+    from lmk.rerank.steps.penalty import PenaltyStep, count_hits
 
     check_output(output)
     with Gallery.open(index) as gallery:
@@ -49,7 +49,7 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
             remedy = f"add some: lmk index add {shell_word(index)} pictures/ --distractors"
             raise UsageError("holds no distractors", where=index, remedy=remedy)
         step = saved_pipeline(gallery).step_that_needs("hits")
-        top = top or (PenaltySettings().top if step is None else step.table_size())
+        top = top or (PenaltyStep().top if step is None else step.table_size())
         searcher = exact_searcher(gallery.view())
         found = count_hits(searcher, bank, rows=gallery.rows, gallery=len(rows), top=top)
         table = hits_table(found, gallery.ids(rows), rows)

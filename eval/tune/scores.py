@@ -18,7 +18,7 @@ from lmk.eval.tune.grid import choose, fold_scores, name_of, stratified_folds
 from lmk.eval.tune.labelled_photos import LabelledPhotos
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.steps import VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 PLAIN = Pipeline(steps=(VoteStep(k=1),), candidates=1)  # the label of the nearest picture
 _SCORES: dict[str, Callable[[Judged], float]] = {

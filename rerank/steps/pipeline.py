@@ -15,18 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAn
 from lmk.embed.local.features import Extractor
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.distractor_similarity import landmark_score
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import QueryPenaltyStep, landmark_score
+from lmk.rerank.steps.geometry import GeometryStep  # noqa: F401 - the class registers itself
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch, RankingState, leave_out
 from lmk.rerank.steps.step import Place, Step, read_step, step_names, with_new_names
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    PenaltyStep,
-    QueryPenaltyStep,
-    RescaleStep,
-    ThresholdStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 
 # Chosen by cross-validation on real photos, with three networks (docs/results.md).
 DEFAULT_STEPS: tuple[Step, ...] = (

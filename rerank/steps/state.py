@@ -11,8 +11,31 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.local.features import LocalFeatures
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
-from lmk.rerank.steps.geometry import NOT_LOOKED_AT, Match
 from lmk.rerank.steps.ranking import ranked
+
+NOT_LOOKED_AT = -1  # inliers of a neighbour without a geometric check
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The matched points of two pictures.
+
+    Attributes:
+        query, gallery: float32 [m, 2], matched points in pixels of the reduced pictures.
+        inlier: bool [m], whether the geometry explains the match.
+        query_size, gallery_size: width and height of the reduced pictures.
+    """
+
+    query: NDArray[np.float32]
+    gallery: NDArray[np.float32]
+    inlier: NDArray[np.bool_]
+    query_size: tuple[int, int]
+    gallery_size: tuple[int, int]
+
+    @property
+    def inliers(self) -> int:
+        """The number of matches that the geometry explains."""
+        return int(self.inlier.sum())
 
 
 @dataclass(frozen=True, eq=False)

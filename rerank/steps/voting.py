@@ -11,13 +11,18 @@ Known rules and how to call them:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
 
 from lmk.index.vectors.neighbours import NO_ROW
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.ranking import order_of
+from lmk.rerank.steps.state import RankingState
+from lmk.rerank.steps.step import Place, Step, without_removed
 
 _WHOLE = 64  # whole powers up to here are multiplied
 
@@ -50,6 +55,81 @@ class LabelSums:
     query: NDArray[np.int64]
     code: NDArray[np.int64]
     total: NDArray[np.float64]
+
+
+class VoteStep(Step):
+    """Lets the k best candidates vote for their labels.
+
+    A candidate votes with max(score, 0) ** power. The confidence is (sum of the winner's votes / k)
+    ** (1 / power), which ranks as the sum does and reads like a score. Where every neighbour that
+    has a label scores at or below 0, the label of the first of them is the answer, and its score
+    is the confidence.
+
+    Attributes:
+        k: candidates that vote.
+        power: of the score.
+        prior: votes for a label of n gallery pictures are multiplied by n ** prior.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    place: ClassVar[Place] = Place.VOTE
+
+    step: Literal["vote"] = "vote"
+    k: int = Field(default=5, ge=1)
+    power: float = Field(default=9.0, gt=0)
+    prior: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, settings: Any) -> Any:
+        return without_removed(settings, ("temperature", "most"))
+
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Fills `winner`, `confidence` and `votes`."""
+        rows = state.neighbours.rows
+        candidates = rows[:, : state.candidates]
+        scores = state.scores[:, : state.candidates]
+        result = vote_best(
+            candidates,
+            scores,
+            self.k,
+            context.label_offsets,
+            context.label_codes,
+            power=self.power,
+            scale=class_prior(context.label_pictures, self.prior) if self.prior else None,
+        )
+        confidence = (result.total / self.k) ** (1 / self.power)
+        silent = result.total <= 0
+        known = labelled(candidates[silent], context.label_offsets)
+        best = np.where(known, scores[silent], -np.inf).max(axis=1, initial=-np.inf)
+        confidence[silent] = np.minimum(best, 0)
+        confidence[result.winner < 0] = -np.inf
+        beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
+        votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares
+        return replace(
+            state,
+            winner=result.winner,
+            confidence=confidence.astype(np.float32),
+            votes=votes,
+        )
+
+
+class ThresholdStep(Step):
+    """Turns answers with a confidence below `value` into "none of these"; the ranking stays."""
+
+    place: ClassVar[Place] = Place.THRESHOLD
+
+    step: Literal["threshold"] = "threshold"
+    value: float
+
+    def answer_threshold(self) -> float:
+        """Returns the threshold."""
+        return self.value
+
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Sets `threshold`."""
+        return replace(state, threshold=self.value)
 
 
 def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[np.float64]:

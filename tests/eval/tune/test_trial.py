@@ -21,8 +21,9 @@ from lmk.eval.tune.trial import try_pipelines
 from lmk.index.catalog.lock import take_lock
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.geometry import GeometryStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import GeometryStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 
 @pytest.fixture(scope="module")

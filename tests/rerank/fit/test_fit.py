@@ -23,14 +23,11 @@ from lmk.rerank.fit.fit import fit, fit_change
 from lmk.rerank.fit.saved import saved_context, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY, exact_searcher
 from lmk.rerank.steps import hits as picks_module
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import DistractorSimilarityStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    DistractorSimilarityStep,
-    PenaltyStep,
-    RescaleStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import VoteStep
 
 DIM, LANDMARKS = 6, 8
 # Counts at which a small gallery is penalised.

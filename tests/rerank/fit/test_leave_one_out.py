@@ -17,8 +17,9 @@ from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.leave_one_out import answers_of_gallery
 from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.distractor_similarity import OverpredictedStep, QueryPenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import OverpredictedStep, QueryPenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 Embed = Callable[..., Embeddings]
 Facts = Callable[..., PipelineContext]

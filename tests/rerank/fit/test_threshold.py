@@ -19,10 +19,11 @@ from lmk.rerank.fit.copies import CopyRule
 from lmk.rerank.fit.leave_one_out import answers_of_gallery
 from lmk.rerank.fit.threshold import _cut, fit_threshold
 from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.penalty import PenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import PenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 Embed = Callable[..., Embeddings]
 Facts = Callable[..., PipelineContext]

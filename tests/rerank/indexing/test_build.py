@@ -35,8 +35,9 @@ from lmk.rerank.fit.tables import BACKGROUND, PENALTY
 from lmk.rerank.indexing import whiten as whiten_module
 from lmk.rerank.indexing.build import add_pictures, build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.penalty import PenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import PenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 
 @pytest.fixture(scope="module")

@@ -31,15 +31,11 @@ from lmk.rerank.indexing.build import (
 )
 from lmk.rerank.indexing.ingest import PHOTOS, open_store
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import DistractorSimilarityStep, QueryPenaltyStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    DistractorSimilarityStep,
-    PenaltyStep,
-    QueryPenaltyStep,
-    RescaleStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import VoteStep
 
 # A small gallery is penalised by these.
 PIPELINE = Pipeline(
