@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lmk.cli.eval.options import bootstrap, parts
+from lmk.cli.eval.options import Draws, bootstrap, parts
 from lmk.cli.eval.tables import (
     bounds_of,
     echo_findings,
     echo_gap,
     echo_warnings,
     gap_dict,
-    interval_note,
     score_text,
 )
 from lmk.cli.index_path import INDEX
@@ -56,8 +55,7 @@ def gap(
     submission: Path,
     solution: Path,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
     report: Path | None,
     index: Path | None,
     queries: Path | None,
@@ -95,7 +93,7 @@ def gap(
         elif index is not None:
             gallery = opened.enter_context(Gallery.open(index))
         scores = [
-            gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
+            gap_scores(judge(answers, truth, usage), name, **vars(draws))
             for name, usage in parts(truth)
         ]
         warnings = label_warnings(answers, truth)
@@ -110,6 +108,7 @@ def gap(
         echo_json(facts)
     else:
         echo_gap(scores)
+        echo(draws.note())
 
 
 def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None) -> None:
@@ -168,8 +167,7 @@ def compare(
     weights: str | None,
     rule: str,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
 ) -> None:
     """Compare two or more SUBMISSIONS (id,landmarks) by their GAP against one SOLUTION.
 
@@ -200,7 +198,7 @@ def compare(
     names = [str(path) for path in (*submissions, *((blended,) if blended else ()))]
     warnings = [label_warnings(each, truth) for each in read]
     pairs = [compare_two(read[0], other, truth, usage) for other in read[1:]]
-    entries = _compared(names, pairs, resamples, seed)
+    entries = _compared(names, pairs, draws)
     for name, entry, own in zip(names, entries, warnings, strict=True):
         echo_warnings(name, own)
         entry["warnings"] = list(own)
@@ -211,7 +209,9 @@ def compare(
     if as_json:
         echo_json({"usage": usage or "all", "submissions": entries})
     else:
-        _echo_compared(entries, resamples, seed)
+        _echo_compared(entries)
+        echo(draws.note())
+        _echo_changes(entries)
 
 
 def _weights(text: str | None, count: int) -> list[float] | None:
@@ -241,9 +241,7 @@ def _blend(submissions: list[Submission], weights: list[float] | None, rule: str
         raise SubmissionError(str(error)) from error
 
 
-def _compared(
-    names: list[str], pairs: list[GapDifference], resamples: int, seed: int
-) -> list[dict[str, Any]]:
+def _compared(names: list[str], pairs: list[GapDifference], draws: Draws) -> list[dict[str, Any]]:
     """Returns the GAP of each submission, and the test of each other one against the first."""
     from lmk.eval.scores.bootstrap import gap_interval, gap_test
 
@@ -252,12 +250,12 @@ def _compared(
     entries: list[dict[str, Any]] = []
     for place, (name, each, value) in enumerate(zip(names, judged, gaps, strict=True)):
         entry: dict[str, Any] = {"submission": name, "gap": value, "gap_interval": None}
-        if resamples:
-            entry["gap_interval"] = bounds_of(gap_interval(each, resamples=resamples, seed=seed))
+        if draws.resamples:
+            entry["gap_interval"] = bounds_of(gap_interval(each, **vars(draws)))
         if place:
             entry |= {"difference": value - gaps[0], "difference_interval": None, "p_value": None}
-            if resamples:
-                test = gap_test(judged[0], each, resamples=resamples, seed=seed)
+            if draws.resamples:
+                test = gap_test(judged[0], each, **vars(draws))
                 entry |= {"difference_interval": [test.low, test.high], "p_value": test.p_value}
         entries.append(entry)
     return entries
@@ -287,7 +285,7 @@ def _changes(
     return rows
 
 
-def _echo_compared(entries: list[dict[str, Any]], resamples: int, seed: int) -> None:
+def _echo_compared(entries: list[dict[str, Any]]) -> None:
     header, rows = ["", "GAP", "difference", "p"], []
     for entry in entries:
         row = [entry["submission"], score_text(entry["gap"], entry["gap_interval"])]
@@ -301,7 +299,9 @@ def _echo_compared(entries: list[dict[str, Any]], resamples: int, seed: int) -> 
             ]
         rows.append([*row, "", ""][:4])
     echo_table(header, rows)
-    echo(interval_note(resamples, seed))
+
+
+def _echo_changes(entries: list[dict[str, Any]]) -> None:
     for entry in entries[1:]:
         if not entry["changes"]:
             continue

@@ -20,7 +20,7 @@ from lmk.embed.progress import CountOfTotal
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.neighbour_table import NearestTable, Parties
+from lmk.rerank.fit.neighbour_table import NearestTable
 from lmk.rerank.steps.hits import HitTable, Mask, Sides
 
 _AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
@@ -201,13 +201,14 @@ class _Lists(FittedTable):
         return cls(NearestTable.empty(0, size))
 
     def updated(self, change: Change, on_progress: CountOfTotal) -> Self:
-        before, after = (
-            Parties(sides.gallery, getattr(sides, self.among))
-            for sides in (change.before, change.after)
-        )
-        stored, fingerprint = change.gallery.stored, change.gallery.fingerprint
         table = self.table.updated(
-            change.search, stored, fingerprint, before=before, after=after, on_progress=on_progress
+            change.search,
+            change.gallery.stored,
+            change.gallery.fingerprint,
+            before=change.before,
+            after=change.after,
+            among=self.among,
+            on_progress=on_progress,
         )
         return replace(self, table=table)
 

@@ -33,7 +33,7 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
 from lmk.rerank.lists.diffusion import NeighbourGraph
-from lmk.rerank.lists.k_reciprocal import KReciprocal
+from lmk.rerank.lists.k_reciprocal import k_reciprocal
 from lmk.rerank.lists.label_order import (
     SoftLabels,
     boost_by_tags,
@@ -174,8 +174,8 @@ class KReciprocalStep(ListStep):
     share: float = Field(default=0.3, ge=0, le=1)
 
     def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
-        rule = KReciprocal(self.k1, self.k2, self.share)
-        return rule.rerank(lists.queries, lists.neighbours, collection.view.stored)
+        stored, near = collection.view.stored, lists.neighbours
+        return k_reciprocal(lists.queries, near, stored, k1=self.k1, k2=self.k2, share=self.share)
 
 
 class DiffuseStep(ListStep):

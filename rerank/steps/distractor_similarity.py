@@ -194,12 +194,10 @@ def thresholded_demotion(
         factor: of the cosine.
 
     Raises:
-        ValueError: when there are not nth columns, or a number is negative.
+        ValueError: there are fewer than nth columns.
     """
     if not 1 <= nth <= cosines.shape[1]:
         raise ValueError(f"the {nth}. largest of {cosines.shape[1]} cosines")
-    if at < 0 or factor < 0:
-        raise ValueError(f"at and factor must not be negative, got {at} and {factor}")
     t = cosines[:, nth - 1]
     return np.where(t >= at, factor * np.maximum(t, 0), 0).astype(np.float32)
 

@@ -39,12 +39,10 @@ def expand(
         alpha: the larger, the less distant neighbours matter.
 
     Raises:
-        ValueError: when `neighbours` is of other queries, n is below 1 or alpha negative.
+        ValueError: `neighbours` belongs to other queries.
     """
     if neighbours.query_ids != queries.ids:
         raise ValueError("the neighbours are of other queries")
-    if n < 1 or alpha < 0:
-        raise ValueError(f"n must be at least 1 and alpha not negative, got {n} and {alpha}")
     weights = _weights(neighbours.scores[:, :n], alpha)
     moved = np.empty_like(queries.vectors)
     for start in range(0, len(queries), _BLOCK):
@@ -59,12 +57,7 @@ def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64
 
     The weights are logarithmically even, as in the second place of the Google Landmark Recognition
     contest of 2020 (n = 10, spread = 1.5).
-
-    Raises:
-        ValueError: when n is below 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
     weights = np.logspace(0, -spread, n)
     return np.asarray(weights / weights.sum(), np.float64)
 

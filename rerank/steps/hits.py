@@ -56,8 +56,8 @@ class Sides:
 
     def grown(self, rows: int) -> Sides:
         """Returns the sides of the same gallery among more rows."""
-        more = np.zeros(rows - len(self.gallery), np.bool_)
-        return Sides(np.concatenate([self.gallery, more]), np.concatenate([self.distractors, more]))
+        more = (0, rows - len(self.gallery))
+        return Sides(np.pad(self.gallery, more), np.pad(self.distractors, more))
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,11 +135,10 @@ class ThresholdStep(Step):
 def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[np.float64]:
     """Returns max(score, 0) ** power, float64 [q, k]; 0 where there is no neighbour.
 
-    Raises:
-        ValueError: when power is not above 0.
+    Args:
+        scores: float [q, k]; -inf where there is no neighbour.
+        power: above 0.
     """
-    if not power > 0:
-        raise ValueError(f"power must be above 0, got {power}")
     weights = np.maximum(scores, 0).astype(np.float64)
     if power == int(power) <= _WHOLE:
         return whole_power(weights, int(power))
@@ -197,12 +196,7 @@ def vote_best(
 
     Returns:
         winner and total [q], shares [q, n].
-
-    Raises:
-        ValueError: for k below 1, or a power that power_weights refuses.
     """
-    if k < 1:
-        raise ValueError(f"at least 1 neighbour must vote, got {k}")
     k = min(k, rows.shape[1])
     voters, of_voters, places = np.where(np.isneginf(scores), NO_ROW, rows), scores, None
     if k < rows.shape[1]:

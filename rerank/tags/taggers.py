@@ -195,21 +195,16 @@ class VoteTagger:
 
     Args:
         recognizer: the recognizer of the index. It must stay open.
-        voters: the number k of nearest candidates that vote.
-        power: the exponent of the scores, see tag_votes.
 
     Raises:
         UsageError: no picture of the index has a label.
         GalleryError: the saved thresholds are for other votes.
     """
 
-    def __init__(
-        self, recognizer: Recognizer, *, voters: int = VOTERS, power: float = POWER
-    ) -> None:
+    def __init__(self, recognizer: Recognizer) -> None:
         self.embedder = recognizer.embedder
         self.names = recognizer.gallery.label_names
         self._recognizer = recognizer
-        self._voters, self._power = voters, power
         self._steps = recognizer.pipeline.scoring()
         path = recognizer.gallery.path
         if not self.names:
@@ -222,24 +217,22 @@ class VoteTagger:
     def fingerprint(self) -> str:
         """A text that identifies the steps of the scores; it does not depend on the pictures."""
         steps = hashlib.sha256(digest_text(self._steps).encode()).hexdigest()
-        return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
+        return f"{self.embedder.fingerprint} {VOTERS} {POWER:g} {steps}"
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
         vectors = self.embedder.vectors(features)
         ids = tuple(map(str, range(len(vectors))))
-        asked = Embeddings(vectors, ids, self.embedder.fingerprint)
+        queries = Embeddings(vectors, ids, self.embedder.fingerprint)
         context = self._recognizer.context
-        found = self._recognizer.search(asked, self._steps.candidates)
-        answers = self._steps.predict(QueryBatch(asked), found, context)
+        neighbours = self._recognizer.search(queries, self._steps.candidates)
+        answers = self._steps.predict(QueryBatch(queries), neighbours, context)
         return tag_votes(
             answers.neighbours.rows,
             answers.scores,
             context.label_offsets,
             context.label_codes,
             len(self.names),
-            k=self._voters,
-            power=self._power,
         )
 
     def save(self, thresholds: TagThresholds) -> None:

@@ -73,8 +73,6 @@ def test_demotion_by_the_third() -> None:
     assert thresholded_demotion(np.full((1, 3), -0.5, np.float32), at=0).tolist() == [0]
     with pytest.raises(ValueError, match="largest of 3"):
         thresholded_demotion(cosines, nth=4)
-    with pytest.raises(ValueError, match="not be negative"):
-        thresholded_demotion(cosines, factor=-1)
 
 
 @given(st.lists(st.integers(-1, 3), max_size=30), st.integers(0, 6))
