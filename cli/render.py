@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmk.cli.printing import echo
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     import jinja2
@@ -106,8 +107,6 @@ def require_folder(path: Path) -> None:
     Raises:
         UsageError: the folder does not exist.
     """
-    from lmk.embed.errors import UsageError
-
     if not path.parent.is_dir():
         raise UsageError("no such folder", where=path.parent, remedy="create it first")
 
@@ -125,7 +124,6 @@ def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
             (writing would replace a device such as /dev/null).
     """
     from lmk.embed.decode.formats import PICTURE_SUFFIXES
-    from lmk.embed.errors import UsageError
 
     require_folder(path)
     if not path.exists():

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.answer.labelled_photos import (
+    echo_unknown,
+    indexed_landmarks,
+    read_photos,
+    require_writable,
+)
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
+from lmk.embed.errors import LmkError, UsageError
 
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
@@ -74,8 +81,6 @@ def calibrate(
 
     Example: lmk calibrate gallery.lmk --data photos.csv --precision 0.95
     """
-    from lmk.cli.answer.labelled_photos import require_writable
-    from lmk.embed.errors import UsageError
     from lmk.rerank.fit.fit import save_calibration, save_pipeline
     from lmk.rerank.recognizer import Recognizer
 
@@ -120,7 +125,6 @@ def _answers(
 
     Without photos the answers are those to the pictures of the index, and there are no numbers.
     """
-    from lmk.cli.answer.labelled_photos import echo_unknown, indexed_landmarks, read_photos
     from lmk.cli.progress import StageProgress
     from lmk.eval.tune.calibration_cv import (
         ENOUGH,
@@ -158,7 +162,6 @@ def _calibrated(
     answers: ScoredAnswers, precision: float | None, method: Method, where: Path
 ) -> Calibrated:
     """Returns the calibration and the threshold; raises LmkError if there is none."""
-    from lmk.embed.errors import LmkError
     from lmk.eval.tune.calibration_cv import balanced, calibrated
     from lmk.rerank.fit.calibration import threshold_for
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.answer.labelled_photos import echo_unknown, read_photos, require_writable
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
 from lmk.cli.tables import echo_table
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,9 +72,7 @@ def tune(
 
     Example: lmk tune gallery.lmk --data photos.csv --apply
     """
-    from lmk.cli.answer.labelled_photos import require_writable
     from lmk.cli.progress import StageProgress
-    from lmk.embed.errors import UsageError
     from lmk.eval.tune.grid import default_grid, read_grid
     from lmk.eval.tune.labelled_photos import refuse_shared_photos
     from lmk.eval.tune.scores import candidates, tuning_of
@@ -112,9 +112,6 @@ def _photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: StageProgress
 ) -> LabelledPhotos:
     """Returns labelled photos with their embeddings; prints notes about them on stderr."""
-    from lmk.cli.answer.labelled_photos import echo_unknown, read_photos
-    from lmk.embed.errors import UsageError
-
     count = on_progress.stage(str(source), len(manifest))
     photos = read_photos(manifest, source, recognizer, count)
     without = sum(not labels for labels in photos.labels)

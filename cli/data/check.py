@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.find_index import find_index
 from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
 from lmk.cli.options import FILE, FOLDER, refuse_idle, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
-from lmk.cli.render import counted
+from lmk.cli.render import check_output, counted, write_text
 from lmk.embed.defaults import DEFAULT
 
 if TYPE_CHECKING:
@@ -75,8 +76,6 @@ def check(
     Example: lmk data check gallery/ --html check.html
     """
     from lmk.cli.data.check_page import check_json, check_lines, check_page
-    from lmk.cli.find_index import find_index
-    from lmk.cli.render import check_output, write_text
 
     if html is not None:
         check_output(html, reads=[] if manifest is None else [manifest])

@@ -22,6 +22,7 @@ from lmk.cli.options import (
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from lmk.embed.data.label_table import LabelTable
@@ -102,7 +103,6 @@ def caption_tags(
     Then: lmk train keywords-lite1 --data keywords.csv -o pretrained
     """
     from lmk.embed.data.label_table import TAGS, LabelTable
-    from lmk.embed.errors import ManifestError, UsageError
     from lmk.embed.tags.captions import keywords, read_contexts, weighted_labels
     from lmk.embed.tags.sentences import sentence_encoder
 
@@ -194,7 +194,6 @@ def add_tags(
     Example: lmk data add-tags photos.csv --relations relations.csv -o more.csv
     """
     from lmk.embed.data.label_table import LabelTable
-    from lmk.embed.errors import ManifestError, UsageError
     from lmk.embed.tags.cooccurrence import add_tags as more_tags
     from lmk.embed.tags.hierarchy import RelationGraph
 
@@ -241,7 +240,6 @@ def _together(
     """Returns the tags that occur with each tag in pictures with labels and predictions."""
     import numpy as np
 
-    from lmk.embed.errors import UsageError
     from lmk.embed.tags.cooccurrence import cooccurrence, cooccurring_tags
     from lmk.eval.files.tag_files import read_predictions
 
@@ -267,7 +265,6 @@ def _together(
 def _read_glosses(path: Path) -> dict[str, str]:
     """Returns the text of each label."""
     from lmk.embed.data.manifest_table import read_table
-    from lmk.embed.errors import ManifestError
     from lmk.embed.tables.label_text import plain_name
 
     rows = read_table(path, {"label", "text"})

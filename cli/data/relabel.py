@@ -13,6 +13,7 @@ from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
 from lmk.embed.defaults import DEFAULT
+from lmk.embed.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,8 +103,6 @@ def relabel(
 
     Then: lmk data relabel photos.csv --merge verdicts.csv -o better.csv
     """
-    from lmk.embed.errors import UsageError
-
     for path in (output, html):
         if path is not None:
             check_output(path, reads=[manifest] if merge is None else [manifest, merge])
@@ -165,7 +164,6 @@ def _candidates(
 
     from lmk.cli.progress import StageProgress
     from lmk.embed.embeddings import Embeddings
-    from lmk.embed.errors import ManifestError
     from lmk.embed.extract.embedder import Embedder
     from lmk.embed.extract.extract import extract
     from lmk.embed.extract.feature_store import FeatureStore

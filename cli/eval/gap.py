@@ -22,6 +22,7 @@ from lmk.cli.options import FILE, PATH, as_json, root
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 from lmk.cli.tables import echo_table
+from lmk.embed.errors import SubmissionError, UsageError
 
 if TYPE_CHECKING:
     from lmk.eval.files.submission import Submission
@@ -70,7 +71,6 @@ def gap(
 
     Example: lmk eval gap submission.csv solution.csv --report out -i gallery.lmk --queries photos/
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.label_match import label_warnings
     from lmk.eval.files.submission import Submission
     from lmk.eval.files.truth import Truth
@@ -176,7 +176,6 @@ def compare(
 
     Example: lmk eval compare old.csv new.csv solution.csv --blend both.csv --weights 1,2
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.label_match import label_warnings
     from lmk.eval.files.submission import Submission
     from lmk.eval.files.truth import Truth
@@ -215,8 +214,6 @@ def compare(
 
 
 def _weights(text: str | None, count: int) -> list[float] | None:
-    from lmk.embed.errors import UsageError
-
     if text is None:
         return None
     try:
@@ -231,7 +228,6 @@ def _weights(text: str | None, count: int) -> list[float] | None:
 
 
 def _blend(submissions: list[Submission], weights: list[float] | None, rule: str) -> Submission:
-    from lmk.embed.errors import SubmissionError
     from lmk.eval.scores.compare import BlendRule, blend
 
     rules: dict[str, BlendRule] = {name: name for name in get_args(BlendRule)}

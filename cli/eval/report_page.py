@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmk.cli.pictures import read_pictures
 from lmk.cli.render import check_output, page, require_folder, write_text
+from lmk.embed.errors import UsageError, storage_errors
 from lmk.index.gallery.gallery import class_sizes
 from lmk.rerank.answers import Evidence
 
@@ -81,7 +82,6 @@ def open_sources(
         UsageError: a folder or file does not exist.
         GalleryError: the index cannot be used.
     """
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
 
@@ -120,7 +120,6 @@ def write_report(
         SubmissionError: a query id is unknown, or no query shows a landmark.
         StorageError: the folder cannot be written.
     """
-    from lmk.embed.errors import storage_errors
     from lmk.eval.report.report import report_of
 
     gallery = sources.gallery

@@ -14,6 +14,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.options import PATH, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.tables import echo_table
+from lmk.embed.errors import SubmissionError, UsageError
 
 if TYPE_CHECKING:
     from lmk.eval.files.truth import RetrievalTruth
@@ -49,7 +50,6 @@ def retrieval(
 
     Example: lmk eval retrieval retrieval.csv solution.csv -i gallery.lmk
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.label_match import image_warnings
     from lmk.eval.files.submission import MAX_IMAGES, RetrievalSubmission
     from lmk.eval.files.truth import RetrievalTruth
@@ -93,7 +93,6 @@ def _truth_by_label(
     solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
 ) -> RetrievalTruth:
     """Returns the gallery pictures that share a landmark with each query; Ignored without one."""
-    from lmk.embed.errors import SubmissionError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
     from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
 
@@ -212,7 +211,6 @@ def revisited(
 
     Example: lmk eval revisited gnd_roxford5k.pkl --database db.npy --queries queries.npy
     """
-    from lmk.embed.errors import SubmissionError, UsageError
     from lmk.eval.scores.revisited import read_ground_truth
 
     if ranks is None and (database is None or queries is None):
@@ -250,7 +248,6 @@ def _evaluate(
     database: Path | None,
     queries: Path | None,
 ) -> dict[Protocol, ProtocolScore]:
-    from lmk.embed.errors import SubmissionError
     from lmk.eval.scores.revisited import evaluate_features, evaluate_ranks
     from lmk.eval.scores.revisited_files import read_features, read_ranks
 

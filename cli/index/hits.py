@@ -10,6 +10,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 
@@ -34,7 +35,6 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     """
     import numpy as np
 
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.fit.saved import saved_distractors, saved_pipeline
     from lmk.rerank.fit.tables import exact_searcher

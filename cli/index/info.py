@@ -14,6 +14,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.options import as_json, labels
 from lmk.cli.printing import echo, echo_fields, echo_json
 from lmk.cli.render import counted, human_bytes
+from lmk.embed.errors import LmkError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,6 @@ class _NotReadyError(Exception):
 
 def _search(gallery: Gallery) -> str:
     """Returns how the gallery is searched and why, without building anything."""
-    from lmk.embed.errors import LmkError
     from lmk.index.search.choose import choose
 
     def stop(text: str) -> None:

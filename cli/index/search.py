@@ -26,6 +26,7 @@ from lmk.cli.options import (
 )
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
+from lmk.embed.errors import UsageError
 
 
 @click.command(short_help="Write the neighbours of many queries.")
@@ -131,7 +132,6 @@ def set_(
 
     Example: lmk index set gallery.lmk --kind exact
     """
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.gallery.writer import GalleryWriter
     from lmk.index.search.choose import choose

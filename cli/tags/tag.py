@@ -26,6 +26,7 @@ from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tables import tags_text
 from lmk.cli.tags.options import index_option, named_tagger, tagger_option, tiles_option
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -118,8 +119,6 @@ def tag(
 
     Example: lmk tag photo.jpg --tagger my-tags
     """
-    from lmk.embed.errors import UsageError
-
     for path in (html, output):
         if path is not None:
             check_output(path, reads=images)
@@ -167,7 +166,6 @@ def _detector(
     named: str | None, classes: Path | None, tags: Sequence[str]
 ) -> tuple[Detector | None, Mapping[str, str]]:
     """Returns the detector, and the tag that each of its classes sets."""
-    from lmk.embed.errors import UsageError
     from lmk.embed.tags.detector import SsdLite, read_classes, tag_of_class
 
     if named is None:

@@ -15,7 +15,8 @@ from lmk.cli.old_names import old_options
 from lmk.cli.options import PATH, as_json, root, tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
-from lmk.cli.render import counted, echo_skipped
+from lmk.cli.render import counted, echo_skipped, require_folder
+from lmk.embed.errors import UsageError
 from lmk.embed.progress import no_message, no_progress
 from lmk.embed.shell_words import shell_word
 
@@ -123,9 +124,7 @@ def train(
     Example: lmk train gcresnext26 --data gallery/ --val held-out/ -o my-embedder
     """
     from lmk.cli.progress import StageProgress
-    from lmk.cli.render import require_folder
     from lmk.cli.train.page import write_page
-    from lmk.embed.errors import UsageError
     from lmk.embed.train.config import training_config
     from lmk.embed.train.loop import train as run
     from lmk.embed.train.task_config import Tags
@@ -193,7 +192,6 @@ def _validation(
     tags: Tags | None,
     on_progress: StageProgress,
 ) -> Validate | None:
-    from lmk.embed.errors import UsageError
     from lmk.eval.tune.train_validation import TagValidation, Validation
 
     if held_out is None or tags is not None:
