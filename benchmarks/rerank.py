@@ -35,8 +35,7 @@ from lmk.eval.scores.judged import Judged
 from lmk.eval.tune.calibration_cv import answers_of_photos, calibrated
 from lmk.eval.tune.grid import choose, default_grid, fold_scores, name_of, stratified_folds
 from lmk.eval.tune.labelled_photos import LabelledPhotos, read_labelled_photos
-from lmk.eval.tune.scores import PLAIN, judged_of, part
-from lmk.eval.tune.trial import try_pipelines
+from lmk.eval.tune.scores import PLAIN, judged_of, part, try_pipelines
 from lmk.rerank.fit.calibration import threshold_for
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists

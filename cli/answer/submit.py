@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.find_index import find_index
+from lmk.cli.index_path import find_index
 from lmk.cli.options import FILE, PATH, index, retrieval_steps, root, tell
 from lmk.cli.pictures import echo_without_landmarks, read_pictures
 from lmk.cli.printing import echo

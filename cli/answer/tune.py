@@ -75,8 +75,7 @@ def tune(
     from lmk.cli.progress import StageProgress
     from lmk.eval.tune.grid import default_grid, read_grid
     from lmk.eval.tune.labelled_photos import refuse_shared_photos
-    from lmk.eval.tune.scores import candidates, tuning_of
-    from lmk.eval.tune.trial import try_pipelines
+    from lmk.eval.tune.scores import candidates, try_pipelines, tuning_of
     from lmk.rerank.recognizer import Recognizer
 
     if grid is not None and geometry:
@@ -130,8 +129,7 @@ def _test(
     recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: LabelledPhotos
 ) -> dict[str, int | Scores]:
     """Returns the scores of the plain, the saved and the best steps on other photos."""
-    from lmk.eval.tune.scores import PLAIN, judged_of, scores_of
-    from lmk.eval.tune.trial import try_pipelines
+    from lmk.eval.tune.scores import PLAIN, judged_of, scores_of, try_pipelines
 
     compared = {"plain": PLAIN, "saved": saved, "best": best}
     predictions = try_pipelines(recognizer, list(compared.values()), others)

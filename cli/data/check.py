@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.find_index import find_index
-from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, find_index, is_index
 from lmk.cli.options import FILE, FOLDER, refuse_idle, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines

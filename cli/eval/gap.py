@@ -19,6 +19,7 @@ from lmk.cli.eval.tables import (
 )
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, PATH, as_json, root
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 from lmk.cli.tables import echo_table
@@ -84,12 +85,17 @@ def gap(
         raise UsageError("--root needs --queries", remedy="add --queries CSV")
     answers, truth = Submission.read(submission), Truth.read(solution)
     with ExitStack() as opened:
-        sources = gallery = None
+        gallery = recognizer = pictures = written = None
         if report is not None:
-            from lmk.cli.eval.report_page import open_sources, write_report
+            from lmk.cli.eval.report_page import check_folder, write_report
 
-            sources = opened.enter_context(open_sources(report, index, queries, root))
-            gallery = sources.gallery
+            check_folder(report)
+            pictures = None if queries is None else read_pictures(queries, root=root)
+        if index is not None and pictures is not None:
+            from lmk.rerank.recognizer import Recognizer
+
+            recognizer = opened.enter_context(Recognizer.open(index))
+            gallery = recognizer.gallery
         elif index is not None:
             gallery = opened.enter_context(Gallery.open(index))
         scores = [
@@ -97,10 +103,14 @@ def gap(
             for name, usage in parts(truth)
         ]
         warnings = label_warnings(answers, truth)
-        written = sources and write_report(sources, answers, truth, scores, warnings)
+        if report is not None:
+            written = write_report(
+                report, answers, truth, scores, warnings,
+                gallery=gallery, recognizer=recognizer, queries=pictures,
+            )  # fmt: skip
         _echo_findings(answers, truth, gallery)
         echo_warnings(submission, warnings)
-    if written:
+    if written is not None:
         echo(f"lmk: wrote {written}", err=True)
     if as_json:
         facts = {each.name: gap_dict(each) for each in scores}

@@ -9,20 +9,18 @@ calibration on photos that the gallery does not have (save_calibration) survives
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
 from lmk.embed.progress import Progress, no_progress
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.calibration import AskedPhotos, Calibration, ScoredAnswers, calibrate
-from lmk.rerank.fit.leave_one_out import SAMPLE, answers_of_distractors, answers_of_gallery
+from lmk.rerank.fit.calibration import Calibration, ScoredAnswers, calibrate
+from lmk.rerank.fit.leave_one_out import SAMPLE, LeaveOneOut
 from lmk.rerank.fit.saved import FittedState, save, saved_calibration, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import (
     CALIBRATED,
@@ -32,11 +30,9 @@ from lmk.rerank.fit.tables import (
     SHARD,
     FitTables,
     copy_rule,
-    exact_searcher,
     needed_tables,
 )
 from lmk.rerank.fit.threshold import fit_threshold
-from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 
 STAGE = "penalty and threshold"
@@ -78,7 +74,8 @@ def fit(
         threshold = (before.pipeline if kept else pipeline).threshold()
         calibration, weighed = saved_calibration(writer), before.weighed
     else:
-        threshold, calibration = _threshold_and_calibration(own_answers(pipeline, context, tables))
+        answers = LeaveOneOut.of_tables(pipeline, tables, context).answers()
+        threshold, calibration = _threshold_and_calibration(answers)
         writer.set(CALIBRATED, "gallery")
         weighed, changed = int(gallery.mask.sum()), 0
     fitted = FittedState(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
@@ -185,59 +182,6 @@ def _views(writer: GalleryWriter) -> tuple[View, View]:
     used = labels.role("distractor")
     used[writer.uncommitted.shared()] = False
     return gallery, replace(gallery, mask=used)
-
-
-def own_answers(pipeline: Pipeline, context: PipelineContext, tables: FitTables) -> ScoredAnswers:
-    """Returns the leave-one-out answers of a pipeline to its own gallery and distractors.
-
-    Args:
-        pipeline: its threshold does not matter.
-        context: of these tables.
-        tables: fitted for the pipeline.
-    """
-    gallery, distractors = tables.gallery, tables.distractors
-    return answers_of_gallery(
-        pipeline,
-        exact_searcher(gallery),
-        context,
-        gallery,
-        distractors,
-        _fitted_without(pipeline, tables),
-        copy_rule(tables),
-    )
-
-
-def distractor_answers(
-    pipeline: Pipeline, context: PipelineContext, tables: FitTables
-) -> AskedPhotos:
-    """Returns the answers to the distractors, each by a gallery that was fitted without it.
-
-    Args: as of own_answers.
-    """
-    return answers_of_distractors(
-        pipeline,
-        exact_searcher(tables.gallery),
-        context,
-        tables.distractors,
-        _fitted_without(pipeline, tables),
-        copy_rule(tables),
-    )
-
-
-def _fitted_without(
-    pipeline: Pipeline, tables: FitTables
-) -> Callable[[NDArray[np.int64]], PipelineContext]:
-    """Returns a function from rows of distractors to the context of a gallery without them."""
-    distractors = tables.distractors
-
-    def fitted(rows: NDArray[np.int64]) -> PipelineContext:
-        left = distractors.mask.copy()
-        left[rows] = False
-        return tables.updated(pipeline, tables.gallery, replace(distractors, mask=left)).context(
-            pipeline
-        )
-
-    return fitted
 
 
 def _threshold_and_calibration(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:

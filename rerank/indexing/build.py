@@ -40,9 +40,10 @@ from lmk.rerank.indexing.ingest import (
     record_skipped,
     require_pictures,
     shared_ids,
+    whitened,
+    whitening_helps,
 )
 from lmk.rerank.indexing.removals import require_seen
-from lmk.rerank.indexing.whiten import whitened, whitening_helps
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.tags.thresholds import HEAD_SETTING, THRESHOLDS_FILE, load_thresholds
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extracted, Extraction, extract
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.local.features import cache_of
+from lmk.embed.network.whitening import LEAST_PICTURES, MOST_PICTURES, fit_whitening
 from lmk.embed.progress import Progress
 from lmk.index.catalog.lock import take_lock
 from lmk.index.catalog.records import Picture
@@ -186,6 +188,23 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
     rows = tuple(row for row in manifest.rows if ours(row.id))
     skipped = tuple(skip for skip in manifest.skipped if ours(skip.path))
     return replace(manifest, rows=rows, skipped=skipped)
+
+
+def whitening_helps(embedder: Embedder, pictures: int, distractors: int) -> bool:
+    """True if a whitening improves the answers, by the numbers of pictures and distractors.
+
+    A network with a neck needs none: its training includes the neck.
+    """
+    enough = distractors > 0 and pictures + distractors >= LEAST_PICTURES
+    return enough and embedder.whitening is None and embedder.config.neck is None
+
+
+def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted]) -> Embedder:
+    """Returns the embedder with a whitening fitted on pictures whose features are stored."""
+    step = -(-sum(map(len, parts)) // MOST_PICTURES)
+    sample = islice(chain.from_iterable(parts), 0, None, step)
+    features = store.read([picture.sha256 for picture in sample])
+    return embedder.with_whitening(fit_whitening(features))
 
 
 def prune_features(path: Path, gallery: Gallery) -> int:

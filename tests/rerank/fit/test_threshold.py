@@ -16,7 +16,7 @@ from lmk.index.vectors.view import View
 from lmk.rerank.fit import leave_one_out
 from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import CopyRule
-from lmk.rerank.fit.leave_one_out import answers_of_gallery
+from lmk.rerank.fit.leave_one_out import LeaveOneOut
 from lmk.rerank.fit.threshold import _cut, fit_threshold
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.penalty import PenaltyStep
@@ -35,10 +35,9 @@ def fit(
     gallery: Embeddings, context: PipelineContext, bank: Embeddings, pipeline: Pipeline = TOP1
 ) -> float:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
-    answers = answers_of_gallery(
-        pipeline, FlatSearcher(known), context, known, others, lambda rows: context, NO_COPIES
-    )
-    return fit_threshold(answers)
+    searcher = FlatSearcher(known)
+    asked = LeaveOneOut(pipeline, searcher, context, known, others, lambda rows: context, NO_COPIES)
+    return fit_threshold(asked.answers())
 
 
 def at(*degrees: float) -> np.ndarray:
