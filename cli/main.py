@@ -59,10 +59,10 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = _COMMANDS.get(cmd_name) or _ALIASES.get(cmd_name)
-        if found is None:
+        entry = _COMMANDS.get(cmd_name) or _ALIASES.get(cmd_name)
+        if entry is None:
             return None
-        module, attribute, _ = found
+        module, attribute, _ = entry
         command: click.Command = getattr(importlib.import_module(f"lmk.cli.{module}"), attribute)
         return command
 

@@ -214,8 +214,8 @@ class Recognizer:
                 them the geometric check is left out.
         """
         self.gallery.check_open()
-        found = self.search(queries, max(k, self.pipeline.candidates))
-        answers = self.pipeline.predict(QueryBatch(queries, features=features), found, self.context)
+        near = self.search(queries, max(k, self.pipeline.candidates))
+        answers = self.pipeline.predict(QueryBatch(queries, features=features), near, self.context)
         if self.calibration is None:
             return answers
         return replace(answers, probability=self.calibration.probabilities(answers.confidence))

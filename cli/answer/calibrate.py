@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.answer.labelled_photos import (
+    echo_all_landmarks,
     echo_unknown,
     indexed_landmarks,
     read_photos,
@@ -17,7 +18,7 @@ from lmk.cli.answer.labelled_photos import (
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
-from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.printing import echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
 from lmk.embed.errors import LmkError, UsageError
@@ -104,7 +105,8 @@ def calibrate(
             raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
         reason = error.what
     if data is not None and without_landmark is not None and not any(without_landmark.values()):
-        _warn(index, data, distractors=distractors)
+        more = f", and {index} has no distractors" if distractors else ""
+        echo_all_landmarks(data, f"{more}; add photos without a landmark")
     if automatic or calibrated is None:
         threshold = save_pipeline(index, pipeline, wait=wait).pipeline.threshold()
     else:
@@ -148,14 +150,6 @@ def _answers(
         if distractors and without < ENOUGH:
             answers = with_distractors(answers, answers_of_distractors(recognizer.gallery))
     return answers, {"photos": without, "distractors": len(answers) - photos_answered}
-
-
-def _warn(index: Path, data: Path, *, distractors: bool) -> None:
-    """Prints on stderr that the refusal of photos without a landmark is not measured."""
-    what = "every photo shows a landmark, so refusing other photos is not measured"
-    if distractors:
-        what += f", and {index} has no distractors"
-    echo(f"lmk: {data}: {what}; add photos without a landmark", err=True)
 
 
 def _calibrated(

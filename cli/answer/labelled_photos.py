@@ -86,6 +86,12 @@ def echo_unknown(
         echo(f"lmk: {source}: {similar}, so they never match", err=True)
 
 
+def echo_all_landmarks(source: Path, more: str = "") -> None:
+    """Prints on stderr that the refusal of photos without a landmark is not measured."""
+    what = "every photo shows a landmark, so refusing other photos is not measured"
+    echo(f"lmk: {source}: {what}{more}", err=True)
+
+
 def require_writable(index: Path, wait: float) -> None:
     """Checks that an index can be written, before a long computation.
 

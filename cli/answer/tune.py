@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.answer.labelled_photos import echo_unknown, read_photos, require_writable
+from lmk.cli.answer.labelled_photos import (
+    echo_all_landmarks,
+    echo_unknown,
+    read_photos,
+    require_writable,
+)
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
@@ -120,8 +125,7 @@ def _photos(
         raise UsageError(what, where=source, remedy=remedy)
     echo_unknown(photos, source, recognizer, "they are always missed")
     if not without:
-        nothing = "every photo shows a landmark, so refusing other photos is not measured"
-        echo(f"lmk: {source}: {nothing}", err=True)
+        echo_all_landmarks(source)
     return photos
 
 

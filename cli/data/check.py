@@ -88,19 +88,19 @@ def check(
     pictures: Manifest
     if manifest is None:
         assert index is not None
-        pictures, found = _check_index(index)
+        pictures, result = _check_index(index)
     else:
         pictures = read_pictures(manifest, root=root)
-        found = _check(pictures, model, save_features, index)
+        result = _check(pictures, model, save_features, index)
     if html is not None:
-        write_text(html, check_page(found, pictures, limit))
+        write_text(html, check_page(result, pictures, limit))
     if as_json:
         unseen = {place.path for place in pictures.unseen}
         others = sum(skip.path not in unseen for skip in pictures.skipped)
-        echo_json(check_json(found, others))
+        echo_json(check_json(result, others))
     else:
-        echo_lines(check_lines(found, limit))
-    ctx.exit(1 if found.findings else 0)
+        echo_lines(check_lines(result, limit))
+    ctx.exit(1 if result.findings else 0)
 
 
 def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:

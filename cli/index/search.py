@@ -76,7 +76,7 @@ def search(
     from lmk.index.search.query_files import open_queries, state_of
     from lmk.index.search.settings import SearchSettings
 
-    with Gallery.open(index) as gallery, open_queries(queries) as asked:
+    with Gallery.open(index) as gallery, open_queries(queries) as query_file:
         neighbours = max(1, neighbour_count(neighbours, len(gallery.role_rows("gallery"))))
         settings = SearchSettings(kind)
         batch = block_of(neighbours)
@@ -85,7 +85,7 @@ def search(
         with StageProgress() as progress:
             report = search_batches(
                 searcher,
-                asked,
+                query_file,
                 neighbours,
                 output,
                 searched=state_of(gallery) | {"search": how},

@@ -136,8 +136,8 @@ def tag(
         if tiles and rules.tags and not rules.tiles:
             note = "the thresholds were fitted without --tiles, which raises scores"
             echo(f"lmk: {note}; run lmk tag-thresholds with --tiles", err=True)
-        found, tag_of = _detector(detector, classes, opened.names)
-        for one in _tagged(opened, rules, files, tiles or rules.tiles, found, tag_of, failed):
+        loaded, tag_of = _detector(detector, classes, opened.names)
+        for one in _tagged(opened, rules, files, tiles or rules.tiles, loaded, tag_of, failed):
             if html is not None or output is not None:
                 tagged.append(one)
             if as_json:

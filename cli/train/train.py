@@ -219,16 +219,16 @@ def _validation(
 def _warn_of_training_pictures(held_out: Manifest, training: Sequence[Manifest]) -> None:
     """Prints a warning if files of the validation are also training pictures."""
     folder = f"{held_out.root.resolve()}/"
-    asked = {folder + row.path for row in held_out.rows}
-    found: set[str] = set()
+    validated = {folder + row.path for row in held_out.rows}
+    both: set[str] = set()
     for manifest in training:
         folder = f"{manifest.root.resolve()}/"  # a Path for each would take minutes for millions
-        found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
-    if found:
+        both.update(path for row in manifest.rows if (path := folder + row.path) in validated)
+    if both:
         pictures = counted(len(held_out), "picture")
         echo(
-            f"lmk: --val: {len(found):,} of its {pictures} are training pictures too (the first is "
-            f"{min(found)}), so its scores are too high",
+            f"lmk: --val: {len(both):,} of its {pictures} are training pictures too (the first is "
+            f"{min(both)}), so its scores are too high",
             err=True,
         )
 

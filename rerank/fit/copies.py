@@ -44,14 +44,14 @@ class CopyRule:
         """
         return cls(1 - (1 - ALIKE) * (1 - background))
 
-    def among(self, found: Neighbours) -> list[NDArray[np.int64]]:
+    def among(self, neighbours: Neighbours) -> list[NDArray[np.int64]]:
         """Returns the neighbours of each query that are copies of it: q arrays of rows, int64.
 
         Args:
-            found: neighbours by plain cosine.
+            neighbours: the neighbours of the queries by plain cosine.
         """
-        copy = (found.rows != NO_ROW) & (found.scores >= self.cosine)
-        return [rows[mask] for rows, mask in zip(found.rows, copy, strict=True)]
+        copy = (neighbours.rows != NO_ROW) & (neighbours.scores >= self.cosine)
+        return [rows[mask] for rows, mask in zip(neighbours.rows, copy, strict=True)]
 
 
 def photo_numbers(rows: NDArray[np.int64], copies: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -69,9 +69,9 @@ def fit(
         for old, new in ((before.tables.gallery, gallery), (before.tables.distractors, distractors))
     )
     same_steps = before.pipeline.with_threshold(None) == pipeline.with_threshold(None)
-    kept = same_steps and changed <= KEPT_THRESHOLD * before.weighed
-    if kept or writer.setting(CALIBRATED) == "photos":
-        threshold = (before.pipeline if kept else pipeline).threshold()
+    unchanged = same_steps and changed <= KEPT_THRESHOLD * before.weighed
+    if unchanged or writer.setting(CALIBRATED) == "photos":
+        threshold = (before.pipeline if unchanged else pipeline).threshold()
         calibration, weighed = saved_calibration(writer), before.weighed
     else:
         answers = LeaveOneOut.of_tables(pipeline, tables, context).answers()
@@ -200,14 +200,14 @@ def _is_cheap(gallery: View, others: View, pipeline: Pipeline) -> bool:
     A search of all distractors in two halves counts for every pipeline, with or without a penalty.
     """
     pictures, distractors = int(gallery.mask.sum()), int(others.mask.sum())
-    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
+    queries = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
     compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
     compared *= min(pipeline.candidates, pictures)
     costs = (
         kind.cost(size, pictures, distractors, compared)
         for _, kind, size in needed_tables(pipeline)
     )
-    return (asked * pictures + sum(costs)) * gallery.dim <= CHEAP
+    return (queries * pictures + sum(costs)) * gallery.dim <= CHEAP
 
 
 def _changed(before: View, after: View) -> int:

@@ -154,15 +154,15 @@ def save(
         context: of its tables.
         tables: whether to save what only the next change reads.
     """
-    kept, calibration = fitted.tables, fitted.calibration
+    fit, calibration = fitted.tables, fitted.calibration
     writer.set(PIPELINE, fitted.pipeline.model_dump(mode="json"))
-    writer.set(BACKGROUND, kept.sums.mean_cosine())
+    writer.set(BACKGROUND, fit.sums.mean_cosine())
     writer.set(CALIBRATION, None if calibration is None else calibration.model_dump(mode="json"))
-    labels = kept.distractors.labels
-    whole = labels is None or np.array_equal(kept.distractors.mask, labels.role("distractor"))
-    _put(writer, DISTRACTORS, None if whole else kept.distractors.mask.astype(np.uint8))
+    labels = fit.distractors.labels
+    whole = labels is None or np.array_equal(fit.distractors.mask, labels.role("distractor"))
+    _put(writer, DISTRACTORS, None if whole else fit.distractors.mask.astype(np.uint8))
     for need, kind in KINDS.items():
-        table = kept.tables.get(need) if tables or not kind.only_for_changes else None
+        table = fit.tables.get(need) if tables or not kind.only_for_changes else None
         arrays = [None] * len(kind.arrays) if table is None else table.to_arrays()
         for name, array in zip(kind.arrays, arrays, strict=True):
             _put(writer, name, array)
@@ -170,7 +170,11 @@ def save(
             _put(writer, name, getattr(context, value))
     state = None
     if tables:
-        state = {"sums": kept.sums.as_json(), "weighed": fitted.weighed, "changed": fitted.changed}
+        state = {
+            "sums": fit.sums.as_json(),
+            "weighed": fitted.weighed,
+            "changed": fitted.changed,
+        }
     writer.set(FITTED, state)
 
 

@@ -161,8 +161,9 @@ class DbaListStep(ListStep):
     spread: float = Field(default=1.5, ge=0)
 
     def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
-        near = collection.neighbourhoods(self)
-        return near.rerank(lists.queries, lists.neighbours, collection.view.stored)
+        near, neighbours = collection.neighbourhoods(self), lists.neighbours
+        cosines = near.cosines(lists.queries, neighbours, collection.view.stored)
+        return ranked(neighbours.rows, cosines, neighbours.query_ids)
 
 
 class KReciprocalStep(ListStep):

@@ -14,22 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
-from lmk.embed.errors import UsageError
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.hits import Hits
 from lmk.rerank.steps.penalty import rescaled, with_penalty
 from lmk.rerank.steps.ranking import MOST
 from lmk.rerank.steps.state import RankingState
 from lmk.rerank.steps.step import Place, Step
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class DistractorSimilarityStep(Step):
@@ -220,70 +215,3 @@ def demote_overpredicted(
     times = np.zeros(len(winner), np.int64)
     times[known] = counts[winner[known]]
     return np.where(times > limit, -times, confidence).astype(np.float32)
-
-
-def landmark_score(
-    gallery_cosines: NDArray[np.float32], cosines: NDArray[np.float32], m: int = 5
-) -> NDArray[np.float32]:
-    """Returns the mean of the m largest cosines to the gallery minus that to the distractors.
-
-    Above 0 the query is more similar to the gallery than to non-landmarks, whatever its label:
-    float32 [q].
-
-    Args:
-        gallery_cosines: [q, at least m], falling (Neighbours.scores).
-        cosines: the same of distractors.
-        m: nearest pictures of each that count.
-    """
-    return mean_of(gallery_cosines, m) - mean_of(cosines, m)
-
-
-def hits_table(picks: Hits, ids: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
-    """Returns the hits as a table with a row for each picture: id, mean_cosine, n_picked.
-
-    Args:
-        picks: of penalty.count_hits.
-        ids: the picture ids of `rows`.
-        rows: int64 [n], gallery rows, in the order wanted.
-    """
-    import pandas as pd  # takes half a second
-
-    columns = {"id": list(ids), "mean_cosine": picks.mean[rows], "n_picked": picks.counts[rows]}
-    return pd.DataFrame(columns)
-
-
-def shared_content(
-    first: Sequence[str | None], second: Sequence[str | None]
-) -> list[tuple[int, int]]:
-    """Returns positions of equal files in two sets, each of `first` with its first match.
-
-    Args:
-        first, second: SHA-256 of the files; None where it is not known, which equals nothing.
-    """
-    where = {content: place for place, content in reversed([*enumerate(second)])}
-    matches = ((place, where.get(content)) for place, content in enumerate(first) if content)
-    return [(place, match) for place, match in matches if match is not None]
-
-
-def refuse_queries_in_distractors(
-    queries: Sequence[str],
-    query_content: Sequence[str | None],
-    distractor_content: Sequence[str | None],
-) -> None:
-    """Refuses to evaluate on pictures that are distractors, because the score would flatter.
-
-    Args:
-        queries: ids.
-        query_content, distractor_content: SHA-256 of the files; None where it is not known.
-
-    Raises:
-        UsageError: names the first such query and says how many there are.
-    """
-    shared = shared_content(query_content, distractor_content)
-    if shared:
-        raise UsageError(
-            f"{len(shared)} of {len(queries)} evaluation queries are also among the distractors,"
-            " so the score would flatter",
-            where=queries[shared[0][0]],
-            remedy="remove them from the queries or from the distractors",
-        )

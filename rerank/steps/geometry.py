@@ -178,10 +178,10 @@ def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometryStep)
     here, there = query.points[pairs[:, 0]], picture.points[pairs[:, 1]]
     inlier = np.zeros(len(pairs), np.bool_)
     if len(pairs) >= _LEAST_MATCHES[settings.model]:
-        found = _inliers(here, there, settings)
+        agreeing = _inliers(here, there, settings)
         # fewer matches agree with any geometry
-        if found.sum() >= _LEAST_MATCHES[settings.model]:
-            inlier = found
+        if agreeing.sum() >= _LEAST_MATCHES[settings.model]:
+            inlier = agreeing
     sizes = ((query.width, query.height), (picture.width, picture.height))
     return Match(here, there, inlier, *sizes)
 

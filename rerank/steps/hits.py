@@ -141,7 +141,7 @@ class HitTable:
         return HitTable(self.counts[alive], self.sums[alive], self.worst[alive])
 
     def count(
-        self, searcher: Searcher, distractors: View, asked: Rows, *, top: int,
+        self, searcher: Searcher, distractors: View, queries: Rows, *, top: int,
         allow: Mask | None = None, times: int = 1, on_progress: Count = no_count,
     ) -> None:  # fmt: skip
         """Adds the hits of some distractors to the table.
@@ -149,20 +149,20 @@ class HitTable:
         Args:
             searcher: over the gallery's pictures.
             distractors: all of them.
-            asked: rows of the distractors to search.
+            queries: rows of the distractors to search.
             top: hits of each distractor.
             allow: bool [rows], the rows that may be hit; all unless given.
             times: 1 to add hits, -1 to subtract them.
             on_progress: called with the number of rows that are done, after each block.
         """
         rows, done = len(self.counts), 0
-        for chosen in blocks(asked):
-            found = searcher.search(distractors.embeddings(chosen), top, allow)
-            there = found.rows != NO_ROW
-            picked = found.rows[there]
+        for chosen in blocks(queries):
+            near = searcher.search(distractors.embeddings(chosen), top, allow)
+            there = near.rows != NO_ROW
+            picked = near.rows[there]
             self.counts[:] += times * np.bincount(picked, minlength=rows)
-            self.sums[:] += times * np.bincount(picked, found.scores[there], minlength=rows)
-            self.worst[chosen] = found.scores[:, -1]
+            self.sums[:] += times * np.bincount(picked, near.scores[there], minlength=rows)
+            self.worst[chosen] = near.scores[:, -1]
             done += len(chosen)
             on_progress(done)
 

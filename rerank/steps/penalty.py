@@ -122,9 +122,9 @@ def count_hits(searcher: Searcher, distractors: View, *, rows: int, gallery: int
         top: hits of each distractor.
     """
     table = HitTable.empty(rows, distractors.stored.rows)
-    asked = np.flatnonzero(distractors.mask)
-    table.count(searcher, distractors, asked, top=top)
-    return table.hits(distractors=len(asked), gallery=gallery, top=top)
+    queries = np.flatnonzero(distractors.mask)
+    table.count(searcher, distractors, queries, top=top)
+    return table.hits(distractors=len(queries), gallery=gallery, top=top)
 
 
 def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from lmk.embed.local.features import Extractor
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.dba import DbaStep
-from lmk.rerank.steps.distractor_similarity import QueryPenaltyStep, landmark_score
+from lmk.rerank.steps.distractor_similarity import QueryPenaltyStep, mean_of
 from lmk.rerank.steps.geometry import GeometryStep  # noqa: F401 - the class registers itself
 from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.predictions import Predictions
@@ -82,7 +82,7 @@ class Pipeline(BaseModel):
         landmark = None
         if cosines is not None and state.neighbours.k:
             nearest = min(_LANDMARK, state.neighbours.k)
-            landmark = landmark_score(state.neighbours.scores, cosines, nearest)
+            landmark = mean_of(state.neighbours.scores, nearest) - mean_of(cosines, nearest)
         return Predictions.of_state(
             state,
             labels=tuple(context.label_names[w] if w >= 0 else None for w in state.winner),
@@ -110,8 +110,8 @@ class Pipeline(BaseModel):
         depth = max([_LANDMARK, *(step.distractor_depth() for step in self.steps)])
         without = queries.without_distractors
         most = max((len(rows) for rows in without or ()), default=0)
-        found = context.distractor_searcher.search(queries.embeddings, depth + most)
-        return found.scores if without is None else leave_out(found, without, depth).scores
+        near = context.distractor_searcher.search(queries.embeddings, depth + most)
+        return near.scores if without is None else leave_out(near, without, depth).scores
 
     @property
     def needs(self) -> frozenset[str]:

@@ -133,7 +133,7 @@ class Predictions(Ranking):
 
     def _one(self, i: int) -> Prediction:
         neighbours, best = self.neighbours, self.labels[i]
-        found = neighbours.rows[i] != NO_ROW
+        listed = neighbours.rows[i] != NO_ROW
         known = best is not None
         confidence = float(self.confidence[i])
         probability, landmark = self.probability, self.landmark_score
@@ -146,8 +146,8 @@ class Predictions(Ranking):
             threshold=self.threshold if self.threshold > float("-inf") else None,
             query_penalty=float(self.query_penalty[i]),
             landmark_score=None if landmark is None else float(landmark[i]),
-            rows=neighbours.rows[i][found],
-            scores=neighbours.scores[i][found],
+            rows=neighbours.rows[i][listed],
+            scores=neighbours.scores[i][listed],
         )
 
     @property

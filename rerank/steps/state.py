@@ -164,10 +164,10 @@ class RankingState(Ranking):
 
 
 def leave_out(
-    found: Neighbours, without: Sequence[NDArray[np.int64]], k: int | None = None
+    neighbours: Neighbours, without: Sequence[NDArray[np.int64]], k: int | None = None
 ) -> Neighbours:
     """Returns the k nearest neighbours, all unless given, without some rows for each query."""
-    rows, scores = found.rows, found.scores.copy()
+    rows, scores = neighbours.rows, neighbours.scores.copy()
     for i, banned in enumerate(without):
         scores[i, np.isin(rows[i], banned)] = -np.inf
-    return ranked(np.where(np.isneginf(scores), NO_ROW, rows), scores, found.query_ids, k)
+    return ranked(np.where(np.isneginf(scores), NO_ROW, rows), scores, neighbours.query_ids, k)

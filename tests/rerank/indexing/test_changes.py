@@ -19,7 +19,6 @@ from lmk.index.gallery.verify import verify
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors.labels import ROLES
-from lmk.rerank.fit import fit as learning_module
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
 from lmk.rerank.indexing.build import (
@@ -56,15 +55,6 @@ def index(tmp_path: Path, photos: Path, tiny: Embedder) -> Path:
     path = tmp_path / "g.lmk"
     build(path, read_manifest(photos / "gallery"), read_manifest(photos / "bank"), tiny)
     return path
-
-
-@pytest.fixture(params=["anew", "updated"])
-def learnt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of learning after a change."""
-    if request.param == "updated":
-        monkeypatch.setattr(learning_module, "CHEAP", 0)
-        monkeypatch.setattr(learning_module, "KEPT_THRESHOLD", 0)
-    return str(request.param)
 
 
 def build(path: Path, gallery: Manifest, bank: Manifest, tiny: Embedder) -> None:

@@ -19,6 +19,7 @@ from lmk.rerank.lists.k_reciprocal import k_reciprocal
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.expansion import augmentation_weights, expand
+from lmk.rerank.steps.ranking import ranked
 
 Embed = Callable[..., Embeddings]
 
@@ -63,7 +64,8 @@ def test_each_step_is_the_function_it_stands_for(crowd: tuple[Collection, Embedd
     same(expanded, searcher.search(moved, 20))
     near = Neighbourhoods.build(searcher, collection.view, augmentation_weights(4, 1))
     step = {"step": "dba", "n": 4, "spread": 1}
-    same(rerank_lists(made(step), queries, collection), near.rerank(queries, found, stored))
+    augmented = ranked(found.rows, near.cosines(queries, found, stored), found.query_ids)
+    same(rerank_lists(made(step), queries, collection), augmented)
     step = {"step": "k_reciprocal", "k1": 6, "k2": 3, "share": 0.2}
     reciprocal = k_reciprocal(queries, found, stored, k1=6, k2=3, share=0.2)
     same(rerank_lists(made(step), queries, collection), reciprocal)
