@@ -111,11 +111,11 @@ def require_folder(path: Path) -> None:
         raise UsageError("no such folder", where=path.parent, remedy="create it first")
 
 
-def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
+def check_output(path: Path | None, *, reads: Sequence[Path] = ()) -> None:
     """Checks that an output file can be written, before the work starts.
 
     Args:
-        path: the file to write.
+        path: the file to write; nothing is checked for None.
         reads: inputs of the work, which must not be overwritten.
 
     Raises:
@@ -125,6 +125,8 @@ def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
     """
     from lmk.embed.decode.formats import PICTURE_SUFFIXES
 
+    if path is None:
+        return
     require_folder(path)
     if not path.exists():
         return

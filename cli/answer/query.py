@@ -83,8 +83,7 @@ def query(
     from lmk.rerank.recognizer import Recognizer
 
     for path in (html, output):
-        if path is not None:
-            check_output(path, reads=images)
+        check_output(path, reads=images)
     named = named_pictures(images, root)
     files, several = named.files, named.several
     report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)

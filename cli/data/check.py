@@ -76,8 +76,7 @@ def check(
     """
     from lmk.cli.data.check_page import check_json, check_lines, check_page
 
-    if html is not None:
-        check_output(html, reads=[] if manifest is None else [manifest])
+    check_output(html, reads=[] if manifest is None else [manifest])
     if index is None and (manifest is None or is_index(manifest)):
         index, manifest = find_index(manifest), None
     if index is not None:

@@ -75,7 +75,7 @@ def gldv2(
 
     Example: lmk data gldv2 --split index --shards 0-3 -o gldv2
     """
-    from lmk.cli.data.download_progress import DownloadProgress
+    from lmk.cli.progress import DownloadProgress
     from lmk.embed.gldv2.dataset import download, parse_shards
 
     numbers = parse_shards(shards, split)

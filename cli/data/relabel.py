@@ -104,8 +104,7 @@ def relabel(
     Then: lmk data relabel photos.csv --merge verdicts.csv -o better.csv
     """
     for path in (output, html):
-        if path is not None:
-            check_output(path, reads=[manifest] if merge is None else [manifest, merge])
+        check_output(path, reads=[manifest] if merge is None else [manifest, merge])
     if merge is not None:
         finding: dict[str, object] = {"--html": html, "--tagger": tagger, "--model": model}
         finding |= {"--top": top, "--above": above, "--doubt": doubt, "--limit": limit}

@@ -198,8 +198,7 @@ def compare(
     if blended is None and weights is not None:
         raise UsageError("--weights needs --blend", remedy="add --blend OUT.csv")
     shares = _weights(weights, len(submissions))
-    if blended is not None:
-        check_output(blended, reads=(*submissions, solution))
+    check_output(blended, reads=(*submissions, solution))
     read = [Submission.read(path) for path in submissions]
     truth = Truth.read(solution)
     if blended is not None:

@@ -120,8 +120,7 @@ def tag(
     Example: lmk tag photo.jpg --tagger my-tags
     """
     for path in (html, output):
-        if path is not None:
-            check_output(path, reads=images)
+        check_output(path, reads=images)
     if classes is not None and detector is None:
         raise UsageError("needs --detector", where="--classes", remedy="add --detector")
     graph = named_relations(relations, relations_by)
