@@ -1,6 +1,6 @@
 """Fits the tables, the threshold and the calibration that the answers of a gallery need.
 
-Where a fit takes about a second, everything is fitted anew after each change. In a larger gallery
+If a fit takes about a second, everything is fitted again after each change. In a larger gallery
 the tables are updated for the rows that changed, with the same result (table_kinds.py,
 background.py). The threshold and the calibration stay until a tenth of the pictures has changed,
 because they come from a sample of a few thousand pictures, which one picture hardly moves. A
@@ -37,7 +37,7 @@ from lmk.rerank.steps.pipeline import Pipeline
 
 STAGE = "penalty and threshold"
 CHEAP = 1e11  # products of components: a second or two on two cores
-KEPT_THRESHOLD = 0.1  # of the pictures may have changed
+KEPT_THRESHOLD = 0.1  # share of the pictures that may change before the threshold is fitted again
 
 
 def fit(
@@ -50,12 +50,12 @@ def fit(
     """Fits the gallery as it is inside the writer's transaction, and saves the result there.
 
     Args:
-        writer: with all pictures of the transaction.
-        pipeline: its threshold is fitted, unless photos gave it (save_calibration).
-        before: the fit of the state before the transaction, to go on from it where a new fit
-            would take long.
-        on_progress: called with (stage, done, total): of each table the pictures that are searched,
-            a block at a time, and in the end the stage STAGE.
+        writer: a writer that holds all pictures of the transaction.
+        pipeline: the steps. Their threshold is fitted, unless photos gave it (save_calibration).
+        before: the fit of the state before the transaction, which is updated if a new fit would
+            take long.
+        on_progress: called with (stage, done, total): for each table with the searched pictures,
+            a block at a time, and at the end with the stage STAGE.
     """
     gallery, distractors = _views(writer)
     cheap = _is_cheap(gallery, distractors, pipeline)
@@ -96,10 +96,10 @@ def fit_change(
     """Fits a gallery after a change, and returns the threshold.
 
     Args:
-        writer: with all pictures of the transaction.
-        old: the gallery before it.
-        changed: without a change nothing is fitted.
-        compacted: whether the change is that the removed rows are gone and the others renumbered.
+        writer: a writer that holds all pictures of the transaction.
+        old: the gallery before the transaction.
+        changed: whether there is a change; without one nothing is fitted.
+        compacted: whether the change deleted removed rows and renumbered the others.
         on_progress: called with (stage, done, total).
     """
     pipeline = saved_pipeline(old)
@@ -121,16 +121,16 @@ def save_pipeline(
 ) -> FittedState:
     """Saves the steps of a gallery, and fits what they need.
 
-    The threshold and the calibration are fitted to the gallery, even where photos gave them before.
+    The threshold and the calibration are fitted to the gallery, even if photos gave them before.
 
     Args:
         path: the gallery.
-        pipeline: its threshold does not matter.
+        pipeline: the steps; their threshold is ignored.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
         UsageError: the gallery is one part of an index, and parts are not fitted.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
@@ -158,12 +158,12 @@ def save_calibration(
 
     Args:
         path: the gallery.
-        calibration: of its answers; None for none.
-        threshold: below it an answer is "none of these"; None answers everything.
+        calibration: the calibration of its answers, or None.
+        threshold: the confidence below which an answer is "none of these"; None for no threshold.
         wait: seconds to wait for another writer.
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         pipeline = saved_pipeline(old).with_threshold(threshold)
@@ -175,7 +175,7 @@ def save_calibration(
 
 
 def _views(writer: GalleryWriter) -> tuple[View, View]:
-    """Returns the gallery's pictures, and the distractors without the files they share with it."""
+    """Returns the pictures of the gallery, and the distractors that are no gallery pictures."""
     gallery = writer.uncommitted.view("gallery")
     labels = gallery.labels
     assert labels is not None  # a writer's view has them
@@ -185,7 +185,7 @@ def _views(writer: GalleryWriter) -> tuple[View, View]:
 
 
 def _threshold_and_calibration(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
-    """Returns threshold and calibration, None for each that the answers cannot give."""
+    """Returns threshold and calibration; None for a value that the answers cannot give."""
     threshold = fit_threshold(answers)
     try:
         calibration = calibrate(answers)

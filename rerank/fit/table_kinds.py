@@ -31,11 +31,11 @@ class Change:
     """A change of a gallery.
 
     Attributes:
-        before: which rows the table was made for.
+        before: the rows of pictures and distractors before the change.
         gallery: the pictures after the change, over the vectors of all rows.
         distractors: the distractors after the change.
-        search: makes an exact searcher of a view.
-        gallery_searcher: an opened search over the gallery's pictures, if there is one.
+        search: returns an exact searcher of a view.
+        gallery_searcher: an opened search over the pictures of the gallery, or None.
     """
 
     before: Sides
@@ -46,7 +46,7 @@ class Change:
 
     @property
     def after(self) -> Sides:
-        """Which rows are pictures and distractors after the change."""
+        """The rows of pictures and distractors after the change."""
         return Sides(self.gallery.mask, self.distractors.mask)
 
 
@@ -56,10 +56,10 @@ class FittedTable(ABC):
     Attributes:
         need: the input of steps that the table provides.
         stage: the name of its part of a fit, for progress.
-        arrays: names of the gallery's arrays that hold the table, and their numbers of axes.
+        arrays: names of the arrays of the gallery that hold the table, and their numbers of axes.
         only_for_changes: whether only the next change reads the arrays, and no answer.
-        saved_values: names of the gallery's arrays that hold values of a PipelineContext, by the
-            name of the value. Answers read them instead of the table.
+        saved_values: names of the arrays of the gallery that hold values of a PipelineContext, by
+            the name of the value. Answers read these arrays instead of the table.
     """
 
     need: ClassVar[str]
@@ -108,20 +108,20 @@ class FittedTable(ABC):
         """Returns the products of vectors that the table adds to those that every fit counts.
 
         Args:
-            size: of the table.
-            pictures, distractors: of the gallery.
-            compared: pairs of a query and a neighbour that a fit compares.
+            size: the size of the table.
+            pictures, distractors: numbers of pictures and distractors of the gallery.
+            compared: number of pairs of a query and a neighbour that a fit compares.
         """
         return 0
 
 
 @dataclass(frozen=True, eq=False)
 class DistractorHits(FittedTable):
-    """Which gallery pictures the distractors hit.
+    """The hits of distractors on gallery pictures.
 
     Attributes:
-        table: of all rows.
-        top: gallery pictures that each distractor hits.
+        table: the hits of all rows.
+        top: number of gallery pictures that each distractor hits.
     """
 
     need = "hits"
@@ -186,7 +186,7 @@ class DistractorHits(FittedTable):
 
 @dataclass(frozen=True, eq=False)
 class _Lists(FittedTable):
-    """The nearest rows of each gallery picture; `among` is the field of Sides that they are of."""
+    """The nearest rows of each gallery picture; `among` names their side (a field of Sides)."""
 
     among: ClassVar[str]
 
@@ -237,7 +237,7 @@ class NearestPictures(_Lists):
     among = "gallery"
 
     def value(self, gallery: View, distractors: View) -> Any:
-        """Returns int32 [rows, size + 1], each picture in front of its own nearest."""
+        """Returns int32 [rows, size + 1], each picture in front of its nearest pictures."""
         return self.table.itself_first(gallery.mask)
 
     @classmethod

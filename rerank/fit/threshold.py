@@ -29,8 +29,8 @@ def fit_threshold(answers: ScoredAnswers) -> float:
     """Returns the threshold for answers of one pipeline.
 
     Returns:
-        -inf (everything is answered) where there is no wrong answer: the gallery has
-        one landmark only and no distractors, or no picture with a landmark.
+        The threshold; -inf (no query is refused) without a wrong answer: the gallery has one
+        landmark only and no distractors, or no picture with a landmark.
     """
     given = np.isfinite(answers.confidence)
     right, wrong = (
