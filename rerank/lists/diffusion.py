@@ -43,10 +43,10 @@ class NeighbourGraph:
         """Returns the graph of a view; memory grows with rows x neighbours.
 
         Args:
-            searcher: over the view.
-            view: the rows of the graph; others have no neighbours.
-            neighbours: of each picture, without itself.
-            gamma: power of the cosine.
+            searcher: a search over the view.
+            view: the rows of the graph; other rows have no neighbours.
+            neighbours: number of neighbours of each picture, without itself.
+            gamma: the exponent of the cosine.
         """
         starts, ends, cosines = [], [], []
         for block in row_blocks(np.flatnonzero(view.mask), _BLOCK):

@@ -158,14 +158,16 @@ def _with_query_penalty(state: RankingState, penalty: NDArray[np.float32]) -> Ra
 
 
 def mean_of(cosines: NDArray[np.float32], m: int) -> NDArray[np.float32]:
-    """Returns the mean of the m largest, or of all where there are fewer: float32 [n], 0 for none.
+    """Returns the mean of the m largest cosines, or of all if there are fewer: float32 [n].
+
+    The mean of no cosine is 0.
 
     Args:
-        cosines: [n, at least m], falling; -inf where there are fewer (Neighbours.scores).
-        m: how many.
+        cosines: [n, at least m], falling; -inf for a missing one (Neighbours.scores).
+        m: number of cosines.
 
     Raises:
-        ValueError: when there are not m columns, or m is below 1.
+        ValueError: there are fewer than m columns, or m is below 1.
     """
     if not 1 <= m <= cosines.shape[1]:
         raise ValueError(f"the mean of {m} largest of {cosines.shape[1]} cosines")
@@ -183,10 +185,10 @@ def thresholded_demotion(
     The second place of 2020 subtracted it from a confidence (float32 [n], never negative).
 
     Args:
-        cosines: [n, at least nth], of the queries to distractors, falling.
-        nth: counted from 1.
-        at: where the demotion begins.
-        factor: of the cosine.
+        cosines: [n, at least nth], cosines of the queries to distractors, falling.
+        nth: the rank of the cosine, from 1.
+        at: the cosine from which the demotion begins.
+        factor: the factor of the cosine.
 
     Raises:
         ValueError: there are fewer than nth columns.
@@ -202,13 +204,12 @@ def demote_overpredicted(
 ) -> NDArray[np.float32]:
     """Returns confidences in which labels of more than `limit` queries have -count.
 
-    A label that many photos of a contest get attracts everything. An answer then depends on the
-    other queries, so this rule is for contests only.
+    An answer then depends on the other queries, so this rule is for contests only.
 
     Args:
         winner: int64 [q], label codes; -1 for none, which is never demoted.
         confidence: float32 [q].
-        limit: answers a label may have.
+        limit: largest number of answers with one label.
     """
     known = winner >= 0
     counts = np.bincount(winner[known])

@@ -29,14 +29,14 @@ def expand(
 
     Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation" (TPAMI
     2019), section 3.4; alpha = 0 is the average query expansion of Chum et al. (ICCV 2007), where
-    a neighbour of a cosine not above 0 still adds nothing.
+    a neighbour with a cosine of 0 or less still adds nothing.
 
     Args:
         queries: float32 [q, d].
         neighbours: the neighbours of these queries; rows of `vectors`.
-        vectors: the gallery's.
-        n: neighbours used; fewer where there are fewer.
-        alpha: the larger, the less distant neighbours matter.
+        vectors: the vectors of the gallery.
+        n: largest number of neighbours to use.
+        alpha: the exponent; a larger one reduces the influence of distant neighbours.
 
     Raises:
         ValueError: `neighbours` belongs to other queries.

@@ -115,11 +115,11 @@ def count_hits(searcher: Searcher, distractors: View, *, rows: int, gallery: int
     """Returns the hits of each distractor on its `top` nearest gallery rows.
 
     Args:
-        searcher: over the gallery pictures.
+        searcher: a search over the gallery pictures.
         distractors: the distractors.
-        rows: length of the arrays returned (row numbers of the searcher are below it).
+        rows: length of the arrays returned, above all row numbers of the searcher.
         gallery: number of gallery pictures.
-        top: hits of each distractor.
+        top: number of hits of each distractor.
     """
     table = HitTable.empty(rows, distractors.stored.rows)
     queries = np.flatnonzero(distractors.mask)
@@ -143,10 +143,12 @@ def with_penalty(state: RankingState, penalty: NDArray[np.float32]) -> RankingSt
 def penalty_of(
     hits: Hits, settings: PenaltyStep, *, background: float = 0.0
 ) -> NDArray[np.float32]:
-    """Returns what is subtracted from the score of each row: float32 [rows], never negative.
+    """Returns the penalty of each row: float32 [rows], never negative.
 
     Args:
-        background: of scores that are rescaled cosines (see `rescaled`); 0 for plain cosines.
+        hits: the hits of the distractors.
+        settings: the parameters of the penalty.
+        background: the background of rescaled cosines (see `rescaled`); 0 for plain cosines.
     """
     n = hits.counts.astype(np.float64)
     if settings.counts == "relative" and hits.expected > 0:

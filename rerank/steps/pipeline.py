@@ -40,7 +40,7 @@ class Pipeline(BaseModel):
 
     Attributes:
         steps: each at most once, in the order of their places.
-        candidates: neighbours that are searched for each query. Only these may vote.
+        candidates: number of neighbours that are searched for each query and may vote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,11 +70,11 @@ class Pipeline(BaseModel):
 
         Args:
             queries: the pictures to be recognised.
-            neighbours: of these queries, in the gallery (`candidates` of them or more).
-            context: of the gallery.
+            neighbours: the neighbours of these queries in the gallery, at least `candidates`.
+            context: the context of the gallery.
 
         Raises:
-            ValueError: when the neighbours are of other queries.
+            ValueError: the neighbours belong to other queries.
         """
         cosines = self._distractor_cosines(queries, context)
         start = RankingState.of(queries, neighbours, self.candidates, cosines)
@@ -164,15 +164,15 @@ class Pipeline(BaseModel):
         """Returns the confidences float32 [q] after the steps that need all queries.
 
         Args:
-            labels: of the answers of `per_query` to all queries, None for those without one.
-            confidence: float [q], of those answers.
+            labels: the labels of the answers of `per_query` to all queries; None for no answer.
+            confidence: float [q], the confidences of these answers.
         """
         for step in self.steps:
             confidence = step.revise(labels, confidence)
         return confidence.astype(np.float32)
 
     def threshold(self) -> float | None:
-        """Returns the least confidence of an answer, or None where everything is answered."""
+        """Returns the least confidence of an answer, or None without a threshold."""
         values = [step.answer_threshold() for step in self.steps]
         return next((value for value in values if value is not None), None)
 

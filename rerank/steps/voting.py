@@ -29,12 +29,12 @@ _WHOLE = 64  # whole powers up to here are multiplied
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """The outcome of a vote over q queries.
+    """The result of a vote over q queries.
 
     Attributes:
-        winner: int64 [q], label code with the largest sum, the smaller code on a tie; -1 where no
+        winner: int64 [q], the label code with the largest sum, the smaller code on a tie; -1 if no
             neighbour has a label.
-        total: float64 [q], its sum of weights; 0 where there is no winner.
+        total: float64 [q], the sum of weights of the winner; 0 without a winner.
         shares: float32 [q, k], the weight of each neighbour's vote for the winner.
     """
 
@@ -66,8 +66,8 @@ class VoteStep(Step):
     is the confidence.
 
     Attributes:
-        k: candidates that vote.
-        power: of the score.
+        k: number of candidates that vote.
+        power: the exponent of the score.
         prior: votes for a label of n gallery pictures are multiplied by n ** prior.
     """
 
@@ -164,8 +164,8 @@ def class_prior(pictures: NDArray[np.integer], strength: float) -> NDArray[np.fl
     contest. -1 makes a sum over all pictures of a label their mean. 0 does nothing.
 
     Args:
-        pictures: int [labels], gallery pictures of each; a label without any gets 1.
-        strength: of the prior.
+        pictures: int [labels], number of gallery pictures; a label without pictures counts as 1.
+        strength: the exponent.
     """
     counted = np.maximum(pictures, 1).astype(np.float64)
     return np.asarray(counted**strength, np.float64)
@@ -190,12 +190,9 @@ def vote_best(
     Args:
         rows: int64 [q, n], gallery rows; -1 for no neighbour.
         scores: float32 [q, n], in any order; one of -inf does not vote.
-        k: neighbours that vote.
+        k: number of neighbours that vote.
         label_offsets, label_codes, scale: see `vote`.
         power: see power_weights.
-
-    Returns:
-        winner and total [q], shares [q, n].
     """
     k = min(k, rows.shape[1])
     voters, of_voters, places = np.where(np.isneginf(scores), NO_ROW, rows), scores, None
@@ -242,8 +239,7 @@ def vote(
         label_offsets: int64 [gallery rows + 1]; row r has the labels
             label_codes[label_offsets[r]:label_offsets[r + 1]] and votes for each of them.
         label_codes: int32, codes from 0.
-        scale: float [labels], not negative, what votes for each label are multiplied by
-            (class_prior).
+        scale: float [labels], not negative, the factor of the votes for each label (class_prior).
     """
     q, k = rows.shape
     place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, scale)
@@ -265,7 +261,7 @@ def label_sums(
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
 ) -> LabelSums:
-    """Returns the sums of all labels; arguments as of `vote`."""
+    """Returns the sums of all labels; the arguments are those of `vote`."""
     place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, None)
     return _sum(place // max(rows.shape[1], 1), codes, weight)
 
