@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index.milvus import push_to_server, pushed_text
-from lmk.cli.index.notes import (
-    echo_conflicts,
-    echo_duplicates,
-    echo_shared,
-    echo_unlabelled,
-)
+from lmk.cli.index.notes import echo_conflicts, echo_duplicates, echo_shared, echo_unlabelled
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.old_names import old_options
 from lmk.cli.options import (

@@ -113,11 +113,7 @@ def fit_change(
 
 
 def save_pipeline(
-    path: Path,
-    pipeline: Pipeline,
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, pipeline: Pipeline, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> FittedState:
     """Saves the steps of a gallery, and fits what they need.
 

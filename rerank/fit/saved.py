@@ -170,11 +170,7 @@ def save(
             _put(writer, name, getattr(context, value))
     state = None
     if tables:
-        state = {
-            "sums": fit.sums.as_json(),
-            "weighed": fitted.weighed,
-            "changed": fitted.changed,
-        }
+        state = {"sums": fit.sums.as_json(), "weighed": fitted.weighed, "changed": fitted.changed}
     writer.set(FITTED, state)
 
 

@@ -289,11 +289,7 @@ def add_pictures(
 
 
 def remove_pictures(
-    path: Path,
-    ids: Iterable[str],
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, ids: Iterable[str], *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RemoveReport:
     """Removes pictures and distractors by id, and updates the penalty and threshold.
 
@@ -315,10 +311,7 @@ def remove_pictures(
 
 
 def compact_index(
-    path: Path,
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> CompactReport:
     """Deletes the rows of removed pictures, joins small files, and updates the fitted tables.
 

@@ -108,10 +108,7 @@ class VoteStep(Step):
         beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
         votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares
         return replace(
-            state,
-            winner=result.winner,
-            confidence=confidence.astype(np.float32),
-            votes=votes,
+            state, winner=result.winner, confidence=confidence.astype(np.float32), votes=votes
         )
 
 

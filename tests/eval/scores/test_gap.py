@@ -264,9 +264,7 @@ def test_judged_refuses_what_cannot_be() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(contests())
-def test_losses_and_gap_sum_to_1(
-    contest: tuple[dict[str, Any], dict[str, list[str]]],
-) -> None:
+def test_losses_and_gap_sum_to_1(contest: tuple[dict[str, Any], dict[str, list[str]]]) -> None:
     answers, labels = contest
     judged = judge(make_submission(answers), make_truth(labels))
     losses = gap_losses(judged)

@@ -244,11 +244,7 @@ def test_interrupted_in_a_search_the_old_gallery_stays(tmp_path: Path, stage: st
         if at == stage:
             raise KeyboardInterrupt
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        GalleryWriter(path) as writer,
-        Gallery.open(path) as old,
-    ):
+    with pytest.raises(KeyboardInterrupt), GalleryWriter(path) as writer, Gallery.open(path) as old:
         writer.append(*world.make(range(40, 50), "gallery"))
         fit_change(writer, old, changed=True, on_progress=stop)
     assert taught(path) == before and lists(path) == near

@@ -119,13 +119,7 @@ class TestLearn:
         got = fit(gallery, context("a", "a b", "b", "c", "c"), no_bank)
         assert np.cos(np.radians(60)) < got < np.cos(np.radians(10))
 
-    @pytest.mark.parametrize(
-        ("labels", "bank"),
-        [
-            (("a", "a", "a"), []),
-            (("", "", ""), [180]),
-        ],
-    )
+    @pytest.mark.parametrize(("labels", "bank"), [(("a", "a", "a"), []), (("", "", ""), [180])])
     def test_nothing_to_learn_from(
         self, embed: Embed, context: Facts, labels: tuple[str, ...], bank: list[float]
     ) -> None:

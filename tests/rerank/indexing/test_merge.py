@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 
 from lmk.embed.data.manifest import Manifest, Row, read_manifest
-from lmk.embed.errors import (
-    EmbedderMismatch,
-    GalleryError,
-    ManifestError,
-    NotAGallery,
-    UsageError,
-)
+from lmk.embed.errors import EmbedderMismatch, GalleryError, ManifestError, NotAGallery, UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter

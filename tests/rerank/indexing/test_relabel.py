@@ -24,12 +24,7 @@ from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
 from lmk.rerank.indexing.build import add_pictures, build_index, compact_index
 from lmk.rerank.indexing.relabel import relabel_pictures, remove_label, rename_label
-from lmk.rerank.tags.thresholds import (
-    VOTES_SETTING,
-    TagThreshold,
-    TagThresholds,
-    saved_thresholds,
-)
+from lmk.rerank.tags.thresholds import VOTES_SETTING, TagThreshold, TagThresholds, saved_thresholds
 
 # place_0 becomes a part of place_1, and one picture of place_2 shows nothing.
 OTHERS = {f"place_0/{view}.jpg": ("place_1",) for view in range(4)} | {"place_2/0.jpg": ()}

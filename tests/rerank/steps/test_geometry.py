@@ -117,10 +117,7 @@ def test_a_mirror_image_is_no_view(views: dict[str, LocalFeatures]) -> None:
     """Its points, matched as they are mirrored, agree with a plane that no camera sees."""
     plane = views["plane"]
     mirrored = LocalFeatures(
-        (plane.points * (-1, 1) + (240, 0)).astype(np.float32),
-        plane.descriptors,
-        240,
-        180,
+        (plane.points * (-1, 1) + (240, 0)).astype(np.float32), plane.descriptors, 240, 180
     )
     settings = GeometryStep(ratio=1)
     assert verify(plane, plane, settings).inliers > 100
@@ -199,11 +196,7 @@ def test_only_the_short_list_of_those_in_doubt(
     done, asked = run(views, found, [False, True, True], broken={1}, top=3)
     assert asked == [0, 1, 2, 7]
     full = verify(views["plane"], views["warped"], GeometryStep()).inliers
-    assert done.inliers.tolist() == [
-        [-1, -1, -1, -1],
-        [full, -1, full, -1],
-        [full, -1, -1, -1],
-    ]
+    assert done.inliers.tolist() == [[-1, -1, -1, -1], [full, -1, full, -1], [full, -1, -1, -1]]
     assert set(done.matches) == {(1, 0), (1, 2), (2, 7)}
     assert isinstance(done.matches[1, 0], Match) and done.matches[1, 0].inliers == full
     assert done.seconds[0] == 0 and (done.seconds[1:] > 0).all()

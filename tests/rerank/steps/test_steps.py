@@ -234,10 +234,7 @@ class TestVote:
         unlabelled = ask(found, context("", ""), VoteStep(prior=1))
         assert unlabelled.labels == (None,)
 
-    @given(
-        seed=st.integers(0, 10_000),
-        q=st.integers(1, 20),
-    )
+    @given(seed=st.integers(0, 10_000), q=st.integers(1, 20))
     def test_against_a_loop(self, context: Facts, seed: int, q: int) -> None:
         rng = np.random.default_rng(seed)
         labels = [" ".join(sorted(set(rng.choice(list("abc"), rng.integers(0, 3)))))

@@ -83,10 +83,7 @@ def test_a_tie_goes_to_the_smaller_code() -> None:
 
 
 def slow_sums(
-    rows: list[list[int]],
-    weights: list[list[float]],
-    labels: list[list[int]],
-    scale: list[float],
+    rows: list[list[int]], weights: list[list[float]], labels: list[list[int]], scale: list[float]
 ) -> list[dict[int, float]]:
     sums = []
     for query, given_ in zip(rows, weights, strict=True):
@@ -100,8 +97,7 @@ def slow_sums(
 
 @given(votes(), st.permutations([1.0, 0.5, 2.0, 0.25, 4.0]))
 def test_priors_against_a_slow_count(
-    case: tuple[list[list[int]], list[list[float]], list[list[int]]],
-    scale: list[float],
+    case: tuple[list[list[int]], list[list[float]], list[list[int]]], scale: list[float]
 ) -> None:
     rows, weights, labels = case
     k = len(rows[0]) if rows else 0
