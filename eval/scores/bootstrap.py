@@ -69,7 +69,7 @@ class PairedTest:
     """The difference of two systems on the same queries: the second minus the first.
 
     Attributes:
-        difference: of the scores of the queries themselves.
+        difference: the difference of the scores of the queries themselves.
         low, high: the percentile interval of the difference over the draws.
         p_value: two-sided, from the paired bootstrap: twice the smaller proportion of draws in
             which the difference is not positive or not negative. One more draw is counted for

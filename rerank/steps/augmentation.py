@@ -57,9 +57,9 @@ class Neighbourhoods:
         """Searches each picture of a view among the others, a block at a time.
 
         Args:
-            searcher: over the view.
+            searcher: a search over the view.
             view: the gallery pictures.
-            weights: augmentation_weights() unless given.
+            weights: float64 [n], see the class. Default: augmentation_weights().
         """
         by_rank = augmentation_weights() if weights is None else np.asarray(weights, np.float64)
         lists = np.full((view.stored.rows, len(by_rank) + 1), NO_ROW, np.int32)
