@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Final
 
 from lmk.embed.data.images import Skipped
 from lmk.embed.data.manifest import Manifest
@@ -53,9 +52,6 @@ class Recognizer:
         pipeline: the steps from neighbours to answers. Default: those saved with the gallery.
         searcher: a search over the pictures of the gallery. Default: chosen on first use.
         batch: number of queries of each call, if known, for the choice of a search.
-
-    Attributes:
-        gallery, embedder, pipeline: as above.
     """
 
     def __init__(
@@ -67,10 +63,25 @@ class Recognizer:
         searcher: Searcher | None = None,
         batch: int | None = None,
     ) -> None:
-        self.gallery: Final = gallery
-        self.embedder: Final = embedder
-        self.pipeline: Final = pipeline or saved_pipeline(gallery)
+        self._gallery = gallery
+        self._embedder = embedder
+        self._pipeline = pipeline or saved_pipeline(gallery)
         self._searcher, self._batch = searcher, batch
+
+    @property
+    def gallery(self) -> Gallery:
+        """The opened gallery."""
+        return self._gallery
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of the gallery."""
+        return self._embedder
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The steps from neighbours to answers."""
+        return self._pipeline
 
     @classmethod
     def open(
