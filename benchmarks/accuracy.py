@@ -27,12 +27,13 @@ from lmk.embed.extract.extract import extract_stream
 from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 from lmk.eval.scores.average_precision import judge_neighbours
-from lmk.eval.scores.gap import contest_gap, gap_of
+from lmk.eval.scores.gap import contest_gap, gap_of_judged
 from lmk.eval.scores.judged import judge
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 TOP1 = VoteStep(k=1, power=1)
 PIPELINES = {
@@ -101,7 +102,7 @@ def scores(
         result[name] = [
             judged.accuracy(),
             mean_ap,
-            gap_of(submission, truth).value,
+            gap_of_judged(judge(submission, truth)).value,
             contest_gap(judged).value,
         ]
     return result

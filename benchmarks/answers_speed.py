@@ -36,10 +36,10 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.hits import Hits
-from lmk.rerank.steps.penalty import count_hits
+from lmk.rerank.steps.penalty import PenaltyStep, count_hits
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.state import QueryBatch, RankingState
-from lmk.rerank.steps.steps import PenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 TOP = 20
 CONTEST = 110_000 * 1_580_470

@@ -35,10 +35,10 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.fit.background import landmark_sums
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.penalty import count_hits, penalty_of
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep, count_hits, penalty_of
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 KS, POWERS = (1, 3, 5, 10, 20), (1, 3, 6, 9, 12, 20, 30)
 DRAWS = 10

@@ -37,12 +37,11 @@ from lmk.embed.network.config import SHIPPED
 from lmk.eval.scores.average_precision import judge_neighbours
 from lmk.eval.scores.gap import gap_of_judged
 from lmk.eval.tune.labelled_photos import read_labelled_photos
-from lmk.eval.tune.scores import judged_of
-from lmk.eval.tune.trial import try_pipelines
+from lmk.eval.tune.scores import judged_of, try_pipelines
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.penalty import PenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import PenaltyStep
 
 PRESET = "landmarks-lite1"
 HALVES = ("bank", "query")

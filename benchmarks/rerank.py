@@ -35,24 +35,22 @@ from lmk.eval.scores.judged import Judged
 from lmk.eval.tune.calibration_cv import answers_of_photos, calibrated
 from lmk.eval.tune.grid import choose, default_grid, fold_scores, name_of, stratified_folds
 from lmk.eval.tune.labelled_photos import LabelledPhotos, read_labelled_photos
-from lmk.eval.tune.scores import PLAIN, judged_of, part
-from lmk.eval.tune.trial import try_pipelines
+from lmk.eval.tune.scores import PLAIN, judged_of, part, try_pipelines
 from lmk.rerank.fit.calibration import threshold_for
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.steps import (
-    DbaStep,
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import (
     DemoteStep,
     DistractorSimilarityStep,
-    GeometryStep,
-    PenaltyStep,
     QueryPenaltyStep,
-    RescaleStep,
-    VoteStep,
 )
+from lmk.rerank.steps.geometry import GeometryStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.voting import VoteStep
 
 FOLDS = 5
 SMALL = 15  # pictures of a landmark of the long tail

@@ -1,4 +1,4 @@
-"""The click type of arguments and options that name an index."""
+"""The click type of arguments and options that name an index, and the index if none is named."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 
 from lmk.embed.defaults import DEFAULT_TAGGER
+from lmk.embed.errors import UsageError
 
 
 class IndexPath(click.Path):
@@ -52,6 +53,27 @@ def is_index(path: Path) -> bool:
     from lmk.index.catalog.layout import CATALOG
 
     return (path / CATALOG).is_file()
+
+
+def find_index(named: Path | None) -> Path:
+    """Returns the named index, or else the only *.lmk folder in the working directory.
+
+    Raises:
+        UsageError: no index is named, and there is no such folder or several.
+    """
+    if named is not None:
+        return named
+    here = Path.cwd()
+    indexes = sorted(path.name for path in here.glob("*.lmk") if path.is_dir())
+    if len(indexes) == 1:
+        return Path(indexes[0])
+    if not indexes:
+        what = "there is no index (*.lmk folder) in this folder"
+        remedy = "build one with: lmk build-index GALLERY, or name one with -i"
+        raise UsageError(what, where=here, remedy=remedy)
+    what = f"there are {len(indexes)} indexes here: {', '.join(indexes)}"
+    remedy = f"name one, as in: -i {indexes[0]}"
+    raise UsageError(what, where=here, remedy=remedy)
 
 
 INDEX = IndexPath()

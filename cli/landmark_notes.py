@@ -21,19 +21,14 @@ def echo_landmarks(index: Path) -> None:
     """Prints the numbers of pictures and landmarks of an index, and its largest landmarks."""
     import numpy as np
 
-    from lmk.index.gallery.gallery import Gallery
+    from lmk.index.gallery.gallery import Gallery, class_sizes
 
     with Gallery.open(index) as gallery:
-        members = gallery.membership
-        pictures = members.role("gallery")
-        own = np.diff(members.offsets)
-        codes = members.codes[np.repeat(pictures, own)]
-        names, unlabelled = members.names, int(np.count_nonzero(pictures & (own == 0)))
-        counts = np.bincount(codes, minlength=len(names))
-    order = sorted(range(len(names)), key=lambda code: (-int(counts[code]), names[code]))
-    largest = [f"{names[code]} ({counts[code]:,})" for code in order[:_LARGEST] if counts[code]]
-    text = counted(int(np.count_nonzero(pictures)), "picture")
-    text += f" of {counted(int(np.count_nonzero(counts)), 'landmark')}"
+        rows, sizes = gallery.role_rows("gallery"), class_sizes(gallery)
+        unlabelled = int((np.diff(gallery.label_offsets)[rows] == 0).sum())
+    landmarks = sorted((-count, name) for name, count in sizes.items() if count)
+    largest = [f"{name} ({-count:,})" for count, name in landmarks[:_LARGEST]]
+    text = f"{counted(len(rows), 'picture')} of {counted(len(landmarks), 'landmark')}"
     if len(largest) > 1:
         text += f", the largest {', '.join(largest)}"
     elif largest:

@@ -30,9 +30,7 @@ _SECTIONS = {
         "query": ("answer.query", "query", "Name the landmark in a picture, if any."),
         "tag": ("tags.tag", "tag", "Name the things in pictures by tags."),
     },
-    "Keep": {
-        "index": ("index.group", "index", "Change, check, list or search an index."),
-    },
+    "Keep": {"index": ("index.group", "index", "Change, check, list or search an index.")},
     "Improve": {
         "calibrate": ("answer.calibrate", "calibrate", "Fit the threshold and the probabilities."),
         "tune": ("answer.tune", "tune", "Choose the best steps on labelled photos."),
@@ -44,9 +42,7 @@ _SECTIONS = {
         "submit": ("answer.submit", "submit", "Write a contest's CSV file of answers."),
         "eval": ("eval.group", "evaluate", "Score a submission by the contest's rules."),
     },
-    "Data": {
-        "data": ("data.group", "data", "Download, check and label pictures."),
-    },
+    "Data": {"data": ("data.group", "data", "Download, check and label pictures.")},
 }
 _ALIASES = {"info": ("index.info", "info", "Show what an index contains.")}  # `lmk index info`
 _COMMANDS = {name: command for section in _SECTIONS.values() for name, command in section.items()}
@@ -59,10 +55,10 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = _COMMANDS.get(cmd_name) or _ALIASES.get(cmd_name)
-        if found is None:
+        entry = _COMMANDS.get(cmd_name) or _ALIASES.get(cmd_name)
+        if entry is None:
             return None
-        module, attribute, _ = found
+        module, attribute, _ = entry
         command: click.Command = getattr(importlib.import_module(f"lmk.cli.{module}"), attribute)
         return command
 

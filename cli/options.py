@@ -13,6 +13,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.printing import echo
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -202,7 +203,6 @@ def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
     Raises:
         UsageError: --relations-by is given without a hierarchy file; see read_relations.
     """
-    from lmk.embed.errors import UsageError
     from lmk.embed.tags.hierarchy import HIERARCHY_SUFFIXES, read_relations
 
     if by is not None and (path is None or path.suffix.lower() not in HIERARCHY_SUFFIXES):
@@ -231,8 +231,6 @@ def refuse_idle(options: Mapping[str, object], why: str) -> None:
     Raises:
         UsageError: for the first such option.
     """
-    from lmk.embed.errors import UsageError
-
     for name, given in options.items():
         if given is not None:
             raise UsageError(f"has no effect {why}", where=name, remedy="leave it out")

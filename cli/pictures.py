@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
 from lmk.cli.render import echo_skipped
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
@@ -70,7 +71,6 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
     """
     from lmk.embed.data.manifest_table import is_table
     from lmk.embed.data.sources import url_reason, url_text
-    from lmk.embed.errors import UsageError
 
     named = NamedPictures()
     for image in images:
@@ -105,8 +105,6 @@ def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tupl
 
 def _stdin_lines() -> list[str]:
     """Returns the paths on stdin, each once."""
-    from lmk.embed.errors import UsageError
-
     data = sys.stdin.buffer.read()
     lines = data.split(b"\0") if b"\0" in data else data.splitlines()
     names = [os.fsdecode(line) for line in lines if line.strip()]

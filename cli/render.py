@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmk.cli.printing import echo
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     import jinja2
@@ -106,17 +107,15 @@ def require_folder(path: Path) -> None:
     Raises:
         UsageError: the folder does not exist.
     """
-    from lmk.embed.errors import UsageError
-
     if not path.parent.is_dir():
         raise UsageError("no such folder", where=path.parent, remedy="create it first")
 
 
-def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
+def check_output(path: Path | None, *, reads: Sequence[Path] = ()) -> None:
     """Checks that an output file can be written, before the work starts.
 
     Args:
-        path: the file to write.
+        path: the file to write; nothing is checked for None.
         reads: inputs of the work, which must not be overwritten.
 
     Raises:
@@ -125,8 +124,9 @@ def check_output(path: Path, *, reads: Sequence[Path] = ()) -> None:
             (writing would replace a device such as /dev/null).
     """
     from lmk.embed.decode.formats import PICTURE_SUFFIXES
-    from lmk.embed.errors import UsageError
 
+    if path is None:
+        return
     require_folder(path)
     if not path.exists():
         return

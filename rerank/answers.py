@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from lmk.embed.data.images import Skipped
     from lmk.index.gallery.gallery import Gallery
-    from lmk.rerank.steps.geometry import Match
     from lmk.rerank.steps.pipeline import Pipeline
     from lmk.rerank.steps.predictions import Predictions
+    from lmk.rerank.steps.state import Match
 
 
 _COLUMNS = (
@@ -32,18 +32,18 @@ class Evidence:
     """One neighbour of an answer.
 
     Attributes:
-        id, path, labels: of the picture.
-        place: among the neighbours by cosine, from 1.
+        id, path, labels: id, file and landmarks of the picture.
+        place: rank among the neighbours by cosine, from 1.
         score: the cosine.
-        penalty: subtracted from the score.
-        score_after: the score after all steps; this votes.
+        penalty: the number subtracted from the score.
+        score_after: the score after all steps, with which the picture votes.
         vote: the weight of its vote for the best landmark; 0 where it did not vote for it.
-        share: the part of `vote` in all votes for the best landmark, 0 to 1.
+        share: the fraction of `vote` in all votes for the best landmark, 0 to 1.
         score_before: the score after neighbourhood and rescaling, before penalty and gain.
-        gain: added to the score for shared points.
-        inliers: points shared with the query; None where the geometric check was not made.
+        gain: the number added to the score for shared points.
+        inliers: number of points shared with the query; None without a geometric check.
         match: the points that were compared, for drawing; not part of the JSON.
-        sha256: of the file that the index was built from; not part of the JSON.
+        sha256: hash of the file that the index was built from; not part of the JSON.
     """
 
     id: str
@@ -67,10 +67,9 @@ class GivenTag:
     """A tag that a picture is given.
 
     Attributes:
-        tag: its name.
-        score: 0 to 1, the largest of the tagger's, the detector's and those of the tags that it
-            follows from.
-        source: its origin: the tagger before the detector, both before relations.
+        tag: the name of the tag.
+        score: 0 to 1, the largest score of the tagger, the detector and the tags that imply it.
+        source: the origin: the tagger before the detector, both before relations.
     """
 
     tag: str
@@ -83,20 +82,20 @@ class Answer:
     """One query's answer.
 
     Attributes:
-        query: the picture's path or id.
+        query: the path or id of the picture.
         label: the landmark, or None for "none of these".
-        best: the best landmark, even below the threshold; None where nothing has a label.
-        confidence: of `best`; None where there is none.
-        threshold: below it the answer is "none of these"; None where all is answered.
+        best: the best landmark, even below the threshold; None if no neighbour has a label.
+        confidence: the confidence in `best`; None without `best`.
+        threshold: the confidence below which the answer is "none of these"; None without one.
         neighbours: by vote for `best`, then by score after all steps, then by cosine.
-        probability: calibrated, that `best` is right; None without a calibration.
-        query_penalty: subtracted from the confidence, as the query resembles distractors.
+        probability: calibrated chance that `best` is right; None without a calibration.
+        query_penalty: the number subtracted from the confidence for similarity to distractors.
         landmark_score: above 0 for a query more similar to the gallery than to the distractors;
             None without distractors.
         geometry_seconds: time of the geometric check.
-        tags: of a picture of "none of these", where a tagger was given.
+        tags: tags of a picture of "none of these"; None without a tagger.
         labelled: whether any picture of the index has a landmark.
-        path: of the picture, where `query` is its id in a folder or table.
+        path: the file of the picture, if `query` is an id in a folder or table.
     """
 
     query: str
@@ -130,7 +129,7 @@ class Answers(Sequence[Answer]):
     """Answers to several pictures, in order: a sequence of Answer.
 
     Attributes:
-        skipped: files that cannot be read, and why.
+        skipped: files that cannot be read, with the reasons.
     """
 
     def __init__(self, answers: Iterable[Answer], skipped: Iterable[Skipped] = ()) -> None:
@@ -186,8 +185,8 @@ def _html_row(answer: Answer) -> str:
     else:
         guess = "" if answer.best is None else f" (best guess: {escape(answer.best)})"
         name = f"<i>none of these</i>{guess}"
-    asked = _html_picture(answer.path or answer.query, answer.query)
-    return f"<tr><td>{asked}</td><td>{name}</td><td>{sure}</td><td>{near}</td></tr>"
+    picture = _html_picture(answer.path or answer.query, answer.query)
+    return f"<tr><td>{picture}</td><td>{name}</td><td>{sure}</td><td>{near}</td></tr>"
 
 
 def _html_picture(path: str, name: str, sha256: str | None = None) -> str:
@@ -221,15 +220,8 @@ def _answer(
         (j for j in range(len(rows)) if rows[j] >= 0), key=lambda j: (-votes[j], -after[j], j)
     )[:k]
     return Answer(
-        query=one.query,
-        label=one.label,
-        best=one.best,
-        confidence=one.confidence,
-        threshold=one.threshold,
+        **{name: getattr(one, name) for name in _COLUMNS[:-2]},
         neighbours=_evidence(predictions, i, shown, gallery, pipeline),
-        probability=one.probability,
-        query_penalty=one.query_penalty,
-        landmark_score=one.landmark_score,
         geometry_seconds=float(predictions.geometry_seconds[i]),
         labelled=gallery.has_labels,
     )

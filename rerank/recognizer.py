@@ -48,10 +48,10 @@ class Recognizer:
 
     Args:
         gallery: the opened gallery.
-        embedder: the gallery's own.
-        pipeline: the steps from neighbours to answers; those saved with the gallery unless given.
-        searcher: a search over the gallery's pictures; chosen on first use unless given.
-        batch: pictures that each call will ask, if known, for that choice.
+        embedder: the embedder of the gallery.
+        pipeline: the steps from neighbours to answers. Default: those saved with the gallery.
+        searcher: a search over the pictures of the gallery. Default: chosen on first use.
+        batch: number of queries of each call, if known, for the choice of a search.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Recognizer:
             path: the gallery folder (NAME.lmk).
             pipeline: other steps than the saved ones.
             verify: which files are compared with their checksums (Gallery.open).
-            batch: pictures that each call will ask, if known; another search suits many.
+            batch: number of queries of each call, if known; another search suits many.
 
         Raises:
-            NotAGallery, GalleryDamaged, FormatTooNew: as the folder is.
+            NotAGallery, GalleryDamaged, FormatTooNew: the folder cannot be used.
         """
         gallery = Gallery.open(path, verify=verify)
         try:
@@ -135,7 +135,7 @@ class Recognizer:
 
         Args:
             pictures: as for `query`.
-            k: neighbours of each answer at most, those that voted for it first.
+            k: largest number of neighbours of each answer; those that voted for it come first.
 
         Returns:
             An Answer for each picture that can be read, in order, and the files that cannot.
@@ -161,17 +161,17 @@ class Recognizer:
         Args:
             pictures: paths, bytes of picture files, PIL images, or uint8 arrays
                 [height, width, 3] in RGB order; one, or an iterable of them. The ids of the
-                queries are the paths, and "picture N" for what has none, N counted from 0; a path
-                given twice counts once.
-            k: neighbours to return at least, if that is more than the pipeline looks at; no more
-                than the gallery has rows, or lmk.index.vectors.view.LEAST_WIDTH where that is more.
+                queries are the paths, and "picture N" for a picture without a path, with N from
+                0; a path given twice counts once.
+            k: least number of neighbours to return, if the pipeline uses fewer; at most the number
+                of gallery rows, or lmk.index.vectors.view.LEAST_WIDTH if that is larger.
 
         Returns:
             The predictions, and the files that cannot be read with the reasons.
 
         Raises:
-            TypeError: for anything else than these pictures; it says what is accepted.
-            UsageError: for a folder in the place of one picture.
+            TypeError: `pictures` has another type; the message names the accepted types.
+            UsageError: a path is a folder.
             ForkedProcess: this process is a fork of the one that opened the index.
         """
         self.gallery.check_open()
@@ -185,8 +185,8 @@ class Recognizer:
     ) -> Callable[[int], LocalFeatures | str] | None:
         """Returns a function from the number of a query to its local features, for `predict`.
 
-        A file is read only when the function is called, which happens for queries in doubt. None
-        where no step needs local features.
+        The function reads the file when it is called, which happens for queries in doubt. Returns
+        None if no step needs local features.
         """
         if self._points is None:
             return None
@@ -208,14 +208,14 @@ class Recognizer:
         """Returns predictions for embeddings of this recognizer's embedder.
 
         Args:
-            queries: of the pictures to be recognised.
+            queries: the embeddings of the pictures to be recognised.
             k: as in `query`.
             features: local features by query number, or the reason why there are none; without
                 them the geometric check is left out.
         """
         self.gallery.check_open()
-        found = self.search(queries, max(k, self.pipeline.candidates))
-        answers = self.pipeline.predict(QueryBatch(queries, features=features), found, self.context)
+        near = self.search(queries, max(k, self.pipeline.candidates))
+        answers = self.pipeline.predict(QueryBatch(queries, features=features), near, self.context)
         if self.calibration is None:
             return answers
         return replace(answers, probability=self.calibration.probabilities(answers.confidence))
@@ -239,7 +239,7 @@ class Recognizer:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """The map from confidence to probability; None where it was fitted for other steps."""
+        """The map from confidence to probability; None if it was fitted for other steps."""
         saved, own = (
             pipeline.per_query().with_threshold(None)
             for pipeline in (saved_pipeline(self.gallery), self.pipeline)

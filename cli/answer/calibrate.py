@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.answer.labelled_photos import (
+    echo_all_landmarks,
+    echo_unknown,
+    indexed_landmarks,
+    read_photos,
+    require_writable,
+)
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
-from lmk.cli.printing import echo, echo_json, echo_lines
+from lmk.cli.printing import echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import counted
+from lmk.embed.errors import LmkError, UsageError
 
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
@@ -74,8 +82,6 @@ def calibrate(
 
     Example: lmk calibrate gallery.lmk --data photos.csv --precision 0.95
     """
-    from lmk.cli.answer.labelled_photos import require_writable
-    from lmk.embed.errors import UsageError
     from lmk.rerank.fit.fit import save_calibration, save_pipeline
     from lmk.rerank.recognizer import Recognizer
 
@@ -99,7 +105,8 @@ def calibrate(
             raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
         reason = error.what
     if data is not None and without_landmark is not None and not any(without_landmark.values()):
-        _warn(index, data, distractors=distractors)
+        more = f", and {index} has no distractors" if distractors else ""
+        echo_all_landmarks(data, f"{more}; add photos without a landmark")
     if automatic or calibrated is None:
         threshold = save_pipeline(index, pipeline, wait=wait).pipeline.threshold()
     else:
@@ -120,7 +127,6 @@ def _answers(
 
     Without photos the answers are those to the pictures of the index, and there are no numbers.
     """
-    from lmk.cli.answer.labelled_photos import echo_unknown, indexed_landmarks, read_photos
     from lmk.cli.progress import StageProgress
     from lmk.eval.tune.calibration_cv import (
         ENOUGH,
@@ -146,19 +152,10 @@ def _answers(
     return answers, {"photos": without, "distractors": len(answers) - photos_answered}
 
 
-def _warn(index: Path, data: Path, *, distractors: bool) -> None:
-    """Prints on stderr that the refusal of photos without a landmark is not measured."""
-    what = "every photo shows a landmark, so refusing other photos is not measured"
-    if distractors:
-        what += f", and {index} has no distractors"
-    echo(f"lmk: {data}: {what}; add photos without a landmark", err=True)
-
-
 def _calibrated(
     answers: ScoredAnswers, precision: float | None, method: Method, where: Path
 ) -> Calibrated:
     """Returns the calibration and the threshold; raises LmkError if there is none."""
-    from lmk.embed.errors import LmkError
     from lmk.eval.tune.calibration_cv import balanced, calibrated
     from lmk.rerank.fit.calibration import threshold_for
 

@@ -10,6 +10,7 @@ import click
 
 from lmk.cli.options import PATH
 from lmk.cli.printing import echo_lines
+from lmk.embed.errors import UsageError, storage_errors
 
 _IN_A_CLONE, _PACKAGED = Path("examples"), Path(__file__).parent / "sample"
 _QUERIES = 6  # with a landmark, and as many without, in the report
@@ -29,8 +30,6 @@ def demo(examples: Path | None, output: Path) -> None:
 
     Example: lmk demo
     """
-    from lmk.embed.errors import UsageError, storage_errors
-
     if examples is None:
         examples = _IN_A_CLONE if (_IN_A_CLONE / "solution.csv").is_file() else _PACKAGED
     if not (examples / "solution.csv").is_file():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.errors import UsageError
 from lmk.embed.progress import Count
 from lmk.embed.shell_words import shell_word
 
@@ -30,7 +31,6 @@ def read_photos(
     Raises:
         UsageError: no photo can be read, or the index contains one (read_labelled_photos).
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.tune.labelled_photos import read_labelled_photos
 
     photos = read_labelled_photos(manifest, recognizer, on_progress=on_progress)
@@ -66,7 +66,6 @@ def echo_unknown(
     Raises:
         UsageError: photos show landmarks, but none of the index; the spelling probably differs.
     """
-    from lmk.embed.errors import UsageError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
 
     indexed, index = indexed_landmarks(recognizer), recognizer.gallery.path
@@ -85,6 +84,12 @@ def echo_unknown(
     echo(f"lmk: {source}: {what}: {consequence}", err=True)
     if similar:
         echo(f"lmk: {source}: {similar}, so they never match", err=True)
+
+
+def echo_all_landmarks(source: Path, more: str = "") -> None:
+    """Prints on stderr that the refusal of photos without a landmark is not measured."""
+    what = "every photo shows a landmark, so refusing other photos is not measured"
+    echo(f"lmk: {source}: {what}{more}", err=True)
 
 
 def require_writable(index: Path, wait: float) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lmk.rerank.steps.geometry import Match
+    from lmk.rerank.steps.state import Match
 
 HEIGHT = 240  # of both pictures, in units of the drawing
 GAP = 8  # between the pictures

@@ -12,7 +12,7 @@ import click
 
 from lmk.cli.answer.answers import answer_lines, answers_page
 from lmk.cli.answer.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
-from lmk.cli.index_path import TAGGER
+from lmk.cli.index_path import TAGGER, find_index
 from lmk.cli.options import FILE, index, json_lines, neighbour_count, pictures_argument, root
 from lmk.cli.pictures import echo_without_landmarks, named_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
@@ -79,13 +79,11 @@ def query(
 
     Then: lmk query holiday/ -i gallery.lmk -o answers.csv
     """
-    from lmk.cli.find_index import find_index
     from lmk.embed.files import write_whole
     from lmk.rerank.recognizer import Recognizer
 
     for path in (html, output):
-        if path is not None:
-            check_output(path, reads=images)
+        check_output(path, reads=images)
     named = named_pictures(images, root)
     files, several = named.files, named.several
     report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmk.cli.index_path import find_index
 from lmk.cli.options import FILE, PATH, index, retrieval_steps, root, tell
 from lmk.cli.pictures import echo_without_landmarks, read_pictures
 from lmk.cli.printing import echo
 from lmk.cli.render import check_output, counted, echo_skipped
+from lmk.embed.errors import LmkError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,9 +63,7 @@ def submit(
 
     Example: lmk submit queries/ -i gallery.lmk -o submission.csv
     """
-    from lmk.cli.find_index import find_index
     from lmk.cli.progress import StageProgress
-    from lmk.embed.errors import LmkError
     from lmk.eval.files.submission import RetrievalWriter, SubmissionWriter
     from lmk.rerank.recognizer import Recognizer
 
@@ -109,7 +109,6 @@ def submit(
 
 def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
     """Returns the retrieval steps of the option, or those saved with the index."""
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.submission import MAX_IMAGES
     from lmk.rerank.lists.retrieval import read_retrieval, saved_retrieval
 

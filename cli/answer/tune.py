@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmk.cli.answer.labelled_photos import (
+    echo_all_landmarks,
+    echo_unknown,
+    read_photos,
+    require_writable,
+)
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, PATH, as_json, root, wait
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.render import counted
 from lmk.cli.tables import echo_table
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +77,10 @@ def tune(
 
     Example: lmk tune gallery.lmk --data photos.csv --apply
     """
-    from lmk.cli.answer.labelled_photos import require_writable
     from lmk.cli.progress import StageProgress
-    from lmk.embed.errors import UsageError
     from lmk.eval.tune.grid import default_grid, read_grid
     from lmk.eval.tune.labelled_photos import refuse_shared_photos
-    from lmk.eval.tune.scores import candidates, tuning_of
-    from lmk.eval.tune.trial import try_pipelines
+    from lmk.eval.tune.scores import candidates, try_pipelines, tuning_of
     from lmk.rerank.recognizer import Recognizer
 
     if grid is not None and geometry:
@@ -112,9 +116,6 @@ def _photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: StageProgress
 ) -> LabelledPhotos:
     """Returns labelled photos with their embeddings; prints notes about them on stderr."""
-    from lmk.cli.answer.labelled_photos import echo_unknown, read_photos
-    from lmk.embed.errors import UsageError
-
     count = on_progress.stage(str(source), len(manifest))
     photos = read_photos(manifest, source, recognizer, count)
     without = sum(not labels for labels in photos.labels)
@@ -124,8 +125,7 @@ def _photos(
         raise UsageError(what, where=source, remedy=remedy)
     echo_unknown(photos, source, recognizer, "they are always missed")
     if not without:
-        nothing = "every photo shows a landmark, so refusing other photos is not measured"
-        echo(f"lmk: {source}: {nothing}", err=True)
+        echo_all_landmarks(source)
     return photos
 
 
@@ -133,8 +133,7 @@ def _test(
     recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: LabelledPhotos
 ) -> dict[str, int | Scores]:
     """Returns the scores of the plain, the saved and the best steps on other photos."""
-    from lmk.eval.tune.scores import PLAIN, judged_of, scores_of
-    from lmk.eval.tune.trial import try_pipelines
+    from lmk.eval.tune.scores import PLAIN, judged_of, scores_of, try_pipelines
 
     compared = {"plain": PLAIN, "saved": saved, "best": best}
     predictions = try_pipelines(recognizer, list(compared.values()), others)

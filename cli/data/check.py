@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, is_index
+from lmk.cli.index_path import INDEX, INDEX_OR_OTHER, find_index, is_index
 from lmk.cli.options import FILE, FOLDER, refuse_idle, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
-from lmk.cli.render import counted
+from lmk.cli.render import check_output, counted, write_text
 from lmk.embed.defaults import DEFAULT
 
 if TYPE_CHECKING:
@@ -75,11 +75,8 @@ def check(
     Example: lmk data check gallery/ --html check.html
     """
     from lmk.cli.data.check_page import check_json, check_lines, check_page
-    from lmk.cli.find_index import find_index
-    from lmk.cli.render import check_output, write_text
 
-    if html is not None:
-        check_output(html, reads=[] if manifest is None else [manifest])
+    check_output(html, reads=[] if manifest is None else [manifest])
     if index is None and (manifest is None or is_index(manifest)):
         index, manifest = find_index(manifest), None
     if index is not None:
@@ -90,19 +87,19 @@ def check(
     pictures: Manifest
     if manifest is None:
         assert index is not None
-        pictures, found = _check_index(index)
+        pictures, result = _check_index(index)
     else:
         pictures = read_pictures(manifest, root=root)
-        found = _check(pictures, model, save_features, index)
+        result = _check(pictures, model, save_features, index)
     if html is not None:
-        write_text(html, check_page(found, pictures, limit))
+        write_text(html, check_page(result, pictures, limit))
     if as_json:
         unseen = {place.path for place in pictures.unseen}
         others = sum(skip.path not in unseen for skip in pictures.skipped)
-        echo_json(check_json(found, others))
+        echo_json(check_json(result, others))
     else:
-        echo_lines(check_lines(found, limit))
-    ctx.exit(1 if found.findings else 0)
+        echo_lines(check_lines(result, limit))
+    ctx.exit(1 if result.findings else 0)
 
 
 def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:

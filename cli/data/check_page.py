@@ -31,13 +31,13 @@ def check_lines(check: GalleryCheck, limit: int) -> list[str]:
 
 
 def _head(check: GalleryCheck) -> str:
-    found = counted(len(check.findings), "finding") if check.findings else "nothing found"
+    summary = counted(len(check.findings), "finding") if check.findings else "nothing found"
     equal = check.pictures - check.photos
     pictures = counted(check.pictures, "picture") + (
         f" ({equal:,} of them equal to others)" * bool(equal)
     )
     hubness = f"; skewness of the {check.k}-occurrence {check.skewness:.2f}" if check.k else ""
-    return f"{pictures}: {found}{hubness}"
+    return f"{pictures}: {summary}{hubness}"
 
 
 def _line(finding: DataFinding) -> str:

@@ -13,6 +13,8 @@ from lmk.cli.data.relabel import relabel
 from lmk.cli.old_names import old_options
 from lmk.cli.options import FOLDER, as_json
 from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import counted
+from lmk.embed.errors import DownloadError, StorageError
 
 if TYPE_CHECKING:
     from lmk.embed.gldv2.dataset import Item, Report
@@ -73,7 +75,7 @@ def gldv2(
 
     Example: lmk data gldv2 --split index --shards 0-3 -o gldv2
     """
-    from lmk.cli.data.download_progress import DownloadProgress
+    from lmk.cli.progress import DownloadProgress
     from lmk.embed.gldv2.dataset import download, parse_shards
 
     numbers = parse_shards(shards, split)
@@ -126,8 +128,6 @@ def _sentence(report: Report, out: Path) -> str:
         return sum(item.status == status for item in report.items)
 
     images = sum(item.images for item in report.items)
-    from lmk.cli.render import counted
-
     return (
         f"{out}: {counted(count('downloaded'), 'file')} downloaded, {count('present')} present, "
         f"{count('missing')} missing; {counted(images, 'picture')}"
@@ -135,8 +135,6 @@ def _sentence(report: Report, out: Path) -> str:
 
 
 def _raise_missing(report: Report) -> None:
-    from lmk.embed.errors import DownloadError, StorageError
-
     missing: tuple[Item, ...] = report.missing
     for item in missing:
         if isinstance(item.error, StorageError):

@@ -22,6 +22,7 @@ from lmk.cli.options import (
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from lmk.embed.data.label_table import LabelTable
@@ -102,7 +103,6 @@ def caption_tags(
     Then: lmk train keywords-lite1 --data keywords.csv -o pretrained
     """
     from lmk.embed.data.label_table import TAGS, LabelTable
-    from lmk.embed.errors import ManifestError, UsageError
     from lmk.embed.tags.captions import keywords, read_contexts, weighted_labels
     from lmk.embed.tags.sentences import sentence_encoder
 
@@ -117,38 +117,38 @@ def caption_tags(
     if pictures.column not in (None, TAGS):
         remedy = "rename or remove the column, which lmk reads before tags"
         raise ManifestError(f"has labels already: {pictures.column}", where=table, remedy=remedy)
-    found: Sequence[Sequence[str]]
+    tag_lists: Sequence[Sequence[str]]
     if glosses is None:
-        found = keywords(
+        tag_lists = keywords(
             list(texts.values()),
             least=LEAST if least is None else least,
             most=MOST if most is None else most,
             count=count,
         )
     else:
-        told = _read_glosses(glosses)
+        gloss_texts = _read_glosses(glosses)
         encode = sentence_encoder() if sentences else None
-        near = weighted_labels(list(texts.values()), told, top=top or TOP, encode=encode)
-        found = [[f"{name}:{w:.4f}" for name, w in own if w >= 5e-5] for own in near]
-    if not any(found):
+        near = weighted_labels(list(texts.values()), gloss_texts, top=top or TOP, encode=encode)
+        tag_lists = [[f"{name}:{w:.4f}" for name, w in own if w >= 5e-5] for own in near]
+    if not any(tag_lists):
         remedy = "lower --least or raise --most" if glosses is None else "write other glosses"
         raise UsageError("no word is left", where=table, remedy=remedy)
-    labels = dict(zip(texts, found, strict=True))
+    labels = dict(zip(texts, tag_lists, strict=True))
     write_text(output, pictures.with_labels(labels))
-    names = {tag.rpartition(":")[0] if glosses else tag for own in found for tag in own}
+    names = {tag.rpartition(":")[0] if glosses else tag for own in tag_lists for tag in own}
     facts = {
         "output": str(output),
-        "pictures": len(found),
-        "without_tag": sum(not own for own in found),
+        "pictures": len(tag_lists),
+        "without_tag": sum(not own for own in tag_lists),
         "tags": len(names),
-        "tags_a_picture": sum(map(len, found)) / max(len(found), 1),
+        "tags_a_picture": sum(map(len, tag_lists)) / max(len(tag_lists), 1),
     }
     note_root(pictures, output)
     if as_json:
         echo_json(facts)
         return
     echo(
-        f"{output}: {counted(len(found), 'picture')}, {counted(len(names), 'tag')}, "
+        f"{output}: {counted(len(tag_lists), 'picture')}, {counted(len(names), 'tag')}, "
         f"{facts['tags_a_picture']:.1f} a picture; without any: {facts['without_tag']:,}"
     )
 
@@ -194,7 +194,6 @@ def add_tags(
     Example: lmk data add-tags photos.csv --relations relations.csv -o more.csv
     """
     from lmk.embed.data.label_table import LabelTable
-    from lmk.embed.errors import ManifestError, UsageError
     from lmk.embed.tags.cooccurrence import add_tags as more_tags
     from lmk.embed.tags.hierarchy import RelationGraph
 
@@ -241,7 +240,6 @@ def _together(
     """Returns the tags that occur with each tag in pictures with labels and predictions."""
     import numpy as np
 
-    from lmk.embed.errors import UsageError
     from lmk.embed.tags.cooccurrence import cooccurrence, cooccurring_tags
     from lmk.eval.files.tag_files import read_predictions
 
@@ -267,7 +265,6 @@ def _together(
 def _read_glosses(path: Path) -> dict[str, str]:
     """Returns the text of each label."""
     from lmk.embed.data.manifest_table import read_table
-    from lmk.embed.errors import ManifestError
     from lmk.embed.tables.label_text import plain_name
 
     rows = read_table(path, {"label", "text"})

@@ -13,6 +13,7 @@ from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
 from lmk.cli.render import check_output, counted, echo_skipped, page, write_text
 from lmk.embed.defaults import DEFAULT
+from lmk.embed.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,11 +103,8 @@ def relabel(
 
     Then: lmk data relabel photos.csv --merge verdicts.csv -o better.csv
     """
-    from lmk.embed.errors import UsageError
-
     for path in (output, html):
-        if path is not None:
-            check_output(path, reads=[manifest] if merge is None else [manifest, merge])
+        check_output(path, reads=[manifest] if merge is None else [manifest, merge])
     if merge is not None:
         finding: dict[str, object] = {"--html": html, "--tagger": tagger, "--model": model}
         finding |= {"--top": top, "--above": above, "--doubt": doubt, "--limit": limit}
@@ -124,17 +122,17 @@ def relabel(
         refuse_idle({"--limit": limit}, "without --html")
     pictures = read_pictures(manifest, root=root)
     own_above, own_doubt = (ABOVE if above is None else above), (DOUBT if doubt is None else doubt)
-    found = _candidates(pictures, tagger, model, top or TOP, own_above, own_doubt)
+    candidates = _candidates(pictures, tagger, model, top or TOP, own_above, own_doubt)
     if output is not None:
         from lmk.eval.check.relabel import candidates_csv
 
-        write_text(output, candidates_csv(found))
+        write_text(output, candidates_csv(candidates))
     if html is not None:
-        write_text(html, _sheet(found, pictures, limit or SHEET))
+        write_text(html, _sheet(candidates, pictures, limit or SHEET))
     if as_json:
-        echo_json(_as_dict(found))
+        echo_json(_as_dict(candidates))
     else:
-        echo_lines(_lines(found, len(pictures)))
+        echo_lines(_lines(candidates, len(pictures)))
 
 
 def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
@@ -165,7 +163,6 @@ def _candidates(
 
     from lmk.cli.progress import StageProgress
     from lmk.embed.embeddings import Embeddings
-    from lmk.embed.errors import ManifestError
     from lmk.embed.extract.embedder import Embedder
     from lmk.embed.extract.extract import extract
     from lmk.embed.extract.feature_store import FeatureStore
@@ -206,8 +203,8 @@ def _candidates(
     )
 
 
-def _as_dict(found: Sequence[Candidate]) -> dict[str, Any]:
-    kinds = [one.kind for one in found]
+def _as_dict(candidates: Sequence[Candidate]) -> dict[str, Any]:
+    kinds = [one.kind for one in candidates]
     return {
         "missing": kinds.count("missing"),
         "wrong": kinds.count("wrong"),
@@ -220,16 +217,16 @@ def _as_dict(found: Sequence[Candidate]) -> dict[str, Any]:
                 "tagger": one.tagger,
                 "neighbours": one.neighbours,
             }
-            for one in found
+            for one in candidates
         ],
     }
 
 
-def _lines(found: Sequence[Candidate], pictures: int, most: int = 10) -> list[str]:
+def _lines(candidates: Sequence[Candidate], pictures: int, most: int = 10) -> list[str]:
     """Returns the number of candidates, and the first few of each kind, as lines."""
-    lines = [f"{counted(pictures, 'picture')}: {counted(len(found), 'candidate')}"]
+    lines = [f"{counted(pictures, 'picture')}: {counted(len(candidates), 'candidate')}"]
     for kind in ("missing", "wrong"):
-        own = [one for one in found if one.kind == kind]
+        own = [one for one in candidates if one.kind == kind]
         if own:
             lines += ["", f"{kind}  {len(own):,}"]
             lines += [f"  {one.row.path}: {one.tag}  ({evidence_text(one)})" for one in own[:most]]
@@ -244,10 +241,10 @@ def evidence_text(one: Candidate) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in both if value is not None)
 
 
-def _sheet(found: Sequence[Candidate], manifest: Manifest, limit: int) -> str:
+def _sheet(candidates: Sequence[Candidate], manifest: Manifest, limit: int) -> str:
     """Returns a page of pictures, each with checkboxes for its tags and candidates."""
     by_picture: dict[str, list[Candidate]] = {}
-    for one in found:
+    for one in candidates:
         by_picture.setdefault(one.row.id, []).append(one)
     shown = list(by_picture.values())[:limit]
     return page(

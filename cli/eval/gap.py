@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lmk.cli.eval.options import bootstrap, parts
+from lmk.cli.eval.options import Draws, bootstrap, parts
 from lmk.cli.eval.tables import (
     bounds_of,
     echo_findings,
     echo_gap,
     echo_warnings,
     gap_dict,
-    interval_note,
     score_text,
 )
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, PATH, as_json, root
+from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output
 from lmk.cli.tables import echo_table
+from lmk.embed.errors import SubmissionError, UsageError
 
 if TYPE_CHECKING:
     from lmk.eval.files.submission import Submission
@@ -56,8 +57,7 @@ def gap(
     submission: Path,
     solution: Path,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
     report: Path | None,
     index: Path | None,
     queries: Path | None,
@@ -72,7 +72,6 @@ def gap(
 
     Example: lmk eval gap submission.csv solution.csv --report out -i gallery.lmk --queries photos/
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.label_match import label_warnings
     from lmk.eval.files.submission import Submission
     from lmk.eval.files.truth import Truth
@@ -86,23 +85,32 @@ def gap(
         raise UsageError("--root needs --queries", remedy="add --queries CSV")
     answers, truth = Submission.read(submission), Truth.read(solution)
     with ExitStack() as opened:
-        sources = gallery = None
+        gallery = recognizer = pictures = written = None
         if report is not None:
-            from lmk.cli.eval.report_page import open_sources, write_report
+            from lmk.cli.eval.report_page import check_folder, write_report
 
-            sources = opened.enter_context(open_sources(report, index, queries, root))
-            gallery = sources.gallery
+            check_folder(report)
+            pictures = None if queries is None else read_pictures(queries, root=root)
+        if index is not None and pictures is not None:
+            from lmk.rerank.recognizer import Recognizer
+
+            recognizer = opened.enter_context(Recognizer.open(index))
+            gallery = recognizer.gallery
         elif index is not None:
             gallery = opened.enter_context(Gallery.open(index))
         scores = [
-            gap_scores(judge(answers, truth, usage), name, resamples=resamples, seed=seed)
+            gap_scores(judge(answers, truth, usage), name, **vars(draws))
             for name, usage in parts(truth)
         ]
         warnings = label_warnings(answers, truth)
-        written = sources and write_report(sources, answers, truth, scores, warnings)
+        if report is not None:
+            written = write_report(
+                report, answers, truth, scores, warnings,
+                gallery=gallery, recognizer=recognizer, queries=pictures,
+            )  # fmt: skip
         _echo_findings(answers, truth, gallery)
         echo_warnings(submission, warnings)
-    if written:
+    if written is not None:
         echo(f"lmk: wrote {written}", err=True)
     if as_json:
         facts = {each.name: gap_dict(each) for each in scores}
@@ -110,6 +118,7 @@ def gap(
         echo_json(facts)
     else:
         echo_gap(scores)
+        echo(draws.note())
 
 
 def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None) -> None:
@@ -168,8 +177,7 @@ def compare(
     weights: str | None,
     rule: str,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
 ) -> None:
     """Compare two or more SUBMISSIONS (id,landmarks) by their GAP against one SOLUTION.
 
@@ -178,7 +186,6 @@ def compare(
 
     Example: lmk eval compare old.csv new.csv solution.csv --blend both.csv --weights 1,2
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.label_match import label_warnings
     from lmk.eval.files.submission import Submission
     from lmk.eval.files.truth import Truth
@@ -191,8 +198,7 @@ def compare(
     if blended is None and weights is not None:
         raise UsageError("--weights needs --blend", remedy="add --blend OUT.csv")
     shares = _weights(weights, len(submissions))
-    if blended is not None:
-        check_output(blended, reads=(*submissions, solution))
+    check_output(blended, reads=(*submissions, solution))
     read = [Submission.read(path) for path in submissions]
     truth = Truth.read(solution)
     if blended is not None:
@@ -200,7 +206,7 @@ def compare(
     names = [str(path) for path in (*submissions, *((blended,) if blended else ()))]
     warnings = [label_warnings(each, truth) for each in read]
     pairs = [compare_two(read[0], other, truth, usage) for other in read[1:]]
-    entries = _compared(names, pairs, resamples, seed)
+    entries = _compared(names, pairs, draws)
     for name, entry, own in zip(names, entries, warnings, strict=True):
         echo_warnings(name, own)
         entry["warnings"] = list(own)
@@ -211,12 +217,12 @@ def compare(
     if as_json:
         echo_json({"usage": usage or "all", "submissions": entries})
     else:
-        _echo_compared(entries, resamples, seed)
+        _echo_compared(entries)
+        echo(draws.note())
+        _echo_changes(entries)
 
 
 def _weights(text: str | None, count: int) -> list[float] | None:
-    from lmk.embed.errors import UsageError
-
     if text is None:
         return None
     try:
@@ -231,7 +237,6 @@ def _weights(text: str | None, count: int) -> list[float] | None:
 
 
 def _blend(submissions: list[Submission], weights: list[float] | None, rule: str) -> Submission:
-    from lmk.embed.errors import SubmissionError
     from lmk.eval.scores.compare import BlendRule, blend
 
     rules: dict[str, BlendRule] = {name: name for name in get_args(BlendRule)}
@@ -241,9 +246,7 @@ def _blend(submissions: list[Submission], weights: list[float] | None, rule: str
         raise SubmissionError(str(error)) from error
 
 
-def _compared(
-    names: list[str], pairs: list[GapDifference], resamples: int, seed: int
-) -> list[dict[str, Any]]:
+def _compared(names: list[str], pairs: list[GapDifference], draws: Draws) -> list[dict[str, Any]]:
     """Returns the GAP of each submission, and the test of each other one against the first."""
     from lmk.eval.scores.bootstrap import gap_interval, gap_test
 
@@ -252,12 +255,12 @@ def _compared(
     entries: list[dict[str, Any]] = []
     for place, (name, each, value) in enumerate(zip(names, judged, gaps, strict=True)):
         entry: dict[str, Any] = {"submission": name, "gap": value, "gap_interval": None}
-        if resamples:
-            entry["gap_interval"] = bounds_of(gap_interval(each, resamples=resamples, seed=seed))
+        if draws.resamples:
+            entry["gap_interval"] = bounds_of(gap_interval(each, **vars(draws)))
         if place:
             entry |= {"difference": value - gaps[0], "difference_interval": None, "p_value": None}
-            if resamples:
-                test = gap_test(judged[0], each, resamples=resamples, seed=seed)
+            if draws.resamples:
+                test = gap_test(judged[0], each, **vars(draws))
                 entry |= {"difference_interval": [test.low, test.high], "p_value": test.p_value}
         entries.append(entry)
     return entries
@@ -287,7 +290,7 @@ def _changes(
     return rows
 
 
-def _echo_compared(entries: list[dict[str, Any]], resamples: int, seed: int) -> None:
+def _echo_compared(entries: list[dict[str, Any]]) -> None:
     header, rows = ["", "GAP", "difference", "p"], []
     for entry in entries:
         row = [entry["submission"], score_text(entry["gap"], entry["gap_interval"])]
@@ -301,7 +304,9 @@ def _echo_compared(entries: list[dict[str, Any]], resamples: int, seed: int) -> 
             ]
         rows.append([*row, "", ""][:4])
     echo_table(header, rows)
-    echo(interval_note(resamples, seed))
+
+
+def _echo_changes(entries: list[dict[str, Any]]) -> None:
     for entry in entries[1:]:
         if not entry["changes"]:
             continue

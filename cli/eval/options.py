@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lmk.eval.files.truth import RetrievalTruth, Truth
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The bootstrap draws for the intervals of a command: their number, and the random seed."""
+
+    resamples: int
+    seed: int
+
+    def bounds_of_mean(self, values: NDArray[np.float64]) -> list[float] | None:
+        """Returns the bounds of the mean of values [q], for JSON; None with 0 draws."""
+        from lmk.eval.scores.bootstrap import mean_interval
+
+        if not self.resamples:
+            return None
+        interval = mean_interval(values, resamples=self.resamples, seed=self.seed)
+        return [interval.low, interval.high]
+
+    def note(self) -> str:
+        """Returns the line that explains the brackets of a table."""
+        if not self.resamples:
+            return "no intervals (--resamples 0)"
+        draws = f"{self.resamples:,} bootstrap draws of the queries, seed {self.seed}"
+        return f"[ ]: 95 % interval of {draws}"
 
 
 _seed = click.option(
@@ -23,8 +52,13 @@ _resamples = click.option(
 
 
 def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options --resamples and --seed to a command."""
-    return _resamples(_seed(command))
+    """Adds the options --resamples and --seed to a command, which receives them as `draws`."""
+
+    @wraps(command)
+    def with_draws(*, resamples: int, seed: int, **values: Any) -> Any:
+        return command(draws=Draws(resamples, seed), **values)
+
+    return _resamples(_seed(with_draws))
 
 
 def parts(truth: Truth | RetrievalTruth) -> list[tuple[str, str | None]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmk.cli.pictures import read_pictures
 from lmk.cli.render import check_output, page, require_folder, write_text
+from lmk.embed.errors import UsageError, storage_errors
 from lmk.index.gallery.gallery import class_sizes
 from lmk.rerank.answers import Evidence
 
@@ -46,104 +45,68 @@ class Shown:
     searched: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Sources:
-    """The sources of the pictures in a report.
-
-    Attributes:
-        folder: the folder to write to.
-        index: the path of the index, for class sizes, and with `manifest` for neighbours.
-        gallery: the gallery of the index.
-        recognizer: the recognizer of the index; None without query pictures.
-        manifest: the query pictures; ids are those of the submission.
-    """
-
-    folder: Path
-    index: Path | None
-    gallery: Gallery | None
-    recognizer: Recognizer | None
-    manifest: Manifest | None
-
-
-@contextmanager
-def open_sources(
-    folder: Path, index: Path | None, queries: Path | None, root: Path | None
-) -> Iterator[Sources]:
-    """Checks and opens the sources of a report before any score is computed.
-
-    Args:
-        folder: the folder to write to; its parent must exist.
-        index: an index, or None.
-        queries: the query pictures, a folder or CSV, or None.
-        root: the folder where the paths of that CSV start.
+def check_folder(folder: Path) -> None:
+    """Checks that a report can be written to a folder, before any score is computed.
 
     Raises:
-        UsageError: a folder or file does not exist.
-        GalleryError: the index cannot be used.
+        UsageError: the parent of the folder does not exist, the folder is a file, or its page
+            cannot be written.
     """
-    from lmk.embed.errors import UsageError
-    from lmk.index.gallery.gallery import Gallery
-    from lmk.rerank.recognizer import Recognizer
-
     require_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file, not a folder", where=folder, remedy="name another folder")
     if folder.exists():
         check_output(folder / PAGE)
-    manifest = None if queries is None else read_pictures(queries, root=root)
-    if index is None:
-        yield Sources(folder, None, None, None, manifest)
-    elif manifest is None:
-        with Gallery.open(index) as gallery:
-            yield Sources(folder, index, gallery, None, None)
-    else:
-        with Recognizer.open(index) as recognizer:
-            yield Sources(folder, index, recognizer.gallery, recognizer, manifest)
 
 
 def write_report(
-    sources: Sources,
+    folder: Path,
     submission: Submission,
     truth: Truth,
     scores: Sequence[GapScores],
-    warnings: Sequence[str] = (),
+    warnings: Sequence[str],
+    *,
+    gallery: Gallery | None,
+    recognizer: Recognizer | None,
+    queries: Manifest | None,
 ) -> Path:
     """Writes report.html, one page that needs no other file, and returns its path.
 
     Args:
-        sources: the folder to write to, and the sources of pictures.
+        folder: the folder to write to.
         submission, truth: the answers and the solution.
         scores: the scores of all queries first, then of the parts.
         warnings: warnings about the labels, shown above the scores.
+        gallery: the gallery of the index, for class sizes.
+        recognizer: the recognizer of the index, for the neighbours of the query pictures.
+        queries: the query pictures; ids are those of the submission.
 
     Raises:
         SubmissionError: a query id is unknown, or no query shows a landmark.
         StorageError: the folder cannot be written.
     """
-    from lmk.embed.errors import storage_errors
     from lmk.eval.report.report import report_of
 
-    gallery = sources.gallery
     report = report_of(
         submission, truth, class_sizes=None if gallery is None else class_sizes(gallery)
     )
     cases = (*report.false_positives, *report.misses)
-    pictures, others = _pictures(cases, sources.manifest, sources.recognizer)
+    pictures, others = _pictures(cases, queries, recognizer)
     text = page(
         "eval/report.html",
         submission=Path(submission.source).name,
         solution=Path(truth.source).name,
-        index=None if sources.index is None else sources.index.name,
-        queries=sources.manifest is not None,
+        index=None if gallery is None else gallery.path.name,
+        queries=queries is not None,
         scores=scores,
         warnings=warnings,
         report=report,
         pictures=pictures,
         other_answers=others,
     )
-    path = sources.folder / PAGE
+    path = folder / PAGE
     with storage_errors(path):
-        sources.folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
     write_text(path, text)
     return path
 

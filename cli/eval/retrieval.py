@@ -8,24 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmk.cli.eval.options import bootstrap, parts
-from lmk.cli.eval.tables import (
-    bounds_of,
-    echo_findings,
-    echo_missing,
-    echo_warnings,
-    interval_note,
-    score_text,
-)
+from lmk.cli.eval.options import Draws, bootstrap, parts
+from lmk.cli.eval.tables import echo_findings, echo_missing, echo_warnings, score_text
 from lmk.cli.index_path import INDEX
 from lmk.cli.options import PATH, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.tables import echo_table
+from lmk.embed.errors import SubmissionError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from lmk.eval.files.truth import RetrievalTruth
     from lmk.eval.scores.average_precision import RetrievalResult
     from lmk.eval.scores.revisited import Protocol, ProtocolScore, RevisitedTruth
@@ -48,8 +39,7 @@ def retrieval(
     index: Path | None,
     gallery: Path | None,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
 ) -> None:
     """Score SUBMISSION (id,images) against SOLUTION by mean average precision (mAP@100).
 
@@ -60,7 +50,6 @@ def retrieval(
 
     Example: lmk eval retrieval retrieval.csv solution.csv -i gallery.lmk
     """
-    from lmk.embed.errors import UsageError
     from lmk.eval.files.label_match import image_warnings
     from lmk.eval.files.submission import MAX_IMAGES, RetrievalSubmission
     from lmk.eval.files.truth import RetrievalTruth
@@ -80,9 +69,7 @@ def retrieval(
         truth = RetrievalTruth.read(solution)
     warnings = image_warnings(lists, truth)
     scores: dict[str, dict[str, Any]] = {
-        name: _retrieval_scores(
-            judge_retrieval(lists, truth, usage, k=ranks), resamples=resamples, seed=seed
-        )
+        name: _retrieval_scores(judge_retrieval(lists, truth, usage, k=ranks), draws)
         for name, usage in parts(truth)
     }
     named = set(lists.query_ids)
@@ -98,14 +85,14 @@ def retrieval(
     if as_json:
         echo_json(scores)
     else:
-        _echo_retrieval(scores, ranks, resamples, seed)
+        _echo_retrieval(scores, ranks)
+        echo(draws.note())
 
 
 def _truth_by_label(
     solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
 ) -> RetrievalTruth:
     """Returns the gallery pictures that share a landmark with each query; Ignored without one."""
-    from lmk.embed.errors import SubmissionError
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
     from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
 
@@ -154,12 +141,12 @@ def _labelled(index: Path | None, gallery: Path | None) -> list[tuple[str, tuple
         return list(zip(opened.ids(rows), labels, strict=True))
 
 
-def _retrieval_scores(result: RetrievalResult, *, resamples: int, seed: int) -> dict[str, Any]:
+def _retrieval_scores(result: RetrievalResult, draws: Draws) -> dict[str, Any]:
     cuts = [cut for cut in (1, 5, 10) if cut < result.k] + [result.k]
     mean, median = result.mean_median_position()
     return {
         "map": result.mean_average_precision(),
-        "map_interval": _interval(result.average_precisions(), resamples, seed),
+        "map_interval": draws.bounds_of_mean(result.average_precisions()),
         "k": result.k,
         "queries": len(result),
         "precision": {str(cut): float(result.precisions(cut).mean()) for cut in cuts},
@@ -167,14 +154,11 @@ def _retrieval_scores(result: RetrievalResult, *, resamples: int, seed: int) -> 
         "mean_precisions": result.mean_precisions().tolist(),
         "mean_first_position": mean,
         "median_first_position": median,
-        "resamples": resamples,
-        "seed": seed,
+        **vars(draws),
     }
 
 
-def _echo_retrieval(
-    scores: dict[str, dict[str, Any]], ranks: int, resamples: int, seed: int
-) -> None:
+def _echo_retrieval(scores: dict[str, dict[str, Any]], ranks: int) -> None:
     first = next(iter(scores.values()))
     echo_table(
         (
@@ -198,7 +182,6 @@ def _echo_retrieval(
         ],
     )
     echo(f"first hit: the median rank of the first right picture, {ranks + 1} without one")
-    echo(interval_note(resamples, seed))
 
 
 @click.command("revisited", short_help="Revisited Oxford and Paris: mAP and mP.")
@@ -216,8 +199,7 @@ def revisited(
     database: Path | None,
     queries: Path | None,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
 ) -> None:
     """Score a ranking of revisited Oxford or Paris: mAP and mP@1, 5, 10, easy, medium and hard.
 
@@ -229,7 +211,6 @@ def revisited(
 
     Example: lmk eval revisited gnd_roxford5k.pkl --database db.npy --queries queries.npy
     """
-    from lmk.embed.errors import SubmissionError, UsageError
     from lmk.eval.scores.revisited import read_ground_truth
 
     if ranks is None and (database is None or queries is None):
@@ -246,18 +227,18 @@ def revisited(
     scores = {
         protocol: {
             "map": score.mean_average_precision,
-            "map_interval": _interval(score.average_precision, resamples, seed),
+            "map_interval": draws.bounds_of_mean(score.average_precision),
             "queries": int((score.average_precision == score.average_precision).sum()),
             "mean_precision": {str(at): value for at, value in score.mean_precision_at.items()},
-            "resamples": resamples,
-            "seed": seed,
+            **vars(draws),
         }
         for protocol, score in results.items()
     }
     if as_json:
         echo_json(scores)
     else:
-        _echo_revisited(scores, resamples, seed)
+        _echo_revisited(scores)
+        echo(draws.note())
 
 
 def _evaluate(
@@ -267,7 +248,6 @@ def _evaluate(
     database: Path | None,
     queries: Path | None,
 ) -> dict[Protocol, ProtocolScore]:
-    from lmk.embed.errors import SubmissionError
     from lmk.eval.scores.revisited import evaluate_features, evaluate_ranks
     from lmk.eval.scores.revisited_files import read_features, read_ranks
 
@@ -286,7 +266,7 @@ def _evaluate(
     return evaluate_features(of_database, of_queries, truth)
 
 
-def _echo_revisited(scores: dict[Protocol, dict[str, Any]], resamples: int, seed: int) -> None:
+def _echo_revisited(scores: dict[Protocol, dict[str, Any]]) -> None:
     first = next(iter(scores.values()))
     echo_table(
         ("", "mAP", *(f"mP@{at}" for at in first["mean_precision"]), "queries"),
@@ -300,12 +280,3 @@ def _echo_revisited(scores: dict[Protocol, dict[str, Any]], resamples: int, seed
             for protocol, each in scores.items()
         ],
     )
-    echo(interval_note(resamples, seed))
-
-
-def _interval(values: NDArray[np.float64], resamples: int, seed: int) -> list[float] | None:
-    from lmk.eval.scores.bootstrap import mean_interval
-
-    if not resamples:
-        return None
-    return bounds_of(mean_interval(values, resamples=resamples, seed=seed))

@@ -31,15 +31,6 @@ def bounds_of(estimate: Estimate | Interval | None) -> list[float] | None:
     return [estimate.low, estimate.high]
 
 
-def interval_note(resamples: int, seed: int) -> str:
-    """Returns the line that explains the brackets of a table."""
-    return (
-        f"[ ]: 95 % interval of {resamples:,} bootstrap draws of the queries, seed {seed}"
-        if resamples
-        else "no intervals (--resamples 0)"
-    )
-
-
 def gap_dict(scores: GapScores) -> dict[str, Any]:
     """Returns the scores of one part of the queries for JSON."""
     return {
@@ -90,8 +81,6 @@ def echo_gap(parts: Sequence[GapScores]) -> None:
         )
         columns.append((name, *cells))
     echo_table(columns[0], columns[1:])
-    first = parts[0]
-    echo(interval_note(first.resamples, first.seed))
 
 
 def echo_warnings(file: object, warnings: Iterable[str]) -> None:

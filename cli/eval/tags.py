@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.eval.options import bootstrap
-from lmk.cli.eval.tables import bounds_of, echo_missing, echo_warnings, interval_note, score_text
+from lmk.cli.eval.options import Draws, bootstrap
+from lmk.cli.eval.tables import echo_missing, echo_warnings, score_text
 from lmk.cli.options import PATH, as_json, named_relations, relations_by_option, relations_option
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.ranges import Float
 from lmk.cli.tables import echo_table
 
 if TYPE_CHECKING:
-    from lmk.eval.scores.bootstrap import Interval
     from lmk.eval.scores.tags import DecisionScores, PictureScores, TagScores
 
 
@@ -46,8 +45,7 @@ def tags(
     relations: Path | None,
     relations_by: str | None,
     as_json: bool,
-    resamples: int,
-    seed: int,
+    draws: Draws,
 ) -> None:
     """Score PREDICTIONS (id,tags with "tag:score" pairs) against SOLUTION (id,tags).
 
@@ -61,7 +59,6 @@ def tags(
     """
     from lmk.eval.files.label_match import tag_warnings
     from lmk.eval.files.tag_files import read_tag_table
-    from lmk.eval.scores.bootstrap import mean_interval
     from lmk.eval.scores.tags import score_decisions, score_pictures, score_tags
 
     table = read_tag_table(predictions, solution)
@@ -72,24 +69,24 @@ def tags(
     decided = None if given is None else score_decisions(given, table.truth, table.names)
     by_tag = score_tags(table.finite_scores(), table.truth, table.names)
     pictures = score_pictures(*table.padded(best), best)
-    interval = mean_interval(pictures.f1, resamples=resamples, seed=seed) if resamples else None
+    f1_bounds = draws.bounds_of_mean(pictures.f1)
     warnings = tag_warnings(table.predicted, table.true)
     echo_warnings(predictions, warnings)
     echo_missing(
         predictions, table.missing, len(table.ids), "pictures", "they count as without tags"
     )
     if as_json:
-        facts = _as_dict(by_tag, pictures, interval, resamples, seed)
+        facts = _as_dict(by_tag, pictures, f1_bounds) | vars(draws)
         facts |= {"warnings": list(warnings)}
         facts |= {"given": None if decided is None else _given_dict(decided)}
         echo_json(facts)
     else:
-        _echo(by_tag, pictures, interval, len(table.ids), decided)
-        echo(interval_note(resamples, seed))
+        _echo(by_tag, pictures, f1_bounds, len(table.ids), decided)
+        echo(draws.note())
 
 
 def _as_dict(
-    by_tag: TagScores, pictures: PictureScores, interval: Interval | None, resamples: int, seed: int
+    by_tag: TagScores, pictures: PictureScores, f1_bounds: list[float] | None
 ) -> dict[str, object]:
     precision, recall, f1 = pictures.means()
     return {
@@ -99,7 +96,7 @@ def _as_dict(
         "precision": precision,
         "recall": recall,
         "f1": f1,
-        "f1_interval": bounds_of(interval),
+        "f1_interval": f1_bounds,
         "macro_map": by_tag.macro,
         "micro_map": by_tag.micro,
         "tags": {
@@ -111,8 +108,6 @@ def _as_dict(
                 by_tag.names, by_tag.support, by_tag.average_precision, strict=True
             )
         },
-        "resamples": resamples,
-        "seed": seed,
     }
 
 
@@ -133,14 +128,14 @@ def _given_dict(decided: DecisionScores) -> dict[str, object]:
 def _echo(
     by_tag: TagScores,
     pictures: PictureScores,
-    interval: Interval | None,
+    f1_bounds: list[float] | None,
     count: int,
     decided: DecisionScores | None,
 ) -> None:
     precision, recall, f1 = pictures.means()
     k = pictures.k
     echo(
-        f"P@{k} {precision:.4f}  R@{k} {recall:.4f}  F1@{k} {score_text(f1, bounds_of(interval))}  "
+        f"P@{k} {precision:.4f}  R@{k} {recall:.4f}  F1@{k} {score_text(f1, f1_bounds)}  "
         f"(means over {len(pictures.rows):,} pictures; {pictures.skipped:,} have no true tag)"
     )
     with_support = sum(support > 0 for support in by_tag.support)

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index.milvus import push_to_server, pushed_text
-from lmk.cli.index.notes import (
-    echo_conflicts,
-    echo_duplicates,
-    echo_shared,
-    echo_unlabelled,
-)
+from lmk.cli.index.notes import echo_conflicts, echo_duplicates, echo_shared, echo_unlabelled
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.old_names import old_options
 from lmk.cli.options import (
@@ -54,8 +49,8 @@ def _shard(
     """Returns (2, 8) for "2/8"."""
     if value is None:
         return None
-    found = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
-    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
         raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 1/4")
     return number, count

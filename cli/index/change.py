@@ -21,6 +21,7 @@ from lmk.cli.options import PATH, as_json, duplicates, index_command, root, wait
 from lmk.cli.pictures import echo_similar_labels, read_pictures
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted, echo_skipped
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 
@@ -128,7 +129,6 @@ def remove(
     import numpy as np
 
     from lmk.cli.progress import StageProgress
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.indexing.build import remove_pictures
 
@@ -225,8 +225,6 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
 
 def _lines(file: Path) -> list[str]:
     """Returns the non-empty lines of a file, or of stdin for "-"."""
-    from lmk.embed.errors import UsageError
-
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         lines = data.decode("utf-8-sig").split("\n")

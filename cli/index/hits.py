@@ -10,6 +10,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.options import FILE, as_json
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, write_text
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 
@@ -33,26 +34,26 @@ def hits(index: Path, output: Path, top: int | None, as_json: bool) -> None:
     Example: lmk index hits gallery.lmk -o hits.csv
     """
     import numpy as np
+    import pandas as pd
 
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.fit.saved import saved_distractors, saved_pipeline
     from lmk.rerank.fit.tables import exact_searcher
-    from lmk.rerank.steps.distractor_similarity import hits_table
-    from lmk.rerank.steps.penalty import PenaltySettings, count_hits
+    from lmk.rerank.steps.penalty import PenaltyStep, count_hits
 
     check_output(output)
     with Gallery.open(index) as gallery:
         rows = gallery.role_rows("gallery")
-        bank = saved_distractors(gallery)
-        if not bank.mask.any():
+        distractors = saved_distractors(gallery)
+        if not distractors.mask.any():
             remedy = f"add some: lmk index add {shell_word(index)} pictures/ --distractors"
             raise UsageError("holds no distractors", where=index, remedy=remedy)
         step = saved_pipeline(gallery).step_that_needs("hits")
-        top = top or (PenaltySettings().top if step is None else step.table_size())
+        top = top or (PenaltyStep().top if step is None else step.table_size())
         searcher = exact_searcher(gallery.view())
-        found = count_hits(searcher, bank, rows=gallery.rows, gallery=len(rows), top=top)
-        table = hits_table(found, gallery.ids(rows), rows)
+        hits = count_hits(searcher, distractors, rows=gallery.rows, gallery=len(rows), top=top)
+        columns = {"id": gallery.ids(rows), "mean_cosine": hits.mean[rows]}
+        table = pd.DataFrame(columns | {"n_picked": hits.counts[rows]})
     table = table.sort_values(["n_picked", "mean_cosine", "id"], ascending=[False, False, True])
     write_text(output, table.to_csv(index=False, lineterminator="\n"))
     picked = int(np.count_nonzero(table["n_picked"]))

@@ -14,6 +14,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.options import as_json, labels
 from lmk.cli.printing import echo, echo_fields, echo_json
 from lmk.cli.render import counted, human_bytes
+from lmk.embed.errors import LmkError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,6 @@ class _NotReadyError(Exception):
 
 def _search(gallery: Gallery) -> str:
     """Returns how the gallery is searched and why, without building anything."""
-    from lmk.embed.errors import LmkError
     from lmk.index.search.choose import choose
 
     def stop(text: str) -> None:
@@ -137,7 +137,9 @@ def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -
 
     Example: lmk index list gallery.lmk --pictures --label eiffel_tower
     """
-    from lmk.index.gallery.gallery import Gallery
+    import numpy as np
+
+    from lmk.index.gallery.gallery import Gallery, class_sizes
 
     with Gallery.open(index) as gallery:
         rows = gallery.role_rows("gallery")
@@ -148,31 +150,19 @@ def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -
             if not labels:
                 _list_pictures(gallery, gallery.role_rows("distractor"), "distractor", as_json)
             return
-        counts = _counts(gallery, rows)
-        width = max((len(f"{count:,}") for _, count in counts), default=0)
-        for label, count in counts:
-            if labels and label not in labels:
-                continue
+        sizes: dict[str | None, int] = {
+            label: count
+            for label, count in class_sizes(gallery).items()
+            if count and (not labels or label in labels)
+        }
+        if unlabelled := int((np.diff(gallery.label_offsets)[rows] == 0).sum()):
+            sizes[None] = unlabelled
+        width = max((len(f"{count:,}") for count in sizes.values()), default=0)
+        for label, count in sizes.items():
             if as_json:
                 echo_json({"label": label, "pictures": count})
             else:
                 echo(f"{count:{width},}  {_NO_LANDMARK if label is None else label}")
-
-
-def _counts(gallery: Gallery, rows: NDArray[np.int64]) -> list[tuple[str | None, int]]:
-    """Returns (landmark, pictures among the rows) by name; None comes last."""
-    import numpy as np
-
-    chosen = np.zeros(gallery.rows, np.bool_)
-    chosen[rows] = True
-    each = np.diff(gallery.label_offsets)
-    codes = gallery.label_codes[np.repeat(chosen, each)]
-    counts = np.bincount(codes, minlength=len(gallery.label_names)).tolist()
-    found: list[tuple[str | None, int]] = [
-        (name, count) for name, count in zip(gallery.label_names, counts, strict=True) if count
-    ]
-    without = int((each[rows] == 0).sum())
-    return [*found, (None, without)] if without else found
 
 
 def _list_pictures(gallery: Gallery, rows: NDArray[np.int64], role: str, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from lmk.cli.options import FILE, index_command
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
+from lmk.embed.errors import ManifestError, UsageError
 
 
 @index_command(short_help="Give pictures other landmarks.")
@@ -54,7 +55,6 @@ def relabel(
     Example: lmk index relabel gallery.lmk eiffel_tower/7.jpg --label blackpool_tower
     """
     from lmk.cli.progress import StageProgress
-    from lmk.embed.errors import UsageError
     from lmk.embed.tables.label_text import plain_name
     from lmk.rerank.indexing.relabel import relabel_pictures
     from lmk.rerank.indexing.relabel import remove_label as remove_everywhere
@@ -120,7 +120,6 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
 def _read_labels(table: Path) -> dict[str, Sequence[str]]:
     """Returns the labels of each picture of a table, by id."""
     from lmk.embed.data.label_table import LabelTable
-    from lmk.embed.errors import ManifestError
 
     rows = LabelTable(table)
     if rows.column is None:

@@ -12,6 +12,7 @@ from lmk.cli.index_path import INDEX
 from lmk.cli.options import as_json, collection
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def push_to_server(
     Raises:
         UsageError: no address is given, and none is saved with the index.
     """
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.milvus.push import push as push_gallery
     from lmk.index.search.settings import SearchSettings

@@ -17,17 +17,17 @@ _SHOWN = 10  # pictures named
 _SHOWN_LANDMARKS = 5
 
 
-def echo_duplicates(found: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:
+def echo_duplicates(pairs: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:
     """Prints which pictures were skipped because others have the same content.
 
     Args:
-        found: pairs (skipped id, id with the same content).
+        pairs: (skipped id, id with the same content).
         takes: the option, or the command with its option, that adds such pictures.
     """
-    for given, held in found[:_SHOWN]:
+    for given, held in pairs[:_SHOWN]:
         echo(f"lmk: left out {given}: the same file as {held}", err=True)
-    if len(found) > _SHOWN:
-        echo(f"lmk: left out {len(found) - _SHOWN:,} more ({takes} takes them)", err=True)
+    if len(pairs) > _SHOWN:
+        echo(f"lmk: left out {len(pairs) - _SHOWN:,} more ({takes} takes them)", err=True)
 
 
 def echo_shared(shared: Sequence[str]) -> None:
@@ -46,16 +46,16 @@ def echo_shared(shared: Sequence[str]) -> None:
 
 
 def echo_conflicts(
-    index: Path, found: Sequence[LabelDifference], without_own: Sequence[str]
+    index: Path, pairs: Sequence[LabelDifference], without_own: Sequence[str]
 ) -> None:
     """Prints which pictures are the same file under different landmarks.
 
     Args:
         index: the index, which holds both pictures of each pair.
-        found: the pairs.
+        pairs: pictures with the same content and other labels.
         without_own: landmarks of which all pictures are in such pairs.
     """
-    for one in found[:_SHOWN]:
+    for one in pairs[:_SHOWN]:
         own, other = " ".join(one.labels), " ".join(one.other_labels)
         if one.id == one.other:
             echo(
@@ -69,12 +69,12 @@ def echo_conflicts(
             f"({other}); both are kept",
             err=True,
         )
-    if len(found) > _SHOWN:
-        more = len(found) - _SHOWN
+    if len(pairs) > _SHOWN:
+        more = len(pairs) - _SHOWN
         echo(f"lmk: {more:,} more are the same file under another landmark", err=True)
-    if found:
+    if pairs:
         echo(
-            f"lmk: {counted(len(found), 'picture')} under another landmark as well: remove the "
+            f"lmk: {counted(len(pairs), 'picture')} under another landmark as well: remove the "
             f"wrong ones (lmk index remove {shell_word(index)} ID...) or relabel them "
             f"(lmk index relabel {shell_word(index)} ID... --label NAME)",
             err=True,
@@ -85,18 +85,18 @@ def echo_conflicts(
         echo(f"lmk: {names} {verb} no picture that is not also under another landmark", err=True)
 
 
-def echo_relabelled(found: Sequence[LabelDifference]) -> None:
+def echo_relabelled(pairs: Sequence[LabelDifference]) -> None:
     """Prints which pictures of the index took the landmark of an added picture.
 
     Args:
-        found: the added pictures, and the pictures that they replace.
+        pairs: the added pictures, and the pictures that they replace.
     """
-    for one in found[:_SHOWN]:
+    for one in pairs[:_SHOWN]:
         old = " ".join(one.other_labels) or "no landmark"
         was = "" if one.id == one.other else f", and was called {one.other}"
         echo(f"lmk: {one.id} is {' '.join(one.labels)} now instead of {old}{was}", err=True)
-    if len(found) > _SHOWN:
-        echo(f"lmk: {len(found) - _SHOWN:,} more have another landmark now", err=True)
+    if len(pairs) > _SHOWN:
+        echo(f"lmk: {len(pairs) - _SHOWN:,} more have another landmark now", err=True)
 
 
 def echo_unlabelled(pictures: Path, index: Path | None = None, *, addable: bool = False) -> None:

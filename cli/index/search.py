@@ -26,6 +26,7 @@ from lmk.cli.options import (
 )
 from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import counted
+from lmk.embed.errors import UsageError
 
 
 @click.command(short_help="Write the neighbours of many queries.")
@@ -75,7 +76,7 @@ def search(
     from lmk.index.search.query_files import open_queries, state_of
     from lmk.index.search.settings import SearchSettings
 
-    with Gallery.open(index) as gallery, open_queries(queries) as asked:
+    with Gallery.open(index) as gallery, open_queries(queries) as query_file:
         neighbours = max(1, neighbour_count(neighbours, len(gallery.role_rows("gallery"))))
         settings = SearchSettings(kind)
         batch = block_of(neighbours)
@@ -84,7 +85,7 @@ def search(
         with StageProgress() as progress:
             report = search_batches(
                 searcher,
-                asked,
+                query_file,
                 neighbours,
                 output,
                 searched=state_of(gallery) | {"search": how},
@@ -131,7 +132,6 @@ def set_(
 
     Example: lmk index set gallery.lmk --kind exact
     """
-    from lmk.embed.errors import UsageError
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.gallery.writer import GalleryWriter
     from lmk.index.search.choose import choose

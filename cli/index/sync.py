@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index.notes import (
-    echo_conflicts,
-    echo_duplicates,
-    echo_shared,
-    echo_unlabelled,
-)
+from lmk.cli.index.notes import echo_conflicts, echo_duplicates, echo_shared, echo_unlabelled
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.options import PATH, index_command, root
 from lmk.cli.pictures import read_pictures

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index_path import INDEX, TAGGER
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     from lmk.rerank.tags.taggers import Tagger
@@ -42,7 +43,6 @@ def named_tagger(index: Path | None, tagger: Path | None) -> Iterator[Tagger]:
     Raises:
         UsageError: both are given.
     """
-    from lmk.embed.errors import UsageError
     from lmk.rerank.tags.taggers import open_tagger
 
     if index is not None and tagger is not None:

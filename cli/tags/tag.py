@@ -26,6 +26,7 @@ from lmk.cli.printing import echo, echo_json
 from lmk.cli.render import check_output, counted, page, write_text
 from lmk.cli.tables import tags_text
 from lmk.cli.tags.options import index_option, named_tagger, tagger_option, tiles_option
+from lmk.embed.errors import UsageError
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -118,11 +119,8 @@ def tag(
 
     Example: lmk tag photo.jpg --tagger my-tags
     """
-    from lmk.embed.errors import UsageError
-
     for path in (html, output):
-        if path is not None:
-            check_output(path, reads=images)
+        check_output(path, reads=images)
     if classes is not None and detector is None:
         raise UsageError("needs --detector", where="--classes", remedy="add --detector")
     graph = named_relations(relations, relations_by)
@@ -137,8 +135,8 @@ def tag(
         if tiles and rules.tags and not rules.tiles:
             note = "the thresholds were fitted without --tiles, which raises scores"
             echo(f"lmk: {note}; run lmk tag-thresholds with --tiles", err=True)
-        found, tag_of = _detector(detector, classes, opened.names)
-        for one in _tagged(opened, rules, files, tiles or rules.tiles, found, tag_of, failed):
+        loaded, tag_of = _detector(detector, classes, opened.names)
+        for one in _tagged(opened, rules, files, tiles or rules.tiles, loaded, tag_of, failed):
             if html is not None or output is not None:
                 tagged.append(one)
             if as_json:
@@ -167,7 +165,6 @@ def _detector(
     named: str | None, classes: Path | None, tags: Sequence[str]
 ) -> tuple[Detector | None, Mapping[str, str]]:
     """Returns the detector, and the tag that each of its classes sets."""
-    from lmk.embed.errors import UsageError
     from lmk.embed.tags.detector import SsdLite, read_classes, tag_of_class
 
     if named is None:

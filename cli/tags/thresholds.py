@@ -19,9 +19,10 @@ from lmk.cli.options import (
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json, echo_lines
 from lmk.cli.ranges import FloatRange
-from lmk.cli.render import counted, echo_skipped
+from lmk.cli.render import counted, echo_skipped, require_folder
 from lmk.cli.tables import echo_table
 from lmk.cli.tags.options import index_option, named_tagger, tagger_option, tiles_option
+from lmk.embed.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,6 @@ def tag_thresholds(
 
     Example: lmk tag-thresholds --tagger my-tags --data validation.csv --precision 0.9
     """
-    from lmk.embed.errors import UsageError
     from lmk.embed.tags.hierarchy import RelationGraph
     from lmk.eval.tune.tag_thresholds import fit_thresholds
     from lmk.rerank.tags.taggers import HeadTagger
@@ -149,8 +149,6 @@ def tag_thresholds(
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
     """Checks that the thresholds can be saved (UsageError), before the work starts."""
-    from lmk.cli.render import require_folder
-    from lmk.embed.errors import UsageError
     from lmk.embed.network.config import embedder_folder, shipped_tagger
 
     if output is None:
@@ -168,7 +166,6 @@ def _check_output(output: Path | None, index: Path | None, tagger: Path | None) 
 
 def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
     """Refuses pictures of the index, which would vote for their own tags (UsageError)."""
-    from lmk.embed.errors import UsageError
     from lmk.rerank.tags.taggers import VoteTagger
 
     if not isinstance(tagger, VoteTagger):
@@ -187,7 +184,6 @@ def _validation(
     import numpy as np
 
     from lmk.cli.progress import StageProgress
-    from lmk.embed.errors import UsageError
     from lmk.rerank.tags.taggers import tag_files
 
     labels = {row.id: set(row.labels) for row in manifest.rows}

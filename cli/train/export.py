@@ -10,6 +10,8 @@ import click
 from lmk.cli.options import PATH, as_json, root
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
+from lmk.cli.render import check_output
+from lmk.embed.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from lmk.embed.data.images import Picture
@@ -63,8 +65,6 @@ def export(
     Example: lmk export my-embedder --format openvino -o my-embedder.xml
     """
     from lmk.cli.progress import StageProgress
-    from lmk.cli.render import check_output
-    from lmk.embed.errors import UsageError
     from lmk.embed.extract import export as exports
     from lmk.embed.extract.embedder import Embedder
     from lmk.eval.tune.train_validation import Validation
@@ -114,7 +114,6 @@ def export(
 def _some(manifest: Manifest, size: int) -> list[Picture]:
     """Returns at most _CALIBRATED_BY readable pictures, evenly spaced in the manifest."""
     from lmk.embed.data.images import decode, read_bytes
-    from lmk.embed.errors import ManifestError
 
     step = -(-len(manifest) // _CALIBRATED_BY)
     read = (read_bytes(manifest.file(row)) for row in manifest.rows[::step])

@@ -15,7 +15,8 @@ from lmk.cli.old_names import old_options
 from lmk.cli.options import PATH, as_json, root, tell
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
-from lmk.cli.render import counted, echo_skipped
+from lmk.cli.render import counted, echo_skipped, require_folder
+from lmk.embed.errors import UsageError
 from lmk.embed.progress import no_message, no_progress
 from lmk.embed.shell_words import shell_word
 
@@ -123,9 +124,7 @@ def train(
     Example: lmk train gcresnext26 --data gallery/ --val held-out/ -o my-embedder
     """
     from lmk.cli.progress import StageProgress
-    from lmk.cli.render import require_folder
     from lmk.cli.train.page import write_page
-    from lmk.embed.errors import UsageError
     from lmk.embed.train.config import training_config
     from lmk.embed.train.loop import train as run
     from lmk.embed.train.task_config import Tags
@@ -193,7 +192,6 @@ def _validation(
     tags: Tags | None,
     on_progress: StageProgress,
 ) -> Validate | None:
-    from lmk.embed.errors import UsageError
     from lmk.eval.tune.train_validation import TagValidation, Validation
 
     if held_out is None or tags is not None:
@@ -221,16 +219,16 @@ def _validation(
 def _warn_of_training_pictures(held_out: Manifest, training: Sequence[Manifest]) -> None:
     """Prints a warning if files of the validation are also training pictures."""
     folder = f"{held_out.root.resolve()}/"
-    asked = {folder + row.path for row in held_out.rows}
-    found: set[str] = set()
+    validated = {folder + row.path for row in held_out.rows}
+    both: set[str] = set()
     for manifest in training:
         folder = f"{manifest.root.resolve()}/"  # a Path for each would take minutes for millions
-        found.update(path for row in manifest.rows if (path := folder + row.path) in asked)
-    if found:
+        both.update(path for row in manifest.rows if (path := folder + row.path) in validated)
+    if both:
         pictures = counted(len(held_out), "picture")
         echo(
-            f"lmk: --val: {len(found):,} of its {pictures} are training pictures too (the first is "
-            f"{min(found)}), so its scores are too high",
+            f"lmk: --val: {len(both):,} of its {pictures} are training pictures too (the first is "
+            f"{min(both)}), so its scores are too high",
             err=True,
         )
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,10 +192,10 @@ class RetrievalSubmission(_QueryRows):
 class _AnswerRows(AtomicRows):
     """Rows of an id and a cell: the ids in `written`, those with an empty cell in `blank`."""
 
-    def __init__(
-        self, path: str | os.PathLike[str], header: tuple[str, str], resume: str | None
-    ) -> None:
-        super().__init__(path, header, resume=resume)
+    header: ClassVar[tuple[str, str]]
+
+    def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
+        super().__init__(path, self.header, resume=resume)
         self.written = {row[0] for row in self.done}
         self.blank = sum(not cell for _, cell in self.done)
 
@@ -228,8 +228,7 @@ class SubmissionWriter(_AnswerRows):
         blank: the number of these with an empty cell.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
-        super().__init__(path, RECOGNITION_HEADER, resume)
+    header = RECOGNITION_HEADER
 
     def write(self, query_id: str, label: str | None, confidence: float) -> None:
         """Writes one answer; a label of None or a confidence of -inf is written as a blank.
@@ -268,8 +267,7 @@ class RetrievalWriter(_AnswerRows):
     Args and attributes as in SubmissionWriter.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, resume: str | None = None) -> None:
-        super().__init__(path, RETRIEVAL_HEADER, resume)
+    header = RETRIEVAL_HEADER
 
     def write(self, query_id: str, images: Sequence[str]) -> None:
         """Writes the picture ids of one query, best first.

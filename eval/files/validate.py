@@ -62,20 +62,19 @@ def validate(
         if infinite[row]:
             reason = f"the confidence is {submission.confidence[row]}"
             findings.append(_finding("infinite", submission, row, query, reason))
-    return (*findings, *_missing(submission.row_of, queries))
+    missing = set(queries or ()).difference(submission.row_of)
+    reason = "the query has no row and counts as blank"
+    findings += [SubmissionFinding("missing", None, query, reason) for query in sorted(missing)]
+    return tuple(findings)
 
 
 def validate_retrieval(
-    submission: RetrievalSubmission,
-    *,
-    queries: Collection[str] | None = None,
-    gallery_ids: Collection[str] | None = None,
+    submission: RetrievalSubmission, *, gallery_ids: Collection[str] | None = None
 ) -> tuple[SubmissionFinding, ...]:
-    """Returns the faults of a retrieval submission by line; missing queries last, by id.
+    """Returns the faults of a retrieval submission by line.
 
     Args:
         submission: the lists.
-        queries: the ids that the submission should have; None skips the check for missing ones.
         gallery_ids: the pictures of the gallery; None skips the check of picture ids.
     """
     findings = []
@@ -94,7 +93,7 @@ def validate_retrieval(
                 for i in images
                 if i not in gallery_ids
             ]
-    return (*findings, *_missing(submission.row_of, queries))
+    return tuple(findings)
 
 
 def _finding(
@@ -102,9 +101,3 @@ def _finding(
 ) -> SubmissionFinding:
     line = None if submission.lines is None else submission.lines[row]
     return SubmissionFinding(kind, line, query, reason)
-
-
-def _missing(rows: Collection[str], queries: Collection[str] | None) -> list[SubmissionFinding]:
-    reason = "the query has no row and counts as blank"
-    missing = () if queries is None else sorted(query for query in queries if query not in rows)
-    return [SubmissionFinding("missing", None, query, reason) for query in missing]

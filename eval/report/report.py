@@ -231,10 +231,7 @@ def histogram_of(judged: Judged, bins: int = BINS) -> Histogram:
         name: np.histogram(judged.confidence[finite & rows], edges)[0]
         for name, rows in sorts.items()
     }
-    tallest = {
-        "landmark": counts["right"] + counts["wrong"],
-        "no landmark": counts["no landmark"],
-    }
+    tallest = {"landmark": counts["right"] + counts["wrong"], "no landmark": counts["no landmark"]}
     return Histogram(
         tuple(edges.tolist()),
         {name: tuple(each.tolist()) for name, each in counts.items()},

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.eval.scores.gap import gap_of_judged, ranking
+from lmk.eval.scores.gap import gap_of_judged
 from lmk.eval.scores.judged import Judged, require_positives
 
 RESAMPLES = 1000
@@ -69,7 +69,7 @@ class PairedTest:
     """The difference of two systems on the same queries: the second minus the first.
 
     Attributes:
-        difference: of the scores of the queries themselves.
+        difference: the difference of the scores of the queries themselves.
         low, high: the percentile interval of the difference over the draws.
         p_value: two-sided, from the paired bootstrap: twice the smaller proportion of draws in
             which the difference is not positive or not negative. One more draw is counted for
@@ -245,9 +245,7 @@ class _Ranked:
     """
 
     def __init__(self, judged: Judged, ignore_non_landmark: bool) -> None:
-        ranked = judged.answered & judged.has_landmark if ignore_non_landmark else judged.answered
-        rows = np.flatnonzero(ranked)
-        self._order = rows[ranking(judged.confidence[rows])]
+        self._order = judged.ranked(ignore_non_landmark=ignore_non_landmark)
         self._right = np.flatnonzero(judged.correct[self._order])
         self._landmark = np.flatnonzero(judged.has_landmark)
         steps = 1.0 / np.arange(1, len(judged) + 1)

@@ -23,7 +23,7 @@ class GapDifference:
 
     Attributes:
         first, second: the submissions judged against the truth; rows are the queries.
-        first_gap, second_gap: their GAPs.
+        first_gap, second_gap: the GAPs of the submissions.
         change: float64 [q], the contribution of each query; they sum to `second_gap - first_gap`.
             A contribution is the decrease of the query's loss (see gap_losses): it is positive
             where a miss became right, or a wrong answer fell below right ones.

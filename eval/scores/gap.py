@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import SubmissionError
-from lmk.eval.files.submission import Submission
-from lmk.eval.files.truth import Truth
-from lmk.eval.scores.judged import Judged, judge, require_positives
+from lmk.eval.scores.judged import Judged, require_positives
 
 # About 1.1 % of the contest's 117,577 test pictures show a landmark. 2 % is the round figure used
 # to compare galleries whose own queries show far more landmarks than those of a contest.
@@ -86,7 +84,9 @@ def gap(
     if weight.shape != confidence.shape or not (np.isfinite(weight) & (weight > 0)).all():
         raise ValueError(f"weights must be [{len(confidence)}] and above 0")
     check_answers(confidence, correct, positives, weight)
-    order = ranking(confidence, tie_order)
+    order = np.argsort(-confidence, kind="stable")
+    if tie_order is not None:
+        order = np.lexsort((tie_order, -confidence))
     hits, weight = correct[order], weight[order]
     right = np.cumsum(weight * hits)
     precision = right / np.cumsum(weight)
@@ -94,28 +94,6 @@ def gap(
     gain[order] = np.where(hits, weight * precision, 0.0) / positives
     value = float((weight * precision)[hits].sum() / positives)
     return GapResult(value, positives, order, precision, right / positives, correct, gain)
-
-
-def gap_of(
-    submission: Submission,
-    truth: Truth,
-    usage: str | None = None,
-    *,
-    ignore_non_landmark: bool = False,
-) -> GapResult:
-    """Returns the GAP of a submission against a solution; rows are those of `judge`.
-
-    Args:
-        submission: the answers.
-        truth: the solution.
-        usage: "Public", "Private", or None for all rows that are not Ignored.
-        ignore_non_landmark: as gap_of_judged.
-
-    Raises:
-        SubmissionError: a query id is unknown, or no query shows a landmark.
-        UsageError: the solution has no row of that usage.
-    """
-    return gap_of_judged(judge(submission, truth, usage), ignore_non_landmark=ignore_non_landmark)
 
 
 def gap_of_judged(
@@ -148,29 +126,23 @@ def gap_of_judged(
     return replace(result, order=rows[result.order], correct=judged.correct, gain=gain)
 
 
-def gap_losses(
-    judged: Judged,
-    *,
-    ignore_non_landmark: bool = False,
-    weights: NDArray[np.floating] | None = None,
-) -> NDArray[np.float64]:
+def gap_losses(judged: Judged) -> NDArray[np.float64]:
     """Returns float64 [q]: the loss of each query; the losses and the GAP sum to 1.
 
     Since P(i) = 1 - (wrong answers above i) / i, GAP = 1 - (landmarks missed) / M -
     (1/M) * (sum of 1/i over the right answers i and the wrong answers ranked above them). So a
     landmark query without a right answer loses 1/M, and a wrong answer loses (1/M) * (sum of 1/i
-    over the right answers i below it). A wrong answer to a landmark query loses both. Weights
-    enter as in `gap`.
+    over the right answers i below it). A wrong answer to a landmark query loses both.
 
-    Args and errors: as gap_of_judged.
+    Raises:
+        SubmissionError: no query shows a landmark.
     """
-    result = gap_of_judged(judged, ignore_non_landmark=ignore_non_landmark, weights=weights)
-    weight = np.ones(len(judged)) if weights is None else weights
-    hits, ranked = judged.correct[result.order], weight[result.order]
-    each = np.where(hits, ranked, 0.0) / np.cumsum(ranked)
+    result = gap_of_judged(judged)
+    hits = judged.correct[result.order]
+    each = np.where(hits, 1.0 / np.arange(1, len(hits) + 1), 0.0)
     below = np.cumsum(each[::-1])[::-1]  # wrong answers add 0
-    losses = np.where(judged.has_landmark & ~judged.correct, weight, 0.0)
-    losses[result.order] += np.where(hits, 0.0, ranked * below)
+    losses = np.where(judged.has_landmark & ~judged.correct, 1.0, 0.0)
+    losses[result.order] += np.where(hits, 0.0, below)
     costs: NDArray[np.float64] = losses / result.positives
     return costs
 
@@ -203,15 +175,6 @@ def contest_weights(
         raise SubmissionError(what, where="solution", remedy=remedy)
     weight = without * (1 - share_without) / (with_landmark * share_without)
     return np.where(judged.has_landmark, weight, 1.0)
-
-
-def ranking(
-    confidence: NDArray[np.floating], tie_order: NDArray[np.integer] | None = None
-) -> NDArray[np.int64]:
-    """Returns row numbers by falling confidence, ties by rising `tie_order` (or row)."""
-    if tie_order is None:
-        return np.argsort(-confidence, kind="stable")
-    return np.lexsort((tie_order, -confidence))
 
 
 def check_answers(

@@ -16,7 +16,7 @@ from lmk.eval.scores.bootstrap import (
     gap_interval,
     mean_interval,
 )
-from lmk.eval.scores.gap import CONTEST_SHARE_WITHOUT, contest_gap, gap_of_judged, ranking
+from lmk.eval.scores.gap import CONTEST_SHARE_WITHOUT, contest_gap, gap_of_judged
 from lmk.eval.scores.judged import Judged
 
 
@@ -126,8 +126,7 @@ def contest_interval(
         ValueError: as `bootstrap` and `contest_gap`.
     """
     value = contest_gap(judged, share_without).value
-    rows = np.flatnonzero(judged.answered)
-    order = rows[ranking(judged.confidence[rows])]
+    order = judged.ranked()
 
     def score(counts: NDArray[np.int64]) -> float:
         with_landmark = int(counts[judged.has_landmark].sum())

@@ -58,6 +58,15 @@ class Judged:
         """M: the number of queries that show a landmark."""
         return int(self.has_landmark.sum())
 
+    def ranked(self, *, ignore_non_landmark: bool = False) -> NDArray[np.int64]:
+        """Returns the rows with an answer by falling confidence, ties by id.
+
+        With `ignore_non_landmark`, only rows of landmark queries are returned.
+        """
+        ranked = self.answered & self.has_landmark if ignore_non_landmark else self.answered
+        rows = np.flatnonzero(ranked)
+        return rows[np.argsort(-self.confidence[rows], kind="stable")]
+
     def accuracy(self) -> float:
         """Returns acc@1: the proportion of landmark queries with a right answer.
 

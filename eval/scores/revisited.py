@@ -84,8 +84,8 @@ class ProtocolScore:
     Attributes:
         average_precision: float64 [q], NaN where a query has no right picture.
         precision_at: for each kappa float64 [q], NaN likewise.
-        mean_average_precision: over the queries that are not NaN.
-        mean_precision_at: for each kappa, likewise.
+        mean_average_precision: the mean over the queries that are not NaN.
+        mean_precision_at: the mean for each kappa, over the same queries.
     """
 
     average_precision: NDArray[np.float64]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.eval.scores.gap import ranking
 from lmk.eval.scores.judged import Judged, require_positives
 
 
@@ -57,8 +56,7 @@ def gain_if_right(judged: Judged) -> NDArray[np.float64]:
 
 def _ranked(judged: Judged) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Returns the rows with an answer best first, which of them are right, and C(i)."""
-    rows = np.flatnonzero(judged.answered)
-    order = rows[ranking(judged.confidence[rows])]
+    order = judged.ranked()
     hits = judged.correct[order]
     return order, hits, np.cumsum(hits)
 

@@ -8,7 +8,7 @@ folds. The calibration and the threshold that are returned are fitted on all ans
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from lmk.rerank.fit.calibration import (
     expected_calibration_error,
     operating_point,
 )
-from lmk.rerank.fit.fit import distractor_answers, own_answers
+from lmk.rerank.fit.leave_one_out import LeaveOneOut
 from lmk.rerank.fit.saved import saved_distractors, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import FitTables
 from lmk.rerank.fit.threshold import fit_threshold
@@ -142,8 +142,7 @@ def balanced(answers: ScoredAnswers) -> OperatingPoint:
 
 def answers_of_index(gallery: Gallery) -> ScoredAnswers:
     """Returns leave-one-out answers of an index to its own pictures and distractors."""
-    pipeline, tables = _fitted(gallery)
-    return own_answers(pipeline, tables.context(pipeline), tables)
+    return LeaveOneOut.of_tables(*_fitted(gallery)).answers()
 
 
 def answers_of_distractors(gallery: Gallery) -> AskedPhotos:
@@ -151,8 +150,7 @@ def answers_of_distractors(gallery: Gallery) -> AskedPhotos:
 
     The geometric check is left out, since it needs the files.
     """
-    pipeline, tables = _fitted(gallery)
-    return distractor_answers(pipeline, tables.context(pipeline), tables)
+    return LeaveOneOut.of_tables(*_fitted(gallery)).answers_to_distractors()
 
 
 def _fitted(gallery: Gallery) -> tuple[Pipeline, FitTables]:
@@ -207,11 +205,4 @@ def answers_of_photos(
 
 def of_rows(answers: ScoredAnswers, rows: NDArray[np.bool_] | NDArray[np.int64]) -> ScoredAnswers:
     """Returns some of the answers, by row number or mask."""
-    return replace(
-        answers,
-        confidence=answers.confidence[rows],
-        right=answers.right[rows],
-        landmark=answers.landmark[rows],
-        weight=answers.weight[rows],
-        photo=answers.photo[rows],
-    )
+    return ScoredAnswers(**{name: array[rows] for name, array in vars(answers).items()})

@@ -7,7 +7,7 @@ or calibration on the same photos starts at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,12 +27,12 @@ from lmk.embed.progress import Count, no_count
 from lmk.embed.scratch import ScratchFolder
 from lmk.index.catalog.lock import take_lock
 from lmk.index.gallery.gallery import Gallery
+from lmk.index.vectors.labels import ROLES
 from lmk.index.vectors.view import View
 from lmk.rerank.fit.copies import MOST_COPIES, CopyRule, photo_numbers
 from lmk.rerank.fit.tables import exact_searcher, saved_copy_rule
 from lmk.rerank.indexing.ingest import PHOTOS
 from lmk.rerank.recognizer import Recognizer
-from lmk.rerank.steps.distractor_similarity import refuse_queries_in_distractors, shared_content
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ def refuse_shared_photos(first: LabelledPhotos, second: LabelledPhotos) -> None:
     Raises:
         UsageError: `first` and `second` have files of equal content; names the first of them.
     """
-    shared = shared_content(second.sha256, first.sha256)
+    shared = _shared_content(second.sha256, first.sha256)
     if shared:
         place, other = shared[0]
         raise UsageError(
@@ -135,18 +135,29 @@ def _numbers(
 
 
 def _refuse_indexed(photos: LabelledPhotos, gallery: Gallery) -> None:
-    ids = photos.embeddings.ids
-    indexed = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("gallery"))]
-    shared = shared_content(photos.sha256, indexed)
-    if shared:
+    indexed, distractors = (
+        [picture.sha256 for picture in gallery.pictures(gallery.role_rows(role))] for role in ROLES
+    )
+    if shared := _shared_content(photos.sha256, indexed):
         raise UsageError(
             f"{len(shared)} of {len(photos)} photos are pictures of the index, so each would be its"
             " own nearest neighbour",
             where=photos.files[shared[0][0]],
             remedy="give photos that the index does not contain",
         )
-    distractors = [picture.sha256 for picture in gallery.pictures(gallery.role_rows("distractor"))]
-    refuse_queries_in_distractors(ids, photos.sha256, distractors)
+    if shared := _shared_content(photos.sha256, distractors):
+        raise UsageError(
+            f"{len(shared)} of {len(photos)} evaluation queries are also among the distractors,"
+            " so the score would flatter",
+            where=photos.embeddings.ids[shared[0][0]],
+            remedy="remove them from the queries or from the distractors",
+        )
+
+
+def _shared_content(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
+    """Returns places of equal hashes in two lists, each of `first` with its first match."""
+    where = {content: place for place, content in reversed([*enumerate(second)])}
+    return [(place, where[content]) for place, content in enumerate(first) if content in where]
 
 
 @contextmanager

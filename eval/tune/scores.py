@@ -1,8 +1,8 @@
-"""Scores of pipelines on folds of labelled photos, for `lmk tune`."""
+"""Predictions of pipelines for labelled photos, and their scores on folds, for `lmk tune`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
+from lmk.embed.progress import Count, no_count
 from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 from lmk.eval.scores.gap import contest_gap, gap_of_judged
 from lmk.eval.scores.judged import Judged, judge
 from lmk.eval.tune.grid import choose, fold_scores, name_of, stratified_folds
 from lmk.eval.tune.labelled_photos import LabelledPhotos
+from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.steps import VoteStep
+from lmk.rerank.steps.state import QueryBatch
+from lmk.rerank.steps.voting import VoteStep
 
 PLAIN = Pipeline(steps=(VoteStep(k=1),), candidates=1)  # the label of the nearest picture
 _SCORES: dict[str, Callable[[Judged], float]] = {
@@ -83,6 +87,37 @@ def candidates(saved: Pipeline, grid: Sequence[Pipeline]) -> tuple[Pipeline, ...
     Thresholds are removed, since GAP ranks all answers.
     """
     return tuple(dict.fromkeys(each.with_threshold(None) for each in (saved, PLAIN, *grid)))
+
+
+def try_pipelines(
+    recognizer: Recognizer,
+    pipelines: Sequence[Pipeline],
+    photos: LabelledPhotos,
+    *,
+    on_progress: Count = no_count,
+) -> list[Predictions]:
+    """Returns the predictions of each pipeline; the photos are searched once.
+
+    Args:
+        recognizer: the opened index; its own pipeline is not used.
+        pipelines: the pipelines to try. Tables that a pipeline needs and the index has not saved
+            are fitted, once for all pipelines with the same needs.
+        photos: the queries.
+        on_progress: called with the number of pipelines done.
+    """
+    depth = max(pipeline.candidates for pipeline in pipelines)
+    neighbours = recognizer.search(photos.embeddings, depth)
+    contexts: dict[Hashable, PipelineContext] = {}
+    predictions = []
+    for done, pipeline in enumerate(pipelines, 1):
+        other = recognizer.with_pipeline(pipeline)
+        key = pipeline.context_key()
+        if key not in contexts:
+            contexts[key] = other.context
+        queries = QueryBatch(photos.embeddings, features=other.features_of(photos.files))
+        predictions.append(pipeline.predict(queries, neighbours, contexts[key]))
+        on_progress(done)
+    return predictions
 
 
 def tuning_of(

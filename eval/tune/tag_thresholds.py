@@ -26,7 +26,7 @@ class Threshold:
 
     Attributes:
         value: the threshold; None where no threshold reaches the wanted precision.
-        precision, recall: of the tag at this threshold; both 0 where there is none.
+        precision, recall: the values of the tag at this threshold; both 0 without a threshold.
         feasible: whether the wanted recall is reached too, and the precision with the wanted
             confidence.
     """

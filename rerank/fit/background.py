@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 
-MOST_BACKGROUND = 0.9  # so that a gallery of copies does not divide by nothing
+MOST_BACKGROUND = 0.9  # prevents a division by 0 for a gallery of copies
 _BLOCK = 8192  # vectors in memory as float64
 
 
@@ -27,10 +27,10 @@ class LandmarkSums:
     """Sums of vectors from which the background is computed.
 
     Attributes:
-        pictures: how many there are.
+        pictures: the number of pictures.
         total: float64 [dim], the sum of their vectors.
-        squares: the squared lengths of the landmarks' sums of vectors, added up.
-        pairs: the squared numbers of the landmarks' pictures, added up.
+        squares: the sum over landmarks of the squared length of the sum of their vectors.
+        pairs: the sum over landmarks of the squared number of their pictures.
     """
 
     pictures: int
@@ -55,9 +55,9 @@ class LandmarkSums:
         """Returns the sums after a change.
 
         Args:
-            before: the pictures these are the sums of.
-            after: the pictures there are now, over the vectors of all rows; those that stay have
-                the labels they had.
+            before: the pictures of these sums.
+            after: the pictures after the change, over the vectors of all rows. The labels of
+                pictures that stay do not change.
         """
         stored = after.stored
         mask = np.zeros(stored.rows, np.bool_)
@@ -119,7 +119,7 @@ def _sums(stored: Vectors, landmark: NDArray[np.int64], rows: NDArray[np.int64])
     """Returns the sums of some rows, landmark by landmark and a block at a time."""
     order = rows[np.argsort(landmark[rows], kind="stable")]
     total, squares = np.zeros(stored.dim), 0.0
-    last, last_landmark = np.zeros(stored.dim), None  # one may go on in the next block
+    last, last_landmark = np.zeros(stored.dim), None  # a landmark may continue in the next block
     for start in range(0, len(order), _BLOCK):
         chosen = order[start : start + _BLOCK]
         vectors, of = stored.read(chosen).astype(np.float64), landmark[chosen]

@@ -83,10 +83,7 @@ class ScoredAnswers:
 
     @classmethod
     def of(
-        cls,
-        confidence: NDArray[np.float32],
-        right: NDArray[np.bool_],
-        landmark: NDArray[np.bool_],
+        cls, confidence: NDArray[np.float32], right: NDArray[np.bool_], landmark: NDArray[np.bool_]
     ) -> ScoredAnswers:
         """Returns answers with equal weights."""
         return cls(confidence, right, landmark, np.ones(len(confidence)))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 
 ALIKE = 0.75  # chosen by leave-one-out on 1,099 photos (docs/answers.md)
-MOST_COPIES = 50  # pictures beside a photo that are looked at where only its copies are wanted
+MOST_COPIES = 50  # neighbours that are searched for the copies of a photo
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,26 @@ class CopyRule:
         """
         return cls(1 - (1 - ALIKE) * (1 - background))
 
-    def among(self, found: Neighbours) -> list[NDArray[np.int64]]:
+    def among(self, neighbours: Neighbours) -> list[NDArray[np.int64]]:
         """Returns the neighbours of each query that are copies of it: q arrays of rows, int64.
 
         Args:
-            found: neighbours by plain cosine.
+            neighbours: the neighbours of the queries by plain cosine.
         """
-        copy = (found.rows != NO_ROW) & (found.scores >= self.cosine)
-        return [rows[mask] for rows, mask in zip(found.rows, copy, strict=True)]
+        copy = (neighbours.rows != NO_ROW) & (neighbours.scores >= self.cosine)
+        return [rows[mask] for rows, mask in zip(neighbours.rows, copy, strict=True)]
 
 
 def photo_numbers(rows: NDArray[np.int64], copies: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Returns the number of the photo that each row shows; copies of copies show the same one.
 
     Args:
-        rows: int64 [n], different ones, in any order.
-        copies: of each row the rows that are copies of it (CopyRule.among); those that are not
-            among `rows` do not count.
+        rows: int64 [n], different rows in any order.
+        copies: for each row the rows that are copies of it (CopyRule.among). Rows that are not in
+            `rows` do not count.
 
     Returns:
-        int64 [n], from 0 on.
+        int64 [n], numbers from 0.
     """
     from scipy.sparse import coo_array  # takes a tenth of a second to import
     from scipy.sparse.csgraph import connected_components

@@ -1,6 +1,6 @@
 """Fits the tables, the threshold and the calibration that the answers of a gallery need.
 
-Where a fit takes about a second, everything is fitted anew after each change. In a larger gallery
+If a fit takes about a second, everything is fitted again after each change. In a larger gallery
 the tables are updated for the rows that changed, with the same result (table_kinds.py,
 background.py). The threshold and the calibration stay until a tenth of the pictures has changed,
 because they come from a sample of a few thousand pictures, which one picture hardly moves. A
@@ -9,20 +9,18 @@ calibration on photos that the gallery does not have (save_calibration) survives
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmk.embed.errors import UsageError
 from lmk.embed.progress import Progress, no_progress
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.calibration import AskedPhotos, Calibration, ScoredAnswers, calibrate
-from lmk.rerank.fit.leave_one_out import SAMPLE, answers_of_distractors, answers_of_gallery
+from lmk.rerank.fit.calibration import Calibration, ScoredAnswers, calibrate
+from lmk.rerank.fit.leave_one_out import SAMPLE, LeaveOneOut
 from lmk.rerank.fit.saved import FittedState, save, saved_calibration, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import (
     CALIBRATED,
@@ -32,16 +30,14 @@ from lmk.rerank.fit.tables import (
     SHARD,
     FitTables,
     copy_rule,
-    exact_searcher,
     needed_tables,
 )
 from lmk.rerank.fit.threshold import fit_threshold
-from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.pipeline import Pipeline
 
 STAGE = "penalty and threshold"
 CHEAP = 1e11  # products of components: a second or two on two cores
-KEPT_THRESHOLD = 0.1  # of the pictures may have changed
+KEPT_THRESHOLD = 0.1  # share of the pictures that may change before the threshold is fitted again
 
 
 def fit(
@@ -54,12 +50,12 @@ def fit(
     """Fits the gallery as it is inside the writer's transaction, and saves the result there.
 
     Args:
-        writer: with all pictures of the transaction.
-        pipeline: its threshold is fitted, unless photos gave it (save_calibration).
-        before: the fit of the state before the transaction, to go on from it where a new fit
-            would take long.
-        on_progress: called with (stage, done, total): of each table the pictures that are searched,
-            a block at a time, and in the end the stage STAGE.
+        writer: a writer that holds all pictures of the transaction.
+        pipeline: the steps. Their threshold is fitted, unless photos gave it (save_calibration).
+        before: the fit of the state before the transaction, which is updated if a new fit would
+            take long.
+        on_progress: called with (stage, done, total): for each table with the searched pictures,
+            a block at a time, and at the end with the stage STAGE.
     """
     gallery, distractors = _views(writer)
     cheap = _is_cheap(gallery, distractors, pipeline)
@@ -73,12 +69,13 @@ def fit(
         for old, new in ((before.tables.gallery, gallery), (before.tables.distractors, distractors))
     )
     same_steps = before.pipeline.with_threshold(None) == pipeline.with_threshold(None)
-    kept = same_steps and changed <= KEPT_THRESHOLD * before.weighed
-    if kept or writer.setting(CALIBRATED) == "photos":
-        threshold = (before.pipeline if kept else pipeline).threshold()
+    unchanged = same_steps and changed <= KEPT_THRESHOLD * before.weighed
+    if unchanged or writer.setting(CALIBRATED) == "photos":
+        threshold = (before.pipeline if unchanged else pipeline).threshold()
         calibration, weighed = saved_calibration(writer), before.weighed
     else:
-        threshold, calibration = _threshold_and_calibration(own_answers(pipeline, context, tables))
+        answers = LeaveOneOut.of_tables(pipeline, tables, context).answers()
+        threshold, calibration = _threshold_and_calibration(answers)
         writer.set(CALIBRATED, "gallery")
         weighed, changed = int(gallery.mask.sum()), 0
     fitted = FittedState(pipeline.with_threshold(threshold), calibration, tables, weighed, changed)
@@ -99,10 +96,10 @@ def fit_change(
     """Fits a gallery after a change, and returns the threshold.
 
     Args:
-        writer: with all pictures of the transaction.
-        old: the gallery before it.
-        changed: without a change nothing is fitted.
-        compacted: whether the change is that the removed rows are gone and the others renumbered.
+        writer: a writer that holds all pictures of the transaction.
+        old: the gallery before the transaction.
+        changed: whether there is a change; without one nothing is fitted.
+        compacted: whether the change deleted removed rows and renumbered the others.
         on_progress: called with (stage, done, total).
     """
     pipeline = saved_pipeline(old)
@@ -116,24 +113,20 @@ def fit_change(
 
 
 def save_pipeline(
-    path: Path,
-    pipeline: Pipeline,
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, pipeline: Pipeline, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> FittedState:
     """Saves the steps of a gallery, and fits what they need.
 
-    The threshold and the calibration are fitted to the gallery, even where photos gave them before.
+    The threshold and the calibration are fitted to the gallery, even if photos gave them before.
 
     Args:
         path: the gallery.
-        pipeline: its threshold does not matter.
+        pipeline: the steps; their threshold is ignored.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
         UsageError: the gallery is one part of an index, and parts are not fitted.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
@@ -161,12 +154,12 @@ def save_calibration(
 
     Args:
         path: the gallery.
-        calibration: of its answers; None for none.
-        threshold: below it an answer is "none of these"; None answers everything.
+        calibration: the calibration of its answers, or None.
+        threshold: the confidence below which an answer is "none of these"; None for no threshold.
         wait: seconds to wait for another writer.
 
     Raises:
-        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: as the folder is.
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         pipeline = saved_pipeline(old).with_threshold(threshold)
@@ -178,7 +171,7 @@ def save_calibration(
 
 
 def _views(writer: GalleryWriter) -> tuple[View, View]:
-    """Returns the gallery's pictures, and the distractors without the files they share with it."""
+    """Returns the pictures of the gallery, and the distractors that are no gallery pictures."""
     gallery = writer.uncommitted.view("gallery")
     labels = gallery.labels
     assert labels is not None  # a writer's view has them
@@ -187,61 +180,8 @@ def _views(writer: GalleryWriter) -> tuple[View, View]:
     return gallery, replace(gallery, mask=used)
 
 
-def own_answers(pipeline: Pipeline, context: PipelineContext, tables: FitTables) -> ScoredAnswers:
-    """Returns the leave-one-out answers of a pipeline to its own gallery and distractors.
-
-    Args:
-        pipeline: its threshold does not matter.
-        context: of these tables.
-        tables: fitted for the pipeline.
-    """
-    gallery, distractors = tables.gallery, tables.distractors
-    return answers_of_gallery(
-        pipeline,
-        exact_searcher(gallery),
-        context,
-        gallery,
-        distractors,
-        _fitted_without(pipeline, tables),
-        copy_rule(tables),
-    )
-
-
-def distractor_answers(
-    pipeline: Pipeline, context: PipelineContext, tables: FitTables
-) -> AskedPhotos:
-    """Returns the answers to the distractors, each by a gallery that was fitted without it.
-
-    Args: as of own_answers.
-    """
-    return answers_of_distractors(
-        pipeline,
-        exact_searcher(tables.gallery),
-        context,
-        tables.distractors,
-        _fitted_without(pipeline, tables),
-        copy_rule(tables),
-    )
-
-
-def _fitted_without(
-    pipeline: Pipeline, tables: FitTables
-) -> Callable[[NDArray[np.int64]], PipelineContext]:
-    """Returns a function from rows of distractors to the context of a gallery without them."""
-    distractors = tables.distractors
-
-    def fitted(rows: NDArray[np.int64]) -> PipelineContext:
-        left = distractors.mask.copy()
-        left[rows] = False
-        return tables.updated(pipeline, tables.gallery, replace(distractors, mask=left)).context(
-            pipeline
-        )
-
-    return fitted
-
-
 def _threshold_and_calibration(answers: ScoredAnswers) -> tuple[float | None, Calibration | None]:
-    """Returns threshold and calibration, None for each that the answers cannot give."""
+    """Returns threshold and calibration; None for a value that the answers cannot give."""
     threshold = fit_threshold(answers)
     try:
         calibration = calibrate(answers)
@@ -256,14 +196,14 @@ def _is_cheap(gallery: View, others: View, pipeline: Pipeline) -> bool:
     A search of all distractors in two halves counts for every pipeline, with or without a penalty.
     """
     pictures, distractors = int(gallery.mask.sum()), int(others.mask.sum())
-    asked = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
+    queries = min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE) + 2 * distractors
     compared = 2 * min(pictures, SAMPLE) + min(distractors, 2 * SAMPLE)
     compared *= min(pipeline.candidates, pictures)
     costs = (
         kind.cost(size, pictures, distractors, compared)
         for _, kind, size in needed_tables(pipeline)
     )
-    return (asked * pictures + sum(costs)) * gallery.dim <= CHEAP
+    return (queries * pictures + sum(costs)) * gallery.dim <= CHEAP
 
 
 def _changed(before: View, after: View) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,37 +26,28 @@ from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
 from lmk.rerank.fit.calibration import AskedPhotos, ScoredAnswers
 from lmk.rerank.fit.copies import MOST_COPIES, CopyRule, photo_numbers
-from lmk.rerank.fit.tables import exact_searcher
+from lmk.rerank.fit.tables import FitTables, copy_rule, exact_searcher
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.hits import blocks
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch, leave_out
 
-SAMPLE = 2000  # pictures of each kind that are asked
+SAMPLE = 2000  # queries of each kind
 MOST_LEFT_OUT = 1000  # neighbours searched beyond the usual number, for the largest landmarks
 
 _NOBODY = AskedPhotos(np.zeros(0, np.float32), np.zeros(0, np.int64))
 
-FittedWithout = Callable[[NDArray[np.int64]], PipelineContext]
 
-
-def answers_of_gallery(
-    pipeline: Pipeline,
-    searcher: Searcher,
-    context: PipelineContext,
-    gallery: View,
-    distractors: View,
-    fitted_without: FittedWithout,
-    rule: CopyRule | None = None,
-) -> ScoredAnswers:
-    """Returns the answers of a pipeline to the pictures of its own gallery and distractors.
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """A gallery that answers its own pictures and distractors.
 
     Steps that need all queries at once are left out. The geometric check needs the files of the
     pictures and is left out, too.
 
-    Args:
-        pipeline: the pipeline; its threshold is ignored.
+    Attributes:
+        pipeline: the steps; the threshold is ignored.
         searcher: an exact search over the pictures of the gallery.
         context: the context of the gallery, by the rows of `gallery`.
         gallery: the labelled and unlabelled pictures of the gallery.
@@ -64,92 +55,102 @@ def answers_of_gallery(
         fitted_without: returns the context of the gallery fitted without some rows of distractors.
             Up to 2 * SAMPLE distractors are queries in two halves; each half is answered without
             its own rows. From a larger number, SAMPLE distractors are queries.
-        rule: the rule for copies of one photo. Default: the rule for the background of `context`.
-
-    Returns:
-        The answers and their verdicts; no answers if the gallery has no labelled picture.
+        rule: the rule for copies of one photo.
     """
-    pipeline = pipeline.per_query().with_threshold(None)
-    rule = rule or CopyRule.for_background(context.background)
-    others = exact_searcher(distractors) if distractors.mask.any() else None
-    known, right, unknown_landmark = _of_pictures(
-        pipeline, searcher, context, gallery, others, rule
-    )
-    asked = _NOBODY
-    if np.diff(context.label_offsets)[gallery.mask].any():
-        asked = answers_of_distractors(
-            pipeline, searcher, context, distractors, fitted_without, rule
+
+    pipeline: Pipeline
+    searcher: Searcher
+    context: PipelineContext
+    gallery: View
+    distractors: View
+    fitted_without: Callable[[NDArray[np.int64]], PipelineContext]
+    rule: CopyRule
+
+    @classmethod
+    def of_tables(
+        cls, pipeline: Pipeline, tables: FitTables, context: PipelineContext | None = None
+    ) -> LeaveOneOut:
+        """Returns the gallery of tables that were fitted for a pipeline; `context` is theirs."""
+        gallery, distractors = tables.gallery, tables.distractors
+
+        def without(rows: NDArray[np.int64]) -> PipelineContext:
+            left = distractors.mask.copy()
+            left[rows] = False
+            others = replace(distractors, mask=left)
+            return tables.updated(pipeline, gallery, others).context(pipeline)
+
+        searcher, rule = exact_searcher(gallery), copy_rule(tables)
+        context = context or tables.context(pipeline)
+        return cls(pipeline, searcher, context, gallery, distractors, without, rule)
+
+    def answers(self) -> ScoredAnswers:
+        """Returns the answers and their verdicts; no answers without a labelled picture."""
+        known, right, unknown_landmark = self._of_pictures()
+        others = _NOBODY
+        if np.diff(self.context.label_offsets)[self.gallery.mask].any():
+            others = self.answers_to_distractors()
+        return ScoredAnswers.of_gallery(known, right, unknown_landmark, others)
+
+    def answers_to_distractors(self) -> AskedPhotos:
+        """Returns the answers to the distractors that are no copies of gallery pictures."""
+        if not self.distractors.mask.any():
+            return _NOBODY
+        pipeline, confidences, photos = self._steps, [], []
+        for part in _parts(self.distractors, exact_searcher(self.distractors), self.rule):
+            context = self.context
+            if pipeline.uses_distractors():
+                context = self.fitted_without(part.left_out)
+            queries = self.distractors.embeddings(part.rows)
+            near = self.searcher.search(queries, pipeline.candidates)
+            answers = pipeline.predict(QueryBatch(queries), near, context)
+            own = np.array([not copies.size for copies in self.rule.among(near)], np.bool_)
+            confidences.append(answers.confidence[own])
+            photos.append(part.photo[own])
+        return AskedPhotos(np.concatenate(confidences), np.concatenate(photos))
+
+    @property
+    def _steps(self) -> Pipeline:
+        return self.pipeline.per_query().with_threshold(None)
+
+    def _of_pictures(self) -> tuple[AskedPhotos, NDArray[np.bool_], AskedPhotos]:
+        """Returns answers without the pictures, their verdicts, and those without landmarks."""
+        pipeline, context, mask = self._steps, self.context, self.gallery.mask
+        rows = _spread(np.flatnonzero(mask & (np.diff(context.label_offsets) > 0)))
+        if not rows.size:
+            return _NOBODY, np.zeros(0, np.bool_), _NOBODY
+        k = pipeline.candidates
+        own = [context.label_codes[slice(*context.label_offsets[row : row + 2])] for row in rows]
+        landmarks = _landmarks(context, rows, own, mask)
+        # As deep as it takes to have k neighbours left when a whole landmark is left out.
+        deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
+        queries = self.gallery.embeddings(rows)
+        near = self.searcher.search(queries, k + deeper)
+        copies = [
+            np.union1d(row, more) for row, more in zip(rows, self.rule.among(near), strict=True)
+        ]
+        unused = None
+        if self.distractors.mask.any():
+            others = exact_searcher(self.distractors).search(queries, MOST_COPIES)
+            unused = self.rule.among(others)
+
+        def answered(without: list[NDArray[np.int64]]) -> Predictions:
+            batch = QueryBatch(queries, without, without_distractors=unused)
+            return pipeline.predict(batch, leave_out(near, without, k), context)
+
+        answers = answered(copies)
+        right = [
+            label in {context.label_names[code] for code in codes}
+            for label, codes in zip(answers.labels, own, strict=True)
+        ]
+        both = list(zip(landmarks, copies, strict=True))
+        several = np.array([not np.isin(*pair).all() for pair in both], np.bool_)
+        unknown_landmark = answered([np.union1d(*pair) for pair in both])
+        photo = photo_numbers(rows, copies)
+        return (
+            AskedPhotos(answers.confidence[several], photo[several]),
+            np.array(right, np.bool_)[several],
+            AskedPhotos(unknown_landmark.confidence, photo),
         )
-    return ScoredAnswers.of_gallery(known, right, unknown_landmark, asked)
-
-
-def answers_of_distractors(
-    pipeline: Pipeline,
-    searcher: Searcher,
-    context: PipelineContext,
-    distractors: View,
-    fitted_without: FittedWithout,
-    rule: CopyRule,
-) -> AskedPhotos:
-    """Returns the answers to the distractors that are no copies of gallery pictures.
-
-    Args: as of answers_of_gallery.
-    """
-    if not distractors.mask.any():
-        return _NOBODY
-    pipeline, others = pipeline.per_query().with_threshold(None), exact_searcher(distractors)
-    confidences, photos = [], []
-    for part in _parts(distractors, others, rule):
-        without = fitted_without(part.left_out) if pipeline.uses_distractors() else context
-        asked = distractors.embeddings(part.rows)
-        found = searcher.search(asked, pipeline.candidates)
-        answers = pipeline.predict(QueryBatch(asked), found, without)
-        own = np.array([not copies.size for copies in rule.among(found)], np.bool_)
-        confidences.append(answers.confidence[own])
-        photos.append(part.photo[own])
-    return AskedPhotos(np.concatenate(confidences), np.concatenate(photos))
-
-
-def _of_pictures(
-    pipeline: Pipeline,
-    searcher: Searcher,
-    context: PipelineContext,
-    gallery: View,
-    others: Searcher | None,
-    rule: CopyRule,
-) -> tuple[AskedPhotos, NDArray[np.bool_], AskedPhotos]:
-    """Returns answers without the pictures, whether they are right, and without their landmarks."""
-    rows = _spread(np.flatnonzero(gallery.mask & (np.diff(context.label_offsets) > 0)))
-    if not rows.size:
-        return _NOBODY, np.zeros(0, np.bool_), _NOBODY
-    k = pipeline.candidates
-    own = [context.label_codes[slice(*context.label_offsets[row : row + 2])] for row in rows]
-    landmarks = _landmarks(context, rows, own, gallery.mask)
-    # As deep as it takes to have k neighbours left when a whole landmark is left out.
-    deeper = min(max(len(members) for members in landmarks), MOST_LEFT_OUT)
-    asked = gallery.embeddings(rows)
-    found = searcher.search(asked, k + deeper)
-    copies = [np.union1d(row, more) for row, more in zip(rows, rule.among(found), strict=True)]
-    unused = None if others is None else rule.among(others.search(asked, MOST_COPIES))
-
-    def answered(without: list[NDArray[np.int64]]) -> Predictions:
-        queries = QueryBatch(asked, without, without_distractors=unused)
-        return pipeline.predict(queries, leave_out(found, without, k), context)
-
-    answers = answered(copies)
-    right = [
-        label in {context.label_names[code] for code in codes}
-        for label, codes in zip(answers.labels, own, strict=True)
-    ]
-    both = list(zip(landmarks, copies, strict=True))
-    several = np.array([not np.isin(*pair).all() for pair in both], np.bool_)
-    unknown_landmark = answered([np.union1d(*pair) for pair in both])
-    photo = photo_numbers(rows, copies)
-    return (
-        AskedPhotos(answers.confidence[several], photo[several]),
-        np.array(right, np.bool_)[several],
-        AskedPhotos(unknown_landmark.confidence, photo),
-    )
 
 
 @dataclass(frozen=True, eq=False)

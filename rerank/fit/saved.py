@@ -1,4 +1,4 @@
-"""Saves what was fitted to a gallery in its folder, and reads it."""
+"""Saves the values that were fitted to a gallery in its folder, and reads them."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class FittedState:
     """The fit of one state of a gallery.
 
     Attributes:
-        pipeline: with the threshold.
-        calibration: of its answers; None where the answers could give none.
-        tables: of that state.
+        pipeline: the steps with the threshold.
+        calibration: the calibration of the answers, or None if the answers allow no calibration.
+        tables: the tables of this state.
         weighed: number of pictures when threshold and calibration were fitted.
-        changed: rows that were added or removed since then.
+        changed: number of rows that were added or removed since then.
     """
 
     pipeline: Pipeline
@@ -62,7 +62,7 @@ class FittedState:
 
 
 def saved_pipeline(gallery: Gallery) -> Pipeline:
-    """Returns the pipeline saved with a gallery, or the default one where none is saved.
+    """Returns the pipeline saved with a gallery, or the default pipeline.
 
     Raises:
         UsageError: the pipeline has a parameter that was removed from lmk.
@@ -85,7 +85,7 @@ def saved_calibration(gallery: Gallery | GalleryWriter) -> Calibration | None:
 
 
 def saved_distractors(gallery: Gallery) -> View:
-    """Returns the distractors that the gallery was fitted with; all where none are noted."""
+    """Returns the distractors that the gallery was fitted with. Default: all distractors."""
     used, distractors = saved_array(gallery, DISTRACTORS, 1), gallery.view("distractor")
     if used is None:
         return distractors
@@ -93,7 +93,7 @@ def saved_distractors(gallery: Gallery) -> View:
 
 
 def saved_state(gallery: Gallery) -> FittedState | None:
-    """Returns what was saved with a gallery for the next change; None where nothing fits."""
+    """Returns the state that was saved for the next change, or None without a valid one."""
     fit = read_setting(gallery, FITTED, SavedFit)
     if fit is None:
         return None
@@ -115,15 +115,15 @@ def saved_state(gallery: Gallery) -> FittedState | None:
 def saved_context(
     gallery: Gallery, pipeline: Pipeline, searcher: Searcher, *, batch: int | None = None
 ) -> PipelineContext:
-    """Returns what the steps of a pipeline need of an opened gallery.
+    """Returns the context of an opened gallery for the steps of a pipeline.
 
-    It is read where it was fitted with the same parameters. For other steps than the saved ones it
-    is computed now, and not saved.
+    Values that were fitted with the same parameters are read. For other steps than the saved ones
+    the values are computed and not saved.
 
     Args:
-        gallery: opened.
-        pipeline: maybe not the saved one.
-        searcher: over the gallery's pictures.
+        gallery: the opened gallery.
+        pipeline: the steps, which may differ from the saved ones.
+        searcher: a search over the pictures of the gallery.
         batch: number of queries at a time, if known, for the search of the distractors.
     """
     view, distractors = gallery.view("gallery"), saved_distractors(gallery)
@@ -146,23 +146,23 @@ def saved_context(
 def save(
     writer: GalleryWriter, fitted: FittedState, context: PipelineContext, *, tables: bool
 ) -> None:
-    """Saves what was fitted to a gallery.
+    """Saves the fitted state of a gallery.
 
     Args:
-        writer: of the gallery.
-        fitted: all of it.
-        context: of its tables.
-        tables: whether to save what only the next change reads.
+        writer: the writer of the gallery.
+        fitted: the fitted state.
+        context: the context of its tables.
+        tables: whether to save the values that only the next change reads.
     """
-    kept, calibration = fitted.tables, fitted.calibration
+    fit, calibration = fitted.tables, fitted.calibration
     writer.set(PIPELINE, fitted.pipeline.model_dump(mode="json"))
-    writer.set(BACKGROUND, kept.sums.mean_cosine())
+    writer.set(BACKGROUND, fit.sums.mean_cosine())
     writer.set(CALIBRATION, None if calibration is None else calibration.model_dump(mode="json"))
-    labels = kept.distractors.labels
-    whole = labels is None or np.array_equal(kept.distractors.mask, labels.role("distractor"))
-    _put(writer, DISTRACTORS, None if whole else kept.distractors.mask.astype(np.uint8))
+    labels = fit.distractors.labels
+    whole = labels is None or np.array_equal(fit.distractors.mask, labels.role("distractor"))
+    _put(writer, DISTRACTORS, None if whole else fit.distractors.mask.astype(np.uint8))
     for need, kind in KINDS.items():
-        table = kept.tables.get(need) if tables or not kind.only_for_changes else None
+        table = fit.tables.get(need) if tables or not kind.only_for_changes else None
         arrays = [None] * len(kind.arrays) if table is None else table.to_arrays()
         for name, array in zip(kind.arrays, arrays, strict=True):
             _put(writer, name, array)
@@ -170,12 +170,12 @@ def save(
             _put(writer, name, getattr(context, value))
     state = None
     if tables:
-        state = {"sums": kept.sums.as_json(), "weighed": fitted.weighed, "changed": fitted.changed}
+        state = {"sums": fit.sums.as_json(), "weighed": fitted.weighed, "changed": fitted.changed}
     writer.set(FITTED, state)
 
 
 def forget_fit(writer: GalleryWriter) -> None:
-    """Removes what was fitted to a gallery, as the settings of another one came into it."""
+    """Removes all fitted values of a gallery, which came with the settings of another one."""
     for name in (FITTED, BACKGROUND, CALIBRATION, CALIBRATED, COPY_COSINE):
         writer.set(name, None)
     writer.drop_array(DISTRACTORS)
@@ -192,7 +192,7 @@ def _put(writer: GalleryWriter, name: str, array: NDArray[Any] | None) -> None:
 
 
 def _saved_table(gallery: Gallery, kind: type[FittedTable], size: int) -> FittedTable | None:
-    """Returns the table saved with a gallery, or None where there is none of that size."""
+    """Returns the table saved with a gallery, or None without one of that size."""
     arrays = [saved_array(gallery, name, axes) for name, axes in kind.arrays.items()]
     whole = [array for array in arrays if array is not None]
     return kind.of_arrays(whole, size) if len(whole) == len(arrays) else None

@@ -20,7 +20,7 @@ from lmk.embed.progress import CountOfTotal
 from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
-from lmk.rerank.fit.neighbour_table import NearestTable, Parties
+from lmk.rerank.fit.neighbour_table import NearestTable
 from lmk.rerank.steps.hits import HitTable, Mask, Sides
 
 _AUGMENTED = 30  # products of a search take as long as one of comparing neighbourhoods
@@ -31,11 +31,11 @@ class Change:
     """A change of a gallery.
 
     Attributes:
-        before: which rows the table was made for.
+        before: the rows of pictures and distractors before the change.
         gallery: the pictures after the change, over the vectors of all rows.
         distractors: the distractors after the change.
-        search: makes an exact searcher of a view.
-        gallery_searcher: an opened search over the gallery's pictures, if there is one.
+        search: returns an exact searcher of a view.
+        gallery_searcher: an opened search over the pictures of the gallery, or None.
     """
 
     before: Sides
@@ -46,7 +46,7 @@ class Change:
 
     @property
     def after(self) -> Sides:
-        """Which rows are pictures and distractors after the change."""
+        """The rows of pictures and distractors after the change."""
         return Sides(self.gallery.mask, self.distractors.mask)
 
 
@@ -56,10 +56,10 @@ class FittedTable(ABC):
     Attributes:
         need: the input of steps that the table provides.
         stage: the name of its part of a fit, for progress.
-        arrays: names of the gallery's arrays that hold the table, and their numbers of axes.
+        arrays: names of the arrays of the gallery that hold the table, and their numbers of axes.
         only_for_changes: whether only the next change reads the arrays, and no answer.
-        saved_values: names of the gallery's arrays that hold values of a PipelineContext, by the
-            name of the value. Answers read them instead of the table.
+        saved_values: names of the arrays of the gallery that hold values of a PipelineContext, by
+            the name of the value. Answers read these arrays instead of the table.
     """
 
     need: ClassVar[str]
@@ -108,20 +108,20 @@ class FittedTable(ABC):
         """Returns the products of vectors that the table adds to those that every fit counts.
 
         Args:
-            size: of the table.
-            pictures, distractors: of the gallery.
-            compared: pairs of a query and a neighbour that a fit compares.
+            size: the size of the table.
+            pictures, distractors: numbers of pictures and distractors of the gallery.
+            compared: number of pairs of a query and a neighbour that a fit compares.
         """
         return 0
 
 
 @dataclass(frozen=True, eq=False)
 class DistractorHits(FittedTable):
-    """Which gallery pictures the distractors hit.
+    """The hits of distractors on gallery pictures.
 
     Attributes:
-        table: of all rows.
-        top: gallery pictures that each distractor hits.
+        table: the hits of all rows.
+        top: number of gallery pictures that each distractor hits.
     """
 
     need = "hits"
@@ -186,7 +186,7 @@ class DistractorHits(FittedTable):
 
 @dataclass(frozen=True, eq=False)
 class _Lists(FittedTable):
-    """The nearest rows of each gallery picture; `among` is the field of Sides that they are of."""
+    """The nearest rows of each gallery picture; `among` names their side (a field of Sides)."""
 
     among: ClassVar[str]
 
@@ -201,13 +201,14 @@ class _Lists(FittedTable):
         return cls(NearestTable.empty(0, size))
 
     def updated(self, change: Change, on_progress: CountOfTotal) -> Self:
-        before, after = (
-            Parties(sides.gallery, getattr(sides, self.among))
-            for sides in (change.before, change.after)
-        )
-        stored, fingerprint = change.gallery.stored, change.gallery.fingerprint
         table = self.table.updated(
-            change.search, stored, fingerprint, before=before, after=after, on_progress=on_progress
+            change.search,
+            change.gallery.stored,
+            change.gallery.fingerprint,
+            before=change.before,
+            after=change.after,
+            among=self.among,
+            on_progress=on_progress,
         )
         return replace(self, table=table)
 
@@ -236,7 +237,7 @@ class NearestPictures(_Lists):
     among = "gallery"
 
     def value(self, gallery: View, distractors: View) -> Any:
-        """Returns int32 [rows, size + 1], each picture in front of its own nearest."""
+        """Returns int32 [rows, size + 1], each picture in front of its nearest pictures."""
         return self.table.itself_first(gallery.mask)
 
     @classmethod

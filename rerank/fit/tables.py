@@ -1,4 +1,4 @@
-"""FitTables: the tables that are fitted to a gallery, and the context that they give to steps.
+"""FitTables: the tables that are fitted to a gallery, and their context for the steps.
 
 A gallery saves the penalty and, where its steps need them, the nearest pictures and distractors of
 each picture. A large gallery also saves how often distractors hit each picture, so that the cost of
@@ -32,11 +32,11 @@ from lmk.rerank.steps.pipeline import Pipeline
 PIPELINE, BACKGROUND = "pipeline", "background"
 PENALTY = DistractorHits.saved_values["penalty"]
 CALIBRATION = "calibration"
-CALIBRATED = "calibrated"  # setting: of which answers, those of "photos" or of the "gallery"
+CALIBRATED = "calibrated"  # setting: the data of the calibration, "photos" or "gallery"
 COPY_COSINE = "copy cosine"  # setting: the least cosine of two copies of one photo
-SHARD = "shard"  # which part of the pictures a gallery holds, where it holds one
-FITTED = "learnt"  # setting: what the next change goes on from (SavedFit)
-DISTRACTORS = "bank"  # array: which distractors were used, where not all were
+SHARD = "shard"  # setting: the part of the pictures that a gallery holds
+FITTED = "learnt"  # setting: the state that the next change updates (SavedFit)
+DISTRACTORS = "bank"  # array: the distractors that were used, if not all were
 _MANY = 2000  # queries of a fit at a time
 
 Cosine = Annotated[float, Field(ge=-1, le=1)]
@@ -47,8 +47,8 @@ class SavedFit(BaseModel):
 
     Attributes:
         sums: LandmarkSums as JSON.
-        weighed: pictures there were when threshold and calibration were fitted.
-        changed: rows that came or went since then.
+        weighed: number of pictures when threshold and calibration were fitted.
+        changed: number of rows that were added or removed since then.
     """
 
     sums: dict[str, Any]
@@ -58,14 +58,14 @@ class SavedFit(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class FitTables:
-    """The tables that are fitted to one state of a gallery, and go on to the next state.
+    """The tables that are fitted to one state of a gallery, and can be updated to the next.
 
     Attributes:
-        gallery: its pictures.
-        distractors: its distractors, without those whose content a gallery picture has too: they
-            would push down the very landmark.
-        sums: for the background.
-        tables: by the need of the steps that they serve.
+        gallery: the pictures.
+        distractors: the distractors, without files that are gallery pictures too. Such files would
+            lower the score of their own landmark.
+        sums: the sums for the background.
+        tables: the tables by the input of the steps that they provide.
     """
 
     gallery: View
@@ -75,7 +75,7 @@ class FitTables:
 
     @classmethod
     def empty(cls, gallery: View) -> FitTables:
-        """Returns the tables of no picture, from which everything is fitted anew."""
+        """Returns the tables of no picture, from which everything is fitted again."""
         none = replace(gallery, mask=np.zeros_like(gallery.mask))
         return cls(none, none, LandmarkSums.none(gallery.dim))
 
@@ -86,15 +86,15 @@ class FitTables:
         distractors: View,
         on_progress: Progress = no_progress,
     ) -> FitTables:
-        """Returns the tables that the steps of a pipeline need, of a gallery after a change.
+        """Returns the tables for the steps of a pipeline, of a gallery after a change.
 
-        A table that was fitted with other parameters is fitted anew.
+        A table that was fitted with other parameters is fitted again.
 
         Args:
-            pipeline: whose steps they are for.
-            gallery, distractors: after the change, over the vectors of all rows.
-            on_progress: called with (stage, done, total) pictures, for each table in which any has
-                to be searched.
+            pipeline: the steps.
+            gallery, distractors: the views after the change, over the vectors of all rows.
+            on_progress: called with (stage, done, total) pictures, for each table in which a
+                picture is searched.
         """
         before = Sides(self.gallery.mask, self.distractors.mask)
         tables = {}
@@ -112,7 +112,7 @@ class FitTables:
 
         Args:
             alive: bool [rows], the rows left, numbered from 0 on.
-            gallery, distractors: over their vectors. Distractors that were not used still are not.
+            gallery, distractors: the views over these rows. The used distractors stay the same.
         """
         return replace(
             self,
@@ -122,7 +122,7 @@ class FitTables:
         )
 
     def context(self, pipeline: Pipeline) -> PipelineContext:
-        """Returns what the steps of the pipeline that these tables were made for need."""
+        """Returns the context for the steps of the pipeline that these tables were fitted for."""
         background = self.sums.mean_cosine()
         return context_of(pipeline, self.gallery, self.distractors, background, self.tables)
 
@@ -145,14 +145,14 @@ def context_of(
     *,
     batch: int | None = _MANY,
 ) -> PipelineContext:
-    """Returns what the steps of a pipeline need of a gallery.
+    """Returns the context of a gallery for the steps of a pipeline.
 
     Args:
         pipeline: the steps.
-        gallery: its pictures, with labels.
-        distractors: its distractors.
+        gallery: the pictures, with labels.
+        distractors: the distractors.
         background: the mean cosine of two pictures of different landmarks.
-        tables: by need, with the sizes that the steps want.
+        tables: the tables by input, with the sizes that the steps require.
         saved_values: values of the context that need no table.
         batch: number of queries at a time, if known, for the search of the distractors.
     """
@@ -195,7 +195,7 @@ def copy_rule(tables: FitTables) -> CopyRule:
 
 
 def saved_copy_rule(gallery: Gallery) -> CopyRule:
-    """Returns the rule saved with a gallery; by its background where an older lmk saved none."""
+    """Returns the rule saved with a gallery. Default: the rule for its background."""
     cosine = gallery.setting(COPY_COSINE)
     if cosine is None:
         return CopyRule.for_background(gallery.setting(BACKGROUND) or 0.0)

@@ -29,8 +29,8 @@ def fit_threshold(answers: ScoredAnswers) -> float:
     """Returns the threshold for answers of one pipeline.
 
     Returns:
-        -inf (everything is answered) where there is no wrong answer: the gallery has
-        one landmark only and no distractors, or no picture with a landmark.
+        The threshold; -inf (no query is refused) without a wrong answer: the gallery has one
+        landmark only and no distractors, or no picture with a landmark.
     """
     given = np.isfinite(answers.confidence)
     right, wrong = (
@@ -73,7 +73,7 @@ class _Sample:
         return float(0.9 * min(deviation, (high - low) / 1.34) * self.count() ** -0.2)
 
     def smoothed(self, cuts: NDArray[np.float64], width: float) -> NDArray[np.float64]:
-        """The weighted share below each cut, with a Gaussian kernel of this width."""
+        """Returns the weighted share below each cut, with a Gaussian kernel of this width."""
         from scipy.special import ndtr  # takes a tenth of a second to import
 
         below = ndtr((cuts[:, None] - self.values) / width) @ self.weight
@@ -84,7 +84,7 @@ def _cut(
     right: NDArray[np.float32],
     wrong: NDArray[np.float32],
     weight: NDArray[np.float64],
-    right_weight: NDArray[np.float64] | None = None,
+    right_weight: NDArray[np.float64],
 ) -> float:
     """Returns the cut between two values with most of `right` and least of `wrong` above it."""
     if not wrong.size:
@@ -95,15 +95,14 @@ def _cut(
     if not right.size:
         enough = int(np.searchsorted(refused, REFUSED))
         return float(cuts[min(enough, len(cuts) - 1)])
-    counted = np.ones(right.size) if right_weight is None else right_weight
-    above = 1 - _share_below(right, counted, cuts)
+    above = 1 - _share_below(right, right_weight, cuts)
     return float(cuts[np.argmax(above + refused)])
 
 
 def _share_below(
     values: NDArray[np.float32], weight: NDArray[np.float64], cuts: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """The weighed share of the values below each cut."""
+    """Returns the weighted share of the values below each cut."""
     order = np.argsort(values)
     below = np.concatenate([[0], np.cumsum(weight[order])]) / weight.sum()
     return np.asarray(below[np.searchsorted(values[order], cuts)], np.float64)

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmk.embed.data.images import Skipped
 from lmk.embed.data.manifest import Manifest, read_manifest
 from lmk.embed.errors import FormatTooNew, GalleryDamaged, UsageError
 from lmk.embed.extract.embedder import Embedder
@@ -30,19 +29,20 @@ from lmk.rerank.fit.tables import PIPELINE, SHARD
 from lmk.rerank.indexing.ingest import (
     DUPLICATES,
     NOTHING,
+    IngestReport,
     append_all,
     extract_all,
-    landmarks_without_own_picture,
+    ingest_results,
     open_store,
     part_of,
     prefix_of,
     prune_cache,
     record_skipped,
     require_pictures,
-    shared_ids,
+    whitened,
+    whitening_helps,
 )
 from lmk.rerank.indexing.removals import require_seen
-from lmk.rerank.indexing.whiten import whitened, whitening_helps
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.tags.thresholds import HEAD_SETTING, THRESHOLDS_FILE, load_thresholds
 
@@ -50,64 +50,35 @@ Pictures = Manifest | str | os.PathLike[str]
 _STAGES: dict[Role, str] = {"gallery": "gallery", "distractor": "distractors"}
 
 
-@dataclass(frozen=True)
-class BuildReport:
+@dataclass(frozen=True, kw_only=True)
+class BuildReport(IngestReport):
     """Result of a build.
 
     Attributes:
         pictures, distractors: number of pictures and distractors in the index.
-        computed: number of pictures whose features were not in the cache.
-        skipped: files without a picture, each with a reason.
-        duplicates: pairs (omitted id, id with the same content).
-        relabelled, conflicts, without_own: as in AddReport.
-        shared: ids of distractors that are not used, as a gallery picture is the same file. They
-            would lower the score of the landmark that they show.
         whitened: True if a whitening was fitted.
-        threshold: the score below which an answer is "none of these". None if there were no data
-            to fit it; then every query gets an answer.
+        relabelled: as in AddReport.
     """
 
     pictures: int
     distractors: int
-    computed: int
-    skipped: tuple[Skipped, ...]
-    duplicates: tuple[tuple[str, str], ...]
-    shared: tuple[str, ...]
     whitened: bool
-    threshold: float | None
     relabelled: tuple[LabelDifference, ...] = ()
-    conflicts: tuple[LabelDifference, ...] = ()
-    without_own: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class AddReport:
-    """Result of adding pictures.
+@dataclass(frozen=True, kw_only=True)
+class AddReport(IngestReport):
+    """Result of adding pictures; `shared` and `threshold` are those of the whole index.
 
     Attributes:
         added: number of new pictures in the index.
         unchanged: number of pictures that the index had already.
-        computed: number of pictures whose features were not in the cache.
-        skipped: files without a picture, each with a reason.
-        duplicates: pairs (omitted id, id with the same content).
-        shared: as in BuildReport, for the whole index.
-        threshold: as in BuildReport.
         relabelled: pictures that the index had with other labels.
-        conflicts: pictures with the same file under another landmark. The index has both, unless
-            they share an id (this happens only in a merge).
-        without_own: landmarks whose pictures are all under another landmark too.
     """
 
     added: int
     unchanged: int
-    computed: int
-    skipped: tuple[Skipped, ...]
-    duplicates: tuple[tuple[str, str], ...]
-    shared: tuple[str, ...]
-    threshold: float | None
     relabelled: tuple[LabelDifference, ...] = ()
-    conflicts: tuple[LabelDifference, ...] = ()
-    without_own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +87,7 @@ class RemoveReport:
 
     Attributes:
         removed: number of removed pictures.
-        threshold: as in BuildReport.
+        threshold: as in IngestReport.
         earlier: ids that an earlier call has removed already.
     """
 
@@ -230,20 +201,17 @@ def build_index(
             threshold = fit(writer, pipeline, on_progress=on_progress).pipeline.threshold()
         else:
             writer.set(PIPELINE, pipeline.with_threshold(None).model_dump(mode="json"))
-        shared, without_own = shared_ids(writer), landmarks_without_own_picture(writer)
+        results = ingest_results(writer)
         writer.commit()
         return BuildReport(
             pictures=added["gallery"],
             distractors=added.get("distractor", 0),
             computed=pictures.computed + others.computed,
             skipped=(*pictures.skipped, *others.skipped),
-            duplicates=tuple(writer.duplicates),
-            shared=shared,
             whitened=whiten,
             threshold=threshold,
             relabelled=tuple(writer.relabelled),
-            conflicts=tuple(writer.conflicts),
-            without_own=without_own,
+            **results,
         )
 
 
@@ -307,28 +275,21 @@ def add_pictures(
         record_skipped(writer, extraction.skipped, role)
         changed = bool(added or writer.relabelled)
         threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
-        without_own = landmarks_without_own_picture(writer)
+        results = ingest_results(writer)
         writer.commit()
         return AddReport(
             added=added,
             unchanged=writer.unchanged,
             computed=extraction.computed,
             skipped=extraction.skipped,
-            duplicates=tuple(writer.duplicates),
-            shared=shared_ids(writer),
             threshold=threshold,
             relabelled=tuple(writer.relabelled),
-            conflicts=tuple(writer.conflicts),
-            without_own=without_own,
+            **results,
         )
 
 
 def remove_pictures(
-    path: Path,
-    ids: Iterable[str],
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, ids: Iterable[str], *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RemoveReport:
     """Removes pictures and distractors by id, and updates the penalty and threshold.
 
@@ -350,10 +311,7 @@ def remove_pictures(
 
 
 def compact_index(
-    path: Path,
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> CompactReport:
     """Deletes the rows of removed pictures, joins small files, and updates the fitted tables.
 

@@ -10,8 +10,10 @@ import zlib
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +25,11 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extracted, Extraction, extract
 from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.local.features import cache_of
+from lmk.embed.network.whitening import LEAST_PICTURES, MOST_PICTURES, fit_whitening
 from lmk.embed.progress import Progress
 from lmk.index.catalog.lock import take_lock
 from lmk.index.catalog.records import Picture
+from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
@@ -37,6 +41,44 @@ PHOTOS = Path("cache", "photos")  # features of photos used to tune or calibrate
 BLOCK = 8192  # number of pictures whose vectors are in memory
 
 NOTHING = Extraction((), (), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestReport:
+    """The results that a build, an addition and a sync have in common.
+
+    Attributes:
+        computed: number of pictures whose features were not in the cache.
+        skipped: files without a picture, each with a reason.
+        duplicates: pairs (omitted id, id with the same content).
+        shared: ids of distractors that are not used, as a gallery picture is the same file. They
+            would lower the score of the landmark that they show. Empty in a dry run.
+        threshold: the score below which an answer is "none of these". None if there were no data
+            to fit it; then every query gets an answer.
+        conflicts: pictures with the same file under another landmark. The index has both, unless
+            they share an id (this happens only in a merge).
+        without_own: landmarks whose pictures are all under another landmark too.
+    """
+
+    computed: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    duplicates: tuple[tuple[str, str], ...] = ()
+    shared: tuple[str, ...] = ()
+    threshold: float | None = None
+    conflicts: tuple[LabelDifference, ...] = ()
+    without_own: tuple[str, ...] = ()
+
+
+def ingest_results(writer: GalleryWriter) -> dict[str, Any]:
+    """Returns the fields of an IngestReport that a writer knows before its commit."""
+    return {
+        "duplicates": tuple(writer.duplicates),
+        "shared": tuple(
+            picture.id for picture in writer.uncommitted.pictures(writer.uncommitted.shared())
+        ),
+        "conflicts": tuple(writer.conflicts),
+        "without_own": _landmarks_without_own_picture(writer),
+    }
 
 
 def prefix_of(role: Role) -> str:
@@ -118,15 +160,7 @@ def record_skipped(writer: GalleryWriter, skipped: Iterable[Skipped], role: Role
         writer.skip(prefix_of(role) + skip.path, skip.reason)
 
 
-def shared_ids(writer: GalleryWriter) -> tuple[str, ...]:
-    """Returns the ids of distractors that are not used, as a gallery picture is the same file.
-
-    They would lower the score of the landmark that they show.
-    """
-    return tuple(picture.id for picture in writer.uncommitted.pictures(writer.uncommitted.shared()))
-
-
-def landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
+def _landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
     """Returns the landmarks, sorted, whose pictures are all under another landmark too.
 
     Only landmarks of the appended pictures are examined.
@@ -186,6 +220,23 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
     rows = tuple(row for row in manifest.rows if ours(row.id))
     skipped = tuple(skip for skip in manifest.skipped if ours(skip.path))
     return replace(manifest, rows=rows, skipped=skipped)
+
+
+def whitening_helps(embedder: Embedder, pictures: int, distractors: int) -> bool:
+    """True if a whitening improves the answers, by the numbers of pictures and distractors.
+
+    A network with a neck needs none: its training includes the neck.
+    """
+    enough = distractors > 0 and pictures + distractors >= LEAST_PICTURES
+    return enough and embedder.whitening is None and embedder.config.neck is None
+
+
+def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted]) -> Embedder:
+    """Returns the embedder with a whitening fitted on pictures whose features are stored."""
+    step = -(-sum(map(len, parts)) // MOST_PICTURES)
+    sample = islice(chain.from_iterable(parts), 0, None, step)
+    features = store.read([picture.sha256 for picture in sample])
+    return embedder.with_whitening(fit_whitening(features))
 
 
 def prune_features(path: Path, gallery: Gallery) -> int:

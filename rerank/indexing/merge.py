@@ -19,8 +19,7 @@ from lmk.index.search.settings import SEARCH, SearchSettings
 from lmk.rerank.fit.fit import fit
 from lmk.rerank.fit.saved import forget_fit, saved_pipeline
 from lmk.rerank.fit.tables import SHARD
-from lmk.rerank.indexing.ingest import DUPLICATES
-from lmk.rerank.indexing.whiten import whitening_helps
+from lmk.rerank.indexing.ingest import DUPLICATES, whitening_helps
 from lmk.rerank.steps.pipeline import Pipeline
 
 _STAGE = "merging"

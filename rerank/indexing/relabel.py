@@ -91,11 +91,7 @@ def relabel_pictures(
 
 
 def remove_label(
-    path: Path,
-    label: str,
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, label: str, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RelabelReport:
     """Removes a label from all pictures that have it; the pictures and other labels stay.
 
@@ -119,12 +115,7 @@ def remove_label(
 
 
 def rename_label(
-    path: Path,
-    label: str,
-    new: str,
-    *,
-    wait: float = 0.0,
-    on_progress: Progress = no_progress,
+    path: Path, label: str, new: str, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RenameReport:
     """Renames a label, in one transaction; merges it with `new` if that label exists.
 

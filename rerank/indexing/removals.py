@@ -152,10 +152,7 @@ def require_seen(
         if place is not None:
             lost.append(row)
             hidden.append(place)
-    present = {label for picture in extraction.pictures for label in picture.row.labels}
-    if part is not whole:
-        others = (row.labels for row in whole.rows if row.path not in listed)
-        present.update(label for labels in others for label in labels)
+    present = present_landmarks(whole, part, extraction)
     loss = removals(old, role, np.array(lost, np.int64), present=present)
     if loss.many:
         first, *more = unseen_pictures(hidden)
@@ -166,6 +163,21 @@ def require_seen(
             where=old.path,
             remedy="make the pictures readable, or build the index without them: --allow-removals",
         )
+
+
+def present_landmarks(whole: Manifest, part: Manifest, extraction: Extraction) -> set[str]:
+    """Returns the landmarks of the pictures that were read, and of the other shards.
+
+    Args:
+        whole: all pictures.
+        part: the pictures of this shard, or the whole.
+        extraction: the result of reading `part`.
+    """
+    present = {label for picture in extraction.pictures for label in picture.row.labels}
+    if part is not whole:
+        ours = {row.id for row in part.rows}
+        present.update(label for row in whole.rows if row.id not in ours for label in row.labels)
+    return present
 
 
 def unseen_pictures(places: Iterable[tuple[str, str]]) -> tuple[UnseenPictures, ...]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lmk.embed.data.images import Skipped
 from lmk.embed.data.manifest import Manifest
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import identify
@@ -21,7 +20,6 @@ from lmk.embed.extract.feature_store import FeatureStore
 from lmk.embed.progress import Count, Progress, no_progress
 from lmk.index.catalog.records import Picture
 from lmk.index.catalog.settings import read_setting
-from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
@@ -33,16 +31,16 @@ from lmk.rerank.indexing.ingest import (
     DISTRACTOR_PREFIX,
     DUPLICATES,
     NOTHING,
+    IngestReport,
     append_all,
     entries_of,
     extract_all,
-    landmarks_without_own_picture,
+    ingest_results,
     open_store,
     prefix_of,
     prune_features,
     record_skipped,
     require_pictures,
-    shared_ids,
 )
 from lmk.rerank.indexing.removals import Removals, UnseenPictures, require_few
 from lmk.rerank.indexing.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
@@ -53,8 +51,8 @@ _MOST_UNUSED = 2.0  # the cache is pruned above this multiple of the gallery's p
 _SOME_UNUSED = 10_000  # ... plus this number of features
 
 
-@dataclass(frozen=True)
-class SyncReport:
+@dataclass(frozen=True, kw_only=True)
+class SyncReport(IngestReport):
     """Result of a sync, or of a dry run.
 
     Attributes:
@@ -65,13 +63,6 @@ class SyncReport:
         removed: number of pictures whose files no longer exist.
         unchanged: number of all other pictures.
         kept: unchanged pictures whose files could not be read, counted by the unreadable place.
-        computed: number of pictures whose features were not in the cache.
-        skipped: files without a picture, each with a reason.
-        duplicates: pairs (omitted id, id with the same content).
-        shared: ids of distractors that are not used, as a gallery picture is the same file. Empty
-            in a dry run.
-        threshold: the score below which an answer is "none of these"; None for no threshold.
-        conflicts, without_own: as in AddReport.
         vanishing: landmarks that lose all their pictures; all landmarks if fewer others replace
             them.
         asks: True if the sync needs `allow_removals`, as whole landmarks, or more than a fifth of
@@ -86,13 +77,6 @@ class SyncReport:
     removed: int = 0
     unchanged: int = 0
     kept: tuple[UnseenPictures, ...] = ()
-    computed: int = 0
-    skipped: tuple[Skipped, ...] = ()
-    duplicates: tuple[tuple[str, str], ...] = ()
-    shared: tuple[str, ...] = ()
-    threshold: float | None = None
-    conflicts: tuple[LabelDifference, ...] = ()
-    without_own: tuple[str, ...] = ()
     vanishing: tuple[str, ...] = ()
     asks: bool = False
     would: tuple[tuple[str, str], ...] = ()
@@ -162,7 +146,7 @@ def sync_index(
         taken = len(writer.relabelled)  # unlabelled copies that a labelled picture replaces
         changed = bool(added or taken) or any(len(plan.going) for plan in plans)
         threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
-        without_own = landmarks_without_own_picture(writer)
+        results = ingest_results(writer)
         writer.commit()
         report = _report(plans, losses)
         report = replace(
@@ -171,13 +155,10 @@ def sync_index(
             relabelled=report.relabelled + taken,
             unchanged=report.unchanged - taken,
             computed=sum(plan.extraction.computed for plan in plans),
-            duplicates=tuple(writer.duplicates),
-            shared=shared_ids(writer),
             threshold=threshold,
-            conflicts=tuple(writer.conflicts),
-            without_own=without_own,
             asks=False,
             would=(),
+            **results,
         )
         with Gallery.open(path) as new:  # while this writer holds the lock
             if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:

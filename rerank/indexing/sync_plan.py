@@ -26,7 +26,13 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import Role
 from lmk.index.vectors.vectors import row_blocks
 from lmk.rerank.indexing.ingest import BLOCK, NOTHING, part_of, prefix_of
-from lmk.rerank.indexing.removals import Removals, UnseenPictures, removals, unseen_pictures
+from lmk.rerank.indexing.removals import (
+    Removals,
+    UnseenPictures,
+    present_landmarks,
+    removals,
+    unseen_pictures,
+)
 
 # "touch": only the modification time is new.
 Verb = Literal["add", "change", "move", "relabel", "touch"]
@@ -172,13 +178,7 @@ class Plan:
         """
         removed, present = self.removed, set[str]()
         if len(removed):
-            present = {
-                label for picture in self.extraction.pictures for label in picture.row.labels
-            }
-            if self._whole is not self.manifest:
-                ours = {row.id for row in self.manifest.rows}
-                others = (row.labels for row in self._whole.rows if row.id not in ours)
-                present.update(label for labels in others for label in labels)
+            present = present_landmarks(self._whole, self.manifest, self.extraction)
         losses = removals(self._old, self.role, removed, present=present)
         return replace(losses, replaced=self._replaced())
 

@@ -43,16 +43,11 @@ class NeighbourGraph:
         """Returns the graph of a view; memory grows with rows x neighbours.
 
         Args:
-            searcher: over the view.
-            view: the rows of the graph; others have no neighbours.
-            neighbours: of each picture, without itself.
-            gamma: power of the cosine.
-
-        Raises:
-            ValueError: when neighbours is below 1.
+            searcher: a search over the view.
+            view: the rows of the graph; other rows have no neighbours.
+            neighbours: number of neighbours of each picture, without itself.
+            gamma: the exponent of the cosine.
         """
-        if neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1, got {neighbours}")
         starts, ends, cosines = [], [], []
         for block in row_blocks(np.flatnonzero(view.mask), _BLOCK):
             near = searcher.search(view.embeddings(block), neighbours + 1)
@@ -105,12 +100,7 @@ class NeighbourGraph:
 
         Returns:
             The same rows, by f falling; f is the score. Rows with equal f stay in their order.
-
-        Raises:
-            ValueError: for alpha outside 0 (included) to 1, or sources below 1.
         """
-        if not 0 <= alpha < 1 or sources < 1:
-            raise ValueError(f"alpha must be in [0, 1), sources at least 1: {alpha}, {sources}")
         scores = np.full(neighbours.rows.shape, -np.inf)
         for i, row in enumerate(neighbours.rows):
             listed = row[row != NO_ROW]

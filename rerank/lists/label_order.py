@@ -29,7 +29,7 @@ class SoftLabels:
 
     Attributes:
         codes: int64 [n], label code; -1 for none.
-        scores: float32 [n], mean cosine over the nearest pictures, those of other labels as 0.
+        scores: float32 [n], mean cosine over the nearest pictures; other labels count as 0.
     """
 
     codes: NDArray[np.int64]
@@ -46,9 +46,9 @@ def soft_labels(
     """Returns the label with the largest sum of cosines among the n nearest labelled pictures.
 
     Args:
-        neighbours: neighbours among labelled pictures.
-        label_offsets, label_codes: their labels (voting.vote).
-        n: neighbours that vote; score = sum / n also for fewer neighbours.
+        neighbours: the neighbours among labelled pictures.
+        label_offsets, label_codes: the labels of these pictures (voting.vote).
+        n: number of neighbours that vote; score = sum / n also for fewer neighbours.
     """
     weights = np.maximum(neighbours.scores[:, :n], 0)
     result = vote(neighbours.rows[:, :n], weights, label_offsets, label_codes)
@@ -60,11 +60,11 @@ def sort_by_label(neighbours: Neighbours, queries: SoftLabels, index: SoftLabels
 
     Args:
         neighbours: the lists, over index rows.
-        queries: [q], of the queries.
-        index: [rows], of the index rows.
+        queries: [q], the labels of the queries.
+        index: [rows], the labels of the index rows.
 
     Returns:
-        The same rows; the cosine, plus 2 for those moved, is the score.
+        The same rows; the score is the cosine, plus 2 for a moved picture.
     """
     tiers = _same(neighbours, queries, index).astype(np.float32)
     return _in_tiers(neighbours.rows, neighbours.scores, tiers, neighbours.query_ids, neighbours.k)
@@ -84,12 +84,12 @@ def insert_by_label(
 
     Args:
         neighbours, queries, index: as sort_by_label.
-        sure: what the two scores must exceed together.
+        sure: the sum that the two scores must exceed.
         k: length of the new lists.
 
     Returns:
-        Lists of k: score = cosine + 4 for pictures of the label that were in the list, score(x) + 2
-        for those added, the cosine for others.
+        Lists of k. The score is the cosine + 4 for pictures of the label that were in the list,
+        score(x) + 2 for added pictures, and the cosine for others.
     """
     by_label = _rows_by_label(index)
     longest = max((len(rows) for rows in by_label.values()), default=0)
@@ -110,7 +110,7 @@ def insert_by_label(
 
 @dataclass(frozen=True, eq=False)
 class LabelShares:
-    """Labels of queries with shares that sum to 1 for each query that has any.
+    """Labels of queries with shares that sum to 1 for each query with a label.
 
     Attributes:
         query, code: int64 [n], sorted by query, then code.
@@ -148,9 +148,9 @@ def boost_by_tags(
 
     Args:
         neighbours: the lists.
-        tags: of the queries (tags_of).
+        tags: the labels of the queries (tags_of).
         row_codes: int64 [rows], the nearest label of each index row; -1 for none.
-        weight: of a share of 1.
+        weight: the weight of a share of 1.
     """
     labels = int(max(row_codes.max(initial=-1), tags.code.max(initial=-1))) + 2
     known = tags.query * labels + tags.code  # rising: sorted by query, then code

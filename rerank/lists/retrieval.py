@@ -33,7 +33,7 @@ from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
 from lmk.rerank.lists.diffusion import NeighbourGraph
-from lmk.rerank.lists.k_reciprocal import KReciprocal
+from lmk.rerank.lists.k_reciprocal import k_reciprocal
 from lmk.rerank.lists.label_order import (
     SoftLabels,
     boost_by_tags,
@@ -57,14 +57,14 @@ _DATA = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """The pictures that lists are made of. Data that a step needs of all pictures is made once.
+    """The pictures of lists. Data of all pictures that a step needs is computed once.
 
     Attributes:
-        searcher: over the view.
+        searcher: a search over the view.
         view: the gallery pictures and their labels.
-        saved_neighbourhoods: the nearest pictures of each picture, where the gallery saves them.
-            They are used if they have enough pictures.
-        on_message: called with a line of text before something that takes a while.
+        saved_neighbourhoods: the nearest pictures of each picture, if the gallery saves them. They
+            are used if the lists are long enough.
+        on_message: called with a line of text before a long computation.
     """
 
     searcher: Searcher
@@ -82,7 +82,7 @@ class Collection:
 
     @cached_property
     def own_labels(self) -> SoftLabels:
-        """The label of each picture, the first where it has several, with a score of 1."""
+        """The first label of each picture, with a score of 1."""
         offsets, codes = self.labels
         has = self.view.mask & (np.diff(offsets) > 0)
         first = np.full(len(has), -1, np.int64)
@@ -161,8 +161,9 @@ class DbaListStep(ListStep):
     spread: float = Field(default=1.5, ge=0)
 
     def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
-        near = collection.neighbourhoods(self)
-        return near.rerank(lists.queries, lists.neighbours, collection.view.stored)
+        near, neighbours = collection.neighbourhoods(self), lists.neighbours
+        cosines = near.cosines(lists.queries, neighbours, collection.view.stored)
+        return ranked(neighbours.rows, cosines, neighbours.query_ids)
 
 
 class KReciprocalStep(ListStep):
@@ -174,8 +175,8 @@ class KReciprocalStep(ListStep):
     share: float = Field(default=0.3, ge=0, le=1)
 
     def _reordered(self, lists: Lists, collection: Collection) -> Neighbours:
-        rule = KReciprocal(self.k1, self.k2, self.share)
-        return rule.rerank(lists.queries, lists.neighbours, collection.view.stored)
+        stored, near = collection.view.stored, lists.neighbours
+        return k_reciprocal(lists.queries, near, stored, k1=self.k1, k2=self.k2, share=self.share)
 
 
 class DiffuseStep(ListStep):
@@ -204,7 +205,7 @@ class SortByLabelStep(ListStep):
     """Moves pictures of the query's landmark to the front (label_order.sort_by_label).
 
     Attributes:
-        n: nearest pictures that give the query's landmark.
+        n: number of nearest pictures that determine the landmark of the query.
     """
 
     step: Literal["sort_by_label"] = "sort_by_label"
@@ -219,10 +220,10 @@ class InsertByLabelStep(ListStep):
     """Sorts by label, and adds the pictures of the landmark that the search missed.
 
     Attributes:
-        sure: pictures are added if the score of the query's landmark (mean cosine of its n nearest,
-            those of other landmarks as 0) exceeds this. The contest required .6 of this score plus
-            the picture's own, which is 1 where its label is known.
-        n: nearest pictures that give the query's landmark.
+        sure: pictures are added if the score of the query's landmark exceeds this value. The score
+            is the mean cosine of its n nearest pictures; other landmarks count as 0. The contest
+            required .6 for the sum of this score and the picture's own, which is 1 here.
+        n: number of nearest pictures that determine the landmark of the query.
     """
 
     step: Literal["insert_by_label"] = "insert_by_label"
@@ -241,8 +242,8 @@ class BoostByTagsStep(ListStep):
     """Adds to each score the share that the picture's landmark has among the n nearest.
 
     Attributes:
-        weight: of a share of 1.
-        n: nearest pictures that give the shares.
+        weight: the weight of a share of 1.
+        n: number of nearest pictures that determine the shares.
     """
 
     step: Literal["boost_by_tags"] = "boost_by_tags"
@@ -266,7 +267,7 @@ RetrievalStep = Annotated[
     Field(discriminator="step"),
 ]
 
-# Steps come in this order, one of each line: of two on a line the second would undo the first.
+# Steps come in this order, one of each line; a second step of a line would undo the first.
 _ORDER = (
     ("expand",),
     ("dba", "k_reciprocal"),
@@ -276,12 +277,12 @@ _ORDER = (
 
 
 class Retrieval(BaseModel):
-    """How lists are made; saved with a gallery as JSON.
+    """The settings of retrieval lists, saved with a gallery as JSON.
 
     Attributes:
-        steps: in their order; without any the lists are in the order of the search.
-        k: pictures of a list.
-        candidates: pictures searched for each query, which the steps order; at least k are.
+        steps: the steps in their order; without steps the lists are in the order of the search.
+        k: number of pictures of a list.
+        candidates: number of pictures that are searched for each query, at least k.
     """
 
     model_config = _DATA
@@ -313,7 +314,7 @@ def read_retrieval(name: str) -> Retrieval:
     """Returns the retrieval steps of a JSON file, of "default", or of "none" (search order).
 
     Raises:
-        UsageError: no such file, no JSON, an unknown step or parameter.
+        UsageError: the file does not exist or is no JSON, or a step or parameter is unknown.
     """
     if name in ("default", "none"):
         return Retrieval() if name == "default" else Retrieval(steps=())
@@ -339,8 +340,8 @@ def rerank_lists(retrieval: Retrieval, queries: Embeddings, collection: Collecti
 
     Args:
         retrieval: the steps.
-        queries: float32 [q, d], of the collection's embedder.
-        collection: the same for all calls, so that its data is made once.
+        queries: float32 [q, d], by the embedder of the collection.
+        collection: the pictures; pass the same one to all calls, so that data is computed once.
 
     Returns:
         Rows of the collection, best first, with the scores of the last step. Only the order of the

@@ -22,7 +22,6 @@ from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors, row_blocks
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.expansion import augmentation_weights, itself_first
-from lmk.rerank.steps.ranking import ranked
 
 _BLOCK = 1024  # rows searched at a time
 _PAIRS = 16_384  # queries and neighbours compared at a time: bounds the memory
@@ -58,9 +57,9 @@ class Neighbourhoods:
         """Searches each picture of a view among the others, a block at a time.
 
         Args:
-            searcher: over the view.
+            searcher: a search over the view.
             view: the gallery pictures.
-            weights: augmentation_weights() unless given.
+            weights: float64 [n], see the class. Default: augmentation_weights().
         """
         by_rank = augmentation_weights() if weights is None else np.asarray(weights, np.float64)
         lists = np.full((view.stored.rows, len(by_rank) + 1), NO_ROW, np.int32)
@@ -68,32 +67,6 @@ class Neighbourhoods:
             near = searcher.search(view.embeddings(block), lists.shape[1])
             lists[block] = itself_first(block, near)
         return cls(lists, by_rank)
-
-    def rerank(
-        self,
-        queries: Embeddings,
-        neighbours: Neighbours,
-        vectors: Vectors,
-        k: int | None = None,
-        *,
-        without: Sequence[NDArray[np.int64]] | None = None,
-    ) -> Neighbours:
-        """Orders each query's list by the cosines of the augmented pictures.
-
-        Args:
-            queries: the queries.
-            neighbours: the neighbours of the queries by plain cosine, more than are returned.
-            vectors: the vectors of the gallery.
-            k: number of neighbours to return. Default: all.
-            without: for each query the rows that count as absent from the gallery: they are no
-                neighbours and part of no augmented vector. The result is exact for one row. If
-                several rows are left out of one neighbourhood, it has fewer pictures.
-
-        Raises:
-            ValueError: `neighbours` or `without` belongs to other queries.
-        """
-        scores = self.cosines(queries, neighbours, vectors, without=without)
-        return ranked(neighbours.rows, scores, neighbours.query_ids, k)
 
     def cosines(
         self,
@@ -106,8 +79,18 @@ class Neighbourhoods:
         """Returns the cosines of queries and augmented neighbours: float32 [q, k].
 
         The cosine is -inf if there is no neighbour or it is left out. Each row is read once for
-        many queries. The result for a query does not depend on the other queries. The arguments are
-        those of `rerank`.
+        many queries. The result for a query does not depend on the other queries.
+
+        Args:
+            queries: the queries.
+            neighbours: the neighbours of the queries by plain cosine.
+            vectors: the vectors of the gallery.
+            without: for each query the rows that count as absent from the gallery: they are no
+                neighbours and part of no augmented vector. The result is exact for one row. If
+                several rows are left out of one neighbourhood, it has fewer pictures.
+
+        Raises:
+            ValueError: `neighbours` or `without` belongs to other queries.
         """
         if neighbours.query_ids != queries.ids or not len(queries) == len(without or queries):
             raise ValueError("the neighbours or the rows left out are of other queries")

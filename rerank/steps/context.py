@@ -20,17 +20,17 @@ class PipelineContext:
     """The values of a gallery that steps need; a step whose value is missing does nothing.
 
     Attributes:
-        label_names: by label code.
+        label_names: the name of each label code.
         label_offsets, label_codes: the labels of each row (see voting.vote).
-        penalty: float32 [rows], subtracted from the scores of each row; None without distractors.
+        penalty: float32 [rows], the penalty of each row; None without distractors.
         background: mean cosine of two pictures of different landmarks (see RescaleStep).
-        vectors: the gallery's, for DbaStep.
+        vectors: the vectors of the gallery, for DbaStep.
         neighbourhoods: the nearest pictures of each gallery picture.
         distractor_similarity: float32 [rows], mean of the largest cosines of each gallery picture
             to the distractors (DistractorSimilarityStep); None without distractors.
-        distractor_searcher: searches the distractors for each query; None without distractors.
-        row_features: local features of a gallery row, or the reason why there are none.
-        pictures: bool [rows], which rows are its pictures, as distractors may have labels, too.
+        distractor_searcher: a search over the distractors; None without distractors.
+        row_features: returns local features of a gallery row, or the reason why there are none.
+        pictures: bool [rows], the rows of gallery pictures; distractors may have labels, too.
             None stands for all rows.
     """
 

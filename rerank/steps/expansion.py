@@ -29,22 +29,20 @@ def expand(
 
     Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation" (TPAMI
     2019), section 3.4; alpha = 0 is the average query expansion of Chum et al. (ICCV 2007), where
-    a neighbour of a cosine not above 0 still adds nothing.
+    a neighbour with a cosine of 0 or less still adds nothing.
 
     Args:
         queries: float32 [q, d].
         neighbours: the neighbours of these queries; rows of `vectors`.
-        vectors: the gallery's.
-        n: neighbours used; fewer where there are fewer.
-        alpha: the larger, the less distant neighbours matter.
+        vectors: the vectors of the gallery.
+        n: largest number of neighbours to use.
+        alpha: the exponent; a larger one reduces the influence of distant neighbours.
 
     Raises:
-        ValueError: when `neighbours` is of other queries, n is below 1 or alpha negative.
+        ValueError: `neighbours` belongs to other queries.
     """
     if neighbours.query_ids != queries.ids:
         raise ValueError("the neighbours are of other queries")
-    if n < 1 or alpha < 0:
-        raise ValueError(f"n must be at least 1 and alpha not negative, got {n} and {alpha}")
     weights = _weights(neighbours.scores[:, :n], alpha)
     moved = np.empty_like(queries.vectors)
     for start in range(0, len(queries), _BLOCK):
@@ -59,12 +57,7 @@ def augmentation_weights(n: int = 10, spread: float = 1.5) -> NDArray[np.float64
 
     The weights are logarithmically even, as in the second place of the Google Landmark Recognition
     contest of 2020 (n = 10, spread = 1.5).
-
-    Raises:
-        ValueError: when n is below 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
     weights = np.logspace(0, -spread, n)
     return np.asarray(weights / weights.sum(), np.float64)
 

@@ -10,28 +10,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from lmk.embed.local.features import LocalFeatures
+from lmk.embed.local.features import Extractor, LocalFeatures, RootSift, XFeat
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
+from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.ranking import order_of, ranked
+from lmk.rerank.steps.state import NOT_LOOKED_AT, Match, RankingState
+from lmk.rerank.steps.step import Place, Step
 
 if TYPE_CHECKING:
     from lmk.embed.local.xfeat import LighterGlue
 
-NOT_LOOKED_AT = -1
 _XFEAT = 64  # components of XFeat's descriptors
 _LEAST_MATCHES = {"homography": 5, "fundamental": 9}  # one more than any matches satisfy
 
 
-class GeometrySettings(BaseModel):
-    """Parameters of the check.
+class GeometryStep(Step):
+    """Raises scores by the points that a neighbour shares with the query.
+
+    The pipeline answers twice. The first pass is without the check. Then the queries in doubt are
+    checked, and the steps from here on run again.
 
     Attributes:
         top: number of neighbours that are checked for each query.
@@ -51,9 +57,18 @@ class GeometrySettings(BaseModel):
         threshold: largest error of an inlier, in pixels.
         iterations: largest number of iterations of MAGSAC++.
         budget: seconds for each query; no check begins after this time. None: no limit.
+        margin: a query is in doubt if its confidence differs from the threshold by at most this.
+            Without a threshold all queries are in doubt.
+        extractor: "rootsift", or "xfeat" (an extra package), a trained network.
+        points: points of a picture at most.
+        longest: pixels that the longer side of a picture is shrunk to; the extractor's own
+            (480 and 640) unless given.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"local_features"})
+    place: ClassVar[Place] = Place.SCORES
 
     top: int = Field(default=10, ge=1)
     weight: float = Field(default=0.15, ge=0)
@@ -64,28 +79,58 @@ class GeometrySettings(BaseModel):
     threshold: float = Field(default=4.0, gt=0)
     iterations: int = Field(default=2000, ge=1)
     budget: float | None = Field(default=None, gt=0)
+    step: Literal["geometry"] = "geometry"  # in this place, as in saved digests
+    margin: float = Field(default=0.15, ge=0)
+    extractor: Literal["rootsift", "xfeat"] = "rootsift"
+    points: int = Field(default=1000, ge=1, le=100_000)
+    longest: int | None = Field(default=None, ge=32, le=8192)
 
+    @model_validator(mode="after")
+    def _matched_by_its_own(self) -> GeometryStep:
+        if self.matcher == "lighterglue" and self.extractor != "xfeat":
+            raise ValueError("the matcher lighterglue is for the extractor xfeat")
+        return self
 
-@dataclass(frozen=True, eq=False)
-class Match:
-    """The matched points of two pictures.
+    def local_extractor(self) -> Extractor:
+        """Returns the extractor of the points."""
+        sizes = {} if self.longest is None else {"longest": self.longest}
+        return (XFeat if self.extractor == "xfeat" else RootSift)(most=self.points, **sizes)
 
-    Attributes:
-        query, gallery: float32 [m, 2], matched points in pixels of the reduced pictures.
-        inlier: bool [m], whether the geometry explains the match.
-        query_size, gallery_size: width and height of the reduced pictures.
-    """
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Raises `scores` by the inliers there are: none before the second pass."""
+        return replace(state, scores=fused(state.scores, state.inliers, self))
 
-    query: NDArray[np.float32]
-    gallery: NDArray[np.float32]
-    inlier: NDArray[np.bool_]
-    query_size: tuple[int, int]
-    gallery_size: tuple[int, int]
+    def gain(self, inliers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns how much the scores of neighbours with so many inliers rise."""
+        return fused(np.zeros(inliers.shape), inliers, self)
 
-    @property
-    def inliers(self) -> int:
-        """The number of matches that the geometry explains."""
-        return int(self.inlier.sum())
+    def runs_twice(self, state: RankingState, context: PipelineContext) -> bool:
+        """Returns whether there are local features of the queries and the gallery."""
+        return state.queries.features is not None and context.row_features is not None
+
+    def second_pass(
+        self, state: RankingState, answered: RankingState, context: PipelineContext
+    ) -> RankingState:
+        """Returns the state with `inliers`, `matches` and `geometry_seconds` of queries in doubt.
+
+        `answered` says which queries are in doubt, and orders their candidates.
+        """
+        features = state.queries.features
+        if features is None or context.row_features is None:
+            return state
+        doubt = np.isfinite(answered.confidence)
+        if np.isfinite(answered.threshold):
+            doubt = in_doubt(answered.confidence, answered.threshold, self.margin)
+        rows = state.neighbours.rows[:, : state.candidates]
+        scores = np.where(rows == NO_ROW, -np.inf, answered.scores[:, : state.candidates])
+        places = order_of(rows, scores.astype(np.float32))[:, : self.top]
+        short = ranked(rows, scores, state.neighbours.query_ids, self.top)
+        checked = check(short, doubt, features, context.row_features, self)
+        inliers = state.inliers.copy()
+        np.put_along_axis(inliers, places, checked.inliers, axis=1)
+        return replace(
+            state, inliers=inliers, matches=checked.matches, geometry_seconds=checked.seconds
+        )
 
 
 def match_points(
@@ -117,7 +162,7 @@ def match_points(
     return np.stack([own[good], nearest[good]], axis=1)
 
 
-def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySettings) -> Match:
+def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometryStep) -> Match:
     """Returns the matches of two pictures with the inliers of MAGSAC++ (Barath et al., CVPR 2020).
 
     OpenCV seeds its random numbers in each call, so the result is always the same.
@@ -133,10 +178,10 @@ def verify(query: LocalFeatures, picture: LocalFeatures, settings: GeometrySetti
     here, there = query.points[pairs[:, 0]], picture.points[pairs[:, 1]]
     inlier = np.zeros(len(pairs), np.bool_)
     if len(pairs) >= _LEAST_MATCHES[settings.model]:
-        found = _inliers(here, there, settings)
+        agreeing = _inliers(here, there, settings)
         # fewer matches agree with any geometry
-        if found.sum() >= _LEAST_MATCHES[settings.model]:
-            inlier = found
+        if agreeing.sum() >= _LEAST_MATCHES[settings.model]:
+            inlier = agreeing
     sizes = ((query.width, query.height), (picture.width, picture.height))
     return Match(here, there, inlier, *sizes)
 
@@ -159,7 +204,7 @@ def _glued(query: LocalFeatures, picture: LocalFeatures) -> NDArray[np.int64]:
 
 
 def _inliers(
-    here: NDArray[np.float32], there: NDArray[np.float32], settings: GeometrySettings
+    here: NDArray[np.float32], there: NDArray[np.float32], settings: GeometryStep
 ) -> NDArray[np.bool_]:
     confidence = 0.999
     if settings.model == "homography":
@@ -192,7 +237,7 @@ def _possible(homography: NDArray[np.float64], points: NDArray[np.float32]) -> b
 
 
 def fused(
-    scores: NDArray[np.floating], inliers: NDArray[np.integer], settings: GeometrySettings
+    scores: NDArray[np.floating], inliers: NDArray[np.integer], settings: GeometryStep
 ) -> NDArray[np.float32]:
     """Returns score + weight * min(inliers, cap) / cap, float32; unchecked pictures gain nothing.
 
@@ -238,7 +283,7 @@ def check(
     doubt: NDArray[np.bool_],
     query_features: Callable[[int], LocalFeatures | str],
     row_features: Callable[[int], LocalFeatures | str],
-    settings: GeometrySettings,
+    settings: GeometryStep,
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Checked:

@@ -33,8 +33,8 @@ class Hits:
 
     Attributes:
         counts: int64 [rows], the hits of each row.
-        mean: float32 [rows], mean cosine of those hits; 0 where there are none.
-        expected: hits of each gallery picture if all had equally many.
+        mean: float32 [rows], mean cosine of these hits; 0 for a row without hits.
+        expected: number of hits of each gallery picture if all pictures had equally many.
     """
 
     counts: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Hits:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Which rows of a gallery are its pictures and which its distractors: bool [rows] each."""
+    """The rows of gallery pictures and the rows of distractors: bool [rows] each."""
 
     gallery: Mask
     distractors: Mask
@@ -56,8 +56,8 @@ class Sides:
 
     def grown(self, rows: int) -> Sides:
         """Returns the sides of the same gallery among more rows."""
-        more = np.zeros(rows - len(self.gallery), np.bool_)
-        return Sides(np.concatenate([self.gallery, more]), np.concatenate([self.distractors, more]))
+        more = (0, rows - len(self.gallery))
+        return Sides(np.pad(self.gallery, more), np.pad(self.distractors, more))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,9 @@ class HitTable:
         """Returns a table without hits.
 
         Args:
-            rows: of the gallery.
-            distractor_rows: rows of the distractors, where their numbers are their own.
+            rows: number of rows of the gallery.
+            distractor_rows: number of rows of the distractors, if they have row numbers of their
+                own.
         """
         worst = np.full(rows if distractor_rows is None else distractor_rows, -np.inf, np.float32)
         return cls(np.zeros(rows, np.int64), np.zeros(rows), worst)
@@ -98,14 +99,14 @@ class HitTable:
         """Returns the table of a gallery after a change.
 
         Args:
-            searcher: exact, over every row that is a gallery picture before or after.
+            searcher: an exact search over every row that is a gallery picture before or after.
             stored: the vectors of all rows, the removed ones too.
-            fingerprint: of the embedder.
+            fingerprint: the fingerprint of the embedder.
             before: the sides that the table was made for, with the same number of rows.
             after: the sides of the gallery now.
-            top: hits of each distractor, the same as before.
-            on_progress: called with (done, total) distractors, block by block; those whose hits are
-                counted again count twice. Not called where none is searched.
+            top: number of hits of each distractor, the same as before.
+            on_progress: called with (done, total) distractors, block by block; a distractor whose
+                hits are counted again counts twice. Not called if no distractor is searched.
         """
         more = len(after.gallery) - len(self.counts)
         table = HitTable(
@@ -141,28 +142,28 @@ class HitTable:
         return HitTable(self.counts[alive], self.sums[alive], self.worst[alive])
 
     def count(
-        self, searcher: Searcher, distractors: View, asked: Rows, *, top: int,
+        self, searcher: Searcher, distractors: View, queries: Rows, *, top: int,
         allow: Mask | None = None, times: int = 1, on_progress: Count = no_count,
     ) -> None:  # fmt: skip
         """Adds the hits of some distractors to the table.
 
         Args:
-            searcher: over the gallery's pictures.
-            distractors: all of them.
-            asked: rows of the distractors to search.
-            top: hits of each distractor.
-            allow: bool [rows], the rows that may be hit; all unless given.
+            searcher: a search over the pictures of the gallery.
+            distractors: all distractors.
+            queries: rows of the distractors to search.
+            top: number of hits of each distractor.
+            allow: bool [rows], the rows that may be hit. Default: all rows.
             times: 1 to add hits, -1 to subtract them.
-            on_progress: called with the number of rows that are done, after each block.
+            on_progress: called with the number of rows done, after each block.
         """
         rows, done = len(self.counts), 0
-        for chosen in blocks(asked):
-            found = searcher.search(distractors.embeddings(chosen), top, allow)
-            there = found.rows != NO_ROW
-            picked = found.rows[there]
+        for chosen in blocks(queries):
+            near = searcher.search(distractors.embeddings(chosen), top, allow)
+            there = near.rows != NO_ROW
+            picked = near.rows[there]
             self.counts[:] += times * np.bincount(picked, minlength=rows)
-            self.sums[:] += times * np.bincount(picked, found.scores[there], minlength=rows)
-            self.worst[chosen] = found.scores[:, -1]
+            self.sums[:] += times * np.bincount(picked, near.scores[there], minlength=rows)
+            self.worst[chosen] = near.scores[:, -1]
             done += len(chosen)
             on_progress(done)
 

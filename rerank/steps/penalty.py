@@ -26,34 +26,62 @@ Where fewer are expected they stay as they are: one hit is chance however few th
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from lmk.index.vectors.neighbours import NO_ROW
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import View
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.hits import Hits, HitTable
 from lmk.rerank.steps.ranking import MOST
+from lmk.rerank.steps.state import RankingState
+from lmk.rerank.steps.step import Place, Step
 
 CONTEST_HITS = 110_000 * 20 / 1_580_470
 
 Ramp = Literal["linear", "shifted", "unfloored"]
 
 
-class PenaltySettings(BaseModel):
-    """Parameters of the penalty; the defaults are the contest's, min_n apart (it was not given).
+class RescaleStep(Step):
+    """Rescales scores to (cosine - background) / (1 - background).
+
+    Two unrelated photos can have a cosine near .5. A vote by powers of such cosines would let many
+    distant pictures outvote a near one. After rescaling, pictures of different landmarks have 0 on
+    average, whatever the embedder. Penalties are rescaled in the same way, so the parameters of the
+    other steps mean the same with and without this step.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"background"})
+    place: ClassVar[Place] = Place.RESCALE
+
+    step: Literal["rescale"] = "rescale"
+
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Replaces `scores`."""
+        scores = rescaled(state.scores, context.background).astype(np.float32)
+        return replace(state, scores=scores, background=context.background)
+
+
+class PenaltyStep(Step):
+    """Subtracts the penalty of each gallery row from its score.
+
+    The defaults are those of the contest, except for min_n, which its write-up does not give.
 
     Attributes:
         top: gallery pictures that each distractor hits.
         min_n, max_n: numbers of hits below which nothing, and from which max_share, is subtracted.
-        min_share, max_share: of the mean cosine of the hits.
+        min_share, max_share: shares of the mean cosine of the hits.
         ramp: how the share grows between them (see the module).
         counts: "relative" to the expected number of hits, or "raw".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    needs: ClassVar[frozenset[str]] = frozenset({"hits"})
+    place: ClassVar[Place] = Place.SCORES
 
     top: int = Field(default=20, ge=1, le=MOST)
     min_n: float = Field(default=3, ge=0)
@@ -62,28 +90,41 @@ class PenaltySettings(BaseModel):
     max_share: float = Field(default=1.0, ge=0)
     ramp: Ramp = "shifted"
     counts: Literal["relative", "raw"] = "relative"
+    step: Literal["penalty"] = "penalty"  # the last field, as in saved digests
 
     @model_validator(mode="after")
-    def _ordered(self) -> PenaltySettings:
+    def _ordered(self) -> PenaltyStep:
         if self.max_n <= self.min_n or self.max_share < self.min_share:
             raise ValueError("max_n must be above min_n, and max_share not below min_share")
         return self
+
+    def table_size(self) -> int:
+        """Returns the number of gallery pictures that each distractor hits."""
+        return self.top
+
+    def context_values(self, table: Any, background: float) -> dict[str, Any]:
+        """Returns the penalty of each row for Hits."""
+        return {"penalty": penalty_of(table, self, background=background)}
+
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Lowers `scores` and adds to `penalty`; does nothing without distractors."""
+        return state if context.penalty is None else with_penalty(state, context.penalty)
 
 
 def count_hits(searcher: Searcher, distractors: View, *, rows: int, gallery: int, top: int) -> Hits:
     """Returns the hits of each distractor on its `top` nearest gallery rows.
 
     Args:
-        searcher: over the gallery pictures.
+        searcher: a search over the gallery pictures.
         distractors: the distractors.
-        rows: length of the arrays returned (row numbers of the searcher are below it).
+        rows: length of the arrays returned, above all row numbers of the searcher.
         gallery: number of gallery pictures.
-        top: hits of each distractor.
+        top: number of hits of each distractor.
     """
     table = HitTable.empty(rows, distractors.stored.rows)
-    asked = np.flatnonzero(distractors.mask)
-    table.count(searcher, distractors, asked, top=top)
-    return table.hits(distractors=len(asked), gallery=gallery, top=top)
+    queries = np.flatnonzero(distractors.mask)
+    table.count(searcher, distractors, queries, top=top)
+    return table.hits(distractors=len(queries), gallery=gallery, top=top)
 
 
 def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.float32]:
@@ -91,13 +132,23 @@ def rescaled(cosines: NDArray[np.float32], background: float) -> NDArray[np.floa
     return (cosines - np.float32(background)) / np.float32(1 - background)
 
 
+def with_penalty(state: RankingState, penalty: NDArray[np.float32]) -> RankingState:
+    """Returns the state with the penalty of each gallery row, float32 [rows], subtracted."""
+    rows = state.neighbours.rows
+    penalty = penalty.take(rows, mode="wrap")  # NO_ROW takes the last one, and
+    penalty[rows == NO_ROW] = 0
+    return replace(state, scores=state.scores - penalty, penalty=state.penalty + penalty)
+
+
 def penalty_of(
-    hits: Hits, settings: PenaltySettings, *, background: float = 0.0
+    hits: Hits, settings: PenaltyStep, *, background: float = 0.0
 ) -> NDArray[np.float32]:
-    """Returns what is subtracted from the score of each row: float32 [rows], never negative.
+    """Returns the penalty of each row: float32 [rows], never negative.
 
     Args:
-        background: of scores that are rescaled cosines (see `rescaled`); 0 for plain cosines.
+        hits: the hits of the distractors.
+        settings: the parameters of the penalty.
+        background: the background of rescaled cosines (see `rescaled`); 0 for plain cosines.
     """
     n = hits.counts.astype(np.float64)
     if settings.counts == "relative" and hits.expected > 0:
@@ -109,7 +160,7 @@ def penalty_of(
     return (share * mean).astype(np.float32)
 
 
-def _ramp(n: NDArray[np.float64], settings: PenaltySettings) -> NDArray[np.float64]:
+def _ramp(n: NDArray[np.float64], settings: PenaltyStep) -> NDArray[np.float64]:
     width, rise = settings.max_n - settings.min_n, settings.max_share - settings.min_share
     if settings.ramp == "linear":
         return settings.min_share + rise * (n - settings.min_n) / width

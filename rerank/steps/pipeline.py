@@ -15,18 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAn
 from lmk.embed.local.features import Extractor
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.distractor_similarity import landmark_score
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import QueryPenaltyStep, mean_of
+from lmk.rerank.steps.geometry import GeometryStep  # noqa: F401 - the class registers itself
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch, RankingState, leave_out
 from lmk.rerank.steps.step import Place, Step, read_step, step_names, with_new_names
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    PenaltyStep,
-    QueryPenaltyStep,
-    RescaleStep,
-    ThresholdStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 
 # Chosen by cross-validation on real photos, with three networks (docs/results.md).
 DEFAULT_STEPS: tuple[Step, ...] = (
@@ -44,7 +40,7 @@ class Pipeline(BaseModel):
 
     Attributes:
         steps: each at most once, in the order of their places.
-        candidates: neighbours that are searched for each query. Only these may vote.
+        candidates: number of neighbours that are searched for each query and may vote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,11 +70,11 @@ class Pipeline(BaseModel):
 
         Args:
             queries: the pictures to be recognised.
-            neighbours: of these queries, in the gallery (`candidates` of them or more).
-            context: of the gallery.
+            neighbours: the neighbours of these queries in the gallery, at least `candidates`.
+            context: the context of the gallery.
 
         Raises:
-            ValueError: when the neighbours are of other queries.
+            ValueError: the neighbours belong to other queries.
         """
         cosines = self._distractor_cosines(queries, context)
         start = RankingState.of(queries, neighbours, self.candidates, cosines)
@@ -86,7 +82,7 @@ class Pipeline(BaseModel):
         landmark = None
         if cosines is not None and state.neighbours.k:
             nearest = min(_LANDMARK, state.neighbours.k)
-            landmark = landmark_score(state.neighbours.scores, cosines, nearest)
+            landmark = mean_of(state.neighbours.scores, nearest) - mean_of(cosines, nearest)
         return Predictions.of_state(
             state,
             labels=tuple(context.label_names[w] if w >= 0 else None for w in state.winner),
@@ -114,8 +110,8 @@ class Pipeline(BaseModel):
         depth = max([_LANDMARK, *(step.distractor_depth() for step in self.steps)])
         without = queries.without_distractors
         most = max((len(rows) for rows in without or ()), default=0)
-        found = context.distractor_searcher.search(queries.embeddings, depth + most)
-        return found.scores if without is None else leave_out(found, without, depth).scores
+        near = context.distractor_searcher.search(queries.embeddings, depth + most)
+        return near.scores if without is None else leave_out(near, without, depth).scores
 
     @property
     def needs(self) -> frozenset[str]:
@@ -168,15 +164,15 @@ class Pipeline(BaseModel):
         """Returns the confidences float32 [q] after the steps that need all queries.
 
         Args:
-            labels: of the answers of `per_query` to all queries, None for those without one.
-            confidence: float [q], of those answers.
+            labels: the labels of the answers of `per_query` to all queries; None for no answer.
+            confidence: float [q], the confidences of these answers.
         """
         for step in self.steps:
             confidence = step.revise(labels, confidence)
         return confidence.astype(np.float32)
 
     def threshold(self) -> float | None:
-        """Returns the least confidence of an answer, or None where everything is answered."""
+        """Returns the least confidence of an answer, or None without a threshold."""
         values = [step.answer_threshold() for step in self.steps]
         return next((value for value in values if value is not None), None)
 

@@ -22,17 +22,17 @@ class Prediction:
     """The answer to one query.
 
     Attributes:
-        query: its id.
+        query: the id of the query.
         label: the landmark, or None for "none of these".
-        best: the best landmark, even below the threshold; None where no neighbour has a label.
-        confidence: of `best`; a larger one is more certain. None without `best`.
-        probability: calibrated, that `best` is right; None without a calibration.
-        threshold: below it the answer is "none of these"; None where everything is answered.
-        query_penalty: subtracted from the confidence, as the query resembles distractors.
-        landmark_score: above 0 for a query more like the gallery than like the distractors; None
-            without distractors.
+        best: the best landmark, even below the threshold; None if no neighbour has a label.
+        confidence: the confidence in `best`; a larger one is more certain. None without `best`.
+        probability: calibrated chance that `best` is right; None without a calibration.
+        threshold: the confidence below which the answer is "none of these"; None without one.
+        query_penalty: the number subtracted from the confidence for similarity to distractors.
+        landmark_score: above 0 for a query more similar to the gallery than to the distractors;
+            None without distractors.
         rows: int64 [n], the gallery rows that were compared, nearest first.
-        scores: float32 [n], their plain cosines.
+        scores: float32 [n], the plain cosines of these rows.
     """
 
     query: str
@@ -51,19 +51,19 @@ class Prediction:
 class Predictions(Ranking):
     """The answers to q queries, with their evidence (see Ranking).
 
-    They are a sequence: `len`, iteration and `predictions[i]` give a Prediction for each query.
+    The predictions are a sequence: `len`, iteration and `predictions[i]` work by query.
 
     Attributes:
-        labels: for each query the best landmark, or None where no neighbour has a label. It is
-            named even below the threshold: a contest ranks every answer, and a blank gains
-            nothing. `answers` names "none of these".
-        probability: float64 [q], calibrated, that the label is right; None without a calibration.
-        landmark_score: float32 [q], mean cosine to the nearest gallery pictures minus that to the
-            nearest distractors. It is above 0 for a query that is more like a landmark. None
-            where distractors were not compared.
+        labels: for each query the best landmark, even below the threshold, or None if no neighbour
+            has a label. A contest ranks every answer, and a blank gains nothing; `answers` applies
+            the threshold.
+        probability: float64 [q], calibrated chance that the label is right; None without a
+            calibration.
+        landmark_score: float32 [q], mean cosine to the nearest gallery pictures minus the mean
+            cosine to the nearest distractors. None if no distractor was compared.
 
     Raises:
-        ValueError: when lengths or shapes differ, or a confidence is NaN.
+        ValueError: lengths or shapes differ, or a confidence is NaN.
     """
 
     labels: tuple[str | None, ...]
@@ -133,7 +133,7 @@ class Predictions(Ranking):
 
     def _one(self, i: int) -> Prediction:
         neighbours, best = self.neighbours, self.labels[i]
-        found = neighbours.rows[i] != NO_ROW
+        listed = neighbours.rows[i] != NO_ROW
         known = best is not None
         confidence = float(self.confidence[i])
         probability, landmark = self.probability, self.landmark_score
@@ -146,8 +146,8 @@ class Predictions(Ranking):
             threshold=self.threshold if self.threshold > float("-inf") else None,
             query_penalty=float(self.query_penalty[i]),
             landmark_score=None if landmark is None else float(landmark[i]),
-            rows=neighbours.rows[i][found],
-            scores=neighbours.scores[i][found],
+            rows=neighbours.rows[i][listed],
+            scores=neighbours.scores[i][listed],
         )
 
     @property

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 
-MOST = 1000  # neighbours that one step may look at; more help nothing (LEAST_WIDTH is above it)
+MOST = 1000  # largest number of neighbours of one step; it is below LEAST_WIDTH
 
 
 def ranked(
@@ -21,11 +21,11 @@ def ranked(
     """Returns the candidates of each query by score falling, then row rising.
 
     Args:
-        rows: int64 [q, n], no row twice for a query; NO_ROW where there is none.
+        rows: int64 [q, n], no row twice for a query; NO_ROW for no candidate.
         scores: float [q, n]; rounded to float32 before they are compared. -inf leaves a
             candidate out.
         query_ids: the q query ids.
-        k: candidates of each query in the result; all n unless given.
+        k: number of candidates of each query in the result. Default: all n.
         keep_order: candidates with equal scores stay in their order, whatever their rows.
     """
     values = np.where(rows == NO_ROW, -np.inf, scores).astype(np.float32)

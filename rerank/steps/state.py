@@ -11,8 +11,31 @@ from numpy.typing import NDArray
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.local.features import LocalFeatures
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
-from lmk.rerank.steps.geometry import NOT_LOOKED_AT, Match
 from lmk.rerank.steps.ranking import ranked
+
+NOT_LOOKED_AT = -1  # inliers of a neighbour without a geometric check
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The matched points of two pictures.
+
+    Attributes:
+        query, gallery: float32 [m, 2], matched points in pixels of the reduced pictures.
+        inlier: bool [m], whether the geometry explains the match.
+        query_size, gallery_size: width and height of the reduced pictures.
+    """
+
+    query: NDArray[np.float32]
+    gallery: NDArray[np.float32]
+    inlier: NDArray[np.bool_]
+    query_size: tuple[int, int]
+    gallery_size: tuple[int, int]
+
+    @property
+    def inliers(self) -> int:
+        """The number of matches that the geometry explains."""
+        return int(self.inlier.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +77,19 @@ class Ranking:
 
     Attributes:
         neighbours: the gallery rows that were searched, with their plain cosines, best first.
-        confidence: float32 [q], the larger, the more certain; only its order matters to GAP. -inf
-            where no neighbour has a label.
-        threshold: an answer below it is "none of these".
-        scores: float32 [q, k], the cosines after the steps; these vote. -inf where there is no
-            neighbour.
-        penalty: float32 [q, k], subtracted from the rescaled cosines; 0 where there is no
-            neighbour.
-        votes: float32 [q, k], the vote of each neighbour for the best label; 0 for the others,
-            most of which did not vote.
-        query_penalty: float32 [q], subtracted from the confidence, as the query resembles
-            distractors.
+        confidence: float32 [q]; a larger one is more certain, and only its order matters to GAP.
+            -inf if no neighbour has a label.
+        threshold: the confidence below which an answer is "none of these".
+        scores: float32 [q, k], the cosines after the steps, with which the neighbours vote. -inf
+            for no neighbour.
+        penalty: float32 [q, k], subtracted from the rescaled cosines; 0 for no neighbour.
+        votes: float32 [q, k], the vote of each neighbour for the best label; 0 for other
+            neighbours.
+        query_penalty: float32 [q], subtracted from the confidence for similarity to distractors.
         inliers: int64 [q, k], points that a neighbour shares with the query; NOT_LOOKED_AT (-1)
-            where the geometric check was not made.
+            without a geometric check.
         matches: the points that were compared, by query number and gallery row.
-        geometry_seconds: float64 [q], the time of that check.
+        geometry_seconds: float64 [q], the duration of the check.
     """
 
     neighbours: Neighbours
@@ -89,8 +110,8 @@ class RankingState(Ranking):
 
     Attributes:
         queries: the pictures to be recognised.
-        candidates: number of neighbours of a query that may vote; the others are only shown.
-        winner: int64 [q], label code, -1 for none.
+        candidates: number of neighbours of a query that may vote.
+        winner: int64 [q], the code of the best label; -1 for none.
         background: the mean cosine by which scores and penalties are rescaled.
         distractor_cosines: float32 [q, n], the largest cosines of each query to distractors,
             falling; None without distractors.
@@ -113,7 +134,7 @@ class RankingState(Ranking):
         """Returns the state before the first step.
 
         Raises:
-            ValueError: when the neighbours are of other queries.
+            ValueError: the neighbours belong to other queries.
         """
         if neighbours.query_ids != queries.embeddings.ids:
             raise ValueError("the neighbours are of other queries")
@@ -141,10 +162,10 @@ class RankingState(Ranking):
 
 
 def leave_out(
-    found: Neighbours, without: Sequence[NDArray[np.int64]], k: int | None = None
+    neighbours: Neighbours, without: Sequence[NDArray[np.int64]], k: int | None = None
 ) -> Neighbours:
-    """Returns the k nearest neighbours, all unless given, without some rows for each query."""
-    rows, scores = found.rows, found.scores.copy()
+    """Returns the k nearest neighbours (default: all) without some rows for each query."""
+    rows, scores = neighbours.rows, neighbours.scores.copy()
     for i, banned in enumerate(without):
         scores[i, np.isin(rows[i], banned)] = -np.inf
-    return ranked(np.where(np.isneginf(scores), NO_ROW, rows), scores, found.query_ids, k)
+    return ranked(np.where(np.isneginf(scores), NO_ROW, rows), scores, neighbours.query_ids, k)

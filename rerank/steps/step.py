@@ -98,7 +98,7 @@ class Step(BaseModel):
 
         Args:
             table: the value of the table (FittedTable.value in rerank/fit/table_kinds.py).
-            background: by which scores are rescaled; 0 where they are not.
+            background: the value that rescales scores; 0 if scores are not rescaled.
         """
         return {}
 
@@ -128,9 +128,9 @@ class Step(BaseModel):
         """Returns the state from which a step that runs twice begins its second pass.
 
         Args:
-            state: before this step.
-            answered: the outcome of the first pass.
-            context: of the gallery.
+            state: the state before this step.
+            answered: the result of the first pass.
+            context: the context of the gallery.
         """
         return state
 
@@ -140,7 +140,7 @@ class Step(BaseModel):
         """Returns the confidences float32 [q] of the answers to all queries.
 
         Args:
-            labels: of all answers, None for those without one.
+            labels: the labels of all answers; None for no answer.
             confidence: float [q].
         """
         return confidence.astype(np.float32)
@@ -150,7 +150,7 @@ def read_step(value: Any) -> Step:
     """Returns the step that JSON describes; a step is returned as it is.
 
     Raises:
-        ValueError: there is no step of that name; pydantic's ValidationError for its parameters.
+        ValueError: no step has that name. A wrong parameter is pydantic's ValidationError.
     """
     if isinstance(value, Step):
         return value

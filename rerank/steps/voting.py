@@ -11,25 +11,30 @@ Known rules and how to call them:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
 
 from lmk.index.vectors.neighbours import NO_ROW
+from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.ranking import order_of
+from lmk.rerank.steps.state import RankingState
+from lmk.rerank.steps.step import Place, Step, without_removed
 
 _WHOLE = 64  # whole powers up to here are multiplied
 
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """The outcome of a vote over q queries.
+    """The result of a vote over q queries.
 
     Attributes:
-        winner: int64 [q], label code with the largest sum, the smaller code on a tie; -1 where no
+        winner: int64 [q], the label code with the largest sum, the smaller code on a tie; -1 if no
             neighbour has a label.
-        total: float64 [q], its sum of weights; 0 where there is no winner.
+        total: float64 [q], the sum of weights of the winner; 0 without a winner.
         shares: float32 [q, k], the weight of each neighbour's vote for the winner.
     """
 
@@ -52,14 +57,85 @@ class LabelSums:
     total: NDArray[np.float64]
 
 
+class VoteStep(Step):
+    """Lets the k best candidates vote for their labels.
+
+    A candidate votes with max(score, 0) ** power. The confidence is (sum of the winner's votes / k)
+    ** (1 / power), which ranks as the sum does and reads like a score. Where every neighbour that
+    has a label scores at or below 0, the label of the first of them is the answer, and its score
+    is the confidence.
+
+    Attributes:
+        k: number of candidates that vote.
+        power: the exponent of the score.
+        prior: votes for a label of n gallery pictures are multiplied by n ** prior.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    place: ClassVar[Place] = Place.VOTE
+
+    step: Literal["vote"] = "vote"
+    k: int = Field(default=5, ge=1)
+    power: float = Field(default=9.0, gt=0)
+    prior: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, settings: Any) -> Any:
+        return without_removed(settings, ("temperature", "most"))
+
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Fills `winner`, `confidence` and `votes`."""
+        rows = state.neighbours.rows
+        candidates = rows[:, : state.candidates]
+        scores = state.scores[:, : state.candidates]
+        result = vote_best(
+            candidates,
+            scores,
+            self.k,
+            context.label_offsets,
+            context.label_codes,
+            power=self.power,
+            scale=class_prior(context.label_pictures, self.prior) if self.prior else None,
+        )
+        confidence = (result.total / self.k) ** (1 / self.power)
+        silent = result.total <= 0
+        known = labelled(candidates[silent], context.label_offsets)
+        best = np.where(known, scores[silent], -np.inf).max(axis=1, initial=-np.inf)
+        confidence[silent] = np.minimum(best, 0)
+        confidence[result.winner < 0] = -np.inf
+        beyond = np.zeros((len(rows), rows.shape[1] - scores.shape[1]), np.float32)
+        votes = np.concatenate([result.shares, beyond], axis=1) if beyond.size else result.shares
+        return replace(
+            state, winner=result.winner, confidence=confidence.astype(np.float32), votes=votes
+        )
+
+
+class ThresholdStep(Step):
+    """Turns answers with a confidence below `value` into "none of these"; the ranking stays."""
+
+    place: ClassVar[Place] = Place.THRESHOLD
+
+    step: Literal["threshold"] = "threshold"
+    value: float
+
+    def answer_threshold(self) -> float:
+        """Returns the threshold."""
+        return self.value
+
+    def apply(self, state: RankingState, context: PipelineContext) -> RankingState:
+        """Sets `threshold`."""
+        return replace(state, threshold=self.value)
+
+
 def power_weights(scores: NDArray[np.floating], power: float = 1.0) -> NDArray[np.float64]:
     """Returns max(score, 0) ** power, float64 [q, k]; 0 where there is no neighbour.
 
-    Raises:
-        ValueError: when power is not above 0.
+    Args:
+        scores: float [q, k]; -inf where there is no neighbour.
+        power: above 0.
     """
-    if not power > 0:
-        raise ValueError(f"power must be above 0, got {power}")
     weights = np.maximum(scores, 0).astype(np.float64)
     if power == int(power) <= _WHOLE:
         return whole_power(weights, int(power))
@@ -85,8 +161,8 @@ def class_prior(pictures: NDArray[np.integer], strength: float) -> NDArray[np.fl
     contest. -1 makes a sum over all pictures of a label their mean. 0 does nothing.
 
     Args:
-        pictures: int [labels], gallery pictures of each; a label without any gets 1.
-        strength: of the prior.
+        pictures: int [labels], number of gallery pictures; a label without pictures counts as 1.
+        strength: the exponent.
     """
     counted = np.maximum(pictures, 1).astype(np.float64)
     return np.asarray(counted**strength, np.float64)
@@ -111,18 +187,10 @@ def vote_best(
     Args:
         rows: int64 [q, n], gallery rows; -1 for no neighbour.
         scores: float32 [q, n], in any order; one of -inf does not vote.
-        k: neighbours that vote.
+        k: number of neighbours that vote.
         label_offsets, label_codes, scale: see `vote`.
         power: see power_weights.
-
-    Returns:
-        winner and total [q], shares [q, n].
-
-    Raises:
-        ValueError: for k below 1, or a power that power_weights refuses.
     """
-    if k < 1:
-        raise ValueError(f"at least 1 neighbour must vote, got {k}")
     k = min(k, rows.shape[1])
     voters, of_voters, places = np.where(np.isneginf(scores), NO_ROW, rows), scores, None
     if k < rows.shape[1]:
@@ -168,8 +236,7 @@ def vote(
         label_offsets: int64 [gallery rows + 1]; row r has the labels
             label_codes[label_offsets[r]:label_offsets[r + 1]] and votes for each of them.
         label_codes: int32, codes from 0.
-        scale: float [labels], not negative, what votes for each label are multiplied by
-            (class_prior).
+        scale: float [labels], not negative, the factor of the votes for each label (class_prior).
     """
     q, k = rows.shape
     place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, scale)
@@ -191,7 +258,7 @@ def label_sums(
     label_offsets: NDArray[np.int64],
     label_codes: NDArray[np.int32],
 ) -> LabelSums:
-    """Returns the sums of all labels; arguments as of `vote`."""
+    """Returns the sums of all labels; the arguments are those of `vote`."""
     place, codes, weight = _ballots(rows, weights, label_offsets, label_codes, None)
     return _sum(place // max(rows.shape[1], 1), codes, weight)
 

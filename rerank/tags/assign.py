@@ -43,7 +43,7 @@ def assign_tags(
     closed, values = thresholds.with_ancestors(scores, names), thresholds.values(names)
     result = []
     for i, (own, raised) in enumerate(zip(scores, closed, strict=True)):
-        found = {
+        assigned = {
             names[t]: GivenTag(
                 names[t], float(raised[t]), "tagger" if own[t] >= values[t] else "relation"
             )
@@ -52,35 +52,35 @@ def assign_tags(
         best = dict(zip(names, raised.tolist(), strict=True))
         seen = () if boxes is None else boxes[i]
         for tag, score in detected_tags(seen, tag_of or {}, least_box).items():
-            sure = tag in found and found[tag].source == "tagger"
+            sure = tag in assigned and assigned[tag].source == "tagger"
             score = max(score, best.get(tag, 0.0))
-            found[tag] = GivenTag(tag, score, "tagger" if sure else "detector")
-        _add_ancestors(found, thresholds.relations, best)
-        result.append(tuple(sorted(found.values(), key=lambda one: (-one.score, one.tag))))
+            assigned[tag] = GivenTag(tag, score, "tagger" if sure else "detector")
+        _add_ancestors(assigned, thresholds.relations, best)
+        result.append(tuple(sorted(assigned.values(), key=lambda one: (-one.score, one.tag))))
     return result
 
 
 def _add_ancestors(
-    found: dict[str, GivenTag], relations: RelationGraph, best: Mapping[str, float]
+    assigned: dict[str, GivenTag], relations: RelationGraph, best: Mapping[str, float]
 ) -> None:
     """Adds the ancestors of the tags; raises scores so that no tag is below a descendant."""
-    for one in list(found.values()):
+    for one in list(assigned.values()):
         for parent in relations.ancestors(one.tag):
-            before = found.get(parent)
+            before = assigned.get(parent)
             if before is None:
                 score = max(one.score, best.get(parent, 0.0))
-                found[parent] = GivenTag(parent, score, "relation")
+                assigned[parent] = GivenTag(parent, score, "relation")
             elif before.score < one.score:
-                found[parent] = replace(before, score=one.score)
+                assigned[parent] = replace(before, score=one.score)
 
 
 def detected_tags(
     boxes: Sequence[Box], tag_of: Mapping[str, str], least: float = LEAST_BOX
 ) -> dict[str, float]:
     """Returns the best score of each tag among boxes with a score of `least` or more."""
-    found: dict[str, float] = {}
+    assigned: dict[str, float] = {}
     for box in boxes:
         tag = tag_of.get(box.label)
         if tag is not None and box.score >= least:
-            found[tag] = max(box.score, found.get(tag, 0.0))
-    return found
+            assigned[tag] = max(box.score, assigned.get(tag, 0.0))
+    return assigned

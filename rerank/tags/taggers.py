@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,35 +51,13 @@ _BATCH = 256  # number of pictures in memory, including tiles
 _SURE = 1e-6  # scores are clipped to this distance from 0 and 1 before their log odds
 
 
-class Tagger(Protocol):
-    """Computes a score from 0 to 1 for each tag.
-
-    Attributes:
-        embedder: the embedder whose features it uses.
-        names: the t tags.
-        thresholds: the score of each tag from which it is assigned. Default: .5 for each.
-    """
-
-    embedder: Embedder
-    names: tuple[str, ...]
-    thresholds: TagThresholds
-
-    @property
-    def fingerprint(self) -> str:
-        """A text that identifies the scores of this tagger."""
-        ...
-
-    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
-        ...
-
-    def save(self, thresholds: TagThresholds) -> None:
-        """Saves thresholds with the tagger."""
-        ...
-
-
 class HeadTagger:
     """A trained tagger: an embedder with a head of tags.
+
+    Attributes:
+        embedder: the embedder whose features the tagger uses.
+        names: the t tags.
+        thresholds: the score of each tag from which it is assigned. Default: .5 for each.
 
     Args:
         embedder: the embedder that computes the head's features.
@@ -148,8 +125,8 @@ class HeadTagger:
         if not (gallery.embedder_dir / TAGS_FILE).is_file():
             return None
         head = load_tag_head(gallery.embedder_dir, embedder.feature_fingerprint, checked=True)
-        kept = saved_thresholds(gallery, HEAD_SETTING)
-        return cls(embedder, head, gallery.path, _keeper(gallery.path, HEAD_SETTING), kept)
+        saved = saved_thresholds(gallery, HEAD_SETTING)
+        return cls(embedder, head, gallery.path, _keeper(gallery.path, HEAD_SETTING), saved)
 
     @property
     def fingerprint(self) -> str:
@@ -191,25 +168,20 @@ class VoteTagger:
 
     The neighbours and their scores are those of any query to the index, after rescaling and the
     penalty. The other steps, the threshold of "none of these" and the calibration are for one best
-    label and are not used.
+    label and are not used. The attributes are those of HeadTagger.
 
     Args:
         recognizer: the recognizer of the index. It must stay open.
-        voters: the number k of nearest candidates that vote.
-        power: the exponent of the scores, see tag_votes.
 
     Raises:
         UsageError: no picture of the index has a label.
         GalleryError: the saved thresholds are for other votes.
     """
 
-    def __init__(
-        self, recognizer: Recognizer, *, voters: int = VOTERS, power: float = POWER
-    ) -> None:
+    def __init__(self, recognizer: Recognizer) -> None:
         self.embedder = recognizer.embedder
         self.names = recognizer.gallery.label_names
         self._recognizer = recognizer
-        self._voters, self._power = voters, power
         self._steps = recognizer.pipeline.scoring()
         path = recognizer.gallery.path
         if not self.names:
@@ -222,24 +194,22 @@ class VoteTagger:
     def fingerprint(self) -> str:
         """A text that identifies the steps of the scores; it does not depend on the pictures."""
         steps = hashlib.sha256(digest_text(self._steps).encode()).hexdigest()
-        return f"{self.embedder.fingerprint} {self._voters} {self._power:g} {steps}"
+        return f"{self.embedder.fingerprint} {VOTERS} {POWER:g} {steps}"
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns scores float32 [n, t] of raw features [n, embedder.feature_dim]."""
         vectors = self.embedder.vectors(features)
         ids = tuple(map(str, range(len(vectors))))
-        asked = Embeddings(vectors, ids, self.embedder.fingerprint)
+        queries = Embeddings(vectors, ids, self.embedder.fingerprint)
         context = self._recognizer.context
-        found = self._recognizer.search(asked, self._steps.candidates)
-        answers = self._steps.predict(QueryBatch(asked), found, context)
+        neighbours = self._recognizer.search(queries, self._steps.candidates)
+        answers = self._steps.predict(QueryBatch(queries), neighbours, context)
         return tag_votes(
             answers.neighbours.rows,
             answers.scores,
             context.label_offsets,
             context.label_codes,
             len(self.names),
-            k=self._voters,
-            power=self._power,
         )
 
     def save(self, thresholds: TagThresholds) -> None:
@@ -257,6 +227,9 @@ class VoteTagger:
             return False
         sha256 = hashlib.sha256(data).hexdigest()
         return bool(self._recognizer.gallery.same_content(sha256, "gallery"))
+
+
+Tagger = HeadTagger | VoteTagger
 
 
 def _keeper(index: Path, setting: str) -> Callable[[TagThresholds], None]:
@@ -356,8 +329,8 @@ def tag_files(
                 ids.append(id_)
                 pictures += result[0]
                 looked = result[1]
-                found = () if detector is None or looked is None else detector.boxes(looked)
-                boxes.append(tuple(found))
+                found_boxes = () if detector is None or looked is None else detector.boxes(looked)
+                boxes.append(tuple(found_boxes))
             yield TagBatch(
                 tuple(ids), _scored(tagger, pictures, looks), tuple(boxes), tuple(skipped)
             )

@@ -36,12 +36,7 @@ def tag_votes(
 
     Returns:
         float32 [q, labels], from 0 to 1.
-
-    Raises:
-        ValueError: k is below 1, or the power is not above 0.
     """
-    if k < 1:
-        raise ValueError(f"at least 1 neighbour must vote, got {k}")
     order = order_of(rows, scores)[:, :k]
     voters = np.take_along_axis(rows, order, axis=1)
     of_voters = np.take_along_axis(scores, order, axis=1)

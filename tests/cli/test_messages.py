@@ -81,8 +81,7 @@ def test_notices_are_lines_of_lmk(lmk: Callable[..., object], here: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("query", ""), ("query", "queries", "-i", ""), ("index", "sync", "sample.lmk", "")],
+    "words", [("query", ""), ("query", "queries", "-i", ""), ("index", "sync", "sample.lmk", "")]
 )
 def test_an_empty_argument_is_not_the_working_directory(
     lmk: Callable[..., object], here: Path, words: tuple[str, ...]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lmk.cli.data.download_progress import DownloadProgress
 from lmk.cli.main import main
 from lmk.cli.printing import echo, echo_fields, echo_json, echo_lines
+from lmk.cli.progress import DownloadProgress
 from lmk.embed.errors import LmkError
 from lmk.embed.gldv2.dataset import Item
 from lmk.embed.printable import json_escaped, printable

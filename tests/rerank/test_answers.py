@@ -12,7 +12,7 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.rerank.answers import Answers
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 
 @pytest.fixture(scope="module")

@@ -23,16 +23,12 @@ from lmk.rerank.indexing.merge import merge_indexes
 from lmk.rerank.indexing.repair import repair_index
 from lmk.rerank.indexing.sync import sync_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import DistractorSimilarityStep, QueryPenaltyStep
+from lmk.rerank.steps.geometry import GeometryStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import DEFAULT_STEPS, Pipeline
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    DistractorSimilarityStep,
-    GeometryStep,
-    PenaltyStep,
-    QueryPenaltyStep,
-    RescaleStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import VoteStep
 
 ALL = Pipeline(
     steps=(

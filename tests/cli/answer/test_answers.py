@@ -17,10 +17,12 @@ from lmk.cli.answer.answers import answer_lines, answers_page
 from lmk.cli.answer.match_drawing import GAP, HEIGHT, MOST_LINES, drawing_of
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.rerank.answers import Answer, Evidence, answers_of
-from lmk.rerank.steps.geometry import NOT_LOOKED_AT, Match
+from lmk.rerank.steps.geometry import GeometryStep
+from lmk.rerank.steps.penalty import RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.steps import GeometryStep, RescaleStep, VoteStep
+from lmk.rerank.steps.state import NOT_LOOKED_AT, Match
+from lmk.rerank.steps.voting import VoteStep
 
 
 class Shelf:

@@ -16,8 +16,8 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.rerank import recognizer
 from lmk.rerank.fit.fit import save_pipeline
 from lmk.rerank.fit.saved import saved_pipeline
+from lmk.rerank.steps.distractor_similarity import OverpredictedStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import OverpredictedStep
 
 Run = Callable[..., object]
 SUBMIT = ("submit", "queries", "-i", "sample.lmk", "-o", "s.csv")

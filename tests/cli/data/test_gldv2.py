@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from lmk.cli.data import group as data_group
-from lmk.cli.data.download_progress import DownloadProgress
+from lmk.cli.progress import DownloadProgress
 from lmk.embed.errors import DownloadError, StorageError, UsageError
 from lmk.embed.gldv2 import dataset
 from lmk.embed.gldv2.dataset import Item

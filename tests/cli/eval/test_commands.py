@@ -16,7 +16,7 @@ from lmk.eval.files.truth import RetrievalTruth, Truth
 from lmk.eval.scores.average_precision import judge_retrieval
 from lmk.eval.scores.bootstrap import gap_interval, gap_test
 from lmk.eval.scores.compare import blend
-from lmk.eval.scores.gap import contest_gap, gap_of
+from lmk.eval.scores.gap import contest_gap, gap_of_judged
 from lmk.eval.scores.judged import judge
 
 Run = Callable[..., Any]
@@ -59,11 +59,11 @@ def test_gap_as_json(lmk: Run, files: Path) -> None:
         judged = judge(submission, truth, usage)
         interval = gap_interval(judged, resamples=200, seed=4)
         row = found[name]
-        assert row["gap"] == gap_of(submission, truth, usage).value
+        assert row["gap"] == gap_of_judged(judge(submission, truth, usage)).value
         assert row["gap_interval"] == [interval.low, interval.high]
         assert row["contest_gap"] == contest_gap(judged).value
         assert row["landmark_only_gap"] == (
-            gap_of(submission, truth, usage, ignore_non_landmark=True).value
+            gap_of_judged(judge(submission, truth, usage), ignore_non_landmark=True).value
         )
         assert row["accuracy"] == judged.accuracy()
         assert (row["resamples"], row["seed"]) == (200, 4)
@@ -121,8 +121,11 @@ def test_compare_as_json(lmk: Run, files: Path) -> None:
     old, new = Submission.read("old.csv"), Submission.read("new.csv")
     test = gap_test(judge(old, truth), judge(new, truth))
     assert found["usage"] == "all"
-    assert (first["submission"], first["gap"]) == ("old.csv", gap_of(old, truth).value)
-    assert second["gap"] == gap_of(new, truth).value
+    assert (first["submission"], first["gap"]) == (
+        "old.csv",
+        gap_of_judged(judge(old, truth)).value,
+    )
+    assert second["gap"] == gap_of_judged(judge(new, truth)).value
     assert second["difference"] == pytest.approx(test.difference)
     assert second["difference_interval"] == [test.low, test.high]
     assert second["p_value"] == test.p_value
@@ -179,7 +182,7 @@ def test_a_blend_is_written_and_scored(lmk: Run, files: Path) -> None:
     assert np.array_equal(written.confidence, wanted.confidence)
     third = json.loads(done.out)["submissions"][2]
     assert third["submission"] == "both.csv"
-    assert third["gap"] == gap_of(wanted, Truth.read("solution.csv")).value
+    assert third["gap"] == gap_of_judged(judge(wanted, Truth.read("solution.csv"))).value
 
 
 RETRIEVAL = "id,images\na,g1 x g2\nb,x g3\nc,x\n"

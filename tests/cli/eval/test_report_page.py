@@ -15,7 +15,8 @@ import pytest
 from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 from lmk.eval.report.report import Report, report_of
-from lmk.eval.scores.gap import gap_of
+from lmk.eval.scores.gap import gap_of_judged
+from lmk.eval.scores.judged import judge
 from lmk.rerank.recognizer import Recognizer
 
 Run = Callable[..., Any]
@@ -124,7 +125,7 @@ def test_every_section_and_its_numbers(lmk: Run, here: Path) -> None:
     report = expected()
     for name in SECTIONS:
         page.section(name)
-    value = gap_of(Submission.read("answers.csv"), Truth.read("solution.csv")).value
+    value = gap_of_judged(judge(Submission.read("answers.csv"), Truth.read("solution.csv"))).value
     assert f"GAP {value:.4f}" in page.text
     losses = page.section("losses").text
     for share in (report.losses.confused, report.losses.blank, report.losses.no_landmark):

@@ -100,11 +100,7 @@ def test_a_removal_says_what_was_removed_before(lmk: Run, here: Path) -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_where_nothing_may_be_written_it_is_said_and_nothing_changes(
-    lmk: Run,
-    lmk_process: Run,
-    here: Path,
-    name: str,
-    heed_permissions: Callable[[], None],
+    lmk: Run, lmk_process: Run, here: Path, name: str, heed_permissions: Callable[[], None]
 ) -> None:
     before = contents(lmk)
     paths = sorted(here.rglob("*"))

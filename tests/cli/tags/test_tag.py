@@ -20,14 +20,10 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.tags.detector import Box
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    PenaltyStep,
-    RescaleStep,
-    ThresholdStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 from lmk.rerank.tags.taggers import VoteTagger, open_tagger, tag_files
 from lmk.rerank.tags.thresholds import TagThreshold, TagThresholds
 

@@ -9,12 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from lmk.embed.data.images import one_thread_opencv
-from lmk.eval.check.same_photo import (
-    READ_SIDE,
-    SAME_PHOTO,
-    alikeness,
-    read_grey,
-)
+from lmk.eval.check.same_photo import READ_SIDE, SAME_PHOTO, alikeness, read_grey
 
 Change = Callable[[Image.Image], Image.Image]
 

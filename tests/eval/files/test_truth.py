@@ -12,7 +12,8 @@ from lmk.embed.errors import LmkError, SubmissionError, UsageError
 from lmk.eval.files.submission import RetrievalSubmission, Submission
 from lmk.eval.files.truth import RetrievalTruth, Truth
 from lmk.eval.scores.average_precision import judge_retrieval
-from lmk.eval.scores.gap import gap_of
+from lmk.eval.scores.gap import gap_of_judged
+from lmk.eval.scores.judged import judge
 
 
 def save(folder: Path, data: str | bytes, name: str = "solution.csv") -> Path:
@@ -99,8 +100,8 @@ def test_sample_submissions_score_as_they_are(tmp_path: Path) -> None:
     solution = save(tmp_path, "id,landmarks,Usage\na,1,Public\nb,,Private\nc,2,Private\n")
     sample = save(tmp_path, "id,landmarks\na,1 0.1\nb,1 0.1\nc,1 0.1\n", "sample.csv")
     submission, truth = Submission.read(sample), Truth.read(solution)
-    assert gap_of(submission, truth, "Public").value == 1.0
-    assert gap_of(submission, truth, "Private").value == 0.0
+    assert gap_of_judged(judge(submission, truth, "Public")).value == 1.0
+    assert gap_of_judged(judge(submission, truth, "Private")).value == 0.0
     solution = save(tmp_path, "id,images,Usage\na,x y,Public\nb,None,Ignored\n")
     sample = save(tmp_path, "id,images\na,y z\nb,z y\n", "sample.csv")
     retrieval = judge_retrieval(RetrievalSubmission.read(sample), RetrievalTruth.read(solution))

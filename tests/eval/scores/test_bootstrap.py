@@ -8,13 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmk.embed.errors import SubmissionError
-from lmk.eval.scores.bootstrap import (
-    _Ranked,
-    gap_interval,
-    gap_test,
-    mean_interval,
-    mean_test,
-)
+from lmk.eval.scores.bootstrap import _Ranked, gap_interval, gap_test, mean_interval, mean_test
 from lmk.eval.scores.gap import gap, gap_of_judged
 from lmk.eval.scores.judged import Judged
 

@@ -14,7 +14,8 @@ from lmk.embed.errors import SubmissionError
 from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 from lmk.eval.scores.compare import blend, compare
-from lmk.eval.scores.gap import gap_of
+from lmk.eval.scores.gap import gap_of_judged
+from lmk.eval.scores.judged import judge
 
 
 def make_submission(answers: dict[str, Any]) -> Submission:
@@ -38,8 +39,8 @@ ANSWERS = st.dictionaries(
 def test_changes_sum_to_the_difference(first: dict[str, Any], second: dict[str, Any]) -> None:
     a, b = make_submission(first), make_submission(second)
     result = compare(a, b, TRUTH)
-    assert result.first_gap == gap_of(a, TRUTH).value
-    assert result.second_gap == gap_of(b, TRUTH).value
+    assert result.first_gap == gap_of_judged(judge(a, TRUTH)).value
+    assert result.second_gap == gap_of_judged(judge(b, TRUTH)).value
     assert result.change.sum() == pytest.approx(result.difference, abs=1e-12)
 
 
@@ -91,7 +92,9 @@ def test_a_blend_with_itself_keeps_the_gap(answers: dict[str, Any]) -> None:
     for rule in ("rank", "score"):
         both = blend([submission, submission], [1, 2], rule)  # type: ignore[arg-type]
         assert both.labels == submission.labels
-        assert gap_of(both, TRUTH).value == pytest.approx(gap_of(submission, TRUTH).value)
+        assert gap_of_judged(judge(both, TRUTH)).value == pytest.approx(
+            gap_of_judged(judge(submission, TRUTH)).value
+        )
 
 
 def test_refusals() -> None:

@@ -183,9 +183,7 @@ def test_decisions_by_tag() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
-def test_full_rankings_without_ties_equal_scikit_learns_average_precision(
-    hits: list[bool],
-) -> None:
+def test_full_rankings_without_ties_equal_scikit_learns_average_precision(hits: list[bool]) -> None:
     hits = [*hits, True]
     ours = average_precisions(np.array([hits]), np.array([sum(hits)]))[0]
     assert ours == pytest.approx(average_precision_score(hits, -np.arange(len(hits))), abs=1e-12)

@@ -23,14 +23,11 @@ from lmk.rerank.fit.fit import fit, fit_change
 from lmk.rerank.fit.saved import saved_context, saved_pipeline, saved_state
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY, exact_searcher
 from lmk.rerank.steps import hits as picks_module
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import DistractorSimilarityStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    DistractorSimilarityStep,
-    PenaltyStep,
-    RescaleStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import VoteStep
 
 DIM, LANDMARKS = 6, 8
 # Counts at which a small gallery is penalised.
@@ -247,11 +244,7 @@ def test_interrupted_in_a_search_the_old_gallery_stays(tmp_path: Path, stage: st
         if at == stage:
             raise KeyboardInterrupt
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        GalleryWriter(path) as writer,
-        Gallery.open(path) as old,
-    ):
+    with pytest.raises(KeyboardInterrupt), GalleryWriter(path) as writer, Gallery.open(path) as old:
         writer.append(*world.make(range(40, 50), "gallery"))
         fit_change(writer, old, changed=True, on_progress=stop)
     assert taught(path) == before and lists(path) == near

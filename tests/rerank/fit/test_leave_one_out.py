@@ -15,10 +15,11 @@ from lmk.index.vectors.view import View
 from lmk.rerank.fit import leave_one_out
 from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import CopyRule
-from lmk.rerank.fit.leave_one_out import answers_of_gallery
+from lmk.rerank.fit.leave_one_out import LeaveOneOut
 from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.distractor_similarity import OverpredictedStep, QueryPenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import OverpredictedStep, QueryPenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 Embed = Callable[..., Embeddings]
 Facts = Callable[..., PipelineContext]
@@ -42,7 +43,8 @@ def answers(
 ) -> ScoredAnswers:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
     without = taught_without or (lambda rows: context)
-    return answers_of_gallery(pipeline, FlatSearcher(known), context, known, others, without, rule)
+    searcher = FlatSearcher(known)
+    return LeaveOneOut(pipeline, searcher, context, known, others, without, rule).answers()
 
 
 def test_by_hand(embed: Embed, context: Facts) -> None:

@@ -14,9 +14,10 @@ from lmk.index.exact.flat import FlatSearcher
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import Allow, View
-from lmk.rerank.fit.neighbour_table import NearestTable, Parties
+from lmk.rerank.fit.neighbour_table import NearestTable
 from lmk.rerank.steps import hits as picks_module
 from lmk.rerank.steps.distractor_similarity import mean_of
+from lmk.rerank.steps.hits import Sides
 
 
 class Counting:
@@ -37,24 +38,24 @@ class Counting:
 
 
 def updated(
-    table: NearestTable, vectors: np.ndarray, before: Parties, after: Parties
+    table: NearestTable, vectors: np.ndarray, before: Sides, after: Sides
 ) -> tuple[NearestTable, int]:
     searcher = Counting()
     stored = Vectors.of_array(vectors)
-    new = table.updated(searcher.of, stored, "f", before=before, after=after)
+    new = table.updated(searcher.of, stored, "f", before=before, after=after, among="distractors")
     return new, searcher.asked
 
 
-def anew(vectors: np.ndarray, parties: Parties, n: int) -> NearestTable:
+def anew(vectors: np.ndarray, sides: Sides, n: int) -> NearestTable:
     none = np.zeros(0, np.bool_)
-    return updated(NearestTable.empty(0, n), vectors, Parties(none, none), parties)[0]
+    return updated(NearestTable.empty(0, n), vectors, Sides(none, none), sides)[0]
 
 
-def slow(vectors: np.ndarray, parties: Parties, n: int) -> list[list[int]]:
+def slow(vectors: np.ndarray, sides: Sides, n: int) -> list[list[int]]:
     vectors = Vectors.of_array(vectors).read(np.arange(len(vectors)))
     lists = [[-1] * n for _ in vectors]
-    for row in np.flatnonzero(parties.asking):
-        others = [i for i in np.flatnonzero(parties.found) if i != row]
+    for row in np.flatnonzero(sides.gallery):
+        others = [i for i in np.flatnonzero(sides.distractors) if i != row]
         cosines = (vectors.astype(float) @ vectors[row].astype(float)).astype(np.float32)
         best = sorted(others, key=lambda i: (-cosines[i], i))[:n]
         lists[row][: len(best)] = best
@@ -90,9 +91,9 @@ def test_after_any_history(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(picks_module, "_BATCH", batch)
         none = np.zeros(0, np.bool_)
-        table, before = NearestTable.empty(0, n), Parties(none, none)
+        table, before = NearestTable.empty(0, n), Sides(none, none)
         for asking, found in steps:
-            after, there = Parties(asking, found), vectors[: len(asking)]
+            after, there = Sides(asking, found), vectors[: len(asking)]
             table, _ = updated(table, there, before, after)
             assert table.rows.tolist() == slow(there, after, n)
             fresh = anew(there, after, n)
@@ -106,13 +107,13 @@ def test_few_are_asked_again() -> None:
     angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 400)
     vectors = unit_rows(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     all_ = np.ones(400, np.bool_)
-    whole = Parties(all_, all_)
+    whole = Sides(all_, all_)
     some = all_ & (np.arange(400) != 7)
     table = anew(vectors, whole, 3)
-    less, asked = updated(table, vectors, whole, Parties(some, some))
+    less, asked = updated(table, vectors, whole, Sides(some, some))
     assert 0 < asked < 15
-    np.testing.assert_array_equal(less.rows, anew(vectors, Parties(some, some), 3).rows)
-    back, asked = updated(less, vectors, Parties(some, some), whole)
+    np.testing.assert_array_equal(less.rows, anew(vectors, Sides(some, some), 3).rows)
+    back, asked = updated(less, vectors, Sides(some, some), whole)
     assert 0 < asked < 15
     np.testing.assert_array_equal(back.rows, table.rows)
     assert updated(table, vectors, whole, whole)[1] == 0
@@ -124,31 +125,32 @@ def test_progress_counts_the_rows_that_ask(monkeypatch: pytest.MonkeyPatch) -> N
     asking, found = np.arange(12) < 9, np.arange(12) > 1
     told: list[tuple[int, int]] = []
 
-    def update(table: NearestTable, before: Parties, after: Parties) -> NearestTable:
+    def update(table: NearestTable, before: Sides, after: Sides) -> NearestTable:
         return table.updated(
             Counting().of,
             Vectors.of_array(vectors),
             "f",
             before=before,
             after=after,
+            among="distractors",
             on_progress=lambda *step: told.append(step),
         )
 
-    none, parties = np.zeros(0, np.bool_), Parties(asking, found)
-    table = update(NearestTable.empty(0, 3), Parties(none, none), parties)
+    none, sides = np.zeros(0, np.bool_), Sides(asking, found)
+    table = update(NearestTable.empty(0, 3), Sides(none, none), sides)
     assert told == [(0, 9), (4, 9), (8, 9), (9, 9)]
     told.clear()
-    update(table, parties, parties)
+    update(table, sides, sides)
     assert told == [], "nobody has to ask"
     one = asking | (np.arange(12) == 11)
-    update(table, parties, Parties(one, found))
+    update(table, sides, Sides(one, found))
     assert told == [(0, 1), (1, 1)]
 
 
 def test_means_and_neighbourhoods() -> None:
     vectors = unit_rows([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6]])
     asking = np.array([True, True, False, False])
-    table = anew(vectors, Parties(asking, ~asking), 3)
+    table = anew(vectors, Sides(asking, ~asking), 3)
     assert table.rows.tolist() == [[3, 2, -1], [3, 2, -1], [-1] * 3, [-1] * 3]
     np.testing.assert_allclose(mean_of(table.scores, 3), [0.4, 0.88, 0, 0], atol=1e-6)
     lists = table.itself_first(asking)

@@ -16,13 +16,14 @@ from lmk.index.vectors.view import View
 from lmk.rerank.fit import leave_one_out
 from lmk.rerank.fit.calibration import ScoredAnswers
 from lmk.rerank.fit.copies import CopyRule
-from lmk.rerank.fit.leave_one_out import answers_of_gallery
+from lmk.rerank.fit.leave_one_out import LeaveOneOut
 from lmk.rerank.fit.threshold import _cut, fit_threshold
 from lmk.rerank.steps.context import PipelineContext
+from lmk.rerank.steps.penalty import PenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import PenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 Embed = Callable[..., Embeddings]
 Facts = Callable[..., PipelineContext]
@@ -34,10 +35,9 @@ def fit(
     gallery: Embeddings, context: PipelineContext, bank: Embeddings, pipeline: Pipeline = TOP1
 ) -> float:
     known, others = View.of_embeddings(gallery), View.of_embeddings(bank)
-    answers = answers_of_gallery(
-        pipeline, FlatSearcher(known), context, known, others, lambda rows: context, NO_COPIES
-    )
-    return fit_threshold(answers)
+    searcher = FlatSearcher(known)
+    asked = LeaveOneOut(pipeline, searcher, context, known, others, lambda rows: context, NO_COPIES)
+    return fit_threshold(asked.answers())
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -119,13 +119,7 @@ class TestLearn:
         got = fit(gallery, context("a", "a b", "b", "c", "c"), no_bank)
         assert np.cos(np.radians(60)) < got < np.cos(np.radians(10))
 
-    @pytest.mark.parametrize(
-        ("labels", "bank"),
-        [
-            (("a", "a", "a"), []),
-            (("", "", ""), [180]),
-        ],
-    )
+    @pytest.mark.parametrize(("labels", "bank"), [(("a", "a", "a"), []), (("", "", ""), [180])])
     def test_nothing_to_learn_from(
         self, embed: Embed, context: Facts, labels: tuple[str, ...], bank: list[float]
     ) -> None:

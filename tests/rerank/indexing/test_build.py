@@ -32,26 +32,12 @@ from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors.view import LEAST_WIDTH
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
-from lmk.rerank.indexing import whiten as whiten_module
+from lmk.rerank.indexing import ingest
 from lmk.rerank.indexing.build import add_pictures, build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.penalty import PenaltyStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import PenaltyStep, VoteStep
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder) -> Path:
-    """An index over 5 places of 4 views with a bank of 8."""
-    path = tmp_path_factory.mktemp("built") / "g.lmk"
-    bank = read_manifest(photos / "bank")
-    build_index(read_manifest(photos / "gallery"), path, tiny, distractors=bank)
-    return path
-
-
-@pytest.fixture
-def index(built: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(built, tmp_path / "g.lmk"))
+from lmk.rerank.steps.voting import VoteStep
 
 
 def state(path: Path) -> dict[str, object]:
@@ -217,7 +203,7 @@ class TestBuild:
         path = tmp_path / "g.lmk"
         assert not build_index(gallery, path, tiny, distractors=bank).whitened
         assert build_index(gallery, path, tiny, whiten=True).whitened
-        monkeypatch.setattr(whiten_module, "LEAST_PICTURES", 28)
+        monkeypatch.setattr(ingest, "LEAST_PICTURES", 28)
         assert not build_index(gallery, path, tiny).whitened
         assert not build_index(gallery, path, tiny, distractors=bank, whiten=False).whitened
         report = build_index(gallery, path, tiny, distractors=bank)

@@ -19,7 +19,6 @@ from lmk.index.gallery.verify import verify
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.settings import SearchSettings
 from lmk.index.vectors.labels import ROLES
-from lmk.rerank.fit import fit as learning_module
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
 from lmk.rerank.indexing.build import (
@@ -31,15 +30,11 @@ from lmk.rerank.indexing.build import (
 )
 from lmk.rerank.indexing.ingest import PHOTOS, open_store
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import DistractorSimilarityStep, QueryPenaltyStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import (
-    DbaStep,
-    DistractorSimilarityStep,
-    PenaltyStep,
-    QueryPenaltyStep,
-    RescaleStep,
-    VoteStep,
-)
+from lmk.rerank.steps.voting import VoteStep
 
 # A small gallery is penalised by these.
 PIPELINE = Pipeline(
@@ -60,15 +55,6 @@ def index(tmp_path: Path, photos: Path, tiny: Embedder) -> Path:
     path = tmp_path / "g.lmk"
     build(path, read_manifest(photos / "gallery"), read_manifest(photos / "bank"), tiny)
     return path
-
-
-@pytest.fixture(params=["anew", "updated"])
-def learnt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of learning after a change."""
-    if request.param == "updated":
-        monkeypatch.setattr(learning_module, "CHEAP", 0)
-        monkeypatch.setattr(learning_module, "KEPT_THRESHOLD", 0)
-    return str(request.param)
 
 
 def build(path: Path, gallery: Manifest, bank: Manifest, tiny: Embedder) -> None:

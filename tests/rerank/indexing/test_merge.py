@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 
 from lmk.embed.data.manifest import Manifest, Row, read_manifest
-from lmk.embed.errors import (
-    EmbedderMismatch,
-    GalleryError,
-    ManifestError,
-    NotAGallery,
-    UsageError,
-)
+from lmk.embed.errors import EmbedderMismatch, GalleryError, ManifestError, NotAGallery, UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
-from lmk.rerank.indexing import whiten as whiten_module
+from lmk.rerank.indexing import ingest
 from lmk.rerank.indexing.build import add_pictures, build_index, remove_pictures
 from lmk.rerank.indexing.ingest import part_of
 from lmk.rerank.indexing.merge import merge_indexes
@@ -87,7 +81,7 @@ def test_equals_a_build(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if whiten:
-        monkeypatch.setattr(whiten_module, "LEAST_PICTURES", 28)
+        monkeypatch.setattr(ingest, "LEAST_PICTURES", 28)
     gallery, bank = read_manifest(photos / "gallery"), read_manifest(photos / "bank")
     whole = build_index(gallery, tmp_path / "whole.lmk", tiny, distractors=bank)
     assert whole.whitened == whiten

@@ -20,42 +20,14 @@ from lmk.index.catalog.catalog import Catalog
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.verify import verify
 from lmk.index.gallery.writer import GalleryWriter
-from lmk.rerank.fit import fit as learning_module
 from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.fit.tables import BACKGROUND, PENALTY
 from lmk.rerank.indexing.build import add_pictures, build_index, compact_index
 from lmk.rerank.indexing.relabel import relabel_pictures, remove_label, rename_label
-from lmk.rerank.tags.thresholds import (
-    VOTES_SETTING,
-    TagThreshold,
-    TagThresholds,
-    saved_thresholds,
-)
+from lmk.rerank.tags.thresholds import VOTES_SETTING, TagThreshold, TagThresholds, saved_thresholds
 
 # place_0 becomes a part of place_1, and one picture of place_2 shows nothing.
 OTHERS = {f"place_0/{view}.jpg": ("place_1",) for view in range(4)} | {"place_2/0.jpg": ()}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder) -> Path:
-    path = tmp_path_factory.mktemp("relabel") / "g.lmk"
-    bank = read_manifest(photos / "bank")
-    build_index(read_manifest(photos / "gallery"), path, tiny, distractors=bank)
-    return path
-
-
-@pytest.fixture
-def index(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "g.lmk"))
-
-
-@pytest.fixture(params=["anew", "updated"])
-def learnt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of learning after a change."""
-    if request.param == "updated":
-        monkeypatch.setattr(learning_module, "CHEAP", 0)
-        monkeypatch.setattr(learning_module, "KEPT_THRESHOLD", 0)
-    return str(request.param)
 
 
 def contents(path: Path) -> dict[str, object]:

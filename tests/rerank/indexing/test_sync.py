@@ -27,26 +27,6 @@ from lmk.rerank.indexing.sync import SyncReport, sync_index
 Change = Callable[[Path], None]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder) -> Path:
-    """A folder with gallery/, bank/ and their index g.lmk."""
-    folder = tmp_path_factory.mktemp("synced")
-    shutil.copytree(photos, folder, dirs_exist_ok=True)
-    build_index(
-        read_manifest(folder / "gallery"),
-        folder / "g.lmk",
-        tiny,
-        distractors=read_manifest(folder / "bank"),
-    )
-    return folder
-
-
-@pytest.fixture
-def folder(built: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change; the files keep their times."""
-    return Path(shutil.copytree(built, tmp_path / "copy"))
-
-
 def sync(
     folder: Path, *, bank: bool = True, dry_run: bool = False, allow: bool = True
 ) -> SyncReport:

@@ -21,22 +21,6 @@ from lmk.rerank.indexing.sync import SyncReport, sync_index
 Change = Callable[[Path], None]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: Embedder) -> Path:
-    """gallery/ (5 places of 4 views), bank/ (8 pictures) and their index g.lmk."""
-    folder = tmp_path_factory.mktemp("unseen")
-    shutil.copytree(photos, folder, dirs_exist_ok=True)
-    gallery, bank = read_manifest(folder / "gallery"), read_manifest(folder / "bank")
-    build_index(gallery, folder / "g.lmk", tiny, distractors=bank)
-    return folder
-
-
-@pytest.fixture
-def folder(built: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change; the files keep their times."""
-    return Path(shutil.copytree(built, tmp_path / "copy"))
-
-
 def sync(folder: Path, **options: bool) -> SyncReport:
     return sync_index(folder / "g.lmk", read_manifest(folder / "gallery"), **options)
 

@@ -117,15 +117,3 @@ def test_blocks_change_nothing(embed: Embed, scan: Scan, monkeypatch: pytest.Mon
     whole = NeighbourGraph.build(*given_, neighbours=3).transition.toarray()
     monkeypatch.setattr(diffusion, "_BLOCK", 4)
     assert np.array_equal(NeighbourGraph.build(*given_, neighbours=3).transition.toarray(), whole)
-
-
-def test_what_cannot_be(embed: Embed, scan: Scan) -> None:
-    known = embed(np.eye(3))
-    given_ = (scan(known), View.of_embeddings(known))
-    with pytest.raises(ValueError, match="neighbours"):
-        NeighbourGraph.build(*given_, neighbours=0)
-    graph = NeighbourGraph.build(*given_)
-    found = scan(known).search(known, 2)
-    for wrong in ({"alpha": 1.0}, {"alpha": -0.1}, {"sources": 0}):
-        with pytest.raises(ValueError, match="alpha must be"):
-            graph.rerank(found, **wrong)

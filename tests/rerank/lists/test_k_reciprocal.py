@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.vectors import Vectors
-from lmk.rerank.lists.k_reciprocal import KReciprocal
+from lmk.rerank.lists.k_reciprocal import distances, k_reciprocal
 
 Embed = Callable[..., Embeddings]
 Scan = Callable[[Embeddings], Searcher]
@@ -60,14 +60,14 @@ def slow(pool: np.ndarray, k1: int, k2: int, share: float) -> list[float]:
 )
 def test_against_the_paper(seed: int, m: int, k1: int, k2: int, share: float) -> None:
     pool = unit_rows(np.random.default_rng(seed).standard_normal((m, 3)))
-    got = KReciprocal(k1, k2, share).distances(pool)
+    got = distances(pool, k1, k2, share)
     np.testing.assert_allclose(got, slow(pool.astype(np.float64), k1, k2, share), atol=1e-9)
     assert got[0] == pytest.approx(0, abs=1e-12) and (got <= 1 + 1e-9).all()
 
 
 def test_copies_are_at_distance_nothing() -> None:
     pool = unit_rows(np.ones((4, 3)))
-    np.testing.assert_allclose(KReciprocal(k1=2).distances(pool), 0, atol=1e-12)
+    np.testing.assert_allclose(distances(pool, k1=2), 0, atol=1e-12)
 
 
 def test_who_has_friends_of_his_own_falls_behind(embed: Embed, scan: Scan) -> None:
@@ -79,7 +79,7 @@ def test_who_has_friends_of_his_own_falls_behind(embed: Embed, scan: Scan) -> No
     asked = embed([[1, 0, 0, 0]], "q")
     found = scan(known).search(asked, 11)
     assert found.rows[0, :5].tolist() == [4, 0, 1, 2, 3], "plain cosine answers with the stranger"
-    got = KReciprocal(k1=5, k2=3).rerank(asked, found, Vectors.of_array(known.vectors))
+    got = k_reciprocal(asked, found, Vectors.of_array(known.vectors), k1=5, k2=3)
     assert sorted(got.rows[0, :4]) == [0, 1, 2, 3]
     assert sorted(got.rows[0]) == sorted(found.rows[0])
     assert (got.scores <= 1).all() and (got.scores >= 0).all()
@@ -89,20 +89,14 @@ def test_the_share_of_one_keeps_the_order(embed: Embed, scan: Scan) -> None:
     rng = np.random.default_rng(0)
     known, asked = embed(rng.standard_normal((8, 4))), embed(rng.standard_normal((3, 4)), "q")
     found = scan(known).search(asked, 10)
-    got = KReciprocal(share=1).rerank(asked, found, Vectors.of_array(known.vectors))
+    got = k_reciprocal(asked, found, Vectors.of_array(known.vectors), share=1)
     assert np.array_equal(got.rows, found.rows), "and the ends without a row stay"
 
 
 def test_nothing_found(embed: Embed, scan: Scan) -> None:
     known, asked = embed(np.zeros((0, 4))), embed(np.eye(4)[:2], "q")
     found = scan(known).search(asked, 3)
-    got = KReciprocal().rerank(asked, found, Vectors.of_array(known.vectors))
+    got = k_reciprocal(asked, found, Vectors.of_array(known.vectors))
     assert (got.rows == -1).all() and got.query_ids == ("q0", "q1")
     with pytest.raises(ValueError, match="other queries"):
-        KReciprocal().rerank(embed(np.eye(4)[:2], "x"), found, Vectors.of_array(known.vectors))
-
-
-@pytest.mark.parametrize("wrong", [{"k1": 0}, {"k2": 0}, {"share": -0.1}, {"share": 1.1}])
-def test_what_cannot_be(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        KReciprocal(**wrong)
+        k_reciprocal(embed(np.eye(4)[:2], "x"), found, Vectors.of_array(known.vectors))

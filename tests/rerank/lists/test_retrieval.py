@@ -15,10 +15,11 @@ from lmk.embed.embeddings import Embeddings
 from lmk.index.vectors.labels import Membership
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
-from lmk.rerank.lists.k_reciprocal import KReciprocal
+from lmk.rerank.lists.k_reciprocal import k_reciprocal
 from lmk.rerank.lists.retrieval import Collection, Retrieval, rerank_lists
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.expansion import augmentation_weights, expand
+from lmk.rerank.steps.ranking import ranked
 
 Embed = Callable[..., Embeddings]
 
@@ -63,9 +64,10 @@ def test_each_step_is_the_function_it_stands_for(crowd: tuple[Collection, Embedd
     same(expanded, searcher.search(moved, 20))
     near = Neighbourhoods.build(searcher, collection.view, augmentation_weights(4, 1))
     step = {"step": "dba", "n": 4, "spread": 1}
-    same(rerank_lists(made(step), queries, collection), near.rerank(queries, found, stored))
+    augmented = ranked(found.rows, near.cosines(queries, found, stored), found.query_ids)
+    same(rerank_lists(made(step), queries, collection), augmented)
     step = {"step": "k_reciprocal", "k1": 6, "k2": 3, "share": 0.2}
-    reciprocal = KReciprocal(6, 3, 0.2).rerank(queries, found, stored)
+    reciprocal = k_reciprocal(queries, found, stored, k1=6, k2=3, share=0.2)
     same(rerank_lists(made(step), queries, collection), reciprocal)
     step = {"step": "diffuse", "neighbours": 8, "sources": 5, "alpha": 0.9}
     diffused = rerank_lists(made(step), queries, collection)

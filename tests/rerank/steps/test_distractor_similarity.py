@@ -10,19 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmk.embed.embeddings import Embeddings
-from lmk.embed.errors import UsageError
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.searcher import Searcher
 from lmk.rerank.steps.distractor_similarity import (
     demote_overpredicted,
-    hits_table,
-    landmark_score,
     mean_of,
-    refuse_queries_in_distractors,
-    shared_content,
     thresholded_demotion,
 )
-from lmk.rerank.steps.hits import Hits
 
 Embed = Callable[..., Embeddings]
 Scan = Callable[[Embeddings], Searcher]
@@ -73,8 +67,6 @@ def test_demotion_by_the_third() -> None:
     assert thresholded_demotion(np.full((1, 3), -0.5, np.float32), at=0).tolist() == [0]
     with pytest.raises(ValueError, match="largest of 3"):
         thresholded_demotion(cosines, nth=4)
-    with pytest.raises(ValueError, match="not be negative"):
-        thresholded_demotion(cosines, factor=-1)
 
 
 @given(st.lists(st.integers(-1, 3), max_size=30), st.integers(0, 6))
@@ -84,30 +76,3 @@ def test_labels_predicted_too_often(winners: list[int], limit: int) -> None:
     for winner, before, after in zip(winners, confidence, got, strict=True):
         count = winners.count(winner)
         assert after == (-count if winner >= 0 and count > limit else before)
-
-
-def test_landmark_or_not(neighbours: Make) -> None:
-    found = neighbours([(0, 0.9), (1, 0.7)], [(0, 0.2), (1, 0.2)], [(0, 0.5)])
-    cosines = np.array([[0.3, 0.1], [0.6, 0.4], [NONE, NONE]], np.float32)
-    got = landmark_score(found.scores, cosines, m=2)
-    np.testing.assert_allclose(got, [0.6, -0.3, 0.5], atol=1e-6)
-
-
-def test_the_table() -> None:
-    picks = Hits(np.array([2, 7, 0]), np.array([0.9, 0.1, 0], np.float32), 1.0)
-    table = hits_table(picks, ("c", "a"), np.array([2, 0]))
-    assert list(table.columns) == ["id", "mean_cosine", "n_picked"]
-    assert table.to_csv(index=False, float_format="%.3f") == (
-        "id,mean_cosine,n_picked\nc,0.000,0\na,0.900,2\n"
-    )
-
-
-def test_shared_content() -> None:
-    assert shared_content(["x", None, "y", "x"], [None, "y", "x", "x"]) == [(0, 2), (2, 1), (3, 2)]
-    assert shared_content([], ["x"]) == shared_content(["x"], []) == []
-
-
-def test_a_query_in_the_bank_is_refused() -> None:
-    refuse_queries_in_distractors(("a", "b"), ("1", None), ("2", None))
-    with pytest.raises(UsageError, match=r"b: 1 of 2 evaluation queries .* remove them"):
-        refuse_queries_in_distractors(("a", "b"), ("1", "2"), ("2", "3"))

@@ -16,8 +16,7 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps import geometry
 from lmk.rerank.steps.geometry import (
     Checked,
-    GeometrySettings,
-    Match,
+    GeometryStep,
     _possible,
     check,
     fused,
@@ -25,7 +24,7 @@ from lmk.rerank.steps.geometry import (
     match_points,
     verify,
 )
-from lmk.rerank.steps.steps import GeometryStep
+from lmk.rerank.steps.state import Match
 
 Make = Callable[..., Neighbours]
 WARP = np.array([[0.9, 0.15, 12], [-0.1, 0.95, 20], [3e-4, -2e-4, 1]])
@@ -86,14 +85,14 @@ def test_matches_of_nothing(views: dict[str, LocalFeatures]) -> None:
     empty = features(np.zeros((0, 2)), np.zeros((0, 128)))
     assert match_points(empty, views["plane"]).shape == (0, 2)
     assert match_points(views["plane"], empty).shape == (0, 2)
-    assert verify(empty, views["plane"], GeometrySettings()).inliers == 0
+    assert verify(empty, views["plane"], GeometryStep()).inliers == 0
     with pytest.raises(ValueError, match="different extractors"):
         match_points(views["plane"], features([[1, 1]], [[1, 0]]))
 
 
 @pytest.mark.parametrize("model", ["homography", "fundamental"])
 def test_inliers_lie_where_the_warp_puts_them(views: dict[str, LocalFeatures], model: str) -> None:
-    settings = GeometrySettings(model=model)
+    settings = GeometryStep(model=model)
     match = verify(views["plane"], views["warped"], settings)
     assert match.inliers >= 60
     ones = np.ones((len(match.query), 1))
@@ -110,7 +109,7 @@ def test_inliers_lie_where_the_warp_puts_them(views: dict[str, LocalFeatures], m
 
 def test_another_place_has_few(views: dict[str, LocalFeatures]) -> None:
     for model, most in (("homography", 8), ("fundamental", 16)):
-        match = verify(views["plane"], views["other"], GeometrySettings(model=model))
+        match = verify(views["plane"], views["other"], GeometryStep(model=model))
         assert match.inliers <= most
 
 
@@ -118,12 +117,9 @@ def test_a_mirror_image_is_no_view(views: dict[str, LocalFeatures]) -> None:
     """Its points, matched as they are mirrored, agree with a plane that no camera sees."""
     plane = views["plane"]
     mirrored = LocalFeatures(
-        (plane.points * (-1, 1) + (240, 0)).astype(np.float32),
-        plane.descriptors,
-        240,
-        180,
+        (plane.points * (-1, 1) + (240, 0)).astype(np.float32), plane.descriptors, 240, 180
     )
-    settings = GeometrySettings(ratio=1)
+    settings = GeometryStep(ratio=1)
     assert verify(plane, plane, settings).inliers > 100
     assert verify(plane, mirrored, settings).inliers == 0
 
@@ -143,19 +139,19 @@ def test_a_plane_seen_from_behind_is_no_view() -> None:
 def test_points_that_span_nothing(model: str, points: np.ndarray) -> None:
     """All in one place, or on one line."""
     one = features(points, np.eye(12))
-    match = verify(one, features(points[::-1], np.eye(12)), GeometrySettings(model=model))
+    match = verify(one, features(points[::-1], np.eye(12)), GeometryStep(model=model))
     assert len(match.query) == 12 and match.inliers in range(13)
     few = features(points[:4], np.eye(12)[:4])
-    assert verify(few, few, GeometrySettings(model=model)).inliers == 0
+    assert verify(few, few, GeometryStep(model=model)).inliers == 0
 
 
 def test_fused_golden() -> None:
-    settings = GeometrySettings(weight=0.5, cap=70)
+    settings = GeometryStep(weight=0.5, cap=70)
     scores = np.array([[0.9, 0.8, 0.7, -np.inf]], np.float32)
     got = fused(scores, np.array([[-1, 140, 35, -1]]), settings)
     np.testing.assert_allclose(got, [[0.9, 1.3, 0.95, -np.inf]], rtol=1e-6)
     assert got.dtype == np.float32
-    nothing = GeometrySettings(weight=0)
+    nothing = GeometryStep(weight=0)
     assert np.array_equal(fused(scores, np.array([[9, 9, 9, -1]]), nothing), scores)
 
 
@@ -189,7 +185,7 @@ def run(
     rows = Pictures({**views, "other": views["warped"]}, broken)
     queries = Pictures({**views, "other": views["plane"]}, unreadable)
     clock = {} if times is None else {"clock": iter(times).__next__}
-    done = check(found, np.array(doubt), queries, rows, GeometrySettings(**settings), **clock)
+    done = check(found, np.array(doubt), queries, rows, GeometryStep(**settings), **clock)
     return done, rows.asked
 
 
@@ -199,12 +195,8 @@ def test_only_the_short_list_of_those_in_doubt(
     found = neighbours(*[[(row, 1 - row / 10) for row in range(4)]] * 2, [(7, 0.5)])
     done, asked = run(views, found, [False, True, True], broken={1}, top=3)
     assert asked == [0, 1, 2, 7]
-    full = verify(views["plane"], views["warped"], GeometrySettings()).inliers
-    assert done.inliers.tolist() == [
-        [-1, -1, -1, -1],
-        [full, -1, full, -1],
-        [full, -1, -1, -1],
-    ]
+    full = verify(views["plane"], views["warped"], GeometryStep()).inliers
+    assert done.inliers.tolist() == [[-1, -1, -1, -1], [full, -1, full, -1], [full, -1, -1, -1]]
     assert set(done.matches) == {(1, 0), (1, 2), (2, 7)}
     assert isinstance(done.matches[1, 0], Match) and done.matches[1, 0].inliers == full
     assert done.seconds[0] == 0 and (done.seconds[1:] > 0).all()
@@ -232,7 +224,7 @@ def test_a_query_that_cannot_be_read(views: dict[str, LocalFeatures], neighbours
 )
 def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="validation error"):
-        GeometrySettings(**wrong)
+        GeometryStep(**wrong)
 
 
 def test_the_pairs_of_lighterglue_are_verified_like_others(
@@ -252,10 +244,10 @@ def test_the_pairs_of_lighterglue_are_verified_like_others(
             return np.arange(30).repeat(2).reshape(30, 2)
 
     monkeypatch.setattr(geometry, "_lighterglue", Glue)
-    match = verify(first, second, GeometrySettings(matcher="lighterglue"))
+    step = GeometryStep(matcher="lighterglue", extractor="xfeat")
+    match = verify(first, second, step)
     assert match.inlier[:20].all() and match.inliers < 25
     with pytest.raises(ValueError, match="features of xfeat"):
-        verify(views["plane"], views["warped"], GeometrySettings(matcher="lighterglue"))
+        verify(views["plane"], views["warped"], step)
     with pytest.raises(ValidationError, match="for the extractor xfeat"):
         GeometryStep(matcher="lighterglue")
-    assert GeometryStep(matcher="lighterglue", extractor="xfeat").matcher == "lighterglue"

@@ -16,10 +16,10 @@ from lmk.index.vectors.neighbours import Neighbours
 from lmk.index.vectors.view import View
 from lmk.rerank.steps import hits as picks_module
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.penalty import CONTEST_HITS, Hits, PenaltySettings, count_hits, penalty_of
+from lmk.rerank.steps.penalty import CONTEST_HITS, Hits, PenaltyStep, count_hits, penalty_of
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import PenaltyStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 Embed = Callable[..., Embeddings]
 
@@ -37,7 +37,7 @@ def test_golden(ramp: str) -> None:
     picks = Hits(
         np.array([n for n, _, _ in GOLDEN]), np.array([mu for _, mu, _ in GOLDEN], np.float32), 1.0
     )
-    got = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
+    got = penalty_of(picks, PenaltyStep(ramp=ramp, counts="raw"))
     np.testing.assert_allclose(got, [by_ramp[ramp] for _, _, by_ramp in GOLDEN], atol=5e-5)
     assert got.dtype == np.float32
 
@@ -60,7 +60,7 @@ def test_the_penalty_changes_the_nearest_picture(
     """By plain cosine picture 3 is nearest; after the penalty it is picture 0 (or 1)."""
     found = neighbours([(3, 0.95), (2, 0.80), (1, 0.62), (0, 0.55)])
     picks = Hits(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
-    taken = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
+    taken = penalty_of(picks, PenaltyStep(ramp=ramp, counts="raw"))
     known = replace(context("g0", "g1", "g2", "g3"), penalty=taken)
     queries = Embeddings(np.eye(1, 2, dtype=np.float32), found.query_ids, "test")
     pipeline = Pipeline(steps=(PenaltyStep(), VoteStep(k=1)))
@@ -71,7 +71,7 @@ def test_the_penalty_changes_the_nearest_picture(
     np.testing.assert_allclose(got.scores[0, order], scores, atol=5e-5)
 
 
-def slow(cosines: np.ndarray, settings: PenaltySettings) -> list[float]:
+def slow(cosines: np.ndarray, settings: PenaltyStep) -> list[float]:
     """The contest write-up's rule word for word, over cosines [bank, gallery]."""
     picks: list[list[float]] = [[] for _ in range(cosines.shape[1])]
     for row in cosines:
@@ -116,7 +116,7 @@ def test_against_a_slow_loop(
     rng = np.random.default_rng(seed)
     known = embed(rng.standard_normal((gallery, 3)))
     others = embed(rng.standard_normal((bank, 3)), "d")
-    settings = PenaltySettings(top=top, ramp=ramp, counts=counts, min_n=low, max_n=low + 4)
+    settings = PenaltyStep(top=top, ramp=ramp, counts=counts, min_n=low, max_n=low + 4)
     searcher = FlatSearcher.of_embeddings(known)
     picks = count_hits(searcher, View.of_embeddings(others), rows=gallery, gallery=gallery, top=top)
     got = penalty_of(picks, settings)
@@ -144,7 +144,7 @@ def test_an_empty_bank_takes_nothing(embed: Embed) -> None:
         searcher, View.of_embeddings(embed(np.zeros((0, 3)))), rows=3, gallery=3, top=20
     )
     for counts in ("raw", "relative"):
-        assert penalty_of(picks, PenaltySettings(counts=counts)).tolist() == [0, 0, 0]
+        assert penalty_of(picks, PenaltyStep(counts=counts)).tolist() == [0, 0, 0]
 
 
 def test_relative_counts_fit_any_size() -> None:
@@ -152,7 +152,7 @@ def test_relative_counts_fit_any_size() -> None:
     for expected in (CONTEST_HITS, 7.0, 500.0):
         n = np.array([expected, 2.2 * expected, 8.7 * expected])
         picks = Hits(n, np.full(3, 0.5, np.float32), expected)
-        penalty = penalty_of(picks, PenaltySettings())
+        penalty = penalty_of(picks, PenaltyStep())
         assert penalty[0] == 0 and 0 < penalty[1] < 0.5 and penalty[2] == 0.5
     assert pytest.approx(1.392, abs=1e-3) == CONTEST_HITS
 
@@ -160,7 +160,7 @@ def test_relative_counts_fit_any_size() -> None:
 def test_a_pick_is_chance_however_small_the_bank() -> None:
     """20 distractors x 1 pick over 2,000 pictures: 0.01 picks are expected of each."""
     picks = Hits(np.array([0, 1, 2, 3, 12]), np.full(5, 0.5, np.float32), 0.01)
-    penalty = penalty_of(picks, PenaltySettings())
+    penalty = penalty_of(picks, PenaltyStep())
     assert penalty[:3].tolist() == [0, 0, 0]
     np.testing.assert_allclose(penalty[3:], [0.5 * 0.37, 0.5], rtol=1e-6)
 
@@ -168,7 +168,7 @@ def test_a_pick_is_chance_however_small_the_bank() -> None:
 def test_the_ends_of_the_ramp() -> None:
     picks = Hits(np.array([0, 2, 3, 11, 12, 99]), np.ones(6, np.float32), 1.0)
     for ramp, first in (("linear", 0.3), ("shifted", 0.37), ("unfloored", 0.07)):
-        got = penalty_of(picks, PenaltySettings(ramp=ramp, counts="raw"))
+        got = penalty_of(picks, PenaltyStep(ramp=ramp, counts="raw"))
         assert got[:2].tolist() == [0, 0]
         assert got[2] == pytest.approx(first) and got[3] < 1
         assert got[4:].tolist() == [1, 1]
@@ -176,7 +176,7 @@ def test_the_ends_of_the_ramp() -> None:
 
 def test_a_negative_mean_adds_nothing() -> None:
     picks = Hits(np.array([20]), np.array([-0.4], np.float32), 1.0)
-    assert penalty_of(picks, PenaltySettings(counts="raw")).tolist() == [0]
+    assert penalty_of(picks, PenaltyStep(counts="raw")).tolist() == [0]
 
 
 def test_rows_that_are_not_in_the_gallery(embed: Embed) -> None:
@@ -205,4 +205,4 @@ def test_rows_that_are_not_in_the_gallery(embed: Embed) -> None:
 )
 def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"max_n|greater|Input should|Extra"):
-        PenaltySettings(**wrong)
+        PenaltyStep(**wrong)

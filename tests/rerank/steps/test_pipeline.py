@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from lmk.embed.embeddings import Embeddings, unit_rows
 from lmk.index.vectors.neighbours import Neighbours
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.penalty import Hits, PenaltySettings, penalty_of
+from lmk.rerank.steps.penalty import Hits, PenaltyStep, RescaleStep, penalty_of
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import QueryBatch
-from lmk.rerank.steps.steps import PenaltyStep, RescaleStep, ThresholdStep, VoteStep
+from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 
 Facts = Callable[..., PipelineContext]
 Near = Callable[..., Neighbours]
@@ -79,7 +79,7 @@ def test_golden_answer(
 ) -> None:
     """Worked by hand: without a penalty g4 at .95; the ramp changes the landmark itself."""
     picks = Hits(np.array([2, 3, 8, 15]), np.array([0.55, 0.5, 0.6, 0.7], np.float32), 1.0)
-    penalty = penalty_of(picks, PenaltySettings(counts="raw"))
+    penalty = penalty_of(picks, PenaltyStep(counts="raw"))
     found = neighbours([(0, 0.55), (1, 0.62), (2, 0.80), (3, 0.95)])
     plain = ask(Pipeline(steps=(TOP1,)), found, context("g1", "g2", "g3", "g4"))
     assert plain.labels == ("g4",) and plain.confidence[0] == pytest.approx(0.95)

@@ -20,24 +20,21 @@ from lmk.index.vectors.vectors import Vectors
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.augmentation import Neighbourhoods
 from lmk.rerank.steps.context import PipelineContext
-from lmk.rerank.steps.expansion import augmentation_weights
-from lmk.rerank.steps.geometry import Match
-from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.predictions import Predictions
-from lmk.rerank.steps.state import QueryBatch, RankingState
-from lmk.rerank.steps.step import Place, Step
-from lmk.rerank.steps.steps import (
-    DbaStep,
+from lmk.rerank.steps.dba import DbaStep
+from lmk.rerank.steps.distractor_similarity import (
     DemoteStep,
     DistractorSimilarityStep,
-    GeometryStep,
     OverpredictedStep,
-    PenaltyStep,
     QueryPenaltyStep,
-    RescaleStep,
-    ThresholdStep,
-    VoteStep,
 )
+from lmk.rerank.steps.expansion import augmentation_weights
+from lmk.rerank.steps.geometry import GeometryStep
+from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
+from lmk.rerank.steps.pipeline import Pipeline
+from lmk.rerank.steps.predictions import Predictions
+from lmk.rerank.steps.state import Match, QueryBatch, RankingState
+from lmk.rerank.steps.step import Place, Step
+from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 
 Embed = Callable[..., Embeddings]
 Facts = Callable[..., PipelineContext]
@@ -237,10 +234,7 @@ class TestVote:
         unlabelled = ask(found, context("", ""), VoteStep(prior=1))
         assert unlabelled.labels == (None,)
 
-    @given(
-        seed=st.integers(0, 10_000),
-        q=st.integers(1, 20),
-    )
+    @given(seed=st.integers(0, 10_000), q=st.integers(1, 20))
     def test_against_a_loop(self, context: Facts, seed: int, q: int) -> None:
         rng = np.random.default_rng(seed)
         labels = [" ".join(sorted(set(rng.choice(list("abc"), rng.integers(0, 3)))))

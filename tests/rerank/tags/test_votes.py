@@ -49,12 +49,6 @@ def test_nobody_near_is_nothing_known(context: Facts) -> None:
     assert votes(context("", ""), [[0, 1]], [[0.5, 0.4]]).shape == (1, 0)
 
 
-def test_a_call_that_is_wrong(context: Facts) -> None:
-    for options in ({"k": 0}, {"power": 0}):
-        with pytest.raises(ValueError, match=r"neighbour must vote|above 0"):
-            votes(context("cat"), [[0]], [[0.5]], **options)
-
-
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 9), power=st.sampled_from([1.0, 2.0, 0.5]))
 def test_against_a_slow_count(seed: int, k: int, power: float) -> None:
     rng = np.random.default_rng(seed)

@@ -17,12 +17,13 @@ from lmk.embed.errors import UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.eval.tune.grid import default_grid
 from lmk.eval.tune.labelled_photos import read_labelled_photos, refuse_shared_photos
-from lmk.eval.tune.trial import try_pipelines
+from lmk.eval.tune.scores import try_pipelines
 from lmk.index.catalog.lock import take_lock
 from lmk.rerank.indexing.build import build_index
 from lmk.rerank.recognizer import Recognizer
+from lmk.rerank.steps.geometry import GeometryStep
 from lmk.rerank.steps.pipeline import Pipeline
-from lmk.rerank.steps.steps import GeometryStep, VoteStep
+from lmk.rerank.steps.voting import VoteStep
 
 
 @pytest.fixture(scope="module")
