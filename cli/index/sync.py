@@ -18,6 +18,8 @@ from lmk.cli.render import counted, echo_skipped, first_of
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.rerank.indexing.build import BuildReport
     from lmk.rerank.indexing.removals import UnseenPictures
     from lmk.rerank.indexing.sync import SyncReport
 
@@ -33,6 +35,11 @@ _SHOWN = 10  # places named on stderr
     help="Also bring the distractors up to date with this folder or CSV.",
 )
 @root
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    help="Embed all pictures anew with this network, and keep the settings of the index.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option(
     "--allow-removals",
@@ -44,6 +51,7 @@ def sync(
     pictures: Path,
     distractors: Path | None,
     root: Path | None,
+    model: str | None,
     dry_run: bool,
     allow_removals: bool,
     wait: float,
@@ -57,14 +65,32 @@ def sync(
     fifth of the pictures, unless --allow-removals is given. If it is stopped, run it again: it
     continues.
 
+    --model changes the network of an index: all pictures are embedded anew, and the index answers
+    with the old network until the new vectors are complete.
+
     Example: lmk index sync gallery.lmk gallery/
     """
     from lmk.cli.progress import StageProgress
+    from lmk.rerank.indexing.reembed import reembed_index
     from lmk.rerank.indexing.sync import sync_index
 
     manifest = read_pictures(pictures, root=root)
     echo_shape(manifest, pictures, lambda other: ["index", "sync", str(index), str(other)])
     distractor_manifest = None if distractors is None else read_pictures(distractors, root=root)
+    embedder = None if model is None else _new_network(index, model)
+    if embedder is not None and not dry_run:
+        with StageProgress() as progress:
+            built = reembed_index(
+                index,
+                manifest,
+                embedder,
+                distractors=distractor_manifest,
+                allow_removals=allow_removals,
+                wait=wait,
+                on_progress=progress,
+            )
+        _echo_rebuilt(index, str(model), built, as_json=as_json)
+        return
     with StageProgress() as progress:
         report = sync_index(
             index,
@@ -77,6 +103,7 @@ def sync(
         )
     if as_json:
         facts = {"index": str(index), "dry_run": dry_run} | asdict(report)
+        facts |= {} if embedder is None else {"model": model}
         echo_json(facts)
         return
     kept = {one.path for one in report.kept}
@@ -100,8 +127,40 @@ def sync(
         f"{report.moved:,} moved, {report.relabelled:,} with other landmarks, "
         f"{report.removed:,} removed, {report.unchanged:,} unchanged{stay}"
     )
+    if embedder is not None:
+        pictures_text = counted(len(manifest) + len(distractor_manifest or ()), "picture")
+        echo(f"{index}: {model} would embed {pictures_text} anew")
     if not dry_run:
         echo_landmarks(index)
+
+
+def _new_network(index: Path, model: str) -> Embedder | None:
+    """Returns the network with a name, or None if the index has it already."""
+    from lmk.embed.extract.embedder import Embedder
+    from lmk.rerank.indexing.reembed import uses_network
+
+    embedder = Embedder.named(model)
+    if uses_network(index, embedder):
+        echo(f"lmk: {index} uses {model} already; only changes are embedded", err=True)
+        return None
+    return embedder
+
+
+def _echo_rebuilt(index: Path, model: str, report: BuildReport, *, as_json: bool) -> None:
+    """Prints the result of embedding all pictures anew."""
+    if as_json:
+        echo_json({"index": str(index), "model": model} | asdict(report))
+        return
+    echo_skipped(report.skipped, f"lmk index info {shell_word(index)} lists them")
+    echo_duplicates(report.duplicates)
+    echo_conflicts(index, report.conflicts, report.without_own)
+    echo_shared(report.shared)
+    others = f" and {counted(report.distractors, 'distractor')}" * bool(report.distractors)
+    echo(
+        f"{index}: {counted(report.pictures, 'picture')}{others} embedded anew by {model} "
+        f"({report.computed:,} newly computed)"
+    )
+    echo_landmarks(index)
 
 
 def _echo_kept(kept: Sequence[UnseenPictures]) -> None:

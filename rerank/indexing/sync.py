@@ -118,14 +118,7 @@ def sync_index(
     """
     if dry_run:
         with Gallery.open(path) as old:
-            size = Embedder.load(old.embedder_dir, checked=True).config.size
-            plans = _compared(old, manifest, distractors, on_progress)
-            for plan in plans:
-                on_file = _count_of(plan, on_progress)
-                plan.sort(identify(plan.candidates, size, plan.held, on_progress=on_file))
-                _require_some(plan)
-                if not old.setting(DUPLICATES):
-                    plan.leave_out_duplicates()
+            plans = planned_sync(old, manifest, distractors, on_progress)
             return _report(plans, [plan.losses for plan in plans])
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         embedder = Embedder.load(old.embedder_dir, checked=True)
@@ -164,6 +157,21 @@ def sync_index(
             if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:
                 prune_features(path, new)
     return report
+
+
+def planned_sync(
+    old: Gallery, manifest: Manifest, distractors: Manifest | None, on_progress: Progress
+) -> list[Plan]:
+    """Returns the changes of a sync for each role that is given. No picture is embedded."""
+    size = Embedder.load(old.embedder_dir, checked=True).config.size
+    plans = _compared(old, manifest, distractors, on_progress)
+    for plan in plans:
+        on_file = _count_of(plan, on_progress)
+        plan.sort(identify(plan.candidates, size, plan.held, on_progress=on_file))
+        _require_some(plan)
+        if not old.setting(DUPLICATES):
+            plan.leave_out_duplicates()
+    return plans
 
 
 def _compared(

@@ -264,6 +264,23 @@ def test_sync_keeps_what_it_cannot_look_at(lmk: Run, here: Path) -> None:
     assert tower in facts["kept"] and (facts["removed"], facts["asks"]) == (0, False)
 
 
+def test_sync_with_another_network(lmk: Run, here: Path, make_embedder) -> None:
+    call = ("index", "sync", "sample.lmk", "gallery", "--model", str(make_embedder(5)))
+    before = ids()
+    lmk(*call).refused(2, "has 6 distractors", "--distractors")
+    call += ("--distractors", "bank")
+    dry = lmk(*call, "--dry-run")
+    assert f"sample.lmk: {call[5]} would embed 18 pictures anew\n" in dry.out
+    done = lmk(*call)
+    assert (done.code, done.err) == (0, "")
+    rebuilt = f"12 pictures and 6 distractors embedded anew by {call[5]} (18 newly computed)"
+    assert first_line(done) == f"sample.lmk: {rebuilt}\n"
+    assert ids() == before
+    assert json.loads(lmk(*call, "--json").out)["unchanged"] == 18
+    again = lmk(*call)
+    assert "uses " in again.err and "only changes are embedded" in again.err
+
+
 def test_sync_of_distractors(lmk: Run, here: Path, paint: Paint) -> None:
     (here / "bank" / "n0.jpg").unlink()
     paint(here / "bank" / "new.jpg", 4000)

@@ -1,0 +1,106 @@
+"""Rebuilds an index with another network and keeps the settings of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmk.embed.data.manifest import Manifest
+from lmk.embed.errors import GalleryError, UsageError
+from lmk.embed.extract.embedder import Embedder
+from lmk.embed.progress import Progress, no_progress
+from lmk.index.gallery.gallery import Gallery
+from lmk.index.search.settings import SearchSettings
+from lmk.rerank.fit.saved import saved_pipeline
+from lmk.rerank.fit.tables import SHARD
+from lmk.rerank.indexing.build import BuildReport, build_index
+from lmk.rerank.indexing.ingest import DUPLICATES
+from lmk.rerank.indexing.removals import UnseenPictures, require_few
+from lmk.rerank.indexing.sync import planned_sync
+
+
+def uses_network(path: Path, embedder: Embedder) -> bool:
+    """Returns whether the vectors of an index come from this network, with any whitening.
+
+    Raises:
+        NotAGallery, GalleryDamaged: the folder cannot be used.
+    """
+    with Gallery.open(path) as gallery:
+        own = Embedder.load(gallery.embedder_dir, checked=True)
+    return own.feature_fingerprint == embedder.feature_fingerprint
+
+
+def reembed_index(
+    path: Path,
+    manifest: Manifest,
+    embedder: Embedder,
+    *,
+    distractors: Manifest | None = None,
+    allow_removals: bool = False,
+    wait: float = 0.0,
+    on_progress: Progress = no_progress,
+) -> BuildReport:
+    """Embeds all pictures of an index anew; the old index stays in use until the new one is whole.
+
+    The steps, the search, the precision and the treatment of duplicates stay as they are. The
+    threshold and the calibration are fitted to the new vectors.
+
+    Args:
+        path: the index.
+        manifest: all pictures of the index.
+        embedder: an embedder without a whitening.
+        distractors: all distractors of the index.
+        allow_removals: allow the loss of whole landmarks, of more than a fifth of the pictures,
+            and of pictures that cannot be accessed now.
+        wait: seconds to wait for another writer.
+        on_progress: called with (stage, done, total).
+
+    Raises:
+        NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
+        ManifestError: no picture can be read.
+        UsageError: the index is one part of several, or has distractors and none are given.
+        GalleryError: whole landmarks, or more than a fifth of the pictures, would be removed
+            without `allow_removals`, or a picture cannot be accessed now. Nothing is changed.
+    """
+    with Gallery.open(path) as old:
+        if old.setting(SHARD) is not None:
+            what = "is one part of an index, and all parts need the same network"
+            remedy = "build each part again with `lmk build-index --shard I/N --model NAME`"
+            raise UsageError(what, where=path, remedy=remedy)
+        held = len(old.role_rows("distractor"))
+        if held and distractors is None:
+            what = f"has {held:,} distractors, which the new network must embed too"
+            remedy = "name their folder or CSV with --distractors"
+            raise UsageError(what, where=path, remedy=remedy)
+        if not allow_removals:
+            plans = planned_sync(old, manifest, distractors, on_progress)
+            require_few(path, [plan.losses for plan in plans])
+            _require_accessible(path, [kept for plan in plans for kept in plan.kept])
+        pipeline = saved_pipeline(old).with_threshold(None)
+        search = SearchSettings.saved(old)
+        precision, duplicates = old.precision, bool(old.setting(DUPLICATES))
+    return build_index(
+        manifest,
+        path,
+        embedder,
+        distractors=distractors,
+        pipeline=pipeline,
+        search=search,
+        precision=precision,
+        duplicates=duplicates,
+        allow_removals=allow_removals,
+        wait=wait,
+        on_progress=on_progress,
+    )
+
+
+def _require_accessible(path: Path, hidden: Sequence[UnseenPictures]) -> None:
+    """Raises an error if pictures of the index cannot be read now."""
+    if hidden:
+        count = sum(one.pictures for one in hidden)
+        what = (
+            f"{count:,} of its pictures cannot be accessed now, so the new network cannot embed "
+            f"them ({hidden[0].path}: {hidden[0].reason})"
+        )
+        remedy = "make them accessible, or leave them out with --allow-removals"
+        raise GalleryError(what, where=path, remedy=remedy)
