@@ -53,7 +53,7 @@ from lmk.index.catalog.records import (
 from lmk.index.vectors.files import REBUILD, FileRecord, closing_on_error
 from lmk.index.vectors.labels import ROLES, Membership, Packed, Role
 
-COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
+COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed", "landmark")
 _INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
@@ -186,7 +186,7 @@ class Catalog:
         return {name: checked_array(header) for name, header in self.metas("array:").items()}
 
     def _meta(self) -> dict[str, str]:
-        found = self._table("meta", "name")
+        found = self.table("meta", "name")
         for name, value, crc in found:  # all of them: a changed name would only be missed
             self.compare(crc, name, value)
         return {name: value for name, value, _ in found}
@@ -194,7 +194,7 @@ class Catalog:
     @reads
     def files(self) -> list[FileRecord]:
         """Returns every file the catalog names, by path."""
-        return [checked_file(*row) for row in self._table("file", "path")]
+        return [checked_file(*row) for row in self.table("file", "path")]
 
     @reads
     def segments(self) -> list[tuple[int, int, str]]:
@@ -268,7 +268,7 @@ class Catalog:
     def removals(self) -> list[NDArray[np.int64]]:
         """Returns the rows of each removal, ascending (GalleryDamaged)."""
         found = []
-        for number, rows, sha256 in self._table("removal", "number"):
+        for number, rows, sha256 in self.table("removal", "number"):
             if hashlib.sha256(rows).hexdigest() != sha256:
                 raise self.damaged(f"the rows of removal {number} have changed")
             found.append(np.frombuffer(rows, "<i8"))
@@ -292,7 +292,7 @@ class Catalog:
     def check_removed_ids(self) -> None:
         """Compares the ids of removed pictures with their checksums (GalleryDamaged)."""
         if self.format >= 3:
-            for id_, crc in self._table("removed", "id"):
+            for id_, crc in self.table("removed", "id"):
                 self.compare(crc, id_)
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
@@ -305,7 +305,7 @@ class Catalog:
     def codes(self, table: Literal["label", "root"]) -> list[str]:
         """Returns the texts of a table, by code (GalleryDamaged where one has changed)."""
         texts = []
-        for expected, (code, text, crc) in enumerate(self._table(table, "code")):
+        for expected, (code, text, crc) in enumerate(self.table(table, "code")):
             if crc != checksum(code, text):
                 raise self.damaged(f"{table} {code} has changed")
             if code != expected:
@@ -326,7 +326,7 @@ class Catalog:
     @reads
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of every file left out, by path."""
-        found = self._table("skipped", "path")
+        found = self.table("skipped", "path")
         for path, reason, crc in found:
             self.compare(crc, path, reason)
             if not isinstance(path, str) or not isinstance(reason, str):
@@ -356,7 +356,8 @@ class Catalog:
         """Returns the error for a damaged catalog."""
         return GalleryDamaged(what, where=self.folder / CATALOG, remedy=REBUILD)
 
-    def _table(self, table: str, key: str) -> list[Any]:
+    def table(self, table: str, key: str) -> list[Any]:
+        """Returns all entries of a table, ordered by a column (GalleryDamaged if some are lost)."""
         found = self.all(f"SELECT * FROM {table} ORDER BY {key}")
         if len(found) != self._entries.get(table, len(found)):
             raise self.damaged(f"{len(found)} of {self._entries[table]} entries of {table}")

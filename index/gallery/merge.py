@@ -59,7 +59,8 @@ def merge(
     """Makes the gallery `out` of the rows of several, in the order given; a gallery there is lost.
 
     Vectors keep every bit, and nothing more than a block of them is held in memory. Settings are
-    those of the first gallery; arrays are not carried over, because they belong to its rows.
+    those of the first gallery. Details of landmarks are those of all galleries, for each landmark
+    of the first one that has some. Arrays are not carried over, because they belong to its rows.
 
     Args:
         out: the new gallery, not one of `paths`.
@@ -95,6 +96,9 @@ def merge(
             writer.install_embedder(embedder.save)
         for name, value in first.settings().items():
             writer.set(name, value)
+        writer.set_landmarks(
+            one for gallery in reversed(galleries) for one in gallery.all_details()
+        )
         _append_all(writer, galleries, embedder, duplicates=duplicates, on_progress=on_progress)
         finish(writer)
         distractor = writer.uncommitted.membership().distractor
