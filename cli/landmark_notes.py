@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmk.cli.landmark_names import shown_name
 from lmk.cli.printing import echo
 from lmk.cli.render import counted, first_of
 
@@ -30,8 +31,10 @@ def echo_landmarks(index: Path) -> None:
         codes = members.codes[np.repeat(pictures, own)]
         names, unlabelled = members.names, int(np.count_nonzero(pictures & (own == 0)))
         counts = np.bincount(codes, minlength=len(names))
-    order = sorted(range(len(names)), key=lambda code: (-int(counts[code]), names[code]))
-    largest = [f"{names[code]} ({counts[code]:,})" for code in order[:_LARGEST] if counts[code]]
+        order = sorted(range(len(names)), key=lambda code: (-int(counts[code]), names[code]))
+        details = gallery.details_of(names[code] for code in order[:_LARGEST])
+    shown = {code: shown_name(names[code], details.get(names[code])) for code in order[:_LARGEST]}
+    largest = [f"{name} ({counts[code]:,})" for code, name in shown.items() if counts[code]]
     text = counted(int(np.count_nonzero(pictures)), "picture")
     text += f" of {counted(int(np.count_nonzero(counts)), 'landmark')}"
     if len(largest) > 1:

@@ -35,7 +35,7 @@ class LandmarkTable:
     """The details of landmarks, as files give them.
 
     Attributes:
-        path: the first file.
+        path: the file, or the files with commas between them.
         details: one for each landmark, in the order of the files.
     """
 
@@ -61,7 +61,7 @@ def read_landmarks(*paths: str | os.PathLike[str]) -> LandmarkTable:
         for landmark_id, values in _read(path).items():
             combined[landmark_id] = _completed(combined.get(landmark_id, {}), values)
     details = tuple(_details(id_, values) for id_, values in combined.items())
-    return LandmarkTable(os.fspath(paths[0]), details)
+    return LandmarkTable(", ".join(map(os.fspath, paths)), details)
 
 
 def _details(landmark_id: str, values: Mapping[str, Any]) -> LandmarkDetails:

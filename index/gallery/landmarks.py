@@ -70,8 +70,26 @@ def match_details(table: LandmarkTable, labels: Collection[str], *, where: str) 
     return MatchedDetails(details, unknown)
 
 
+def store_landmarks(writer: GalleryWriter, table: LandmarkTable | None) -> DetailsReport:
+    """Replaces the details of all landmarks of an index; the caller commits.
+
+    Args:
+        writer: the writer of the index.
+        table: the details; None removes all details.
+
+    Raises:
+        UsageError: no landmark of the table is in the index.
+    """
+    labels = writer.uncommitted.membership().names
+    matched = MatchedDetails((), ())
+    if table is not None:
+        matched = match_details(table, labels, where=f"the landmarks of {writer.path}")
+    writer.set_landmarks(matched.details)
+    return DetailsReport(len(labels), len(matched.details), matched.unknown)
+
+
 def set_landmarks(path: Path, table: LandmarkTable | None, *, wait: float = 0.0) -> DetailsReport:
-    """Replaces the details of all landmarks of an index, in one transaction.
+    """Does the same as `store_landmarks`, in a transaction of its own.
 
     Args:
         path: the index.
@@ -83,10 +101,6 @@ def set_landmarks(path: Path, table: LandmarkTable | None, *, wait: float = 0.0)
         UsageError: no landmark of the table is in the index; nothing is changed.
     """
     with GalleryWriter(path, wait=wait) as writer:
-        labels = writer.uncommitted.membership().names
-        matched = MatchedDetails((), ())
-        if table is not None:
-            matched = match_details(table, labels, where=f"the landmarks of {path}")
-        writer.set_landmarks(matched.details)
+        report = store_landmarks(writer, table)
         writer.commit()
-    return DetailsReport(len(labels), len(matched.details), matched.unknown)
+    return report
