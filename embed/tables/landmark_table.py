@@ -61,7 +61,7 @@ def read_landmarks(*paths: str | os.PathLike[str]) -> LandmarkTable:
         for landmark_id, values in _read(path).items():
             combined[landmark_id] = _completed(combined.get(landmark_id, {}), values)
     details = tuple(_details(id_, values) for id_, values in combined.items())
-    return LandmarkTable(", ".join(map(os.fspath, paths)), details)
+    return LandmarkTable(", ".join(os.fspath(path) for path in paths), details)
 
 
 def _details(landmark_id: str, values: Mapping[str, Any]) -> LandmarkDetails:
