@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from lmk.embed.errors import ManifestError
@@ -56,12 +56,33 @@ def read_landmarks(*paths: str | os.PathLike[str]) -> LandmarkTable:
         UsageError: a file does not exist or is a folder.
         StorageError: a file cannot be read.
     """
-    combined: dict[str, dict[str, Any]] = {}
+    combined: dict[str, _Read] = {}
     for path in paths:
-        for landmark_id, values in _read(path).items():
-            combined[landmark_id] = _completed(combined.get(landmark_id, {}), values)
-    details = tuple(_details(id_, values) for id_, values in combined.items())
+        for landmark_id, row in _read(path).items():
+            earlier = combined.get(landmark_id)
+            try:
+                combined[landmark_id] = row if earlier is None else earlier.completed(row)
+            except ValueError as error:  # each file alone has fewer texts
+                what = f"with the files before it, the landmark {landmark_id!r} has {error}"
+                raise ManifestError(what, where=path) from error
+    details = tuple(row.details for row in combined.values())
     return LandmarkTable(", ".join(os.fspath(path) for path in paths), details)
+
+
+class _Read(NamedTuple):
+    """The row of a landmark: its values as arguments of LandmarkDetails, and the details."""
+
+    values: dict[str, Any]
+    details: LandmarkDetails
+
+    def completed(self, later: _Read) -> _Read:
+        """Returns this row, with the values of a later file where this row has none."""
+        first, second = self.values, later.values
+        if "latitude" in first:  # coordinates of one file stay together
+            second = {name: value for name, value in second.items() if name not in _COORDINATES}
+        extra = dict(second["extra"]) | dict(first["extra"])
+        values = {**second, **first, "extra": tuple(extra.items())}
+        return _Read(values, _details(self.details.landmark_id, values))
 
 
 def _details(landmark_id: str, values: Mapping[str, Any]) -> LandmarkDetails:
@@ -69,17 +90,9 @@ def _details(landmark_id: str, values: Mapping[str, Any]) -> LandmarkDetails:
     return LandmarkDetails(landmark_id, **({"name": readable[: LONGEST["name"]]} | dict(values)))
 
 
-def _completed(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of the first file, with those of the second where it has none."""
-    if "latitude" in first:  # coordinates of one file stay together
-        second = {name: value for name, value in second.items() if name not in _COORDINATES}
-    extra = dict(second.get("extra", ())) | dict(first.get("extra", ()))
-    return {**second, **first, "extra": tuple(extra.items())}
-
-
-def _read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Returns the values of a file by landmark, checked."""
-    rows: dict[str, dict[str, Any]] = {}
+def _read(path: str | os.PathLike[str]) -> dict[str, _Read]:
+    """Returns the rows of a file by landmark."""
+    rows: dict[str, _Read] = {}
     lines: dict[str, int] = {}
     with CsvFile(path, _KNOWN, error=ManifestError, pad=True) as table:
         columns = _checked_columns(table)
@@ -90,10 +103,10 @@ def _read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
                 raise ManifestError(what, where=at(path, line), remedy=remedy)
             try:
                 values = _values(cells, has_name="name" in columns)
-                _details(landmark_id, values)  # checks the values
+                row = _Read(values, _details(landmark_id, values))
             except ValueError as error:
                 raise ManifestError(str(error), where=at(path, line)) from error
-            rows[landmark_id], lines[landmark_id] = values, line
+            rows[landmark_id], lines[landmark_id] = row, line
     if not rows:
         remedy = "give each landmark a row below the header"
         raise ManifestError("holds no rows", where=path, remedy=remedy)

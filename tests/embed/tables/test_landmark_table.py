@@ -144,6 +144,13 @@ def test_a_name_of_a_later_file_replaces_the_name_made_of_an_id(tmp_path: Path) 
     assert one == LandmarkDetails("0", "A", extra=(("hierarchical_label", "church"),))
 
 
+def test_files_that_are_too_much_together_are_refused(tmp_path: Path) -> None:
+    texts = [f"landmark_id,name,{column}\na,A,{'x' * 6000}\n" for column in ("b", "c")]
+    message = "landmarks1.csv: with the files before it, the landmark 'a' has more than 10,000"
+    with pytest.raises(ManifestError, match=message):
+        read(tmp_path, *texts)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
