@@ -99,7 +99,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     details = facts["landmark_details"]
     return {
         "index": facts["path"],
-        "landmarks": f"{facts['landmarks']:,}" + f" ({details:,} with details)" * bool(details),
+        "landmarks": f"{facts['landmarks']:,}" + f" (details of {details:,})" * bool(details),
         "pictures": f"{facts['pictures']:,} ({facts['unlabelled']:,} without a landmark)",
         "distractors": f"{facts['distractors']:,}",
         "removed rows": f"{removed:,}" + " (`lmk index compact` frees them)" * bool(removed),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from lmk.embed.printable import printable
+
 LONGEST = {"name": 500, "url": 2048, "description": 10_000}  # characters
 MOST_EXTRA = 64  # further columns
 LONGEST_EXTRA_NAME = 100
@@ -97,7 +99,7 @@ def check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"{url[:60]!r} is no http or https address")
-    if _NOT_IN_URL.search(url):
+    if _NOT_IN_URL.search(url) or printable(url) != url:  # nor one that hides or reorders others
         raise ValueError(f"the address {url[:60]!r} holds a character that no address has")
     try:
         _ = parts.port

@@ -123,7 +123,7 @@ def test_lists_show_the_names(lmk: Run, here: Path, table: Path) -> None:
     assert json.loads(lines[1]) == {"label": "castle", "pictures": 4}
     assert json.loads(lines[2])["details"]["name"] == "Great Tower"
     info = {line[:14].strip(): line[15:] for line in lmk("info", "sample.lmk").out.splitlines()}
-    assert info["landmarks"] == "3 (2 with details)"
+    assert info["landmarks"] == "3 (details of 2)"
     assert json.loads(lmk("info", "sample.lmk", "--json").out)["landmark_details"] == 2
 
 

@@ -171,6 +171,7 @@ def test_files_that_are_too_much_together_are_refused(tmp_path: Path) -> None:
         ("a,A,,,https://example.org:x/", "has a wrong port"),
         ("a,A,,,https://example.org/a b", "holds a character that no address has"),
         ('a,A,,,"https://example.org/""x"', "holds a character that no address has"),
+        ("a,A,,,https://example.org/\u202egro", "holds a character that no address has"),
         (",A,,,", "line 2: the id is empty"),
         ("a,A,,,\nb,B,,,\na,C,,,", "line 4: the landmark 'a' is on line 2 already"),
         ("a b,A,,,\na_b,B,,,", "line 3: the landmark 'a_b' is on line 2 already"),
