@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmk.cli.landmark_names import shown_name
 from lmk.cli.printing import echo
 from lmk.cli.render import counted, first_of
 
@@ -26,8 +27,12 @@ def echo_landmarks(index: Path) -> None:
     with Gallery.open(index) as gallery:
         rows, sizes = gallery.role_rows("gallery"), class_sizes(gallery)
         unlabelled = int((np.diff(gallery.label_offsets)[rows] == 0).sum())
-    landmarks = sorted((-count, name) for name, count in sizes.items() if count)
-    largest = [f"{name} ({-count:,})" for count, name in landmarks[:_LARGEST]]
+        landmarks = sorted((-count, label) for label, count in sizes.items() if count)
+        details = gallery.details_of(label for _, label in landmarks[:_LARGEST])
+    largest = [
+        f"{shown_name(label, details.get(label))} ({-count:,})"
+        for count, label in landmarks[:_LARGEST]
+    ]
     text = f"{counted(len(rows), 'picture')} of {counted(len(landmarks), 'landmark')}"
     if len(largest) > 1:
         text += f", the largest {', '.join(largest)}"

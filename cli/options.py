@@ -88,7 +88,15 @@ collection = click.option(
     metavar="NAME",
     help='Name of the collection on the server.  [default: "lmk_" and the name of INDEX]',
 )
-
+landmarks = click.option(
+    "--landmarks",
+    "landmarks",
+    multiple=True,
+    type=FILE,
+    metavar="CSV",
+    help="Names, coordinates and links of landmarks (docs/landmarks.md). Repeat the option for "
+    "several files.",
+)
 retrieval_steps = click.option(
     "--retrieval-steps",
     metavar="FILE|none|default",

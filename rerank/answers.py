@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lmk.embed.data.images import Skipped
+    from lmk.embed.tables.landmark_details import LandmarkDetails
     from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.steps.pipeline import Pipeline
     from lmk.rerank.steps.predictions import Predictions
     from lmk.rerank.steps.state import Match
 
 
-_COLUMNS = (
+# The fields that an answer shares with a prediction.
+_COPIED = (
     "query", "label", "best", "confidence", "probability", "threshold", "query_penalty",
-    "landmark_score", "nearest", "nearest_score",
+    "landmark_score",
 )  # fmt: skip
+_COLUMNS = (*_COPIED, "name", "nearest", "nearest_score")
 _THUMBNAIL_PIXELS = 96
 
 
@@ -96,6 +99,8 @@ class Answer:
         tags: tags of a picture of "none of these"; None without a tagger.
         labelled: whether any picture of the index has a landmark.
         path: the file of the picture, if `query` is an id in a folder or table.
+        landmarks: the details of `best` and of the labels of the neighbours, as far as the index
+            has some.
     """
 
     query: str
@@ -111,9 +116,28 @@ class Answer:
     tags: tuple[GivenTag, ...] | None = None
     labelled: bool = True
     path: str = ""
+    landmarks: tuple[LandmarkDetails, ...] = ()
+
+    @property
+    def name(self) -> str | None:
+        """The name of `label`: of its details, or the label itself; None for "none of these"."""
+        return None if self.label is None else self.name_of(self.label)
+
+    def name_of(self, label: str) -> str:
+        """Returns the name of a label of the answer: of its details, or the label itself."""
+        details = self.details_of(label)
+        return label if details is None else details.name
+
+    def details_of(self, label: str) -> LandmarkDetails | None:
+        """Returns the details of a label of the answer, or None where the index has none."""
+        return next((one for one in self.landmarks if one.landmark_id == label), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the answer as JSON values."""
+        """Returns the answer as JSON values.
+
+        `name` and `best_name` are the names of `label` and `best`, and `landmarks` has the details
+        by label.
+        """
         facts = {name: value for name, value in vars(self).items() if name != "labelled"}
         if self.path in ("", self.query):
             del facts["path"]
@@ -122,7 +146,13 @@ class Answer:
             {name: value for name, value in vars(near).items() if name not in ("match", "sha256")}
             for near in self.neighbours
         ]
-        return facts | {"neighbours": neighbours, "tags": tags}
+        return facts | {
+            "neighbours": neighbours,
+            "tags": tags,
+            "name": self.name,
+            "best_name": None if self.best is None else self.name_of(self.best),
+            "landmarks": {one.landmark_id: one.as_dict() for one in self.landmarks},
+        }
 
 
 class Answers(Sequence[Answer]):
@@ -158,7 +188,7 @@ class Answers(Sequence[Answer]):
         """Returns a table with a row for each answer and the nearest picture of each.
 
         The columns are query, label, best, confidence, probability, threshold, query_penalty,
-        landmark_score, nearest and nearest_score.
+        landmark_score, name, nearest and nearest_score.
         """
         import pandas as pd
 
@@ -180,10 +210,11 @@ class Answers(Sequence[Answer]):
 def _html_row(answer: Answer) -> str:
     sure = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
     near = " ".join(_html_picture(each.path, each.id, each.sha256) for each in answer.neighbours)
-    if answer.label is not None:
-        name = escape(answer.label)
+    if answer.name is not None:
+        name = escape(answer.name)
     else:
-        guess = "" if answer.best is None else f" (best guess: {escape(answer.best)})"
+        best = None if answer.best is None else answer.name_of(answer.best)
+        guess = "" if best is None else f" (best guess: {escape(best)})"
         name = f"<i>none of these</i>{guess}"
     picture = _html_picture(answer.path or answer.query, answer.query)
     return f"<tr><td>{picture}</td><td>{name}</td><td>{sure}</td><td>{near}</td></tr>"
@@ -219,11 +250,22 @@ def _answer(
     shown = sorted(
         (j for j in range(len(rows)) if rows[j] >= 0), key=lambda j: (-votes[j], -after[j], j)
     )[:k]
+    neighbours = _evidence(predictions, i, shown, gallery, pipeline)
+    named = [label for near in neighbours for label in near.labels]
     return Answer(
-        **{name: getattr(one, name) for name in _COLUMNS[:-2]},
-        neighbours=_evidence(predictions, i, shown, gallery, pipeline),
+        **{name: getattr(one, name) for name in _COPIED},
+        neighbours=neighbours,
         geometry_seconds=float(predictions.geometry_seconds[i]),
         labelled=gallery.has_labels,
+        landmarks=_details([*([] if one.best is None else [one.best]), *named], gallery),
+    )
+
+
+def _details(labels: Iterable[str], gallery: Gallery) -> tuple[LandmarkDetails, ...]:
+    found = gallery.details_of(dict.fromkeys(labels))
+    return tuple(
+        details if details.landmark_id == label else replace(details, landmark_id=label)
+        for label, details in found.items()
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lmk.cli.answer.match_drawing import drawing_of
+from lmk.cli.landmark_names import coordinates_text, map_url, shown_name
 from lmk.cli.render import NONE_OF_THESE, counted, page
 from lmk.cli.tables import tags_text
 from lmk.rerank.answers import Answer, Evidence
@@ -17,10 +18,10 @@ def answer_lines(answer: Answer) -> list[str]:
     percentage of the votes for the best landmark ("-" for no vote), the landmark and the file.
     Notes about penalties and shared points follow.
     """
-    lines = [f"{answer.query}: {_head(answer)}"]
+    lines = [f"{answer.query}: {_head(answer)}", *_where(answer)]
     if answer.tags is not None:
         lines.append(f"  tags: {tags_text(answer.tags)}")
-    labels = [" ".join(near.labels) or "(no landmark)" for near in answer.neighbours]
+    labels = [labels_text(answer, near.labels) or "(no landmark)" for near in answer.neighbours]
     width = max(map(len, labels), default=0)
     for near, label in zip(answer.neighbours, labels, strict=True):
         share = f"{100 * near.share:.0f} %" if near.vote > 0 else "-"
@@ -45,10 +46,31 @@ def _head(answer: Answer) -> str:
     if answer.probability is not None:
         notes.append(f"{100 * answer.probability:.0f} % likely right")
     if answer.label is None:
-        guess = f"the best guess, {answer.best}, has confidence {answer.confidence:.3f}"
+        best = shown_label(answer, answer.best)
+        guess = f"the best guess, {best}, has confidence {answer.confidence:.3f}"
         return f"{NONE_OF_THESE}  ({'; '.join([guess, *notes])})"
     needed = f" ({'; '.join(notes)})" if notes else ""
-    return f"{answer.label}  confidence {answer.confidence:.3f}{needed}"
+    return f"{shown_label(answer, answer.label)}  confidence {answer.confidence:.3f}{needed}"
+
+
+def _where(answer: Answer) -> list[str]:
+    """Returns lines with the coordinates and the link of the landmark, as far as there are some."""
+    details = None if answer.label is None else answer.details_of(answer.label)
+    if details is None:
+        return []
+    place = coordinates_text(details)
+    lines = [] if place is None else [f"  coordinates: {place}"]
+    return lines if details.url is None else [*lines, f"  link: {details.url}"]
+
+
+def shown_label(answer: Answer, label: str) -> str:
+    """Returns a label of an answer with its name: "Eiffel Tower (6347)"."""
+    return shown_name(label, answer.details_of(label))
+
+
+def labels_text(answer: Answer, labels: Sequence[str]) -> str:
+    """Returns the labels of a neighbour with their names; names may have blanks."""
+    return (", " if answer.landmarks else " ").join(shown_label(answer, one) for one in labels)
 
 
 def notes_of(near: Evidence) -> list[str]:
@@ -71,5 +93,6 @@ def answers_page(answers: Sequence[Answer], failed: Mapping[str, str], *, more: 
         more: the number of answers that are not shown.
     """
     shown = {"notes_of": notes_of, "drawing_of": drawing_of, "counted": counted}
-    shown["tags_text"] = tags_text
+    shown |= {"tags_text": tags_text, "shown_label": shown_label, "labels_text": labels_text}
+    shown |= {"coordinates_text": coordinates_text, "map_url": map_url}
     return page("answer/query.html", answers=answers, failed=failed, more=more, **shown)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.answer.answers import answer_lines, answers_page
-from lmk.cli.answer.query_stream import Failed, Table, answered, csv_head, csv_line, tags_of_none
+from lmk.cli.answer.query_stream import (
+    Failed,
+    Table,
+    answered,
+    csv_head,
+    csv_line,
+    table_names,
+    tags_of_none,
+)
 from lmk.cli.index_path import TAGGER, find_index
 from lmk.cli.options import FILE, index, json_lines, neighbour_count, pictures_argument, root
 from lmk.cli.pictures import echo_without_landmarks, named_pictures
@@ -97,9 +105,11 @@ def query(
             tagged = held.enter_context(tags_of_none(recognizer, tagger))
             if several:
                 echo_without_landmarks(recognizer)
-                report.table = Table(
-                    list(files), recognizer.gallery.label_names, recognizer.calibration is not None
+                names, calibrated = (
+                    table_names(recognizer.gallery),
+                    recognizer.calibration is not None,
                 )
+                report.table = Table(list(files), names, calibrated)
             if several or len(files) > _AT_ONCE:
                 # Pictures are read in blocks, but some steps count answers over all of them.
                 recognizer = recognizer.with_pipeline(recognizer.pipeline.per_query())

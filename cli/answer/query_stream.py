@@ -11,18 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmk.cli.answer.answers import shown_label
+from lmk.cli.landmark_names import shown_names
 from lmk.cli.render import NONE_OF_THESE
 from lmk.embed.progress import Count, no_count
 from lmk.rerank.answers import Answer
 
 if TYPE_CHECKING:
+    from lmk.index.gallery.gallery import Gallery
     from lmk.rerank.recognizer import Recognizer
     from lmk.rerank.tags.taggers import Tagger
 
+_NAMES_READ = 10_000  # names that are read for the width of a column
 _WIDEST = 60  # characters in a column of the table
 _COLUMNS = (
     "query", "path", "landmark", "confidence", "probability", "best", "threshold",
     "query_penalty", "landmark_score", "neighbour", "neighbour_landmark", "similarity", "error",
+    "landmark_name",
 )  # fmt: skip
 
 
@@ -133,12 +138,18 @@ def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
     return [replace(answer, tags=tags.get(answer.query)) for answer in answers]
 
 
+def table_names(gallery: Gallery) -> list[str]:
+    """Returns the landmarks of an index as a table shows them, or as many as its width needs."""
+    labels = gallery.label_names[:_NAMES_READ]
+    return shown_names(labels, gallery.details_of(labels))
+
+
 class Table:
     """A table of answers, with column widths that do not depend on the answers.
 
     Args:
         names: the names of all pictures.
-        landmarks: the landmarks of the index.
+        landmarks: the landmarks of the index, as `table_names` returns them.
         calibrated: whether there are probabilities.
     """
 
@@ -156,7 +167,8 @@ class Table:
         """Returns the line of an answer."""
         confidence = "" if answer.confidence is None else f"{answer.confidence:.3f}"
         probability = "" if answer.probability is None else f"{100 * answer.probability:.0f} %"
-        return self._line(answer.query, answer.label or NONE_OF_THESE, confidence, probability)
+        landmark = NONE_OF_THESE if answer.label is None else shown_label(answer, answer.label)
+        return self._line(answer.query, landmark, confidence, probability)
 
     def _line(self, name: str, landmark: str, confidence: str, probability: str) -> str:
         line = f"{name:{self._name}}  {landmark:{self._landmark}}  {confidence:>10}"
@@ -171,8 +183,8 @@ def csv_head() -> str:
 def csv_line(one: Answer | Failed) -> str:
     """Returns the row of an answer or a failure; an empty landmark means "none of these"."""
     if isinstance(one, Failed):
-        blank = [""] * (len(_COLUMNS) - 3)
-        return _csv_line([one.query, one.path, *blank, one.reason])
+        blank = [""] * (len(_COLUMNS) - 4)
+        return _csv_line([one.query, one.path, *blank, one.reason, ""])
     nearest = min(one.neighbours, key=lambda near: near.place, default=None)
     near = ["", "", ""]
     if nearest is not None:
@@ -190,6 +202,7 @@ def csv_line(one: Answer | Failed) -> str:
             _number(one.landmark_score),
             *near,
             "",
+            one.name or "",
         ]
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmk.cli.landmark_names import shown_name
 from lmk.cli.render import check_output, page, require_folder, write_text
 from lmk.embed.errors import UsageError, storage_errors
 from lmk.index.gallery.gallery import class_sizes
@@ -103,12 +105,22 @@ def write_report(
         report=report,
         pictures=pictures,
         other_answers=others,
+        named=_named(gallery),
     )
     path = folder / PAGE
     with storage_errors(path):
         folder.mkdir(exist_ok=True)
     write_text(path, text)
     return path
+
+
+def _named(gallery: Gallery | None) -> Callable[[str], str]:
+    """Returns a function from a landmark to its name, as the index has it."""
+    return cache(
+        lambda label: shown_name(
+            label, None if gallery is None else gallery.landmark_details(label)
+        )
+    )
 
 
 def _pictures(

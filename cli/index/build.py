@@ -12,6 +12,7 @@ import click
 
 from lmk.cli.index.milvus import push_to_server, pushed_text
 from lmk.cli.index.notes import echo_conflicts, echo_duplicates, echo_shared, echo_unlabelled
+from lmk.cli.landmark_names import echo_unknown
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.old_names import old_options
 from lmk.cli.options import (
@@ -23,6 +24,7 @@ from lmk.cli.options import (
     duplicates,
     hide,
     kind,
+    landmarks,
     recall,
     root,
     uri,
@@ -82,6 +84,7 @@ def _scales(
     metavar="FOLDER|CSV",
     help="Pictures that show none of the landmarks. The index uses them to refuse such photos.",
 )
+@landmarks
 @root
 @click.option(
     "--model",
@@ -135,6 +138,7 @@ def build_index(
     gallery: Path,
     index: Path | None,
     distractors: Path | None,
+    landmarks: tuple[Path, ...],
     root: Path | None,
     model: str,
     weights: Path | None,
@@ -166,6 +170,7 @@ def build_index(
     """
     from lmk.cli.progress import StageProgress
     from lmk.embed.extract.embedder import Embedder
+    from lmk.embed.tables.landmark_table import read_landmarks
     from lmk.index.search.settings import SearchSettings
     from lmk.rerank.indexing.build import build_index as build
 
@@ -174,6 +179,7 @@ def build_index(
     if collection is not None and backend != "milvus":
         raise click.UsageError("--collection belongs to a Milvus server: add --backend milvus")
     started = time.monotonic()
+    table = read_landmarks(*landmarks) if landmarks else None
     pictures = read_pictures(gallery, root=root)
     distractor_manifest = read_pictures(distractors, root=root) if distractors else None
     index = index or default_index(gallery, shard)
@@ -193,6 +199,7 @@ def build_index(
             precision=dtype,
             duplicates=duplicates,
             allow_removals=allow_removals,
+            landmarks=table,
             wait=wait,
             on_progress=progress,
         )
@@ -207,6 +214,9 @@ def build_index(
     echo_duplicates(report.duplicates)
     echo_conflicts(index, report.conflicts, report.without_own)
     echo_shared(report.shared)
+    if table is not None:
+        total = len(table.details)
+        echo_unknown(table.path, report.unknown_landmarks, total, str(gallery))
     distractor_text = f" and {counted(report.distractors, 'distractor')}" if distractors else ""
     echo(
         f"{index}: {counted(report.pictures, 'picture')}{distractor_text} in {seconds:.1f} s "

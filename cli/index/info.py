@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmk.cli.index_path import INDEX
+from lmk.cli.landmark_names import shown_name
 from lmk.cli.options import as_json, labels
 from lmk.cli.printing import echo, echo_fields, echo_json
 from lmk.cli.render import counted, human_bytes
@@ -95,9 +96,10 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     model = f"{embedder['name']} at {embedder['size']} px, {facts['dim']}-d{whitened}"
     cache = human_bytes(facts["cache_bytes"])
     removed, segments = facts["removed"], facts["segments"]
+    details = facts["landmark_details"]
     return {
         "index": facts["path"],
-        "landmarks": f"{facts['landmarks']:,}",
+        "landmarks": f"{facts['landmarks']:,}" + f" (details of {details:,})" * bool(details),
         "pictures": f"{facts['pictures']:,} ({facts['unlabelled']:,} without a landmark)",
         "distractors": f"{facts['distractors']:,}",
         "removed rows": f"{removed:,}" + " (`lmk index compact` frees them)" * bool(removed),
@@ -159,10 +161,13 @@ def list_(index: Path, pictures: bool, labels: tuple[str, ...], as_json: bool) -
             sizes[None] = unlabelled
         width = max((len(f"{count:,}") for count in sizes.values()), default=0)
         for label, count in sizes.items():
+            own = None if label is None else gallery.landmark_details(label)
             if as_json:
-                echo_json({"label": label, "pictures": count})
+                facts = {} if own is None else {"details": own.as_dict()}
+                echo_json({"label": label, "pictures": count} | facts)
             else:
-                echo(f"{count:{width},}  {_NO_LANDMARK if label is None else label}")
+                name = _NO_LANDMARK if label is None else shown_name(label, own)
+                echo(f"{count:{width},}  {name}")
 
 
 def _list_pictures(gallery: Gallery, rows: NDArray[np.int64], role: str, as_json: bool) -> None:

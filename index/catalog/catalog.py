@@ -55,7 +55,7 @@ from lmk.index.catalog.records import (
 from lmk.index.vectors.files import REBUILD, FileRecord, closing_on_error
 from lmk.index.vectors.labels import ROLES, Membership, Packed, Role
 
-COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed")
+COUNTED = ("meta", "label", "root", "file", "skipped", "removal", "removed", "landmark")
 _INHERITED: list[sqlite3.Connection] = []  # connections of the process that this one is a fork of
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -183,7 +183,7 @@ class Catalog:
         return {name: checked_array(header) for name, header in self.metas("array:").items()}
 
     def _meta(self) -> dict[str, str]:
-        rows = self._table("meta", "name")
+        rows = self.table("meta", "name")
         for name, value, crc in rows:  # all rows, as a changed name looks like a missing one
             self.compare(crc, name, value)
         return {name: value for name, value, _ in rows}
@@ -191,7 +191,7 @@ class Catalog:
     @reads
     def files(self) -> list[FileRecord]:
         """Returns the records of all files that the catalog names, sorted by path."""
-        return [checked_file(*row) for row in self._table("file", "path")]
+        return [checked_file(*row) for row in self.table("file", "path")]
 
     @reads
     def segments(self) -> list[tuple[int, int, str]]:
@@ -265,7 +265,7 @@ class Catalog:
     def removals(self) -> list[NDArray[np.int64]]:
         """Returns the rows of each removal, ascending (GalleryDamaged)."""
         removals = []
-        for number, data, sha256 in self._table("removal", "number"):
+        for number, data, sha256 in self.table("removal", "number"):
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise self.damaged(f"the rows of removal {number} have changed")
             rows = np.frombuffer(data, "<i8")
@@ -290,7 +290,7 @@ class Catalog:
     def check_removed_ids(self) -> None:
         """Compares the ids of removed pictures with their checksums (GalleryDamaged)."""
         if self.format >= 3:
-            for id_, crc in self._table("removed", "id"):
+            for id_, crc in self.table("removed", "id"):
                 self.compare(crc, id_)
 
     def check_tiling(self, parts: Sequence[tuple[int, int]], rows: int) -> None:
@@ -303,7 +303,7 @@ class Catalog:
     def codes(self, table: Literal["label", "root"]) -> list[str]:
         """Returns the texts of a table, by code (GalleryDamaged where one has changed)."""
         texts = []
-        for expected, (code, text, crc) in enumerate(self._table(table, "code")):
+        for expected, (code, text, crc) in enumerate(self.table(table, "code")):
             if crc != checksum(code, text):
                 raise self.damaged(f"{table} {code} has changed")
             if code != expected:
@@ -325,7 +325,7 @@ class Catalog:
     @reads
     def skipped(self) -> list[tuple[str, str]]:
         """Returns (path, reason) of every skipped file, sorted by path."""
-        rows = self._table("skipped", "path")
+        rows = self.table("skipped", "path")
         for path, reason, crc in rows:
             self.compare(crc, path, reason)
             if not isinstance(path, str) or not isinstance(reason, str):
@@ -353,7 +353,8 @@ class Catalog:
         """Returns the error for a damaged catalog."""
         return GalleryDamaged(what, where=self.folder / CATALOG, remedy=REBUILD)
 
-    def _table(self, table: str, key: str) -> list[Any]:
+    def table(self, table: str, key: str) -> list[Any]:
+        """Returns all entries of a table, ordered by a column (GalleryDamaged if some are lost)."""
         rows = self.all(f"SELECT * FROM {table} ORDER BY {key}")
         if len(rows) != self._entries.get(table, len(rows)):
             raise self.damaged(f"{len(rows)} of {self._entries[table]} entries of {table}")

@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmk.embed.tables.landmark_details import LandmarkDetails
 from lmk.index.catalog.catalog import Catalog
+from lmk.index.catalog.landmarks import packed_details
 from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import Picture, PictureRow, State, batch_digest, checksum, text_bytes
 from lmk.index.vectors.files import FileRecord
@@ -25,7 +27,7 @@ _BLOCK_ROWS = 8192
 _REMOVAL_ROWS = 1 << 22  # in one entry: 32 MiB, far below limits.LONGEST_CELL
 _TABLES = (
     "meta", "label", "root", "picture", "batch", "file", "segment", "inline", "skipped", "removal",
-    "removed",
+    "removed", "landmark",
 )  # fmt: skip
 _INSERT_PICTURE = (
     "INSERT INTO picture VALUES (?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?, ?)"
@@ -88,6 +90,13 @@ class Changes:
     def drop_skipped(self, path: str) -> None:
         """Deletes the record of a skipped file."""
         self._all("DELETE FROM skipped WHERE path = CAST(? AS TEXT)", (text_bytes(path),))
+
+    def set_landmarks(self, details: Iterable[LandmarkDetails]) -> None:
+        """Saves details of landmarks, in place of all that there were."""
+        self._all("DELETE FROM landmark")
+        rows = ((d.landmark_id, packed_details(d)) for d in details)
+        insert = "INSERT OR REPLACE INTO landmark VALUES (CAST(? AS TEXT), ?, ?)"
+        self._many(insert, ((text_bytes(id_), text, checksum(id_, text)) for id_, text in rows))
 
     def add_segment(self, first_row: int, rows: int, record: FileRecord) -> None:
         """Adds a segment in place of the segments and inline vectors from its first row on."""

@@ -52,6 +52,12 @@ _FORMAT_2 = (
 # embedder/FINGERPRINT-NUMBER), and the ids of removed pictures are stored until `compact`.
 _FORMAT_3 = ("CREATE TABLE removed (id TEXT PRIMARY KEY, crc INTEGER NOT NULL) WITHOUT ROWID",)
 
+# Format 4: details of landmarks, as JSON (landmarks.py); `id` is the text of a label.
+_FORMAT_4 = (
+    "CREATE TABLE landmark (id TEXT PRIMARY KEY, details TEXT NOT NULL, crc INTEGER NOT NULL)"
+    " WITHOUT ROWID",
+)
+
 
 def _to_format_1(connection: sqlite3.Connection, folder: Path) -> None:
     for statement in _FORMAT_1:
@@ -101,10 +107,16 @@ def _to_format_3(connection: sqlite3.Connection, folder: Path) -> None:
         connection.execute(statement)
 
 
+def _to_format_4(connection: sqlite3.Connection, folder: Path) -> None:
+    for statement in _FORMAT_4:
+        connection.execute(statement)
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (
     _to_format_1,
     _to_format_2,
     _to_format_3,
+    _to_format_4,
 )
 FORMAT = len(MIGRATIONS)
 OLDEST_READ = 2  # readers use the tables of this format and of later ones without a migration

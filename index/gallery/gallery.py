@@ -28,8 +28,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryDamaged
+from lmk.embed.tables.landmark_details import LandmarkDetails
 from lmk.index.catalog.catalog import Catalog, entry_errors
 from lmk.index.catalog.database import unfinished
+from lmk.index.catalog.landmarks import DetailsTable
 from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import Picture, State, picture_of
 from lmk.index.gallery.checksums import check_files
@@ -81,6 +83,7 @@ class Gallery:
         self._state = state
         self._catalog = catalog
         self._pictures = PictureTable(catalog)
+        self._details = DetailsTable(catalog)
         self._files: dict[str, StoredFile] = {}
         opened: list[StoredFile] = []
         with closing_on_error(opened), entry_errors(catalog.damaged):
@@ -208,6 +211,28 @@ class Gallery:
         with self._reading():
             return name in self._catalog.codes("label")
 
+    def landmark_details(self, label: str) -> LandmarkDetails | None:
+        """Returns the details of a landmark, or None where the index has none."""
+        return self.details_of([label]).get(label)
+
+    def details_of(self, labels: Iterable[str]) -> dict[str, LandmarkDetails]:
+        """Returns the details of those labels that have some, in the order of `labels`.
+
+        Only these are read, so a page of `label_names` costs little in a large gallery.
+        """
+        with self._reading():
+            return self._details.of(labels) if self.has_details else {}
+
+    def all_details(self) -> list[LandmarkDetails]:
+        """Returns the details of all landmarks, also of those without a picture, by label."""
+        with self._reading():
+            return self._details.all()
+
+    @property
+    def has_details(self) -> bool:
+        """Whether the index has details of any landmark (GalleryWriter.set_landmarks)."""
+        return self._state.entries.get("landmark", 0) > 0
+
     def file(self, picture: Picture) -> Path:
         """Returns the path of a picture's file, which may not exist any more."""
         return Path(picture.root) / picture.path
@@ -275,6 +300,7 @@ class Gallery:
             created=self.created,
             updated=self._state.updated,
             generation=self.generation,
+            landmark_details=self._state.entries.get("landmark", 0),
         )
 
     @cached_property

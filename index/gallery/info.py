@@ -28,6 +28,7 @@ class GalleryInfo:
         bytes_on_disk: size of all files in the folder, including cache/.
         created, updated: UTC, ISO 8601.
         generation: number of changes of the rows.
+        landmark_details: landmarks with details, also those without pictures.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class GalleryInfo:
     created: str
     updated: str
     generation: int
+    landmark_details: int = 0
 
 
 def bytes_below(folder: Path) -> int:

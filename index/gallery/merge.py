@@ -59,7 +59,9 @@ def merge(
     """Writes a gallery with the rows of several galleries, in order; replaces a gallery in `out`.
 
     Vectors are copied bit by bit, and memory holds one block of them. Settings are those of the
-    first gallery. Arrays are not copied, because they belong to the rows of one gallery.
+    first gallery. Details of landmarks are those of all galleries, for each landmark those of the
+    first gallery that has some. Arrays are not copied, because they belong to the rows of one
+    gallery.
 
     Args:
         out: the new gallery, not one of `paths`.
@@ -95,6 +97,9 @@ def merge(
             writer.install_embedder(embedder.save)
         for name, value in first.settings().items():
             writer.set(name, value)
+        writer.set_landmarks(
+            one for gallery in reversed(galleries) for one in gallery.all_details()
+        )
         _append_all(writer, galleries, embedder, duplicates=duplicates, on_progress=on_progress)
         finish(writer)
         distractor = writer.uncommitted.membership().distractor

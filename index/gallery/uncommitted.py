@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lmk.embed.errors import GalleryError
 from lmk.embed.shell_words import shell_word
+from lmk.embed.tables.landmark_details import LandmarkDetails
+from lmk.index.catalog.landmarks import DetailsTable
 from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import Picture
 from lmk.index.gallery.deduplicate import shared_content
@@ -89,6 +91,10 @@ class Uncommitted:
     def shared(self) -> NDArray[np.int64]:
         """Returns the ascending rows of distractors whose content a gallery picture has too."""
         return shared_content(self._catalog, self.membership())
+
+    def details(self) -> list[LandmarkDetails]:
+        """Returns the details of all landmarks, by label."""
+        return DetailsTable(self._catalog).all()
 
     def pictures(self, rows: ArrayLike) -> list[Picture]:
         """Returns the pictures of rows that were not removed (GalleryDamaged).

@@ -21,6 +21,7 @@ from lmk.embed.extract.embedder import Embedder
 from lmk.embed.tables.label_text import nfc
 from lmk.index.catalog.catalog import Catalog, entry_errors
 from lmk.index.catalog.database import unfinished
+from lmk.index.catalog.landmarks import DetailsTable
 from lmk.index.catalog.layout import CACHE, CATALOG
 from lmk.index.catalog.pictures import PictureTable
 from lmk.index.catalog.records import CHANGED, State
@@ -122,6 +123,7 @@ def _check_entries(catalog: Catalog) -> None:
     roots, labels = catalog.roots(), catalog.codes("label")
     catalog.skipped()
     catalog.check_removed_ids()
+    DetailsTable(catalog).all()
     segments, inline = catalog.segments(), catalog.inline_entries()
     catalog.check_tiling([part[:2] for part in (*segments, *inline)], state.rows)
     unnamed = {path for _, _, path in segments} - {record.path for record in catalog.files()}

@@ -21,6 +21,7 @@ from lmk.embed import interrupts
 from lmk.embed.embeddings import Embeddings
 from lmk.embed.errors import GalleryError, LmkError, NotAGallery, StorageError
 from lmk.embed.process import check_process
+from lmk.embed.tables.landmark_details import LandmarkDetails
 from lmk.index.catalog.catalog import Catalog
 from lmk.index.catalog.layout import LOCK, refuse_links
 from lmk.index.catalog.lock import take_lock
@@ -302,6 +303,11 @@ class GalleryWriter:
         """Saves a JSON value with the gallery (Gallery.setting)."""
         with self._changing() as t:
             t.changes.set_meta(f"setting:{name}", value)
+
+    def set_landmarks(self, details: Iterable[LandmarkDetails]) -> None:
+        """Replaces the details of all landmarks, which may have no picture (Gallery.details_of)."""
+        with self._changing() as t:
+            t.changes.set_landmarks(details)
 
     def put_array(self, name: str, array: NDArray[Any], *, by_row: bool = False) -> None:
         """Saves numbers that belong to the present rows (Gallery.array).

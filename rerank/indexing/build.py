@@ -17,9 +17,11 @@ from lmk.embed.errors import FormatTooNew, GalleryDamaged, UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.extract.extract import Extraction
 from lmk.embed.progress import Progress, no_progress
+from lmk.embed.tables.landmark_table import LandmarkTable, read_landmarks
 from lmk.index.catalog.records import Precision
 from lmk.index.gallery.deduplicate import LabelDifference
 from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.landmarks import MatchedDetails, match_details
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.search.choose import DEFAULT, check_kind
 from lmk.index.search.settings import SEARCH, SearchSettings
@@ -58,12 +60,16 @@ class BuildReport(IngestReport):
         pictures, distractors: number of pictures and distractors in the index.
         whitened: True if a whitening was fitted.
         relabelled: as in AddReport.
+        described: number of landmarks with details.
+        unknown_landmarks: landmarks with details that no picture shows; their details are left out.
     """
 
     pictures: int
     distractors: int
     whitened: bool
     relabelled: tuple[LabelDifference, ...] = ()
+    described: int = 0
+    unknown_landmarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,7 @@ def build_index(
     precision: Precision = "f16",
     duplicates: bool = False,
     allow_removals: bool = False,
+    landmarks: LandmarkTable | str | os.PathLike[str] | None = None,
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> BuildReport:
@@ -145,12 +152,14 @@ def build_index(
         duplicates: also add pictures with the content of another picture.
         allow_removals: replace an index although whole landmarks, or more than a fifth of its
             pictures from these folders, cannot be read now.
+        landmarks: names, coordinates and links of landmarks (lmk.embed.tables.landmark_table).
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
         ManifestError: no picture of the gallery can be read.
-        UsageError: the shard does not exist, or `kind` cannot search these pictures.
+        UsageError: the shard does not exist, `kind` cannot search these pictures, or none of
+            `landmarks` is a landmark of these pictures.
         GalleryError: many pictures cannot be read (`allow_removals`); the index is not changed.
         GalleryLocked, StorageError: the folder is locked or cannot be written.
     """
@@ -158,6 +167,7 @@ def build_index(
     wholes: dict[Role, Manifest] = {"gallery": _manifest(gallery)}
     if distractors is not None:
         wholes["distractor"] = _manifest(distractors)
+    described = _described(wholes["gallery"], landmarks)
     embedder = embedder or Embedder.named()
     if shard is not None and whiten:
         raise UsageError("a shard has no whitening", remedy="whiten when the shards are merged")
@@ -190,6 +200,7 @@ def build_index(
                 duplicates=duplicates,
             )  # fmt: skip
             record_skipped(writer, read[role].skipped, role)
+        writer.set_landmarks(described.details)
         writer.set(SEARCH, search.to_json())
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
@@ -212,11 +223,24 @@ def build_index(
             threshold=threshold,
             relabelled=tuple(writer.relabelled),
             **results,
+            described=len(described.details),
+            unknown_landmarks=described.unknown,
         )
 
 
 def _manifest(pictures: Pictures) -> Manifest:
     return pictures if isinstance(pictures, Manifest) else read_manifest(pictures)
+
+
+def _described(
+    manifest: Manifest, landmarks: LandmarkTable | str | os.PathLike[str] | None
+) -> MatchedDetails:
+    """Returns the details of the landmarks of a manifest, checked before hours of embedding."""
+    if landmarks is None:
+        return MatchedDetails((), ())
+    table = landmarks if isinstance(landmarks, LandmarkTable) else read_landmarks(landmarks)
+    labels = {label for row in manifest.rows for label in row.labels}
+    return match_details(table, labels, where="the landmarks of the pictures")
 
 
 def _require_seen(

@@ -119,6 +119,8 @@ def rename_label(
 ) -> RenameReport:
     """Renames a label, in one transaction; merges it with `new` if that label exists.
 
+    The details of the landmark move to the new name, unless `new` has details.
+
     Args:
         path: the gallery.
         label: the old name.
@@ -143,6 +145,7 @@ def rename_label(
         for rows in carrying:
             named = {row: _renamed(old.labels(row), name, new) for row in rows.tolist()}
             _append_again(writer, old, rows, named)
+        _rename_details(writer, name, new)
         writer.set(_LAST, ["rename", label, new])
         thresholds = saved_thresholds(old, VOTES_SETTING)
         if thresholds is not None:
@@ -190,6 +193,14 @@ def _require_done(gallery: Gallery, command: list[str], label: str) -> None:
 
 def _renamed(labels: Sequence[str], label: str, new: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(new if name == label else name for name in labels))
+
+
+def _rename_details(writer: GalleryWriter, label: str, new: str) -> None:
+    details = {one.landmark_id: one for one in writer.uncommitted.details()}
+    moved = details.pop(label, None)
+    if moved is not None:
+        details.setdefault(new, replace(moved, landmark_id=new))
+        writer.set_landmarks(details.values())
 
 
 def _check_labels(labels: Iterable[str]) -> None:

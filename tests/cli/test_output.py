@@ -61,6 +61,7 @@ def test_query_json_is_one_object_a_line(lmk: Run, here: Path) -> None:
     castle, none = (json.loads(line) for line in done.out.splitlines())
     keys = {"query", "label", "best", "confidence", "threshold", "neighbours"}
     keys |= {"probability", "query_penalty", "landmark_score", "geometry_seconds", "tags"}
+    keys |= {"name", "best_name", "landmarks"}
     assert castle.keys() == none.keys() == keys
     assert castle["query"] == "queries/q_castle.jpg"
     assert castle["label"] == castle["best"] == "castle"
@@ -141,6 +142,8 @@ def test_build_index_says_what_it_did(lmk: Run, here: Path, tiny: Path) -> None:
         "relabelled": [],
         "conflicts": [],
         "without_own": [],
+        "described": 0,
+        "unknown_landmarks": [],
     }
 
 

@@ -20,7 +20,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,6 +28,7 @@ from unittest import mock
 import numpy as np
 
 from lmk.embed.embeddings import Embeddings, unit_rows
+from lmk.embed.tables.landmark_details import LandmarkDetails
 from lmk.index.catalog.records import Picture
 from lmk.index.gallery import transaction
 from lmk.index.gallery.gallery import Gallery
@@ -138,6 +139,16 @@ def mend(path: Path) -> None:
         writer.replace_vectors(rows, np.array([vector_of(90_000 + row) for row in rows]))
 
 
+def describe(path: Path) -> None:
+    """Sets details of landmarks in two commits, the second of which replaces the first's."""
+    names = [f"landmark {number}" for number in range(10)]
+    with GalleryWriter(path) as writer:
+        writer.set_landmarks(LandmarkDetails(name, f"First {name}") for name in names[:6])
+        writer.commit()
+        writer.set_landmarks(LandmarkDetails(name, name.title(), 1.5, 2.5) for name in names[3:])
+        writer.commit()
+
+
 def join(path: Path) -> None:
     """Makes the gallery anew of two others."""
     others = [path.with_name(f"{path.name}.{i}") for i in range(2)]
@@ -154,6 +165,7 @@ ACTS: dict[str, Callable[[Path], None]] = {
     "compact": compact,
     "mend": mend,
     "merge": join,
+    "describe": describe,
 }
 
 
@@ -173,6 +185,7 @@ def answers(gallery: Gallery) -> dict[str, Any]:
         "skipped": gallery.skipped(),
         "pipeline": gallery.setting("pipeline"),
         "penalty": None if penalty is None else penalty.tolist(),
+        "details": [asdict(details) for details in gallery.all_details()],
     }
 
 

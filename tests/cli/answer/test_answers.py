@@ -15,6 +15,7 @@ import pytest
 
 from lmk.cli.answer.answers import answer_lines, answers_page
 from lmk.cli.answer.match_drawing import GAP, HEIGHT, MOST_LINES, drawing_of
+from lmk.embed.tables.landmark_details import LandmarkDetails
 from lmk.index.vectors.neighbours import NO_ROW, Neighbours
 from lmk.rerank.answers import Answer, Evidence, answers_of
 from lmk.rerank.steps.geometry import GeometryStep
@@ -33,6 +34,7 @@ class Shelf:
     def __init__(self, *steps: object) -> None:
         self.pipeline = Pipeline(steps=steps or (RescaleStep(), VoteStep()))
         self.gallery = self
+        self.details: dict[str, LandmarkDetails] = {}
 
     def pictures(self, rows: Iterable[int]) -> list[SimpleNamespace]:
         found = [SimpleNamespace(id=str(row), labels=("b",), sha256="0" * 64) for row in rows]
@@ -40,6 +42,9 @@ class Shelf:
             if self.file(picture).exists():
                 picture.sha256 = hashlib.sha256(self.file(picture).read_bytes()).hexdigest()
         return found
+
+    def details_of(self, labels: Iterable[str]) -> dict[str, LandmarkDetails]:
+        return {label: self.details[label] for label in labels if label in self.details}
 
     def file(self, picture: SimpleNamespace) -> Path:
         return Path(f"{picture.id}.jpg")

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmk.embed.tables.landmark_details import LandmarkDetails
 from lmk.eval.files.submission import Submission
 from lmk.eval.files.truth import Truth
 from lmk.eval.report.report import Report, report_of
 from lmk.eval.scores.gap import gap_of_judged
 from lmk.eval.scores.judged import judge
+from lmk.index.gallery.writer import GalleryWriter
 from lmk.rerank.recognizer import Recognizer
 
 Run = Callable[..., Any]
@@ -337,3 +339,19 @@ def test_a_true_landmark_far_down_is_shown_behind_the_nearest(lmk: Run, here: Pa
     assert len(misses.images()) == 2 * 6 + extra
     assert "No picture of pyramid is among the 12 nearest." in misses.text
     assert "No picture of bridge" not in misses.text
+
+
+@pytest.mark.usefixtures("submission")
+def test_landmarks_have_the_names_that_the_index_has(lmk: Run, here: Path) -> None:
+    before = make_page(lmk, here, "-i", "sample.lmk", "--queries", "queries")
+    with GalleryWriter("sample.lmk") as writer:
+        writer.set_landmarks([LandmarkDetails("tower", "The <i>Great</i> Tower")])
+        writer.commit()
+    page = make_page(lmk, here, "-i", "sample.lmk", "--queries", "queries")
+    for section in ("confusions", "misses"):
+        text = page.section(section).text
+        assert "The <i>Great</i> Tower (tower)" in text
+        assert text.replace("The <i>Great</i> Tower (tower)", "tower") == (
+            before.section(section).text
+        )
+    assert "<i>" not in page.source

@@ -86,7 +86,7 @@ def test_info_counts(path: Path, scenario: ModuleType) -> None:
     assert (info.pictures, info.distractors, info.skipped) == (13, 2, 1)
     assert info.unlabelled == sum(not scenario.labels_of(n) for n in of_gallery)
     assert info.landmarks == len({name for n in of_gallery for name in scenario.labels_of(n)})
-    assert (info.format, info.dim, info.fingerprint) == (3, 8, scenario.A)
+    assert (info.format, info.dim, info.fingerprint) == (4, 8, scenario.A)
     assert info.segments == 2  # of 8 and 5 rows; 2 more are in the catalog
     assert info.bytes_on_disk >= sum(f.stat().st_size for f in path.glob("segments/*"))
     assert info.created <= info.updated
@@ -308,9 +308,9 @@ def test_another_programs_database_is_no_gallery(tmp_path: Path, statement: str)
 
 def test_a_newer_format_is_refused(path: Path) -> None:
     connection = sqlite3.connect(path / "catalog.db")
-    connection.execute("PRAGMA user_version = 4")
+    connection.execute("PRAGMA user_version = 5")
     connection.close()
-    with pytest.raises(FormatTooNew, match=r"format 4.*up to format 3; install a newer lmk"):
+    with pytest.raises(FormatTooNew, match=r"format 5.*up to format 4; install a newer lmk"):
         Gallery.open(path)
     files = sorted(path.rglob("*"))
     for create in (False, True):
@@ -352,7 +352,7 @@ def test_the_sample_of_format_1_opens(tmp_path: Path, scenario: ModuleType) -> N
         before = gallery.pictures(range(5))
     scenario.grow(path)
     with Gallery.open(path) as gallery:
-        assert gallery.info().format == 3
+        assert gallery.info().format == 4
         assert gallery.pictures(range(5)) == before
         assert gallery.rows == 10
     with scenario.committing(path) as writer:
@@ -383,7 +383,7 @@ def test_the_sample_of_format_2_opens(tmp_path: Path, scenario: ModuleType) -> N
         assert writer.uncommitted.removed_ids(["00007.jpg", "00000.jpg"]) == {"00007.jpg"}
     assert verify(path) == ()
     with Gallery.open(path) as gallery:
-        assert gallery.info().format == 3
+        assert gallery.info().format == 4
 
 
 def test_arrays_of_format_1_are_carried_over_where_they_go_by_row(

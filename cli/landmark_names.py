@@ -1,0 +1,75 @@
+"""Names, coordinates and links of landmarks as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lmk.cli.printing import echo
+from lmk.cli.render import counted, first_of
+
+if TYPE_CHECKING:
+    from lmk.embed.tables.landmark_details import LandmarkDetails
+
+_MAP = "https://www.openstreetmap.org/?mlat={0}&mlon={1}#map=16/{0}/{1}"
+_UNKNOWN_SHOWN = 10  # landmarks named
+
+
+def shown_name(label: str, details: LandmarkDetails | None) -> str:
+    """Returns "Eiffel Tower (6347)", or the name alone where the label says the same.
+
+    Args:
+        label: the landmark.
+        details: its details; without them the label is returned.
+    """
+    from lmk.embed.tables.label_forms import form_key
+
+    if details is None:
+        return label
+    if form_key(details.name) == form_key(label):
+        return details.name
+    return f"{details.name} ({label})"
+
+
+def shown_names(labels: Iterable[str], details: dict[str, LandmarkDetails]) -> list[str]:
+    """Returns `shown_name` of each label."""
+    return [shown_name(label, details.get(label)) for label in labels]
+
+
+def coordinates_text(details: LandmarkDetails) -> str | None:
+    """Returns "48.8584, 2.2945" (latitude, longitude in degrees), or None without coordinates."""
+    if details.latitude is None or details.longitude is None:
+        return None
+    return f"{_degrees(details.latitude)}, {_degrees(details.longitude)}"
+
+
+def map_url(details: LandmarkDetails) -> str | None:
+    """Returns the address of a map with a mark at the landmark, or None without coordinates."""
+    if details.latitude is None or details.longitude is None:
+        return None
+    return _MAP.format(_degrees(details.latitude), _degrees(details.longitude))
+
+
+def echo_unknown(files: str, unknown: Sequence[str], total: int, holder: str) -> None:
+    """Prints which landmarks of a table were left out.
+
+    Args:
+        files: the table.
+        unknown: landmarks of the table that the holder does not have.
+        total: number of landmarks in the table.
+        holder: the index, or the pictures.
+    """
+    if not unknown:
+        return
+    is_, was = ("is", "was") if len(unknown) == 1 else ("are", "were")
+    echo(
+        f"lmk: {files}: {len(unknown):,} of its {counted(total, 'landmark')} {is_} not in "
+        f"{holder} and {was} left out: {first_of(unknown, _UNKNOWN_SHOWN)}",
+        err=True,
+    )
+
+
+def _degrees(value: float) -> str:
+    """Returns degrees with up to 6 decimals, which is a tenth of a metre."""
+    text = f"{value:.6f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
