@@ -174,7 +174,7 @@ def test_a_remedy_for_an_index_with_a_blank_can_be_typed(tmp_path: Path) -> None
 
     gallery = SimpleNamespace(path=tmp_path / "my index.lmk", created="a", fingerprint="b")
     mark = SimpleNamespace(gallery="other", fingerprint="b")
-    server = SimpleNamespace(uri="http://x:1")
+    server = SimpleNamespace(uri="http://x:1", place=str)
     with pytest.raises(GalleryError) as raised:
         check_belongs(mark, gallery, server, "name")  # type: ignore[arg-type]
     typed = re.findall("`(.+?)`", str(raised.value))

@@ -9,6 +9,7 @@ from lmk.embed.data.manifest import Manifest
 from lmk.embed.errors import GalleryError, UsageError
 from lmk.embed.extract.embedder import Embedder
 from lmk.embed.progress import Progress, no_progress
+from lmk.embed.tables.landmark_table import LandmarkTable
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.search.settings import SearchSettings
 from lmk.rerank.fit.saved import saved_pipeline
@@ -42,8 +43,8 @@ def reembed_index(
 ) -> BuildReport:
     """Embeds all pictures of an index anew; the old index stays in use until the new one is whole.
 
-    The steps, the search, the precision and the treatment of duplicates stay as they are. The
-    threshold and the calibration are fitted to the new vectors.
+    The steps, the search, the precision, the treatment of duplicates and the details of landmarks
+    stay as they are. The threshold and the calibration are fitted to the new vectors.
 
     Args:
         path: the index.
@@ -79,6 +80,7 @@ def reembed_index(
         pipeline = saved_pipeline(old).with_threshold(None)
         search = SearchSettings.saved(old)
         precision, duplicates = old.precision, bool(old.setting(DUPLICATES))
+        landmarks = LandmarkTable(str(path), tuple(old.all_details())) if old.has_details else None
     return build_index(
         manifest,
         path,
@@ -89,6 +91,7 @@ def reembed_index(
         precision=precision,
         duplicates=duplicates,
         allow_removals=allow_removals,
+        landmarks=landmarks,
         wait=wait,
         on_progress=on_progress,
     )

@@ -170,21 +170,25 @@ class TestYouden:
         right = rng.integers(3, 12, rng.integers(1, 9)).astype(np.float32)
         wrong = rng.integers(0, 9, rng.integers(1, 15)).astype(np.float32)
         weight = rng.uniform(0.1, 3, len(wrong))
-        got = self.slow(right, wrong, weight, _cut(right, wrong, weight))
+        got = self.slow(right, wrong, weight, _cut(right, wrong, weight, np.ones(len(right))))
         best = max(self.slow(right, wrong, weight, cut) for cut in np.arange(-0.5, 13))
         # Cuts above every value refuse all; that is no better than to keep all.
         assert got == pytest.approx(max(best, got)) and got >= best - 1e-9
 
     def test_nothing(self) -> None:
         some, none = np.ones(2, np.float32), np.zeros(0, np.float32)
-        assert _cut(some, none, none) == _cut(none, none, none) == float("-inf")
+        assert (
+            _cut(some, none, none, np.ones(len(some)))
+            == _cut(none, none, none, none)
+            == float("-inf")
+        )
 
     def test_wrong_ones_alone(self) -> None:
         wrong = np.arange(101, dtype=np.float32)
-        assert _cut(wrong[:0], wrong, np.ones(101)) == 95.5  # 96 of 101 are below
+        assert _cut(wrong[:0], wrong, np.ones(101), np.ones(0)) == 95.5  # 96 of 101 are below
         weight = np.where(wrong < 50, 9.0, 1.0)  # 450 of 501, so that 26 of the 51 others
-        assert _cut(wrong[:0], wrong, weight) == 75.5
-        assert _cut(wrong[:0], wrong[:1], weight[:1]) == 0
+        assert _cut(wrong[:0], wrong, weight, np.ones(0)) == 75.5
+        assert _cut(wrong[:0], wrong[:1], weight[:1], np.ones(0)) == 0
 
 
 class TestSmoothed:
@@ -217,7 +221,7 @@ class TestSmoothed:
         few = self.answers(29)
         right = few.confidence[few.right]
         wrong = few.confidence[~few.right]
-        assert fit_threshold(few) == _cut(right, wrong, np.ones(29))
+        assert fit_threshold(few) == _cut(right, wrong, np.ones(29), np.ones(len(right)))
         equal = np.repeat(np.array([0.8, 0.2], np.float32), 40)
         shown = equal > 0.5
         assert fit_threshold(ScoredAnswers.of(equal, shown, shown)) == pytest.approx(0.5)

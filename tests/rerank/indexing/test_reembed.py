@@ -11,12 +11,15 @@ import pytest
 from lmk.embed.data.manifest import read_manifest
 from lmk.embed.errors import GalleryError, LmkError, UsageError
 from lmk.embed.extract.embedder import Embedder
+from lmk.embed.tables.landmark_details import LandmarkDetails
+from lmk.embed.tables.landmark_table import LandmarkTable
 from lmk.index.gallery.gallery import Gallery
+from lmk.index.gallery.landmarks import set_landmarks
 from lmk.index.gallery.verify import verify
 from lmk.index.search.settings import SearchSettings
 from lmk.rerank.fit.fit import save_pipeline
 from lmk.rerank.fit.saved import saved_pipeline
-from lmk.rerank.fit.tables import BACKGROUND
+from lmk.rerank.fit.tables import CALIBRATION, FITTED
 from lmk.rerank.indexing.build import BuildReport, build_index
 from lmk.rerank.indexing.reembed import reembed_index, uses_network
 from lmk.rerank.steps.pipeline import Pipeline
@@ -47,6 +50,10 @@ def test_the_vectors_are_those_of_a_build_with_the_new_network(folder, larger, t
     bank = read_manifest(folder / "bank")
     build_index(read_manifest(folder / "gallery"), folder / "new.lmk", larger, distractors=bank)
     assert np.array_equal(vectors(path), vectors(folder / "new.lmk"))
+    with Gallery.open(path) as rebuilt, Gallery.open(folder / "new.lmk") as built:
+        assert saved_pipeline(rebuilt) == saved_pipeline(built)
+        for name in (CALIBRATION, FITTED):
+            assert rebuilt.setting(name) == built.setting(name)
     assert uses_network(path, larger)
     assert not verify(path)
 
@@ -68,14 +75,13 @@ def test_the_settings_stay(folder, larger, tiny):
         assert gallery.setting("duplicates") is True
 
 
-def test_what_is_fitted_belongs_to_the_new_vectors(folder, larger):
-    def fitted() -> tuple[float, float | None]:
-        with Gallery.open(folder / "g.lmk") as gallery:
-            return gallery.setting(BACKGROUND), saved_pipeline(gallery).threshold()
-
-    before = fitted()
+def test_the_details_of_landmarks_stay(folder, larger):
+    castle = LandmarkDetails("place_1", "The castle", 48.5, 2.25)
+    table = LandmarkTable("landmarks.csv", (castle,))
+    set_landmarks(folder / "g.lmk", table)
     reembed(folder, larger)
-    assert all(old != new for old, new in zip(before, fitted(), strict=True))
+    with Gallery.open(folder / "g.lmk") as gallery:
+        assert gallery.all_details() == [castle]
 
 
 def test_distractors_must_be_named(folder, larger):
