@@ -85,7 +85,7 @@ class Changes:
     def add_skipped(self, path: str, reason: str) -> None:
         """Records a skipped file, in place of an earlier record of the same path."""
         insert = "INSERT OR REPLACE INTO skipped VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?)"
-        self._all(insert, (text_bytes(path), text_bytes(reason), checksum(path, reason)))
+        self._all(insert, (text_bytes(path), text_bytes(reason), _checksum(path, reason)))
 
     def drop_skipped(self, path: str) -> None:
         """Deletes the record of a skipped file."""
@@ -96,7 +96,7 @@ class Changes:
         self._all("DELETE FROM landmark")
         rows = ((d.landmark_id, packed_details(d)) for d in details)
         insert = "INSERT OR REPLACE INTO landmark VALUES (CAST(? AS TEXT), ?, ?)"
-        self._many(insert, ((text_bytes(id_), text, checksum(id_, text)) for id_, text in rows))
+        self._many(insert, ((text_bytes(id_), text, _checksum(id_, text)) for id_, text in rows))
 
     def add_segment(self, first_row: int, rows: int, record: FileRecord) -> None:
         """Adds a segment in place of the segments and inline vectors from its first row on."""
@@ -159,7 +159,7 @@ class Changes:
         rows = np.unique(np.array(list(pictures.values()), np.int64))
         self._many("DELETE FROM picture WHERE row = ?", ((row,) for row in rows.tolist()))
         insert = "INSERT OR REPLACE INTO removed VALUES (CAST(? AS TEXT), ?)"
-        self._many(insert, ((text_bytes(id_), checksum(id_)) for id_ in pictures))
+        self._many(insert, ((text_bytes(id_), _checksum(id_)) for id_ in pictures))
         older = self._catalog.removals()
         if len(older) >= SMALL_BATCHES:
             self._all("DELETE FROM removal")
@@ -191,7 +191,7 @@ class Changes:
         def values() -> Iterator[tuple[Any, ...]]:
             for entry in entries:
                 id_, path = text_bytes(entry.id), text_bytes(entry.path)
-                yield (*entry._replace(id=id_, path=path), checksum(*entry))  # type: ignore[arg-type]
+                yield (*entry._replace(id=id_, path=path), _checksum(*entry))  # type: ignore[arg-type]
 
         self._many(_INSERT_PICTURE, values())
 
@@ -230,6 +230,11 @@ class Changes:
             codes[text] = rows[0][0] if rows else free
             if not rows:
                 insert = f"INSERT INTO {table} VALUES (?, CAST(? AS TEXT), ?)"
-                self._all(insert, (free, text_bytes(text), checksum(free, text)))
+                self._all(insert, (free, text_bytes(text), _checksum(free, text)))
                 free += 1
         return codes
+
+
+def _checksum(*values: Any) -> int:
+    """Returns the checksum of values as they are read back; numpy's str has a repr of its own."""
+    return checksum(*(str(value) if isinstance(value, str) else value for value in values))

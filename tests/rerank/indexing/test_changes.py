@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from lmk.rerank.indexing.build import (
     remove_pictures,
 )
 from lmk.rerank.indexing.ingest import PHOTOS, open_store
+from lmk.rerank.indexing.relabel import relabel_pictures
 from lmk.rerank.recognizer import Recognizer
 from lmk.rerank.steps.dba import DbaStep
 from lmk.rerank.steps.distractor_similarity import DistractorSimilarityStep, QueryPenaltyStep
@@ -296,3 +298,18 @@ def test_many_at_a_time(
     build(tmp_path / "many.lmk", gallery, bank, tiny)
     assert sizes == [6, 6, 6, 2, 6, 2]
     assert same(tmp_path / "one.lmk", tmp_path / "many.lmk")
+
+
+def test_names_may_be_strings_of_numpy(photos: Path, tmp_path: Path, tiny: Embedder) -> None:
+    manifest = read_manifest(photos / "gallery")
+    rows = tuple(
+        Row(np.str_(row.id), np.str_(row.path), tuple(map(np.str_, row.labels)))
+        for row in manifest.rows
+    )
+    path = tmp_path / "g.lmk"
+    build_index(replace(manifest, rows=rows), path, tiny)
+    relabel_pictures(path, {np.str_(rows[0].id): [np.str_("castle")]})
+    remove_pictures(path, [np.str_(rows[1].id)])
+    assert not verify(path)
+    with Gallery.open(path) as gallery:
+        assert "castle" in gallery.label_names
