@@ -229,9 +229,9 @@ def build_index(
         _advise(gallery, index, report, pictures, has_distractors=distractors is not None)
 
 
-# `lmk index set` takes how an index is searched, and the message that stops a build names
-# --allow-removals.
-hide(build_index, "kind", "recall", "backend", "uri", "collection", "allow_removals")
+# `lmk index set` takes how an index is searched, the message that stops a build names
+# --allow-removals, and docs/training.md describes --scales beside --flip.
+hide(build_index, "kind", "recall", "backend", "uri", "collection", "allow_removals", "scales")
 
 
 def _advise(
