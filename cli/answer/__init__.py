@@ -1,1 +1,1 @@
-"""Commands that answer: query, submit, tune, calibrate, demo."""
+"""The commands query, submit, tune, calibrate and demo."""

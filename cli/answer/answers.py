@@ -12,11 +12,11 @@ from lmk.rerank.answers import Answer, Evidence
 
 
 def answer_lines(answer: Answer) -> list[str]:
-    """Returns an answer as lines of text: the answer first, then one line for each neighbour.
+    """Returns the lines of an answer: its landmark, its tags, and one line for each neighbour.
 
-    The line of a neighbour has the rank by cosine, the cosine, the score after the steps, the
+    The line of a neighbour shows the rank by cosine, the cosine, the score after the steps, the
     percentage of the votes for the best landmark ("-" for no vote), the landmark and the file.
-    Notes about penalties and shared points follow.
+    Notes about penalties and shared points follow on the same line.
     """
     lines = [f"{answer.query}: {_head(answer)}", *_where(answer)]
     if answer.tags is not None:
@@ -54,7 +54,7 @@ def _head(answer: Answer) -> str:
 
 
 def _where(answer: Answer) -> list[str]:
-    """Returns lines with the coordinates and the link of the landmark, as far as there are some."""
+    """Returns lines with the coordinates and the link of the landmark, if the details have them."""
     details = None if answer.label is None else answer.details_of(answer.label)
     if details is None:
         return []
@@ -64,12 +64,12 @@ def _where(answer: Answer) -> list[str]:
 
 
 def shown_label(answer: Answer, label: str) -> str:
-    """Returns a label of an answer with its name: "Eiffel Tower (6347)"."""
+    """Returns a label with the name of its landmark, such as "Eiffel Tower (6347)"."""
     return shown_name(label, answer.details_of(label))
 
 
 def labels_text(answer: Answer, labels: Sequence[str]) -> str:
-    """Returns the labels of a neighbour with their names; names may have blanks."""
+    """Returns the labels of a neighbour, with commas between them if names may contain blanks."""
     return (", " if answer.landmarks else " ").join(shown_label(answer, one) for one in labels)
 
 
@@ -85,12 +85,12 @@ def notes_of(near: Evidence) -> list[str]:
 
 
 def answers_page(answers: Sequence[Answer], failed: Mapping[str, str], *, more: int = 0) -> str:
-    """Returns a self-contained HTML page with the pictures and the points that they share.
+    """Returns a self-contained HTML page with the pictures of the answers and their shared points.
 
     Args:
         answers: the answers to show.
-        failed: the reasons, by picture, for pictures without an answer.
-        more: the number of answers that are not shown.
+        failed: the reason for each picture without an answer, by its name.
+        more: the number of answers that the page leaves out.
     """
     shown = {"notes_of": notes_of, "drawing_of": drawing_of, "counted": counted}
     shown |= {"tags_text": tags_text, "shown_label": shown_label, "labels_text": labels_text}

@@ -101,7 +101,7 @@ def calibrate(
             answers = answers.at_share(share_none)
         calibrated = _calibrated(answers, precision, method, data or index)
     except UsageError as error:
-        if not automatic:  # the automatic state can return without any threshold
+        if not automatic:  # Automatic calibration needs no threshold.
             raise UsageError(error.what, where=data or index, remedy=error.remedy) from error
         reason = error.what
     if data is not None and without_landmark is not None and not any(without_landmark.values()):
@@ -123,9 +123,9 @@ def calibrate(
 def _answers(
     recognizer: Recognizer, data: Path | None, manifest: Manifest | None, *, distractors: bool
 ) -> tuple[ScoredAnswers, dict[str, int] | None]:
-    """Returns answers to photos, and how many of them and of distractors show no landmark.
+    """Returns scored answers, and the numbers of photos and distractors without a landmark.
 
-    Without photos the answers are those to the pictures of the index, and there are no numbers.
+    Without photos, lmk answers for the pictures of the index, and the numbers are None.
     """
     from lmk.cli.progress import StageProgress
     from lmk.eval.tune.calibration_cv import (
@@ -155,7 +155,7 @@ def _answers(
 def _calibrated(
     answers: ScoredAnswers, precision: float | None, method: Method, where: Path
 ) -> Calibrated:
-    """Returns the calibration and the threshold; raises LmkError if there is none."""
+    """Returns the calibration with its threshold; raises LmkError if no threshold fits."""
     from lmk.eval.tune.calibration_cv import balanced, calibrated
     from lmk.rerank.fit.calibration import threshold_for
 
@@ -173,7 +173,7 @@ def _calibrated(
 def _facts(
     answers: ScoredAnswers, result: Calibrated | None, threshold: float | None, method: Method
 ) -> dict[str, Any]:
-    """Returns the results for JSON; null for those that are not measured."""
+    """Returns the results for JSON, with null for each result that was not measured."""
     facts = {
         "answers": len(answers),
         "landmarks": int(answers.landmark.sum()),

@@ -13,7 +13,7 @@ from lmk.cli.printing import echo_lines
 from lmk.embed.errors import UsageError, storage_errors
 
 _IN_A_CLONE, _PACKAGED = Path("examples"), Path(__file__).parent / "sample"
-_QUERIES = 6  # with a landmark, and as many without, in the report
+_QUERIES = 6  # number of queries with a landmark in the report, and of those without
 
 
 @click.command()
@@ -59,7 +59,7 @@ def demo(examples: Path | None, output: Path) -> None:
 
 
 def _run(*words: object) -> None:
-    """Prints a command and runs it in this process; a failure ends the demo."""
+    """Prints a command, runs it in this process, and ends the demo if the command fails."""
     context = click.get_current_context()
     program = context.find_root().command
     arguments = [str(word) for word in words]
@@ -69,7 +69,7 @@ def _run(*words: object) -> None:
 
 
 def _some_queries(examples: Path) -> list[Path]:
-    """Returns sample queries, with and without a landmark in turn, each landmark once."""
+    """Returns sample queries, alternately with a landmark and without; no landmark repeats."""
     with_landmark: dict[str, str] = {}
     without: list[str] = []
     with (examples / "solution.csv").open(encoding="utf-8", newline="") as file:

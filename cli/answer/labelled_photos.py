@@ -1,4 +1,4 @@
-"""Labelled photos for `lmk tune` and `lmk calibrate`, with notes on stderr."""
+"""Input of labelled photos for `lmk tune` and `lmk calibrate`, with notes on stderr."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 def read_photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: Count
 ) -> LabelledPhotos:
-    """Returns labelled photos with their embeddings; prints unreadable ones and copies on stderr.
+    """Returns labelled photos with embeddings; lists unreadable photos and copies on stderr.
 
     Args:
         manifest: the photos with their labels.
         source: the folder or file of the manifest.
-        recognizer: the opened index.
-        on_progress: called with the number of photos done.
+        recognizer: the open index.
+        on_progress: called with the number of finished photos.
 
     Raises:
-        UsageError: no photo can be read, or the index contains one (read_labelled_photos).
+        UsageError: no photo can be read, or the index contains a photo (read_labelled_photos).
     """
     from lmk.eval.tune.labelled_photos import read_labelled_photos
 
@@ -55,16 +55,16 @@ def indexed_landmarks(recognizer: Recognizer) -> frozenset[str]:
 def echo_unknown(
     photos: LabelledPhotos, source: Path, recognizer: Recognizer, consequence: str
 ) -> None:
-    """Prints on stderr the number of photos whose landmarks the index does not have.
+    """Prints on stderr the number of photos whose landmarks are missing from the index.
 
     Args:
         photos: the photos with their labels.
-        source: the folder or file that they were read from.
-        recognizer: the opened index.
+        source: the folder or file of the photos.
+        recognizer: the open index.
         consequence: the end of the line.
 
     Raises:
-        UsageError: photos show landmarks, but none of the index; the spelling probably differs.
+        UsageError: no landmark of the photos is in the index; the spelling probably differs.
     """
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
 
@@ -87,13 +87,13 @@ def echo_unknown(
 
 
 def echo_all_landmarks(source: Path, more: str = "") -> None:
-    """Prints on stderr that the refusal of photos without a landmark is not measured."""
+    """Prints on stderr that nothing measures the rejection of photos without a landmark."""
     what = "every photo shows a landmark, so refusing other photos is not measured"
     echo(f"lmk: {source}: {what}{more}", err=True)
 
 
 def require_writable(index: Path, wait: float) -> None:
-    """Checks that an index can be written, before a long computation.
+    """Checks, before a long computation, that an index can be written.
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the index cannot be written.

@@ -1,4 +1,4 @@
-"""Layout of the shared points of a query and a neighbour, for drawing over their thumbnails."""
+"""Layout of the lines between matched points, drawn over the thumbnails of two pictures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lmk.rerank.steps.state import Match
 
-HEIGHT = 240  # of both pictures, in units of the drawing
-GAP = 8  # between the pictures
-MOST_LINES = 200  # more lines would hide the pictures
+HEIGHT = 240  # height of both pictures, in units of the drawing
+GAP = 8  # distance between the pictures
+MOST_LINES = 200  # More lines would hide the pictures.
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Query and neighbour side by side at equal height.
+    """A query and a neighbour side by side at equal height.
 
     Attributes:
-        query_width, gallery_width: widths of the two pictures.
-        start: the x where the neighbour starts.
-        width, height: size of the whole drawing.
-        lines: at most MOST_LINES. Inliers come last, so that they are drawn over the others.
+        query_width, gallery_width: the widths of the query and the neighbour.
+        start: the x coordinate of the left edge of the neighbour.
+        width, height: the size of the whole drawing.
+        lines: at most MOST_LINES lines. Inliers come last, so that they cover the other lines.
     """
 
     query_width: float
@@ -44,7 +44,7 @@ class Drawing:
 
 
 def drawing_of(match: Match) -> Drawing:
-    """Returns the drawing of a match, whose points are pixels of the matched pictures."""
+    """Returns the drawing of a match, whose points are in pixels of the matched pictures."""
     (query_width, query_scale), (gallery_width, gallery_scale) = (
         (size[0] * HEIGHT / size[1], HEIGHT / size[1])
         for size in (match.query_size, match.gallery_size)

@@ -30,9 +30,9 @@ from lmk.embed.progress import Count, no_count
 if TYPE_CHECKING:
     from lmk.rerank.answers import Answer
 
-_ON_A_PAGE = 1000  # answers on a page; each has several thumbnails
-_SHOWN = 10  # pictures of a folder that are listed on stderr
-_AT_ONCE = 256  # pictures; with more, a step that needs all answers is left out
+_ON_A_PAGE = 1000  # maximum number of answers on a page; each answer has several thumbnails
+_SHOWN = 10  # maximum number of failures that stderr lists for a folder
+_AT_ONCE = 256  # maximum number of pictures for the steps that need all answers
 
 
 @click.command()
@@ -96,7 +96,7 @@ def query(
     files, several = named.files, named.several
     report = _Report(as_json=as_json, quiet=output is not None, page=html is not None, many=several)
     missing = _missing(files) | named.unseen
-    for name, reason in missing.items():  # before an index that cannot be used ends the command
+    for name, reason in missing.items():  # An unusable index ends the command below.
         report.add_failure(name, reason)
     with ExitStack() as held:
         results: Iterator[Answer | Failed]
@@ -111,7 +111,7 @@ def query(
                 )
                 report.table = Table(list(files), names, calibrated)
             if several or len(files) > _AT_ONCE:
-                # Pictures are read in blocks, but some steps count answers over all of them.
+                # lmk reads pictures in blocks, but some steps count answers over all pictures.
                 recognizer = recognizer.with_pipeline(recognizer.pipeline.per_query())
             k = neighbour_count(neighbours, len(recognizer.gallery.role_rows("gallery")))
             progress = _progress(held, len(files), shown=output is not None)
@@ -121,7 +121,7 @@ def query(
         rows = report.rows(results)
         if output is not None:
             write_whole(output, rows)
-        for _ in rows:  # prints those that are left
+        for _ in rows:  # The loop prints the results that are left.
             pass
     report.end(html, output)
     if report.failed:
@@ -130,20 +130,20 @@ def query(
 
 @dataclass
 class _Report:
-    """Prints results one by one, and collects the answers for the page."""
+    """Printer of results, which collects the answers for the page."""
 
     as_json: bool
     quiet: bool  # print nothing but JSON for each result
     page: bool  # collect answers for a page
     many: bool  # limit the number of failures on stderr
     table: Table | None = None  # formats an answer as a line
-    failed: dict[str, str] = field(default_factory=dict)  # the reasons by name
-    answers: list[Answer] = field(default_factory=list)  # for the page
+    failed: dict[str, str] = field(default_factory=dict)  # reason for each failure, by name
+    answers: list[Answer] = field(default_factory=list)  # answers on the page
     answered: int = 0
-    named: int = 0  # answers with a landmark
+    named: int = 0  # number of answers with a landmark
 
     def rows(self, results: Iterator[Answer | Failed]) -> Iterator[bytes]:
-        """Prints the results, and yields the lines of a CSV file."""
+        """Yields the lines of a CSV file, and prints each result on the way."""
         yield csv_head().encode()
         if self.table is not None and not self.as_json and not self.quiet:
             echo(self.table.head)
@@ -195,22 +195,22 @@ class _Report:
 
 
 def _missing(files: Mapping[str, Path]) -> dict[str, str]:
-    """Returns the pictures that do not exist, with the reason for each."""
+    """Returns the reason for each picture whose file does not exist, by name."""
     from lmk.embed.data.sources import url_reason
 
     missing = {}
     for name, path in files.items():
         try:
             path.stat()
-        except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+        except (FileNotFoundError, ValueError):  # ValueError: The name contains a NUL.
             missing[name] = url_reason(name) or "no such file"
-        except OSError:  # reading the picture reports this reason
+        except OSError:  # The reader of the picture reports this reason.
             pass
     return missing
 
 
 def _progress(held: ExitStack, total: int, *, shown: bool) -> Count:
-    """Returns a progress bar where `shown`, else a function that does nothing."""
+    """Returns a function that updates a progress bar, or one without effect unless `shown`."""
     if not shown:
         return no_count
     from lmk.cli.progress import StageProgress

@@ -1,4 +1,4 @@
-"""Answers to any number of pictures in blocks, in the order given."""
+"""Answers to any number of pictures, computed in blocks and yielded in order."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
     from lmk.rerank.tags.taggers import Tagger
 
-_NAMES_READ = 10_000  # names that are read for the width of a column
-_WIDEST = 60  # characters in a column of the table
+_NAMES_READ = 10_000  # maximum number of names that determine the width of a column
+_WIDEST = 60  # maximum width of a column in characters
 _COLUMNS = (
     "query", "path", "landmark", "confidence", "probability", "best", "threshold",
     "query_penalty", "landmark_score", "neighbour", "neighbour_landmark", "similarity", "error",
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Failed:
-    """A picture without an answer, with the reason."""
+    """A picture without an answer, and the reason."""
 
     query: str
     path: str
@@ -48,15 +48,15 @@ def answered(
     tagged: Callable[[list[Answer]], list[Answer]],
     on_progress: Count = no_count,
 ) -> Iterator[Answer | Failed]:
-    """Yields the answer to each picture or the reason without one; one block is in memory.
+    """Yields an answer or a failure for each picture; memory holds one block of pictures.
 
     Args:
-        recognizer: the opened index.
-        files: name and file of each picture.
-        k: number of neighbours of each answer.
-        missing: the reasons, by name, for pictures that do not exist.
-        tagged: adds the tags to a block of answers.
-        on_progress: called with the number of pictures done.
+        recognizer: the open index.
+        files: the name and the file of each picture.
+        k: the number of neighbours of each answer.
+        missing: the reason for each picture that does not exist, by name.
+        tagged: adds tags to a block of answers.
+        on_progress: called with the number of finished pictures.
     """
     from lmk.embed.data.manifest import Manifest, Row
     from lmk.embed.embeddings import Embeddings
@@ -97,7 +97,7 @@ def answered(
 
 
 def _below_root(file: Path) -> str:
-    """Returns the path of a file relative to "/" and without "..", as manifests need it."""
+    """Returns the path of a file for a manifest: relative to "/" and without ".."."""
     folder = os.path.realpath(file.parent)
     return os.path.join(folder, file.name).lstrip("/")  # noqa: PTH118
 
@@ -106,11 +106,11 @@ def _below_root(file: Path) -> str:
 def tags_of_none(
     recognizer: Recognizer, named: Path | None
 ) -> Iterator[Callable[[list[Answer]], list[Answer]]]:
-    """Yields a function that adds tags to the answers "none of these" if there is a tagger.
+    """Yields a function that adds tags to the answers "none of these", if a tagger exists.
 
     Args:
-        recognizer: the opened index, which may have a tagger.
-        named: another tagger; None for that of the index.
+        recognizer: the open index, which may have a tagger.
+        named: the folder of another tagger; None for the tagger of the index.
     """
     from lmk.rerank.tags.taggers import HeadTagger, open_tagger
 
@@ -139,7 +139,7 @@ def _with_tags(answers: list[Answer], tagger: Tagger) -> list[Answer]:
 
 
 def table_names(gallery: Gallery) -> list[str]:
-    """Returns the landmarks of an index as a table shows them, or as many as its width needs."""
+    """Returns the landmarks of an index in the form of a table, at most _NAMES_READ."""
     labels = gallery.label_names[:_NAMES_READ]
     return shown_names(labels, gallery.details_of(labels))
 
@@ -149,8 +149,8 @@ class Table:
 
     Args:
         names: the names of all pictures.
-        landmarks: the landmarks of the index, as `table_names` returns them.
-        calibrated: whether there are probabilities.
+        landmarks: the result of `table_names` for the index.
+        calibrated: whether the answers have probabilities.
     """
 
     def __init__(self, names: Sequence[str], landmarks: Sequence[str], calibrated: bool) -> None:
@@ -160,7 +160,7 @@ class Table:
 
     @property
     def head(self) -> str:
-        """The names of the columns."""
+        """The line with the names of the columns."""
         return self._line("picture", "landmark", "confidence", "probability")
 
     def line(self, answer: Answer) -> str:

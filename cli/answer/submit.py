@@ -108,7 +108,7 @@ def submit(
 
 
 def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
-    """Returns the retrieval steps of the option, or those saved with the index."""
+    """Returns the retrieval steps that the option names, or the steps saved with the index."""
     from lmk.eval.files.submission import MAX_IMAGES
     from lmk.rerank.lists.retrieval import read_retrieval, saved_retrieval
 
@@ -121,7 +121,7 @@ def _retrieval(recognizer: Recognizer, name: str | None) -> Retrieval:
 
 
 def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retrieval) -> str:
-    """Returns a hash of task, index, steps and queries; only a run with the same one continues."""
+    """Returns a hash of task, index, steps and queries; a run continues only an equal hash."""
     from lmk.rerank.steps.step import digest_text
 
     gallery = recognizer.gallery
@@ -140,10 +140,10 @@ def _work(task: str, manifest: Manifest, recognizer: Recognizer, retrieval: Retr
 
 
 def _state(picture: Path) -> tuple[int, int]:
-    """Returns size in bytes and modification time in ns of a picture; zeros without a file."""
+    """Returns the size in bytes and the modification time in ns of a file; zeros if missing."""
     try:
         status = picture.stat()
-    except (OSError, ValueError):  # ValueError: a name that no file can have
+    except (OSError, ValueError):  # ValueError: No file can have this name.
         return 0, 0
     return status.st_size, status.st_mtime_ns
 
@@ -169,7 +169,7 @@ def _answer(
             _leave_blank_before(query, left, writer)
             writer.write(query, label, float(confidence))
     _leave_blank_before(None, left, writer)
-    if "all_queries" in whole.needs:  # applied at the end, to the answers of earlier runs too
+    if "all_queries" in whole.needs:  # These steps also revise the answers of earlier runs.
         writer.revise(lambda answers: whole.revise(answers.labels, answers.confidence))
     return skipped
 
@@ -203,7 +203,7 @@ def _list(
 def _leave_blank_before(
     query: str | None, left: Iterator[Row], writer: SubmissionWriter | RetrievalWriter
 ) -> None:
-    """Writes blanks for the rows before `query` (None: all rows), which could not be read."""
+    """Writes blanks for the unreadable pictures before `query`; None stands for the end."""
     for row in left:
         if row.id == query:
             return

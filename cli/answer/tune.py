@@ -115,7 +115,7 @@ def tune(
 def _photos(
     manifest: Manifest, source: Path, recognizer: Recognizer, on_progress: StageProgress
 ) -> LabelledPhotos:
-    """Returns labelled photos with their embeddings; prints notes about them on stderr."""
+    """Returns labelled photos with embeddings; prints notes about the photos on stderr."""
     count = on_progress.stage(str(source), len(manifest))
     photos = read_photos(manifest, source, recognizer, count)
     without = sum(not labels for labels in photos.labels)
@@ -132,7 +132,7 @@ def _photos(
 def _test(
     recognizer: Recognizer, saved: Pipeline, best: Pipeline, others: LabelledPhotos
 ) -> dict[str, int | Scores]:
-    """Returns the scores of the plain, the saved and the best steps on other photos."""
+    """Returns the scores of plain search, the saved steps and the best steps on other photos."""
     from lmk.eval.tune.scores import PLAIN, judged_of, scores_of, try_pipelines
 
     compared = {"plain": PLAIN, "saved": saved, "best": best}
