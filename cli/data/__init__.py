@@ -1,1 +1,1 @@
-"""The commands of `lmk data`, and relabel."""
+"""The commands of `lmk data`."""

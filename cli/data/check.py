@@ -1,4 +1,4 @@
-"""`lmk data check`."""
+"""The command `lmk data check`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def check(
 
 
 def _check_index(index: Path) -> tuple[Manifest, GalleryCheck]:
-    """Returns the pictures of an index, and their check by the vectors of the index."""
+    """Returns the pictures of an index, and the check of the pictures by their vectors."""
     from lmk.cli.progress import StageProgress
     from lmk.eval.check.gallery_check import check_gallery
     from lmk.eval.check.sources import changed_files, pictures_of_index

@@ -15,7 +15,7 @@ PICTURES_IN_A_ROW = 12
 
 
 def check_lines(check: GalleryCheck, limit: int) -> list[str]:
-    """Returns the findings as text: for each kind its count, then its worst `limit` findings."""
+    """Returns lines of text: for each kind of finding the count and the worst `limit` findings."""
     from lmk.eval.check.gallery_check import KINDS
 
     lines = [_head(check)]
@@ -41,7 +41,7 @@ def _head(check: GalleryCheck) -> str:
 
 
 def _line(finding: DataFinding) -> str:
-    # The first picture of a label error or hub is the finding; the others are evidence.
+    # The first picture of a label error or hub is the finding. The other pictures are evidence.
     alone = finding.kind in ("label_error", "hub")
     shown = finding.pictures[: 1 if alone else _PATHS_IN_A_LINE]
     more = 0 if alone else len(finding.pictures) - len(shown)
@@ -50,7 +50,7 @@ def _line(finding: DataFinding) -> str:
 
 
 def check_json(check: GalleryCheck, skipped_others: int) -> dict[str, Any]:
-    """Returns the check with all findings as one object for JSON."""
+    """Returns a check with all its findings as one JSON object."""
     from lmk.eval.check.gallery_check import KINDS
 
     return {

@@ -1,4 +1,4 @@
-"""`lmk data`: commands that download, check and label sets of pictures."""
+"""The command group `lmk data`: commands that download, check and label pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lmk data caption-tags` and `lmk data add-tags`: tags from texts, and from other tags."""
+"""The commands `lmk data caption-tags` and `lmk data add-tags`, which derive tags."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def add_tags(
 def _together(
     pictures: LabelTable, predictions: Path, graph: RelationGraph, sure: float, above: float
 ) -> dict[str, tuple[str, ...]]:
-    """Returns the tags that occur with each tag in pictures with labels and predictions."""
+    """Returns, for each tag, the predicted tags that often occur in pictures with the tag."""
     import numpy as np
 
     from lmk.embed.tags.cooccurrence import cooccurrence, cooccurring_tags
@@ -263,7 +263,7 @@ def _together(
 
 
 def _read_glosses(path: Path) -> dict[str, str]:
-    """Returns the text of each label."""
+    """Returns the text of each label in a table."""
     from lmk.embed.data.manifest_table import read_table
     from lmk.embed.tables.label_text import plain_name
 

@@ -1,4 +1,4 @@
-"""`lmk data relabel`."""
+"""The command `lmk data relabel`."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _merge(table: Path, verdicts: Path, output: Path, as_json: bool) -> None:
 def _candidates(
     manifest: Manifest, tagger: Path | None, model: str | None, top: int, above: float, doubt: float
 ) -> list[Candidate]:
-    """Returns the candidates of all pictures."""
+    """Returns the missing and wrong tags of all pictures, as candidates."""
     import numpy as np
 
     from lmk.cli.progress import StageProgress
@@ -193,7 +193,7 @@ def _candidates(
         near = Embeddings(vectors, tuple(row.id for row in rows), embedder.fingerprint)
         names, votes = neighbour_tags(near, [row.labels for row in rows], content)
         probabilities = None
-        if head is not None:  # a tagger scores raw features, which the store does not hold
+        if head is not None:  # A tagger scores raw features, which the store does not contain.
             files = [(row.id, manifest.file(row)) for row in rows]
             batches = tag_files(head, files, on_progress=progress.stage("tagger", total))
             probabilities = np.concatenate([batch.scores for batch in batches])
@@ -223,7 +223,7 @@ def _as_dict(candidates: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def _lines(candidates: Sequence[Candidate], pictures: int, most: int = 10) -> list[str]:
-    """Returns the number of candidates, and the first few of each kind, as lines."""
+    """Returns lines of text with the number and the first `most` candidates of each kind."""
     lines = [f"{counted(pictures, 'picture')}: {counted(len(candidates), 'candidate')}"]
     for kind in ("missing", "wrong"):
         own = [one for one in candidates if one.kind == kind]
@@ -236,13 +236,13 @@ def _lines(candidates: Sequence[Candidate], pictures: int, most: int = 10) -> li
 
 
 def evidence_text(one: Candidate) -> str:
-    """Returns text such as "tagger 0.91, neighbours 0.62"."""
+    """Returns the scores of a candidate as text, such as "tagger 0.91, neighbours 0.62"."""
     both = (("tagger", one.tagger), ("neighbours", one.neighbours))
     return ", ".join(f"{name} {value:.2f}" for name, value in both if value is not None)
 
 
 def _sheet(candidates: Sequence[Candidate], manifest: Manifest, limit: int) -> str:
-    """Returns a page of pictures, each with checkboxes for its tags and candidates."""
+    """Returns an HTML page of pictures; each has checkboxes for its tags and candidates."""
     by_picture: dict[str, list[Candidate]] = {}
     for one in candidates:
         by_picture.setdefault(one.row.id, []).append(one)
