@@ -122,7 +122,7 @@ def gap(
 
 
 def _echo_findings(submission: Submission, truth: Truth, gallery: Gallery | None) -> None:
-    """Prints the faults of a submission on stderr: missing rows, unknown labels."""
+    """Prints the faults of a submission on stderr, such as missing rows and unknown labels."""
     from lmk.eval.files.truth import IGNORED
     from lmk.eval.files.validate import validate
     from lmk.index.gallery.gallery import class_sizes
@@ -242,12 +242,12 @@ def _blend(submissions: list[Submission], weights: list[float] | None, rule: str
     rules: dict[str, BlendRule] = {name: name for name in get_args(BlendRule)}
     try:
         return blend(submissions, weights, rules[rule])
-    except ValueError as error:  # a negative or infinite confidence by the rule "score"
+    except ValueError as error:  # The rule "score" refuses negative and infinite confidences.
         raise SubmissionError(str(error)) from error
 
 
 def _compared(names: list[str], pairs: list[GapDifference], draws: Draws) -> list[dict[str, Any]]:
-    """Returns the GAP of each submission, and the test of each other one against the first."""
+    """Returns the GAP of each submission, and the tests of the others against the first."""
     from lmk.eval.scores.bootstrap import gap_interval, gap_test
 
     judged = [pairs[0].first, *(pair.second for pair in pairs)]
@@ -269,7 +269,7 @@ def _compared(names: list[str], pairs: list[GapDifference], draws: Draws) -> lis
 def _changes(
     pair: GapDifference, truth: Truth, first: Submission, second: Submission, top: int
 ) -> list[dict[str, Any]]:
-    """Returns the queries that change GAP most, with the answer of each submission."""
+    """Returns the `top` queries that change GAP most, with the answers of both submissions."""
 
     def answer(submission: Submission, query: str) -> str | None:
         row = submission.row_of.get(query)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draws:
-    """The bootstrap draws for the intervals of a command: their number, and the random seed."""
+    """The number and the random seed of the bootstrap draws for the intervals of a command."""
 
     resamples: int
     seed: int
 
     def bounds_of_mean(self, values: NDArray[np.float64]) -> list[float] | None:
-        """Returns the bounds of the mean of values [q], for JSON; None with 0 draws."""
+        """Returns the bounds of the mean of float64 values [q] for JSON; None without draws."""
         from lmk.eval.scores.bootstrap import mean_interval
 
         if not self.resamples:
@@ -62,6 +62,6 @@ def bootstrap(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parts(truth: Truth | RetrievalTruth) -> list[tuple[str, str | None]]:
-    """Returns the parts to score as (name, usage): all, then Public and Private if present."""
+    """Returns the scored parts as (name, usage): all, then Public and Private if present."""
     usages = [usage for usage in ("Public", "Private") if usage in truth.usage]
     return [("all", None), *((usage, usage) for usage in usages)]

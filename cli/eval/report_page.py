@@ -1,4 +1,4 @@
-"""The page of `lmk eval gap --report`, with the pictures and neighbours of wrong answers."""
+"""The HTML page of `lmk eval gap --report`, with pictures and neighbours of wrong answers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
 
 PAGE = "report.html"
-_NEIGHBOURS = 5  # shown for each query
-_SEARCHED = 100  # searched for the true landmark
+_NEIGHBOURS = 5  # number of neighbours on the page for each query
+_SEARCHED = 100  # maximum number of neighbours that are searched for the true landmark
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class Shown:
     """The pictures of one wrong answer.
 
     Attributes:
-        path: the file of the query; None where --queries does not have it.
-        neighbours: gallery pictures; those that voted for the index's answer come first.
-        true: the nearest picture of the true landmark, where `neighbours` has none.
-        true_rank: its rank among the nearest, from 1; None where it is not among `searched`.
-        searched: the number of neighbours that were searched.
+        path: the file of the query; None if --queries lacks the query.
+        neighbours: gallery pictures, first the ones that voted for the answer of the index.
+        true: the nearest picture of the true landmark; None if `neighbours` shows the landmark.
+        true_rank: the rank of the nearest picture of the true landmark, from 1; None if none of
+            the `searched` neighbours shows the landmark.
+        searched: the number of neighbours that the search returned.
     """
 
     path: str | None
@@ -48,7 +49,7 @@ class Shown:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks that a report can be written to a folder, before any score is computed.
+    """Checks, before the scores are computed, that a report can be written to a folder.
 
     Raises:
         UsageError: the parent of the folder does not exist, the folder is a file, or its page
@@ -77,11 +78,11 @@ def write_report(
     Args:
         folder: the folder to write to.
         submission, truth: the answers and the solution.
-        scores: the scores of all queries first, then of the parts.
-        warnings: warnings about the labels, shown above the scores.
+        scores: the scores of all queries, then the scores of the parts.
+        warnings: warnings about the labels; the page shows them above the scores.
         gallery: the gallery of the index, for class sizes.
         recognizer: the recognizer of the index, for the neighbours of the query pictures.
-        queries: the query pictures; ids are those of the submission.
+        queries: the query pictures with the ids of the submission.
 
     Raises:
         SubmissionError: a query id is unknown, or no query shows a landmark.
@@ -115,7 +116,7 @@ def write_report(
 
 
 def _named(gallery: Gallery | None) -> Callable[[str], str]:
-    """Returns a function from a landmark to its name, as the index has it."""
+    """Returns a function from a label to the landmark's name in the index."""
     return cache(
         lambda label: shown_name(
             label, None if gallery is None else gallery.landmark_details(label)
@@ -126,7 +127,7 @@ def _named(gallery: Gallery | None) -> Callable[[str], str]:
 def _pictures(
     cases: Sequence[Case], manifest: Manifest | None, recognizer: Recognizer | None
 ) -> tuple[dict[str, Shown], int]:
-    """Returns the pictures of each case, and the number of cases with another answer now."""
+    """Returns the pictures of each case, and the number of answers unlike the submission's."""
     if manifest is None:
         return {}, 0
     wanted = {case.query for case in cases}
@@ -145,7 +146,7 @@ def _pictures(
     for case in cases:
         answer = answers.get(str(file_of.get(case.query)))
         if answer is None:
-            continue  # the picture does not exist or cannot be read
+            continue  # The picture does not exist or cannot be read.
         others += answer.best != case.answer
         near = answer.neighbours
         first = near[:_NEIGHBOURS]

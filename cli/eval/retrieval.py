@@ -92,7 +92,7 @@ def retrieval(
 def _truth_by_label(
     solution: Path, labelled: Sequence[tuple[str, tuple[str, ...]]], source: Path | None
 ) -> RetrievalTruth:
-    """Returns the gallery pictures that share a landmark with each query; Ignored without one."""
+    """Returns, for each query, the pictures of its landmarks; a query without any is Ignored."""
     from lmk.embed.tables.label_forms import similar_pairs, similar_text
     from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
 
@@ -127,7 +127,7 @@ def _truth_by_label(
 
 
 def _labelled(index: Path | None, gallery: Path | None) -> list[tuple[str, tuple[str, ...]]]:
-    """Returns id and labels of each gallery picture."""
+    """Returns the id and the labels of each gallery picture."""
     from lmk.eval.files.truth import Truth
     from lmk.index.gallery.gallery import Gallery
 

@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 def bounds_text(low: float | None, high: float | None) -> str:
-    """Returns " [0.812 to 0.870]"; nothing without bounds."""
+    """Returns an interval as text, such as " [0.812 to 0.870]"; "" without bounds."""
     return "" if low is None or high is None else f" [{low:.3f} to {high:.3f}]"
 
 
 def score_text(value: float, bounds: Sequence[float] | None) -> str:
-    """Returns "0.8422 [0.812 to 0.870]"; the value alone without bounds."""
+    """Returns a score as text: "0.8422 [0.812 to 0.870]", or "0.8422" without bounds."""
     return f"{value:.4f}{bounds_text(*(bounds or (None, None)))}"
 
 
 def bounds_of(estimate: Estimate | Interval | None) -> list[float] | None:
-    """Returns the bounds of an interval for JSON; None where there is none."""
+    """Returns the bounds of an interval for JSON; None without an interval."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return None
     return [estimate.low, estimate.high]
 
 
 def gap_dict(scores: GapScores) -> dict[str, Any]:
-    """Returns the scores of one part of the queries for JSON."""
+    """Returns the scores of one part of the queries as a JSON object."""
     return {
         "gap": scores.gap.value,
         "queries": scores.queries,
@@ -90,7 +90,7 @@ def echo_warnings(file: object, warnings: Iterable[str]) -> None:
 
 
 def echo_findings(file: object, findings: Sequence[SubmissionFinding]) -> None:
-    """Prints one line on stderr for each kind of finding: the first one, and how many follow."""
+    """Prints on stderr, for each kind of finding, the first finding and the number of others."""
     by_kind: dict[str, list[SubmissionFinding]] = {}
     for finding in findings:
         by_kind.setdefault(finding.kind, []).append(finding)
@@ -105,12 +105,12 @@ def echo_findings(file: object, findings: Sequence[SubmissionFinding]) -> None:
 def echo_missing(
     file: object, missing: Collection[str], count: int, noun: str, consequence: str
 ) -> None:
-    """Prints on stderr how many rows a file lacks.
+    """Prints on stderr the number of rows that a file lacks.
 
     Args:
         file: the file.
         missing: the ids without a row.
-        count: the number of ids that the solution has.
+        count: the number of ids in the solution.
         noun: "queries" or "pictures".
         consequence: the end of the line.
     """
