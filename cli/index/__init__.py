@@ -1,1 +1,1 @@
-"""Commands that build and keep an index."""
+"""Commands that build, change, search and check an index."""

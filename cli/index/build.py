@@ -1,4 +1,4 @@
-"""`lmk build-index`."""
+"""The command `lmk build-index`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from lmk.rerank.indexing.build import BuildReport
 
 SUFFIX = ".lmk"
-FEW_PICTURES = 30  # without distractors, a threshold fitted on fewer is unreliable
+FEW_PICTURES = 30  # A threshold fitted on fewer pictures and no distractors is unreliable.
 
 
 def _shard(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """Returns (2, 8) for "2/8"."""
+    """Returns the value of --shard as two numbers: (2, 8) for "2/8"."""
     if value is None:
         return None
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
@@ -61,7 +61,7 @@ def _shard(
 def _scales(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[float, ...] | None:
-    """Returns (1.0, 0.7) for "1,0.7"."""
+    """Returns the value of --scales as numbers: (1.0, 0.7) for "1,0.7"."""
     if value is None:
         return None
     try:
@@ -229,15 +229,15 @@ def build_index(
         _advise(gallery, index, report, pictures, has_distractors=distractors is not None)
 
 
-# `lmk index set` takes how an index is searched, the message that stops a build names
-# --allow-removals, and docs/training.md describes --scales beside --flip.
+# `lmk index set` has the options of the search. The error message of a stopped build names
+# --allow-removals. docs/training.md describes --scales beside --flip.
 hide(build_index, "kind", "recall", "backend", "uri", "collection", "allow_removals", "scales")
 
 
 def _advise(
     gallery: Path, index: Path, report: BuildReport, pictures: Manifest, *, has_distractors: bool
 ) -> None:
-    """Prints on stderr how to make the index refuse photos of no landmark more reliably."""
+    """Prints advice on stderr if the index cannot reject photos without a landmark reliably."""
     if not pictures.labelled:
         echo_unlabelled(gallery)
         return
@@ -265,7 +265,7 @@ def _advise(
 def default_index(gallery: Path, shard: tuple[int, int] | None = None) -> Path:
     """Returns the default path of an index: gallery.lmk for gallery/ and for gallery.csv.
 
-    Shard (2, 4) gives gallery.2of4.lmk.
+    The path of shard (2, 4) is gallery.2of4.lmk.
     """
     from lmk.embed.data.manifest_table import table_stem
 

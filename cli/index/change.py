@@ -1,4 +1,4 @@
-"""`lmk index add|remove|merge|compact`."""
+"""The commands `lmk index add`, `remove`, `merge` and `compact`."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def compact(index: Path, wait: float, as_json: bool) -> None:
 
 
 def _lines(file: Path) -> list[str]:
-    """Returns the non-empty lines of a file, or of stdin for "-"."""
+    """Returns the non-empty lines of a file; the path "-" stands for stdin."""
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         lines = data.decode("utf-8-sig").split("\n")

@@ -1,4 +1,4 @@
-"""`lmk index`: the group of commands on an index."""
+"""The command group `lmk index`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lmk index verify` and `lmk index repair`."""
+"""The commands `lmk index verify` and `lmk index repair`."""
 
 from __future__ import annotations
 
@@ -104,6 +104,6 @@ def repair(
 
 
 def _facts(finding: DamageFinding) -> dict[str, Any]:
-    """Returns a finding for JSON; `rows` is the half-open range of damaged rows."""
+    """Returns a finding as a JSON object; `rows` is the half-open range of damaged rows."""
     rows = [finding.rows.start, finding.rows.stop]
     return asdict(finding) | {"where": str(finding.where), "rows": rows}

@@ -1,4 +1,4 @@
-"""`lmk index hits`: how often gallery pictures are among the nearest of the distractors."""
+"""The command `lmk index hits`, which writes the hits of gallery pictures by distractors."""
 
 from __future__ import annotations
 

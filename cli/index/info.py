@@ -1,4 +1,4 @@
-"""`lmk index info` and `lmk index list`."""
+"""The commands `lmk index info` and `lmk index list`."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def _facts(gallery: Gallery) -> dict[str, Any]:
 
 
 class _NotReadyError(Exception):
-    """The search needs an index file that does not exist yet; the message names it."""
+    """Error for a search whose files do not exist yet; the message names the missing file."""
 
 
 def _search(gallery: Gallery) -> str:
-    """Returns how the gallery is searched and why, without building anything."""
+    """Returns the kind of search and its reason as text, without building any file."""
     from lmk.index.search.choose import choose
 
     def stop(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`lmk index relabel|rename-label`: new landmarks for the pictures of an index."""
+"""The commands `lmk index relabel` and `lmk index rename-label`."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def rename_label(index: Path, old: str, new: str, wait: float, as_json: bool) ->
 
 
 def _read_labels(table: Path) -> dict[str, Sequence[str]]:
-    """Returns the labels of each picture of a table, by id."""
+    """Returns the labels of each picture in a table, by id."""
     from lmk.embed.data.label_table import LabelTable
 
     rows = LabelTable(table)

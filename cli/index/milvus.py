@@ -1,4 +1,4 @@
-"""`lmk index push`: a copy of an index on a Milvus server."""
+"""The command `lmk index push`, which copies an index to a Milvus server."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def push_to_server(
     *,
     replace: bool = False,
 ) -> PushReport:
-    """Pushes an index to a server, by default to the server saved with the index.
+    """Copies an index to a Milvus server, by default to the server saved with the index.
 
     Raises:
-        UsageError: no address is given, and none is saved with the index.
+        UsageError: `uri` is None, and no server is saved with the index.
     """
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.milvus.push import push as push_gallery

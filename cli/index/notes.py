@@ -1,4 +1,4 @@
-"""Notes on stderr about pictures that a change of an index skipped or that look wrong."""
+"""Notes on stderr about skipped, duplicate and contradictory pictures of an index."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lmk.embed.shell_words import shell_word
 if TYPE_CHECKING:
     from lmk.index.gallery.deduplicate import LabelDifference
 
-_SHOWN = 10  # pictures named
+_SHOWN = 10  # maximum number of pictures that a note names
 _SHOWN_LANDMARKS = 5
 
 
 def echo_duplicates(pairs: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:
-    """Prints which pictures were skipped because others have the same content.
+    """Prints the pictures that were skipped because other pictures have the same content.
 
     Args:
-        pairs: (skipped id, id with the same content).
+        pairs: pairs (skipped id, id with the same content).
         takes: the option, or the command with its option, that adds such pictures.
     """
     for given, held in pairs[:_SHOWN]:
@@ -31,10 +31,10 @@ def echo_duplicates(pairs: Sequence[tuple[str, str]], *, takes: str = "--duplica
 
 
 def echo_shared(shared: Sequence[str]) -> None:
-    """Prints which distractors are not used because a gallery picture is the same file.
+    """Prints the distractors that are not used because a gallery picture is the same file.
 
     Args:
-        shared: their ids.
+        shared: the ids of these distractors.
     """
     if shared:
         more = f" and {len(shared) - 1:,} more are" if len(shared) > 1 else " is"
@@ -48,12 +48,12 @@ def echo_shared(shared: Sequence[str]) -> None:
 def echo_conflicts(
     index: Path, pairs: Sequence[LabelDifference], without_own: Sequence[str]
 ) -> None:
-    """Prints which pictures are the same file under different landmarks.
+    """Prints the pictures that are the same file under different landmarks.
 
     Args:
-        index: the index, which holds both pictures of each pair.
-        pairs: pictures with the same content and other labels.
-        without_own: landmarks of which all pictures are in such pairs.
+        index: the index, which contains both pictures of each pair.
+        pairs: pairs of pictures with the same content and different labels.
+        without_own: landmarks whose pictures are all in such pairs.
     """
     for one in pairs[:_SHOWN]:
         own, other = " ".join(one.labels), " ".join(one.other_labels)
@@ -86,10 +86,10 @@ def echo_conflicts(
 
 
 def echo_relabelled(pairs: Sequence[LabelDifference]) -> None:
-    """Prints which pictures of the index took the landmark of an added picture.
+    """Prints the pictures whose landmark changed to the landmark of an added picture.
 
     Args:
-        pairs: the added pictures, and the pictures that they replace.
+        pairs: the added pictures, each with the picture that it replaces.
     """
     for one in pairs[:_SHOWN]:
         old = " ".join(one.other_labels) or "no landmark"
@@ -100,12 +100,12 @@ def echo_relabelled(pairs: Sequence[LabelDifference]) -> None:
 
 
 def echo_unlabelled(pictures: Path, index: Path | None = None, *, addable: bool = False) -> None:
-    """Prints that no picture of a folder or table has a landmark, and the remedy.
+    """Prints that no picture of a folder or table has a landmark, and prints the remedy.
 
     Args:
         pictures: the folder or table.
-        index: the index that holds them, if it may hold other pictures with a landmark.
-        addable: whether `lmk index add --label` can give all of them a landmark.
+        index: the index of the pictures, if it may contain other pictures with a landmark.
+        addable: whether `lmk index add --label` can set the landmark of all these pictures.
     """
     effect = (
         "so the index can find similar pictures but name nothing"

@@ -1,4 +1,4 @@
-"""`lmk index search` and `lmk index set`."""
+"""The commands `lmk index search` and `lmk index set`."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def set_(
     with GalleryWriter(index, wait=wait) as writer:
         if searched:
             writer.set(SEARCH, facts["setting"])
-        if lists is not None:  # the default is not saved, so that a later default applies
+        if lists is not None:  # The default is not saved, so that a later default applies.
             kept_as = None if retrieval_steps == "default" else lists.model_dump(mode="json")
             writer.set(RETRIEVAL, kept_as)
         described = store_landmarks(writer, table) if landmarks else None
@@ -187,7 +187,7 @@ def set_(
 def _prepare_search(
     index: Path, given: SearchSettings, lists: Retrieval | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Checks settings of a search and builds its files; returns values for JSON, and lines."""
+    """Builds the files of a search after a check; returns JSON values and lines of text."""
     from lmk.index.gallery.gallery import Gallery
     from lmk.index.search.choose import choose
     from lmk.index.search.settings import SearchSettings
@@ -196,7 +196,7 @@ def _prepare_search(
     with Gallery.open(index) as gallery:
         saved = SearchSettings.saved(gallery)
         check_backend(given, saved)
-        searcher = choose(gallery, settings=given, on_message=tell)  # refuses wrong settings
+        searcher = choose(gallery, settings=given, on_message=tell)  # choose refuses wrong settings
         facts = {"setting": given.over(saved).to_json(), "search": searcher.reason}
         retrieval = lists or saved_retrieval(gallery)
     facts["retrieval"] = retrieval.model_dump(mode="json")
@@ -204,7 +204,7 @@ def _prepare_search(
 
 
 def _read_landmarks(files: tuple[Path, ...]) -> LandmarkTable | None:
-    """Returns the details of landmarks of files; None for no file and for "none"."""
+    """Returns the details of landmarks in files; None without a file and for "none"."""
     from lmk.embed.tables.landmark_table import read_landmarks
 
     if not files or [str(file) for file in files] == [_NO_LANDMARKS]:
@@ -213,7 +213,7 @@ def _read_landmarks(files: tuple[Path, ...]) -> LandmarkTable | None:
 
 
 def _echo_described(index: Path, table: LandmarkTable | None, report: DetailsReport) -> None:
-    """Prints how many landmarks have details now, and which of a table were left out."""
+    """Prints the number of landmarks with details, and the unknown landmarks of a table."""
     if table is not None:
         echo_unknown(table.path, report.unknown, len(table.details), str(index))
     described = f"{report.described:,} of its {counted(report.landmarks, 'landmark')}"

@@ -1,4 +1,4 @@
-"""`lmk index sync`."""
+"""The command `lmk index sync`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lmk.rerank.indexing.removals import UnseenPictures
     from lmk.rerank.indexing.sync import SyncReport
 
-_SHOWN = 10  # places named on stderr
+_SHOWN = 10  # maximum number of folders or files that stderr names
 
 
 @index_command(short_help="Bring an index up to date with a folder.")
@@ -135,7 +135,7 @@ def sync(
 
 
 def _new_network(index: Path, model: str) -> Embedder | None:
-    """Returns the network with a name, or None if the index has it already."""
+    """Returns the named embedder, or None if the index uses its network already."""
     from lmk.embed.extract.embedder import Embedder
     from lmk.rerank.indexing.reembed import uses_network
 
@@ -147,7 +147,7 @@ def _new_network(index: Path, model: str) -> Embedder | None:
 
 
 def _echo_rebuilt(index: Path, model: str, report: BuildReport, *, as_json: bool) -> None:
-    """Prints the result of embedding all pictures anew."""
+    """Prints the report of an index whose pictures were all embedded again."""
     if as_json:
         echo_json({"index": str(index), "model": model} | asdict(report))
         return
@@ -164,7 +164,7 @@ def _echo_rebuilt(index: Path, model: str, report: BuildReport, *, as_json: bool
 
 
 def _echo_kept(kept: Sequence[UnseenPictures]) -> None:
-    """Prints on stderr which pictures stay although their files cannot be accessed."""
+    """Prints on stderr the pictures that stay although their files cannot be accessed."""
     for one in kept[:_SHOWN]:
         echo(f"lmk: kept {counted(one.pictures, 'picture')} of {one.path}: {one.reason}", err=True)
     if len(kept) > _SHOWN:
@@ -175,7 +175,7 @@ def _echo_kept(kept: Sequence[UnseenPictures]) -> None:
 
 
 def _question(report: SyncReport) -> str:
-    """Returns the warning of a dry run that the sync would stop."""
+    """Returns the warning of a dry run that the actual sync will stop."""
     names = report.vanishing
     whole = f", all of {first_of(names, _SHOWN)} among them" if names else ""
     pictures = counted(report.removed, "picture")
