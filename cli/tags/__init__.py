@@ -1,1 +1,1 @@
-"""Commands about tags."""
+"""The commands tag and tag-thresholds."""

@@ -1,4 +1,4 @@
-"""Options shared by the commands about tags."""
+"""Options that the commands about tags share."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ tiles_option = click.option(
 
 @contextmanager
 def named_tagger(index: Path | None, tagger: Path | None) -> Iterator[Tagger]:
-    """Returns a context with the tagger that --index or --tagger names, by default lmk's own.
+    """Yields the open tagger that --index or --tagger names, by default lmk's own tagger.
 
     Raises:
-        UsageError: both are given.
+        UsageError: the call has both options.
     """
     from lmk.rerank.tags.taggers import open_tagger
 

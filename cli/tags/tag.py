@@ -1,4 +1,4 @@
-"""`lmk tag`."""
+"""The command `lmk tag`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lmk.rerank.tags.taggers import Tagger
     from lmk.rerank.tags.thresholds import TagThresholds
 
-BEST = 5  # best tags of a picture to report, given or not
+BEST = 5  # number of best tags in the report of a picture, assigned or not
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Tagged:
     Attributes:
         picture: the path of the picture, or its id in a folder or CSV.
         path: the file.
-        tags: the tags given, by descending score.
+        tags: the assigned tags, by descending score.
         best: the tags with the largest scores as (name, score, threshold); the threshold is None
-            for a tag that is never given.
-        scores: the score of each tag of the tagger, and of each tag given.
+            for a tag that is never assigned.
+        scores: the score of each tag of the tagger, and of each assigned tag.
     """
 
     picture: str
@@ -164,7 +164,7 @@ def tag(
 def _detector(
     named: str | None, classes: Path | None, tags: Sequence[str]
 ) -> tuple[Detector | None, Mapping[str, str]]:
-    """Returns the detector, and the tag that each of its classes sets."""
+    """Returns the detector, and the tag that each class of the detector assigns."""
     from lmk.embed.tags.detector import SsdLite, read_classes, tag_of_class
 
     if named is None:
@@ -193,7 +193,7 @@ def _tagged(
     from lmk.rerank.tags.taggers import tag_files
 
     paths = dict(files)
-    names_of: dict[str, list[str]] = {}  # a CSV may name a file twice
+    names_of: dict[str, list[str]] = {}  # A CSV may name a file twice.
     for name, path in files:
         names_of.setdefault(str(path), []).append(name)
     with StageProgress() as progress:
@@ -235,7 +235,7 @@ def _line(one: Tagged) -> str:
 
 
 def _root(tagged: Sequence[Tagged], output: Path) -> Path:
-    """Returns the folder at which paths start: that of the table, or one above all pictures."""
+    """Returns the folder at which paths start: the table's folder, or one above all pictures."""
     folders = [Path(one.path).resolve().parent for one in tagged]
     own = output.parent.resolve()
     if not folders or all(folder.is_relative_to(own) for folder in folders):
@@ -244,7 +244,7 @@ def _root(tagged: Sequence[Tagged], output: Path) -> Path:
 
 
 def _table(tagged: Sequence[Tagged], root: Path) -> str:
-    """Returns a CSV id,path,tags,given: all scores as tag:score, and the tags given."""
+    """Returns a CSV id,path,tags,given with all scores as tag:score, and the assigned tags."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "path", "tags", "given"])

@@ -1,4 +1,4 @@
-"""`lmk tag-thresholds`."""
+"""The command `lmk tag-thresholds`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lmk.rerank.tags.taggers import Tagger
     from lmk.rerank.tags.thresholds import TagThreshold, TagThresholds
 
-_SHOWN = 5  # unknown tags
+_SHOWN = 5  # maximum number of tags that a note names
 
 
 @click.command("tag-thresholds")
@@ -148,7 +148,7 @@ def tag_thresholds(
 
 
 def _check_output(output: Path | None, index: Path | None, tagger: Path | None) -> None:
-    """Checks that the thresholds can be saved (UsageError), before the work starts."""
+    """Checks, before the work starts, that the thresholds can be saved; else UsageError."""
     from lmk.embed.network.config import embedder_folder, shipped_tagger
 
     if output is None:
@@ -165,7 +165,7 @@ def _check_output(output: Path | None, index: Path | None, tagger: Path | None) 
 
 
 def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
-    """Refuses pictures of the index, which would vote for their own tags (UsageError)."""
+    """Raises UsageError for pictures of the index, which would vote for their own tags."""
     from lmk.rerank.tags.taggers import VoteTagger
 
     if not isinstance(tagger, VoteTagger):
@@ -180,7 +180,10 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
 def _validation(
     tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns scores and truth with implied tags, both [n, t], of the readable pictures."""
+    """Returns the scores and the truth of the readable pictures, both [n, t].
+
+    The truth includes the tags that the relations imply.
+    """
     import numpy as np
 
     from lmk.cli.progress import StageProgress
@@ -211,7 +214,7 @@ def _validation(
 
 
 def _say_everywhere(names: list[str], data: Path) -> None:
-    """Prints on stderr which tags all pictures have, so that their precision is unknown."""
+    """Prints on stderr the tags that all pictures have; their precision is unknown."""
     if names:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         what = f"every picture has {counted(len(names), 'tag')}: {shown}"
