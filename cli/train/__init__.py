@@ -1,1 +1,1 @@
-"""Commands that train and export an embedder."""
+"""The commands train and export."""

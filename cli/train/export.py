@@ -1,4 +1,4 @@
-"""`lmk export`."""
+"""The command `lmk export`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
 
 _KINDS = ("openvino", "onnx", "int8")
-_CALIBRATED_BY = 300  # pictures
+_CALIBRATED_BY = 300  # maximum number of pictures that calibrate int8
 _COMPARED = 64
 
 

@@ -1,4 +1,4 @@
-"""The report of a training run: one page with curves and settings, made from the logs."""
+"""The report of a training run: one HTML page with curves from the logs and settings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lmk.embed.train.log import EPOCHS, STEPS, read_log
 from lmk.eval.report.axes import Axis, axis_of
 
 PAGE = "report.html"
-_POINTS = 300  # points of a curve; more steps are averaged
+_POINTS = 300  # maximum number of points of a curve; each point is a mean of steps
 _FIGURES = {"gap": "GAP", "map": "mAP@100", "accuracy": "acc@1", "tag_map": "mAP of tags"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its name and its points."""
+    """The name and the points of a curve."""
 
     name: str
     xs: tuple[float, ...]
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over one pair of axes."""
+    """A plot of curves over one pair of axes."""
 
     key: str
     title: str
@@ -38,7 +38,7 @@ class Plot:
 
 
 def write_page(folder: Path) -> Path:
-    """Writes training/report.html in a run's folder from the logs so far; returns its path.
+    """Writes training/report.html in a run's folder from its logs, and returns the path.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -91,7 +91,7 @@ def _plot(key: str, title: str, x_name: str, y_name: str, lines: Sequence[Line])
 
 
 def _thinned(name: str, xs: Sequence[float], ys: Sequence[float]) -> Line:
-    """Returns a curve of at most _POINTS points, each the mean of some steps."""
+    """Returns a curve of at most _POINTS points; each point is a mean of consecutive steps."""
     size = -(-len(xs) // _POINTS)
     pieces = [slice(start, start + size) for start in range(0, len(xs), size)]
     means = [tuple(sum(v[p]) / len(v[p]) for p in pieces) for v in (xs, ys)]

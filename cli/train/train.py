@@ -1,4 +1,4 @@
-"""`lmk train`."""
+"""The command `lmk train`."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def train(
     start = "hub" if pretrained else weights
     chosen = [] if start is None else [f"model.weights={json.dumps(start)}"]
     settings = training_config(_SHORT.get(config, config), [*changes, *chosen])
-    first = os.environ.get("RANK", "0") == "0"  # under torchrun only one process prints
+    first = os.environ.get("RANK", "0") == "0"  # Under torchrun, only one process prints.
     manifests = [read_pictures(each, root=root, on_message=first) for each in data]
     if held_out is not None and first:
         _warn_of_training_pictures(read_pictures(held_out, root=root), manifests)
@@ -217,12 +217,12 @@ def _validation(
 
 
 def _warn_of_training_pictures(held_out: Manifest, training: Sequence[Manifest]) -> None:
-    """Prints a warning if files of the validation are also training pictures."""
+    """Prints a warning on stderr if validation pictures are also training pictures."""
     folder = f"{held_out.root.resolve()}/"
     validated = {folder + row.path for row in held_out.rows}
     both: set[str] = set()
     for manifest in training:
-        folder = f"{manifest.root.resolve()}/"  # a Path for each would take minutes for millions
+        folder = f"{manifest.root.resolve()}/"  # Millions of Path objects would take minutes.
         both.update(path for row in manifest.rows if (path := folder + row.path) in validated)
     if both:
         pictures = counted(len(held_out), "picture")
