@@ -1,1 +1,1 @@
-"""The `lmk` command line: thin functions over the library."""
+"""The `lmk` command line, which calls the library and prints its results."""

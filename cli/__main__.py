@@ -1,4 +1,4 @@
-"""`python -m lmk.cli`, for systems without the `lmk` script on the path."""
+"""Entry point `python -m lmk.cli`, for systems whose PATH lacks the `lmk` script."""
 
 from lmk.cli.entry import run
 

@@ -1,4 +1,4 @@
-"""Entry point of the `lmk` script; it handles Ctrl-C from the first import on."""
+"""Entry point of the `lmk` script, which handles Ctrl-C from the first import on."""
 
 from __future__ import annotations
 

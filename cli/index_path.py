@@ -1,4 +1,4 @@
-"""The click type of arguments and options that name an index, and the index if none is named."""
+"""The click type of arguments and options that name an index, and the default index."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lmk.embed.errors import UsageError
 
 
 class IndexPath(click.Path):
-    """The path of an index. The error for another path offers NAME.lmk if that is an index.
+    """The click type of an index's path; its error suggests NAME.lmk if that index exists.
 
     `lmk build-index album/` writes album.lmk, so users often type `album` for the index.
 
     Args:
-        others: whether the argument may also name something else, such as a folder of pictures;
-            only a path that does not exist is then refused.
-        names: words that are accepted and are not paths.
+        others: whether the argument may also name something else, such as a folder of pictures.
+            The type then refuses only a path that does not exist.
+        names: accepted words that are not paths.
     """
 
     def __init__(self, *, others: bool = False, names: Collection[str] = ()) -> None:
@@ -30,7 +30,7 @@ class IndexPath(click.Path):
         self._names = names
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Returns the path.
+        """Returns the path of the index.
 
         Raises:
             NotAGallery: the path is not an index, and NAME.lmk is one.
@@ -39,7 +39,7 @@ class IndexPath(click.Path):
         if str(path) in self._names or not path.name:
             return path
         near = path.with_name(f"{path.name}.lmk")
-        with suppress(OSError, ValueError):  # no name that a file can have
+        with suppress(OSError, ValueError):  # No file can have this name.
             there = path.exists() if self._others else is_index(path)
             if not there and is_index(near):
                 from lmk.index.catalog.database import no_gallery
@@ -59,7 +59,7 @@ def find_index(named: Path | None) -> Path:
     """Returns the named index, or else the only *.lmk folder in the working directory.
 
     Raises:
-        UsageError: no index is named, and there is no such folder or several.
+        UsageError: `named` is None, and there is no such folder or more than one.
     """
     if named is not None:
         return named

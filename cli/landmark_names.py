@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from lmk.embed.tables.landmark_details import LandmarkDetails
 
 _MAP = "https://www.openstreetmap.org/?mlat={0}&mlon={1}#map=16/{0}/{1}"
-_UNKNOWN_SHOWN = 10  # landmarks named
+_UNKNOWN_SHOWN = 10  # maximum number of landmarks that a note names
 
 
 def shown_name(label: str, details: LandmarkDetails | None) -> str:
-    """Returns "Eiffel Tower (6347)", or the name alone where the label says the same.
+    """Returns a landmark as "Eiffel Tower (6347)", or the name alone if the label is that name.
 
     Args:
-        label: the landmark.
-        details: its details; without them the label is returned.
+        label: the label of the landmark.
+        details: the details of the landmark; None returns the label.
     """
     from lmk.embed.tables.label_forms import form_key
 
@@ -51,13 +51,13 @@ def map_url(details: LandmarkDetails) -> str | None:
 
 
 def echo_unknown(files: str, unknown: Sequence[str], total: int, holder: str) -> None:
-    """Prints which landmarks of a table were left out.
+    """Prints the landmarks of a table that an index or a set of pictures does not have.
 
     Args:
-        files: the table.
-        unknown: landmarks of the table that the holder does not have.
-        total: number of landmarks in the table.
-        holder: the index, or the pictures.
+        files: the name of the table.
+        unknown: landmarks of the table that `holder` lacks.
+        total: the number of landmarks in the table.
+        holder: the name of the index or of the pictures.
     """
     if not unknown:
         return
@@ -70,6 +70,6 @@ def echo_unknown(files: str, unknown: Sequence[str], total: int, holder: str) ->
 
 
 def _degrees(value: float) -> str:
-    """Returns degrees with up to 6 decimals, which is a tenth of a metre."""
+    """Returns degrees with up to 6 decimals; the sixth decimal is a tenth of a metre."""
     text = f"{value:.6f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

@@ -1,4 +1,4 @@
-"""Lines about the landmarks of an index, and hints for folders with an unexpected layout."""
+"""Notes about the landmarks of an index, and hints for folders with an unexpected layout."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def echo_shape(manifest: Manifest, source: Path, command: Callable[[Path], Seque
     Args:
         manifest: the pictures of the folder.
         source: the folder; nothing is printed for a table.
-        command: returns the words of the same command for another folder.
+        command: a function from another folder to the words of the same command.
     """
     from lmk.embed.data.folder_shape import folder_shape
 

@@ -1,10 +1,10 @@
 """One-line errors for crashes of native libraries under a memory limit.
 
 OpenBLAS (in FAISS and OpenCV) and other libraries do not check every allocation. Under `ulimit -v`
-they may end the process with SIGSEGV, even while they are imported. If such a limit is set, a child
-process does the work, and its parent reports how the child ended.
+these libraries may end the process with SIGSEGV, even at import. If such a limit is set, a child
+process does the work, and the parent process reports how the child ended.
 
-OpenBLAS also retries the allocation for its threads without end. With one thread it allocates
+OpenBLAS also retries the allocation for its threads without end. OpenBLAS with one thread allocates
 nothing at import, so the child uses one thread unless OPENBLAS_NUM_THREADS is set.
 """
 
@@ -25,12 +25,13 @@ def supervise() -> None:
     """Forks if a memory limit is set, and returns in the process that does the work.
 
     The parent forwards signals and ends with the exit code or the signal of the child. After a
-    crash it prints one line and exits with 1. On systems other than Linux this does nothing.
+    crash, the parent prints one line and exits with 1. On systems other than Linux, nothing
+    happens.
     """
     if sys.platform != "linux" or not _limited():
         return
     passed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, the exit code is lost
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # An ignored SIGCHLD loses the exit code.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on | {signal.SIGCHLD})
     parent = os.getpid()
     child = os.fork()
@@ -42,7 +43,7 @@ def supervise() -> None:
     while True:
         received = signal.sigwaitinfo(passed_on | {signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code <= 0:  # sent by a process; a terminal also sends it to the child
+            if received.si_code <= 0:  # A process sent the signal. A terminal signals both.
                 os.kill(child, received.si_signo)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -59,7 +60,7 @@ def _limited() -> bool:
 
 
 def _end_with(parent: int) -> None:
-    """Makes the system kill this process when its parent is killed."""
+    """Makes the system kill this process when its parent ends."""
     with suppress(ImportError, OSError, AttributeError):
         import ctypes
 
@@ -69,7 +70,7 @@ def _end_with(parent: int) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the parent in the same way as the child."""
+    """Ends the parent with the exit code or the signal of the child."""
     if code >= 0:
         os._exit(code)
     number = signal.Signals(-code)

@@ -1,4 +1,4 @@
-"""The `lmk` command: runs a sub-command and reports errors in one line with an exit code.
+"""The `lmk` command, which runs a sub-command and reports each error in one line.
 
 Each command imports heavy modules only when it runs, so that `lmk --help` is fast.
 """
@@ -49,7 +49,7 @@ _COMMANDS = {name: command for section in _SECTIONS.values() for name, command i
 
 
 class _LazyGroup(click.Group):
-    """A group that imports the module of a command when the command runs."""
+    """A click group that imports the module of a command when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -98,31 +98,31 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
-    Exit codes: 0 done; 1 the work failed or a check found something; 2 the call was wrong;
-    130 interrupted. click handles a closed pipe, as in `lmk query ... | head`.
+    Exit codes: 0 for success; 1 if the work failed or a check has findings; 2 for a wrong call;
+    130 if the user interrupted. click handles a closed pipe, as in `lmk query ... | head`.
 
     Args:
-        arguments: the arguments of the command. None means those of this process; Ctrl-C is then
-            handled by lmk.embed.interrupts.
+        arguments: the arguments of the command. None means the arguments of this process, and
+            lmk.embed.interrupts then handles Ctrl-C.
     """
     if arguments is None:
         interrupts.install()
         arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    # "lmk query --debug" means the same as "lmk --debug query".
+    # "lmk query --debug" has the same effect as "lmk --debug query".
     arguments = [word for word in arguments if word != "--debug"]
-    if "" in arguments:  # as a path it would mean the working directory
+    if "" in arguments:  # An empty path would stand for the working directory.
         text = "an argument is empty; look for a shell variable that is not set"
         sys.exit(_failed(f"{text}; see: lmk --help", 2))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A file's name need not be valid UTF-8.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Pillow's warnings name no file: broken tags, pictures of more than 89 million pixels.
+    # Pillow warns about broken tags and pictures of more than 89 million pixels, but names no file.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with printed_notices():
             code = _flush(_run(arguments, debug=debug))
         if code != interrupts.EXIT_CODE:
-            interrupts.check()  # an interrupt that a library swallowed
+            interrupts.check()  # A library may have swallowed an interrupt.
     except KeyboardInterrupt:
         echo("lmk: stopped", err=True)
         code = interrupts.EXIT_CODE
@@ -132,30 +132,30 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _flush(code: int) -> int:
     """Flushes stdout, and returns the exit code."""
-    if sys.stdout is None:  # the shell closed it: >&-
+    if sys.stdout is None:  # The shell closed stdout: >&-
         return code
     try:
         sys.stdout.flush()
-    except OSError as error:  # Python would flush again at its exit, and print a traceback
+    except OSError as error:  # Python would flush again at exit and print a traceback.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        if error.errno == errno.EPIPE:  # the reader closed the pipe
+        if error.errno == errno.EPIPE:  # The reader closed the pipe.
             return code or 1
         return code or _failed(_unexpected(error), 1)
     return code
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
-    """Runs a command, prints its error if any, and returns the exit code."""
+    """Runs a command, prints the error of a failure, and returns the exit code."""
     try:
         code = cli.main(arguments, prog_name="lmk", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()  # the help
+        error.show()  # `show` prints the help.
         return error.exit_code
     except click.ClickException as error:
         return _failed(_wrong_call(error), error.exit_code)
-    except click.Abort as error:  # click turns KeyboardInterrupt into Abort
+    except click.Abort as error:  # click turns KeyboardInterrupt into Abort.
         raise KeyboardInterrupt from error
     except Exception as error:
         interrupts.raise_interrupt(error)
@@ -184,7 +184,7 @@ def _print_traceback(
 
 
 def _wrong_call(error: click.ClickException) -> str:
-    """Returns one line for an error that click found in the call."""
+    """Returns one line of text for an error that click detected in the call."""
     text = " ".join(error.format_message().split()).rstrip(".")
     text += _nearest_command(error)
     context = error.ctx if isinstance(error, click.UsageError) else None
@@ -192,7 +192,7 @@ def _wrong_call(error: click.ClickException) -> str:
 
 
 def _nearest_command(error: click.ClickException) -> str:
-    """Returns a question with the command most similar to an unknown one, or ""."""
+    """Returns a question that names the command nearest to an unknown one, or ""."""
     unknown = re.match(r"No such command '(.*)'", error.format_message(), re.DOTALL)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if unknown is None or context is None or not isinstance(context.command, click.Group):
@@ -206,7 +206,7 @@ def _nearest_command(error: click.ClickException) -> str:
 
 
 def _unexpected(error: Exception) -> str:
-    """Returns one line for an unexpected error; any code may meet a full disk."""
+    """Returns one line of text for an unexpected error, such as a full disk."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the output'}: no space left; free some and run it again"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):

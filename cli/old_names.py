@@ -1,4 +1,4 @@
-"""Old names of options and commands: they go on working, hidden, with a note on stderr."""
+"""Old names of options and commands, which still work, are hidden, and print a note."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def old_options(**new_names: str) -> dict[str, Any]:
     """Returns the context settings of a command whose options have old names.
 
     Args:
-        **new_names: the new name of an option by its old one, both without dashes and with "_"
-            for "-": `@click.command(context_settings=old_options(out="output"))`.
+        **new_names: the new name of each option by its old name. Names have no leading dashes
+            and "_" for "-": `@click.command(context_settings=old_options(out="output"))`.
     """
     names = {_dashed(old): _dashed(new) for old, new in new_names.items()}
 
     def renamed(name: str) -> str:
-        """Returns the new name of an option, and prints a note if the name given is old."""
+        """Returns the new name of an option, and prints a note if `name` is an old name."""
         if name not in names:
             return name
         echo(f"lmk: --{name} is now called --{names[name]}", err=True)
@@ -30,11 +30,11 @@ def old_options(**new_names: str) -> dict[str, Any]:
 
 
 class GroupWithOldNames(click.Group):
-    """A group of commands, some of which have an old name too.
+    """A click group in which commands can have an old name too.
 
     Args:
-        old_names: the new name of a command by its old one.
-        **settings: those of click.Group.
+        old_names: the new name of each renamed command by its old name.
+        **settings: the arguments of click.Group.
     """
 
     def __init__(self, *, old_names: Mapping[str, str], **settings: Any) -> None:
@@ -42,7 +42,7 @@ class GroupWithOldNames(click.Group):
         self._old_names = old_names
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Returns the command of that name, and prints a note if the name is old."""
+        """Returns the command with a name, and prints a note if the name is old."""
         new = self._old_names.get(cmd_name)
         if new is not None:
             group = ctx.command_path

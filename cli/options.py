@@ -1,4 +1,4 @@
-"""Options that several commands take, and checks of them."""
+"""Options that several commands share, and checks of the options."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ retrieval_steps = click.option(
 
 
 def hide(command: click.Command, *names: str) -> None:
-    """Leaves options out of a command's help; they go on working.
+    """Hides options in the help of a command; the options still work.
 
     Args:
         command: the command.
@@ -126,8 +126,8 @@ def index_command(
     options.
 
     Args:
-        name: of the command; the function's name unless given.
-        short_help: a line for the list of commands.
+        name: the name of the command; by default the name of the function.
+        short_help: the line of the command in the list of commands.
     """
 
     @click.command()
@@ -148,14 +148,14 @@ def index_command(
 
 
 def check_backend(given: SearchSettings, saved: SearchSettings | None = None) -> None:
-    """Checks that the options of a backend fit each other and the settings of an index.
+    """Checks that the options of a backend are consistent with each other and with an index.
 
     Args:
-        given: the options.
-        saved: the settings of the index, where there is one.
+        given: the options of the call.
+        saved: the settings of the index; None without an index.
 
     Raises:
-        click.UsageError: they do not fit.
+        click.UsageError: the options are inconsistent.
     """
     used = given if saved is None else given.over(saved)
     if used.backend != "milvus":
@@ -173,7 +173,7 @@ def check_backend(given: SearchSettings, saved: SearchSettings | None = None) ->
 
 
 def neighbour_count(neighbours: int, pictures: int) -> int:
-    """Returns the number of neighbours to use; prints a note if -k names more than exist.
+    """Returns the number of neighbours, at most `pictures`; prints a note if -k is larger.
 
     Args:
         neighbours: the value of the option -k.
@@ -209,7 +209,7 @@ def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
     """Returns the tag relations that --relations names, or None.
 
     Raises:
-        UsageError: --relations-by is given without a hierarchy file; see read_relations.
+        UsageError: --relations-by has no hierarchy file; see read_relations.
     """
     from lmk.embed.tags.hierarchy import HIERARCHY_SUFFIXES, read_relations
 
@@ -220,7 +220,7 @@ def named_relations(path: Path | None, by: str | None) -> RelationGraph | None:
 
 
 def note_root(table: LabelTable, output: Path) -> None:
-    """Prints where the paths of a table start that was written into another folder."""
+    """Prints the folder at which a table's paths start, if `output` is in another folder."""
     folder = table.path.parent
     if table.has_paths and folder.resolve() != output.parent.resolve():
         echo(
@@ -230,14 +230,14 @@ def note_root(table: LabelTable, output: Path) -> None:
 
 
 def refuse_idle(options: Mapping[str, object], why: str) -> None:
-    """Refuses options that would have no effect.
+    """Raises UsageError for an option that would have no effect.
 
     Args:
-        options: their values by name; None means not given.
+        options: the values of the options by name; None stands for an absent option.
         why: the reason, such as "without --html".
 
     Raises:
-        UsageError: for the first such option.
+        UsageError: an option is present; the message names the first one.
     """
     for name, given in options.items():
         if given is not None:

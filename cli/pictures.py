@@ -1,4 +1,4 @@
-"""Reads the folders and tables of pictures that are arguments of commands."""
+"""Reading of the folders and tables of pictures that are arguments of commands."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from lmk.rerank.recognizer import Recognizer
 
 STDIN = "-"
-_NAMES_SHOWN = 6  # different names of system folders and files
+_NAMES_SHOWN = 6  # maximum number of names of system folders and files in a note
 
 
 def read_pictures(source: Path, *, root: Path | None = None, on_message: bool = True) -> Manifest:
-    """Returns the pictures of a folder, CSV or Parquet file; prints on stderr what was skipped.
+    """Returns the pictures of a folder or table; prints the skipped system files on stderr.
 
     Args:
-        source: the folder or file.
+        source: the folder, or a CSV or Parquet file.
         root: the folder at which the paths of a table start; by default the table's folder.
-        on_message: whether to print; only one of several processes should.
+        on_message: whether to print. Only one of several processes should print.
 
     Raises:
-        ManifestError: see read_manifest.
+        ManifestError: read_manifest cannot read the folder or table.
     """
     from lmk.embed.data.manifest import read_manifest
 
@@ -46,9 +46,9 @@ class NamedPictures:
     """The pictures that the arguments of a command name.
 
     Attributes:
-        files: the file of each picture by its name, with those of `unseen`.
+        files: the file of each picture by name; it includes the paths in `unseen`.
         several: whether a folder, a table or a list was among the arguments.
-        unseen: the reasons why places of a folder could not be read, by place.
+        unseen: the reason for each unreadable path below a folder, by path.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -57,17 +57,17 @@ class NamedPictures:
 
 
 def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
-    """Returns the pictures that arguments name; prints on stderr which files are not pictures.
+    """Returns the pictures that arguments name; lists files that are no pictures on stderr.
 
     Args:
-        images: pictures, folders, tables, or "-" for a list of paths on stdin, one per line (or
-            separated by NUL, as `find -print0` writes them). The pictures of a folder or
-            table are named by their ids, all others by their paths.
+        images: pictures, folders, tables, or "-" for a list of paths on stdin. The list has one
+            path per line, or NUL between paths as in the output of `find -print0`. A picture of
+            a folder or table is named by its id, any other picture by its path.
         root: the folder at which the paths of a table start; by default the table's folder.
 
     Raises:
-        ManifestError: a folder or table that cannot be read as pictures.
-        UsageError: for a URL, one name for two pictures, or an empty stdin.
+        ManifestError: a folder or table cannot be read.
+        UsageError: an argument is a URL, two pictures have one name, or stdin is empty.
     """
     from lmk.embed.data.manifest_table import is_table
     from lmk.embed.data.sources import url_reason, url_text
@@ -94,7 +94,7 @@ def named_pictures(images: Sequence[Path], root: Path | None) -> NamedPictures:
 
 
 def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tuple[str, Path]]:
-    """Returns the unreadable places of a folder; prints which files are not pictures."""
+    """Returns the unreadable paths below a folder; prints the files that are no pictures."""
     reasons = {place.path: place.reason for place in manifest.unseen if place.kind != "empty"}
     others = [skip for skip in manifest.skipped if skip.path not in reasons]
     echo_skipped(others, f"of {folder}")
@@ -104,7 +104,7 @@ def _unseen(manifest: Manifest, folder: Path, named: NamedPictures) -> list[tupl
 
 
 def _stdin_lines() -> list[str]:
-    """Returns the paths on stdin, each once."""
+    """Returns the distinct paths on stdin."""
     data = sys.stdin.buffer.read()
     lines = data.split(b"\0") if b"\0" in data else data.splitlines()
     names = [os.fsdecode(line) for line in lines if line.strip()]
@@ -115,11 +115,11 @@ def _stdin_lines() -> list[str]:
 
 
 def echo_similar_labels(manifest: Manifest, source: Path, index: Path) -> None:
-    """Prints on stderr which labels differ only in spelling from labels of an index.
+    """Prints on stderr the labels that differ only in spelling from labels of an index.
 
     Args:
-        manifest: the pictures to be added.
-        source: the folder or table that they come from.
+        manifest: the pictures to add.
+        source: the folder or table of the pictures.
         index: the path of the index.
 
     Raises:
@@ -144,7 +144,7 @@ def echo_without_landmarks(recognizer: Recognizer) -> None:
 
 
 def _system_text(paths: tuple[str, ...]) -> str:
-    """Returns "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
+    """Returns text such as "3 folders or files of a system or device: @eaDir (2), Thumbs.db"."""
     counts: Counter[str] = Counter()
     spelling: dict[str, str] = {}
     for path in paths:

@@ -1,8 +1,8 @@
-"""All output of commands; ruff refuses click.echo and print elsewhere.
+"""Functions for all output of commands; ruff refuses click.echo and print elsewhere.
 
 Names, labels, tags, paths and messages may come from untrusted files. Characters that could control
 the terminal (escape sequences, line breaks, bidirectional overrides) are printed as escapes such as
-`\\x1b`. JSON output keeps every character, as JSON escapes.
+`\\x1b`. JSON output contains these characters as JSON escapes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def echo(text: str = "", *, err: bool = False) -> None:
 
 
 def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    """Prints several lines."""
+    """Prints each of several lines with `echo`."""
     for line in lines:
         echo(line, err=err)
 
@@ -47,7 +47,7 @@ def echo_json(value: Any) -> None:
 
 @contextmanager
 def printed_notices() -> Iterator[None]:
-    """Returns a context in which notices of the library are printed on stderr, each once."""
+    """Prints the notices of the library on stderr, each once, while the context is open."""
     handler = _Printer()
     LOGGER.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, shown on a terminal only; a download also prints a line per file."""
+"""Progress bars on stderr, which appear on a terminal only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class StageProgress(Progress):
-    """Progress bars, one for each stage of the work; called with (stage, done, total)."""
+    """Progress bars, one for each stage of the work; callable with (stage, done, total)."""
 
     def __init__(self) -> None:
         description = TextColumn("{task.description}", markup=False)
@@ -34,18 +34,18 @@ class StageProgress(Progress):
         self._stages: dict[str, TaskID] = {}
 
     def stage(self, name: str, total: int) -> Count:
-        """Returns a function that updates the bar of a stage, called with the number done."""
+        """Returns a function that sets the bar of a stage to a number of finished items."""
         return lambda done: self(name, done, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Updates the bar of a stage."""
+        """Sets the bar of a stage to `done` of `total`, and adds the bar if it is new."""
         if stage not in self._stages:
             self._stages[stage] = self.add_task(printable(stage), total=total)
         self.update(self._stages[stage], completed=done, total=total)
 
 
 class DownloadProgress(Progress):
-    """Bars for the active files, and a line for each finished file; safe to call from threads."""
+    """Progress bars of active downloads, and a line for each finished file; thread-safe."""
 
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True, highlight=False, soft_wrap=True)
@@ -62,7 +62,7 @@ class DownloadProgress(Progress):
         self._files: dict[str, TaskID] = {}
 
     def bytes_came(self, name: str, done: int, total: int | None) -> None:
-        """Updates the bar of a file; only one thread may work on a file at a time."""
+        """Sets the bar of a file; only one thread may report the same file at a time."""
         if name not in self._files:
             self._files[name] = self.add_task(printable(name), total=total)
         self.update(self._files[name], completed=done, total=total)

@@ -1,4 +1,4 @@
-"""Number types of options: as click's, but they also refuse `nan`, which passes any bound."""
+"""Click types of numbers that also refuse `nan`, which click accepts within any bounds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import click
 
 
 class Float(click.types.FloatParamType):
-    """The click type of any number."""
+    """The click type of a number without bounds."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Returns the number.
+        """Returns the value as a number.
 
         Raises:
             click.BadParameter: the value is not a number.
@@ -31,9 +31,9 @@ class FloatRange(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Returns the number.
+        """Returns the value as a number.
 
         Raises:
-            click.BadParameter: the value is not a number, or outside the bounds.
+            click.BadParameter: the value is not a number, or is outside the bounds.
         """
         return super().convert(Float().convert(value, param, ctx), param, ctx)

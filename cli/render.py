@@ -1,7 +1,7 @@
 """Text, thumbnails, HTML pages and output files of commands.
 
-Each group of commands has the function and the template of its pages: those of `lmk query` are
-`answers_page` in cli/answer/answers.py and cli/answer/query.html.
+The folder of each command group has the functions and templates of its pages. For example, the
+page of `lmk query` comes from `answers_page` in cli/answer/answers.py and cli/answer/query.html.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _THUMBNAIL_PIXELS = 240
 
 
 def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
-    """Prints the skipped files on stderr: the first ones, and the number of the others.
+    """Prints the first skipped files and the number of further ones on stderr.
 
     Args:
-        skipped: the files.
-        rest: where the others are listed.
+        skipped: the skipped files.
+        rest: the text that refers to the further files.
     """
     for skip in skipped[:_SKIPPED_SHOWN]:
         echo(f"lmk: skipped {skip.path}: {skip.reason}", err=True)
@@ -42,18 +42,18 @@ def echo_skipped(skipped: Sequence[Skipped], rest: str) -> None:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Returns "1 picture" for 1 and "picture"; "1,200 queries" for 1200, "query" and "queries"."""
+    """Returns a count with its noun, such as "1 picture" or "1,200 queries"."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def first_of(names: Sequence[str], most: int) -> str:
-    """Returns "a, b and 1 more" for ["a", "b", "c"] and 2."""
+    """Returns at most `most` names as text: "a, b and 1 more" for ["a", "b", "c"] and 2."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def human_bytes(count: int) -> str:
-    """Returns "1.2 MB" for 1234567."""
+    """Returns a number of bytes as text: "1.2 MB" for 1234567."""
     size = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
@@ -63,16 +63,16 @@ def human_bytes(count: int) -> str:
 
 
 def page(template: str, **values: Any) -> str:
-    """Returns a self-contained HTML page made from a template below this folder."""
+    """Returns a self-contained HTML page from a template below this folder."""
     return _environment().get_template(template).render(**values)
 
 
 def data_uri(path: str, sha256: str | None = None) -> str | None:
-    """Returns a thumbnail as a data URI; None if the picture cannot be read.
+    """Returns a thumbnail as a data URI, or None if the picture cannot be read.
 
     Args:
-        path: the picture.
-        sha256: the checksum that the content must have; None accepts any content.
+        path: the file of the picture.
+        sha256: the required checksum of the content; None accepts any content.
     """
     from lmk.embed.data.images import thumbnail
 
@@ -95,14 +95,14 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["thumbnail"] = cache(data_uri)  # some pictures are on a page many times
+    environment.globals["thumbnail"] = cache(data_uri)  # A page may repeat a picture many times.
     environment.globals["none_of_these"] = NONE_OF_THESE
     environment.filters["breakable"] = breakable
     return environment
 
 
 def require_folder(path: Path) -> None:
-    """Checks that the folder of an output exists, before the work starts.
+    """Checks, before the work starts, that the folder of an output exists.
 
     Raises:
         UsageError: the folder does not exist.
@@ -112,16 +112,16 @@ def require_folder(path: Path) -> None:
 
 
 def check_output(path: Path | None, *, reads: Sequence[Path] = ()) -> None:
-    """Checks that an output file can be written, before the work starts.
+    """Checks, before the work starts, that an output file can be written.
 
     Args:
-        path: the file to write; nothing is checked for None.
-        reads: inputs of the work, which must not be overwritten.
+        path: the file to write; None skips the check.
+        reads: the inputs of the work, which must not be overwritten.
 
     Raises:
         UsageError: the folder does not exist, or the path is one of `reads`, a picture (as in
             `lmk query --html a.jpg b.jpg`, which lacks the name of the page), or not a plain file
-            (writing would replace a device such as /dev/null).
+            (the output would replace a device such as /dev/null).
     """
     from lmk.embed.decode.formats import PICTURE_SUFFIXES
 
@@ -141,7 +141,7 @@ def check_output(path: Path | None, *, reads: Sequence[Path] = ()) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a complete file or none.
+    """Writes a text file atomically.
 
     Raises:
         StorageError: the disk is full or the folder is read-only.

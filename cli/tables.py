@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def echo_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table: the first column left-aligned, the others right-aligned."""
+    """Prints a table with the first column left-aligned and the others right-aligned."""
     lines = [tuple(map(printable, line)) for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
@@ -22,7 +22,7 @@ def echo_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def tags_text(tags: Sequence[GivenTag]) -> str:
-    """Returns tags as one line: "cat 0.98, animal 0.98 (relation)"."""
+    """Returns tags as one line of text, such as "cat 0.98, animal 0.98 (relation)"."""
     notes = {"tagger": "", "detector": " (detector)", "relation": " (relation)"}
     if not tags:
         return "none"
