@@ -25,8 +25,7 @@ def supervise() -> None:
     """Forks if a memory limit is set, and returns in the process that does the work.
 
     The parent forwards signals and ends with the exit code or the signal of the child. After a
-    crash, the parent prints one line and exits with 1. On systems other than Linux, nothing
-    happens.
+    crash, the parent prints one line and exits with 1. The function acts on Linux only.
     """
     if sys.platform != "linux" or not _limited():
         return

@@ -36,8 +36,7 @@ class Shown:
         path: the file of the query; None if --queries lacks the query.
         neighbours: gallery pictures, first the ones that voted for the answer of the index.
         true: the nearest picture of the true landmark; None if `neighbours` shows the landmark.
-        true_rank: the rank of the nearest picture of the true landmark, from 1; None if none of
-            the `searched` neighbours shows the landmark.
+        true_rank: the rank, from 1, of the nearest picture of the true landmark; None without one.
         searched: the number of neighbours that the search returned.
     """
 

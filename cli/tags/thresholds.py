@@ -180,10 +180,7 @@ def _refuse_known(tagger: Tagger, manifest: Manifest) -> None:
 def _validation(
     tagger: Tagger, manifest: Manifest, relations: RelationGraph, tiles: bool, data: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns the scores and the truth of the readable pictures, both [n, t].
-
-    The truth includes the tags that the relations imply.
-    """
+    """Returns scores and truth [n, t] of the readable pictures; the truth has implied tags."""
     import numpy as np
 
     from lmk.cli.progress import StageProgress
