@@ -1,1 +1,1 @@
-"""Building, changing, merging and repairing an index."""
+"""Functions that build, change, merge and repair an index."""

@@ -1,7 +1,7 @@
-"""Builds an index, adds pictures, removes pictures, and compacts an index.
+"""Functions that build an index, add and remove pictures, and compact an index.
 
-Each function runs in one transaction. A build or change that is killed leaves the gallery as it
-was; the next run uses the features that are in the cache already.
+Each function runs in one transaction. A killed build or change leaves the gallery as it was, and
+the next run reuses the features in the cache.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class BuildReport(IngestReport):
 
     Attributes:
         pictures, distractors: number of pictures and distractors in the index.
-        whitened: True if a whitening was fitted.
+        whitened: True if the build fitted a whitening.
         relabelled: as in AddReport.
-        described: number of landmarks with details.
-        unknown_landmarks: landmarks with details that no picture shows; their details are left out.
+        described: number of landmarks with details in the index.
+        unknown_landmarks: landmarks that no picture shows; the index omits their details.
     """
 
     pictures: int
@@ -74,12 +74,12 @@ class BuildReport(IngestReport):
 
 @dataclass(frozen=True, kw_only=True)
 class AddReport(IngestReport):
-    """Result of adding pictures; `shared` and `threshold` are those of the whole index.
+    """Result of an addition; `shared` and `threshold` describe the whole index.
 
     Attributes:
         added: number of new pictures in the index.
-        unchanged: number of pictures that the index had already.
-        relabelled: pictures that the index had with other labels.
+        unchanged: number of pictures that the index contained already.
+        relabelled: pictures that had other labels in the index before.
     """
 
     added: int
@@ -94,7 +94,7 @@ class RemoveReport:
     Attributes:
         removed: number of removed pictures.
         threshold: as in IngestReport.
-        earlier: ids that an earlier call has removed already.
+        earlier: ids of pictures that an earlier call removed.
     """
 
     removed: int
@@ -107,9 +107,9 @@ class CompactReport:
     """Result of a compaction.
 
     Attributes:
-        removed: number of deleted rows of removed pictures.
-        rows: number of rows that are left.
-        features: number of deleted cached features whose files are not in the index.
+        removed: number of deleted rows; their pictures were removed before.
+        rows: number of remaining rows.
+        features: number of features deleted from the cache; their files are not in the index.
     """
 
     removed: int
@@ -134,7 +134,7 @@ def build_index(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> BuildReport:
-    """Builds a gallery at `path` and replaces an existing one; its open readers are not disturbed.
+    """Builds a gallery at `path` and replaces an existing one, whose open readers still work.
 
     Args:
         gallery: the labelled pictures: a manifest, or a folder or table for read_manifest.
@@ -143,15 +143,15 @@ def build_index(
         distractors: pictures that show no landmark of the gallery.
         pipeline: the steps to save with the gallery. Default: the standard pipeline.
         whiten: whether to fit a whitening. Default: True if there are distractors, at least 1,000
-            pictures in all, and a network without a neck. With fewer pictures a whitening makes
-            the rejection worse; a neck is trained to give vectors that need none.
+            pictures in all, and a network without a neck. A whitening of fewer pictures makes
+            the rejection worse. The vectors of a trained neck need no whitening.
         search: settings of the search (lmk.index.search.settings).
         shard: (i, n) builds only part i of n, with i from 1 to n. The id of a picture determines
-            its part. A part has no fitted tables; merge_indexes fits them for the whole.
+            its part. A part has no fitted tables; merge_indexes fits tables for the whole.
         precision: data type of the stored vectors.
-        duplicates: also add pictures with the content of another picture.
-        allow_removals: replace an index although whole landmarks, or more than a fifth of its
-            pictures from these folders, cannot be read now.
+        duplicates: whether to add pictures with the content of another picture.
+        allow_removals: whether to replace an index even if whole landmarks, or more than a fifth
+            of its pictures from these folders, cannot be read now.
         landmarks: names, coordinates and links of landmarks (lmk.embed.tables.landmark_table).
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
@@ -160,7 +160,7 @@ def build_index(
         ManifestError: no picture of the gallery can be read.
         UsageError: the shard does not exist, `kind` cannot search these pictures, or none of
             `landmarks` is a landmark of these pictures.
-        GalleryError: many pictures cannot be read (`allow_removals`); the index is not changed.
+        GalleryError: many pictures of the old index are unreadable, without `allow_removals`.
         GalleryLocked, StorageError: the folder is locked or cannot be written.
     """
     path = Path(path)
@@ -172,7 +172,7 @@ def build_index(
     if shard is not None and whiten:
         raise UsageError("a shard has no whitening", remedy="whiten when the shards are merged")
     parts = {role: part_of(whole, shard) for role, whole in wholes.items()}
-    # Before hours of embedding. The size of a merge is not known.
+    # This check precedes hours of embedding. A shard does not know the size of the merged index.
     check_kind(search, embedder.dim, rows=None if shard else len(parts["gallery"]))
     with GalleryWriter(path, create=True, wait=wait) as writer:
         store = open_store(path, embedder)
@@ -204,7 +204,7 @@ def build_index(
         writer.set(SEARCH, search.to_json())
         writer.set(SHARD, shard)
         writer.set(DUPLICATES, duplicates)
-        if embedder.folder is not None:  # an embedder may come with thresholds of its tags
+        if embedder.folder is not None:  # The folder may contain thresholds of tags.
             tags = load_thresholds(embedder.folder / THRESHOLDS_FILE)
             writer.set(HEAD_SETTING, None if tags is None else tags.model_dump(mode="json"))
         pipeline, threshold = pipeline or Pipeline(), None
@@ -235,7 +235,7 @@ def _manifest(pictures: Pictures) -> Manifest:
 def _described(
     manifest: Manifest, landmarks: LandmarkTable | str | os.PathLike[str] | None
 ) -> MatchedDetails:
-    """Returns the details of the landmarks of a manifest, checked before hours of embedding."""
+    """Returns the details of the landmarks in a manifest; errors precede hours of embedding."""
     if landmarks is None:
         return MatchedDetails((), ())
     table = landmarks if isinstance(landmarks, LandmarkTable) else read_landmarks(landmarks)
@@ -246,7 +246,7 @@ def _described(
 def _require_seen(
     writer: GalleryWriter, role: Role, whole: Manifest, part: Manifest, extraction: Extraction
 ) -> None:
-    """Calls removals.require_seen if there is an index already and it can be read."""
+    """Calls removals.require_seen for an existing index, if the index can be read."""
     if len(extraction.skipped) == len(part.skipped) and not whole.unseen_places():
         return
     with suppress(GalleryDamaged, FormatTooNew):
@@ -265,16 +265,16 @@ def add_pictures(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> AddReport:
-    """Adds pictures to a gallery with its own embedder, and updates its penalty and threshold.
+    """Adds pictures to a gallery, and updates the fitted tables and the threshold.
 
-    A picture whose id and content are in the gallery is not added again. If its labels differ,
-    they replace the old ones.
+    The embedder of the gallery computes the vectors. A picture whose id and content are in the
+    gallery is not added again. If its labels differ, the new labels replace the old ones.
 
     Args:
         path: the gallery.
         manifest: the pictures.
         role: "distractor" for pictures that show no landmark.
-        duplicates: also add pictures with the content of another picture. Later syncs do so too.
+        duplicates: whether this call and later syncs add pictures with the content of another.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
@@ -315,14 +315,14 @@ def add_pictures(
 def remove_pictures(
     path: Path, ids: Iterable[str], *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RemoveReport:
-    """Removes pictures and distractors by id, and updates the penalty and threshold.
+    """Removes pictures and distractors by id, and updates the fitted tables and the threshold.
 
-    The same call may run again, as after a kill: an id that was removed since the last compaction
-    is not an error.
+    The same call may run again, for example after a kill. An id that was removed since the last
+    compaction raises no error.
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
-        GalleryError: the gallery never had one of the ids; nothing is removed.
+        GalleryError: the gallery never contained one of the ids. Nothing is removed.
     """
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         wanted = list(dict.fromkeys(ids))

@@ -1,6 +1,6 @@
-"""Turns the pictures of a manifest into rows of a gallery, with bounded memory.
+"""Conversion of the pictures of a manifest to rows of a gallery, with bounded memory.
 
-Raw features go to the gallery's cache first, so that a run that was killed can continue.
+The cache of the gallery stores raw features first, so that a killed run can continue.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from lmk.index.gallery.gallery import Gallery
 from lmk.index.gallery.writer import GalleryWriter
 from lmk.index.vectors.labels import Role
 
-DISTRACTOR_PREFIX = "distractor:"  # keeps the ids of distractors apart from the gallery's
+DISTRACTOR_PREFIX = "distractor:"  # separates the ids of distractors from those of pictures
 DUPLICATES = "duplicates"  # setting: whether pictures with equal content are added
-FEATURES = Path("cache", "features")  # features of the pictures
-PHOTOS = Path("cache", "photos")  # features of photos used to tune or calibrate the gallery
-BLOCK = 8192  # number of pictures whose vectors are in memory
+FEATURES = Path("cache", "features")  # raw features of the pictures
+PHOTOS = Path("cache", "photos")  # raw features of photos that tune or calibrate the gallery
+BLOCK = 8192  # maximum number of pictures whose vectors are in memory
 
 NOTHING = Extraction((), (), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """The results that a build, an addition and a sync have in common.
+    """The common results of a build, an addition and a sync.
 
     Attributes:
         computed: number of pictures whose features were not in the cache.
         skipped: files without a picture, each with a reason.
         duplicates: pairs (omitted id, id with the same content).
-        shared: ids of distractors that are not used, as a gallery picture is the same file. They
-            would lower the score of the landmark that they show. Empty in a dry run.
-        threshold: the score below which an answer is "none of these". None if there were no data
-            to fit it; then every query gets an answer.
-        conflicts: pictures with the same file under another landmark. The index has both, unless
-            they share an id (this happens only in a merge).
+        shared: ids of distractors that are not used because a gallery picture is the same file.
+            Such a distractor would lower the score of its landmark. Empty in a dry run.
+        threshold: the score below which an answer is "none of these". None without data for the
+            fit; every query then gets an answer.
+        conflicts: pictures with the same file under another landmark. The index contains both
+            pictures, unless both have the same id (only in a merge).
         without_own: landmarks whose pictures are all under another landmark too.
     """
 
@@ -70,7 +70,7 @@ class IngestReport:
 
 
 def ingest_results(writer: GalleryWriter) -> dict[str, Any]:
-    """Returns the fields of an IngestReport that a writer knows before its commit."""
+    """Returns the fields of an IngestReport that a writer provides before its commit."""
     return {
         "duplicates": tuple(writer.duplicates),
         "shared": tuple(
@@ -82,12 +82,12 @@ def ingest_results(writer: GalleryWriter) -> dict[str, Any]:
 
 
 def prefix_of(role: Role) -> str:
-    """Returns the prefix of the ids and skipped files of a role."""
+    """Returns the prefix of the ids of a role, and of its skipped files."""
     return DISTRACTOR_PREFIX if role == "distractor" else ""
 
 
 def open_store(path: Path, embedder: Embedder, folder: Path = FEATURES) -> FeatureStore:
-    """Returns the store with the raw features of a gallery's pictures, or of PHOTOS."""
+    """Returns the store of raw features in a folder of the gallery: FEATURES or PHOTOS."""
     key, dim = embedder.feature_fingerprint, embedder.feature_dim
     return FeatureStore(path / folder, key, dim, below=path)
 
@@ -100,7 +100,7 @@ def extract_all(
     on_progress: Progress,
     known: Container[str] = (),
 ) -> Extraction:
-    """Computes the features of a manifest's pictures into the store; see embed.extract."""
+    """Computes the features of a manifest's pictures and stores them; see embed.extract."""
     on_progress(stage, 0, len(manifest))
     return extract(
         manifest,
@@ -121,7 +121,7 @@ def append_all(
     role: Role = "gallery",
     duplicates: bool = False,
 ) -> int:
-    """Adds pictures with features in the store to the gallery; returns the number of new ones.
+    """Adds pictures with stored features to the gallery; returns the number of new pictures.
 
     Raises:
         GalleryError: the gallery has another picture with the same id.
@@ -138,7 +138,7 @@ def append_all(
 
 
 def entries_of(pictures: Sequence[Extracted], root: Path, role: Role) -> list[Picture]:
-    """Returns the catalog records of pictures of a role below a root folder."""
+    """Returns the catalog records of pictures below `root`; ids have the prefix of the role."""
     folder, prefix = str(root.resolve()), prefix_of(role)
     return [
         Picture(
@@ -163,7 +163,7 @@ def record_skipped(writer: GalleryWriter, skipped: Iterable[Skipped], role: Role
 def _landmarks_without_own_picture(writer: GalleryWriter) -> tuple[str, ...]:
     """Returns the landmarks, sorted, whose pictures are all under another landmark too.
 
-    Only landmarks of the appended pictures are examined.
+    The function examines only the landmarks of the appended pictures.
     """
     disputed: dict[str, set[str]] = defaultdict(set)
     for one in writer.conflicts:
@@ -185,7 +185,7 @@ def label_counts(writer: GalleryWriter) -> dict[str, int]:
 
 
 def require_pictures(manifest: Manifest, extraction: Extraction, *, others: int = 0) -> None:
-    """Raises ManifestError if no picture of a manifest was read and there are no others."""
+    """Raises ManifestError if no picture of a manifest was read and `others` is 0."""
     if extraction.pictures or others:
         return
     paths = {row.path for row in manifest.rows}
@@ -203,7 +203,7 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
 
     Args:
         manifest: the whole manifest.
-        shard: (i, n) with i from 1 to n, or None for the whole.
+        shard: (i, n) with i from 1 to n, or None for the whole manifest.
 
     Raises:
         UsageError: i is not from 1 to n.
@@ -223,16 +223,16 @@ def part_of(manifest: Manifest, shard: tuple[int, int] | None) -> Manifest:
 
 
 def whitening_helps(embedder: Embedder, pictures: int, distractors: int) -> bool:
-    """True if a whitening improves the answers, by the numbers of pictures and distractors.
+    """Returns whether a whitening improves the answers for these numbers of pictures.
 
-    A network with a neck needs none: its training includes the neck.
+    A network with a neck needs no whitening, because training fits the neck.
     """
     enough = distractors > 0 and pictures + distractors >= LEAST_PICTURES
     return enough and embedder.whitening is None and embedder.config.neck is None
 
 
 def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted]) -> Embedder:
-    """Returns the embedder with a whitening fitted on pictures whose features are stored."""
+    """Returns the embedder with a whitening fitted on the stored features of pictures."""
     step = -(-sum(map(len, parts)) // MOST_PICTURES)
     sample = islice(chain.from_iterable(parts), 0, None, step)
     features = store.read([picture.sha256 for picture in sample])
@@ -240,15 +240,15 @@ def whitened(embedder: Embedder, store: FeatureStore, *parts: Sequence[Extracted
 
 
 def prune_features(path: Path, gallery: Gallery) -> int:
-    """Deletes cached features of pictures that are not in the gallery; returns their number."""
+    """Deletes the cached features of pictures outside the gallery; returns their number."""
     store = open_store(path, Embedder.load(gallery.embedder_dir, checked=True))
     return store.prune(_contents(gallery))
 
 
 def prune_cache(path: Path, gallery: Gallery) -> int:
-    """Deletes all cached features of files that are not in the gallery; returns their number.
+    """Deletes all cached features of files outside the gallery; returns their number.
 
-    The features of photos used for tuning are deleted too, unless another process uses them.
+    The function also deletes features of photos for tuning, unless a process uses these features.
     """
     dropped = prune_features(path, gallery) + cache_of(path).prune(_contents(gallery))
     if not (path / PHOTOS).is_dir():

@@ -1,4 +1,4 @@
-"""Merges galleries, such as parts built on several machines, and fits tables for the whole."""
+"""Merging of galleries, such as parts that several machines built, with newly fitted tables."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def merge_indexes(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> MergeReport:
-    """Merges galleries into `out` and fits its penalty and threshold, in one transaction.
+    """Merges galleries into `out` and fits its tables and threshold, in one transaction.
 
     Args:
-        out: the new gallery. An existing gallery is replaced.
+        out: the new gallery, which replaces an existing one.
         paths: galleries with the same embedder. The new gallery takes the pipeline and the search
             settings of the first one, but not its server.
         whiten: whether to fit a whitening and apply it to the vectors. Default: the rule of
             build_index if the galleries are parts of one (build_index with a shard), else False.
-        duplicates: add pictures with the content of another picture of the same role. Later syncs
-            do so too.
+        duplicates: whether the merge and later syncs add pictures with the content of another
+            picture of the same role.
         wait: seconds to wait for another writer of `out`.
         on_progress: called with (stage, done, total).
 
     Raises:
-        UsageError: there are no galleries, `out` is one of them, or galleries to be whitened have
-            a whitening already.
+        UsageError: there are no galleries, `out` is one of `paths`, or the galleries to whiten
+            have a whitening already.
         EmbedderMismatch: the galleries have different embedders.
         GalleryError: two galleries use the same id for different pictures.
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: a folder cannot be used.
@@ -63,7 +63,7 @@ def merge_indexes(
         forget_fit(writer)
         writer.set(SHARD, None)
         writer.set(DUPLICATES, duplicates)
-        # The server of the first gallery does not hold this one.
+        # The server of the first gallery does not contain the merged gallery.
         writer.set(SEARCH, SearchSettings.saved(writer).without_server().to_json())
         fit(writer, pipeline, on_progress=on_progress)
 
@@ -79,7 +79,7 @@ def merge_indexes(
 
 
 def _whitened(galleries: Sequence[Gallery], whiten: bool | None) -> Embedder | None:
-    """Returns the embedder with a whitening fitted on all galleries, or None without one."""
+    """Returns the embedder with a whitening fitted on all galleries; None without a whitening."""
     embedder = Embedder.load(galleries[0].embedder_dir, checked=True)
     if whiten is None:
         parts = all(gallery.setting(SHARD) is not None for gallery in galleries)

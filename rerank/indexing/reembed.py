@@ -1,4 +1,4 @@
-"""Rebuilds an index with another network and keeps the settings of the index."""
+"""Rebuild of an index with another network and with the same settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lmk.rerank.indexing.sync import planned_sync
 
 
 def uses_network(path: Path, embedder: Embedder) -> bool:
-    """Returns whether the vectors of an index come from this network, with any whitening.
+    """Returns whether the embedder of an index has this network, with or without a whitening.
 
     Raises:
         NotAGallery, GalleryDamaged: the folder cannot be used.
@@ -41,27 +41,27 @@ def reembed_index(
     wait: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> BuildReport:
-    """Embeds all pictures of an index anew; the old index stays in use until the new one is whole.
+    """Embeds all pictures of an index again, and replaces the old index in one transaction.
 
     The steps, the search, the precision, the treatment of duplicates and the details of landmarks
-    stay as they are. The threshold and the calibration are fitted to the new vectors.
+    do not change. The threshold and the calibration are fitted to the new vectors.
 
     Args:
         path: the index.
         manifest: all pictures of the index.
         embedder: an embedder without a whitening.
         distractors: all distractors of the index.
-        allow_removals: allow the loss of whole landmarks, of more than a fifth of the pictures,
-            and of pictures that cannot be accessed now.
+        allow_removals: whether the index may lose whole landmarks, more than a fifth of its
+            pictures, and pictures that cannot be accessed now.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
         ManifestError: no picture can be read.
-        UsageError: the index is one part of several, or has distractors and none are given.
-        GalleryError: whole landmarks, or more than a fifth of the pictures, would be removed
-            without `allow_removals`, or a picture cannot be accessed now. Nothing is changed.
+        UsageError: the index is one shard of several, or has distractors that the call lacks.
+        GalleryError: the index would lose pictures as described for `allow_removals`, which is
+            False. Nothing changes.
     """
     with Gallery.open(path) as old:
         if old.setting(SHARD) is not None:
@@ -98,7 +98,7 @@ def reembed_index(
 
 
 def _require_accessible(path: Path, hidden: Sequence[UnseenPictures]) -> None:
-    """Raises an error if pictures of the index cannot be read now."""
+    """Raises GalleryError if pictures of the index cannot be read now."""
     if hidden:
         count = sum(one.pictures for one in hidden)
         what = (

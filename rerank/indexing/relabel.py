@@ -1,8 +1,8 @@
-"""Changes the labels of pictures in a gallery, without reading their files.
+"""Functions that change the labels of pictures in a gallery without reading their files.
 
-A picture with a new label is appended again with its stored vector, and its old row is removed. So
-everything that is updated after additions and removals (fitted tables, threshold, calibration, the
-copy on a server) is updated after a change of labels too.
+A picture with a new label is appended again with its stored vector, and its old row is removed. A
+change of labels therefore updates all that additions and removals update: fitted tables, threshold,
+calibration, and the copy on a server.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from lmk.rerank.fit.saved import saved_pipeline
 from lmk.rerank.indexing.ingest import BLOCK, label_counts
 from lmk.rerank.tags.thresholds import VOTES_SETTING, saved_thresholds
 
-_LAST = "last relabelling"  # setting: the last rename or removal of a label; it may run again
+_LAST = "last relabelling"  # setting: the last rename or removal of a label, which may be repeated
 _ROLES: tuple[Role, ...] = ("gallery", "distractor")
 
 
 @dataclass(frozen=True)
 class RelabelReport:
-    """Result of relabelling.
+    """Result of a change of labels.
 
     Attributes:
         relabelled: number of pictures with new labels.
-        unchanged: number of pictures that had these labels already.
-        emptied: labels, sorted, that no picture has any more.
+        unchanged: number of pictures whose labels were the same before.
+        emptied: labels, sorted, that no longer have any picture.
         threshold: the score below which an answer is "none of these"; None for no threshold.
     """
 
@@ -50,7 +50,7 @@ class RelabelReport:
 
 @dataclass(frozen=True)
 class RenameReport:
-    """Result of renaming a label.
+    """Result of a rename of a label.
 
     Attributes:
         renamed: number of pictures that had the old label.
@@ -76,15 +76,15 @@ def relabel_pictures(
 
     Args:
         path: the gallery.
-        labels: the new labels of each picture by id; an empty sequence for no landmark. The labels
-            of other pictures do not change.
+        labels: the new labels by picture id; an empty sequence for no landmark. The labels of
+            other pictures do not change.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
-        GalleryError: an id is not in the gallery, or is a distractor; nothing is changed.
-        UsageError: a label is empty or has a blank.
+        GalleryError: an id is not in the gallery, or is the id of a distractor. Nothing changes.
+        UsageError: a label is empty or contains a blank.
     """
     _check_labels(label for own in labels.values() for label in own)
     return _relabel(path, lambda old: labels, None, wait, on_progress)
@@ -93,11 +93,11 @@ def relabel_pictures(
 def remove_label(
     path: Path, label: str, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RelabelReport:
-    """Removes a label from all pictures that have it; the pictures and other labels stay.
+    """Removes a label from all its pictures; the pictures and their other labels stay.
 
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
-        UsageError: no picture has the label. The last command may run again without this error.
+        UsageError: no picture has the label, and the last command did not remove the same label.
     """
 
     def without(old: Gallery) -> Mapping[str, Sequence[str]]:
@@ -117,9 +117,9 @@ def remove_label(
 def rename_label(
     path: Path, label: str, new: str, *, wait: float = 0.0, on_progress: Progress = no_progress
 ) -> RenameReport:
-    """Renames a label, in one transaction; merges it with `new` if that label exists.
+    """Renames a label in one transaction, or merges the label with an existing label `new`.
 
-    The details of the landmark move to the new name, unless `new` has details.
+    The details of the landmark move to the new name, unless `new` has details already.
 
     Args:
         path: the gallery.
@@ -131,7 +131,7 @@ def rename_label(
     Raises:
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
         UsageError: no picture has the label (unless the same rename runs again), the new name is
-            empty or has a blank, or both names are the same.
+            empty or contains a blank, or both names are the same.
     """
     _check_labels([new])
     if label == new:
@@ -163,7 +163,7 @@ def _relabel(
     wait: float,
     on_progress: Progress,
 ) -> RelabelReport:
-    """Sets the labels that `choose` returns by id, and saves the command if there is one."""
+    """Sets the labels that `choose` returns by id, and saves `command` if any label changes."""
     with GalleryWriter(path, wait=wait) as writer, Gallery.open(path) as old:
         labels = choose(old)
         rows, before = _rows_of(old, labels), label_counts(writer)
@@ -179,13 +179,13 @@ def _relabel(
 
 
 def _stored_name(gallery: Gallery, label: str) -> str | None:
-    """Returns a label as it is stored, or None; blanks may be written as manifests write them."""
+    """Returns the stored form of a label, or None; blanks become "_" as in manifests."""
     names = (label, plain_name(label))
     return next((name for name in names if name in gallery.label_names), None)
 
 
 def _require_done(gallery: Gallery, command: list[str], label: str) -> None:
-    """Raises UsageError for an unknown label, unless the same command was the last one."""
+    """Raises UsageError for an unknown label, unless the last command was the same."""
     if gallery.setting(_LAST) != command:
         remedy = f"`lmk index list {shell_word(gallery.path)}` lists the landmarks"
         raise UsageError(f"no picture has the label {label!r}", where=gallery.path, remedy=remedy)
@@ -231,7 +231,7 @@ def _append_again(
     rows: NDArray[np.int64],
     labels: Mapping[int, tuple[str, ...]],
 ) -> None:
-    """Replaces rows of one role, in ascending order, by the same rows with other labels."""
+    """Replaces rows by copies with other labels; rows ascend and have one role."""
     for some in row_blocks(rows, BLOCK):
         role: Role = "distractor" if old.membership.distractor[some[0]] else "gallery"
         pictures = [
@@ -239,5 +239,5 @@ def _append_again(
             for row, picture in zip(some.tolist(), old.pictures(some), strict=True)
         ]
         writer.remove(picture.id for picture in pictures)
-        vectors = old.stored.gather(some)  # every bit as it was stored
+        vectors = old.stored.gather(some)  # bit for bit the stored vectors
         writer.append_stored(vectors, old.fingerprint, pictures, role, duplicates=True)

@@ -1,4 +1,4 @@
-"""Losses of an index: counts of removed pictures, and the refusal to remove many."""
+"""Losses of an index: counts of removed pictures, and errors if there are too many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lmk.embed.extract.extract import Extraction
 from lmk.index.gallery.gallery import Gallery
 from lmk.index.vectors.labels import Role
 
-MOST_REMOVED = 0.2  # part of the pictures of a role that may be removed without confirmation
+MOST_REMOVED = 0.2  # fraction of a role's pictures that may be removed without confirmation
 _NAMED = 3  # number of landmarks that a message names
 
 
@@ -26,9 +26,9 @@ class UnseenPictures:
     """Pictures that stay in an index because their files could not be read.
 
     Attributes:
-        path: the unreadable folder or file, below the folder that was read.
-        reason: why it is unreadable.
-        pictures: number of pictures of the index at or below it.
+        path: the unreadable folder or file, relative to the folder of the pictures.
+        reason: why `path` is unreadable.
+        pictures: number of pictures of the index at or below `path`.
     """
 
     path: str
@@ -43,10 +43,10 @@ class Removals:
     Attributes:
         role: the role of the pictures.
         pictures: number of pictures that would be removed.
-        held: number of pictures in the index.
+        held: number of pictures of the role in the index.
         landmarks: landmarks, sorted, whose pictures would all be removed.
-        replaced: all landmarks of the index, sorted, if none of them would be left and fewer
-            others would replace them.
+        replaced: all landmarks of the index, sorted, if fewer other landmarks would replace all
+            of them; else empty.
     """
 
     role: Role
@@ -57,16 +57,16 @@ class Removals:
 
     @property
     def many(self) -> bool:
-        """True if the user must confirm: whole landmarks or more than a fifth would be removed."""
+        """Whether the user must confirm, as whole landmarks or more than a fifth would be lost."""
         return bool(self.vanishing) or self.pictures > MOST_REMOVED * self.held
 
     @property
     def vanishing(self) -> tuple[str, ...]:
-        """The landmarks that would have no picture any more."""
+        """The landmarks that would have no picture left."""
         return self.replaced or self.landmarks
 
     def describe(self) -> str:
-        """Returns a text: "8 of its 20 pictures, among them all of the landmark castle"."""
+        """Returns text such as "8 of its 20 pictures, among them all of the landmark castle"."""
         noun = "picture" if self.role == "gallery" else "distractor"
         text = f"{self.pictures:,} of its {self.held:,} {noun}s"
         if not self.vanishing:
@@ -82,12 +82,12 @@ class Removals:
 def removals(
     old: Gallery, role: Role, removed: NDArray[np.int64], *, present: Iterable[str] = ()
 ) -> Removals:
-    """Counts the pictures and landmarks that an index would lose.
+    """Returns the pictures and landmarks that an index would lose.
 
     Args:
         old: the index.
         role: the role of the pictures.
-        removed: rows of that role that would be removed.
+        removed: int64 [n], the rows of that role that would be removed.
         present: landmarks that will have pictures in any case.
     """
     members = old.membership
@@ -103,10 +103,10 @@ def removals(
 
 
 def require_few(path: Path, losses: Sequence[Removals]) -> None:
-    """Raises an error if whole landmarks, or more than a fifth of the pictures, would be removed.
+    """Raises an error if an index would lose whole landmarks or more than a fifth of a role.
 
     Raises:
-        GalleryError: the message names the losses and the option that allows them.
+        GalleryError: the message names the losses and the option that allows these losses.
     """
     many = [loss for loss in losses if loss.many]
     if many:
@@ -121,9 +121,9 @@ def require_few(path: Path, losses: Sequence[Removals]) -> None:
 def require_seen(
     old: Gallery, role: Role, whole: Manifest, part: Manifest, extraction: Extraction
 ) -> None:
-    """Raises an error if a new build would lose many pictures that could not be read.
+    """Raises an error if a new build would lose many pictures because of unreadable files.
 
-    Only pictures from the same folder that may still exist are counted.
+    The function counts only pictures from the same folder whose files may still exist.
 
     Args:
         old: the existing index.
@@ -133,7 +133,7 @@ def require_seen(
         extraction: the result of reading `part`.
 
     Raises:
-        GalleryError: whole landmarks would be lost, or more than a fifth of the pictures.
+        GalleryError: the index would lose whole landmarks or more than a fifth of the pictures.
     """
     places, root = whole.unseen_places(), str(whole.root.resolve())
     have = {picture.row.path for picture in extraction.pictures}
@@ -166,7 +166,7 @@ def require_seen(
 
 
 def present_landmarks(whole: Manifest, part: Manifest, extraction: Extraction) -> set[str]:
-    """Returns the landmarks of the pictures that were read, and of the other shards.
+    """Returns the landmarks of all readable pictures, and of all pictures of other shards.
 
     Args:
         whole: all pictures.
@@ -181,6 +181,6 @@ def present_landmarks(whole: Manifest, part: Manifest, extraction: Extraction) -
 
 
 def unseen_pictures(places: Iterable[tuple[str, str]]) -> tuple[UnseenPictures, ...]:
-    """Counts pictures by their unreadable place (path, reason), in order of first appearance."""
+    """Returns the number of pictures for each distinct (path, reason), in order of appearance."""
     counts = Counter(places)
     return tuple(UnseenPictures(path, reason, number) for (path, reason), number in counts.items())

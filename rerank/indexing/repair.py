@@ -1,10 +1,9 @@
-"""Repairs a damaged gallery.
+"""Repair of a damaged gallery.
 
-Fitted tables are fitted again. Derived files are deleted, and made again when they are needed.
-Damaged vectors are computed from cached features, or from the pictures if their files are
-unchanged. A damaged embedder is replaced by an installed one with the same fingerprint. A picture
-is removed only if its file is missing or has changed, not if a drive is not mounted or a file
-cannot be read now.
+A repair fits the tables again. It deletes derived files, which lmk builds again on demand. It
+computes damaged vectors from cached features, or from the pictures if their files are unchanged.
+An installed embedder with the same fingerprint replaces a damaged embedder. A picture is removed
+only if its file is missing or has changed, not if a drive is unmounted or a file is unreadable now.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ class RepairReport:
     """Result of a repair.
 
     Attributes:
-        remade: files that were written again, or deleted because they are made when needed.
+        remade: files that were written again, or were deleted because lmk rebuilds them on demand.
         reembedded: number of pictures whose vectors were computed again.
-        lost: ids of removed pictures: their vectors were damaged, and their files are missing or
+        lost: ids of removed pictures, whose vectors were damaged and whose files are missing or
             have changed.
     """
 
@@ -70,17 +69,17 @@ def repair_index(
 
     Args:
         path: the gallery.
-        embedder: the gallery's embedder without its whitening. It is needed if the embedder's
+        embedder: the gallery's embedder without its whitening. A repair needs the embedder if its
             files are damaged and no installed embedder is the same.
-        drop_lost: also remove pictures with damaged vectors whose files are out of reach: their
-            folder is missing, holds none of its pictures, or cannot be read. Also drop damaged
-            tags of the embedder that no other copy has.
+        drop_lost: whether to remove pictures with damaged vectors whose files are inaccessible:
+            the folder is missing, contains none of its pictures, or cannot be read. The option
+            also drops damaged tags of the embedder that no other copy has.
         wait: seconds to wait for another writer.
         on_progress: called with (stage, done, total).
 
     Raises:
         GalleryDamaged: the catalog is damaged, or no copy of a damaged embedder is available.
-        GalleryError: files are out of reach and `drop_lost` is False; nothing is changed.
+        GalleryError: files are inaccessible and `drop_lost` is False. Nothing changes.
         NotAGallery, GalleryLocked, StorageError: the folder cannot be used.
     """
     with GalleryWriter(path, wait=wait) as writer:
@@ -100,7 +99,7 @@ def repair_index(
                 whole = Embedder.load(writer.uncommitted.embedder_dir, checked=True)
             rows = [f.rows for f in named if f.mend == "re-embed"]
             lost, reembedded = _reembed(writer, whole, rows, drop_lost, on_progress)
-            if broken:  # after everything that may raise an error
+            if broken:  # This step follows everything that may raise an error.
                 save = partial(save_restored, whole, scratch)
                 writer.install_embedder(save, replace=True)
         for name, file in writer.uncommitted.arrays().items():
@@ -124,7 +123,7 @@ def _reembed(
     drop_lost: bool,
     on_progress: Progress,
 ) -> tuple[list[str], int]:
-    """Replaces damaged vectors; returns the removed ids and the number of replaced vectors."""
+    """Replaces damaged vectors; returns the ids of removed pictures and the number of vectors."""
     store = open_store(writer.path, embedder)
     alive = writer.uncommitted.membership().alive
     parts = [np.array([row for row in rows if alive[row]], np.int64) for rows in damaged]
@@ -145,7 +144,7 @@ def _reembed(
 def _replace(
     writer: GalleryWriter, embedder: Embedder, store: FeatureStore, rows: NDArray[np.int64]
 ) -> None:
-    """Writes new vectors for those rows that were not removed."""
+    """Writes new vectors for the rows that still exist."""
     rows = rows[writer.uncommitted.membership().alive[rows]]
     vectors = [np.empty((0, embedder.dim), np.float32)]
     for block in row_blocks(rows, BLOCK):
@@ -155,7 +154,7 @@ def _replace(
 
 
 def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
-    """Raises GalleryError unless pictures are certainly lost."""
+    """Raises GalleryError if a lost picture might still exist."""
     noun = "picture" if len(lost) == 1 else "pictures"
     what = f"{len(lost):,} {noun} with damaged vectors would be lost: "
     remedy = "make the files readable again, or remove the lost pictures with --drop-lost"
@@ -163,7 +162,7 @@ def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
         reason = _out_of_reach(picture)
         if reason is not None:
             raise GalleryError(what + reason, where=_file(picture), remedy=remedy)
-    gone = {picture.root for picture in lost}  # their drives may not be mounted
+    gone = {picture.root for picture in lost}  # folders whose drives may be unmounted
     for picture in (*lost, *_all_pictures(writer)):
         if not gone:
             return
@@ -176,7 +175,7 @@ def _require_lost(lost: Sequence[Picture], writer: GalleryWriter) -> None:
 
 
 def _out_of_reach(picture: Picture) -> str | None:
-    """Returns why a picture's file cannot be used now; None if it is missing or has changed."""
+    """Returns why a file cannot be used now, or None if the file is missing or has changed."""
     try:
         with os.fdopen(open_plain(_file(picture)), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -199,7 +198,7 @@ def _all_pictures(writer: GalleryWriter) -> Iterator[Picture]:
 def _compute(
     pictures: Sequence[Picture], embedder: Embedder, store: FeatureStore, on_progress: Progress
 ) -> None:
-    """Computes the features of those pictures whose files are unchanged."""
+    """Computes the missing features of the pictures whose files are unchanged."""
     missing = sorted((p for p in pictures if p.sha256 not in store), key=lambda p: p.root)
     for root, some in groupby(missing, key=lambda picture: picture.root):
         rows = tuple(Row(picture.id, picture.path) for picture in some)

@@ -1,7 +1,7 @@
-"""Restores the embedder of a gallery, some of whose files are damaged.
+"""Restoration of a gallery's embedder from intact copies of its damaged files.
 
 The embedder comes from the intact files of its folder, from the embedder that the user names, or
-from an installed package. Its fingerprint verifies that it is the same.
+from an installed package. The fingerprint proves that the embedder is the same.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def restored(
     *,
     drop_lost: bool,
 ) -> Embedder:
-    """Returns the embedder of a gallery, without a change of the gallery.
+    """Returns the restored embedder of a gallery; the gallery does not change.
 
     Args:
         writer: the writer of the gallery.
-        broken: the damaged or missing files of its embedder.
+        broken: the damaged or missing files of the embedder.
         scratch: an empty folder, which must exist until the embedder is saved.
-        given: another embedder to try.
-        drop_lost: drop damaged files that do not belong to the network (tags).
+        given: the embedder that the user names, as a candidate.
+        drop_lost: whether to drop damaged files outside the network, such as tags.
 
     Raises:
-        GalleryDamaged: no embedder has the same fingerprint, or other files would be lost.
+        GalleryDamaged: no candidate has the same fingerprint, or other files would be lost.
     """
     folder = writer.uncommitted.embedder_dir
     for file in folder.rglob("*") if folder.is_dir() else ():
@@ -52,7 +52,7 @@ def restored(
             copy = scratch / file.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-    if any(file.stem == _GRAPH for file in broken):  # one of the two graph files is useless
+    if any(file.stem == _GRAPH for file in broken):  # One of two graph files alone is useless.
         for half in scratch.glob(f"{_GRAPH}.*"):
             half.unlink()
     embedder = _same(writer, broken, scratch, given)
@@ -70,11 +70,11 @@ def restored(
 
 
 def save_restored(embedder: Embedder, scratch: Path, folder: Path) -> None:
-    """Writes a restored embedder into a folder, with the other files of its old folder.
+    """Writes a restored embedder into a folder, with the other files of the old folder.
 
     Args:
         embedder: the result of `restored`.
-        scratch: the folder that was passed to `restored`.
+        scratch: the argument `scratch` of `restored`.
         folder: the new, empty folder.
     """
     embedder.save(folder)
@@ -104,16 +104,16 @@ def _same(
 
 
 def _candidates(intact: Path, given: Embedder | None) -> Iterator[Embedder]:
-    """Yields candidates: the intact files of its folder, the one given, the installed ones."""
+    """Yields candidates: the intact files of the folder, `given`, the installed embedders."""
     with suppress(LmkError):
         embedder = Embedder.load(intact)
-        embedder.network()  # fails if the weights are the damaged file
+        embedder.network()  # The call fails if the file of the weights is damaged.
         yield embedder
     if given is not None:
-        with suppress(ValueError):  # the whitening is for another embedder
+        with suppress(ValueError):  # The whitening belongs to another embedder.
             yield given.with_whitening(load_whitening(intact / _WHITENING, given.feature_dim))
     for name in preset_names():
-        with suppress(LmkError, ValueError):  # its weights may not be installed
+        with suppress(LmkError, ValueError):  # The weights may not be installed.
             other = Embedder.named(name)
             yield other.with_whitening(load_whitening(intact / _WHITENING, other.feature_dim))
 
@@ -121,7 +121,7 @@ def _candidates(intact: Path, given: Embedder | None) -> Iterator[Embedder]:
 def _take_over(
     writer: GalleryWriter, files: Iterable[Path], scratch: Path, folders: Iterable[Path | None]
 ) -> None:
-    """Copies files from other embedders' folders if their checksums are those of the catalog."""
+    """Copies files from folders of other embedders if their checksums equal the catalog's."""
     sha256 = writer.uncommitted.embedder_checksums()
     for file in files:
         for other in folders:

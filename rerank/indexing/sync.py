@@ -1,7 +1,7 @@
-"""Synchronises a gallery with a folder, with as little work as possible.
+"""Synchronisation of a gallery with a folder.
 
-Only files with another size or modification time are read. Only files with new content are
-embedded: a picture that was moved, touched or relabelled keeps its vector.
+A sync reads only files with another size or modification time, and embeds only files with new
+content. A picture that was moved, touched or relabelled keeps its vector.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from lmk.rerank.indexing.sync_plan import COMPUTED, VERBS, Plan, Stamp, Verb
 
 _STAGES: dict[Role, str] = {"gallery": "pictures", "distractor": "distractors"}
 _UNREADABLE = "unreadable"  # setting: sizes and times of files that are not pictures
-_MOST_UNUSED = 2.0  # the cache is pruned above this multiple of the gallery's pictures ...
-_SOME_UNUSED = 10_000  # ... plus this number of features
+_MOST_UNUSED = 2.0  # multiple of the number of pictures above which the cache is pruned ...
+_SOME_UNUSED = 10_000  # ... after the addition of this number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ class SyncReport(IngestReport):
         relabelled: number of pictures with other labels than before.
         removed: number of pictures whose files no longer exist.
         unchanged: number of all other pictures.
-        kept: unchanged pictures whose files could not be read, counted by the unreadable place.
-        vanishing: landmarks that lose all their pictures; all landmarks if fewer others replace
-            them.
-        asks: True if the sync needs `allow_removals`, as whole landmarks, or more than a fifth of
-            the pictures or distractors, would be removed.
+        kept: unchanged pictures whose files could not be read, counted by unreadable path.
+        vanishing: landmarks that lose all their pictures; all landmarks if fewer other landmarks
+            replace all of them.
+        asks: True if the sync needs `allow_removals`, because it would remove whole landmarks or
+            more than a fifth of the pictures or distractors.
         would: planned changes of a dry run as (verb, id) pairs, in the order of the manifest.
     """
 
@@ -94,27 +94,27 @@ def sync_index(
 ) -> SyncReport:
     """Adds, replaces and removes pictures so that a gallery has the pictures of a manifest.
 
-    A picture is removed if its file no longer exists. It stays if its file may exist: below a
-    folder that could not be read (Manifest.unseen), behind a broken link, or as a file that cannot
-    be decoded now. Such a file is read again only after its size or modification time has changed.
-    In a gallery that is one shard of several (build_index), only pictures of the shard count.
+    A picture is removed if its file no longer exists. A picture stays if its file may exist: below
+    an unreadable folder (Manifest.unseen), behind a broken link, or as a file that cannot be
+    decoded now. A sync reads such a file again only after its size or modification time changes.
+    If the gallery is one shard of several (build_index), only pictures of the shard count.
 
     Args:
         path: the gallery.
         manifest: all pictures of the gallery.
         distractors: all distractors of the gallery. Default: the distractors do not change.
         wait: seconds to wait for another writer.
-        dry_run: only report the changes. Files are read, nothing is written.
-        allow_removals: allow the removal of whole landmarks, or of more than a fifth of the
+        dry_run: whether to report the changes only. A dry run reads files and writes nothing.
+        allow_removals: whether the sync may remove whole landmarks or more than a fifth of the
             pictures.
         on_progress: called with (stage, done, total).
 
     Raises:
         ManifestError: no picture can be read, for example from a drive that is not mounted.
         NotAGallery, GalleryDamaged, GalleryLocked, StorageError: the folder cannot be used.
-        GalleryError: a distractor has the id of a gallery picture or the reverse; or whole
-            landmarks, or more than a fifth of the pictures or of the distractors, would be removed
-            without `allow_removals`. Nothing is changed.
+        GalleryError: a distractor has the id of a gallery picture or the reverse; or the sync
+            would remove whole landmarks, or more than a fifth of the pictures or distractors,
+            without `allow_removals`. Nothing changes.
     """
     if dry_run:
         with Gallery.open(path) as old:
@@ -136,7 +136,7 @@ def sync_index(
                 writer.remove(old.ids(block))
         added = sum(_append(plan, writer, old, store, embedder) for plan in plans)
         _record_skipped(writer, old, plans)
-        taken = len(writer.relabelled)  # unlabelled copies that a labelled picture replaces
+        taken = len(writer.relabelled)  # number of unlabelled copies that labelled ones replace
         changed = bool(added or taken) or any(len(plan.going) for plan in plans)
         threshold = fit_change(writer, old, changed=changed, on_progress=on_progress)
         results = ingest_results(writer)
@@ -153,7 +153,7 @@ def sync_index(
             would=(),
             **results,
         )
-        with Gallery.open(path) as new:  # while this writer holds the lock
+        with Gallery.open(path) as new:  # The writer still has the lock.
             if len(store) > _MOST_UNUSED * np.count_nonzero(new.alive) + _SOME_UNUSED:
                 prune_features(path, new)
     return report
@@ -162,7 +162,7 @@ def sync_index(
 def planned_sync(
     old: Gallery, manifest: Manifest, distractors: Manifest | None, on_progress: Progress
 ) -> list[Plan]:
-    """Returns the changes of a sync for each role that is given. No picture is embedded."""
+    """Returns the plan of a sync for each role with a manifest, without embedding pictures."""
     size = Embedder.load(old.embedder_dir, checked=True).config.size
     plans = _compared(old, manifest, distractors, on_progress)
     for plan in plans:
@@ -192,14 +192,14 @@ def _compared(
 
 
 def _require_some(plan: Plan) -> None:
-    """Raises ManifestError if a manifest lists pictures and none of them is readable or known."""
+    """Raises ManifestError if no picture of a non-empty manifest is readable or unchanged."""
     if len(plan.manifest):
         known = plan.unchanged + len(plan.relabelled) - len(plan.hidden)
         require_pictures(plan.manifest, plan.extraction, others=known)
 
 
 def _count_of(plan: Plan, on_progress: Progress) -> Count:
-    """Returns a callable that reports a number of files as the progress of a plan's stage."""
+    """Returns a function that reports a number of finished files of a plan's stage."""
     total = len(plan.candidates)
     return lambda done: on_progress(_STAGES[plan.role], done, total)
 
@@ -212,12 +212,12 @@ def _append(
     duplicates = bool(old.setting(DUPLICATES))
 
     def held(rows: NDArray[np.int64], entries: list[Picture], *, twins: bool) -> int:
-        vectors = old.stored.gather(rows)  # without rounding
+        vectors = old.stored.gather(rows)  # bit for bit the stored vectors
         return writer.append_stored(vectors, old.fingerprint, entries, role, duplicates=twins)
 
     for rows, entries in plan.relabelled_batches():
         held(rows, entries, twins=True)
-    for verb in VERBS:  # new pictures last, so that a moved picture is not their duplicate
+    for verb in VERBS:  # New pictures come last, so that a moved picture is no duplicate.
         appended = 0
         for rows, pictures in plan.batches(verb):
             computed = rows == COMPUTED
@@ -233,7 +233,7 @@ def _append(
 
 
 def _record_skipped(writer: GalleryWriter, old: Gallery, plans: Sequence[Plan]) -> None:
-    """Updates the skipped files of the synchronised roles in the catalog."""
+    """Updates the catalog's list of skipped files for the synchronised roles."""
     synced = {plan.role for plan in plans}
     now = {prefix_of(plan.role) + skip.path for plan in plans for skip in plan.skipped}
 

@@ -34,23 +34,23 @@ from lmk.rerank.indexing.removals import (
     unseen_pictures,
 )
 
-# "touch": only the modification time is new.
+# The verb "touch" means that only the modification time is new.
 Verb = Literal["add", "change", "move", "relabel", "touch"]
 VERBS: tuple[Verb, ...] = ("touch", "relabel", "move", "change", "add")
-COMPUTED = -1  # in place of a row, for a picture whose vector must be computed
+COMPUTED = -1  # the row of a picture whose vector must be computed
 
-Stamp = list[int]  # size and modification time, a list for JSON
+Stamp = list[int]  # size and modification time in ns; JSON has lists only
 
 
 @dataclass
 class Items:
-    """Pictures with the same verb: for each, the row whose vector it takes, and its number."""
+    """Pictures with the same verb, each as the row whose vector is reused and a number."""
 
     rows: array[int] = field(default_factory=lambda: array("q"))
     numbers: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, row: int, number: int) -> None:
-        """Adds a picture."""
+        """Adds a picture by its row and its number."""
         self.rows.append(row)
         self.numbers.append(number)
 
@@ -61,20 +61,20 @@ class Items:
 class Plan:
     """The difference between the pictures of one role in a gallery and a manifest.
 
-    `compare` compares ids and stamps, and collects the `candidates` that must be read. `sort` then
-    classifies the candidates by their content.
+    `compare` compares ids and stamps, and collects the `candidates`, whose files must be read.
+    `sort` then classifies the candidates by their content.
 
     Attributes:
         role: the role of the pictures.
         manifest: the pictures of the gallery's shard, or all pictures.
-        stays: bool [rows], the rows that do not change.
+        stays: bool [rows], True for rows that do not change.
         held: the rows that do not stay, by the SHA-256 of their content; their vectors are reused.
         items: the pictures to append, by verb; numbers are positions in `extraction.pictures`.
-        relabelled: the same for pictures that need not be read; numbers are manifest rows.
-        extraction: the pictures that were read.
+        relabelled: unread pictures to append with other labels; numbers are manifest rows.
+        extraction: the result of reading the candidates.
         unread: unchanged files that an earlier sync could not decode.
-        hidden: (path, reason) of the unreadable place, for each row that stays because of one.
-        stamps: stamps of all files that are not pictures, by path.
+        hidden: (path, reason) of the unreadable path, for each row that stays because of it.
+        stamps: the stamps of all files that are not pictures, by path.
         taken: in a dry run, the number of new pictures that replace an unlabelled copy.
     """
 
@@ -89,8 +89,8 @@ class Plan:
         self._root = str(manifest.root.resolve())
         self.alive = old.view(role).mask
         self.stays = np.zeros(old.rows, np.bool_)
-        self._listed = np.zeros(old.rows, np.bool_)  # their id is in the manifest
-        self._again = np.zeros(old.rows, np.bool_)  # their picture is appended again
+        self._listed = np.zeros(old.rows, np.bool_)  # rows whose id is in the manifest
+        self._again = np.zeros(old.rows, np.bool_)  # rows whose picture is appended again
         self.items: dict[Verb, Items] = {verb: Items() for verb in VERBS}
         self.relabelled = Items()
         self.extraction: Extraction = NOTHING
@@ -101,13 +101,13 @@ class Plan:
         self._candidates: list[Row] = []
         self.held: dict[str, list[int]] = {}
 
-    # Before files are read
+    # Methods for use before the files are read
 
     def compare(self, unreadable: dict[str, Stamp], on_progress: Progress) -> None:
-        """Compares ids and stamps.
+        """Compares the ids and stamps of the gallery and the manifest.
 
         Args:
-            unreadable: stamps of files that are not pictures, by path, from the last sync.
+            unreadable: the stamps, by path, that the last sync saved for files without a picture.
             on_progress: called with (stage, done, total).
         """
         reasons = dict(self._old.skipped())
@@ -127,7 +127,7 @@ class Plan:
         """The pictures whose files must be read."""
         return Manifest(self.manifest.root, tuple(self._candidates), self.manifest.skipped)
 
-    # After they were read
+    # Methods for use after the files are read
 
     def sort(self, extraction: Extraction) -> None:
         """Classifies pictures by their content as new, changed, moved or unchanged.
@@ -146,7 +146,7 @@ class Plan:
         self._sort_skipped()
 
     def leave_out_duplicates(self) -> None:
-        """Drops new pictures with the content and labels of another one, as an append does."""
+        """Drops new pictures with the content and labels of another picture, as an append does."""
         held: dict[str, list[set[str]]] = {}
         for verb in VERBS[:-1]:
             for _, pictures in self.batches(verb):
@@ -165,7 +165,7 @@ class Plan:
                 labels = set()
             if any(labels <= other for other in known):
                 continue
-            replaces = set() in known  # a copy without a label
+            replaces = set() in known  # whether a copy has no label
             self.taken += replaces
             self.items["relabel" if replaces else "add"].add(row, number)
             held.setdefault(content, []).append(labels)
@@ -174,7 +174,7 @@ class Plan:
     def losses(self) -> Removals:
         """The removed pictures, and the landmarks that lose all their pictures.
 
-        A landmark is not lost if it gets other pictures, or if other shards have some.
+        A landmark is not lost if it gets other pictures, or if other shards have its pictures.
         """
         removed, present = self.removed, set[str]()
         if len(removed):
@@ -183,9 +183,9 @@ class Plan:
         return replace(losses, replaced=self._replaced())
 
     def _replaced(self) -> tuple[str, ...]:
-        """Returns all landmarks of the gallery if fewer others replace them, else an empty tuple.
+        """Returns all landmarks of the gallery if fewer other landmarks replace them, else ().
 
-        A folder one level above or below the right one has this effect.
+        A sync with a folder one level above or below the right folder has this effect.
         """
         if self.role == "distractor" or self.hidden:
             return ()
@@ -197,7 +197,7 @@ class Plan:
 
     @property
     def kept(self) -> tuple[UnseenPictures, ...]:
-        """The pictures that stay because their files could not be read, by unreadable place."""
+        """The pictures that stay because of unreadable files, counted by unreadable path."""
         return unseen_pictures(self.hidden)
 
     @property
@@ -225,8 +225,8 @@ class Plan:
     def batches(self, verb: Verb) -> Iterator[tuple[NDArray[np.int64], list[Extracted]]]:
         """Yields (rows, pictures) for the pictures with a verb, in blocks.
 
-        A picture takes the vector of its row. The row is COMPUTED (-1) if the vector must be
-        computed.
+        A picture reuses the vector of its row. COMPUTED (-1) marks a picture without a stored
+        vector.
         """
         items = self.items[verb]
         for start in range(0, len(items), BLOCK):
@@ -235,7 +235,7 @@ class Plan:
             yield rows, [self.extraction.pictures[number] for number in numbers]
 
     def relabelled_batches(self) -> Iterator[tuple[NDArray[np.int64], list[Picture]]]:
-        """Yields (rows, pictures) for unread pictures that get other labels, in blocks."""
+        """Yields (rows, pictures) for unread pictures with other labels, in blocks."""
         for start in range(0, len(self.relabelled), BLOCK):
             rows = np.array(self.relabelled.rows[start : start + BLOCK], np.int64)
             given = [self.manifest.rows[n] for n in self.relabelled.numbers[start : start + BLOCK]]
@@ -257,7 +257,7 @@ class Plan:
             yield from zip(part.tolist(), self._old.pictures(part), strict=True)
 
     def _keep_unseen(self) -> None:
-        """Keeps rows that the manifest does not list because their place could not be read."""
+        """Marks rows to stay if the manifest omits them because of an unreadable path."""
         places = self._whole.unseen_places()
         if not places:
             return
@@ -271,7 +271,7 @@ class Plan:
         self.hidden.append((path, reason))
 
     def _known(self, rows: Iterable[Row]) -> dict[str, tuple[int, Picture]]:
-        """Returns the gallery's row and picture of this role for the ids of manifest rows."""
+        """Returns row and picture in the gallery by id, for manifest rows with a known id."""
         stored = self._old.find(self._prefix + row.id for row in rows)
         ours = [row for row in stored.values() if self.alive[row]]
         pictures = self._old.pictures(ours) if ours else []
@@ -325,7 +325,7 @@ class Plan:
             self.items["touch"].add(at, number)
 
     def _sort_skipped(self) -> None:
-        """Keeps pictures whose file may exist; records stamps of files that are no pictures."""
+        """Marks rows to stay if their file may exist; records stamps of files without a picture."""
         reasons = {skip.path: skip.reason for skip in self.extraction.skipped}
         rows = [row for row in self._candidates if row.path in reasons]
         known = self._known(rows)
@@ -347,7 +347,7 @@ def _stamp(file: Path) -> Stamp | None:
 
 
 def _is_closed(file: Path) -> bool:
-    """True if a file exists and cannot be opened now."""
+    """Returns whether a file exists but cannot be opened now."""
     try:
         os.close(open_plain(file))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotPlainError):
