@@ -1,1 +1,1 @@
-"""Tags of pictures: taggers, thresholds, votes."""
+"""Taggers of pictures, thresholds of tags, and votes for tags."""

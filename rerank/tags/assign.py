@@ -1,4 +1,4 @@
-"""Assigns tags to pictures: by a tagger, by a detector, and by the relations of tags."""
+"""Assignment of tags to pictures by a tagger, by a detector, and by the relations of tags."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def assign_tags(
     *,
     least_box: float = LEAST_BOX,
 ) -> list[tuple[GivenTag, ...]]:
-    """Returns the tags of each picture, by descending score, then by name.
+    """Returns the assigned tags of each picture, by descending score, then by name.
 
     Args:
         scores: float [n, t], the scores of a tagger.
         names: the names of the t tags.
-        thresholds: the thresholds and relations. An ancestor without a column is assigned too.
+        thresholds: the thresholds and relations. An ancestor outside `names` is assigned too.
         boxes: the boxes of a detector for each picture.
         tag_of: the tag of each class of boxes (detector.tag_of_class). Other classes have no tag.
-        least_box: the lowest score of a box that counts.
+        least_box: the lowest score of a box that assigns a tag.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes of `scores` and `boxes` are inconsistent.
     """
     if scores.ndim != 2 or (boxes is not None and len(boxes) != len(scores)):
         raise ValueError(f"scores [n, t] and n lists of boxes are needed, got {scores.shape}")
@@ -63,7 +63,7 @@ def assign_tags(
 def _add_ancestors(
     assigned: dict[str, GivenTag], relations: RelationGraph, best: Mapping[str, float]
 ) -> None:
-    """Adds the ancestors of the tags; raises scores so that no tag is below a descendant."""
+    """Adds the ancestors of tags, and raises each score to at least that of its descendants."""
     for one in list(assigned.values()):
         for parent in relations.ancestors(one.tag):
             before = assigned.get(parent)
@@ -77,7 +77,7 @@ def _add_ancestors(
 def detected_tags(
     boxes: Sequence[Box], tag_of: Mapping[str, str], least: float = LEAST_BOX
 ) -> dict[str, float]:
-    """Returns the best score of each tag among boxes with a score of `least` or more."""
+    """Returns the best score of each tag among the boxes with a score of at least `least`."""
     assigned: dict[str, float] = {}
     for box in boxes:
         tag = tag_of.get(box.label)

@@ -1,4 +1,4 @@
-"""Taggers: assign tags to photos by a trained head or by the votes of labelled neighbours.
+"""Taggers, which score tags of photos by a trained head or by votes of labelled neighbours.
 
 >>> from lmk.rerank.tags.taggers import HeadTagger, tag_files
 >>> tagger = HeadTagger.open(Path("my-tags"))  # doctest: +SKIP
@@ -47,27 +47,27 @@ from lmk.rerank.tags.thresholds import (
 )
 from lmk.rerank.tags.votes import POWER, VOTERS, tag_votes
 
-_BATCH = 256  # number of pictures in memory, including tiles
-_SURE = 1e-6  # scores are clipped to this distance from 0 and 1 before their log odds
+_BATCH = 256  # maximum number of pictures in memory, including tiles
+_SURE = 1e-6  # distance from 0 and 1 to which scores are clipped before their log odds
 
 
 class HeadTagger:
-    """A trained tagger: an embedder with a head of tags.
+    """A trained tagger, which consists of an embedder and a tag head.
 
     Attributes:
         embedder: the embedder whose features the tagger uses.
         names: the t tags.
-        thresholds: the score of each tag from which it is assigned. Default: .5 for each.
+        thresholds: the thresholds of the tags. Default: 0.5 for each tag.
 
     Args:
-        embedder: the embedder that computes the head's features.
-        head: the head of tags.
-        where: the folder or index that it was read from, for error messages.
-        keep: saves thresholds there.
+        embedder: the embedder that computes the features of the head.
+        head: the tag head.
+        where: the folder or index of the head, for error messages.
+        keep: a function that saves thresholds at `where`.
         thresholds: the saved thresholds, if any.
 
     Raises:
-        GalleryError: the thresholds are for another head.
+        GalleryError: the thresholds belong to another head.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class HeadTagger:
             named: the folder, or "tags-lite1". Default: the shipped tagger.
 
         Raises:
-            ModelError: there is no embedder, it has no tags, or a file is damaged.
+            ModelError: there is no embedder, the embedder has no tags, or a file is damaged.
             EmbedderMismatch: the tags belong to another embedder.
             GalleryError: the thresholds belong to other tags.
         """
@@ -116,7 +116,7 @@ class HeadTagger:
 
     @classmethod
     def of_index(cls, recognizer: Recognizer) -> HeadTagger | None:
-        """Returns the tagger that an index was built with; None if its embedder has no tags.
+        """Returns the tagger of an index's embedder, or None if the embedder has no tags.
 
         Raises:
             ModelError, EmbedderMismatch, GalleryError: see `open`.
@@ -130,7 +130,7 @@ class HeadTagger:
 
     @property
     def fingerprint(self) -> str:
-        """A text that identifies the scores of this tagger."""
+        """The text that identifies the scores of this tagger."""
         head = self._head
         content = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes())
         form = f"{head.activation} {head.unit}"
@@ -145,13 +145,13 @@ class HeadTagger:
         """Saves thresholds with the tagger.
 
         Raises:
-            UsageError: the tagger is the shipped one.
+            UsageError: the tagger is the shipped tagger.
             GalleryLocked, StorageError: the thresholds cannot be written.
         """
         self._keep(thresholds)
 
     def copy(self, folder: Path, thresholds: TagThresholds) -> None:
-        """Writes this tagger with other thresholds into an empty or new folder.
+        """Writes a copy of this tagger with other thresholds into an empty or new folder.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -164,18 +164,18 @@ class HeadTagger:
 
 
 class VoteTagger:
-    """A tagger without training: the nearest tagged pictures of an index vote.
+    """A tagger without training, for which the nearest tagged pictures of an index vote.
 
-    The neighbours and their scores are those of any query to the index, after rescaling and the
-    penalty. The other steps, the threshold of "none of these" and the calibration are for one best
-    label and are not used. The attributes are those of HeadTagger.
+    The neighbours and their scores are the same as for a query to the index, after rescaling and
+    the penalty. The other steps, the threshold of "none of these" and the calibration apply to one
+    best label and are not used. The attributes are the same as in HeadTagger.
 
     Args:
-        recognizer: the recognizer of the index. It must stay open.
+        recognizer: the recognizer of the index, which must stay open.
 
     Raises:
         UsageError: no picture of the index has a label.
-        GalleryError: the saved thresholds are for other votes.
+        GalleryError: the saved thresholds belong to other votes.
     """
 
     def __init__(self, recognizer: Recognizer) -> None:
@@ -192,7 +192,7 @@ class VoteTagger:
 
     @property
     def fingerprint(self) -> str:
-        """A text that identifies the steps of the scores; it does not depend on the pictures."""
+        """The text that identifies the steps of the scores, whatever pictures the index has."""
         steps = hashlib.sha256(digest_text(self._steps).encode()).hexdigest()
         return f"{self.embedder.fingerprint} {VOTERS} {POWER:g} {steps}"
 
@@ -221,7 +221,7 @@ class VoteTagger:
         _keeper(self._recognizer.gallery.path, VOTES_SETTING)(thresholds)
 
     def knows(self, picture: Source | PictureSource) -> bool:
-        """Returns whether the index contains this picture, which would be its own neighbour."""
+        """Returns whether the index contains the same file, which would be the best neighbour."""
         data = picture_source(picture).read()
         if isinstance(data, str):
             return False
@@ -233,7 +233,7 @@ Tagger = HeadTagger | VoteTagger
 
 
 def _keeper(index: Path, setting: str) -> Callable[[TagThresholds], None]:
-    """Returns a function that saves thresholds in an index under a setting."""
+    """Returns a function that saves thresholds as a setting of an index."""
 
     def keep(thresholds: TagThresholds) -> None:
         with GalleryWriter(index) as writer:
@@ -248,13 +248,13 @@ def open_tagger(path: Path | None, *, votes: bool = False) -> Iterator[Tagger]:
     """Yields an open tagger.
 
     Args:
-        path: a folder that `lmk train` wrote with a task of tags, or an index. None: the shipped
+        path: a folder that `lmk train` wrote with a task of tags, or an index; None for the shipped
             tagger. An index uses the tags of its embedder, or else the votes of its pictures.
-        votes: use the votes of an index even if its embedder has tags.
+        votes: whether to use the votes of an index even if its embedder has tags.
 
     Raises:
         ModelError, EmbedderMismatch, GalleryError: see HeadTagger.open and Recognizer.open.
-        UsageError: see VoteTagger; or `votes` is set for a folder that is not an index.
+        UsageError: see VoteTagger; or `votes` is True for a folder that is not an index.
     """
     if path is None or (not (path / CATALOG).is_file() and path.suffix != ".lmk"):
         if votes:
@@ -273,10 +273,10 @@ class TagBatch:
     """A batch of pictures with the scores of a tagger.
 
     Attributes:
-        ids: the ids of the n pictures that could be read.
-        scores: float32 [n, t], the scores of the tagger's tags with tiles merged.
+        ids: the ids of the n readable pictures.
+        scores: float32 [n, t], the scores of the tagger's tags, with the tiles merged.
         boxes: the detector's boxes in each picture; empty without a detector.
-        skipped: the files that could not be read.
+        skipped: the unreadable files.
     """
 
     ids: tuple[str, ...]
@@ -297,11 +297,11 @@ def tag_files(
 
     Args:
         tagger: the tagger.
-        files: the id and the picture of each: a path, or another type of `lmk.embed.data.sources`.
-        tiles: also score nine overlapping tiles (embed.data.tiles) of each picture, for small
-            objects.
-        detector: a detector that also searches for boxes.
-        on_progress: called with the number of files done.
+        files: pairs of an id and a picture: a path, or another type of `lmk.embed.data.sources`.
+        tiles: whether to score nine overlapping tiles (embed.data.tiles) of each picture too, for
+            small objects.
+        detector: the detector that computes the boxes; None for no boxes.
+        on_progress: called with the number of finished files.
     """
     size, looks = tagger.embedder.config.size, 1 + tiles * (2 * TILES - 1) ** 2
 
@@ -338,7 +338,7 @@ def tag_files(
 
 
 def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[np.float32]:
-    """Returns scores float32 [n, t] of n groups of `looks` pictures: a photo, then its tiles."""
+    """Returns scores float32 [n, t] of n groups of `looks` pictures: a photo and its tiles."""
     if not pictures:
         return np.zeros((0, len(tagger.names)), np.float32)
     features = np.stack(list(tagger.embedder.features(pictures)))
@@ -347,10 +347,10 @@ def _scored(tagger: Tagger, pictures: Sequence[Picture], looks: int) -> NDArray[
 
 
 def _merged(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Merges the scores [n, looks, t] of photos and their tiles into float32 [n, t]."""
+    """Returns float32 [n, t], merged from the scores [n, looks, t] of photos and their tiles."""
     from scipy.special import expit, logit
 
-    # Mean log odds of photo and best tile: the best tile alone may show a false object.
+    # The mean of the log odds of photo and best tile limits false objects in single tiles.
     both = np.stack([scores[:, 0], scores[:, 1:].max(axis=1)]).astype(np.float64)
     merged: NDArray[np.float64] = expit(logit(both.clip(_SURE, 1 - _SURE)).mean(axis=0))
     return merged.astype(np.float32)

@@ -1,4 +1,4 @@
-"""TagThresholds: the scores from which tags are assigned, and their relations, as JSON."""
+"""Thresholds and relations of tags, stored as JSON."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lmk.index.catalog.settings import read_setting
 from lmk.index.gallery.gallery import Gallery
 
 DEFAULT = 0.5
-THRESHOLDS_FILE = "tag_thresholds.json"  # in an embedder's folder, beside its tags
-# Settings of a gallery: thresholds of its pictures' votes, and of its embedder's tags.
+THRESHOLDS_FILE = "tag_thresholds.json"  # name of the file in an embedder's folder
+# Settings of a gallery with thresholds: for votes of its pictures, and for tags of its embedder.
 VOTES_SETTING, HEAD_SETTING = "tag thresholds", "tag thresholds of the embedder"
 
 
@@ -28,13 +28,13 @@ class TagThreshold(BaseModel):
     """The threshold of one tag.
 
     Attributes:
-        value: the tag is assigned from this score on. None if no threshold reached the required
-            precision; the tag is then assigned only if it follows from another tag.
-        pictures: number of pictures with the tag that the threshold was chosen on. With 0, the
-            value is the default.
-        precision, recall: measured on those pictures, including tags that follow from others; None
+        value: the lowest score that assigns the tag. None if no threshold reached the required
+            precision; the tag is then assigned only if another tag implies it.
+        pictures: number of pictures with the tag in the data of the fit. If 0, `value` is the
+            default.
+        precision, recall: precision and recall on the data of the fit, with the implied tags; None
             if no picture had the tag.
-        reached: True if precision and recall were as required, the precision with the confidence.
+        reached: True if recall, and precision with the confidence, met the requirements.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -57,12 +57,12 @@ class TagThresholds(BaseModel):
     """Thresholds of a tagger's tags.
 
     Attributes:
-        min_precision, min_recall: the values required for each tag; 0 for no requirement.
-        confidence: the confidence that the precision holds on other pictures; None for as measured.
+        min_precision, min_recall: the required values for each tag; 0 for no requirement.
+        confidence: the confidence that other pictures reach the precision; None for no confidence.
         tags: the thresholds by tag. Other tags have the default.
         parents: the direct parents of each tag (RelationGraph.parents).
-        tagger: the fingerprint of the tagger (Tagger.fingerprint), or "" for any.
-        default: the threshold of tags without one of their own.
+        tagger: the fingerprint of the tagger (Tagger.fingerprint), or "" for any tagger.
+        default: the threshold of tags that are not in `tags`.
         tiles: True if the thresholds are for scores with tiles (taggers.tag_files).
     """
 
@@ -80,12 +80,12 @@ class TagThresholds(BaseModel):
     @field_validator("tags", mode="before")
     @classmethod
     def _composed(cls, tags: Any) -> Any:
-        """Converts names to NFC, the form of labels; older files may have decomposed names."""
+        """Returns tags with names in NFC, the form of labels; older files may use another form."""
         return {nfc(name): one for name, one in tags.items()} if isinstance(tags, Mapping) else tags
 
     @model_validator(mode="after")
     def _acyclic(self) -> TagThresholds:
-        _ = self.relations  # a cycle is a ValueError
+        _ = self.relations  # A cycle raises ValueError.
         return self
 
     @cached_property
@@ -107,8 +107,8 @@ class TagThresholds(BaseModel):
     def given(self, scores: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.bool_]:
         """Returns the assigned tags of pictures: bool [n, t].
 
-        Ancestors are added to the scores, and again to the assigned tags, as the threshold of a
-        parent may be higher than that of a child.
+        A tag has at least the scores of its descendants. The assigned tags include all ancestors,
+        as the threshold of a parent may be higher than the threshold of a child.
 
         Args:
             scores: float [n, t], compared as float64.
@@ -118,16 +118,16 @@ class TagThresholds(BaseModel):
         return close_given(over, names, self.relations)
 
     def with_relations(self, relations: RelationGraph) -> TagThresholds:
-        """Returns the same thresholds with other relations."""
+        """Returns a copy with other relations."""
         return type(self).model_validate(self.model_dump() | {"parents": relations.parents})
 
     def with_tag_renamed(self, tag: str, new: str) -> TagThresholds:
-        """Returns the same thresholds with another name for a tag.
+        """Returns a copy with another name for a tag.
 
         An existing threshold of `new` does not change.
 
         Raises:
-            UsageError: the merged tag would follow from itself.
+            UsageError: the merged tag would imply itself.
         """
 
         def name(old: str) -> str:
@@ -150,12 +150,12 @@ class TagThresholds(BaseModel):
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Tags with pictures that did not reach the requirement, or not with the confidence."""
+        """Tags with pictures that did not meet the requirements with the confidence."""
         return tuple(name for name, one in self.tags.items() if one.pictures and not one.reached)
 
     @property
     def unsure(self) -> tuple[str, ...]:
-        """Tags of `failed` that reached it as measured, on too few pictures for the confidence."""
+        """Tags of `failed` that met the requirements, but on too few pictures for confidence."""
         return tuple(
             name
             for name in self.failed
@@ -172,12 +172,12 @@ class TagThresholds(BaseModel):
 def close_given(
     given: NDArray[np.bool_], names: Sequence[str], relations: RelationGraph
 ) -> NDArray[np.bool_]:
-    """Returns tags bool [n, t] with their ancestors; ancestors without a column are left out."""
+    """Returns assigned tags bool [n, t] with all their ancestors among `names`."""
     return relations.close_scores(given.astype(np.float32), names) > 0
 
 
 def save_thresholds(thresholds: TagThresholds, path: Path) -> None:
-    """Writes thresholds to a file, atomically.
+    """Writes thresholds to a file atomically.
 
     Raises:
         StorageError: the disk is full or the folder is read-only.
@@ -190,7 +190,7 @@ def load_thresholds(path: Path) -> TagThresholds | None:
 
     Raises:
         ModelError: the file does not contain thresholds.
-        ModelDamaged: the file has changed since it was written.
+        ModelDamaged: the content of the file does not match its checksum.
     """
     checksums = read_checksums(path.parent)
     if checksums is not None and path.exists():
@@ -209,7 +209,7 @@ def load_thresholds(path: Path) -> TagThresholds | None:
 
 
 def saved_thresholds(gallery: Gallery, setting: str) -> TagThresholds | None:
-    """Returns the thresholds saved in a gallery under a setting, or None."""
+    """Returns the thresholds in a setting of a gallery, or None."""
     return read_setting(gallery, setting, TagThresholds)
 
 
@@ -217,7 +217,7 @@ def check_tagger(thresholds: TagThresholds, tagger: str, where: Path) -> None:
     """Checks that thresholds belong to the scores of a tagger.
 
     Raises:
-        GalleryError: the thresholds were chosen for another tagger.
+        GalleryError: the thresholds belong to another tagger.
     """
     if thresholds.tagger not in ("", tagger):
         raise GalleryError(

@@ -1,4 +1,4 @@
-"""Tags by the votes of the nearest labelled pictures, without training."""
+"""Scores of tags from the votes of the nearest labelled pictures, without training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def tag_votes(
     k: int = VOTERS,
     power: float = POWER,
 ) -> NDArray[np.float32]:
-    """Returns, for each tag, the weighted fraction of the k best neighbours that have it.
+    """Returns, for each tag, the weighted fraction of the k best neighbours with the tag.
 
     A neighbour has the weight max(score, 0) ** power and votes for all its tags. A neighbour
-    without tags votes against all. If no score is above 0, all fractions are 0.
+    without tags votes against all tags. If no score is above 0, all fractions are 0.
 
     Args:
         rows: int64 [q, n], gallery rows in any order; -1 for no neighbour.
-        scores: float32 [q, n]. Among neighbours with equal scores the lower row votes first.
+        scores: float32 [q, n]. If scores are equal, the lower row comes first.
         label_offsets, label_codes: the tags of each row (see voting.vote).
         labels: number of tags.
         k: number of neighbours that vote.
