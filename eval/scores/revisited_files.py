@@ -22,7 +22,7 @@ def read_ranks(
     """Returns the ranked database pictures of each query, best first.
 
     Args:
-        path: a .npy file of whole numbers [q, k], database rows from 0, -1 where a list is shorter;
+        path: a .npy file of whole numbers [q, k], database rows from 0, -1 after the end of a list;
             or a CSV `id,images` with the query and database names of the ground truth.
         truth: the ground truth.
         columns: whether the .npy is [k, q], a column for each query, as revisitop's `ranks`.

@@ -22,7 +22,7 @@ class PictureScores:
     Attributes:
         k: the number of tags that count.
         rows: int64 [m], the pictures that have a true tag; recall is not defined for the others.
-        precision, recall, f1: float64 [m]; F1 is 0 where precision and recall are 0.
+        precision, recall, f1: float64 [m]; F1 is 0 if precision and recall are 0.
         skipped: the number of pictures without a true tag.
     """
 
