@@ -46,10 +46,10 @@ def read_grey(path: Path) -> Grey | None:
 def alikeness(a: Grey, b: Grey) -> float:
     """Returns the correlation of two pictures at their best overlap; 1 for the same picture.
 
-    Different pictures have a correlation of about 0. The correlation compares locally normalised
-    detail (difference to a Gaussian blur, divided by its local deviation). It is computed for the
-    original and mirrored pictures, for the whole frames resized to one square, and with the middle
-    of one picture aligned in the other (normalised cross-correlation, scales 0.6 to 1.4).
+    Different pictures have a correlation of about 0. The compared values are locally normalised
+    detail (difference to a Gaussian blur, divided by its local deviation). The comparison covers
+    the original and mirrored pictures, the whole frames resized to one square, and the middle of
+    one picture aligned in the other (normalised cross-correlation, scales 0.6 to 1.4).
 
     Copies are detected after recompression, resizing, stretching, mirroring, conversion to grey,
     brightening, most crops to at least 0.6 of each side at one scale, and many borders and

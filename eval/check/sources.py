@@ -66,7 +66,7 @@ def pictures_of_manifest(
 
     Args:
         manifest: the pictures.
-        embedder: the embedder; that of the index if there is one.
+        embedder: the embedder of the index if there is an index.
         store: the store for the features of the other pictures.
         gallery: the index; a picture is identified by its content.
         on_progress: called with the number of pictures done.

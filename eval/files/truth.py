@@ -160,7 +160,7 @@ class RetrievalTruth(_Solution):
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Returns the truth in a file `id,images[,Usage]` (GLDv2's retrieval_solution_v2.1.csv).
 
-        The cell `None` and an empty cell mean no true picture. They are valid only in a row whose
+        The cell `None` and an empty cell mean no true picture. Both are valid only in a row whose
         Usage is Ignored, since average precision is not defined without a true picture.
 
         Raises:

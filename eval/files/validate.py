@@ -14,7 +14,7 @@ from lmk.eval.files.submission import MAX_IMAGES, RetrievalSubmission, Submissio
 Kind = Literal[
     "missing",  # a query without a row, which counts as blank
     "unknown label",  # a label or picture that the gallery does not have
-    "infinite",  # a confidence of inf, which some readers refuse
+    "infinite",  # a confidence of inf, which some readers reject
     "too many",  # more than 100 pictures, of which the contest scores only the first 100
     "repeated image",  # a picture twice in one list, which wastes a rank
 ]

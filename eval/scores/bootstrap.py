@@ -151,7 +151,7 @@ def gap_test(
     """Returns the paired test of a difference in GAP, the second system minus the first.
 
     Each draw ranks the answers of each system by that system's confidences, so the two scales need
-    not be comparable. A permutation test, which swaps answers between systems, would require it.
+    not be comparable, unlike in a permutation test, which swaps answers between the systems.
 
     Raises:
         SubmissionError: no query shows a landmark.

@@ -24,9 +24,9 @@ class GapDifference:
     Attributes:
         first, second: the submissions judged against the truth; rows are the queries.
         first_gap, second_gap: the GAPs of the submissions.
-        change: float64 [q], the contribution of each query to `second_gap - first_gap`. It is the
-            decrease of the query's loss (see gap_losses), which is positive if a miss became right
-            or a wrong answer moved below right ones.
+        change: float64 [q], the contribution of each query to `second_gap - first_gap`: the
+            decrease of the query's loss (see gap_losses). A change is positive if a miss became
+            right or a wrong answer moved below right ones.
     """
 
     first: Judged

@@ -93,7 +93,7 @@ def _by_packed_keys(
 
 
 def _falling(values: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Returns integers in the reverse order of the values."""
+    """Returns integers whose ascending order is the descending order of the values."""
     bits = (values + 0.0).view(np.int64)  # -0.0 becomes 0.0
     all_but_sign = np.int64(2**63 - 1)
     flipped: NDArray[np.int64] = bits ^ (~(bits >> np.int64(63)) & all_but_sign)

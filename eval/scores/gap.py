@@ -31,8 +31,8 @@ class GapResult:
         precision: float64 [n], P(i): the proportion of right answers up to each rank.
         recall: float64 [n], right answers up to each rank, over M.
         correct: bool [q], by row.
-        gain: float64 [q], the contribution of each row to `value`, which is their sum; 0 for a
-            wrong answer or a blank.
+        gain: float64 [q], the contribution of each row; 0 for a wrong answer or a blank. `value`
+            is the sum.
     """
 
     value: float
