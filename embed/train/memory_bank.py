@@ -1,4 +1,4 @@
-"""Memory: the latest embeddings of all training pictures, for comparison with a batch."""
+"""Memory bank: recent embeddings of all training pictures, for comparison with a batch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch.nn import functional
 
 
 class Memory:
-    """Unit vectors of all pictures; each new embedding moves the vector of its picture.
+    """Memory bank with a unit vector for each picture, a moving average of its embeddings.
 
-    Wang et al., "Cross-Batch Memory for Embedding Learning", 2020, keep the last batches; this one
-    has a place for each picture, so every landmark is in it at any time.
+    The memory of Wang et al., "Cross-Batch Memory for Embedding Learning", 2020, contains the last
+    batches. This memory has a place for each picture, so it contains every landmark at any time.
 
     Args:
         vectors: float32 [n, dim], of any length; zeros for a picture that cannot be read.
-        keep: the part of the old vector in the new one.
-        device: where.
+        keep: the weight of the old vector in an update, 0 to 1.
+        device: the device of the vectors. Default: that of `vectors`.
 
     Attributes:
         vectors: float32 [n, dim], of length 1 or 0.
-        known: bool [n], false for zeros.
+        known: bool [n], False for zeros.
     """
 
     def __init__(self, vectors: Tensor, keep: float, device: torch.device | None = None) -> None:
@@ -37,7 +37,7 @@ class Memory:
         """Sets each vector to unit(keep * old + (1 - keep) * mean of the new unit vectors).
 
         Args:
-            numbers: int64 [m], which pictures; the same one may come several times.
+            numbers: int64 [m], the number of each embedding's picture; numbers may repeat.
             embeddings: float [m, dim], of any length.
         """
         new = functional.normalize(embeddings.detach().to(self.vectors))

@@ -40,16 +40,16 @@ KINDS = {
 
 NEIGHBOURS = 10  # k of the k-occurrence
 VOTERS = 5  # nearest pictures that vote about a label error
-VOTES = 4  # votes for one other label that make a label error
+VOTES = 4  # votes for one other label that mark a label as an error
 COPY_CANDIDATES = 5  # nearest pictures that are compared point by point
-# Two pictures of at least this cosine are compared point by point. It is rescaled so that 0 is the
-# mean of the set and 1 the same picture. Copies cropped to 0.6 of a side reach it (any network).
+# Pictures of at least this cosine are compared point by point. The cosine is rescaled so that 0 is
+# the mean of the set and 1 the same picture. Copies cropped to 0.6 of a side reach 0.22.
 LEAST_RESCALED = 0.22
-MOST_NEEDED = 0.6  # pictures with this cosine are compared in any case: a mean of few is uncertain
-HUB_TIMES = 5  # a hub is among the neighbours of 5 k pictures, where the mean is k
-BAD_HUB_TIMES = 2  # or of 2 k pictures with other labels
+MOST_NEEDED = 0.6  # largest value of this cosine, since a mean of few pictures is uncertain
+HUB_TIMES = 5  # a hub is among the neighbours of 5 k pictures (the mean is k),
+BAD_HUB_TIMES = 2  # or among those of 2 k pictures with other labels
 SMALL_SIDE = 100  # pixels
-_CACHED_GREYS = 4096  # of at most 37 kB each
+_CACHED_GREYS = 4096  # pictures of at most 37 kB each
 _PAIRS_AT_A_TIME = 64  # few, so that Ctrl-C stops the check soon
 _VICTIMS = 5  # pictures of other labels shown with a hub
 
@@ -64,7 +64,7 @@ class DataFinding:
             errors: similarity times the proportion of votes for the other label. Hubs:
             k-occurrence over k. Small pictures: 1 - side / limit. Other kinds: 1.
         pictures: the pictures concerned, the main one first.
-        note: the evidence, in words.
+        note: a description of the evidence.
         suggestion: the label that the neighbours of a label error have.
 
     Raises:
@@ -90,9 +90,9 @@ class GalleryCheck:
 
     Attributes:
         pictures: the number of readable pictures.
-        photos: the number of different ones: equal files count once.
-        findings: by kind (in the order of KINDS), then by falling score, then by id of the first
-            picture.
+        photos: the number of different pictures; equal files count once.
+        findings: by kind (in the order of KINDS), then by descending score, then by id of the
+            first picture.
         k: the number of neighbours of the k-occurrence; 0 for fewer than two pictures.
         skewness: skewness of the k-occurrence; about 0 without hubs, above 1 with strong ones.
     """
@@ -173,7 +173,7 @@ def _equal_files(pictures: Sequence[Extracted]) -> list[list[int]]:
 
 
 def _neighbours(embeddings: Embeddings, chosen: NDArray[np.int64]) -> _Near:
-    """Returns the nearest chosen pictures to each chosen picture, without itself."""
+    """Returns the nearest other chosen pictures of each chosen picture."""
     if len(chosen) < 2:
         return {int(i): [] for i in chosen}
     ids = tuple(embeddings.ids[i] for i in chosen)
@@ -193,7 +193,7 @@ def _neighbours(embeddings: Embeddings, chosen: NDArray[np.int64]) -> _Near:
 def least_cosine(vectors: NDArray[np.float32]) -> float:
     """Returns the smallest cosine of two pictures that may be copies of one photo.
 
-    The cosine is rescaled by the mean cosine of two pictures, in which networks differ.
+    The cosine is rescaled by the mean cosine of two pictures, which differs between networks.
 
     Args:
         vectors: float32 [n, dim] of different pictures, each of length 1.
@@ -330,7 +330,7 @@ def _small(manifest: Manifest, rows: Iterable[Row], limit: int) -> list[DataFind
 def _label_errors(
     rows: Sequence[Row], near: _Near, groups: dict[int, frozenset[int]], disputed: set[str]
 ) -> list[DataFinding]:
-    """Returns undisputed pictures whose neighbours nearly all have one other label, none theirs."""
+    """Returns undisputed pictures whose neighbours mostly share another label, never their own."""
     findings = []
     for i, others in near.items():
         own = set(rows[i].labels)
@@ -356,7 +356,7 @@ def _label_errors(
 
 
 def k_occurrence(near: _Near, k: int) -> Counter[int]:
-    """Returns how many other pictures have each picture among their k nearest.
+    """Returns the number of other pictures that have each picture among their k nearest.
 
     Radovanović, Nanopoulos and Ivanović, "Hubs in space: popular nearest neighbors in
     high-dimensional data", JMLR 11, 2010: N_k. Its mean is k.

@@ -36,7 +36,7 @@ def similar_labels(rows: Iterable[Row]) -> list[tuple[tuple[Row, ...], str]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Returns the names in a list; with escapes where two names would look the same."""
+    """Returns the names as one text, with escapes if two names would look the same."""
     given = tuple(names)
     same = len(set(map(nfc, given))) < len(given)
     return ", ".join(map(ascii if same else repr, given))

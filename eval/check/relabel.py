@@ -1,7 +1,7 @@
-"""Tags that may be missing or wrong, and the verdicts of people about them.
+"""Tags that may be missing or wrong, and the verdicts of people about these tags.
 
-A tag may be missing where a trained tagger gives it a high probability, or where the nearest other
-pictures have it. A tag may be wrong where neither the tagger nor the neighbours support it.
+A tag may be missing if a trained tagger gives it a high probability, or if the nearest other
+pictures have it. A tag may be wrong if neither the tagger nor the neighbours support it.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _VERDICTS = {"yes": True, "y": True, "1": True, "no": False, "n": False, "0": Fa
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tag of a picture that a person should decide.
+    """A tag of a picture that a person should confirm or reject.
 
     Attributes:
         row: the picture with its tags.
         tag: the tag.
         kind: "missing" for a tag that the picture may lack, "wrong" for one that it has.
-        tagger: the tagger's probability; None without a tagger or where the tagger lacks the tag.
-        neighbours: the proportion of the nearest pictures with the tag; None where no other
-            picture has it.
+        tagger: the tagger's probability; None without a tagger or if the tagger lacks the tag.
+        neighbours: the proportion of the nearest pictures with the tag; None if no other picture
+            has it.
     """
 
     row: Row
@@ -77,8 +77,8 @@ def neighbour_tags(
         content: a digest of each file; copies of a picture do not vote for it.
 
     Returns:
-        The t tags in rising order, and the votes as float32 [n, t]. A tag of a single picture (or
-        of copies of one) has NaN, since no other picture can vote for it.
+        The t tags in ascending order, and the votes as float32 [n, t]. A tag of a single picture
+        (or of copies of one) has NaN, since no other picture can vote for it.
     """
     context = PipelineContext.of_labels(labels)
     same = defaultdict(list)
@@ -106,15 +106,15 @@ def relabel_candidates(
     above: float = 0.5,
     doubt: float = 0.05,
 ) -> list[Candidate]:
-    """Returns the tags to decide, a missing and a wrong one in turn, by falling evidence.
+    """Returns the candidates, a missing and a wrong tag in turn, by descending evidence.
 
     Ties are ordered by id, then by tag.
 
     A tag may be missing if it is among the tagger's `top` tags with a probability above `above`, or
     if more than the proportion `above` of the neighbours have it. A tag may be wrong if the
     neighbours' proportion and the tagger's probability are both below `doubt`. A tag of a single
-    picture has no vote of neighbours, and a tag that the tagger lacks has no probability; a tag
-    with neither is no candidate.
+    picture has no vote of neighbours, and a tag that the tagger lacks has no probability. A tag
+    with neither is not a candidate.
 
     Args:
         rows: n pictures with their tags.
@@ -229,7 +229,7 @@ class Merged:
 
 
 def merge_verdicts(table: Path, verdicts: Mapping[str, Mapping[str, bool]]) -> Merged:
-    """Returns the labels of a CSV with the verdicts applied; the order of other tags stays.
+    """Returns the labels of a CSV with the verdicts applied; other tags stay in their order.
 
     Raises:
         ManifestError: the table cannot be read, or has no column of ids or labels.

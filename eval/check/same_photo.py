@@ -1,8 +1,8 @@
 """Detection of copies of one photo: recompressed, resized, mirrored or cropped.
 
-Embeddings of two photos of one landmark are similar too, so they cannot detect copies. Here the
-pictures are aligned and compared point by point: people, clouds and shadows differ between two
-photos of one place and agree between two copies of one photo.
+Embeddings of two photos of one landmark are similar too, so embeddings cannot detect copies. This
+module aligns the pictures and compares them point by point: people, clouds and shadows differ
+between two photos of one place and agree between two copies of one photo.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ def read_grey(path: Path) -> Grey | None:
 
 
 def alikeness(a: Grey, b: Grey) -> float:
-    """Returns the correlation of two pictures where they overlap best; 1 for the same picture.
+    """Returns the correlation of two pictures at their best overlap; 1 for the same picture.
 
-    Different pictures have about 0. The correlation is that of locally normalised detail
-    (difference to a Gaussian blur, divided by its local deviation). It is computed for the pictures
-    as they are and mirrored, for the whole frames resized to one square, and with the middle of one
-    picture aligned in the other (normalised cross-correlation, scales 0.6 to 1.4).
+    Different pictures have a correlation of about 0. The compared values are locally normalised
+    detail (difference to a Gaussian blur, divided by its local deviation). The comparison covers
+    the original and mirrored pictures, the whole frames resized to one square, and the middle of
+    one picture aligned in the other (normalised cross-correlation, scales 0.6 to 1.4).
 
-    Detected copies: other compression, size, stretch, mirroring, grey or brighter versions, most
-    crops to at least 0.6 of each side at one scale, and many borders and captions. Rotations and
-    large watermarks are not detected.
+    Copies are detected after recompression, resizing, stretching, mirroring, conversion to grey,
+    brightening, most crops to at least 0.6 of each side at one scale, and many borders and
+    captions. Rotations and large watermarks are not detected.
 
     Args:
         a, b: uint8 [h, w] grey pictures.
@@ -144,7 +144,7 @@ def _normalised(grey: NDArray[Any], sigma: float) -> _Floats:
 
 
 def _correlation(a: _Floats, b: _Floats) -> float:
-    """Returns Pearson's correlation of two arrays of one shape; 0 where one is constant."""
+    """Returns Pearson's correlation of two arrays of one shape; 0 if one is constant."""
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64)))
     return float((a * b).sum(dtype=np.float64)) / norm if norm > 1e-6 else 0.0

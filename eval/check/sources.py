@@ -20,7 +20,7 @@ from lmk.index.vectors.labels import ROLES
 def pictures_of_index(gallery: Gallery) -> tuple[Manifest, Extraction, Embeddings]:
     """Returns the pictures of an index with their stored vectors, without reading the files.
 
-    Distractors are left out. The paths are relative to the deepest folder above all pictures.
+    Distractors are left out. Paths are relative to the deepest folder that contains all pictures.
     """
     rows = gallery.role_rows("gallery")
     pictures = gallery.pictures(rows)
@@ -62,11 +62,11 @@ def pictures_of_manifest(
 ) -> tuple[Extraction, Embeddings]:
     """Returns the pictures of a manifest and their vectors.
 
-    Vectors of pictures in the index are read from it and not computed.
+    The index supplies the vectors of its own pictures; the embedder computes the others.
 
     Args:
         manifest: the pictures.
-        embedder: the embedder of the index where there is one.
+        embedder: the embedder of the index if there is an index.
         store: the store for the features of the other pictures.
         gallery: the index; a picture is identified by its content.
         on_progress: called with the number of pictures done.
@@ -97,7 +97,7 @@ class _StoredContents:
         return isinstance(sha256, str) and self.row(sha256) >= 0
 
     def row(self, sha256: str) -> int:
-        """Returns a row with this content; -1 without one."""
+        """Returns the row of a picture with this content, or -1."""
         if self._gallery is not None:
             for role in ROLES:
                 rows = self._gallery.same_content(sha256, role)

@@ -1,4 +1,4 @@
-"""CSV files of the contests, written row by row, whole or not at all (csv_file.py reads them)."""
+"""Atomic, row-by-row writing of the CSV files of contests; csv_file.py reads these files."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from lmk.embed.files import sync_folder, try_lock
 
 
 class AtomicRows:
-    """Writes a CSV row by row; the complete file appears when the `with` block ends without error.
+    """Writer of a CSV file, row by row; the file appears when the `with` block ends without error.
 
-    Rows go to a hidden file beside the target. It is locked, and at the end fsynced and renamed.
-    Hidden files of stopped runs for the same target are then removed. Rows written here do not
-    stay in memory; rows of an earlier run do (`done`).
+    Rows are written to a locked hidden file beside the target. The end of the block fsyncs and
+    renames this file, and then removes hidden files of interrupted runs for the same target.
+    Memory holds only the rows of an earlier run (`done`).
 
     Args:
-        path: the file to write; an old file stays until the new one is complete.
+        path: the file to write; the complete file replaces an existing one.
         header: the column names.
-        resume: a word that identifies the work (for example a hash of index and queries). With it,
-            rows written before a crash stay, and the next run with the same word has them in
-            `done`. Without it a failed run leaves no file.
+        resume: an identifier of the work (for example a hash of index and queries). With it, rows
+            written before a crash are preserved, and the next run with the same identifier has them
+            in `done`. Without an identifier, a failed run leaves no file.
 
     Attributes:
         done: rows that an earlier run wrote; empty without `resume`.
 
     Raises:
         StorageError: the folder cannot be written, or the disk is full.
-        UsageError: another process writes the same file with the same `resume`.
+        UsageError: the folder does not exist, the path is a folder, or another process writes the
+            same file with the same `resume`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class AtomicRows:
         """Writes one row.
 
         Raises:
-            SubmissionError: a cell has a line break or is not UTF-8.
+            SubmissionError: a cell contains a line break or a NUL, or is not UTF-8.
         """
         for cell in cells:
             if "\n" in cell or "\r" in cell or "\0" in cell or _surrogate(cell):
@@ -92,7 +93,7 @@ class AtomicRows:
     def replace_all(self, rows: Iterable[Sequence[str]]) -> None:
         """Replaces all rows written so far; no row may be written afterwards.
 
-        The rows written so far stay until the file is complete, so that a stopped run can continue.
+        These rows stay until the file is complete, so that an interrupted run can continue.
 
         Raises:
             SubmissionError, StorageError: as `append`.
@@ -103,7 +104,7 @@ class AtomicRows:
         self._replaced = True
 
     def discard(self) -> None:
-        """Makes a failed run leave no file, even with `resume`."""
+        """Disables `resume`, so that a failed run leaves no file."""
         self._resume = None
 
     def __enter__(self) -> Self:
@@ -135,7 +136,7 @@ class AtomicRows:
             self._part.unlink(missing_ok=True)
 
     def _remove_left_over(self) -> None:
-        """Removes hidden files of stopped runs for this target, unless a run still writes them."""
+        """Removes hidden files of interrupted runs for this target; locked files stay."""
         of_target = re.compile(re.escape(f".{self.path.name}.") + r"[^.]+\.part")
         with suppress(OSError):  # the file is complete; leftovers may stay
             for part in self.path.parent.iterdir():

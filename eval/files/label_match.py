@@ -1,4 +1,4 @@
-"""Warnings where the names of a submission and of its solution cannot match.
+"""Warnings about names of a submission that cannot match the names of its solution.
 
 A score of 0 may mean that every answer is wrong, or that the two files spell labels differently.
 """
@@ -12,16 +12,16 @@ from lmk.embed.tables.label_text import MISSING_WORDS
 from lmk.eval.files.submission import RetrievalSubmission, Submission
 from lmk.eval.files.truth import IGNORED, RetrievalTruth, Truth
 
-FEW = 0.05  # proportion of the solution's names in the submission; below it a warning is given
+FEW = 0.05  # a submission with a smaller proportion of the solution's names causes a warning
 _SHOWN = 60  # characters of an example
 
 
 def label_warnings(submission: Submission, truth: Truth) -> tuple[str, ...]:
     """Returns warnings about the labels of a submission, compared with those of its solution.
 
-    Answers that are no landmark of the solution give no warning, since most queries of a contest
-    show none. Warnings are given where hardly any landmark of the solution is among the answers,
-    and where labels differ only in form: in case, by a leading zero, as a float.
+    Answers that are not landmarks of the solution cause no warning, since most queries of a contest
+    show no landmark. A warning is returned if hardly any landmark of the solution is an answer, or
+    if labels differ only in form: in case, by a leading zero, or as a float.
     """
     answers = zip(submission.query_ids, submission.labels, strict=True)
     answered = {query for query, label in answers if label is not None}
@@ -40,7 +40,7 @@ def label_warnings(submission: Submission, truth: Truth) -> tuple[str, ...]:
 
 
 def _all_landmarks(truth: Truth) -> tuple[str, ...]:
-    """Returns a warning where every scored query shows a landmark."""
+    """Returns a warning if every scored query shows a landmark."""
     scored = [
         labels for labels, usage in zip(truth.labels, truth.usage, strict=True) if usage != IGNORED
     ]
@@ -69,7 +69,7 @@ def tag_warnings(predicted: Iterable[str], true: Iterable[str]) -> tuple[str, ..
 def _common_names(
     given: Set[str], wanted: Set[str], noun: str, verb: str, of: str = "that answered queries show"
 ) -> tuple[str, ...]:
-    """Returns warnings where two sets of names have little in common, or differ only in form."""
+    """Returns warnings if two sets of names have little in common, or differ only in form."""
     if not given or not wanted:
         return ()
     common = len(given & wanted)
@@ -96,7 +96,7 @@ def _missing_words(labels: Sequence[str | None]) -> tuple[str, ...]:
 
 
 def _split(answered: Collection[str], several: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Returns a warning about a label of several words that the solution's column has split."""
+    """Returns a warning about a label of several words that the solution's column splits."""
     split = sorted(name for name in several if name in answered)
     if not split:
         return ()

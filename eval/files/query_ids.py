@@ -1,4 +1,4 @@
-"""The error for an id that a solution lacks, with the solution's spelling of it."""
+"""Queries by id, and the error for an id that a solution lacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmk.embed.tables.label_forms import similar_pairs
 
 
 class QueryIds:
-    """Queries by id; common to submissions and solutions."""
+    """Base class of submissions and solutions: queries by id."""
 
     query_ids: tuple[str, ...]
     source: str

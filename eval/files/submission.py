@@ -1,4 +1,4 @@
-"""Submissions: the answers in a contest's file, read with line numbers and written whole."""
+"""Submissions to a contest: reading with line numbers, and atomic writing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ MAX_IMAGES = 100
 
 
 class _QueryRows(QueryIds):
-    """Rows by query id, with the lines that they were read from."""
+    """Rows by query id, with the line of each row in its file."""
 
     lines: tuple[int, ...] | None
 
     def where(self, row: int) -> str:
-        """Returns the file and line of a row, or `source` where there are no lines."""
+        """Returns the file and line of a row, or `source` if there are no line numbers."""
         return self.source if self.lines is None else at(self.source, self.lines[row])
 
     def _check_rows(self) -> None:
@@ -53,7 +53,7 @@ class Submission(_QueryRows):
         query_ids: the n query ids, unique.
         labels: the landmark of each query; None for a blank.
         confidence: float64 [n], higher is more certain; -inf for a blank.
-        source: the file it was read from, for error messages.
+        source: the file of the submission, for error messages.
         lines: the line of each row in that file; None for a submission made in memory.
 
     Raises:
@@ -82,10 +82,10 @@ class Submission(_QueryRows):
 
     @classmethod
     def from_predictions(cls, predictions: Predictions) -> Self:
-        """Returns the answers as a contest ranks them.
+        """Returns the submission of predictions, as a contest ranks them.
 
-        Answers below the threshold are kept, since a blank gains nothing. A query whose label is
-        None or whose confidence is -inf becomes a blank.
+        Answers below the threshold are included, since a blank gains nothing. A query with label
+        None or confidence -inf becomes a blank.
         """
         confidence = predictions.confidence.astype(np.float64)
         labels = tuple(
@@ -97,17 +97,17 @@ class Submission(_QueryRows):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads `id,landmarks`, each cell `<label> <confidence>` or empty.
+        """Returns the submission in a file `id,landmarks`, cells `<label> <confidence>` or empty.
 
-        The rules are those of the contest's reader (DELF, dataset_file_io.py). Two are wider:
+        The rules are those of the contest's reader (DELF, dataset_file_io.py), with two extensions:
         blanks after the confidence are ignored, and labels are text, so that folder names can be
         used as well as integers.
 
         Raises:
             UsageError: there is no such file.
             SubmissionError: the header is wrong, an id is empty or repeated, a cell has other than
-                two tokens, a confidence is no number, the text is not UTF-8, or a row is too wide.
-                The message has the line and the reason.
+                two tokens, a confidence is not a number, the text is not UTF-8, or a row is too
+                wide. The message states the line and the reason.
         """
         lines, answers = read_answers(path, RECOGNITION_HEADER, parse_answer)
         labels = [label for label, _ in answers]
@@ -129,7 +129,7 @@ class Submission(_QueryRows):
         )
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file whole or not at all; every confidence reads back to the same float.
+        """Writes the file atomically; every confidence reads back to the same float.
 
         Raises:
             SubmissionError: a label contains a blank.
@@ -147,7 +147,7 @@ class RetrievalSubmission(_QueryRows):
     Attributes:
         query_ids: the n query ids, unique.
         images: the picture ids of each query. Only the first 100 count in the contest. Repeats
-            are legal and keep their rank (as DELF, metrics.py, counts).
+            are valid and keep their rank, as in DELF (metrics.py).
         source, lines: as in Submission.
 
     Raises:
@@ -166,19 +166,19 @@ class RetrievalSubmission(_QueryRows):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads `id,images`; a cell has picture ids separated by one blank, best first, or nothing.
+        """Returns the lists in a file `id,images`; a cell is ids with one blank between, or empty.
 
         Raises:
             UsageError: there is no such file.
             SubmissionError: the header is wrong, an id is empty or repeated, a list has two blanks
-                in a row, the text is not UTF-8, or a row is too wide. The message has the line and
-                the reason.
+                in a row, the text is not UTF-8, or a row is too wide. The message states the line
+                and the reason.
         """
         lines, images = read_answers(path, RETRIEVAL_HEADER, parse_images)
         return cls(tuple(lines), tuple(images), os.fspath(path), tuple(lines.values()))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file whole or not at all.
+        """Writes the file atomically.
 
         Raises:
             SubmissionError: a list has more than 100 images, or an image id contains a blank.
@@ -190,7 +190,7 @@ class RetrievalSubmission(_QueryRows):
 
 
 class _AnswerRows(AtomicRows):
-    """Rows of an id and a cell: the ids in `written`, those with an empty cell in `blank`."""
+    """Writer of rows of an id and a cell, with the ids and the number of empty cells."""
 
     header: ClassVar[tuple[str, str]]
 
@@ -200,7 +200,7 @@ class _AnswerRows(AtomicRows):
         self.blank = sum(not cell for _, cell in self.done)
 
     def write_cell(self, query_id: str, cell: str) -> None:
-        """Writes one row; raises SubmissionError for an id that is empty or was written before."""
+        """Writes one row; raises SubmissionError if the id is empty or was written before."""
         if query_id in self.written:
             raise SubmissionError(f"id {query_id} is written twice", where=self.path)
         if not query_id.strip():
@@ -215,17 +215,17 @@ class _AnswerRows(AtomicRows):
 
 
 class SubmissionWriter(_AnswerRows):
-    """Writes a recognition submission row by row, whole or not at all.
+    """Writer of a recognition submission, row by row and atomic.
 
     Use as `with SubmissionWriter(path) as writer: writer.write(query_id, label, confidence)`.
 
     Args:
         path: the file to write.
-        resume: a word that names the work. With it, a run that was stopped continues (AtomicRows).
+        resume: an identifier of the work, with which an interrupted run continues (AtomicRows).
 
     Attributes:
         written: the ids written so far, including those of an earlier run.
-        blank: the number of these with an empty cell.
+        blank: the number of these ids with an empty cell.
     """
 
     header = RECOGNITION_HEADER
@@ -247,10 +247,10 @@ class SubmissionWriter(_AnswerRows):
         self.write_cell(query_id, _answer_cell(label, confidence))
 
     def revise(self, change: Callable[[Submission], NDArray[np.floating]]) -> None:
-        """Replaces the confidences of all answers, including an earlier run's; ends the writing.
+        """Replaces the confidences of all answers, also of an earlier run, and ends the writing.
 
-        This serves rules that need all answers at once. A run that is stopped before the file
-        appears continues from the unchanged answers.
+        This method serves rules that need all answers at once. A run that is interrupted before the
+        file is complete continues from the unchanged answers.
 
         Args:
             change: returns the new confidences [n] for all answers; a blank stays a blank.
@@ -262,9 +262,9 @@ class SubmissionWriter(_AnswerRows):
 
 
 class RetrievalWriter(_AnswerRows):
-    """Writes a retrieval submission row by row, whole or not at all.
+    """Writer of a retrieval submission, row by row and atomic.
 
-    Args and attributes as in SubmissionWriter.
+    Arguments and attributes are those of SubmissionWriter.
     """
 
     header = RETRIEVAL_HEADER

@@ -30,7 +30,7 @@ ParseCell = Callable[[str, str | os.PathLike[str], int], Value]
 def read_answers(
     path: str | os.PathLike[str], header: tuple[str, str], parse: ParseCell[Value]
 ) -> tuple[dict[str, int], list[Value]]:
-    """Reads all rows of a submission file.
+    """Returns the lines and the answers of a submission file.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ def read_answers(
     Raises:
         UsageError: there is no such file.
         SubmissionError: the header is wrong, an id is empty or repeated, a row is too wide, the
-            text is not UTF-8, or `parse` refuses a cell. The message has the line and the reason.
+            text is not UTF-8, or `parse` rejects a cell. The message states line and reason.
     """
     rows = read_rows(path)
     columns = _read_columns(path, rows, header)
@@ -79,7 +79,7 @@ def parse_answer(cell: str, path: str | os.PathLike[str], line: int) -> tuple[st
         raise SubmissionError(what, where=at(path, line), remedy=remedy)
     label, number = tokens
     try:
-        # float() alone also takes 1_000 and the digits of other scripts.
+        # float() alone also accepts 1_000 and the digits of other scripts.
         value = float(number) if number.isascii() and "_" not in number else math.nan
     except ValueError:
         value = math.nan
@@ -110,7 +110,7 @@ def parse_images(cell: str, path: str | os.PathLike[str], line: int) -> tuple[st
 def _read_columns(
     path: str | os.PathLike[str], rows: Iterator[Row], header: tuple[str, str]
 ) -> list[str]:
-    """Returns the two column names, which may stand in either order."""
+    """Returns the two column names, which may be in either order."""
     line, columns = read_header(path, rows)
     if sorted(columns) != sorted(header):
         what = f"the header must be {','.join(header)}, it says {','.join(columns)[:60]}"

@@ -1,9 +1,9 @@
 """Files of tags: the predictions of a tagger, and the true tags.
 
-Both are CSV with a header and the columns `id,tags` (others are ignored). In a file of predictions
-blanks separate the `tag:score` pairs of a cell, as in `cat:0.98 sofa:0.4`; in a file of truth they
-separate tags. An empty cell is a picture without tags. Predictions may also have a column `given`
-with the assigned tags.
+Both are CSV files with a header and the columns `id,tags`; other columns are ignored. In a file of
+predictions, blanks separate the `tag:score` pairs of a cell, as in `cat:0.98 sofa:0.4`. In a file
+of truth, blanks separate tags. An empty cell means a picture without tags. Predictions may also
+have a column `given` with the assigned tags.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lmk.eval.files.query_ids import unknown_id
 from lmk.rerank.tags.thresholds import close_given
 
 _COLUMNS = ("id", "tags", "given")
-Parse = Callable[[str, str], dict[str, float]]  # from a cell and its place in the file
+Parse = Callable[[str, str], dict[str, float]]  # called with a cell and its place in the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class TagTable:
 
     Attributes:
         ids: the n pictures of the truth, in its order.
-        names: the t tags of either file, rising.
-        scores: float64 [n, t], -inf where the predictions have no score.
+        names: the t tags of either file, ascending.
+        scores: float64 [n, t], -inf if the predictions have no score.
         truth: bool [n, t].
         missing: pictures without a row in the predictions; all their scores are -inf.
         given: bool [n, t], the assigned tags; None without a column `given`.
@@ -52,18 +52,18 @@ class TagTable:
 
     @property
     def predicted(self) -> list[str]:
-        """The tags that have a score for some picture."""
+        """The tags with a score for at least one picture."""
         return [self.names[tag] for tag in np.flatnonzero(np.isfinite(self.scores).any(axis=0))]
 
     @property
     def true(self) -> list[str]:
-        """The tags that some picture truly has."""
+        """The tags that at least one picture has in the truth."""
         return [self.names[tag] for tag in np.flatnonzero(self.truth.any(axis=0))]
 
     def with_ancestors(self, relations: RelationGraph) -> TagTable:
         """Returns the table with the ancestors of the true tags added to the truth.
 
-        An ancestor that neither file has becomes a tag without scores.
+        An ancestor that is in neither file becomes a tag without scores.
         """
         ancestors = {parent for name in self.names for parent in relations.ancestors(name)}
         names = tuple(sorted(ancestors.union(self.names)))
@@ -87,8 +87,8 @@ class TagTable:
     def padded(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Returns scores and truth with k more tags that no picture has.
 
-        They rank between the tags with and without a score. So a picture with fewer than k scores
-        gets wrong tags among its k best, and never a true tag by chance.
+        The additional tags rank between the tags with and without a score. A picture with fewer
+        than k scores thus has wrong tags among its k best, and never a true tag by chance.
         """
         filler = np.full((len(self.ids), k), np.finfo(np.float64).min)
         return (
@@ -98,13 +98,13 @@ class TagTable:
 
 
 def read_tag_table(predictions: str | os.PathLike[str], truth: str | os.PathLike[str]) -> TagTable:
-    """Returns predictions joined with the truth.
+    """Returns the predictions of a file joined with the truth of another.
 
     Raises:
         UsageError: there is no such file.
         SubmissionError: a column is missing, an id is repeated or empty, a pair has no score, a
-            score is no finite number, a cell has a tag twice, the truth lacks a picture of the
-            predictions, or there is no true tag. The message has the line and the reason.
+            score is not a finite number, a cell has a tag twice, the truth lacks a picture of the
+            predictions, or there is no true tag. The message states the line and the reason.
     """
     wanted = _read(truth, "tags", _parse_tags)
     if not any(tags for _, tags in wanted.values()):
@@ -148,7 +148,7 @@ def _has_given(path: str | os.PathLike[str]) -> bool:
 def _read(
     path: str | os.PathLike[str], column: str, parse: Parse
 ) -> dict[str, tuple[int, dict[str, float]]]:
-    """Returns for each id its line and its parsed cell in a column."""
+    """Returns the line and the parsed cell of each id in a column."""
     rows_by_id: dict[str, tuple[int, dict[str, float]]] = {}
     with CsvFile(path, _COLUMNS) as rows:
         columns = rows.columns

@@ -21,12 +21,12 @@ _COLUMNS = ("id", *LABEL_COLUMNS, "images", "Usage")
 
 
 class _Solution(QueryIds):
-    """Queries by id, and the queries that a usage scores; common to both kinds of truth."""
+    """Base class of both kinds of truth: queries by id, with their usage."""
 
     usage: tuple[str | None, ...]
 
     def rows(self, usage: str | None = None) -> tuple[int, ...]:
-        """Returns the rows that are scored: those of a usage, or with None all but the Ignored.
+        """Returns the rows to score: those of a usage or, with None, all that are not Ignored.
 
         Raises:
             UsageError: the solution has no row of that usage.
@@ -48,9 +48,9 @@ class Truth(_Solution):
     Attributes:
         query_ids: the q ids, unique.
         labels: the true landmarks of each query; an empty tuple for no landmark.
-        usage: "Public", "Private", "Ignored" for each query, or None without a column Usage.
+        usage: "Public", "Private" or "Ignored" for each query; None without a column Usage.
             Public and Private are scored separately; Ignored queries are not scored (GLDv2).
-        source: the file it was read from, for error messages.
+        source: the file of the solution, for error messages.
 
     Raises:
         ValueError: lengths differ, an id is repeated, a usage is unknown, or a query has a label
@@ -67,22 +67,22 @@ class Truth(_Solution):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a solution file.
+        """Returns the truth in a solution file.
 
-        The header decides between three layouts: the contest's `id,landmarks[,Usage]` (as
+        The header selects one of three layouts: the contest's `id,landmarks[,Usage]` (as
         GLDv2's recognition_solution_v2.1.csv), `id` with one of the columns landmark_id, labels or
         label (as GLDv2's index_image_to_landmark.csv), and GLDv2's train_clean.csv
-        `landmark_id,images`. Labels are read as in lists of pictures (label_text.read_labels). In
-        the columns landmarks and labels blanks separate them. In landmark_id and label a blank
-        belongs to the name and becomes "_". "|" separates labels in each column. An empty cell is
-        a query without a landmark. Other columns are ignored. The file may be compressed, and may
-        differ from the contest's form (csv_file.CsvFile).
+        `landmark_id,images`. Labels are read as in lists of pictures (label_text.read_labels).
+        Blanks separate labels in the columns landmarks and labels. In landmark_id and label a
+        blank belongs to the name and becomes "_". "|" separates labels in each column. An empty
+        cell means a query without a landmark. Other columns are ignored. The file may be
+        compressed, and may differ from the contest's form (csv_file.CsvFile).
 
         Raises:
             UsageError: there is no such file.
             SubmissionError: a column is missing, an id is repeated or empty, a usage is unknown, a
                 cell has a label twice, a row has the wrong width, or the text is not UTF-8. The
-                message has the line and the reason.
+                message states the line and the reason.
         """
         with CsvFile(path, _COLUMNS) as rows:
             if "id" not in rows.columns and {"landmark_id", "images"} <= set(rows.columns):
@@ -140,9 +140,8 @@ class RetrievalTruth(_Solution):
 
     Attributes:
         query_ids: the q ids, unique.
-        images: the ids of the true gallery pictures of each query; empty where Ignored.
-        usage: as in Truth.
-        source: the file it was read from, for error messages.
+        images: the ids of the true gallery pictures of each query; empty if Ignored.
+        usage, source: as in Truth.
 
     Raises:
         ValueError: lengths differ, an id is repeated, a usage is unknown, or a query has an image
@@ -159,9 +158,9 @@ class RetrievalTruth(_Solution):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a retrieval solution, `id,images[,Usage]`, as GLDv2's retrieval_solution_v2.1.csv.
+        """Returns the truth in a file `id,images[,Usage]` (GLDv2's retrieval_solution_v2.1.csv).
 
-        The cell `None` and an empty cell mean no true picture. They are valid only in a row whose
+        The cell `None` and an empty cell mean no true picture. Both are valid only in a row whose
         Usage is Ignored, since average precision is not defined without a true picture.
 
         Raises:
@@ -204,7 +203,7 @@ def _solution_row(
 def _true_images(
     path: str | os.PathLike[str], line: int, query: str, cell: str, usage: str | None
 ) -> tuple[str, ...]:
-    """Returns the pictures in a cell of a retrieval solution; none only in an Ignored row."""
+    """Returns the pictures in a cell of a retrieval solution; only an Ignored row may have none."""
     if usage == IGNORED:
         return ()
     images = () if cell.strip() in MISSING_WORDS else tuple(map(nfc, cell.split()))

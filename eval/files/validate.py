@@ -1,4 +1,4 @@
-"""Faults of submissions that can be read but lose score, each with its line."""
+"""Faults of readable submissions that reduce the score, each with its line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmk.eval.files.submission import MAX_IMAGES, RetrievalSubmission, Submissio
 Kind = Literal[
     "missing",  # a query without a row, which counts as blank
     "unknown label",  # a label or picture that the gallery does not have
-    "infinite",  # a confidence of inf, which some readers refuse
+    "infinite",  # a confidence of inf, which some readers reject
     "too many",  # more than 100 pictures, of which the contest scores only the first 100
     "repeated image",  # a picture twice in one list, which wastes a rank
 ]
@@ -25,10 +25,10 @@ class SubmissionFinding:
     """One fault of a submission.
 
     Attributes:
-        kind: the sort of fault.
+        kind: the kind of fault.
         line: the line in the file, from 1; None for a query without a row.
         query_id: the query.
-        reason: the fault in words.
+        reason: a description of the fault.
     """
 
     kind: Kind
@@ -43,11 +43,11 @@ def validate(
     queries: Collection[str] | None = None,
     gallery_labels: Collection[str] | None = None,
 ) -> tuple[SubmissionFinding, ...]:
-    """Returns the faults of a recognition submission by line; missing queries last, by id.
+    """Returns the faults of a recognition submission by line, and missing queries last, by id.
 
     Args:
         submission: the answers.
-        queries: the ids that the submission should have; None skips the check for missing ones.
+        queries: the ids that the submission should have; None skips the check for missing queries.
         gallery_labels: the labels that can be right; None skips the check of labels.
     """
     labels = None if gallery_labels is None else frozenset(gallery_labels)

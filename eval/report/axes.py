@@ -1,4 +1,4 @@
-"""Axes of plots with round ticks."""
+"""Axes of plots, with ticks at round numbers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Axis:
 
     Attributes:
         low, high: the ends, low < high.
-        ticks: (value, text), rising, within the ends.
+        ticks: (value, text), ascending, within the ends.
         logarithmic: whether equal ratios have equal lengths; then low > 0.
 
     Raises:
-        ValueError: the ends are not finite or do not rise, or a logarithmic axis starts at 0 or
+        ValueError: the ends are not finite or do not ascend, or a logarithmic axis starts at 0 or
             below.
     """
 
@@ -38,7 +38,7 @@ class Axis:
         """Returns the position of a value: 0 at the low end and 1 at the high end."""
         if self.logarithmic:
             return log10(value / self.low) / log10(self.high / self.low)
-        # Halves, since the width of the widest axes is beyond the range of a float.
+        # Halves are subtracted, since the width of the widest axes exceeds the range of a float.
         return (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
 
 
@@ -54,10 +54,10 @@ def axis_of(
     """Returns an axis with round ticks.
 
     Args:
-        low, high: the range that it must cover; equal ends are moved apart.
-        logarithmic: put ticks at powers of ten (and at 2 and 5 times them where they are few).
+        low, high: the range that the axis must cover; equal ends are moved apart.
+        logarithmic: put ticks at powers of ten (if these are few, also at 2 and 5 times each).
         exact: start and end at `low` and `high`; otherwise the top moves up to a round number.
-        whole: put ticks at whole numbers only, and one at `low` where there is room.
+        whole: put ticks at whole numbers only, and one at `low` if there is space.
         ticks: the approximate number of ticks.
 
     Raises:
@@ -108,7 +108,7 @@ def _named(values: list[float], places: int) -> tuple[tuple[float, str], ...]:
 
 
 def _text(value: float, places: int, thousands: bool) -> str:
-    """Returns 5000 as "5,000", in thousands as "5k"; very large or small values as "1e+09"."""
+    """Returns a number as text: 5000 as "5,000" or "5k", very large or small values as "1e+09"."""
     value += 0.0  # -0.0 becomes 0.0
     if abs(value) >= 1e7 or places > 8:
         return f"{value:.4g}"

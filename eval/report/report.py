@@ -34,7 +34,7 @@ class Curve:
     """Precision against rank, for these answers and for the same answers in the best order.
 
     Attributes:
-        ranks: from 1, rising; at most CURVE_POINTS, including the first and the last.
+        ranks: from 1, ascending; at most CURVE_POINTS, including the first and the last.
         precision: P(i) at each.
         best: min(1, right answers / i) at each: the precision if all right answers came first.
         positives: M.
@@ -54,8 +54,8 @@ class Histogram:
     """Counts of confidences in bins of equal width.
 
     Attributes:
-        edges: the n + 1 borders of the bins, rising. A bin includes its lower border, the last
-            bin both borders.
+        edges: the n + 1 borders of the bins, ascending. A bin includes its lower border, and the
+            last bin includes both borders.
         counts: n counts for each kind of answer ("right", "wrong", "no landmark").
         blank: for each kind the number of queries without an answer.
         outside: the number of answers with infinite confidence, which are in no bin.
@@ -102,7 +102,7 @@ class Confusion:
         truth: the true landmarks; empty for queries without one.
         answer: the landmark in the submission; None for a blank.
         queries: the number of queries.
-        loss: the sum of their losses (gap_losses).
+        loss: the sum of the losses of these queries (gap_losses).
     """
 
     truth: tuple[str, ...]
@@ -120,7 +120,7 @@ class Case:
         truth: the true landmarks.
         answer: the landmark in the submission; None for a blank.
         confidence, rank: confidence and rank (from 1) of the answer; None for a blank.
-        cost: the rise of GAP if this query alone had a right answer (a landmark query), or were
+        cost: the increase of GAP if only this query had a right answer (a landmark query), or were
             left blank (any other query).
     """
 
@@ -134,7 +134,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of GAP by kind; with GAP the three add up to 1.
+    """Losses of GAP by kind; the three losses and GAP sum to 1.
 
     Attributes:
         confused: the loss of landmark queries with a wrong answer.
@@ -149,7 +149,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of the page besides the scores; see the classes of its parts."""
+    """The content of the report page without the scores; see the classes of the parts."""
 
     losses: Losses
     curve: Curve
@@ -174,7 +174,7 @@ def report_of(
         submission: the answers.
         truth: the solution.
         usage: "Public", "Private", or None for all rows that are not Ignored.
-        class_sizes: the number of gallery pictures of each landmark; None leaves this section out.
+        class_sizes: the number of gallery pictures of each landmark; None omits this section.
         shown: the largest number of confusions, false positives and misses.
 
     Raises:
@@ -243,7 +243,7 @@ def histogram_of(judged: Judged, bins: int = BINS) -> Histogram:
 
 
 def _edges(given: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Returns up to bins + 1 rising borders around `given`; fewer where floats are too close."""
+    """Returns up to bins + 1 ascending borders around `given`; fewer if floats are too close."""
     low, high = (float(given.min()), float(given.max())) if given.size else (0.0, 1.0)
     if low == high:
         largest = float(np.finfo(np.float64).max)
@@ -260,8 +260,8 @@ def accuracy_by_size(
 ) -> tuple[SizeBin, ...]:
     """Returns acc@1 of landmark queries by the number of gallery pictures of their landmark.
 
-    Bins are 0, 1, 2, 3-4, 5-8, 9-16 and so on; empty bins are left out. Where a query has several
-    true landmarks, the one with the most pictures counts.
+    Bins are 0, 1, 2, 3-4, 5-8, 9-16 and so on; empty bins are left out. If a query has several true
+    landmarks, the landmark with the most pictures counts.
 
     Args:
         judged: the answers joined with the truth.
@@ -315,7 +315,7 @@ def confusions_of(
     answers: list[str | None],
     losses: NDArray[np.float64],
 ) -> tuple[Confusion, ...]:
-    """Returns wrong answers and blanks by (truth, answer), by falling loss."""
+    """Returns wrong answers and blanks grouped by (truth, answer), by descending loss."""
     count: Counter[tuple[tuple[str, ...], str | None]] = Counter()
     cost: defaultdict[tuple[tuple[str, ...], str | None], float] = defaultdict(float)
     for row in np.flatnonzero(losses > 0):
@@ -333,7 +333,7 @@ def _cases(
     answers: list[str | None],
     cost: NDArray[np.float64],
 ) -> tuple[Case, ...]:
-    """Returns the queries with a cost, by falling cost, then by id."""
+    """Returns the queries with a cost, by descending cost, then by id."""
     rank = np.zeros(len(judged), dtype=np.int64)
     rank[result.order] = np.arange(1, result.predictions + 1)
     order = np.argsort(-cost, kind="stable")

@@ -1,7 +1,7 @@
 """Retrieval scores: mAP@k, precision and recall at k, first hits (DELF, metrics.py).
 
 AP_q = (1 / min(m_q, k)) * sum of P_q(i) over the ranks i <= k that are hits, with m_q the number
-of true pictures and P_q(i) the proportion of hits among the first i. A picture that stands twice
+of true pictures and P_q(i) the proportion of hits among the first i. A picture that occurs twice
 in a list is a hit once, and its second rank counts as a miss: later ranks do not move up.
 """
 
@@ -149,7 +149,7 @@ def judge_retrieval(
         wanted = set(truth.images[row])
         for rank, image in enumerate(lists.get(truth.query_ids[row], ())[:k]):
             if image in wanted:
-                wanted.remove(image)  # a repeat is no second hit
+                wanted.remove(image)  # a repeat is not a second hit
                 hits[place, rank] = True
     return RetrievalResult(
         tuple(truth.query_ids[row] for row in rows),
@@ -165,7 +165,7 @@ def judge_neighbours(
 ) -> RetrievalResult:
     """Returns the hits of a search: gallery pictures that share a landmark with the query.
 
-    Queries whose landmarks the gallery does not have are left out.
+    Queries without a landmark of the gallery are left out.
 
     Args:
         neighbours: rows of the gallery, best first, for q queries.

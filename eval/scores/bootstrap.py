@@ -1,8 +1,8 @@
 """Uncertainty of scores: bootstrap intervals over queries, and a paired test of two systems.
 
-Each draw takes as many queries as there are, with replacement. Its score is that of a contest in
-which a query drawn twice stands twice (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, percentile intervals). Two systems are compared on the same draws.
+Each draw samples as many queries as there are, with replacement. A query that is drawn twice counts
+twice in the score (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile
+intervals). Two systems are compared on the same draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lmk.eval.scores.judged import Judged, require_positives
 RESAMPLES = 1000
 LEVEL = 0.95
 
-# The score of a draw in which query i stands counts[i] times; NaN where it is not defined.
+# The score of a draw in which query i occurs counts[i] times; NaN if the score is not defined.
 DrawScore = Callable[[NDArray[np.int64]], float]
 
 
@@ -28,7 +28,7 @@ def wilson_bounds(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns lower and upper score bounds of proportions (E. B. Wilson, 1927).
 
-    The bounds hold for few trials too.
+    The bounds are valid for few trials too.
 
     Args:
         successes, trials: int64 [n], 0 <= successes <= trials, at least one trial each.
@@ -38,7 +38,7 @@ def wilson_bounds(
     share, z2 = successes / trials, z**2
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = z * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    # The bounds of no success and of no failure are 0 and 1 exactly; floats miss them slightly.
+    # The lower bound of no success is exactly 0, and the upper bound of no failure is exactly 1.
     low = np.where(successes == 0, 0.0, middle - half)
     return low, np.where(successes == trials, 1.0, middle + half)
 
@@ -48,8 +48,8 @@ class Interval:
     """A score with a percentile interval.
 
     Attributes:
-        value: the score of the queries themselves.
-        low, high: the interval that holds the fraction `level` of the scores of the draws.
+        value: the score of the original queries.
+        low, high: the interval that contains the fraction `level` of the scores of the draws.
         level: 0.95 by default.
         resamples: the number of draws used. Draws without a defined score (for GAP, without a
             landmark) are left out, so it can be smaller than the number requested.
@@ -66,14 +66,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The difference of two systems on the same queries: the second minus the first.
+    """The difference of two systems on the same queries: the second score minus the first.
 
     Attributes:
-        difference: the difference of the scores of the queries themselves.
+        difference: the difference of the scores of the original queries.
         low, high: the percentile interval of the difference over the draws.
-        p_value: two-sided, from the paired bootstrap: twice the smaller proportion of draws in
-            which the difference is not positive or not negative. One more draw is counted for
-            each. At most 1.
+        p_value: two-sided p-value of the paired bootstrap, at most 1: twice the smaller of two
+            proportions of draws, those with a difference <= 0 and those with a difference >= 0,
+            after one draw is added to each count.
         level, resamples, seed: as in Interval.
     """
 
@@ -92,11 +92,11 @@ def bootstrap(
     """Returns a score with its percentile interval, and the scores of the draws.
 
     Args:
-        value: the score of the queries themselves.
-        score: returns the score of a draw, given how often each query stands in it.
+        value: the score of the original queries.
+        score: returns the score of a draw, given how often each query occurs in it.
         queries: the number of queries.
         resamples: the number of draws.
-        level: the fraction of the draws that the interval holds.
+        level: the fraction of the draws that the interval contains.
         seed: the random seed; equal seeds give equal draws.
 
     Raises:
@@ -148,14 +148,14 @@ def gap_test(
     level: float = LEVEL,
     seed: int = 0,
 ) -> PairedTest:
-    """Tests whether the GAP of the second system differs from that of the first.
+    """Returns the paired test of a difference in GAP, the second system minus the first.
 
-    Each draw ranks the answers of each system by its own confidences, so the two scales need not be
-    comparable (a permutation test that swaps answers between the systems would need that).
+    Each draw ranks the answers of each system by that system's confidences, so the two scales need
+    not be comparable, unlike in a permutation test, which swaps answers between the systems.
 
     Raises:
         SubmissionError: no query shows a landmark.
-        ValueError: the two were judged on different queries; and as `bootstrap`.
+        ValueError: the two systems were judged on different queries; and as `bootstrap`.
     """
     if first.query_ids != second.query_ids or not np.array_equal(
         first.has_landmark, second.has_landmark
@@ -198,7 +198,7 @@ def mean_test(
     level: float = LEVEL,
     seed: int = 0,
 ) -> PairedTest:
-    """Tests whether the mean of the second system differs from that of the first.
+    """Returns the paired test of a difference in the mean, the second system minus the first.
 
     Args:
         first, second: float [q], values of the same queries; NaN in either leaves the query out.
@@ -239,9 +239,9 @@ def _paired(interval: Interval, draws: NDArray[np.float64]) -> PairedTest:
 class _Ranked:
     """Answers in order of rank, for the GAPs of many draws.
 
-    A query that stands w times in a draw takes w ranks in a row. With R ranks and C right answers
-    before it, its w right answers give sum_{j=1..w} (C + j) / (R + j), which is
-    w - (R - C) (H(R + w) - H(R)) with harmonic numbers H. So a draw costs two cumulative sums.
+    A query that occurs w times in a draw has w consecutive ranks. With R ranks and C right answers
+    before it, its w right answers contribute sum_{j=1..w} (C + j) / (R + j), which is
+    w - (R - C) (H(R + w) - H(R)) with harmonic numbers H. A draw thus costs two cumulative sums.
     """
 
     def __init__(self, judged: Judged, ignore_non_landmark: bool) -> None:

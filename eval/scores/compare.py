@@ -24,9 +24,9 @@ class GapDifference:
     Attributes:
         first, second: the submissions judged against the truth; rows are the queries.
         first_gap, second_gap: the GAPs of the submissions.
-        change: float64 [q], the contribution of each query; they sum to `second_gap - first_gap`.
-            A contribution is the decrease of the query's loss (see gap_losses): it is positive
-            where a miss became right, or a wrong answer fell below right ones.
+        change: float64 [q], the contribution of each query to `second_gap - first_gap`: the
+            decrease of the query's loss (see gap_losses). A change is positive if a miss became
+            right or a wrong answer moved below right ones.
     """
 
     first: Judged
@@ -41,7 +41,7 @@ class GapDifference:
         return self.second_gap - self.first_gap
 
     def largest(self, count: int) -> NDArray[np.int64]:
-        """Returns int64: the rows of the largest changes by size, largest first, without zeros."""
+        """Returns the rows of the changes of largest magnitude, int64, largest first, no zeros."""
         order = np.argsort(-np.abs(self.change), kind="stable")[:count]
         return np.array([row for row in order if self.change[row] != 0], dtype=np.int64)
 
@@ -77,9 +77,9 @@ def blend(
     with the largest sum wins (the smaller label in a tie), and its confidence is that sum over the
     sum of all weights. A blank adds nothing. The value is
 
-    - "rank": the place of the answer among that submission's own answers, 1 for the highest
-      confidence down to 1/n for the lowest; ties get their mean place. The scales need not be
-      comparable.
+    - "rank": the relative rank of the answer among the answers of that submission, 1 for the
+      highest confidence down to 1/n for the lowest; ties get their mean rank. The scales need
+      not be comparable.
     - "score": the confidence itself. The scales of the submissions must be the same, and no
       confidence may be negative or infinite, or agreement would count against a label.
 
@@ -90,7 +90,7 @@ def blend(
 
     Raises:
         ValueError: there is no submission, the number of weights differs, a weight is not above
-            0, the rule is unknown, or by the rule "score" a confidence is negative or infinite.
+            0, the rule is unknown, or with the rule "score" a confidence is negative or infinite.
     """
     weight = _weights(len(submissions), weights)
     votes: dict[str, dict[str, float]] = {}
@@ -127,7 +127,7 @@ def _values(submission: Submission, rule: BlendRule) -> NDArray[np.float64]:
     values = np.zeros(len(submission))
     if rule == "rank":
         _, level, size = np.unique(given, return_inverse=True, return_counts=True)
-        last = np.cumsum(size)  # places from below, 1 for the lowest confidence
+        last = np.cumsum(size)  # ranks from below, 1 for the lowest confidence
         values[answered] = ((2 * last - size + 1) / 2)[level] / max(len(given), 1)
     elif rule == "score":
         if not (np.isfinite(given) & (given >= 0)).all():

@@ -39,7 +39,7 @@ def gap_value(
 
 
 def right_ranks(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns int64, rising: the ranks (from 0) of the right answers, ties by row."""
+    """Returns the ranks (from 0) of the right answers, int64, ascending; ties are in row order."""
     if confidence.dtype not in (np.float32, np.float64):
         confidence = confidence.astype(np.float64)
     right = np.flatnonzero(correct)
@@ -93,7 +93,7 @@ def _by_packed_keys(
 
 
 def _falling(values: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Returns integers that rise as the values fall."""
+    """Returns integers whose ascending order is the descending order of the values."""
     bits = (values + 0.0).view(np.int64)  # -0.0 becomes 0.0
     all_but_sign = np.int64(2**63 - 1)
     flipped: NDArray[np.int64] = bits ^ (~(bits >> np.int64(63)) & all_but_sign)
@@ -119,6 +119,6 @@ def _sort_within_prefixes(
     mask = np.uint64(2**row_bits - 1)
     rows = ((packed[places] >> np.uint64(1)) & mask).astype(np.int64)
     there = values[rows]
-    # Rows rise within a prefix; only a value that follows a smaller one is out of place.
+    # Rows ascend within a prefix; only a value that follows a smaller one is out of order.
     if (same[places[1:] - 1] & (there[1:] > there[:-1])).any():
         hits[places] = correct[rows[np.lexsort((rows, -there))]]

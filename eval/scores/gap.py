@@ -1,7 +1,7 @@
 """GAP: global average precision (micro-AP), the score of the landmark recognition contests.
 
-The answers of all queries are ranked together by falling confidence. With P(i) the proportion of
-right answers among the first i, GAP = (1/M) * sum of P(i) over the right answers, where M is the
+The answers of all queries are ranked together by descending confidence. P(i) is the proportion of
+right answers among the first i. GAP = (1/M) * sum of P(i) over the right answers, where M is the
 number of queries that show a landmark (Kaggle's definition; DELF, metrics.py).
 """
 
@@ -22,17 +22,17 @@ CONTEST_SHARE_WITHOUT = 0.98
 
 @dataclass(frozen=True, eq=False)
 class GapResult:
-    """A GAP with the terms that it is the sum of.
+    """A GAP with the terms of its sum.
 
     Attributes:
         value: the GAP, 0 to 1.
         positives: M, the number (with weights: the sum of weights) of queries with a landmark.
-        order: int64 [n], the row at each rank, best first. Rows are the caller's.
+        order: int64 [n], the row number (in the input) of each rank, best first.
         precision: float64 [n], P(i): the proportion of right answers up to each rank.
         recall: float64 [n], right answers up to each rank, over M.
         correct: bool [q], by row.
-        gain: float64 [q], the contribution of each row to `value`; 0 for a wrong answer or a
-            blank. They sum to `value`.
+        gain: float64 [q], the contribution of each row; 0 for a wrong answer or a blank. `value`
+            is the sum.
     """
 
     value: float
@@ -61,7 +61,7 @@ def gap(
 
     With weights w, by rank: P(i) = sum_{j<=i} w_j rel_j / sum_{j<=i} w_j, and
     GAP = (1/M) * sum_i w_i rel_i P(i), where M is the sum of the weights of the queries that show
-    a landmark. With equal weights this is GAP.
+    a landmark. Equal weights give the unweighted GAP.
 
     Args:
         confidence: float [n], on any scale; only the order matters.
@@ -107,8 +107,8 @@ def gap_of_judged(
     Args:
         judged: the answers joined with the truth.
         ignore_non_landmark: leave answers to queries without a landmark out of the ranking
-            (landmark-only GAP). The difference to 1 is then lost by confusing landmarks with each
-            other. The contest ranks all answers.
+            (landmark-only GAP). Only landmark queries then reduce the score. The contest ranks all
+            answers.
         weights: float [q], one for each query, above 0.
 
     Raises:
@@ -130,9 +130,9 @@ def gap_losses(judged: Judged) -> NDArray[np.float64]:
     """Returns float64 [q]: the loss of each query; the losses and the GAP sum to 1.
 
     Since P(i) = 1 - (wrong answers above i) / i, GAP = 1 - (landmarks missed) / M -
-    (1/M) * (sum of 1/i over the right answers i and the wrong answers ranked above them). So a
-    landmark query without a right answer loses 1/M, and a wrong answer loses (1/M) * (sum of 1/i
-    over the right answers i below it). A wrong answer to a landmark query loses both.
+    (1/M) * (sum of 1/i over the right answers i and the wrong answers ranked above them). The loss
+    of a landmark query without a right answer is 1/M. The loss of a wrong answer is (1/M) * (sum of
+    1/i over the right answers i below it). A wrong answer to a landmark query has both losses.
 
     Raises:
         SubmissionError: no query shows a landmark.
@@ -148,14 +148,14 @@ def gap_losses(judged: Judged) -> NDArray[np.float64]:
 
 
 def contest_gap(judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT) -> GapResult:
-    """Returns the GAP at a contest's proportion of queries without a landmark.
+    """Returns the GAP, weighted to a contest's proportion of queries without a landmark.
 
     Each query without a landmark has weight 1 and each query with one has weight
-    w = N0 (1 - s) / (L s), with N0 and L their numbers and s = `share_without`. So queries without
-    a landmark have the fraction s of all weight. The weighted GAP is that of `gap`.
+    w = N0 (1 - s) / (L s), where N0 and L are their numbers and s is `share_without`. Queries
+    without a landmark thus have the fraction s of all weight. `gap` defines the weighted GAP.
 
     Raises:
-        SubmissionError: no query shows a landmark, or every one does.
+        SubmissionError: no query shows a landmark, or every query shows one.
         ValueError: `share_without` is not between 0 and 1.
     """
     return gap_of_judged(judged, weights=contest_weights(judged, share_without))
@@ -164,7 +164,7 @@ def contest_gap(judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT) ->
 def contest_weights(
     judged: Judged, share_without: float = CONTEST_SHARE_WITHOUT
 ) -> NDArray[np.float64]:
-    """Returns float64 [q]: the weights of `contest_gap`; raises as it does."""
+    """Returns the weights of `contest_gap`, float64 [q]; raises the same errors."""
     if not 0 < share_without < 1:
         raise ValueError(f"share_without must be between 0 and 1, got {share_without}")
     with_landmark = require_positives(judged)
@@ -194,5 +194,5 @@ def check_answers(
     if positives <= 0:
         raise ValueError("no query shows a landmark: GAP is not defined")
     right = np.count_nonzero(correct) if weight is None else weight[correct].sum()
-    if right > positives * (1 + 1e-9):  # sums of weights round
+    if right > positives * (1 + 1e-9):  # sums of weights have rounding errors
         raise ValueError(f"{right:g} right answers, but only {positives:g} queries with a landmark")

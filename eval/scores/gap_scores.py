@@ -22,7 +22,7 @@ from lmk.eval.scores.judged import Judged
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with the bounds of its bootstrap interval; None where no interval was computed."""
+    """A score with the bounds of its bootstrap interval; None if no interval was computed."""
 
     value: float
     low: float | None = None
@@ -41,11 +41,11 @@ class GapScores:
         right: the number of right answers.
         gap: GAP.
         landmark_only: GAP without the answers to queries that show no landmark.
-        contest: GAP with queries weighted so that 98 % of the weight shows no landmark; None where
-            every query shows one.
+        contest: GAP with weights that give 98 % of the weight to queries without a landmark; None
+            if every query shows a landmark.
         accuracy: acc@1, the proportion of landmark queries with a right answer.
-        resamples: the number of draws requested; 0 where there are no intervals.
-        seed, level: random seed and level of the intervals.
+        resamples: the number of draws requested; 0 if there are no intervals.
+        seed, level: the random seed and the level of the intervals.
     """
 
     name: str
@@ -70,7 +70,7 @@ def gap_scores(
     level: float = LEVEL,
     seed: int = 0,
 ) -> GapScores:
-    """Returns the scores of judged answers; with `resamples` 0 there are no intervals.
+    """Returns the scores of judged answers; 0 for `resamples` omits the intervals.
 
     Raises:
         SubmissionError: no query shows a landmark.
@@ -118,11 +118,11 @@ def contest_interval(
 ) -> Interval:
     """Returns `contest_gap` with its bootstrap interval.
 
-    Each draw computes the weights from its own numbers of queries with and without a landmark.
-    Draws that lack either are left out.
+    The weights of each draw follow from its numbers of queries with and without a landmark.
+    Draws that lack either kind are left out.
 
     Raises:
-        SubmissionError: no query shows a landmark, or every one does.
+        SubmissionError: no query shows a landmark, or every query shows one.
         ValueError: as `bootstrap` and `contest_gap`.
     """
     value = contest_gap(judged, share_without).value

@@ -17,19 +17,19 @@ from lmk.eval.files.truth import Truth
 class Judged:
     """Truth and answer of each scored query; the input of every score.
 
-    Rows are in the ascending order of the query ids, so that a stable sort by falling confidence
-    is the contest's order: score, then id (DELF, metrics.py).
+    Rows are in the ascending order of the query ids, so that a stable sort by descending confidence
+    gives the contest's order: score, then id (DELF, metrics.py).
 
     Attributes:
         query_ids: the q ids, ascending.
-        has_landmark: bool [q], the truth has at least one landmark. Their number is GAP's M.
-        answered: bool [q], the submission has a row that is not blank. Their number is GAP's N.
-        correct: bool [q], the answer is one of the true landmarks.
+        has_landmark: bool [q], whether the truth has at least one landmark; GAP's M counts these.
+        answered: bool [q], whether the query has a row that is not blank; GAP's N counts these.
+        correct: bool [q], whether the answer is one of the true landmarks.
         confidence: float64 [q], -inf without an answer.
 
     Raises:
-        ValueError: shapes differ, ids do not rise, a confidence is NaN, or an answer is marked
-            right where there is no landmark or no answer.
+        ValueError: shapes differ, ids do not ascend, a confidence is NaN, or a row without a
+            landmark or without an answer is marked as correct.
     """
 
     query_ids: tuple[str, ...]
@@ -59,7 +59,7 @@ class Judged:
         return int(self.has_landmark.sum())
 
     def ranked(self, *, ignore_non_landmark: bool = False) -> NDArray[np.int64]:
-        """Returns the rows with an answer by falling confidence, ties by id.
+        """Returns the rows with an answer by descending confidence, then by id.
 
         With `ignore_non_landmark`, only rows of landmark queries are returned.
         """
@@ -70,7 +70,7 @@ class Judged:
     def accuracy(self) -> float:
         """Returns acc@1: the proportion of landmark queries with a right answer.
 
-        A blank counts as wrong. Raises SubmissionError when no query shows a landmark.
+        A blank counts as wrong. Raises SubmissionError if no query shows a landmark.
         """
         return int(self.correct.sum()) / require_positives(self)
 
@@ -113,7 +113,7 @@ def judge(submission: Submission, truth: Truth, usage: str | None = None) -> Jud
 
 
 def require_positives(judged: Judged) -> int:
-    """Returns M; raises SubmissionError where M is 0, since no score is then defined."""
+    """Returns M; raises SubmissionError if M is 0, since no score is then defined."""
     if not judged.positives:
         what = "no query shows a landmark, so the score is not defined"
         remedy = "is it the right file?"

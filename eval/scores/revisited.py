@@ -3,9 +3,9 @@
 The reference is revisitop's evaluate.py.
 
 Each database picture is easy, hard, unclear or negative for a query. The easy protocol counts
-`easy` as right, the medium one `easy` and `hard`, and the hard one `hard`. The others of these
-lists and `junk` are removed from the ranking. Query pictures must be cropped to their `bbx` before
-their features are computed.
+`easy` as right, the medium one `easy` and `hard`, and the hard one `hard`. The other list and
+`junk` are removed from the ranking. Query pictures must be cropped to their `bbx` before their
+features are computed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RevisitedTruth:
         database: the n database picture names, without extension.
         queries: the q query picture names.
         boxes: float64 [q, 4], the landmark in each query picture: x1, y1, x2, y2 in pixels.
-        easy, hard, junk: for each query int64 arrays of database rows.
+        easy, hard, junk: int64 arrays of database rows, one for each query.
 
     Raises:
         ValueError: lengths differ, or a row is outside the database or in two lists.
@@ -66,7 +66,7 @@ class RevisitedTruth:
         return len(self.queries)
 
     def split(self, query: int, protocol: Protocol) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the database rows that are right, and those removed from the ranking."""
+        """Returns the database rows that are right, and the rows to remove from the ranking."""
         easy, hard, junk = self.easy[query], self.hard[query], self.junk[query]
         if protocol == "easy":
             return easy, np.concatenate([junk, hard])
@@ -82,9 +82,9 @@ class ProtocolScore:
     """The scores of one protocol.
 
     Attributes:
-        average_precision: float64 [q], NaN where a query has no right picture.
-        precision_at: for each kappa float64 [q], NaN likewise.
-        mean_average_precision: the mean over the queries that are not NaN.
+        average_precision: float64 [q], NaN if a query has no right picture.
+        precision_at: float64 [q] for each kappa, with NaN for the same queries.
+        mean_average_precision: the mean over the queries without NaN.
         mean_precision_at: the mean for each kappa, over the same queries.
     """
 
@@ -100,16 +100,16 @@ def evaluate_ranks(
     """Returns the scores of rank lists by all three protocols.
 
     Args:
-        ranks: for each query database rows, best first, without repeats. A list may be shorter
-            than the database; right pictures that it lacks count as missed. (revisitop's `ranks`
-            is the transpose.)
+        ranks: the database rows of each query, best first, without repeats. A list may be shorter
+            than the database; right pictures that the list lacks count as missed. (revisitop's
+            `ranks` is the transpose.)
         truth: the ground truth.
         kappas: the k of mP@k.
 
     Raises:
         ValueError: the number of lists differs from the number of queries, a row is outside the
-            database or twice in a list, a kappa is below 1, or in a protocol no query has a right
-            picture.
+            database or twice in a list, a kappa is below 1, or no query has a right picture in one
+            of the protocols.
     """
     if len(ranks) != len(truth):
         raise ValueError(f"{len(ranks)} rank lists for {len(truth)} queries")
@@ -130,7 +130,7 @@ def evaluate_features(
     truth: RevisitedTruth,
     kappas: Sequence[int] = KAPPAS,
 ) -> dict[Protocol, ProtocolScore]:
-    """Returns the scores of a ranking by dot product, ties by database row.
+    """Returns the scores of a ranking by dot product, then by database row.
 
     Args:
         database: float [n, d], rows in the order of `truth.database`.
@@ -181,11 +181,11 @@ def trapezoid_average_precision(places: NDArray[np.integer], relevant: int) -> f
     """Returns AP as the area under the precision-recall curve by trapezoids (Oxford/Paris rule).
 
     Args:
-        places: int, the ranks from 0 of the right pictures, rising, after the removal of junk.
+        places: int, the ranks (from 0) of the right pictures, ascending, after junk is removed.
         relevant: the number of right pictures in the database.
 
     Raises:
-        ValueError: `relevant` is 0 or smaller than the number of places, or places do not rise.
+        ValueError: `relevant` is 0 or smaller than the number of places, or places do not ascend.
     """
     if relevant < 1 or relevant < len(places):
         raise ValueError(f"{len(places)} right pictures in a list, of {relevant}")
@@ -200,7 +200,7 @@ def trapezoid_average_precision(places: NDArray[np.integer], relevant: int) -> f
 def precision_at(places: NDArray[np.integer], kappa: int) -> float:
     """Returns the benchmark's P@k, among the first min(k, rank of the last right picture) ranks.
 
-    Ranks after the last right picture so do not count as misses. 0 without a right picture.
+    Ranks after the last right picture do not count as misses. P@k is 0 without a right picture.
     """
     if not len(places):
         return 0.0
@@ -215,8 +215,8 @@ def read_ground_truth(path: str | os.PathLike[str]) -> RevisitedTruth:
 
     Raises:
         UsageError: there is no such file.
-        SubmissionError: the pickle needs any class or function besides those of plain numpy
-            arrays, or it is not the benchmark's ground truth.
+        SubmissionError: the pickle needs a class or function other than those of plain numpy
+            arrays, or is not the benchmark's ground truth.
     """
     try:
         with Path(path).open("rb") as file:
@@ -227,7 +227,7 @@ def read_ground_truth(path: str | os.PathLike[str]) -> RevisitedTruth:
         what = f"the pickle would load {error}, which plain data does not need"
         remedy = "download the file from the page of the benchmark"
         raise SubmissionError(what, where=path, remedy=remedy) from error
-    except Exception as error:  # a cut or foreign pickle can fail in any way
+    except Exception as error:  # a truncated or foreign pickle may raise any error
         raise_system_cause(error)
         raise SubmissionError(f"not a pickle that can be read: {error!r}", where=path) from error
     try:
@@ -266,7 +266,7 @@ class _Refused(Exception):
     """A name that the restricted unpickler does not load."""
 
 
-# The names that numpy writes for arrays and scalars, with its old and new modules. `_reconstruct`
+# The names in numpy's pickles of arrays and scalars, with old and new modules. `_reconstruct`
 # and `scalar` build a value from a type and bytes and call no other function.
 _NUMPY_NAMES = frozenset(
     {
@@ -281,7 +281,7 @@ _NUMPY_NAMES = frozenset(
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Loads containers, numbers, text and numpy arrays; every other name is refused."""
+    """Unpickler of containers, numbers, text and numpy arrays that rejects every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):  # bytes in protocol 2

@@ -22,13 +22,13 @@ def read_ranks(
     """Returns the ranked database pictures of each query, best first.
 
     Args:
-        path: a .npy file of whole numbers [q, k], database rows from 0, -1 where a list is shorter;
+        path: a .npy file of whole numbers [q, k], database rows from 0, -1 after the end of a list;
             or a CSV `id,images` with the query and database names of the ground truth.
         truth: the ground truth.
         columns: whether the .npy is [k, q], a column for each query, as revisitop's `ranks`.
 
     Returns:
-        For each query int64 rows of the database, and the queries without a row in the CSV.
+        The database rows of each query, int64, and the queries without a row in the CSV.
 
     Raises:
         UsageError: there is no such file, or `columns` is used with a CSV.
@@ -124,7 +124,7 @@ def _load_array(path: str | os.PathLike[str]) -> NDArray[np.generic]:
         raise UsageError("no such file", where=path) from error
     except (OSError, ValueError, EOFError) as error:
         raise SubmissionError(f"not an array that can be read: {error}", where=path) from error
-    if not isinstance(loaded, np.ndarray):  # an .npz under the name .npy
+    if not isinstance(loaded, np.ndarray):  # an .npz file with the extension .npy
         loaded.close()
         raise SubmissionError("holds several arrays instead of one", where=path)
     return loaded

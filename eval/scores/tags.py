@@ -1,6 +1,6 @@
-"""Scores of tagging, where a picture has several labels and each tag has a score.
+"""Scores of tagging: a picture has several true tags, and each tag has a score.
 
-Per picture: precision, recall and F1 of the k best tags, averaged over pictures (as Tencent
+Per picture: precision, recall and F1 of the k best tags, averaged over pictures (as in Tencent
 ML-Images, Wu et al. 2019). Per tag: average precision and precision-recall curves by scikit-learn.
 """
 
@@ -22,7 +22,7 @@ class PictureScores:
     Attributes:
         k: the number of tags that count.
         rows: int64 [m], the pictures that have a true tag; recall is not defined for the others.
-        precision, recall, f1: float64 [m]; F1 is 0 where precision and recall are 0.
+        precision, recall, f1: float64 [m]; F1 is 0 if precision and recall are 0.
         skipped: the number of pictures without a true tag.
     """
 
@@ -45,7 +45,7 @@ class TagScores:
     Attributes:
         names: the t tags.
         support: int64 [t], the number of pictures that truly have the tag.
-        average_precision: float64 [t], NaN where the support is 0.
+        average_precision: float64 [t], NaN if the support is 0.
         micro: average precision over all pairs of picture and tag together.
     """
 
@@ -62,15 +62,15 @@ class TagScores:
 
 @dataclass(frozen=True, eq=False)
 class DecisionScores:
-    """Precision, recall and F1 of yes-or-no tags.
+    """Precision, recall and F1 of binary tag decisions.
 
     Attributes:
         names: the t tags.
         support: int64 [t], the number of pictures that truly have the tag.
-        precision, recall, f1: float64 [t]; precision is 0 where no picture gets the tag; all three
-            are NaN where the support is 0.
-        macro: means of the three over tags with support.
-        micro: the three over all pairs of picture and tag together.
+        precision, recall, f1: float64 [t]; precision is 0 if no picture is assigned the tag; all
+            three are NaN if the support is 0.
+        macro: the means of the three scores over tags with support.
+        micro: the three scores over all pairs of picture and tag together.
     """
 
     names: tuple[str, ...]
@@ -84,13 +84,13 @@ class DecisionScores:
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecallCurve:
-    """Precision and recall of a tag at each distinct score; "score >= threshold" means yes.
+    """Precision and recall of a tag at each distinct score; scores >= threshold assign the tag.
 
     Attributes:
-        threshold: float64 [m], falling.
+        threshold: float64 [m], descending.
         precision: float64 [m].
-        recall: float64 [m], rising.
-        given: int64 [m], the number of pictures that get the tag.
+        recall: float64 [m], ascending.
+        given: int64 [m], the number of pictures that are assigned the tag.
     """
 
     threshold: NDArray[np.float64]
@@ -152,10 +152,10 @@ def score_tags(
 def score_decisions(
     given: NDArray[np.bool_], truth: NDArray[np.bool_], names: Sequence[str]
 ) -> DecisionScores:
-    """Returns precision, recall and F1 of yes-or-no tags, by tag, macro and micro.
+    """Returns precision, recall and F1 of binary tag decisions, by tag, macro and micro.
 
     Args:
-        given: bool [n, t], the tags that each picture gets.
+        given: bool [n, t], the tags that each picture is assigned.
         truth: bool [n, t].
         names: the t tags.
 
@@ -220,11 +220,11 @@ def precision_recall(
 def lower_precision(
     precision: NDArray[np.float64], given: NDArray[np.int64], confidence: float | None
 ) -> NDArray[np.float64]:
-    """Returns float64 [m]: the precision that other pictures reach too, by Wilson's lower bound.
+    """Returns Wilson's lower bound of each precision, float64 [m].
 
     Args:
         precision: float64 [m]; NaN counts as 0.
-        given: int64 [m], the pictures that each precision was measured on.
+        given: int64 [m], the number of pictures that each precision was measured on.
         confidence: the probability that the precision reaches the bound, .5 to 1; None returns
             `precision` unchanged.
     """
@@ -248,7 +248,7 @@ def tag_support(
         names: the t tags.
 
     Raises:
-        ValueError: as `check_tag_table`, another number of names, or no true tag at all.
+        ValueError: the number of names differs, or there is no true tag; and as `check_tag_table`.
     """
     check_tag_table(values, truth)
     if len(names) != truth.shape[1]:

@@ -1,7 +1,7 @@
-"""Costs of single answers: the rise of GAP if one answer alone were left blank, or were right.
+"""Costs of single answers: the increase of GAP if only that answer were blank, or were right.
 
-`gap_losses` divides 1 - GAP among the queries so that the parts add up. Here each query is changed
-alone. The two differ, since a correction of one answer changes the losses of the others.
+`gap_losses` divides 1 - GAP among the queries so that the parts add up. This module changes one
+query at a time. The results differ, since a correction of one answer changes the losses of others.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from lmk.eval.scores.judged import Judged, require_positives
 
 
 def gain_if_blank(judged: Judged) -> NDArray[np.float64]:
-    """Returns float64 [q]: the rise of GAP if this wrong answer alone were left blank.
+    """Returns the increase of GAP if only this wrong answer were left blank, float64 [q].
 
     With C(i) right answers among the first i and M landmark queries, the removal of the wrong
     answer at rank r moves every right answer below it up by one rank:
-    (1/M) * (sum of C(i) (1/(i-1) - 1/i) over the right answers i > r). 0 for right answers and
-    blanks.
+    (1/M) * (sum of C(i) (1/(i-1) - 1/i) over the right answers i > r). The increase is 0 for right
+    answers and blanks.
 
     Raises:
         SubmissionError: no query shows a landmark.
@@ -34,12 +34,12 @@ def gain_if_blank(judged: Judged) -> NDArray[np.float64]:
 
 
 def gain_if_right(judged: Judged) -> NDArray[np.float64]:
-    """Returns float64 [q]: the rise of GAP if this landmark query alone had a right answer.
+    """Returns the increase of GAP if only this landmark query had a right answer, float64 [q].
 
     A wrong answer at rank r becomes right with its own confidence:
     (1/M) * ((C(r) + 1) / r + (sum of 1/i over the right answers i > r)). A blank has no rank and
-    becomes the last right answer: (1/M) (C(N) + 1) / (N + 1). 0 for right answers and for queries
-    without a landmark.
+    becomes the last right answer: (1/M) (C(N) + 1) / (N + 1). The increase is 0 for right answers
+    and for queries without a landmark.
 
     Raises:
         SubmissionError: no query shows a landmark.
@@ -55,13 +55,13 @@ def gain_if_right(judged: Judged) -> NDArray[np.float64]:
 
 
 def _ranked(judged: Judged) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Returns the rows with an answer best first, which of them are right, and C(i)."""
+    """Returns the rows with an answer, best first, whether each is right, and C(i)."""
     order = judged.ranked()
     hits = judged.correct[order]
     return order, hits, np.cumsum(hits)
 
 
 def _sum_from(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns for each place the sum of the values from there to the end."""
+    """Returns the sum of the values from each place to the end."""
     sums: NDArray[np.float64] = np.cumsum(values[::-1])[::-1]
     return sums

@@ -1,1 +1,1 @@
-"""Honest choices: grids, folds, calibration."""
+"""Choice of pipelines, calibrations and thresholds on held-out photos."""

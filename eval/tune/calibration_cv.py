@@ -1,7 +1,7 @@
 """Calibrations and thresholds with their quality by cross-validation.
 
-A calibration looks perfect on the answers that it was fitted on, and so does the precision of a
-threshold. So each fold of the answers is judged by a calibration and a threshold of the other
+A calibration and a threshold look too good on the answers that they were fitted on. Each fold of
+the answers is therefore scored with a calibration and a threshold that were fitted on the other
 folds. The calibration and the threshold that are returned are fitted on all answers.
 """
 
@@ -34,7 +34,7 @@ from lmk.rerank.fit.threshold import fit_threshold
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 
-ENOUGH = 10  # photos without a landmark; distractors of the index are added where there are fewer
+ENOUGH = 10  # photos without a landmark; distractors of the index are added if there are fewer
 
 Chooser = Callable[[ScoredAnswers], OperatingPoint]
 
@@ -45,10 +45,10 @@ class Calibrated:
 
     Attributes:
         calibration: fitted on all answers.
-        point: the threshold chosen on all answers, with precision and recall on them.
-        ece: expected calibration error, each fold by a calibration of the others; 0 is perfect.
-        held_out: precision and recall, each fold by a threshold of the others. Its `threshold` is
-            the mean of these thresholds; `feasible` says whether any answer was right.
+        point: the threshold chosen on all answers, with precision and recall on these answers.
+        ece: expected calibration error, each fold with a calibration of the others; 0 is perfect.
+        held_out: precision and recall, each fold with a threshold of the others. Its `threshold` is
+            the mean of these thresholds; `feasible` is true if any answer was right.
         folds: the number of folds.
     """
 
@@ -67,19 +67,19 @@ def calibrated(
     folds: int = 5,
     seed: int = 0,
 ) -> Calibrated:
-    """Returns a calibration and a threshold, judged by cross-validation.
+    """Returns a calibration and a threshold with their scores by cross-validation.
 
     Args:
         answers: the answers with verdicts and weights; copies of one photo stay in one fold.
         choose: returns a threshold for answers, as `threshold_for` with the wanted precision.
         method: the method of the calibration.
-        folds: the number of folds, stratified by right, wrong and no landmark; fewer where there
-            are fewer answers.
+        folds: the number of folds, stratified by right, wrong and no landmark; fewer if there are
+            fewer answers.
         seed: random seed for the folds.
 
     Raises:
         UsageError: there are fewer than two right or two wrong answers (copies counted once), so
-            that none can be held out.
+            that no answer can be held out.
     """
     given = np.isfinite(answers.confidence)
     right, wrong = (
@@ -91,7 +91,7 @@ def calibrated(
             remedy="give more labelled photos (--data), with and without a landmark",
         )
     folds = min(folds, right + wrong, len(np.unique(answers.photo)))
-    # Kinds sort right answers together and wrong ones together: of two, no fold gets both.
+    # Stratification separates two answers of the same kind: no fold contains both.
     kinds = 4 * given + 2 * answers.right + answers.landmark
     fold = stratified_folds(kinds.astype(np.int64), folds, seed, answers.photo)
     probability = np.zeros(len(answers))
@@ -128,8 +128,8 @@ def balanced(answers: ScoredAnswers) -> OperatingPoint:
     """Returns the threshold that an index fits by itself (fit_threshold).
 
     Raises:
-        UsageError: no answer is to a query without a landmark; for a fold that is held out, one
-            such answer is not enough.
+        UsageError: no query without a landmark has an answer; with held-out folds, one such answer
+            is not enough.
     """
     threshold = fit_threshold(answers)
     if not np.isfinite(threshold):
@@ -165,8 +165,8 @@ def with_distractors(answers: ScoredAnswers, distractors: AskedPhotos) -> Scored
     """Returns answers to photos together with answers to distractors, which show no landmark.
 
     The weights of the photos do not change. The distractors are weighted so that all answers
-    without a landmark have the same total weight as those with one. Distractors are left out where
-    the photos alone reach it.
+    without a landmark have the same total weight as those with one. Distractors are left out if
+    the photos alone reach this weight.
     """
     missing = answers.weight[answers.landmark].sum() - answers.weight[~answers.landmark].sum()
     if not len(distractors.photo) or missing <= 0:
@@ -190,8 +190,8 @@ def answers_of_photos(
     Args:
         predictions: the predictions for the photos.
         photos: the photos with their labels.
-        landmarks: the landmarks of the index. "none of these" is the right answer to a photo of
-            any other landmark.
+        landmarks: the landmarks of the index; the right answer to a photo of any other landmark is
+            "none of these".
     """
     pairs = list(zip(predictions.labels, photos.labels, strict=True))
     return ScoredAnswers(

@@ -1,12 +1,12 @@
 """Tuning: grids of pipelines, folds of photos, and the choice of a pipeline by nested scores.
 
-Several pipelines answer the same photos and are scored on folds of them. The score of the best of
-many is too high, because it was chosen on the photos that it is scored on. An unbiased score is
-nested: for each fold the choice is made on the other folds, and the scores of these choices are
-averaged (Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent Selection Bias in
-Performance Evaluation", JMLR 2010). The current pipeline stays unless another one gains more than
-one standard error (Breiman et al., "Classification and Regression Trees", 1984, section 3.4): with
-few photos the best of many may be best by chance, and worse on other photos.
+Several pipelines answer the same photos and are scored on folds of the photos. The best score of
+many is too high, because the pipeline was chosen on the photos that it is scored on. An unbiased
+score is nested: for each fold the choice is made on the other folds, and the scores of these
+choices are averaged (Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent
+Selection Bias in Performance Evaluation", JMLR 2010). The current pipeline stays unless another one
+gains more than one standard error (Breiman et al., "Classification and Regression Trees", 1984,
+section 3.4): with few photos the best of many may be best by chance, and worse on other photos.
 
 A grid is a JSON list of places, each a list of alternatives. Every combination of alternatives is
 one pipeline. An alternative is a step, a list of steps, or null for no step:
@@ -40,7 +40,7 @@ Score = Callable[[int, NDArray[np.int64]], float]
 
 
 def default_grid(*, geometry: bool = False) -> tuple[Pipeline, ...]:
-    """Returns the grid of lmk; with `geometry` also a few pipelines that match points."""
+    """Returns the default grid; with `geometry` also a few pipelines that match points."""
     names = ("grid.json", "grid_geometry.json") if geometry else ("grid.json",)
     folder = files("lmk.eval.tune")
     grids = [pipelines_of(json.loads(folder.joinpath(name).read_text("utf-8"))) for name in names]
@@ -51,7 +51,7 @@ def read_grid(path: Path) -> tuple[Pipeline, ...]:
     """Returns the pipelines of a grid file.
 
     Raises:
-        UsageError: the file does not exist or is no JSON, or it is no grid, or a step or parameter
+        UsageError: the file does not exist, is not JSON or is not a grid, or a step or parameter
             does not exist.
     """
     try:
@@ -76,8 +76,8 @@ def pipelines_of(grid: Any) -> tuple[Pipeline, ...]:
         grid: the value that json.loads returns (see the module).
 
     Raises:
-        ValueError: the value is no grid or makes too many pipelines. For a wrong step it is
-            pydantic's ValidationError.
+        ValueError: the value is not a grid or makes too many pipelines. An invalid step raises
+            pydantic's ValidationError, which is a ValueError.
     """
     if not isinstance(grid, list) or not all(isinstance(place, list) for place in grid):
         raise ValueError("it is no list of lists")
@@ -100,7 +100,7 @@ def _steps(alternative: Any) -> list[Any]:
 
 
 def name_of(pipeline: Pipeline) -> str:
-    """Returns the steps in one line, with parameters that differ from the default; no threshold.
+    """Returns the steps as one line, with parameters that differ from the default; no threshold.
 
     Example: "rescale, penalty, vote k=1 power=1.0".
     """
@@ -119,17 +119,17 @@ def stratified_folds(
 ) -> NDArray[np.int64]:
     """Returns the fold of each of n photos, stratified by kind: int64 [n].
 
-    The photos of a kind are shuffled and assigned to the folds in turn. The next kind, in rising
+    The photos of a kind are shuffled and assigned to the folds in turn. The next kind, in ascending
     order, continues with the next fold, so that sizes differ by one at most. scikit-learn's
-    StratifiedKFold does not serve here: it refuses kinds that all have fewer photos than folds,
-    as landmarks usually have.
+    StratifiedKFold cannot be used: it rejects kinds that all have fewer photos than folds, as
+    landmarks usually have.
 
     Args:
         kinds: the kind of each photo, for example its landmark.
         folds: the number of folds.
         seed: random seed of the shuffling.
-        photos: the number of each photo, equal for copies. Copies get the fold and the kind of
-            the first of them; otherwise a copy in another fold would leak the answer. Sizes then
+        photos: the number of each photo, equal for copies. All copies get the fold and the kind of
+            the first copy; otherwise a copy in another fold would leak the answer. Fold sizes then
             differ by the number of copies.
 
     Raises:
@@ -154,7 +154,7 @@ def fold_scores(candidates: int, fold: NDArray[np.int64], score: Score) -> NDArr
     Args:
         candidates: the number of candidates.
         fold: int64 [n], the fold of each photo (stratified_folds).
-        score: returns the score of a candidate on photos, given by rising row; higher is better.
+        score: returns the score of a candidate on photos, given by row; higher is better.
     """
     parts = [np.flatnonzero(fold == number) for number in range(int(fold.max()) + 1)]
     return np.array([[score(each, rows) for rows in parts] for each in range(candidates)])
@@ -180,8 +180,8 @@ def choose(scores: NDArray[np.float64], *, current: int | None = None) -> Choice
 
     Args:
         scores: float64 [candidates, folds], at least 2 folds (fold_scores).
-        current: a candidate that stays unless the best one gains more than one standard error of
-            the gain over the folds used; over a single fold any gain suffices.
+        current: a candidate that is preferred unless the best one gains more than one standard
+            error of the gain over the folds used; over a single fold any gain suffices.
 
     Raises:
         ValueError: the shape is wrong, or a score is not finite.

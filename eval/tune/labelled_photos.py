@@ -1,7 +1,7 @@
-"""Labelled photos, on which steps are tuned and calibrations are fitted.
+"""Labelled photos for the tuning of steps and the fitting of calibrations.
 
-Each photo is embedded once. The features stay in the cache of the index, so that the next tuning
-or calibration on the same photos starts at once.
+Each photo is embedded once. The cache of the index stores the features, so that the next tuning or
+calibration on the same photos starts at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lmk.rerank.recognizer import Recognizer
 
 @dataclass(frozen=True, eq=False)
 class LabelledPhotos:
-    """n readable photos with their labels, by rising id.
+    """n readable photos with their labels, by ascending id.
 
     Attributes:
         embeddings: the embeddings of the photos.
@@ -82,7 +82,7 @@ def read_labelled_photos(
 
     Raises:
         UsageError: the index contains a file of equal content. A gallery picture would be its own
-            neighbour, and the thresholds are fitted on the distractors.
+            neighbour, and the thresholds were fitted on the distractors.
     """
     rows = tuple(sorted(manifest.rows, key=lambda row: row.id))
     embedder = recognizer.embedder
@@ -105,10 +105,10 @@ def read_labelled_photos(
 
 
 def refuse_shared_photos(first: LabelledPhotos, second: LabelledPhotos) -> None:
-    """Checks that test photos differ from those that a choice was made on.
+    """Raises UsageError if test photos are among the photos that a choice was made on.
 
     Raises:
-        UsageError: `first` and `second` have files of equal content; names the first of them.
+        UsageError: `first` and `second` have files of equal content; the first one is named.
     """
     shared = _shared_content(second.sha256, first.sha256)
     if shared:
@@ -155,7 +155,7 @@ def _refuse_indexed(photos: LabelledPhotos, gallery: Gallery) -> None:
 
 
 def _shared_content(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """Returns places of equal hashes in two lists, each of `first` with its first match."""
+    """Returns the positions of equal hashes in two lists, each of `first` with its first match."""
     where = {content: place for place, content in reversed([*enumerate(second)])}
     return [(place, where[content]) for place, content in enumerate(first) if content in where]
 

@@ -39,11 +39,11 @@ class Tuning:
 
     Attributes:
         pipelines: the saved one, the plain one (PLAIN), then the others of the grid.
-        scores: by name, float64 [pipelines, folds]; contest_gap is missing where there are fewer
+        scores: by name, float64 [pipelines, folds]; contest_gap is missing if there are fewer
             photos without a landmark than folds.
         best: the number of the pipeline with the best mean GAP, the first among equals; the saved
             one unless the gain is more than one standard error.
-        nested: int64 [folds], for each fold the pipeline chosen in this way on the other folds.
+        nested: int64 [folds], the pipeline that the same rule chooses on the other folds of each.
     """
 
     pipelines: tuple[Pipeline, ...]
@@ -54,8 +54,8 @@ class Tuning:
     def of(self, pipeline: int | None) -> Scores:
         """Returns mean scores of a pipeline, and the standard deviation of GAP over folds.
 
-        With None each fold is scored with the pipeline chosen on the other folds, which is the
-        unbiased estimate.
+        With None, each fold is scored with the pipeline chosen on the other folds; these scores are
+        unbiased.
         """
         folds = np.arange(len(self.nested))
         chosen = self.nested if pipeline is None else np.full(len(folds), pipeline)
@@ -172,7 +172,7 @@ def tuning_of(
 
 
 def _labels_by_photo(photos: LabelledPhotos, number: NDArray[np.int64]) -> dict[int, set[str]]:
-    """Returns the labels of each photo by its number, those of all its copies together."""
+    """Returns the labels of each photo by number, with the labels of all its copies."""
     labels: dict[int, set[str]] = {}
     for each, own in zip(number.tolist(), photos.labels, strict=True):
         labels.setdefault(each, set()).update(own)
@@ -180,14 +180,14 @@ def _labels_by_photo(photos: LabelledPhotos, number: NDArray[np.int64]) -> dict[
 
 
 def judged_of(predictions: Predictions, photos: LabelledPhotos) -> Judged:
-    """Returns predictions joined with the labels of the photos; rows by rising id."""
+    """Returns predictions joined with the labels of the photos; rows are in ascending id order."""
     ids = photos.embeddings.ids
     truth = Truth(ids, photos.labels, (None,) * len(ids))
     return judge(Submission.from_predictions(predictions), truth)
 
 
 def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
-    """Returns some rows of judged answers; the row numbers must rise."""
+    """Returns some rows of judged answers; the row numbers must ascend."""
     return Judged(
         tuple(judged.query_ids[row] for row in rows.tolist()),
         judged.has_landmark[rows],
@@ -198,7 +198,7 @@ def part(judged: Judged, rows: NDArray[np.int64]) -> Judged:
 
 
 def scores_of(judged: Judged) -> Scores:
-    """Returns the scores of one pipeline on all photos; None where a score is not defined."""
+    """Returns the scores of one pipeline on all photos; None if a score is not defined."""
     some = not judged.has_landmark.all()
     return {
         name: by(judged) if some or name != "contest_gap" else None for name, by in _SCORES.items()

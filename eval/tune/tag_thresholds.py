@@ -25,10 +25,10 @@ class Threshold:
     """The threshold of one tag, with its precision and recall.
 
     Attributes:
-        value: the threshold; None where no threshold reaches the wanted precision.
+        value: the threshold; None if no threshold reaches the wanted precision.
         precision, recall: the values of the tag at this threshold; both 0 without a threshold.
-        feasible: whether the wanted recall is reached too, and the precision with the wanted
-            confidence.
+        feasible: whether the threshold also reaches the wanted recall, and the precision with the
+            wanted confidence.
     """
 
     value: float | None
@@ -45,17 +45,17 @@ def choose_threshold(
 ) -> Threshold:
     """Returns the threshold of largest recall among those that reach a precision.
 
-    Choose on pictures that are not scored afterwards. The higher threshold wins where recalls are
-    equal.
+    The pictures of the curve must not be scored afterwards. If recalls are equal, the higher
+    threshold is chosen.
 
     Args:
         curve: from `precision_recall`.
         min_precision: the wanted precision, 0 to 1.
         min_recall: the wanted recall, 0 to 1; the choice is marked infeasible below it.
         confidence: the probability that other pictures reach the precision too, between .5 and 1.
-            None uses the measured precision, which depends on chance where pictures are few.
-            Where no threshold has both the confidence and the recall, the choice is the one
-            without confidence, marked infeasible.
+            None uses the measured precision, which is uncertain if there are few pictures. If no
+            threshold has both the confidence and the recall, the choice is the threshold without
+            confidence, marked infeasible.
 
     Raises:
         ValueError: a target or the confidence is out of range.
@@ -97,8 +97,8 @@ def fit_thresholds(
 ) -> TagThresholds:
     """Returns a threshold for each tag by `choose_threshold`, and whether it reaches the targets.
 
-    A tag that no picture has keeps the default threshold. A tag that no threshold brings to the
-    precision is never assigned by its score. Precision and recall are measured on what the
+    A tag that no picture has keeps the default threshold. A tag for which no threshold reaches the
+    precision is never assigned by its score. Precision and recall are measured on the tags that all
     thresholds assign together, since a tag above its threshold also assigns its ancestors.
 
     Args:
@@ -107,8 +107,8 @@ def fit_thresholds(
         names: the t tags.
         min_precision, min_recall: the targets for each tag.
         confidence: see choose_threshold.
-        relations: the hierarchy of tags. Scores and truth are completed with the ancestors first;
-            otherwise a parent that the truth leaves out would get a wrong recall.
+        relations: the hierarchy of tags. Ancestors are first added to scores and truth; otherwise
+            a parent that the truth leaves out would get a wrong recall.
         tagger, tiles: see TagThresholds.
 
     Raises:
@@ -151,7 +151,7 @@ def _measured(
     truth: NDArray[np.bool_],
     names: Sequence[str],
 ) -> TagThresholds:
-    """Returns the thresholds with the precision and recall that they reach with ancestors."""
+    """Returns the thresholds with their precision and recall when ancestors are assigned too."""
     given = thresholds.given(scores, names)
     decisions = score_decisions(given, truth, names)
     lowest = lower_precision(decisions.precision, given.sum(axis=0), thresholds.confidence)

@@ -37,8 +37,8 @@ class Validation:
 
     Each held-out picture is a query to the gallery. Without a gallery it is a query to the other
     held-out pictures, which measures landmarks that are not in the training set. The landmark of
-    the nearest neighbour is the answer and its cosine the confidence. Distractors are queries too,
-    and every answer to them is wrong.
+    the nearest neighbour is the answer, and its cosine is the confidence. Distractors are queries
+    too, and every answer to a distractor is wrong.
 
     Args:
         held_out: pictures with labels.
@@ -113,14 +113,14 @@ class Validation:
 
 
 class TagValidation:
-    """Mean over tags of their average precision on pictures held out of the training.
+    """Mean average precision over tags, on pictures held out of the training.
 
     Tags that no held-out picture has, and tags that the head lacks, are left out. A picture without
     tags is a negative example of each tag.
 
     Args:
         held_out: pictures with tags.
-        settings: the settings of the task, which say whether labels have weights.
+        settings: the settings of the task, which define whether labels have weights.
 
     Raises:
         ManifestError: no picture has a tag, or a label lacks the weight that it should have.
@@ -137,7 +137,7 @@ class TagValidation:
             raise ManifestError("no picture has a tag", where="--val", remedy=remedy)
 
     def __call__(self, embedder: Embedder, head: TagHead | None) -> dict[str, float]:
-        """Returns the score "tag_map", 0 to 1; 0 where the head has none of the tags."""
+        """Returns the score "tag_map", 0 to 1; 0 if the head has none of the tags."""
         if head is None:
             raise ValueError("the embedder has no tags")
         ids: list[str] = []

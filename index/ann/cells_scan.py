@@ -1,8 +1,8 @@
 """Scan of cells: the compiled pass over the cells that each query visits.
 
-As in exact search (scan.py), a panel of codes is compared with a tile of queries by numbers that
-are at least the scores less a known slack. The rows that reach a query's limit are gathered and
-scored (heap.py), so no visited row that belongs to the answer is missed.
+As in exact search (scan.py), the comparison of a panel of codes with a tile of queries computes
+numbers that are at least the scores less a known slack. The rows that reach a query's limit are
+gathered and scored (heap.py), so no visited row that belongs to the answer is missed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from lmk.index.exact.heap import ScanQueries, Stored, TopK, address_of, raise_limit, rescore
 from lmk.index.exact.tiles import INT8_QUERIES, PANEL, int8_tile, lowest_bit
 
-# numba recompiles this file when it changes, not when tiles.py or heap.py changes: then count up
+# Increment when tiles.py or heap.py changes: numba recompiles only after changes of this file.
 EDITION = 2
 
 _WIDTH, _MIDDLE, _LEAST = INT8_QUERIES
 _wide_tile, _middle_tile, _least_tile = (int8_tile(width) for width in INT8_QUERIES)
 _lowest = lowest_bit()
-_TOGETHER = 20 * _WIDTH  # queries that meet a cell together: their codes stay in a core's cache
+_TOGETHER = 20 * _WIDTH  # queries compared with a cell at a time; their codes fit a core's cache
 
 
 class Panels(NamedTuple):
@@ -31,9 +31,9 @@ class Panels(NamedTuple):
     Attributes:
         codes: uint32 [panels, steps, PANEL], four codes each.
         scales, errors: float32 [panels, PANEL].
-        rows: int64 [panels, PANEL].
+        rows: int64 [panels, PANEL], the row of each vector.
         allowed: uint32 [panels], a bit for each vector that may be returned.
-        firsts: int64 [cells + 1], the first panel of each cell, and their number.
+        firsts: int64 [cells + 1], the first panel of each cell, then the number of panels.
     """
 
     codes: NDArray[np.uint32]
@@ -45,12 +45,12 @@ class Panels(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """Which queries visit which cells, and the codes of the queries (see QueryCodes).
+    """The visited cells with the queries that visit each, and their codes (see QueryCodes).
 
     Attributes:
-        cells: int64 [n], those that are visited.
-        firsts: int64 [n + 1], where the queries of each begin.
-        queries: int64 [visits].
+        cells: int64 [n], the visited cells.
+        firsts: int64 [n + 1], the first position of each cell's queries in `queries`.
+        queries: int64 [visits], the query of each visit.
         codes: uint32 [q, steps], four codes each.
         starts: int32 [q].
         factors: float32 [q].
@@ -65,7 +65,7 @@ class Visits(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Queries that visit a cell together, as int8_tile wants them.
+    """Queries that visit a cell together, in the layout of int8_tile.
 
     Attributes:
         codes: uint32, for each tile [steps, width].
@@ -80,7 +80,7 @@ class Group(NamedTuple):
 
     @classmethod
     def of(cls, steps: int) -> Group:
-        """Room for a group."""
+        """Returns an empty group."""
         return cls(
             np.zeros(steps * _TOGETHER, np.uint32),
             np.zeros(_TOGETHER, np.int32),
@@ -91,7 +91,7 @@ class Group(NamedTuple):
 
 @njit(nogil=True, cache=True, inline="always")
 def _width(left: int) -> int:  # pragma: no cover (compiled)
-    """The queries of the next tile, where so many are left."""
+    """Returns the number of queries in the next tile if `left` queries remain."""
     return _LEAST if left <= _LEAST else _MIDDLE if left <= _MIDDLE else _WIDTH
 
 
@@ -99,7 +99,7 @@ def _width(left: int) -> int:  # pragma: no cover (compiled)
 def _gather(
     scan_queries: ScanQueries, top: TopK, visits: Visits, group: Group, first: int, count: int
 ) -> None:  # pragma: no cover (compiled)
-    """Puts `count` queries, from place `first` of those that visit, side by side in tiles."""
+    """Copies `count` queries, from position `first` of the visits, into the tiles of a group."""
     steps = visits.codes.shape[1]
     at = 0
     while at < count:
@@ -107,7 +107,7 @@ def _gather(
         tile = group.codes[at * steps :]
         for j in range(width):
             place = at + j
-            if place >= count:  # nothing reaches the limit of a place that is free
+            if place >= count:  # no value reaches the limit of an unused place
                 group.limits[place] = np.inf
                 group.starts[place], group.factors[place] = 0, 0
                 continue
@@ -132,7 +132,7 @@ def scan_cells(
     start: int,
     stop: int,
 ) -> None:  # pragma: no cover (compiled)
-    """Compares the cells `start` to `stop` of those visited with the queries that visit them."""
+    """Compares the visited cells start to stop - 1 with their queries; gathers rows in `top`."""
     steps = given.codes.shape[1]
     codes, query_codes = address_of(given.codes), address_of(group.codes)
     scales, errors = address_of(given.scales), address_of(given.errors)

@@ -1,4 +1,4 @@
-"""Approximate search with indexes whose candidates are scored again from the vectors."""
+"""Approximate search: an index proposes candidates, which are scored from their vectors."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _BLOCK_QUERIES = 1024
 
 
 class Index(Protocol):
-    """An index that returns near rows of a view: FaissIndex or CellIndex.
+    """Interface of an approximate index over the rows of a view: FaissIndex or CellIndex.
 
     Attributes:
         built: the stored index, with its rows.
-        efforts: efforts that a search can have, rising.
-        scored: whether it scores every row that it compares; see recall.tune.
+        efforts: the efforts that a search can have, ascending.
+        scored: whether the index scores every row that it compares; see recall.tune.
     """
 
     built: StoredIndex
@@ -57,32 +57,32 @@ class Index(Protocol):
 
         Args:
             queries: float32 [q, dim].
-            k: rows wanted.
-            depth: candidates to score, where it proposes candidates.
+            k: the number of rows wanted.
+            depth: the number of candidates to score, for an index that proposes candidates.
             effort: one of `efforts`.
-            search_filter: rows that may be returned.
+            search_filter: the rows that may be returned.
             previous: result of the same search with less effort, which an index may continue.
 
         Returns:
-            rows int64 and scores float32 [q, k] by score falling, then row rising; NO_ROW and -inf
-            fill the end.
+            rows int64 and scores float32 [q, k] by descending score, then ascending row; NO_ROW
+            and -inf fill the end.
         """
         ...
 
     def propose(
         self, queries: NDArray[np.float32], depth: int, effort: int, search_filter: SearchFilter
     ) -> NDArray[np.int64]:
-        """Returns the rows proposed, best first, int64 [q, depth]; NO_ROW fills the end."""
+        """Returns the proposed rows, best first, int64 [q, depth]; NO_ROW fills the end."""
         ...
 
 
 class ApproximateSearcher:
-    """Search in a FAISS index, tuned to a recall that it was measured to have.
+    """Approximate search in an index that is tuned to a wanted recall by measurement.
 
     The index proposes candidates, and their scores are computed from the vectors of the gallery, as
-    in every other search. Rows added since the index was built are searched exactly, removed rows
-    are left out, and few allowed rows are compared one by one. If the index returns fewer rows than
-    are wanted and allowed, exact search answers the query.
+    in every other search. Exact search covers the rows that were added since the index was built,
+    searches with few allowed rows, and queries for which the index returns fewer rows than are
+    wanted and allowed. Removed rows are left out.
 
     The index is loaded from the gallery's derived files, or built and saved there, which takes
     minutes for a million vectors. Two builds may differ in the last bits of their centres or in
@@ -90,17 +90,17 @@ class ApproximateSearcher:
 
     Args:
         view: the view to search; at least 100 rows.
-        kind: "ivfpq", "hnsw" or a FAISS factory string.
+        kind: "ivf", "ivfpq", "hnsw" or a FAISS factory string.
         recall: the recall@10 (and @100) wanted, from 0 to 1.
         on_message: called with a line of text while an index is built.
 
     Attributes:
         reason: description of the search and its recall.
         factory: the FAISS factory string.
-        tuned: settings of the search, with the measured recall.
+        tuned: settings of the search with the measured recall.
 
     Raises:
-        UsageError: for a factory string that FAISS cannot build for this gallery.
+        UsageError: FAISS cannot build an index of this kind for the gallery.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class ApproximateSearcher:
         return Neighbours(*best_of(results, near.k), near.query_ids)
 
     def _tuning(self, goal: float, on_message: Message) -> tuple[Tuned, ...]:
-        """Returns the settings of the search, from their file or by measuring."""
+        """Returns the settings of the search, read from their file or measured and saved."""
         name = f"{self._built.stem}.{goal:g}.json"
         content = self._view.derived.content(name)
         if content is not None:

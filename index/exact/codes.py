@@ -1,7 +1,7 @@
 """Codes: stored vectors and queries as bytes, with the error of each code.
 
 A vector x is coded as scale * c, where c are integers from -127 to 127 and the scale is the largest
-component over 127. For codes x~ of x and q~ of q
+absolute component divided by 127. For codes x~ of x and q~ of q
 
     |q . x - q~ . x~|  <=  |q| |x - x~| + |q - q~| |x~|        (Cauchy-Schwarz)
 
@@ -29,11 +29,11 @@ from lmk.index.exact.tiles import INT8_QUERIES, PANEL
 from lmk.index.vectors.derived_files import DerivedFiles
 from lmk.index.vectors.vectors import VectorPart, Vectors, lengths
 
-_EDITION = 1  # of the layout of the file
+_EDITION = 1  # version of the file layout
 _LEAST_ROWS = 1024  # smaller parts have no file, as they are coded fast and soon replaced
-_BLOCK_ROWS = 4096  # coded at a time; a multiple of PANEL
-_MAX_LENGTH = 1.001  # of a vector divided by its length, in float32
-_ROUNDING = 1e-6  # of the scan's few float32 operations and of a score: twice 4 2^-24 each
+_BLOCK_ROWS = 4096  # rows that are coded at a time; a multiple of PANEL
+_MAX_LENGTH = 1.001  # largest length of a normalised vector in float32
+_ROUNDING = 1e-6  # error of the scan's few float32 operations and of a score: 2 * 4 * 2^-24 each
 
 Forms = Sequence[tuple[tuple[int, ...], str]]  # shape and type of each array
 
@@ -47,7 +47,7 @@ class PartCodes:
             128; [0, steps, PANEL, 4] if only the lengths are computed.
         scales: float32 [panels, PANEL].
         errors: float32 [panels, PANEL], at least the length of vector - scale * code.
-        lengths: float32 [panels, PANEL], of the stored vectors.
+        lengths: float32 [panels, PANEL], the lengths of the stored vectors.
         file: the mapped file, or None.
     """
 
@@ -59,17 +59,17 @@ class PartCodes:
 
     @property
     def fours(self) -> NDArray[np.uint32]:
-        """The codes by fours, uint32 [panels, steps, PANEL]."""
+        """The codes in groups of four, uint32 [panels, steps, PANEL]."""
         return self.codes.view(np.uint32)[..., 0]
 
     @property
     def whole(self) -> bool:
-        """True if the file was not cut since it was mapped."""
+        """Whether the file was not truncated since it was mapped."""
         return is_whole(self.file)
 
 
 def is_whole(file: mmap.mmap | None) -> bool:
-    """Returns whether a mapped file was not cut, as reading past its end would end the process."""
+    """Returns whether a mapped file is complete; a read past its end would kill the process."""
     return file is None or file.size() == len(file)
 
 
@@ -82,8 +82,8 @@ def codes_of(
         stored: the vectors that the part belongs to.
         part: the part.
         derived: the files of codes. Small parts and parts without a key have no file.
-        workers: threads that code the blocks.
-        int8: False for the lengths alone.
+        workers: the threads that code the blocks.
+        int8: False computes only the lengths.
 
     Raises:
         GalleryDamaged: a vector does not have the length of a stored vector.
@@ -108,12 +108,12 @@ def codes_of(
 
 
 def size_of(forms: Forms) -> int:
-    """Returns the number of bytes of arrays."""
+    """Returns the number of bytes of arrays with these shapes and types."""
     return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in forms)
 
 
 def split(data: NDArray[np.uint8], forms: Forms) -> list[Any]:
-    """Returns the arrays that are stored one behind the other in `data`."""
+    """Returns the arrays that `data` stores one after the other."""
     ends = [size_of(forms[: i + 1]) for i in range(len(forms))]
     pieces = zip(np.split(data, ends), forms, strict=False)
     return [piece.view(kind).reshape(shape) for piece, (shape, kind) in pieces]
@@ -184,9 +184,9 @@ def _code(
 
 
 def release(array: NDArray[Any]) -> None:
-    """Releases the memory that reading a mapped file has taken; later reads load it again.
+    """Releases the memory of the pages of a mapped file; later reads load these pages again.
 
-    Scoring reads few vectors, but the system maps the pages around each one, and soon the whole
+    Scoring reads few vectors, but the system maps the pages around each vector, and soon the whole
     file.
     """
     base: Any = array
@@ -203,9 +203,9 @@ def code_block(
     scales: NDArray[np.float32],
     errors: NDArray[np.float32],
 ) -> None:  # pragma: no cover (compiled)
-    """Codes unit vectors float32 [n, dim] into codes, scales and errors; see PartCodes.
+    """Writes codes, scales and errors of unit vectors float32 [n, dim]; see PartCodes.
 
-    The codes must be 128 before.
+    Every code must be 128 before the call.
     """
     for row in range(vectors.shape[0]):
         largest = np.float32(0)
@@ -230,13 +230,13 @@ class QueryCodes:
     """Queries in the form of the scan.
 
     Attributes:
-        plain: int8 [q and the queries that fill the last tile, 4 * steps], the codes.
+        plain: int8 [q + padding queries of the last tile, 4 * steps], the codes.
         codes: int8 [all tiles, each [steps, width, 4] of its width], the same codes.
-        starts: int32 [q and the queries that fill the last tile], the correction for the 128 in
-            every code of a vector.
-        factors: float32, as many as starts: factor of a vector's error, in units.
+        starts: int32 [q + padding queries of the last tile], the correction for the offset of 128
+            in every code of a vector.
+        factors: float32 with the shape of starts, the factors of a vector's error, in units.
         units: float64 [q], the scales.
-        slacks: float64 [q]: a score is at most unit * (value of the scan) + slack.
+        slacks: float64 [q]; a score is at most unit * (value of the scan) + slack.
     """
 
     plain: NDArray[np.int8]
@@ -248,7 +248,7 @@ class QueryCodes:
 
     @classmethod
     def of(cls, queries: NDArray[np.float32]) -> QueryCodes:
-        """Codes queries, float32 [q, dim], of length near 1."""
+        """Returns the codes of queries, float32 [q, dim], of length near 1."""
         count, dim = queries.shape
         widest = INT8_QUERIES[0]
         padded_count = count + widest

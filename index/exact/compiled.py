@@ -1,4 +1,4 @@
-"""CompiledScan: exact search by the compiled scans, with several workers."""
+"""Exact search by the compiled scans, with several workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lmk.index.vectors.view import View
 _GATHERED = 256  # rows gathered for a query before the best of them are scored
 _MEMORY = 128 << 20  # bytes that all workers of a search may gather
 _QUERY_BYTES = 1 << 20  # codes of queries compared in one pass, which fit a core's cache
-_TASKS = 8  # tasks of a worker, so that no worker waits long for another
+_TASKS = 8  # tasks per worker, so that no worker waits long for another worker
 _LEAST_TASK, _LARGEST_TASK = 32, 2048  # panels
 _RELEASE_AFTER = 16  # queries after which the memory of mapped vectors is released
 
@@ -31,7 +31,7 @@ class CompiledScan:
 
     Args:
         view: the view to search.
-        int8: compare bytes if the processor has a multiply-add of bytes, else float32.
+        int8: compare bytes if the processor has a multiply-add of bytes; otherwise float32.
         threads: largest number of workers.
 
     Attributes:
@@ -113,7 +113,7 @@ class CompiledScan:
         tops: list[TopK],
         pool: ThreadPoolExecutor,
     ) -> None:
-        """Compares all allowed vectors with the queries, with all workers."""
+        """Compares all allowed vectors with the queries; the workers share the tasks."""
         coded = QueryCodes.of(queries) if self._int8 else None
         scan_queries = ScanQueries(
             padded(queries, len(queries) + SPARE),

@@ -22,8 +22,8 @@ _BLOCK_ROWS = 65_536  # vectors compared with the queries at a time
 _BLOCK_QUERIES = 1024
 _MARGIN = 32  # candidates beyond k, which nearly always contain the near ties of the k-th place
 _HELD_SHARE = 0.5  # largest part of the free memory for a copy of the vectors
-_HELD_ANYHOW = 64 * 2**20  # bytes of a copy that is always held
-_BLAS_QUERIES = 16  # for fewer queries FAISS's own loop is faster
+_HELD_ANYHOW = 64 * 2**20  # a copy of at most this number of bytes is always made
+_BLAS_QUERIES = 16  # for fewer queries the loop of FAISS is faster
 _threshold_lock = threading.Lock()
 
 
@@ -31,11 +31,11 @@ class FlatSearcher:
     """Exact search: every query against every vector.
 
     FAISS proposes candidates by float32 sums, which differ in the last bits with the number of
-    queries and the place of a vector. The candidates that can belong to the answer are scored again
-    in float64, so a query gets the same answer alone and in a batch, and equal vectors get equal
-    scores. Any float32 sum of d products of unit vectors is within d 2^-24 / (1 - d 2^-24) of the
-    true sum (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). If by this bound
-    other rows could belong to the answer, numpy_scan compares all rows.
+    queries and the position of a vector. The candidates that can belong to the answer are scored
+    again in float64, so a query gets the same answer alone and in a batch, and equal vectors get
+    equal scores. Any float32 sum of d products of unit vectors is within d 2^-24 / (1 - d 2^-24) of
+    the true sum (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). If by this
+    bound other rows could belong to the answer, numpy_scan compares all rows.
 
     Large galleries are searched on GPUs that can hold them, unless only some rows are allowed.
     Otherwise the first search makes a float32 copy of the vectors if it takes at most half of the
@@ -43,7 +43,7 @@ class FlatSearcher:
 
     Args:
         view: the view to search.
-        hold: whether to hold the copy. Default: if it fits into the free memory.
+        hold: whether to make the copy. Default: make it if it fits into the free memory.
     """
 
     def __init__(self, view: View, *, hold: bool | None = None) -> None:
@@ -55,7 +55,7 @@ class FlatSearcher:
         self._held: list[NDArray[np.float32]] | None = None
         self._gpus: list[gpu.Shard] | None = None
         self._lock = threading.Lock()
-        self._error = 1.05 * (view.dim + 4) * 2.0**-24  # queries may be .1 % long; and rounding
+        self._error = 1.05 * (view.dim + 4) * 2.0**-24  # queries may be .1 % too long; sums round
 
     @classmethod
     def of_embeddings(cls, embeddings: Embeddings) -> FlatSearcher:
@@ -64,7 +64,7 @@ class FlatSearcher:
 
     @property
     def reason(self) -> str:
-        """Description of the search for a user."""
+        """A description of the search for a user."""
         where = f", on GPUs ({len(self._gpus)})" if self._gpus else ""
         return f"exact search: {len(self._rows)} vectors are compared with each query{where}"
 
@@ -104,7 +104,7 @@ class FlatSearcher:
         candidates: NDArray[np.int64],
         proposed: NDArray[np.float32],
     ) -> bool:
-        """Returns whether a GPU has multiplied in float32, as some drivers round the factors."""
+        """Returns whether a GPU multiplied in float32; some drivers round the factors."""
         every = np.arange(len(queries))
         for place in (0, -1):
             scores = score_pairs(self._view.stored, queries, every, candidates[:, place])
@@ -120,7 +120,7 @@ class FlatSearcher:
         candidates: NDArray[np.int64],
         proposed: NDArray[np.float32],
     ) -> RowScores:
-        """Returns the k best rows: of the candidates, or of all rows if others may be better."""
+        """Returns the k best candidates, or the k best of all rows if other rows may be better."""
         least = proposed[:, k - 1] - 2 * self._error  # a row below it is not among the k best
         query, place = np.nonzero(~(proposed < least[:, None]))
         chosen = candidates[query, place]
@@ -154,7 +154,7 @@ class FlatSearcher:
 
     def _blocks(self, allowed: NDArray[np.int64]) -> Iterator[RowScores]:
         """Yields blocks of allowed rows: row numbers [n] and vectors [n, dim]."""
-        few = len(allowed) * 4 < len(self._rows)  # not worth a copy of all
+        few = len(allowed) * 4 < len(self._rows)  # too few for a copy of all vectors
         held = None if few and self._held is None else self._vectors()
         if held is None:
             for block in row_blocks(allowed, _BLOCK_ROWS):
@@ -189,11 +189,11 @@ class FlatSearcher:
 
 @contextmanager
 def blas(queries: int) -> Iterator[None]:
-    """Context in which FAISS multiplies matrices for a batch of queries.
+    """Context manager in which FAISS multiplies matrices for a batch of queries.
 
-    By default FAISS multiplies matrices only for some hundred queries or more, and runs a loop for
-    fewer, which takes three times as long for 32 queries. The setting applies to the whole process
-    and is restored.
+    By default FAISS multiplies matrices only for some hundred queries or more. For fewer queries it
+    runs a loop, which takes three times as long for 32 queries. The setting applies to the whole
+    process; the previous value is restored at the end.
     """
     if queries < _BLAS_QUERIES:
         yield

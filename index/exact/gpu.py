@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lmk.index.vectors.neighbours import RowScores
 
-faiss: Any = typed_faiss  # its stubs lack functions that only some builds have
+faiss: Any = typed_faiss  # the stubs of FAISS lack functions that only some builds have
 
 LEAST_ROWS = 100_000  # fewer rows are searched faster without a GPU
 MOST_NEIGHBOURS = 2048  # limit of FAISS on a GPU
@@ -25,7 +25,7 @@ class Shard:
     Attributes:
         rows: int64 [n], the row numbers.
         index: the FAISS index on the GPU.
-        resources: resources of the index, which must live as long as it.
+        resources: resources of the index, which must exist as long as the index.
     """
 
     rows: NDArray[np.int64]
@@ -34,11 +34,11 @@ class Shard:
 
 
 def load(blocks: Iterable[RowScores], rows: int, dim: int) -> list[Shard]:
-    """Copies vectors to all GPUs; returns no shard without a GPU or enough memory on the GPUs.
+    """Returns shards of the vectors on all GPUs; none without a GPU or enough memory on the GPUs.
 
     Args:
         blocks: row numbers [n] and vectors [n, dim].
-        rows: number of rows of all blocks.
+        rows: total number of rows in the blocks.
         dim: number of components of a vector.
     """
     count = min(faiss.get_num_gpus(), rows // LEAST_ROWS)

@@ -1,9 +1,9 @@
-"""TopK: the best rows of each query during a scan, and the candidates that may be among them.
+"""TopK: heaps of the best rows of each query during a scan, and buffers of candidate rows.
 
-Rows that reach the limit of a query are gathered. From time to time the best of them are scored in
-float64, and the k-th best score raises the limit. No row that could belong to the answer is lost,
-and few vectors are scored. The functions are compiled and release the interpreter's lock. Each
-worker has its own TopK.
+A scan gathers the rows that reach the limit of a query. A full buffer is reduced: its best rows are
+scored in float64, and the k-th best score raises the limit. Every row that could belong to the
+answer is scored, although most vectors are not. The functions are compiled and release the
+interpreter's lock (GIL). Each worker has its own TopK.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from lmk.index.exact.tiles import FLOAT_QUERIES, INT8_QUERIES, PANEL, score_tile
 
 _half_score, _single_score = score_tile(half=True), score_tile(half=False)
-SPARE = max(INT8_QUERIES[0], FLOAT_QUERIES)  # queries that may fill the last tile
-_LENGTH_TOLERANCE = 2e-2  # of the squared length of what was divided by its length
+SPARE = max(INT8_QUERIES[0], FLOAT_QUERIES)  # largest number of padding queries in the last tile
+_LENGTH_TOLERANCE = 2e-2  # of the squared length of a normalised vector
 
 
 class Stored(NamedTuple):
-    """The stored vectors.
+    """The stored vectors by address, for the compiled functions.
 
     Attributes:
         parts: int64 [parts, 4]: the first row, the address of the vectors, the address of their
-            lengths (float32), 1 for float16 and 0 for float32.
-        dim: components of a vector.
+            lengths (float32), and 1 for float16 or 0 for float32 vectors.
+        dim: the number of components of a vector.
     """
 
     parts: NDArray[np.int64]
@@ -35,14 +35,14 @@ class Stored(NamedTuple):
 
 
 class ScanQueries(NamedTuple):
-    """The queries; the same for all workers.
+    """The queries of a scan, shared by all workers.
 
     Attributes:
-        vectors: float32 [q and the queries that fill the last tile, dim and zeros up to a multiple
-            of SUMS].
-        units: float64 [q]; a value of the scan is in these units.
-        slacks: float64 [q]: a score is at most unit * value + slack.
-        floors: float32 [q]: no row below this score belongs to the answer; workers raise it.
+        vectors: float32 [q + padding queries of the last tile, dim + zeros up to a multiple of
+            SUMS].
+        units: float64 [q], the factor from a value of the scan to a score.
+        slacks: float64 [q], the bounds of the error: a score is at most unit * value + slack.
+        floors: float32 [q], lower bounds of the scores in the answer, which the workers raise.
     """
 
     vectors: NDArray[np.float32]
@@ -52,17 +52,17 @@ class ScanQueries(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """The result of one worker.
+    """The best rows and the gathered candidates of one worker.
 
     Attributes:
-        values, rows: float32 and int64 [q, room]: gathered, not yet scored.
-        gathered: int64 [q], how many.
-        scores, best: float32 and int64 [q, k]: heaps of the best, the worst of them first.
-        filled: int64 [q], how many.
-        limits: float32 [q and the queries that fill the last tile]: values below are left out.
-        damaged: int64 [1]: a row whose length is not that of a stored vector, or -1.
-        out, masks: float32 and uint32, where a tile writes.
-        score: float64 [2], where a score is written.
+        values, rows: float32 and int64 [q, room], the gathered rows, which are not scored yet.
+        gathered: int64 [q], the number of gathered rows.
+        scores, best: float32 and int64 [q, k], heaps of the best scored rows, the worst first.
+        filled: int64 [q], the number of rows in the heap.
+        limits: float32 [q + SPARE]; rows with a value below the limit are not gathered.
+        damaged: int64 [1], a row whose vector does not have its stored length, or -1.
+        out, masks: float32 and uint32, the output buffers of a tile.
+        score: float64 [2], the output buffer of the tile that computes a score.
     """
 
     values: NDArray[np.float32]
@@ -79,7 +79,7 @@ class TopK(NamedTuple):
 
     @classmethod
     def of(cls, queries: int, k: int, room: int) -> TopK:
-        """Returns an empty result; `room` (at least 2 k) gathered rows fit."""
+        """Returns an empty TopK with buffers for `room` (at least 2 k) gathered rows."""
         padded = queries + SPARE
         limits = np.full(padded, np.inf, np.float32)
         limits[:queries] = -np.inf
@@ -100,7 +100,7 @@ class TopK(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def address_of(array: NDArray[Any]) -> np.int64:  # pragma: no cover (compiled)
-    """The address of an array, as a number that can be counted with."""
+    """Returns the address of an array as an integer, for address arithmetic."""
     return np.int64(array.ctypes.data)
 
 
@@ -108,7 +108,7 @@ def address_of(array: NDArray[Any]) -> np.int64:  # pragma: no cover (compiled)
 def _worse(
     score: np.float32, row: np.int64, other: np.float32, other_row: np.int64
 ) -> bool | np.bool_:  # pragma: no cover (compiled)
-    """Whether the first comes after the second in an answer."""
+    """Returns whether the first row comes after the other row in an answer."""
     return score < other or (score == other and row > other_row)
 
 
@@ -116,7 +116,7 @@ def _worse(
 def _keep(
     top: TopK, q: int, score: np.float32, row: np.int64
 ) -> None:  # pragma: no cover (compiled)
-    """Puts a scored row into the heap of the best rows if it is good enough."""
+    """Inserts a scored row into the heap if the row is among the k best so far."""
     scores, best = top.scores[q], top.best[q]
     k = scores.shape[0]
     n = top.filled[q]
@@ -215,10 +215,10 @@ def _best_first(
 def rescore(
     stored: Stored, scan_queries: ScanQueries, top: TopK, q: int, everything: bool
 ) -> None:  # pragma: no cover (compiled)
-    """Scores the best gathered rows of a query and drops those below the new limit.
+    """Scores the best gathered rows of a query and removes the rows below the new limit.
 
-    The other candidates stay gathered. They are scored too if they fill half the room, or with
-    `everything`.
+    The other candidates stay in the buffer. These are scored too if they fill half of the buffer,
+    or if `everything` is true.
     """
     values, rows = top.values[q], top.rows[q]
     n = top.gathered[q]

@@ -1,4 +1,4 @@
-"""Exact search with numpy alone, for less work than loading the compiled scan costs."""
+"""Exact search with numpy alone, for searches faster than the loading of the compiled scan."""
 
 from __future__ import annotations
 

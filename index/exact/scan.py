@@ -23,7 +23,7 @@ from lmk.index.exact.tiles import (
     lowest_bit,
 )
 
-# numba recompiles this file when it changes, not when tiles.py or heap.py changes: then count up
+# Increment when tiles.py or heap.py changes: numba recompiles only after changes of this file.
 EDITION = 2
 
 _WIDTH, _MIDDLE, _LEAST = INT8_QUERIES
@@ -31,18 +31,18 @@ _wide_tile, _middle_tile, _least_tile = (int8_tile(width) for width in INT8_QUER
 _half_tile, _half_one = float_tile(FLOAT_QUERIES, half=True), float_tile(1, half=True)
 _single_tile, _single_one = float_tile(FLOAT_QUERIES, half=False), float_tile(1, half=False)
 _lowest = lowest_bit()
-_ALL = 2**32 - 1  # vectors of a panel, a bit each
+_ALL = 2**32 - 1  # the mask of all vectors of a panel, one bit each
 
 
 class Codes(NamedTuple):
-    """The int8 codes of one part, and the queries' for it (see codes.py).
+    """The int8 codes of one part, and the codes of the queries (see codes.py).
 
     Attributes:
         codes: uint32 [panels, steps, PANEL], four codes each.
         scales, errors: float32 [panels, PANEL].
         allowed: uint32 [panels], a bit for each vector that may be returned.
         query_codes: int8, for each tile [steps, width, 4].
-        starts, factors: int32 and float32 [q and the queries that fill the last tile].
+        starts, factors: int32 and float32 [q + padding queries of the last tile].
     """
 
     codes: NDArray[np.uint32]
@@ -55,7 +55,7 @@ class Codes(NamedTuple):
 
     @classmethod
     def one_panel(cls, dim: int) -> Codes:
-        """Room for the codes of one panel, without queries."""
+        """Returns an empty panel of codes, without queries."""
         return cls(
             np.full((1, -(-dim // 4), PANEL), 0x80808080, np.uint32),
             np.zeros((1, PANEL), np.float32),
@@ -69,7 +69,7 @@ class Codes(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def _lanes(allowed: np.int64, lanes: NDArray[np.int64]) -> int:  # pragma: no cover (compiled)
-    """Writes which bits are set, and returns how many."""
+    """Writes the numbers of the set bits to `lanes`, and returns their count."""
     n = 0
     for lane in range(PANEL):
         if allowed & (1 << lane):
@@ -89,7 +89,7 @@ def _pack(
     filled: int,
     first_row: int,
 ) -> None:  # pragma: no cover (compiled)
-    """Copies n vectors of a panel behind those that are packed already."""
+    """Copies n vectors of a panel behind the `filled` vectors that are packed already."""
     for i in range(n):
         lane, to = lanes[i], filled + i
         for step in range(given.codes.shape[1]):
@@ -110,12 +110,12 @@ def scan_codes(
     start: int,
     stop: int,
 ) -> None:  # pragma: no cover (compiled)
-    """Compares panels `start` to `stop` of a part with all queries.
+    """Compares the panels start to stop - 1 of a part with all queries; gathers rows in `top`.
 
     Args:
-        packed: codes of one panel, where the vectors of panels of which few are allowed are put
-            together, so that those not allowed cost no comparison.
-        first_row: of the part.
+        packed: buffer of one panel. The allowed vectors of panels with few of them are packed
+            into this buffer, so that excluded vectors cost no comparison.
+        first_row: the first row of the part.
     """
     count = scan_queries.units.shape[0]
     for q in range(count):
@@ -139,7 +139,7 @@ def scan_codes(
             _pack(given, packed, panel, lanes, rows, n, filled, first_row)
             filled += n
             continue
-        if few or panel == stop:  # what is packed is to be compared
+        if few or panel == stop:  # compare the packed vectors
             allowed = (np.int64(1) << filled) - 1
             codes, here = address_of(packed.codes), rows
             scales, errors = address_of(packed.scales), address_of(packed.errors)
@@ -183,7 +183,7 @@ def scan_codes(
                     mask &= mask - 1
                     value = top.out[j * PANEL + lane]
                     if value >= top.limits[q + j]:
-                        # written out here: a call with all of TopK costs more than the rest
+                        # inlined by hand, since a call that passes TopK costs more than these lines
                         m = top.gathered[q + j]
                         top.values[q + j, m] = value
                         top.rows[q + j, m] = here[lane]
@@ -208,7 +208,7 @@ def scan_floats(
     start: int,
     stop: int,
 ) -> None:  # pragma: no cover (compiled)
-    """Compares panels `start` to `stop` of a part with all queries, in float32.
+    """Compares the panels start to stop - 1 of a part with all queries in float32.
 
     The candidates for the nearest rows are added to `top`.
 

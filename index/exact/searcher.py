@@ -2,11 +2,11 @@
 
 Three methods give the same answer, bit for bit:
 
-- codes: the processor's multiply-add of bytes compares vectors and queries in bytes, which takes a
+- codes: the processor's multiply-add of bytes compares vectors and queries as bytes, which takes a
   quarter of the memory bandwidth and of the time of float32. A bound on each score's error selects
   the vectors that may belong to the answer, and these are scored (codes.py, scan.py);
-- floats: the same with the stored vectors in float32, on other processors;
-- blocks: numpy alone, until its time exceeds the time for loading the compiled methods.
+- floats: the same method with the stored vectors in float32, on other processors;
+- blocks: numpy alone, until its total time exceeds the time to load the compiled methods.
 
 Codes need a multiply-add of bytes (AVX-512 VNNI or AVX-VNNI).
 """
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from lmk.index.exact.compiled import CompiledScan
 
 _SECONDS_BEFORE_COMPILED = 0.5
-_SECONDS_TO_READ = 3e-9  # one component, in numpy
-_SECONDS_TO_MULTIPLY = 3e-11  # two components, in numpy
+_SECONDS_TO_READ = 3e-9  # time for one component, in numpy
+_SECONDS_TO_MULTIPLY = 3e-11  # time for two components, in numpy
 
 
 class ExactSearcher:
@@ -37,9 +37,9 @@ class ExactSearcher:
 
     Args:
         view: the view to search.
-        int8: compare bytes if the processor has a multiply-add of bytes, else float32.
-        threads: number of workers, which does not change answers. Default: the processors that
-            this process may use.
+        int8: compare bytes if the processor has a multiply-add of bytes; otherwise float32.
+        threads: number of workers, which does not change answers. Default: the number of processors
+            that this process may use.
     """
 
     def __init__(self, view: View, *, int8: bool = True, threads: int | None = None) -> None:
@@ -51,7 +51,7 @@ class ExactSearcher:
 
     @property
     def reason(self) -> str:
-        """Description of the search for a user."""
+        """A description of the search for a user."""
         text = f"exact search: {int(self._view.mask.sum())} vectors are compared with each query"
         if self._scan is None and self._little_work(1):
             return f"{text} in float32, too few for more to pay"

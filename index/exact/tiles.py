@@ -36,7 +36,7 @@ def features() -> frozenset[str]:
 
 _FEATURES = features()
 _WIDE = "avx512f" in _FEATURES
-# int32 lanes of the multiply-add of bytes; 0 where the processor has none
+# int32 lanes of the multiply-add of bytes; 0 if the processor lacks this instruction
 INT8_LANES = 16 if "avx512vnni" in _FEATURES else 8 if "avxvnni" in _FEATURES else 0
 FLOAT_LANES = 16 if _WIDE else 8 if "avx2" in _FEATURES else 4
 # whether the processor converts half precision, for which numba has no library
@@ -47,7 +47,7 @@ FLOAT_QUERIES = 6 if _WIDE else 2
 
 
 class _Code:  # pragma: no cover (runs while numba compiles, not when it loads what it compiled)
-    """Writes instructions at the position of a builder."""
+    """Writer of instructions at the position of a builder."""
 
     def __init__(self, builder: Any) -> None:
         self.b = builder
@@ -113,7 +113,7 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
 
     @contextmanager
     def loop(self, count: Any, carried: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-        """Writes a loop of `count` rounds; the block replaces the items of the yielded list."""
+        """Writes a loop of `count` rounds; the `with` block replaces items of the yielded list."""
         before = self.b.block
         body, after = self.b.append_basic_block(), self.b.append_basic_block()
         some = self.b.icmp_signed(">", count, ir.Constant(_I64, 0))
@@ -143,7 +143,7 @@ class _Code:  # pragma: no cover (runs while numba compiles, not when it loads w
     def floats(self, base: Any, offset: Any, lanes: int, stored: Any, rest: Any = None) -> Any:
         """Returns float32 lanes of a vector stored in half or single precision.
 
-        Only the first `rest` lanes are read, and the others are 0. None reads all lanes.
+        Only the first `rest` lanes are read, and the other lanes are 0. None reads all lanes.
         """
         bits = _I16 if stored == _HALF else _I32
         kind = ir.VectorType(bits, lanes)

@@ -1,4 +1,4 @@
-"""The choice of a searcher for a gallery."""
+"""The choice of a searcher for a gallery, by kind or by size, memory and recall."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lmk.index.vectors.searcher import Searcher
 from lmk.index.vectors.view import Allow, View
 
 RECALL = 0.99
-LEAST_INDEXED = 1000  # rows; an index saves no time for fewer
+LEAST_INDEXED = 1000  # rows; an index saves no time for fewer rows
 FLAT_ROWS = 20_000  # up to this number, FAISS is faster for a first large batch than coding
 _SECONDS_A_QUERY = 0.1  # limit for exact search
 _BYTES_A_SECOND = 8e9  # codes that exact search reads for one query, on two cores
-_BATCH = 64  # queries at a time, from which on exact search multiplies matrices
-_PRODUCTS_A_SECOND = 4e11  # of that multiplication
+_BATCH = 64  # with this number of queries at a time or more, exact search multiplies matrices
+_PRODUCTS_A_SECOND = 4e11  # multiply-adds of this matrix multiplication
 _MEMORY_SHARE = 0.7  # largest part of the free memory for the codes of exact search
 
 DEFAULT = SearchSettings()
@@ -40,13 +40,13 @@ def choose(
     Args:
         gallery: the gallery to search.
         role: role of the rows to search.
-        settings: override those saved with the gallery. A kind without a backend searches on this
+        settings: settings that override the saved ones. A kind without a backend searches on this
             machine; a Milvus server uses an index of its own.
         batch: see searcher_of.
         on_message: see searcher_of.
 
     Raises:
-        UsageError: for an unknown kind, backend or recall, or a server without a URI.
+        UsageError: the kind or backend is unknown, the recall is not 0 to 1, or Milvus has no URI.
         LmkError: see MilvusSearcher.
     """
     saved = SearchSettings.saved(gallery)
@@ -79,19 +79,19 @@ def choose(
 
 
 def check_kind(settings: SearchSettings, dim: int, *, rows: int | None = None) -> None:
-    """Checks kind and recall before there is anything to search.
+    """Raises UsageError unless kind and recall are valid; needs no gallery.
 
     Args:
         settings: the kind and the recall to check.
-        dim: components of a vector.
-        rows: the largest number of rows there will be; not checked unless given.
+        dim: the number of components of a vector.
+        rows: the largest expected number of rows; None skips this check.
 
     Raises:
         UsageError: as searcher_of, except for errors of building an index.
     """
     kind = "auto" if settings.kind is None else settings.kind
     recall = RECALL if settings.recall is None else settings.recall
-    if not 0 <= recall <= 1:  # NaN neither
+    if not 0 <= recall <= 1:  # also rejects NaN
         raise UsageError(f"a recall of {recall:g}", remedy="choose one from 0 to 1")
     if kind in KINDS and kind not in ("ivfpq", "hnsw"):
         return
@@ -113,19 +113,19 @@ def searcher_of(
 
     Args:
         view: the view to search.
-        kind: "exact", "flat" (FAISS, every vector in float32), "ivf" (exact search in a part of the
-            gallery), "ivfpq" and "hnsw" (FAISS indexes) which miss some neighbours, a FAISS factory
-            string, or "auto": exact as long as it takes at most 0.1 s a query and its codes fit
-            into memory, then ivf, or ivfpq where the codes do not fit, if that has the recall.
-        recall: the recall@10 that an index must reach, from 0 to 1; 1 leaves "auto" only
-            exact search.
-        batch: number of queries at a time, if known; exact search is faster per query for many.
+        kind: "exact", "flat" (FAISS, every vector in float32), or an approximate kind: "ivf" (exact
+            search in a part of the gallery), "ivfpq", "hnsw" or a FAISS factory string. "auto" is
+            exact search if this takes at most 0.1 s a query and its codes fit into memory. If not,
+            "auto" is ivf, or ivfpq if the codes do not fit, provided that the index has the recall.
+        recall: the recall@10 that an index must reach, from 0 to 1; with 1, "auto" is always exact.
+        batch: number of queries at a time, if known; in large batches exact search is faster per
+            query.
         on_message: called with a line of text before and while an index is built, which may take
-            minutes. An exception from it stops the build.
+            minutes. An exception from this function stops the build.
 
     Raises:
-        UsageError: for an unknown kind, a gallery that is too small for the kind, or a recall
-            outside 0 to 1.
+        UsageError: the kind is unknown, the gallery is too small for the kind, or the recall is
+            not between 0 and 1.
         ForkedProcess: this process is a fork of one in which a search has run.
     """
     start_threads()
@@ -146,11 +146,11 @@ def searcher_of(
 
 
 class Explained:
-    """A searcher with a longer reason.
+    """A searcher whose reason also states why it was chosen.
 
     Args:
-        searcher: does the search.
-        why: added to the reason of the searcher.
+        searcher: the searcher that answers the queries.
+        why: the text to add to the reason of the searcher.
     """
 
     def __init__(self, searcher: Searcher, why: str) -> None:
