@@ -23,6 +23,8 @@ from lmk.index.vectors.vectors import Vectors, row_blocks
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.expansion import augmentation_weights, itself_first
 
+Labels = tuple[NDArray[np.int64], NDArray[np.int32]]  # offsets and codes, see PipelineContext
+
 _BLOCK = 1024  # rows searched at a time
 _PAIRS = 16_384  # queries and neighbours compared at a time: bounds the memory
 _DOTS = 2048  # of them multiplied at a time: fits into the processor's cache
@@ -75,6 +77,7 @@ class Neighbourhoods:
         vectors: Vectors,
         *,
         without: Sequence[NDArray[np.int64]] | None = None,
+        labels: Labels | None = None,
     ) -> NDArray[np.float32]:
         """Returns the cosines of queries and augmented neighbours: float32 [q, k].
 
@@ -88,6 +91,8 @@ class Neighbourhoods:
             without: for each query the rows that count as absent from the gallery: they are no
                 neighbours and part of no augmented vector. The result is exact for one row. If
                 several rows are left out of one neighbourhood, it has fewer pictures.
+            labels: the labels of the gallery rows. If they are given, an augmented vector has only
+                those of the nearest rows that share a label with the first one.
 
         Raises:
             ValueError: `neighbours` or `without` belongs to other queries.
@@ -99,7 +104,7 @@ class Neighbourhoods:
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             banned = None if without is None else without[part]
-            query, place, lists = self._pairs(neighbours.rows[part], banned)
+            query, place, lists = self._pairs(neighbours.rows[part], banned, labels)
             if query.size:
                 scores[part][query, place] = self._compared(
                     queries.vectors[part], query, lists, vectors
@@ -107,7 +112,10 @@ class Neighbourhoods:
         return scores
 
     def _pairs(
-        self, rows: NDArray[np.int64], without: Sequence[NDArray[np.int64]] | None
+        self,
+        rows: NDArray[np.int64],
+        without: Sequence[NDArray[np.int64]] | None,
+        labels: Labels | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Returns query number, place and list (int64 [pairs, n]) of each neighbour that counts."""
         there = rows != NO_ROW
@@ -118,7 +126,9 @@ class Neighbourhoods:
         for i, banned in enumerate(without or ()):
             mine = slice(*np.searchsorted(query, [i, i + 1]))
             lists[mine][np.isin(lists[mine], banned)] = NO_ROW
-        if without is not None:  # the remaining rows move up
+        if labels is not None:
+            lists[~share_label(lists, labels)] = NO_ROW
+        if without is not None or labels is not None:  # the remaining rows move up
             order = np.argsort(lists == NO_ROW, axis=1, kind="stable")
             lists = np.take_along_axis(lists, order, axis=1)
         return query, place, lists[:, : len(self.weights)]
@@ -144,6 +154,34 @@ class Neighbourhoods:
             part = slice(start, start + _DOTS)
             cosines[part] = dots(queries[query[part]], augmented[of_pair[part]])
         return cosines
+
+
+def share_label(lists: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
+    """Returns whether each row of a list shares a label with the first: bool [lists, n].
+
+    The first row shares its labels with itself, even if it has none. NO_ROW shares none.
+
+    Args:
+        lists: int64 [lists, n], gallery rows or NO_ROW.
+        labels: the labels of the gallery rows.
+    """
+    offsets, codes = labels
+    counts = np.diff(offsets)
+    there = lists != NO_ROW
+    if counts.max(initial=0) <= 1:
+        own = np.full(len(counts), -1, np.int64)
+        own[counts == 1] = codes
+        shared = (own[lists] == own[lists[:, :1]]) & (own[lists] >= 0) & there
+    else:
+        from scipy.sparse import csr_array  # takes a tenth of a second to import
+
+        ones = np.ones(len(codes), np.int32)
+        matrix = csr_array((ones, codes, offsets), shape=(len(counts), int(codes.max()) + 1))
+        first = np.repeat(lists[:, 0], lists.shape[1])
+        common = matrix[first].multiply(matrix[np.where(there, lists, 0).ravel()]).sum(axis=1)
+        shared = (np.asarray(common).reshape(lists.shape) > 0) & there
+    shared[:, 0] = there[:, 0]
+    return shared
 
 
 def _distinct(lists: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -24,6 +24,8 @@ class DbaStep(Step):
     Attributes:
         n: pictures that are added up, the candidate among them.
         spread: the last weighs 10 ** -spread of the first.
+        same_landmark: add up only pictures that share a label with the candidate. If a landmark
+            has few pictures, most neighbours of its pictures show other landmarks.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -34,6 +36,7 @@ class DbaStep(Step):
     step: Literal["dba"] = "dba"
     n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
+    same_landmark: bool = False
 
     def table_size(self) -> int:
         """Returns the number of pictures that are added up."""
@@ -49,7 +52,12 @@ class DbaStep(Step):
         if context.neighbourhoods is None or context.vectors is None:
             return state
         queries = state.queries
+        labels = (context.label_offsets, context.label_codes) if self.same_landmark else None
         scores = context.neighbourhoods.cosines(
-            queries.embeddings, state.neighbours, context.vectors, without=queries.without
+            queries.embeddings,
+            state.neighbours,
+            context.vectors,
+            without=queries.without,
+            labels=labels,
         )
         return replace(state, scores=scores)

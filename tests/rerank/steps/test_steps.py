@@ -33,7 +33,7 @@ from lmk.rerank.steps.penalty import PenaltyStep, RescaleStep
 from lmk.rerank.steps.pipeline import Pipeline
 from lmk.rerank.steps.predictions import Predictions
 from lmk.rerank.steps.state import Match, QueryBatch, RankingState
-from lmk.rerank.steps.step import Place, Step
+from lmk.rerank.steps.step import Place, Step, digest_text
 from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 
 Embed = Callable[..., Embeddings]
@@ -152,6 +152,38 @@ class TestNeighbourhood:
         assert got.neighbours.rows.tolist() == [[1, 2, -1]] and got.labels == ("b",)
         both = unit_rows((unit_rows(rows)[1] + unit_rows(rows)[2])[None])[0, 0]
         np.testing.assert_allclose(got.scores, [[both, both, -np.inf]], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("labels", "alone"),
+        [
+            (("a", "b", "b", "c"), [True, False, False, True]),
+            (("c", "a b", "b", ""), [True, False, False, True]),  # 1 and 2 share b
+            (("", "", "", ""), [True] * 4),
+        ],
+    )
+    def test_pictures_of_one_landmark_alone(
+        self, embed: Embed, scan: Scan, labels: tuple[str, ...], alone: list[bool]
+    ) -> None:
+        """Rows 1 and 2 are the nearest of each other; 0 and 3 are nearest to 1 and 2."""
+        rows = [[1, 0.5, 0], [1, 0, 0.1], [1, 0, 0], [1, -0.5, 0]]
+        facts = PipelineContext.of_labels([tuple(each.split()) for each in labels])
+        known = self.known(embed, scan, facts, rows)
+        query = [[0.9, 0.1, 0.3]]
+        found = scan(embed(rows)).search(embed(query, "q"), 4)
+        step = DbaStep(n=2, spread=0, same_landmark=True)
+        got = ask(found, known, step, TOP1, vectors=query)
+        unit = unit_rows(rows)
+        both = unit_rows((unit[1] + unit[2])[None])[0]
+        expected = [unit[row] if alone[row] else both for row in found.rows[0]]
+        np.testing.assert_allclose(got.scores[0], expected @ unit_rows(query)[0], atol=1e-6)
+
+    def test_the_digest_of_older_steps_stays(self) -> None:
+        assert "same_landmark" not in digest_text(Pipeline(steps=(DbaStep(), TOP1)))
+        assert "same_landmark" in digest_text(Pipeline(steps=(DbaStep(same_landmark=True), TOP1)))
+
+    def test_a_saved_step_without_the_parameter_adds_all(self) -> None:
+        saved = Pipeline.model_validate({"steps": [{"step": "dba"}, {"step": "vote"}]})
+        assert saved.steps[0] == DbaStep(same_landmark=False)
 
 
 class TestBank:
