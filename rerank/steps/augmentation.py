@@ -171,7 +171,7 @@ def share_label(lists: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
     if counts.max(initial=0) <= 1:
         own = np.full(len(counts), -1, np.int64)
         own[counts == 1] = codes
-        shared = (own[lists] == own[lists[:, :1]]) & (own[lists] >= 0) & there
+        shared: NDArray[np.bool_] = (own[lists] == own[lists[:, :1]]) & (own[lists] >= 0) & there
     else:
         from scipy.sparse import csr_array  # takes a tenth of a second to import
 
