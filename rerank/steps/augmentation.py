@@ -23,11 +23,61 @@ from lmk.index.vectors.vectors import Vectors, row_blocks
 from lmk.index.vectors.view import View
 from lmk.rerank.steps.expansion import augmentation_weights, itself_first
 
-Labels = tuple[NDArray[np.int64], NDArray[np.int32]]  # offsets and codes, see PipelineContext
-
 _BLOCK = 1024  # rows searched at a time
 _PAIRS = 16_384  # queries and neighbours compared at a time: bounds the memory
 _DOTS = 2048  # of them multiplied at a time: fits into the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLabels:
+    """Labels of few pictures, whose rows are augmented with rows of the same label alone.
+
+    Attributes:
+        offsets, codes: the labels of each gallery row (see PipelineContext).
+        pictures: int64 [labels], the number of gallery pictures with each label.
+        below: a label with fewer pictures than this has few.
+    """
+
+    offsets: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    pictures: NDArray[np.int64]
+    below: int
+
+    def others(self, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns the places of rows that are left out of their list: bool [lists, n].
+
+        Args:
+            lists: int64 [lists, n], each the row itself, then its nearest rows or NO_ROW.
+        """
+        few = np.flatnonzero(self._few(lists[:, 0]))
+        places = np.zeros(lists.shape, np.bool_)
+        places[few] = ~self._shared(lists[few])
+        return places
+
+    def _few(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns whether each row has labels, each of few pictures: bool [rows]."""
+        first, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        result: NDArray[np.bool_] = counts > 0
+        starts = np.cumsum(counts) - counts
+        place = np.repeat(first - starts, counts) + np.arange(counts.sum())
+        if place.size:
+            sizes = self.pictures[self.codes[place]]
+            result[result] = np.maximum.reduceat(sizes, starts[result]) < self.below
+        return result
+
+    def _shared(self, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns whether each row is the first of its list or shares a label with it."""
+        from scipy.sparse import csr_array  # takes a tenth of a second to import
+
+        rows = len(self.offsets) - 1
+        ones = np.ones(len(self.codes), np.int32)
+        labels = csr_array((ones, self.codes, self.offsets), shape=(rows, len(self.pictures)))
+        there = lists != NO_ROW
+        first = np.repeat(lists[:, 0], lists.shape[1])
+        common = labels[first].multiply(labels[np.where(there, lists, 0).ravel()]).sum(axis=1)
+        shared: NDArray[np.bool_] = (np.asarray(common).reshape(lists.shape) > 0) & there
+        shared[:, 0] = True
+        return shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +127,7 @@ class Neighbourhoods:
         vectors: Vectors,
         *,
         without: Sequence[NDArray[np.int64]] | None = None,
-        labels: Labels | None = None,
+        own: OwnLabels | None = None,
     ) -> NDArray[np.float32]:
         """Returns the cosines of queries and augmented neighbours: float32 [q, k].
 
@@ -91,8 +141,7 @@ class Neighbourhoods:
             without: for each query the rows that count as absent from the gallery: they are no
                 neighbours and part of no augmented vector. The result is exact for one row. If
                 several rows are left out of one neighbourhood, it has fewer pictures.
-            labels: the labels of the gallery rows. If they are given, an augmented vector has only
-                those of the nearest rows that share a label with the first one.
+            own: the rows whose augmented vectors have only rows that share a label with them.
 
         Raises:
             ValueError: `neighbours` or `without` belongs to other queries.
@@ -104,7 +153,7 @@ class Neighbourhoods:
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             banned = None if without is None else without[part]
-            query, place, lists = self._pairs(neighbours.rows[part], banned, labels)
+            query, place, lists = self._pairs(neighbours.rows[part], banned, own)
             if query.size:
                 scores[part][query, place] = self._compared(
                     queries.vectors[part], query, lists, vectors
@@ -115,7 +164,7 @@ class Neighbourhoods:
         self,
         rows: NDArray[np.int64],
         without: Sequence[NDArray[np.int64]] | None,
-        labels: Labels | None,
+        own: OwnLabels | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Returns query number, place and list (int64 [pairs, n]) of each neighbour that counts."""
         there = rows != NO_ROW
@@ -126,9 +175,9 @@ class Neighbourhoods:
         for i, banned in enumerate(without or ()):
             mine = slice(*np.searchsorted(query, [i, i + 1]))
             lists[mine][np.isin(lists[mine], banned)] = NO_ROW
-        if labels is not None:
-            lists[~share_label(lists, labels)] = NO_ROW
-        if without is not None or labels is not None:  # the remaining rows move up
+        if own is not None:
+            lists[own.others(lists)] = NO_ROW
+        if without is not None or own is not None:  # the remaining rows move up
             order = np.argsort(lists == NO_ROW, axis=1, kind="stable")
             lists = np.take_along_axis(lists, order, axis=1)
         return query, place, lists[:, : len(self.weights)]
@@ -154,34 +203,6 @@ class Neighbourhoods:
             part = slice(start, start + _DOTS)
             cosines[part] = dots(queries[query[part]], augmented[of_pair[part]])
         return cosines
-
-
-def share_label(lists: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
-    """Returns whether each row of a list shares a label with the first: bool [lists, n].
-
-    The first row shares its labels with itself, even if it has none. NO_ROW shares none.
-
-    Args:
-        lists: int64 [lists, n], gallery rows or NO_ROW.
-        labels: the labels of the gallery rows.
-    """
-    offsets, codes = labels
-    counts = np.diff(offsets)
-    there = lists != NO_ROW
-    if counts.max(initial=0) <= 1:
-        own = np.full(len(counts), -1, np.int64)
-        own[counts == 1] = codes
-        shared: NDArray[np.bool_] = (own[lists] == own[lists[:, :1]]) & (own[lists] >= 0) & there
-    else:
-        from scipy.sparse import csr_array  # takes a tenth of a second to import
-
-        ones = np.ones(len(codes), np.int32)
-        matrix = csr_array((ones, codes, offsets), shape=(len(counts), int(codes.max()) + 1))
-        first = np.repeat(lists[:, 0], lists.shape[1])
-        common = matrix[first].multiply(matrix[np.where(there, lists, 0).ravel()]).sum(axis=1)
-        shared = (np.asarray(common).reshape(lists.shape) > 0) & there
-    shared[:, 0] = there[:, 0]
-    return shared
 
 
 def _distinct(lists: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

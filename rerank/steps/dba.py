@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from lmk.rerank.steps.augmentation import Neighbourhoods
+from lmk.rerank.steps.augmentation import Neighbourhoods, OwnLabels
 from lmk.rerank.steps.context import PipelineContext
 from lmk.rerank.steps.expansion import augmentation_weights
 from lmk.rerank.steps.ranking import MOST
@@ -24,8 +24,8 @@ class DbaStep(Step):
     Attributes:
         n: pictures that are added up, the candidate among them.
         spread: the last weighs 10 ** -spread of the first.
-        same_landmark: add up only pictures that share a label with the candidate. If a landmark
-            has few pictures, most neighbours of its pictures show other landmarks.
+        own_below: a candidate whose landmark has fewer gallery pictures than this is added up with
+            pictures of the same landmark alone; its other neighbours show other landmarks.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -36,7 +36,7 @@ class DbaStep(Step):
     step: Literal["dba"] = "dba"
     n: int = Field(default=10, ge=1, le=MOST)
     spread: float = Field(default=1.5, ge=0)
-    same_landmark: bool = False
+    own_below: int = Field(default=0, ge=0)
 
     def table_size(self) -> int:
         """Returns the number of pictures that are added up."""
@@ -52,12 +52,15 @@ class DbaStep(Step):
         if context.neighbourhoods is None or context.vectors is None:
             return state
         queries = state.queries
-        labels = (context.label_offsets, context.label_codes) if self.same_landmark else None
+        own = None
+        if self.own_below:
+            labels = context.label_offsets, context.label_codes, context.label_pictures
+            own = OwnLabels(*labels, self.own_below)
         scores = context.neighbourhoods.cosines(
             queries.embeddings,
             state.neighbours,
             context.vectors,
             without=queries.without,
-            labels=labels,
+            own=own,
         )
         return replace(state, scores=scores)

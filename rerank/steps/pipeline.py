@@ -26,7 +26,7 @@ from lmk.rerank.steps.voting import ThresholdStep, VoteStep
 
 # Chosen by cross-validation on real photos, with three networks (docs/results.md).
 DEFAULT_STEPS: tuple[Step, ...] = (
-    DbaStep(same_landmark=True),
+    DbaStep(own_below=10),
     RescaleStep(),
     PenaltyStep(),
     VoteStep(k=10, prior=-0.5),

@@ -202,6 +202,6 @@ def digest_text(settings: BaseModel) -> str:
     text = settings.model_dump_json()
     for old, new in OLD_NAMES.items():
         text = text.replace(f'{{"step":"{new}"', f'{{"step":"{old}"')
-    text = text.replace(',"same_landmark":false', "")
+    text = text.replace(',"own_below":0', "")
     vote = r'("step":"vote","k":[^,]+,"power":[^,]+),("prior":[^,}]+)'
     return re.sub(vote, r'\1,"temperature":null,\2,"most":null', text)

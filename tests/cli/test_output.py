@@ -91,7 +91,10 @@ def test_who_voted_is_shown_first_wherever_it_is_among_the_nearest(lmk: Run, her
         scores = [each["score"] for each in by_place]
         assert scores == sorted(scores, reverse=True)
         voters = [each for each in near if each["vote"] > 0]
-        assert 1 <= len(voters) <= 10
+        if not voters:  # every score is 0 or below
+            assert whole["label"] is None
+            continue
+        assert len(voters) <= 10
         assert all(whole["best"] in each["labels"] for each in voters)
         assert sum(each["share"] for each in near) == pytest.approx(1)
         given = sum(each["vote"] for each in near)

@@ -29,7 +29,7 @@ from lmk.rerank.tags.thresholds import TagThreshold, TagThresholds
 
 Run = Callable[..., object]
 Table = Callable[..., Path]
-SCORED = (DbaStep(same_landmark=True), RescaleStep(), PenaltyStep())  # of an index unless told otherwise
+SCORED = (DbaStep(own_below=10), RescaleStep(), PenaltyStep())  # of an index unless told otherwise
 
 
 @pytest.fixture(scope="session")

@@ -157,8 +157,7 @@ class TestNeighbourhood:
         ("labels", "alone"),
         [
             (("a", "b", "b", "c"), [True, False, False, True]),
-            (("c", "a b", "b", ""), [True, False, False, True]),  # 1 and 2 share b
-            (("", "", "", ""), [True] * 4),
+            (("c", "a b", "b", "d"), [True, False, False, True]),  # 1 and 2 share b
         ],
     )
     def test_pictures_of_one_landmark_alone(
@@ -170,20 +169,41 @@ class TestNeighbourhood:
         known = self.known(embed, scan, facts, rows)
         query = [[0.9, 0.1, 0.3]]
         found = scan(embed(rows)).search(embed(query, "q"), 4)
-        step = DbaStep(n=2, spread=0, same_landmark=True)
+        step = DbaStep(n=2, spread=0, own_below=10)
         got = ask(found, known, step, TOP1, vectors=query)
         unit = unit_rows(rows)
         both = unit_rows((unit[1] + unit[2])[None])[0]
         expected = [unit[row] if alone[row] else both for row in found.rows[0]]
         np.testing.assert_allclose(got.scores[0], expected @ unit_rows(query)[0], atol=1e-6)
 
+    @pytest.mark.parametrize(
+        "labels", [("", "", "", ""), ("a", "a", "a", "b b2 b3"), ("a", "b", "a", "a")]
+    )
+    def test_other_candidates_are_added_up_with_all(
+        self, embed: Embed, scan: Scan, labels: tuple[str, ...]
+    ) -> None:
+        """Without a landmark, or of a landmark with enough pictures."""
+        rows = [[1, 0.5, 0], [1, 0, 0.1], [1, 0, 0], [1, -0.5, 0]]
+        facts = PipelineContext.of_labels([tuple(each.split()) for each in labels])
+        known, query = self.known(embed, scan, facts, rows), [[0.9, 0.1, 0.3]]
+        found = scan(embed(rows)).search(embed(query, "q"), 4)
+        plain, own = (
+            ask(found, known, DbaStep(n=2, spread=0, own_below=below), TOP1, vectors=query)
+            for below in (0, 3)
+        )
+        enough = [labels.count("a") >= 3 and labels[row] == "a" for row in found.rows[0]]
+        free = [labels[row] == "" for row in found.rows[0]]
+        same = np.array(enough) | np.array(free)
+        assert same.any()
+        np.testing.assert_array_equal(plain.scores[0][same], own.scores[0][same])
+
     def test_the_digest_of_older_steps_stays(self) -> None:
-        assert "same_landmark" not in digest_text(Pipeline(steps=(DbaStep(), TOP1)))
-        assert "same_landmark" in digest_text(Pipeline(steps=(DbaStep(same_landmark=True), TOP1)))
+        assert "own_below" not in digest_text(Pipeline(steps=(DbaStep(), TOP1)))
+        assert "own_below" in digest_text(Pipeline(steps=(DbaStep(own_below=10), TOP1)))
 
     def test_a_saved_step_without_the_parameter_adds_all(self) -> None:
         saved = Pipeline.model_validate({"steps": [{"step": "dba"}, {"step": "vote"}]})
-        assert saved.steps[0] == DbaStep(same_landmark=False)
+        assert saved.steps[0] == DbaStep(own_below=0)
 
 
 class TestBank:
