@@ -30,52 +30,47 @@ _DOTS = 2048  # of them multiplied at a time: fits into the processor's cache
 
 @dataclass(frozen=True, eq=False)
 class OwnLabels:
-    """Labels of few pictures, whose rows are augmented with rows of the same label alone.
+    """The labels of rows that are augmented with rows of the same label alone.
 
     Attributes:
         offsets, codes: the labels of each gallery row (see PipelineContext).
-        pictures: int64 [labels], the number of gallery pictures with each label.
-        below: a label with fewer pictures than this has few.
+        labels: the number of labels.
     """
 
     offsets: NDArray[np.int64]
     codes: NDArray[np.int32]
-    pictures: NDArray[np.int64]
-    below: int
+    labels: int
 
     def others(self, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns the places of rows that are left out of their list: bool [lists, n].
 
+        A list whose first row has no label stays whole.
+
         Args:
             lists: int64 [lists, n], each the row itself, then its nearest rows or NO_ROW.
         """
-        few = np.flatnonzero(self._few(lists[:, 0]))
+        labelled = np.flatnonzero(np.diff(self.offsets)[lists[:, 0]])
         places = np.zeros(lists.shape, np.bool_)
-        places[few] = ~self._shared(lists[few])
+        places[labelled] = ~self._shared(lists[labelled])
         return places
-
-    def _few(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns whether each row has labels, each of few pictures: bool [rows]."""
-        first, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        result: NDArray[np.bool_] = counts > 0
-        starts = np.cumsum(counts) - counts
-        place = np.repeat(first - starts, counts) + np.arange(counts.sum())
-        if place.size:
-            sizes = self.pictures[self.codes[place]]
-            result[result] = np.maximum.reduceat(sizes, starts[result]) < self.below
-        return result
 
     def _shared(self, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns whether each row is the first of its list or shares a label with it."""
-        from scipy.sparse import csr_array  # takes a tenth of a second to import
+        counts, there = np.diff(self.offsets), lists != NO_ROW
+        if counts.max(initial=0) <= 1:
+            own = np.full(len(counts), -1, np.int64)
+            own[counts == 1] = self.codes
+            shared: NDArray[np.bool_] = (own[lists] == own[lists[:, :1]]) & there
+        else:
+            from scipy.sparse import csr_array  # takes a tenth of a second to import
 
-        rows = len(self.offsets) - 1
-        ones = np.ones(len(self.codes), np.int32)
-        labels = csr_array((ones, self.codes, self.offsets), shape=(rows, len(self.pictures)))
-        there = lists != NO_ROW
-        first = np.repeat(lists[:, 0], lists.shape[1])
-        common = labels[first].multiply(labels[np.where(there, lists, 0).ravel()]).sum(axis=1)
-        shared: NDArray[np.bool_] = (np.asarray(common).reshape(lists.shape) > 0) & there
+            shape = len(counts), self.labels
+            labels = csr_array(
+                (np.ones(len(self.codes), np.int32), self.codes, self.offsets), shape
+            )
+            first = np.repeat(lists[:, 0], lists.shape[1])
+            common = labels[first].multiply(labels[np.where(there, lists, 0).ravel()]).sum(axis=1)
+            shared = (np.asarray(common).reshape(lists.shape) > 0) & there
         shared[:, 0] = True
         return shared
 

@@ -24,8 +24,8 @@ class DbaStep(Step):
     Attributes:
         n: pictures that are added up, the candidate among them.
         spread: the last weighs 10 ** -spread of the first.
-        own_below: a candidate whose landmark has fewer gallery pictures than this is added up with
-            pictures of the same landmark alone; its other neighbours show other landmarks.
+        own_below: if every landmark has fewer gallery pictures than this, a candidate is added up
+            with pictures of its own landmark alone; most of its neighbours show other landmarks.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -53,9 +53,8 @@ class DbaStep(Step):
             return state
         queries = state.queries
         own = None
-        if self.own_below:
-            labels = context.label_offsets, context.label_codes, context.label_pictures
-            own = OwnLabels(*labels, self.own_below)
+        if context.label_pictures.max(initial=0) < self.own_below:
+            own = OwnLabels(context.label_offsets, context.label_codes, len(context.label_names))
         scores = context.neighbourhoods.cosines(
             queries.embeddings,
             state.neighbours,
