@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,30 +51,27 @@ class OwnLabels:
         Args:
             lists: int64 [lists, n], each the row itself, then its nearest rows or NO_ROW.
         """
-        labelled = np.flatnonzero(np.diff(self.offsets)[lists[:, 0]])
-        places = np.zeros(lists.shape, np.bool_)
-        places[labelled] = ~self._shared(lists[labelled])
-        return places
-
-    def _shared(self, lists: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns whether each row is the first of its list or shares a label with it."""
-        counts, there = np.diff(self.offsets), lists != NO_ROW
+        there = lists != NO_ROW
+        counts = np.where(there, self.offsets[lists + 1] - self.offsets[lists], 0)
         if counts.max(initial=0) <= 1:
-            own = np.full(len(counts), -1, np.int64)
-            own[counts == 1] = self.codes
-            shared: NDArray[np.bool_] = (own[lists] == own[lists[:, :1]]) & there
+            codes = np.full(lists.shape, -1, np.int64)
+            codes[counts == 1] = self.codes[self.offsets[lists[counts == 1]]]
+            shared: NDArray[np.bool_] = codes == codes[:, :1]
         else:
-            from scipy.sparse import csr_array  # takes a tenth of a second to import
-
-            shape = len(counts), self.labels
-            labels = csr_array(
-                (np.ones(len(self.codes), np.int32), self.codes, self.offsets), shape
-            )
             first = np.repeat(lists[:, 0], lists.shape[1])
-            common = labels[first].multiply(labels[np.where(there, lists, 0).ravel()]).sum(axis=1)
-            shared = (np.asarray(common).reshape(lists.shape) > 0) & there
-        shared[:, 0] = True
-        return shared
+            others = np.where(there, lists, 0).ravel()
+            common = self._matrix[first].multiply(self._matrix[others]).sum(axis=1)
+            shared = (np.asarray(common) > 0).reshape(lists.shape)
+        return (counts[:, :1] > 0) & ~shared
+
+    @cached_property
+    def _matrix(self) -> Any:
+        """The labels of the gallery rows as a sparse matrix [rows, labels] of 0 and 1."""
+        from scipy.sparse import csr_array  # takes a tenth of a second to import
+
+        ones = np.ones(len(self.codes), np.int32)
+        shape = len(self.offsets) - 1, self.labels
+        return csr_array((ones, self.codes, self.offsets), shape)
 
 
 @dataclass(frozen=True, eq=False)
