@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmk.cli.index.milvus import push_to_server, pushed_text
-from lmk.cli.index.notes import echo_conflicts, echo_duplicates, echo_shared, echo_unlabelled
+from lmk.cli.index.notes import echo_built, echo_unlabelled
 from lmk.cli.landmark_names import echo_unknown
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.old_names import old_options
@@ -32,9 +32,8 @@ from lmk.cli.options import (
 )
 from lmk.cli.pictures import read_pictures
 from lmk.cli.printing import echo, echo_json
-from lmk.cli.render import NONE_OF_THESE, counted, echo_skipped
+from lmk.cli.render import NONE_OF_THESE, counted
 from lmk.embed.defaults import DEFAULT
-from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.embed.data.manifest import Manifest
@@ -210,10 +209,7 @@ def build_index(
         facts |= {} if pushed is None else {"pushed": asdict(pushed)}
         echo_json(facts)
         return
-    echo_skipped(report.skipped, f"lmk index info {shell_word(index)} lists them")
-    echo_duplicates(report.duplicates)
-    echo_conflicts(index, report.conflicts, report.without_own)
-    echo_shared(report.shared)
+    echo_built(index, report)
     if table is not None:
         total = len(table.details)
         echo_unknown(table.path, report.unknown_landmarks, total, str(gallery))

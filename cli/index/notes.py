@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmk.cli.printing import echo
-from lmk.cli.render import counted, first_of
+from lmk.cli.render import counted, echo_skipped, first_of
 from lmk.embed.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lmk.index.gallery.deduplicate import LabelDifference
+    from lmk.rerank.indexing.build import BuildReport
 
 _SHOWN = 10  # maximum number of pictures that a note names
 _SHOWN_LANDMARKS = 5
+
+
+def echo_built(index: Path, report: BuildReport) -> None:
+    """Prints the files and distractors that a build left out, and contradictory pictures."""
+    echo_skipped(report.skipped, f"lmk index info {shell_word(index)} lists them")
+    echo_duplicates(report.duplicates)
+    echo_conflicts(index, report.conflicts, report.without_own)
+    echo_shared(report.shared)
 
 
 def echo_duplicates(pairs: Sequence[tuple[str, str]], *, takes: str = "--duplicates") -> None:

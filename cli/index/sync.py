@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmk.cli.index.notes import echo_conflicts, echo_duplicates, echo_shared, echo_unlabelled
+from lmk.cli.index.notes import (
+    echo_built,
+    echo_conflicts,
+    echo_duplicates,
+    echo_shared,
+    echo_unlabelled,
+)
 from lmk.cli.landmark_notes import echo_landmarks, echo_shape
 from lmk.cli.options import PATH, index_command, root
 from lmk.cli.pictures import read_pictures
@@ -151,10 +157,7 @@ def _echo_rebuilt(index: Path, model: str, report: BuildReport, *, as_json: bool
     if as_json:
         echo_json({"index": str(index), "model": model} | asdict(report))
         return
-    echo_skipped(report.skipped, f"lmk index info {shell_word(index)} lists them")
-    echo_duplicates(report.duplicates)
-    echo_conflicts(index, report.conflicts, report.without_own)
-    echo_shared(report.shared)
+    echo_built(index, report)
     others = f" and {counted(report.distractors, 'distractor')}" * bool(report.distractors)
     echo(
         f"{index}: {counted(report.pictures, 'picture')}{others} embedded anew by {model} "
